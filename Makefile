@@ -1,0 +1,66 @@
+# Two commands do everything on a machine with only Python (3.11 to 3.13) and make:
+#
+#   make book    build the book (installs into .venv first; FULL=1 make book for the full mode)
+#   make test    run the tests
+#
+# Another Python: make PYTHON=python3.12 book. Without make: see "Install" in README.md.
+
+ifeq ($(OS),Windows_NT)
+PYTHON ?= python
+VENV_PYTHON := .venv\Scripts\python.exe
+else
+PYTHON ?= python3
+VENV_PYTHON := .venv/bin/python
+endif
+
+ifeq ($(FULL),1)
+export MOIRELIB_FAST := 0
+else
+export MOIRELIB_FAST ?= 1
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help env env-browser book test lint format pages notebooks clean distclean
+
+help:  ## list the targets
+	@$(PYTHON) -c "import re; [print('make %-10s %s' % m) for m in re.findall(r'^([\w-]+):.*?## (.*)', open('Makefile').read(), re.M)]"
+
+# Installs once; the script returns at once when .venv matches pyproject.toml and constraints.txt.
+env:
+	@$(PYTHON) tools/make_env.py --extras book,test
+
+env-browser: env
+	@$(PYTHON) tools/make_env.py --extras browser
+
+book: env  ## run every chapter and render the book into _build/html (FULL=1: full mode)
+	@$(VENV_PYTHON) tools/build_book.py
+
+# Two threads, as on the machines the time limits are stated for; more only compete with Dask's workers.
+test: export OMP_NUM_THREADS ?= 2
+test: env  ## run the tests
+	@$(VENV_PYTHON) -m pytest
+
+lint: env  ## check style and formatting
+	@$(VENV_PYTHON) -m ruff check .
+	@$(VENV_PYTHON) -m ruff format --check .
+
+format: env  ## put code into the project's format
+	@$(VENV_PYTHON) -m ruff check --fix .
+	@$(VENV_PYTHON) -m ruff format .
+
+pages: env-browser  ## open every built page in headless Chromium and check it
+	@$(VENV_PYTHON) tools/check_pages.py
+
+notebooks: env  ## write the chapters as notebooks for Colab and Binder
+	@$(VENV_PYTHON) tools/make_notebooks.py
+
+# A benchmark is one line here and one script in tools/:
+#
+#   bench-NAME: env  ## what it measures
+#   	@$(VENV_PYTHON) tools/bench_NAME.py
+
+clean:  ## remove the built book and its execution cache
+	@$(PYTHON) -c "import shutil; shutil.rmtree('_build', ignore_errors=True)"
+
+distclean: clean  ## remove the environment as well
+	@$(PYTHON) -c "import shutil; shutil.rmtree('.venv', ignore_errors=True)"

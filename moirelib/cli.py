@@ -1,0 +1,192 @@
+"""The ``moirelib`` command: every stage of the road as one sub-command."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+__all__ = ["main"]
+
+_EXAMPLES = """\
+examples:
+  moirelib decompose movie.dm4 --out movie_layers
+  moirelib decompose frames.tif --pixel-size 0.52 --out frames_layers
+  moirelib library --out library.zarr --images 3000
+  moirelib train --library library.zarr --out my_unet.safetensors
+"""
+
+
+def main(argv=None) -> int:
+    """Run the command line; returns the exit code (2 for bad input, after one line that says what is wrong)."""
+    args = _parser().parse_args(argv)
+    try:
+        args.run(args)
+    except (ValueError, OSError) as error:
+        text = error.strerror and f"{error.strerror}: {error.filename}" if _is_plain_os_error(error) else str(error)
+        print(f"moirelib: {' '.join(text.split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("moirelib: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _is_plain_os_error(error) -> bool:
+    """Whether the operating system, not moirelib, worded this error."""
+    return isinstance(error, OSError) and bool(error.strerror) and error.filename is not None
+
+
+def _parser() -> argparse.ArgumentParser:
+    from . import __version__
+
+    parser = argparse.ArgumentParser(
+        prog="moirelib",
+        description="Take Moiré lattices of nanoparticles apart, layer by layer.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"moirelib {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_decompose(commands)
+    _add_library(commands)
+    _add_train(commands)
+    _add_remakers(commands)
+    return parser
+
+
+def _add_decompose(commands) -> None:
+    p = commands.add_parser(
+        "decompose",
+        help="split a movie into one movie per layer and a table of particles",
+        description="Split a movie into one movie per nanoparticle layer and a table of every particle in every frame.",
+        epilog="""\
+writes into DIR:
+  layer_1.tif    particle probability of the base layer, 0-255, (t, y, x); opens in Fiji with its scale
+  layer_2.tif    the same for the layer on top of it; black where the movie holds one layer only
+  particles.csv  one row per particle, layer and frame: position, diameter and their errors in nm
+  summary.json   what was run, particle counts, spacings and twist
+
+reads Gatan .dm3/.dm4, .mrc, .tif (ImageJ and OME scales), .emd, .ser and single pictures.
+Layer 1 is the layer that reaches furthest; layer_confidence says how sure each particle's layer is.
+""",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument("movie", metavar="MOVIE", help="movie or single image")
+    p.add_argument("--out", required=True, metavar="DIR", help="folder for the results; made if absent")
+    p.add_argument("--pixel-size", type=float, metavar="NM", help="nm per pixel; needed where the file has no scale")
+    p.add_argument("--frame-time", type=float, metavar="S", help="seconds per frame; needed where the file has none")
+    p.add_argument("--diameter", type=float, metavar="NM", help="rough particle diameter; estimated when not given")
+    p.add_argument("--weights", metavar="FILE", help="other network weights (.safetensors)")
+    _add_device(p)
+    p.set_defaults(run=_decompose)
+
+
+def _decompose(args) -> None:
+    from .decompose import decompose, output_folder
+    from .movies import read_movie
+
+    with output_folder(args.out) as folder:
+        movie = read_movie(args.movie, args.pixel_size, args.frame_time)
+        result = decompose(movie, diameter=args.diameter, weights=args.weights, device=args.device, progress=True)
+        result.write(folder)
+    s = result.summary
+    print(f"{s['frames']} frame(s), {s['particles']['layer_1']} + {s['particles']['layer_2']} particles -> {args.out}")
+    print(s["note"])
+
+
+def _add_library(commands) -> None:
+    p = commands.add_parser(
+        "library",
+        help="simulate a training library",
+        description="Simulate a training library into a Zarr store. An interrupted run goes on where it stopped.",
+    )
+    p.add_argument("--out", required=True, metavar="DIR", help="Zarr store")
+    p.add_argument("--images", type=int, metavar="N", help="number of images (default 400; 24 with --fast)")
+    p.add_argument("--size", type=int, metavar="PX", help="edge of an image in pixels")
+    p.add_argument("--fast", action="store_true", help="a few small images")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--workers", type=int, default=2, help="local processes (default 2)")
+    p.add_argument("--scheduler", metavar="ADDRESS", help="address of a Dask scheduler to use instead")
+    p.set_defaults(run=_library)
+
+
+def _library(args) -> None:
+    from dataclasses import replace
+
+    from .library import LibraryConfig, make_library
+
+    config = LibraryConfig.fast() if args.fast else LibraryConfig.full()
+    if args.images is not None:
+        config = replace(config, images=args.images)
+    if args.size is not None:
+        config = replace(config, shape=(args.size, args.size))
+    make_library(args.out, config, args.seed, args.workers, args.scheduler)
+
+
+def _add_train(commands) -> None:
+    p = commands.add_parser(
+        "train",
+        help="train the network on a library",
+        description="Train the U-Net on a library and write weights and model card. An interrupted run goes on from "
+        "its last checkpoint.",
+    )
+    p.add_argument("--library", required=True, metavar="DIR", help="Zarr store made by moirelib library")
+    p.add_argument("--out", required=True, metavar="FILE", help="weights to write (.safetensors)")
+    p.add_argument("--steps", type=int, help="optimiser steps")
+    p.add_argument("--fast", action="store_true", help="a toy of 30 steps")
+    p.add_argument("--seed", type=int, default=0)
+    _add_device(p)
+    p.set_defaults(run=_train)
+
+
+def _train(args) -> None:
+    from dataclasses import replace
+
+    from .training import TrainingConfig, train
+
+    config = TrainingConfig.fast() if args.fast else TrainingConfig.full()
+    if args.steps is not None:
+        config = replace(config, steps=args.steps)
+    command = f"moirelib train --library LIBRARY --out {os.path.basename(args.out)} --steps {config.steps}"
+    card = train(args.library, args.out, config, args.seed, args.device, f"{command} --seed {args.seed}")
+    print(f"validation: {card['validation']}")
+
+
+def _add_remakers(commands) -> None:
+    p = commands.add_parser(
+        "transmission",
+        help="remake the table of gold's transmission (abTEM multislice)",
+        description="Remake the shipped table of gold's transmission against thickness by full-atom multislice.",
+    )
+    p.add_argument("--out", required=True, metavar="FILE", help="table to write (.npz)")
+    p.add_argument("--seed", type=int, default=0)
+    p.set_defaults(run=_transmission)
+    p = commands.add_parser(
+        "sample",
+        help="remake the small simulated movie that ships with moirelib",
+        description="Remake the shipped sample: sample.tif and its truth, sample_truth.csv.",
+    )
+    p.add_argument("--out", required=True, metavar="DIR", help="existing folder to write into")
+    p.add_argument("--seed", type=int, default=2026)
+    p.set_defaults(run=_sample)
+
+
+def _transmission(args) -> None:
+    from .optics import transmission_table
+
+    transmission_table(seed=args.seed).save(args.out)
+
+
+def _sample(args) -> None:
+    from .library import make_sample
+
+    make_sample(args.out, args.seed)
+
+
+def _add_device(parser) -> None:
+    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"], help="where to compute")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,193 @@
+"""Data that comes with moirelib, and real data fetched from where it was published.
+
+What we made is shipped: the sample movie with its truth, the weights, the transmission table. Real data belongs to
+others; each entry of `REGISTRY` says whose it is and under which licence, and `fetch` gets it from an address pinned
+to a commit and checks its SHA-256. The folder named by the environment variable ``MOIRELIB_DATA`` is looked into
+first, so everything works offline.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pooch
+
+from moirelib.movies import Movie, read_movie
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["REGISTRY", "RealData", "data_dir", "fetch", "path", "sample", "weights_path"]
+
+
+def data_dir() -> Path:
+    """Folder of the shipped data: inside the installed package, or ``data/`` of a checkout."""
+    package = Path(__file__).resolve().parent
+    installed = package / "_data"
+    return installed if installed.is_dir() else package.parent / "data"
+
+
+def path(name: str) -> Path:
+    """Path of a shipped file.
+
+    Parameters
+    ----------
+    name : str
+        File name, such as ``"sample.tif"``.
+
+    Raises
+    ------
+    FileNotFoundError
+        If it is not there.
+    """
+    file = data_dir() / name
+    if not file.exists():
+        raise FileNotFoundError(f"{name} is missing from {data_dir()}, where moirelib's data lies; reinstall moirelib")
+    return file
+
+
+def weights_path() -> Path:
+    """Path of the shipped network weights."""
+    return path("unet.safetensors")
+
+
+def sample() -> "tuple[Movie, pd.DataFrame]":
+    """Open the shipped simulated movie and the truth that it was made from.
+
+    Returns
+    -------
+    movie : Movie
+    truth : pandas.DataFrame
+        One row per particle and frame: ``frame, particle, layer, y, x`` (px), ``y_nm, x_nm, diameter_nm``.
+    """
+    import pandas as pd
+
+    return read_movie(path("sample.tif")), pd.read_csv(path("sample_truth.csv"))
+
+
+@dataclass(frozen=True)
+class RealData:
+    """A published file: where it lies, what it must hash to, whose it is.
+
+    Attributes
+    ----------
+    url : str
+        Pinned to a commit.
+    sha256 : str or None
+        ``None`` where we never had the file, so that it cannot be checked.
+    licence : str
+    source : str
+        What it is and what to cite.
+    """
+
+    url: str
+    sha256: str | None
+    licence: str
+    source: str
+
+
+_GITHUB = "https://raw.githubusercontent.com"
+_PHONONS = f"{_GITHUB}/chenlabUIUC/Phonon-mapping-nanoscopy/51dea91ca059b16994be7e35411856dc4e20752b"
+_GATAN = f"{_GITHUB}/hyperspy/rosettasciio/78aea9d0a57528a36a6cdd731e0aa32d44bea37c/rsciio/tests/data/digitalmicrograph"
+
+REGISTRY: dict[str, RealData] = {
+    "np_lattice_2p593nm.tif": RealData(
+        url=f"{_GITHUB}/chenlabUIUC/particle-identification/f800ca98a5cbbeeb81161fc2e380797468431f28/SAMPLE_0001.tif",
+        sha256="b1eb849740bd93518b4c7a9e115584f36f9d24ffd45e27657f82ee97e85c7702",
+        licence="MIT, © 2020 chenlabUIUC",
+        source="One liquid-phase TEM frame of a nanoparticle lattice, one layer, 2.593 nm/px; "
+        "Ou et al., Nat. Commun. 11, 4555 (2020)",
+    ),
+    "trajectories_Rod_raw.mat": RealData(
+        url=f"{_PHONONS}/Mode%20analysis/Data%20raw/Rod_raw.mat",
+        sha256="571c040895f7127a18f78493b5286037406c39adf48417b160974815995d4f1b",
+        licence="MIT, © 2023 chenlabUIUC",
+        source="Tracked centres of a vibrating lattice of rods, particle × (x, y) × frame, nm; "
+        "chenlabUIUC, Phonon-mapping-nanoscopy",
+    ),
+    "trajectories_Prism_raw.mat": RealData(
+        url=f"{_PHONONS}/Mode%20analysis/Data%20raw/Prism_raw.mat",
+        sha256="373525a45e2c0b15ddfb3e9b95918e40a090593a6e17b290b58a5321ec6d349f",
+        licence="MIT, © 2023 chenlabUIUC",
+        source="Tracked centres of a vibrating lattice of prisms, particle × (x, y) × frame, nm; "
+        "chenlabUIUC, Phonon-mapping-nanoscopy",
+    ),
+    "gatan_image.dm3": RealData(
+        url=f"{_GATAN}/2D/test_STEM_image.dm3",
+        sha256="fcba806af75bc3c2e50e7d7b0626cba545c1464f39e99c8922b225b0b0b0224c",
+        licence="GPL-3.0",
+        source="A small Gatan image, to test the reader; RosettaSciIO test data",
+    ),
+    "gatan_image.dm4": RealData(
+        url=f"{_GATAN}/2D/test-MonarcCL_mono-image.dm4",
+        sha256="4ea04a10ad46595de79a20c283555f299dd07b4667f6112b44db1699f28993b6",
+        licence="GPL-3.0",
+        source="A small Gatan image, to test the reader; RosettaSciIO test data",
+    ),
+    "gatan_stack.dm4": RealData(
+        url=f"{_GATAN}/3D/EELS_SI.dm4",
+        sha256="f9b8203f384cc355437594b649d4ea3a12cddeb231ebb65508a841a379fa171a",
+        licence="GPL-3.0",
+        source="A small Gatan stack, to test the reader; RosettaSciIO test data",
+    ),
+    "GNR1-56-middle-099.tif": RealData(
+        url=f"{_GITHUB}/lanceyao-research/Moire_pattern_segmentation/74dc9770c56b74a1b94c7b3135660338d6d30722"
+        "/data_example/GNR1-56-middle-099.tif",
+        sha256=None,
+        licence="MIT",
+        source="A published Moiré frame of nanoparticles; lanceyao-research, Moire_pattern_segmentation",
+    ),
+}
+
+
+def fetch(name: str) -> Path:
+    """Path of a real data file: from ``MOIRELIB_DATA``, else from the cache, else downloaded into it.
+
+    Parameters
+    ----------
+    name : str
+        A key of `REGISTRY`.
+
+    Returns
+    -------
+    pathlib.Path
+
+    Raises
+    ------
+    ValueError
+        If `name` is not in `REGISTRY`, or a file is not what was published (its SHA-256 differs).
+    OSError
+        If the file is neither at hand nor can be downloaded.
+    """
+    entry = REGISTRY.get(name)
+    if entry is None:
+        raise ValueError(f"no real data file is called {name!r}; there are {', '.join(REGISTRY)}")
+    folder = os.environ.get("MOIRELIB_DATA")
+    if folder and (Path(folder) / name).is_file():
+        return _verified(Path(folder) / name, entry)
+    return _download(name, entry)
+
+
+def _verified(file: Path, entry: RealData) -> Path:
+    if entry.sha256 is not None and pooch.file_hash(file) != entry.sha256:
+        raise ValueError(f"{file} is not the published file (its SHA-256 differs); delete it or fetch it again")
+    return file
+
+
+def _download(name: str, entry: RealData) -> Path:
+    cache = pooch.create(
+        path=pooch.os_cache("moirelib"),
+        base_url="",
+        registry={name: None if entry.sha256 is None else f"sha256:{entry.sha256}"},
+        urls={name: entry.url},
+    )
+    try:
+        return Path(cache.fetch(name))
+    except ValueError as error:
+        raise ValueError(f"{entry.url} is not the published file any more (its SHA-256 differs)") from error
+    except Exception as error:  # requests' own exceptions, or none of them at all without a network
+        raise OSError(
+            f"{name} is not in the folder named by MOIRELIB_DATA and cannot be downloaded; "
+            f"put it there (it is published at {entry.url})"
+        ) from error

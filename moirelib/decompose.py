@@ -1,0 +1,488 @@
+"""From a movie to one movie per layer and a table of every particle.
+
+Explained in chapter 6, "Decompose".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+import weakref
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import dask.array as da
+import numpy as np
+import pandas as pd
+from scipy.ndimage import gaussian_filter, map_coordinates
+from scipy.spatial import cKDTree
+
+from .data import weights_path
+from .movies import LayerMovieWriter, Movie, as_movie
+from .particles import assign_layers, locate, refine
+from .tracks import link
+from .unet import WORKING_DIAMETER, choose_device, load_weights, normalize, predict, resample
+
+__all__ = ["COLUMNS", "Decomposition", "SemiRealMoire", "decompose", "estimate_diameter", "output_folder", "semi_real_moire"]
+
+#: Columns of the particle table, in the order of ``particles.csv``.
+COLUMNS = (
+    "frame particle layer y x y_nm x_nm y_std_nm x_std_nm diameter_nm diameter_std_nm score layer_confidence".split()
+)
+#: Particles outside this range of diameters, in nm, are no nanoparticles: the pixel size must be wrong.
+PLAUSIBLE_DIAMETER = (0.5, 500.0)
+SMALLEST_DIAMETER = 4.0  # pixels
+
+
+@dataclass(frozen=True)
+class Decomposition:
+    """A movie taken apart.
+
+    Attributes
+    ----------
+    layers : dask.array.Array, shape (t, 2, y, x), uint8
+        Particle probability of layers 1 and 2, 0 to 255; computed where it is looked at.
+    particles : pandas.DataFrame
+        One row per particle, layer and frame; lengths in nm, ``y`` and ``x`` in pixels.
+    summary : dict
+        What was run and what came out, as in ``summary.json``.
+    movie : Movie
+        The input.
+    """
+
+    layers: da.Array
+    particles: pd.DataFrame
+    summary: dict
+    movie: Movie
+    _store: object = field(default=None, repr=False)  # keeps the cached network output alive
+
+    def save(self, folder) -> None:
+        """Write ``layer_1.tif``, ``layer_2.tif``, ``particles.csv`` and ``summary.json``, all or none of them.
+
+        Raises
+        ------
+        OSError
+            If the folder cannot be written.
+        """
+        with output_folder(folder) as partial:
+            self.write(partial)
+
+    def write(self, folder: Path) -> None:
+        """Write the four files into an existing folder."""
+        scale = self.movie.pixel_size, self.movie.frame_time
+        writers = [LayerMovieWriter(Path(folder) / f"layer_{k}.tif", *scale) for k in (1, 2)]
+        with writers[0], writers[1]:
+            for t in range(len(self.movie)):
+                for writer, image in zip(writers, np.asarray(self.layers[t]), strict=True):
+                    writer.write(image)
+        self.particles.to_csv(Path(folder) / "particles.csv", index=False, float_format="%.6g", lineterminator="\n")
+        text = json.dumps(self.summary, indent=1)
+        (Path(folder) / "summary.json").write_text(text + "\n", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def output_folder(folder):
+    """A folder beside the wanted one to write into; its files are moved there at the end, if there was no error.
+
+    Raises
+    ------
+    OSError
+        If the wanted folder cannot be made or written, before any work is done.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise OSError(f"cannot write into {folder}: it is a file, not a folder; choose another --out")
+    existed = folder.is_dir()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder))
+    except OSError as error:
+        raise OSError(f"cannot write into {folder} ({error.strerror}); choose another output folder") from error
+    try:
+        yield partial
+        for file in sorted(partial.iterdir()):
+            os.replace(file, folder / file.name)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        if not existed:
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # only succeeds when nothing was written
+
+
+def decompose(
+    movie,
+    pixel_size: float | None = None,
+    frame_time: float | None = None,
+    diameter: float | None = None,
+    weights=None,
+    device: str = "auto",
+    progress: bool = False,
+) -> Decomposition:
+    """Take a movie of a Moiré lattice apart, layer by layer.
+
+    Parameters
+    ----------
+    movie : Movie, array_like or path-like
+        A movie from `read_movie`, a file, or an array of shape (t, y, x) or (y, x).
+    pixel_size : float, optional
+        In nm/pixel; needed where the movie does not carry it.
+    frame_time : float, optional
+        In s.
+    diameter : float, optional
+        Rough particle diameter in nm; estimated from the first frame when not given.
+    weights : path-like, optional
+        Network weights; the shipped ones by default.
+    device : str
+        ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    Decomposition
+        ``layers`` (t, 2, y, x), ``particles``, ``summary``.
+
+    Raises
+    ------
+    ValueError
+        If the pixel size is missing or absurd, the particles are under 4 pixels wide, or a frame holds NaN or is
+        constant.
+
+    Notes
+    -----
+    Explained in chapter 6, "Decompose".
+    """
+    from tqdm import tqdm
+
+    start = time.time()
+    movie = as_movie(movie, pixel_size, frame_time)
+    _check_pixel_size(movie, diameter)
+    model = load_weights(weights, device)
+    first = movie.frame(0)
+    diameter_px = estimate_diameter(first, model) if diameter is None else diameter / movie.pixel_size
+    _check_diameter(diameter_px, movie)
+    store = _ProbabilityStore(len(movie), _working_shape(first.shape, diameter_px))
+    tables, lattices = [], []
+    for t in tqdm(range(len(movie)), disable=not progress, desc="decompose", unit="frame"):
+        frame = first if t == 0 else movie.frame(t)
+        table, found = _decompose_frame(frame, model, store, t)
+        tables.append(table.assign(frame=t))
+        lattices.append(found)
+    particles = _name_layers(tables, lattices)
+    layers = _lazy_layers(store, particles, movie.shape)
+    zoom = store.shape[0] / first.shape[0]
+    table = _native_table(particles, store.shape, first.shape, movie.pixel_size)
+    if len(table):
+        table = link(table, 0.5 * diameter_px)
+    summary = _summarize(movie, table, lattices, zoom, weights, device, diameter_px)
+    summary["seconds"] = round(time.time() - start, 2)
+    return Decomposition(layers, table[COLUMNS], summary, movie, store)
+
+
+def _check_pixel_size(movie, diameter) -> None:
+    """Refuse a missing pixel size, and one at which no nanoparticle could be resolved."""
+    if movie.pixel_size is None:
+        raise ValueError(f"pixel size is missing from {movie.name}; pass pixel_size=... (nm) or --pixel-size NM")
+    if diameter is not None and not (np.isfinite(diameter) and diameter > 0):
+        raise ValueError(f"diameter must be a positive number of nm, got {diameter}")
+    largest = PLAUSIBLE_DIAMETER[1] if diameter is None else diameter
+    if largest / movie.pixel_size < SMALLEST_DIAMETER:
+        raise ValueError(
+            f"at {movie.pixel_size:g} nm/pixel a particle of {largest:g} nm is under {SMALLEST_DIAMETER:g} pixels wide "
+            f"in {movie.name}; check the pixel size (nm per pixel)"
+        )
+
+
+def _check_diameter(diameter_px, movie) -> None:
+    nm = diameter_px * movie.pixel_size
+    if diameter_px < SMALLEST_DIAMETER:
+        raise ValueError(
+            f"particles in {movie.name} are about {diameter_px:.1f} pixels wide; at least {SMALLEST_DIAMETER:g} are "
+            "needed; record at higher magnification"
+        )
+    if not PLAUSIBLE_DIAMETER[0] <= nm <= PLAUSIBLE_DIAMETER[1]:
+        raise ValueError(
+            f"at {movie.pixel_size:g} nm/pixel the particles in {movie.name} would be {nm:.3g} nm wide, no "
+            "nanoparticles; check the pixel size (nm per pixel)"
+        )
+
+
+def estimate_diameter(frame: np.ndarray, model) -> float:
+    """Particle diameter of a frame, in pixels, by asking the network at several magnifications.
+
+    Parameters
+    ----------
+    frame : ndarray, shape (y, x)
+        Raw frame.
+    model : torch.nn.Module
+        From `moirelib.unet.load_weights`.
+
+    Returns
+    -------
+    float
+        In pixels. The network knows particles of `WORKING_DIAMETER` pixels; at the right magnification the particles
+        it finds explain the image best (correlation of their number per pixel with the darkness of the image).
+    """
+    edge = min(frame.shape)
+    trials = np.geomspace(SMALLEST_DIAMETER, max(edge / 5, 1.2 * SMALLEST_DIAMETER), 1 + int(np.log(edge / 20) / 0.18))
+    scores = [_explained(frame, model, d) for d in trials]
+    best = int(np.argmax(scores))
+    fine = trials[best] * np.array([0.86, 0.93, 1.0, 1.08, 1.16])
+    fine_scores = [_explained(frame, model, d) for d in fine]
+    return float(fine[int(np.argmax(fine_scores))])
+
+
+def _explained(frame, model, diameter, view: int = 224) -> float:
+    """Correlation between what the network finds and the image, over the middle of the frame."""
+    shape = _working_shape(frame.shape, diameter)
+    if min(shape) < 32:
+        return -1.0
+    image = resample(frame, shape)
+    window = tuple(slice(max((n - view) // 2, 0), max((n - view) // 2, 0) + view) for n in shape)
+    image = image[window]
+    found = predict(model, image).sum(axis=0)
+    found = found - gaussian_filter(found, 1.4 * WORKING_DIAMETER)
+    dark = -normalize(gaussian_filter(image, 1.0))
+    return float(abs(np.mean(found * dark)) / np.sqrt(np.mean(found**2) * np.mean(dark**2) + 1e-12))
+
+
+def _working_shape(shape, diameter_px) -> tuple[int, int]:
+    """Shape at which particles are `WORKING_DIAMETER` pixels wide, the same zoom on both axes to a pixel."""
+    zoom = WORKING_DIAMETER / diameter_px
+    return tuple(max(int(round(n * zoom)), 16) for n in shape)
+
+
+class _ProbabilityStore:
+    """The network's output for every frame, uint8 on disk: layer movies are rendered from it without a second run."""
+
+    def __init__(self, frames, shape):
+        self.shape = shape
+        folder = tempfile.mkdtemp(prefix="moirelib-")
+        self.array = np.lib.format.open_memmap(
+            os.path.join(folder, "probability.npy"), mode="w+", dtype=np.uint8, shape=(frames, 2, *shape)
+        )
+        self._finalizer = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+
+
+def _decompose_frame(frame, model, store, t):
+    """Particles of one frame at working sampling: found, given to layers, fitted."""
+    image = resample(frame, store.shape)
+    store.array[t] = np.rint(255 * predict(model, image))
+    probability = store.array[t] / np.float32(255)
+    found = locate(probability, WORKING_DIAMETER)
+    named, lattices = assign_layers(found, WORKING_DIAMETER)
+    return refine(image, named, WORKING_DIAMETER), lattices
+
+
+def _name_layers(tables, lattices) -> pd.DataFrame:
+    """One table of all frames in which a layer keeps its number, and layer 1 is the one with more particles."""
+    for t in range(1, len(tables)):
+        if _swapped(tables[t - 1], tables[t]):
+            _swap(tables, lattices, t)
+    counts = np.sum([np.bincount(table["layer"], minlength=3)[1:3] for table in tables], axis=0)
+    if counts[1] > counts[0]:
+        for t in range(len(tables)):
+            _swap(tables, lattices, t)
+    return pd.concat(tables, ignore_index=True)
+
+
+def _swapped(before, now) -> bool:
+    """Whether most particles changed layer from one frame to the next: then only the names did."""
+    if before.empty or now.empty:
+        return False
+    distance, index = cKDTree(before[["y", "x"]]).query(now[["y", "x"]])
+    near = distance < 0.3 * WORKING_DIAMETER
+    same = before["layer"].to_numpy()[index[near]] == now["layer"].to_numpy()[near]
+    return bool(near.sum() > 0 and same.mean() < 0.5)
+
+
+def _swap(tables, lattices, t) -> None:
+    tables[t] = tables[t].assign(layer=3 - tables[t]["layer"])
+    lattices[t] = lattices[t][::-1]
+
+
+def _native_table(particles, working, native, pixel_size) -> pd.DataFrame:
+    """From working pixels to the frame's pixels and nm; both put pixel centres at integer coordinates."""
+    zoom_y, zoom_x = working[0] / native[0], working[1] / native[1]
+    y, x = (particles["y"] + 0.5) / zoom_y - 0.5, (particles["x"] + 0.5) / zoom_x - 0.5
+    nm = pixel_size / np.sqrt(zoom_y * zoom_x)
+    return particles.assign(
+        particle=-1,
+        y=y,
+        x=x,
+        y_nm=y * pixel_size,
+        x_nm=x * pixel_size,
+        y_std_nm=particles["y_std"] * nm,
+        x_std_nm=particles["x_std"] * nm,
+        diameter_nm=particles["diameter"] * nm,
+        diameter_std_nm=particles["diameter_std"] * nm,
+    )
+
+
+def _lazy_layers(store, particles, shape) -> da.Array:
+    """Layer movies that are rendered frame by frame when looked at."""
+    by_frame = dict(list(particles.groupby("frame")))
+    empty = particles.iloc[:0]
+
+    def block(block_id=None):
+        t = block_id[0]
+        return render_layers(store.array[t], by_frame.get(t, empty), shape[1:])[None]
+
+    return da.map_blocks(block, chunks=((1,) * shape[0], (2,), (shape[1],), (shape[2],)), dtype=np.uint8)
+
+
+def render_layers(probability: np.ndarray, particles: pd.DataFrame, shape) -> np.ndarray:
+    """Layer images that agree with the particle table: regions the network put into the other channel swapped back.
+
+    Parameters
+    ----------
+    probability : ndarray, shape (channels, y, x), uint8
+        Network output at working sampling.
+    particles : pandas.DataFrame
+        ``channel, layer, y, x, diameter`` in working pixels.
+    shape : tuple of int
+        (y, x) of the result.
+
+    Returns
+    -------
+    ndarray, shape (2, y, x), uint8
+        Around each particle the probability of the channel it was found in, in its own layer; 0 elsewhere.
+    """
+    out = np.zeros((2, *probability.shape[1:]), np.uint8)
+    grid = np.stack(np.indices(probability.shape[1:]), axis=-1).reshape(-1, 2)
+    for channel, group in particles.groupby("channel"):
+        distance, index = cKDTree(group[["y", "x"]]).query(grid, distance_upper_bound=0.8 * WORKING_DIAMETER)
+        found = np.isfinite(distance)
+        layer = np.full(len(grid), -1)
+        layer[found] = group["layer"].to_numpy()[index[found]] - 1
+        for k in (0, 1):
+            mine = np.where((layer == k).reshape(out.shape[1:]), probability[channel], 0)
+            np.maximum(out[k], mine, out=out[k])
+    return np.clip(np.rint(resample(out, shape)), 0, 255).astype(np.uint8)
+
+
+def _summarize(movie, table, lattices, zoom, weights, device, diameter_px) -> dict:
+    """What goes into ``summary.json``."""
+    from . import __version__
+
+    path = Path(weights) if weights is not None else weights_path()
+    nm = movie.pixel_size / zoom
+    spacing = [_median([f[k][0].spacing * nm for f in lattices if f[k]]) for k in (0, 1)]
+    twist = _median([_twist(*(layer[0] for layer in f)) for f in lattices if f[0] and f[1]])
+    counts = {f"layer_{k}": int((table["layer"] == k).sum()) for k in (1, 2)}
+    return {
+        "moirelib": __version__,
+        "movie": movie.name,
+        "frames": len(movie),
+        "shape_px": list(movie.shape[1:]),
+        "pixel_size_nm": movie.pixel_size,
+        "frame_time_s": movie.frame_time,
+        "weights": {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()},
+        "device": str(choose_device(device)),
+        "particles": counts,
+        "diameter_nm": _median(table["diameter_nm"]) if len(table) else None,
+        "working_pixel_size_nm": nm,
+        "spacing_nm": {"layer_1": spacing[0], "layer_2": spacing[1]},
+        "twist_deg": twist,
+        "note": _note(counts, spacing, twist, movie, diameter_px),
+    }
+
+
+def _median(values):
+    return float(np.median(values)) if len(values) else None
+
+
+def _twist(first, second) -> float:
+    from .lattice import fold_hexagonal
+
+    return fold_hexagonal(second.angle - first.angle)
+
+
+def _note(counts, spacing, twist, movie, diameter_px) -> str:
+    """One line that says what was found and how far it can be trusted."""
+    total = max(sum(counts.values()), 1)
+    if sum(counts.values()) == 0:
+        return "No particles found."
+    if spacing[0] is None:
+        return "No lattice found: layers are the network's word alone (layer_confidence 0.5)."
+    if counts["layer_2"] < 0.03 * total or spacing[1] is None:
+        return f"One layer, spacing {spacing[0]:.1f} nm; no second lattice found."
+    field = min(movie.shape[1:]) * movie.pixel_size
+    note = f"Two layers, spacings {spacing[0]:.1f} and {spacing[1]:.1f} nm, twist {twist:.2f}°."
+    if twist is not None and np.radians(twist) * field < np.mean(spacing):
+        note += " The field of view is smaller than one Moiré period: which particle is in which layer is uncertain."
+    return note
+
+
+@dataclass(frozen=True)
+class SemiRealMoire:
+    """Two layers with a known answer, made of a real single-layer frame."""
+
+    frame: np.ndarray  # (y, x) float32, the product times the real background
+    transmissions: np.ndarray  # (2, y, x) float32, each layer alone
+    origin: tuple[int, int]  # (y, x) in the source frame of this frame's first pixel
+    twist_angle: float  # degrees, from layer 1 to layer 2
+    pivot: tuple[float, float]  # (y, x) in this frame; layer 2 is layer 1's source turned about it
+
+    def turn(self, points) -> np.ndarray:
+        """Where points (y, x) of the source, in this frame's pixels, lie in the turned layer."""
+        t = np.radians(self.twist_angle)
+        y, x = (np.asarray(points, float) - self.pivot).T
+        return np.stack([y * np.cos(t) + x * np.sin(t), x * np.cos(t) - y * np.sin(t)], axis=1) + self.pivot
+
+
+def semi_real_moire(
+    frame: np.ndarray, diameter: float, twist_angle: float = 15.0, size: int | None = None, center=None
+) -> SemiRealMoire:
+    """Multiply a real single-layer frame with a turned copy of itself: known layers, real background and noise.
+
+    Parameters
+    ----------
+    frame : ndarray, shape (y, x)
+        Real frame of one layer, any offset removed.
+    diameter : float
+        Particle diameter, in pixels; sets how smooth the background and the turned copy are.
+    twist_angle : float
+        In degrees, from x towards y.
+    size : int, optional
+        Edge of the result in pixels; the largest that every twist fills by default.
+    center : tuple of int, optional
+        (y, x) of the source pixel at the middle of the result; the frame's middle by default.
+
+    Returns
+    -------
+    SemiRealMoire
+        The frame, both transmissions, and how layer 2's particles follow from layer 1's.
+
+    Raises
+    ------
+    ValueError
+        If the turned copy would not fill the result.
+
+    Notes
+    -----
+    The turned copy is smoothed over a sixth of a diameter, so that the product keeps the noise of one exposure.
+    Explained in chapter 6, "Decompose".
+    """
+    frame = np.asarray(frame, dtype=np.float32)
+    center = tuple(n // 2 for n in frame.shape) if center is None else tuple(int(c) for c in center)
+    room = min(min(c, n - 1 - c) for c, n in zip(center, frame.shape, strict=True))
+    size = int(np.sqrt(2) * room) if size is None else int(size)
+    if size / 2 * np.sqrt(2) > room + 1 or size < 8:
+        raise ValueError(f"a turned square of {size} pixels about {center} leaves the frame; at most {int(2**0.5 * room)}")
+    background = gaussian_filter(frame, 2.5 * diameter)
+    transmission = frame / background
+    origin = tuple(c - size // 2 for c in center)
+    window = tuple(slice(o, o + size) for o in origin)
+    pivot = tuple(float(c - o) for c, o in zip(center, origin, strict=True))
+    t = np.radians(twist_angle)
+    y, x = np.indices((size, size)) - np.reshape(pivot, (2, 1, 1))
+    back = [y * np.cos(t) - x * np.sin(t) + center[0], x * np.cos(t) + y * np.sin(t) + center[1]]
+    turned = map_coordinates(gaussian_filter(transmission, diameter / 6), back, order=1, mode="nearest")
+    layers = np.stack([transmission[window], turned])
+    return SemiRealMoire(layers.prod(axis=0) * background[window], layers, origin, float(twist_angle), pivot)

@@ -1,0 +1,197 @@
+"""Figures. Every function draws into ``ax`` and returns it; lengths are drawn in nm.
+
+Used in every chapter.
+"""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
+
+__all__ = [
+    "LAYER_COLORS",
+    "show_frame",
+    "show_layers",
+    "show_library",
+    "show_particles",
+    "show_split",
+]
+
+#: Layer 1 and layer 2 in figures: Okabe and Ito's blue and orange, told apart by colour-blind readers too.
+LAYER_COLORS = ("#0072B2", "#E69F00")
+
+
+def show_frame(frame, pixel_size: float, ax=None, scale_bar: bool = True, title: str = ""):
+    """Show a micrograph in grey with a scale bar.
+
+    Parameters
+    ----------
+    frame : array_like, shape (y, x)
+        Grey range from the 0.5th to the 99.5th percentile.
+    pixel_size : float
+        In nm/pixel.
+    ax : matplotlib.axes.Axes, optional
+        Drawn into; the current axes by default.
+    scale_bar : bool
+        Draw a scale bar of a round length near a fifth of the width.
+    title : str
+        Title above the image.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+    """
+    ax = plt.gca() if ax is None else ax
+    low, high = np.percentile(frame, [0.5, 99.5])
+    ax.imshow(frame, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
+    return _dress(ax, np.shape(frame), pixel_size, scale_bar, title)
+
+
+def show_layers(layers, pixel_size: float, ax=None, scale_bar: bool = True, title: str = ""):
+    """Show two layers in their colours, added up: blue, orange, and light where both are.
+
+    Parameters
+    ----------
+    layers : array_like, shape (2, y, x)
+        Probability, 0 to 255 or 0 to 1.
+    pixel_size, ax, scale_bar, title
+        As in `show_frame`.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+    """
+    from matplotlib.colors import to_rgb
+
+    ax = plt.gca() if ax is None else ax
+    layers = np.asarray(layers, float)
+    layers = layers / (255 if layers.max() > 1 else 1)
+    colors = np.array([to_rgb(c) for c in LAYER_COLORS])
+    ax.imshow(np.clip(np.tensordot(layers, colors, axes=(0, 0)), 0, 1), interpolation="nearest")
+    return _dress(ax, layers.shape[1:], pixel_size, scale_bar, title)
+
+
+def show_particles(particles, ax=None, pixel_size: float | None = None, layer: int | None = None, **style):
+    """Draw particles of a table as circles of their diameter, in their layer's colour.
+
+    Parameters
+    ----------
+    particles : pandas.DataFrame
+        One frame: ``layer, y, x`` (px) and ``diameter_nm``.
+    ax : matplotlib.axes.Axes, optional
+        Drawn over what it shows, in pixels.
+    pixel_size : float, optional
+        In nm/pixel; without it particles are dots.
+    layer : int, optional
+        Only this layer.
+    **style
+        Of `matplotlib.collections.EllipseCollection`, or of `Axes.scatter` for dots.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+    """
+    from matplotlib.collections import EllipseCollection
+
+    ax = plt.gca() if ax is None else ax
+    for number, color in enumerate(LAYER_COLORS, start=1):
+        rows = particles[particles["layer"] == number]
+        if rows.empty or layer not in (None, number):
+            continue
+        if pixel_size is None:
+            ax.scatter(rows["x"], rows["y"], **{"s": 6, "color": color, **style})
+            continue
+        width = rows["diameter_nm"].to_numpy() / pixel_size
+        centers = rows[["x", "y"]].to_numpy()
+        look = {"edgecolors": color, "facecolors": "none", "linewidths": 1.0, **style}
+        circles = EllipseCollection(
+            width, width, 0 * width, units="xy", offsets=centers, offset_transform=ax.transData, **look
+        )
+        ax.add_collection(circles)
+    return ax
+
+
+def show_split(frame, layers, pixel_size: float, axes=None, particles=None):
+    """Raw frame, layer 1 and layer 2 side by side: the picture of what moirelib does.
+
+    Parameters
+    ----------
+    frame : array_like, shape (y, x)
+        Raw frame.
+    layers : array_like, shape (2, y, x)
+        Layer images.
+    pixel_size : float
+        In nm/pixel.
+    axes : sequence of three matplotlib.axes.Axes, optional
+        A new row of three by default.
+    particles : pandas.DataFrame, optional
+        Circles to draw on the raw frame.
+
+    Returns
+    -------
+    sequence of matplotlib.axes.Axes
+    """
+    if axes is None:
+        _, axes = plt.subplots(1, 3, figsize=(9, 3.3), layout="constrained")
+    show_frame(frame, pixel_size, axes[0], title="raw frame")
+    if particles is not None:
+        show_particles(particles, axes[0], pixel_size)
+    layers = np.asarray(layers)
+    for k, ax in enumerate(axes[1:]):
+        alone = np.zeros_like(layers)
+        alone[k] = layers[k]
+        show_layers(alone, pixel_size, ax, title=f"layer {k + 1}")
+    return axes
+
+
+def show_library(library, axes=None, count: int = 6, seed: int = 0):
+    """Show random images of a library with the true outlines of both layers.
+
+    Parameters
+    ----------
+    library : zarr.Group
+        From `moirelib.library.open_library`.
+    axes : sequence of matplotlib.axes.Axes, optional
+        Two rows of three by default.
+    count : int
+        Number of images.
+    seed : int
+        Which images.
+
+    Returns
+    -------
+    sequence of matplotlib.axes.Axes
+    """
+    if axes is None:
+        _, axes = plt.subplots(2, int(np.ceil(count / 2)), figsize=(9, 6.2), layout="constrained")
+    indices = np.random.default_rng(seed).permutation(library["frame"].shape[0])[:count]
+    for ax, i in zip(np.ravel(axes), indices, strict=False):
+        show_frame(library["frame"][i], float(library["pixel_size"][i]), ax)
+        for mask, color in zip(library["mask"][i], LAYER_COLORS, strict=False):
+            if mask.any():
+                ax.contour(mask, [127], colors=color, linewidths=0.7)
+    return axes
+
+
+def _dress(ax, shape, pixel_size, scale_bar, title):
+    """Title, no ticks, scale bar."""
+    ax.set(xticks=[], yticks=[], xlim=(-0.5, shape[1] - 0.5), ylim=(shape[0] - 0.5, -0.5))
+    if title:
+        ax.set_title(title, fontsize=10)
+    if scale_bar:
+        _scale_bar(ax, shape, pixel_size)
+    return ax
+
+
+def _scale_bar(ax, shape, pixel_size) -> None:
+    """A white bar of 1, 2 or 5 times a power of ten nm, with its length, readable on any background."""
+    goal = 0.22 * shape[1] * pixel_size
+    power = 10.0 ** np.floor(np.log10(goal))
+    length = max(m for m in (1, 2, 5) if m * power <= goal) * power
+    x, y, width = 0.05 * shape[1], 0.95 * shape[0], length / pixel_size
+    height = 0.014 * shape[0]
+    ax.add_patch(Rectangle((x, y - height), width, height, facecolor="white", edgecolor="black", linewidth=0.5))
+    text = ax.text(x + width / 2, y - 2 * height, f"{length:g} nm", color="white", ha="center", va="bottom", fontsize=8)
+    text.set_path_effects([withStroke(linewidth=1.5, foreground="black")])

@@ -6,8 +6,10 @@
 >>> result.save("my_movie_layers")  # doctest: +SKIP
 """
 
+import sys
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from types import ModuleType
 
 try:
     __version__ = version("moirelib")
@@ -28,9 +30,19 @@ __all__ = ["Decomposition", "Movie", "__version__", "decompose", "read_movie", "
 
 def __getattr__(name):
     """Import the public functions when they are first used."""
-    if name in _HOME:
-        value = getattr(import_module(f".{_HOME[name]}", __name__), name)
-        # `moirelib.decompose` is the function, also after the module of the same name was imported.
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+class _Package(ModuleType):
+    """Keeps `moirelib.decompose` the function when the module of the same name is imported."""
+
+    def __setattr__(self, name, value):
+        if not (name in _HOME and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

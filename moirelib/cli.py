@@ -12,8 +12,8 @@ _EXAMPLES = """\
 examples:
   moirelib decompose movie.dm4 --out movie_layers
   moirelib decompose frames.tif --pixel-size 0.52 --out frames_layers
-  moirelib library --out library.zarr --images 3000
-  moirelib train --library library.zarr --out my_unet.safetensors
+  moirelib library --out library --images 3000
+  moirelib train --library library --out my_unet.safetensors
 """
 
 

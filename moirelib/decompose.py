@@ -24,11 +24,19 @@ from scipy.spatial import cKDTree
 
 from .data import weights_path
 from .movies import LayerMovieWriter, Movie, as_movie
-from .particles import assign_layers, locate, refine
+from .particles import assign_layers, discard_doubtful, locate, refine
 from .tracks import link
 from .unet import WORKING_DIAMETER, choose_device, load_weights, normalize, predict, resample
 
-__all__ = ["COLUMNS", "Decomposition", "SemiRealMoire", "decompose", "estimate_diameter", "output_folder", "semi_real_moire"]
+__all__ = [
+    "COLUMNS",
+    "Decomposition",
+    "SemiRealMoire",
+    "decompose",
+    "estimate_diameter",
+    "output_folder",
+    "semi_real_moire",
+]
 
 #: Columns of the particle table, in the order of ``particles.csv``.
 COLUMNS = (
@@ -225,30 +233,60 @@ def estimate_diameter(frame: np.ndarray, model) -> float:
     Returns
     -------
     float
-        In pixels. The network knows particles of `WORKING_DIAMETER` pixels; at the right magnification the particles
-        it finds explain the image best (correlation of their number per pixel with the darkness of the image).
+        In pixels.
+
+    Notes
+    -----
+    The network knows particles of `WORKING_DIAMETER` pixels. At a magnification near the right one, what it finds
+    correlates best with the darkness of the image; there the size of the particles it finds corrects the rest.
     """
     edge = min(frame.shape)
-    trials = np.geomspace(SMALLEST_DIAMETER, max(edge / 5, 1.2 * SMALLEST_DIAMETER), 1 + int(np.log(edge / 20) / 0.18))
-    scores = [_explained(frame, model, d) for d in trials]
-    best = int(np.argmax(scores))
-    fine = trials[best] * np.array([0.86, 0.93, 1.0, 1.08, 1.16])
-    fine_scores = [_explained(frame, model, d) for d in fine]
-    return float(fine[int(np.argmax(fine_scores))])
+    count = 1 + int(np.log(max(edge / 5 / SMALLEST_DIAMETER, 1.2)) / 0.18)
+    trials = np.geomspace(SMALLEST_DIAMETER, max(edge / 5, 1.2 * SMALLEST_DIAMETER), count)
+    diameter = trials[int(np.argmax([_explained(frame, model, d) for d in trials]))]
+    for _ in range(3):
+        measured = _measured_diameter(frame, model, diameter)
+        if measured is None:
+            break
+        diameter *= np.clip(measured / WORKING_DIAMETER, 0.7, 1.4)
+    return float(diameter)
 
 
-def _explained(frame, model, diameter, view: int = 224) -> float:
-    """Correlation between what the network finds and the image, over the middle of the frame."""
-    shape = _working_shape(frame.shape, diameter)
-    if min(shape) < 32:
-        return -1.0
-    image = resample(frame, shape)
-    window = tuple(slice(max((n - view) // 2, 0), max((n - view) // 2, 0) + view) for n in shape)
-    image = image[window]
+def _middle(frame, diameter, view: int = 224) -> np.ndarray:
+    """The middle of a frame at the sampling that a diameter asks for."""
+    image = resample(frame, _working_shape(frame.shape, diameter))
+    window = (slice(max((n - view) // 2, 0), max((n - view) // 2, 0) + view) for n in image.shape)
+    return image[tuple(window)]
+
+
+def _explained(frame, model, diameter) -> float:
+    """Significance of the correlation between what the network finds and the image's darkness (Fisher's z)."""
+    image = _middle(frame, diameter)
     found = predict(model, image).sum(axis=0)
     found = found - gaussian_filter(found, 1.4 * WORKING_DIAMETER)
     dark = -normalize(gaussian_filter(image, 1.0))
-    return float(abs(np.mean(found * dark)) / np.sqrt(np.mean(found**2) * np.mean(dark**2) + 1e-12))
+    correlation = abs(np.mean(found * dark)) / np.sqrt(np.mean(found**2) * np.mean(dark**2) + 1e-12)
+    return float(np.arctanh(min(correlation, 0.9999)) * np.sqrt(image.size))
+
+
+def _measured_diameter(frame, model, diameter) -> float | None:
+    """Median diameter, in working pixels, of a disk as large as each particle's share of the probability."""
+    probability = predict(model, _middle(frame, diameter))
+    found = locate(probability, WORKING_DIAMETER)
+    inner = np.all(
+        (found[["y", "x"]] > WORKING_DIAMETER)
+        & (found[["y", "x"]] < np.array(probability.shape[1:]) - WORKING_DIAMETER),
+        axis=1,
+    )
+    areas = []
+    grid = np.stack(np.indices(probability.shape[1:]), axis=-1).reshape(-1, 2)
+    for channel, group in found.groupby("channel"):
+        distance, index = cKDTree(group[["y", "x"]]).query(grid, distance_upper_bound=WORKING_DIAMETER)
+        near = np.isfinite(distance)
+        share = np.bincount(index[near], probability[channel].ravel()[near], len(group))
+        areas.append(share[inner[group.index].to_numpy()])
+    areas = np.concatenate(areas) if areas else np.empty(0)
+    return float(np.sqrt(4 / np.pi * np.median(areas))) if len(areas) else None
 
 
 def _working_shape(shape, diameter_px) -> tuple[int, int]:
@@ -276,7 +314,8 @@ def _decompose_frame(frame, model, store, t):
     probability = store.array[t] / np.float32(255)
     found = locate(probability, WORKING_DIAMETER)
     named, lattices = assign_layers(found, WORKING_DIAMETER)
-    return refine(image, named, WORKING_DIAMETER), lattices
+    fitted = refine(image, named, WORKING_DIAMETER)
+    return discard_doubtful(fitted, WORKING_DIAMETER), lattices
 
 
 def _name_layers(tables, lattices) -> pd.DataFrame:
@@ -474,7 +513,9 @@ def semi_real_moire(
     room = min(min(c, n - 1 - c) for c, n in zip(center, frame.shape, strict=True))
     size = int(np.sqrt(2) * room) if size is None else int(size)
     if size / 2 * np.sqrt(2) > room + 1 or size < 8:
-        raise ValueError(f"a turned square of {size} pixels about {center} leaves the frame; at most {int(2**0.5 * room)}")
+        raise ValueError(
+            f"a turned square of {size} pixels about {center} leaves the frame; at most {int(2**0.5 * room)}"
+        )
     background = gaussian_filter(frame, 2.5 * diameter)
     transmission = frame / background
     origin = tuple(c - size // 2 for c in center)

@@ -5,6 +5,7 @@ Explained in chapter 4, "Library".
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -138,7 +139,7 @@ def make_library(
     Parameters
     ----------
     path : path-like
-        Zarr store (a folder). A finished or half-finished store of the same configuration and seed is continued.
+        Folder of the library. A half-finished one of the same configuration and seed is continued.
     config : LibraryConfig, optional
         ``LibraryConfig.full()`` by default.
     seed : int
@@ -153,8 +154,9 @@ def make_library(
     Returns
     -------
     zarr.Group
-        Arrays ``frame`` (n, y, x) uint16, ``mask`` (n, layer, y, x) uint8, ``pixel_size`` (n,) in nm, ``done`` (n,);
-        ``truth/i.json`` beside them holds each image's parameters and particles.
+        ``images.zarr`` in the folder, with arrays ``frame`` (n, y, x) uint16, ``mask`` (n, layer, y, x) uint8,
+        ``pixel_size`` (n,) in nm, ``done`` (n,); ``truth/i.json`` beside it holds each image's parameters and
+        particles.
 
     Raises
     ------
@@ -168,13 +170,15 @@ def make_library(
     group = _create_store(Path(path), config, seed)
     missing = np.flatnonzero(np.asarray(group["done"][:]) == 0).tolist()
     batches = [missing[i : i + 8] for i in range(0, len(missing), 8)]
-    cluster = scheduler or LocalCluster(workers, threads_per_worker=1, dashboard_address=None, processes=workers > 1)
-    with Client(cluster) as client, tqdm(total=len(missing), disable=not progress, desc="library", unit="image") as bar:
+    with contextlib.ExitStack() as stack:
+        address = scheduler or stack.enter_context(
+            LocalCluster(workers, threads_per_worker=1, dashboard_address=None, processes=workers > 1)
+        )
+        client = stack.enter_context(Client(address))
+        bar = stack.enter_context(tqdm(total=len(missing), disable=not progress, desc="library", unit="image"))
         jobs = [client.submit(_write_images, str(path), batch, config, seed, pure=False) for batch in batches]
         for job in as_completed(jobs):
             bar.update(job.result())
-    if scheduler is None:
-        cluster.close()
     return open_library(path)
 
 
@@ -189,7 +193,7 @@ def open_library(path):
     import zarr
 
     try:
-        group = zarr.open_group(str(path), mode="r")
+        group = zarr.open_group(str(Path(path) / "images.zarr"), mode="r")
         done = np.asarray(group["done"][:])
     except (KeyError, OSError) as error:
         raise ValueError(f"{path} is not a moirelib library; make one with moirelib library --out {path}") from error
@@ -202,18 +206,19 @@ def _create_store(path: Path, config: LibraryConfig, seed: int):
     import zarr
 
     recipe = json.loads(json.dumps({"config": asdict(config), "seed": seed}))
-    if (path / "zarr.json").exists():
-        group = zarr.open_group(str(path), mode="r+")
+    if (path / "images.zarr" / "zarr.json").exists():
+        group = zarr.open_group(str(path / "images.zarr"), mode="r+")
         if dict(group.attrs) != recipe:
             raise ValueError(f"{path} was made with another configuration or seed; choose another folder")
         return group
     n, shape = config.images, tuple(config.shape)
-    group = zarr.open_group(str(path), mode="w")
+    path.mkdir(parents=True, exist_ok=True)
+    group = zarr.open_group(str(path / "images.zarr"), mode="w")
     group.create_array("frame", shape=(n, *shape), chunks=(1, *shape), dtype="uint16")
     group.create_array("mask", shape=(n, 2, *shape), chunks=(1, 2, *shape), dtype="uint8")
     group.create_array("pixel_size", shape=(n,), chunks=(1,), dtype="float64")
     group.create_array("done", shape=(n,), chunks=(1,), dtype="uint8")
-    (path / "truth").mkdir()
+    (path / "truth").mkdir(exist_ok=True)
     group.attrs.update(recipe)
     return group
 
@@ -222,7 +227,7 @@ def _write_images(path, indices, config, seed) -> int:
     """Simulate and store some images; ``done`` is set last, so a killed run never counts half an image."""
     import zarr
 
-    group = zarr.open_group(path, mode="r+")
+    group = zarr.open_group(str(Path(path) / "images.zarr"), mode="r+")
     transmission = Transmission.load()
     for i in indices:
         image = simulate_frame(config, (seed, i), transmission)
@@ -289,6 +294,4 @@ def make_sample(folder, seed: int = 2026, frames: int = 6, size: int = 384) -> N
         resolution=(1 / pixel_size, 1 / pixel_size),
         metadata={"axes": "TYX", "unit": "nm", "finterval": 0.5},
     )
-    pd.concat(truth).to_csv(
-        Path(folder) / "sample_truth.csv", index=False, float_format="%.4f", lineterminator="\n"
-    )
+    pd.concat(truth).to_csv(Path(folder) / "sample_truth.csv", index=False, float_format="%.4f", lineterminator="\n")

@@ -15,12 +15,13 @@ import pandas as pd
 from scipy import sparse
 from scipy.fft import fft2
 from scipy.ndimage import gaussian_filter, map_coordinates
+from scipy.optimize import minimize
 from scipy.sparse.linalg import cg
 from scipy.spatial import cKDTree
 from scipy.special import expit
 from skimage.feature import peak_local_max
 
-__all__ = ["Lattice", "assign_layers", "find_lattice", "locate", "refine"]
+__all__ = ["Lattice", "assign_layers", "discard_doubtful", "find_lattice", "locate", "refine"]
 
 
 def locate(probability: np.ndarray, diameter: float, threshold: float = 0.4) -> pd.DataFrame:
@@ -52,22 +53,22 @@ def locate(probability: np.ndarray, diameter: float, threshold: float = 0.4) -> 
         yx = peak_local_max(peaks, min_distance=max(int(0.45 * diameter), 1), threshold_abs=0.02, exclude_border=False)
         yx = yx[core[tuple(yx.T)] >= threshold]
         score = core[tuple(yx.T)]
-        yx = _parabolic_peaks(peaks, yx)
+        yx = _centroids(p, yx, 0.7 * diameter)
         tables.append(pd.DataFrame({"channel": channel, "y": yx[:, 0], "x": yx[:, 1], "score": score}))
     return pd.concat(tables, ignore_index=True)
 
 
-def _parabolic_peaks(image, yx) -> np.ndarray:
-    """Peak positions to a fraction of a pixel, from parabolas through three samples along each axis."""
-    padded = np.pad(image, 1, mode="edge")
-    y, x = yx[:, 0] + 1, yx[:, 1] + 1
-    out = yx.astype(float)
-    for axis, (dy, dx) in enumerate(((1, 0), (0, 1))):
-        low, mid, high = padded[y - dy, x - dx], padded[y, x], padded[y + dy, x + dx]
-        curvature = 2 * mid - low - high
-        shift = 0.5 * (high - low) / np.where(curvature > 0, curvature, np.inf)
-        out[:, axis] += np.clip(shift, -0.5, 0.5)
-    return out
+def _centroids(probability, yx, reach) -> np.ndarray:
+    """Centre of mass of each particle's share of the probability: the pixels nearer to it than to any other."""
+    if len(yx) == 0:
+        return yx.astype(float)
+    covered = np.argwhere(probability > 0.05)
+    distance, owner = cKDTree(yx).query(covered, distance_upper_bound=reach)
+    near = np.isfinite(distance)
+    covered, owner = covered[near], owner[near]
+    weight = probability[tuple(covered.T)]
+    mass = np.bincount(owner, weight, len(yx))
+    return np.stack([np.bincount(owner, weight * c, len(yx)) / mass for c in covered.T], axis=1)
 
 
 @dataclass(frozen=True)
@@ -112,11 +113,26 @@ def find_lattice(points: np.ndarray, spacing: float, weights=None) -> tuple[Latt
     ratio = np.exp(np.linspace(np.log(0.8), np.log(1.25), 91))
     angle = np.arange(0, 60, 0.25)
     best = _best_hexagon(power, step, spacing * ratio, angle)
-    fine_a = best.spacing * np.linspace(0.994, 1.006, 13)
-    fine_t = best.angle + np.linspace(-0.3, 0.3, 13)
-    best = _best_hexagon(power, step, fine_a, fine_t)
-    strength = float(np.mean(_sample_power(power, step, best.wave_vectors)))
-    return Lattice(best.spacing, best.angle % 60.0), strength
+    return _polish(points, weights, best)
+
+
+def _polish(points, weights, lattice) -> tuple[Lattice, float]:
+    """Climb to the exact maximum of the structure factor, summed over the points themselves."""
+
+    def power(parameters):
+        wave = np.exp(1j * points @ Lattice(*parameters).wave_vectors.T)
+        return np.mean(np.abs(weights @ wave) ** 2) / np.sum(weights**2)
+
+    start = np.array([lattice.spacing, lattice.angle])
+    size = max(np.ptp(points, axis=0).max(), lattice.spacing)
+    # A peak is as wide as the field's inverse: first steps of a fifth of that.
+    step = 0.2 * lattice.spacing / size * np.array([lattice.spacing, np.degrees(1.0)])
+    simplex = start + np.array([[0, 0], [step[0], 0], [0, step[1]]])
+    best = minimize(
+        lambda x: -power(x), start, method="Nelder-Mead", options={"initial_simplex": simplex, "xatol": 1e-5}
+    )
+    spacing, angle = best.x
+    return Lattice(float(spacing), float(angle % 60.0)), float(-best.fun)
 
 
 def _structure_factor(points, cell, weights):
@@ -175,7 +191,12 @@ def assign_layers(particles: pd.DataFrame, diameter: float) -> tuple[pd.DataFram
     -----
     Explained in chapter 7, "Particles".
     """
-    points = particles[["y", "x"]].to_numpy()
+    first, partner = _doubles(particles, 0.25 * diameter)
+    single = particles.drop(partner)
+    single.loc[first, ["y", "x"]] = 0.5 * (
+        particles.loc[first, ["y", "x"]].to_numpy() + particles.loc[partner, ["y", "x"]].to_numpy()
+    )
+    points = single[["y", "x"]].to_numpy()
     if len(points) < 8:
         return _name_by_channel(particles), [[], []]
     spacing = _typical_spacing(particles, diameter)
@@ -183,17 +204,59 @@ def assign_layers(particles: pd.DataFrame, diameter: float) -> tuple[pd.DataFram
     lattices, fit = _find_grains(points, spacing, kernel)
     if not lattices:
         return _name_by_channel(particles), [[], []]
-    pairs = _channel_pairs(points, particles["channel"].to_numpy(), 2.2 * spacing)
-    membership = _settle(points, fit, lattices, pairs, kernel)
+    pairs = _channel_pairs(points, single["channel"].to_numpy(), ~single.index.isin(first), 2.2 * spacing)
+    membership, fit = _settle(points, fit, lattices, pairs, kernel)
     grain = membership.argmax(axis=1)
     layer_of_grain = _layers_of_grains(points, grain, len(lattices), spacing)
+    if _extent(points[layer_of_grain[grain] == 1], spacing) > _extent(points[layer_of_grain[grain] == 0], spacing):
+        layer_of_grain = 1 - layer_of_grain
     in_layer = np.stack([membership[:, layer_of_grain == k].sum(axis=1) for k in (0, 1)], axis=1)
-    layer = in_layer.argmax(axis=1)
-    if _extent(points[layer == 1], spacing) > _extent(points[layer == 0], spacing):
-        layer, layer_of_grain = 1 - layer, 1 - layer_of_grain
-    table = particles.assign(layer=layer + 1, grain=grain, layer_confidence=in_layer.max(axis=1))
+    table = single.assign(layer=in_layer.argmax(axis=1) + 1, grain=grain, layer_confidence=in_layer.max(axis=1))
+    table["lattice_fit"] = fit.max(axis=1)
+    table = _restore_doubles(table, particles, first, partner, fit, layer_of_grain, spacing)
     found = [[lattices[g] for g in np.flatnonzero(layer_of_grain == k)] for k in (0, 1)]
     return _drop_doubles(table, diameter), found
+
+
+def _doubles(particles, reach):
+    """Index labels of particles seen in both channels at one place: mutual nearest neighbours within ``reach``.
+
+    Either two particles lie exactly on top of each other, or one particle was put into both channels; the pixels
+    alone do not tell which.
+    """
+    groups = [particles[particles["channel"] == k] for k in (0, 1)]
+    if any(len(g) == 0 for g in groups):
+        return particles.index[:0], particles.index[:0]
+    trees = [cKDTree(g[["y", "x"]]) for g in groups]
+    distance, there = trees[1].query(trees[0].data)
+    back = trees[0].query(trees[1].data)[1]
+    mutual = (distance < reach) & (back[there] == np.arange(len(groups[0])))
+    return groups[0].index[mutual], groups[1].index[there[mutual]]
+
+
+def _restore_doubles(table, particles, first, partner, fit, layer_of_grain, spacing) -> pd.DataFrame:
+    """Give a double back its second particle where the other layer's lattice has a site there too."""
+    place = table.index.get_indexer(first)
+    layer = table["layer"].to_numpy()
+    other_fit = np.full(len(first), -3.0)
+    for g, k in enumerate(layer_of_grain):
+        other = layer[place] != k + 1
+        other_fit[other] = np.maximum(other_fit[other], fit[place[other], g])
+    real = other_fit > 1.2
+    table.loc[first, ["y", "x"]] = particles.loc[first, ["y", "x"]]
+    added = particles.loc[partner[real]].assign(
+        layer=3 - layer[place[real]], grain=-1, layer_confidence=expit(2 * other_fit[real]), lattice_fit=other_fit[real]
+    )
+    table = pd.concat([table, added])
+    # Which of the two channels is which layer: as around them, where particles stand alone.
+    alone = table.drop(first).drop(partner[real])
+    if len(alone) and real.any():
+        same = np.where((alone["channel"] == 0) == (alone["layer"] == 1), 1.0, -1.0)
+        near = cKDTree(alone[["y", "x"]]).query_ball_point(particles.loc[first[real], ["y", "x"]], 3 * spacing)
+        straight = np.array([same[i].sum() >= 0 for i in near])
+        table.loc[first[real], "layer"] = np.where(straight, 1, 2)
+        table.loc[partner[real], "layer"] = np.where(straight, 2, 1)
+    return table
 
 
 def _name_by_channel(particles) -> pd.DataFrame:
@@ -201,7 +264,7 @@ def _name_by_channel(particles) -> pd.DataFrame:
     count = particles["channel"].value_counts()
     first = count.index[0] if len(count) else 0
     layer = np.where(particles["channel"] == first, 1, 2)
-    return particles.assign(layer=layer, grain=-1, layer_confidence=0.5)
+    return particles.assign(layer=layer, grain=-1, layer_confidence=0.5, lattice_fit=0.0)
 
 
 def _typical_spacing(particles, diameter) -> float:
@@ -255,25 +318,31 @@ def _local_fit(points, weights, lattice, kernel) -> np.ndarray:
     return np.sum((fc * c + fs * s) / np.maximum(np.hypot(fc, fs), 1e-9), axis=1)
 
 
-def _channel_pairs(points, channel, reach):
+def _channel_pairs(points, channel, known, reach):
     """What the network says of neighbours: +1 for the same channel, -1 for different ones (sparse, symmetric)."""
     pairs = cKDTree(points).query_pairs(reach, output_type="ndarray")
+    pairs = pairs[known[pairs].all(axis=1)]
     same = np.where(channel[pairs[:, 0]] == channel[pairs[:, 1]], 1.0, -1.0)
     i, j = np.r_[pairs[:, 0], pairs[:, 1]], np.r_[pairs[:, 1], pairs[:, 0]]
     return sparse.csr_matrix((np.r_[same, same], (i, j)), shape=(len(points), len(points)))
 
 
-def _settle(points, fit, lattices, pairs, kernel, rounds: int = 12) -> np.ndarray:
-    """Memberships (n, grains) that agree with the lattices' phases and with the network on neighbours (mean field)."""
+def _settle(points, fit, lattices, pairs, kernel, rounds: int = 12) -> tuple[np.ndarray, np.ndarray]:
+    """Memberships (n, grains) that agree with the lattices' phases and with the network on neighbours (mean field).
+
+    Returns them with the fit of every point to every lattice.
+    """
     membership = _softmax(2.0 * fit)
     if len(lattices) == 1:
-        return expit(2.0 * fit)
+        return expit(2.0 * fit), fit
     count = np.maximum(np.asarray(np.abs(pairs).sum(axis=1)), 1).reshape(-1, 1)
     for turn in range(rounds):
-        fit = np.stack([_local_fit(points, m, lat, kernel) for m, lat in zip(membership.T, lattices, strict=True)], axis=1)
+        fit = np.stack(
+            [_local_fit(points, m, lat, kernel) for m, lat in zip(membership.T, lattices, strict=True)], axis=1
+        )
         neighbours = pairs @ (membership - membership.mean(axis=1, keepdims=True)) / count
         membership = _softmax(2.0 * fit + min(turn, 4) * 2.0 * neighbours)
-    return membership
+    return membership, fit
 
 
 def _softmax(x) -> np.ndarray:
@@ -376,6 +445,35 @@ def refine(frame: np.ndarray, particles: pd.DataFrame, diameter: float, iteratio
     return model.table(theta, particles)
 
 
+def discard_doubtful(particles: pd.DataFrame, diameter: float) -> pd.DataFrame:
+    """Leave out finds that the frame itself does not bear out.
+
+    Parameters
+    ----------
+    particles : pandas.DataFrame
+        From `refine`, after `assign_layers`.
+    diameter : float
+        Expected diameter, in the unit of ``y`` and ``x``.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Particles that are dark where most are dark (or bright where most are bright), and that are either located to
+        better than a twelfth of a diameter, or sure finds of the network on a site of their lattice.
+
+    Notes
+    -----
+    A bump of noise that is fitted as a particle has a position error of a tenth of a diameter or more: error and
+    significance are one number. Explained in chapter 7, "Particles".
+    """
+    if particles.empty:
+        return particles
+    same_sign = np.sign(particles["opacity"]) == np.sign(particles["opacity"].median())
+    located = np.hypot(particles["y_std"], particles["x_std"]) / np.sqrt(2) < diameter / 12
+    expected = (particles["lattice_fit"] > 1.8) & (particles["score"] > 0.75)
+    return particles[same_sign & (located | expected)].reset_index(drop=True)
+
+
 class _FrameModel:
     """Smooth background × particle transmissions, its derivatives, and the way from parameters to a table.
 
@@ -438,7 +536,9 @@ class _FrameModel:
         profile, slope, rho2 = self._profiles(theta)
         background, t, own = self._image(theta, profile)
         y, x, log_d, opacity = theta[:-2].reshape(-1, 4).T[:, :, None]
-        through = -(background * t).ravel()[self.pixel] / own * self.inside / self.noise  # d image / d (opacity·profile)
+        through = (
+            -(background * t).ravel()[self.pixel] / own * self.inside / self.noise
+        )  # d image / d (opacity·profile)
         by_distance = through * opacity * slope
         inverse = 8 * np.exp(-2 * log_d)
         columns = np.stack(
@@ -450,7 +550,9 @@ class _FrameModel:
         index = np.broadcast_to(np.arange(4 * self.n).reshape(-1, 4, 1), columns.shape)
         local = sparse.csr_matrix((columns.ravel(), (rows.ravel(), index.ravel())), (self.frame.size, 4 * self.n))
         image = background * t
-        shape = np.stack([(self._render(theta, k, background) - image).ravel() for k in (-2, -1)], 1) / 1e-3 / self.noise
+        shape = (
+            np.stack([(self._render(theta, k, background) - image).ravel() for k in (-2, -1)], 1) / 1e-3 / self.noise
+        )
         jacobian = sparse.hstack([local, sparse.csr_matrix(shape)]).tocsr()
         normal = (jacobian.T @ jacobian + sparse.diags(self.scale**-2)).tocsr()
         residual = (self.frame - image).ravel() / self.noise

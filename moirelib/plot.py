@@ -45,6 +45,7 @@ def show_frame(frame, pixel_size: float, ax=None, scale_bar: bool = True, title:
     """
     ax = plt.gca() if ax is None else ax
     low, high = np.percentile(frame, [0.5, 99.5])
+    high = high if high > low else low + 1
     ax.imshow(frame, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
     return _dress(ax, np.shape(frame), pixel_size, scale_bar, title)
 

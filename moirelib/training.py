@@ -97,7 +97,7 @@ class LibraryCrops(Dataset):
         self.library, self.indices, self.config = library, np.asarray(indices), config
         self.seed, self.length, self.augment = seed, length, augment
         # Every image's diameter in pixels sets its zoom; truth is used for that in training only.
-        folder = Path(library.store.root) / "truth"
+        folder = Path(library.store.root).parent / "truth"
         truth = [json.loads((folder / f"{i}.json").read_text(encoding="utf-8")) for i in self.indices]
         self.diameters = np.array([t["diameter_nm"] / t["pixel_size_nm"] for t in truth])
 
@@ -256,7 +256,9 @@ def validate(model: torch.nn.Module, crops: Dataset) -> dict:
         rows.append((permutation_loss(logits, mask[None], crops.config.window).item(), *max(scores)))
     loss, iou, accuracy = np.mean(rows, axis=0)
     names = ("loss", "mask_iou", "pixel_accuracy")
-    return {"crops": len(rows)} | {name: round(float(v), 4) for name, v in zip(names, (loss, iou, accuracy), strict=True)}
+    return {"crops": len(rows)} | {
+        name: round(float(v), 4) for name, v in zip(names, (loss, iou, accuracy), strict=True)
+    }
 
 
 def _smooth(curve, points: int = 200) -> np.ndarray:

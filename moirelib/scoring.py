@@ -1,0 +1,138 @@
+"""Score a decomposition against the truth of a simulation.
+
+Explained in chapter 6, "Decompose".
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import linear_sum_assignment
+from scipy.spatial.distance import cdist
+
+__all__ = ["mask_iou", "match", "score_particles"]
+
+
+def match(found, truth, reach: float, penalty=0.0) -> tuple[np.ndarray, np.ndarray]:
+    """Pair found with true positions, one to one (Hungarian algorithm).
+
+    Parameters
+    ----------
+    found, truth : array_like, shape (n, 2) and (m, 2)
+        Positions, in any one unit.
+    reach : float
+        Farthest distance of a pair, in the same unit.
+    penalty : float or ndarray, shape (n, m)
+        Added to the distance of pairs within reach, to prefer some.
+
+    Returns
+    -------
+    i, j : ndarray of int
+        Indices into ``found`` and ``truth`` of as many pairs within reach as can be made, at the least total distance.
+    """
+    found, truth = np.reshape(found, (-1, 2)), np.reshape(truth, (-1, 2))
+    distance = cdist(found, truth)
+    # A pair out of reach costs more than all pairs within it together, so it is only made when nothing else is left.
+    never = (reach + np.max(penalty, initial=0.0)) * (len(found) + len(truth) + 1)
+    i, j = linear_sum_assignment(np.where(distance <= reach, distance + penalty, never))
+    near = distance[i, j] <= reach
+    return i[near], j[near]
+
+
+def score_particles(
+    found: pd.DataFrame, truth: pd.DataFrame, diameter_nm: float, field_nm, matching_radius: float = 0.3
+) -> dict:
+    """Score a particle table: detection, layer assignment and position.
+
+    Parameters
+    ----------
+    found, truth : pandas.DataFrame
+        ``frame, layer, y_nm, x_nm``.
+    diameter_nm : float
+        Typical particle diameter. Particles whose true centre is within half of it from the border do not count.
+    field_nm : tuple of float
+        Height and width of the field of view, in nm.
+    matching_radius : float
+        In diameters.
+
+    Returns
+    -------
+    dict
+        ``f1`` (a particle counts only in its right layer), ``f1_agnostic`` (layers ignored), ``assignment`` (fraction
+        of matched particles in the right layer), ``rmse_nm`` (root mean square distance of the layer-resolved pairs).
+        The layers may be exchanged once for the whole table, whichever scores higher.
+    """
+    reach, border = matching_radius * diameter_nm, diameter_nm / 2
+    best = None
+    for names in ({1: 1, 2: 2}, {1: 2, 2: 1}):
+        renamed = found.assign(layer=found["layer"].map(names))
+        counts = _tally(renamed, truth, ["frame", "layer"], reach, border, field_nm)
+        if best is None or counts["f1"] > best[0]["f1"]:
+            best = counts, renamed
+    resolved, renamed = best
+    agnostic = _tally(renamed, truth, ["frame"], reach, border, field_nm)
+    return {
+        "f1": resolved["f1"],
+        "f1_agnostic": agnostic["f1"],
+        "assignment": agnostic["assignment"],
+        "rmse_nm": resolved["rmse_nm"],
+    }
+
+
+def _tally(found, truth, keys, reach, border, field) -> dict:
+    """Match within every group of equal ``keys`` and count pairs, misses and false finds away from the border."""
+    pairs = missed = false = right = 0
+    squares = []
+    groups = dict(list(found.groupby(keys))), dict(list(truth.groupby(keys)))
+    for key in groups[0].keys() | groups[1].keys():
+        f, t = groups[0].get(key, found.iloc[:0]), groups[1].get(key, truth.iloc[:0])
+        fp, tp = f[["y_nm", "x_nm"]].to_numpy(float), t[["y_nm", "x_nm"]].to_numpy(float)
+        # Of two particles on top of each other the one in the right layer is taken first.
+        wrong = f["layer"].to_numpy()[:, None] != t["layer"].to_numpy()
+        i, j = match(fp, tp, reach, reach * wrong)
+        f_in, t_in = _inside(fp, border, field), _inside(tp, border, field)
+        counted = t_in[j]
+        pairs += counted.sum()
+        right += (f["layer"].to_numpy()[i] == t["layer"].to_numpy()[j])[counted].sum()
+        missed += t_in.sum() - counted.sum()
+        false += np.delete(f_in, i).sum()
+        squares.append(np.sum((fp[i] - tp[j])[counted] ** 2, axis=1))
+    squares = np.concatenate(squares) if squares else np.empty(0)
+    return {
+        "f1": float(2 * pairs / max(2 * pairs + missed + false, 1)),
+        "assignment": float(right / pairs) if pairs else float("nan"),
+        "rmse_nm": float(np.sqrt(squares.mean())) if len(squares) else float("nan"),
+    }
+
+
+def _inside(points, border, field) -> np.ndarray:
+    return np.all((points >= border) & (points <= np.asarray(field) - border), axis=1)
+
+
+def mask_iou(layers, masks, threshold: float = 0.5) -> float:
+    """Intersection over union of layer images and true masks, both layers together.
+
+    Parameters
+    ----------
+    layers, masks : array_like, shape (t, 2, y, x) or (2, y, x)
+        0 to 1 or 0 to 255. Layers may be exchanged once for all frames.
+    threshold : float
+        Above it a pixel counts as covered.
+
+    Returns
+    -------
+    float
+        0 to 1.
+    """
+    a, b = (_binary(x, threshold) for x in (layers, masks))
+    return max(_iou(a, b), _iou(a[..., ::-1, :, :], b))
+
+
+def _binary(x, threshold) -> np.ndarray:
+    x = np.asarray(x)
+    return x > threshold * (255 if x.dtype == np.uint8 else 1)
+
+
+def _iou(a, b) -> float:
+    union = np.sum(a | b)
+    return float(np.sum(a & b) / union) if union else 1.0

@@ -1,0 +1,185 @@
+"""The main job: the sample, the real frame, semi-real Moiré, and bad input."""
+
+import json
+
+import dask.array as da
+import numpy as np
+import pytest
+import tifffile
+
+import moirelib
+from moirelib import data
+from moirelib.decompose import COLUMNS, decompose, output_folder, semi_real_moire
+from moirelib.movies import Movie
+from moirelib.scoring import score_particles
+
+
+@pytest.fixture(scope="module")
+def sample():
+    return data.sample()
+
+
+@pytest.fixture(scope="module")
+def result(sample):
+    movie, _ = sample
+    return decompose(Movie(movie.data[:2], movie.pixel_size, movie.frame_time, movie.name), device="cpu")
+
+
+def test_sample_comes_apart(sample, result):
+    movie, truth = sample
+    field = tuple(n * movie.pixel_size for n in movie.shape[1:])
+    scores = score_particles(result.particles, truth[truth["frame"] < 2], truth["diameter_nm"].median(), field)
+    assert scores["f1"] > 0.9
+    assert scores["assignment"] > 0.95
+    assert scores["rmse_nm"] < 2.0
+
+
+def test_table_has_the_promised_columns(result):
+    assert list(result.particles.columns) == COLUMNS
+    assert set(result.particles["layer"]) == {1, 2}
+    assert result.particles["layer_confidence"].between(0.0, 1.0).all()
+    assert (result.particles[["y_std_nm", "x_std_nm", "diameter_std_nm"]] > 0).all().all()
+
+
+def test_tracks_span_both_frames_for_most_particles(result):
+    linked = result.particles[result.particles["particle"] >= 0]
+    assert len(linked) > 0.8 * len(result.particles)
+    assert linked.groupby("particle")["frame"].nunique().eq(2).all()
+
+
+def test_layers_are_lazy_uint8_and_agree_with_the_table(sample, result):
+    assert isinstance(result.layers, da.Array)
+    assert result.layers.shape == (2, 2, *sample[0].shape[1:])
+    image = np.asarray(result.layers[0])
+    assert image.dtype == np.uint8
+    frame = result.particles[result.particles["frame"] == 0]
+    height, width = image.shape[1:]
+    inside = frame["y"].between(0, height - 1) & frame["x"].between(0, width - 1)
+    for number in (1, 2):
+        own = frame[inside & (frame["layer"] == number)]
+        values = image[number - 1, own["y"].round().astype(int), own["x"].round().astype(int)]
+        assert np.mean(values > 127) > 0.9
+
+
+def test_summary_knows_spacing_and_twist(result):
+    assert result.summary["spacing_nm"]["layer_1"] == pytest.approx(39.0, rel=0.03)
+    assert result.summary["twist_deg"] == pytest.approx(9.0, abs=1.0)
+
+
+def test_saved_files_open_with_their_scale(result, tmp_path):
+    result.save(tmp_path / "out")
+    assert sorted(f.name for f in (tmp_path / "out").iterdir()) == [
+        "layer_1.tif",
+        "layer_2.tif",
+        "particles.csv",
+        "summary.json",
+    ]
+    layers = moirelib.read_movie(tmp_path / "out" / "layer_1.tif")
+    assert layers.pixel_size == pytest.approx(result.movie.pixel_size, rel=1e-4)
+    np.testing.assert_array_equal(np.asarray(layers.data), np.asarray(result.layers[:, 0]))
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["frames"] == 2
+
+
+def test_gain_offset_and_type_do_not_matter(sample, result):
+    frame = sample[0].frame(0)
+    other = decompose((frame * 0.5 + 32768).astype(np.float64), pixel_size=1.367, device="cpu")
+    first = result.particles[result.particles["frame"] == 0]
+    assert len(other.particles) == pytest.approx(len(first), rel=0.05)
+    assert other.summary["spacing_nm"]["layer_1"] == pytest.approx(result.summary["spacing_nm"]["layer_1"], rel=0.01)
+
+
+def test_single_image_is_not_linked(sample):
+    single = decompose(sample[0].frame(0), pixel_size=1.367, device="cpu")
+    assert single.layers.shape[0] == 1
+    assert (single.particles["particle"] == -1).all()
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({}, "pixel size is missing"),
+        ({"pixel_size": 0}, "pixel size"),
+        ({"pixel_size": -1.0}, "pixel size"),
+        ({"pixel_size": float("nan")}, "pixel size"),
+        ({"pixel_size": 1000.0}, "under 4 pixels wide"),
+        ({"pixel_size": 60.0}, "no nanoparticles"),
+        ({"pixel_size": 1.367, "diameter": 3.0}, "under 4 pixels wide"),
+        ({"pixel_size": 1.367, "diameter": -3.0}, "diameter must be"),
+    ],
+)
+def test_absurd_sizes_are_refused(sample, kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        decompose(sample[0].frame(0), device="cpu", **kwargs)
+
+
+def test_bad_frames_are_named(sample):
+    frames = np.stack([sample[0].frame(0)] * 2)
+    frames[1, 5, 5] = np.nan
+    with pytest.raises(ValueError, match="frame 1"):
+        decompose(frames, pixel_size=1.367, device="cpu")
+    frames[1] = 3.0
+    with pytest.raises(ValueError, match="frame 1 .* constant"):
+        decompose(frames, pixel_size=1.367, device="cpu")
+
+
+def write_half(target):
+    with output_folder(target) as folder:
+        (folder / "layer_1.tif").write_text("half")
+        raise RuntimeError
+
+
+def test_failed_output_leaves_nothing_behind(tmp_path):
+    with pytest.raises(RuntimeError):
+        write_half(tmp_path / "new" / "folder")
+    assert not (tmp_path / "new" / "folder").exists()
+
+
+def test_failed_output_keeps_what_was_there(tmp_path):
+    (tmp_path / "layer_1.tif").write_text("old")
+    with pytest.raises(RuntimeError):
+        write_half(tmp_path)
+    assert [f.name for f in tmp_path.iterdir()] == ["layer_1.tif"]
+    assert (tmp_path / "layer_1.tif").read_text() == "old"
+
+
+def test_semi_real_moire_turns_the_second_layer_as_it_says():
+    y, x = np.indices((400, 400))
+    spot = 100 - 50 * np.exp(-((y - 200) ** 2 + (x - 260) ** 2) / 50)
+    made = semi_real_moire(spot, 20.0, twist_angle=20.0, size=240)
+    dark = made.transmissions[1].max() - made.transmissions[1]
+    found = np.unravel_index(np.argmax(dark), dark.shape)
+    expected = made.turn([[200 - made.origin[0], 260 - made.origin[1]]])[0]
+    np.testing.assert_allclose(found, expected, atol=1.5)
+    with pytest.raises(ValueError, match="leaves the frame"):
+        semi_real_moire(spot, 20.0, size=399)
+
+
+@pytest.fixture(scope="module")
+def real_frame():
+    try:
+        return data.fetch("np_lattice_2p593nm.tif")
+    except OSError:
+        pytest.skip("real frame not at hand: set MOIRELIB_DATA")
+
+
+def test_real_frame_is_one_layer_with_the_known_spacing(real_frame):
+    result = decompose(moirelib.read_movie(real_frame), device="cpu")
+    particles = result.particles
+    assert np.mean(particles["layer"] == 1) > 0.95
+    d10 = result.summary["spacing_nm"]["layer_1"] * np.sqrt(3) / 2
+    assert 0.97 * 102 < d10 < 1.03 * 104
+    # The lattice fills the left; the liquid at the top right holds no particles.
+    left, empty = (particles["x"] < 450), (particles["x"] > 750) & (particles["y"] < 350)
+    assert left.sum() > 150
+    assert empty.sum() < 0.1 * left.sum()
+
+
+def test_real_particles_are_dark_where_they_were_found(real_frame):
+    from scipy.ndimage import gaussian_filter
+
+    result = decompose(moirelib.read_movie(real_frame), device="cpu")
+    frame = tifffile.imread(real_frame).astype(float)
+    flat = gaussian_filter(frame, 5) - gaussian_filter(frame, 40)
+    p = result.particles[result.particles["y"].between(0, 1023) & result.particles["x"].between(0, 1023)]
+    values = flat[p["y"].round().astype(int), p["x"].round().astype(int)]
+    assert np.mean(values < 0) > 0.95

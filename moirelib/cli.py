@@ -168,7 +168,7 @@ def _add_remakers(commands) -> None:
         description="Remake the shipped sample: sample.tif and its truth, sample_truth.csv.",
     )
     p.add_argument("--out", required=True, metavar="DIR", help="existing folder to write into")
-    p.add_argument("--seed", type=int, default=2026)
+    p.add_argument("--seed", type=int, default=2027)
     p.set_defaults(run=_sample)
 
 

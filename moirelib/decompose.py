@@ -24,7 +24,7 @@ from scipy.spatial import cKDTree
 
 from .data import weights_path
 from .movies import LayerMovieWriter, Movie, as_movie
-from .particles import assign_layers, discard_doubtful, locate, refine
+from .particles import assign_layers, discard_doubtful, find_lattice, locate, refine
 from .tracks import link
 from .unet import WORKING_DIAMETER, choose_device, load_weights, normalize, predict, resample
 
@@ -238,14 +238,14 @@ def estimate_diameter(frame: np.ndarray, model) -> float:
     Notes
     -----
     The network knows particles of `WORKING_DIAMETER` pixels. At a magnification near the right one, what it finds
-    correlates best with the darkness of the image; there the size of the particles it finds corrects the rest.
+    explains the image's darkness best and forms the strongest lattice; there the size of what it finds corrects the
+    rest. Explained in chapter 6, "Decompose".
     """
-    edge = min(frame.shape)
-    count = 1 + int(np.log(max(edge / 5 / SMALLEST_DIAMETER, 1.2)) / 0.18)
-    trials = np.geomspace(SMALLEST_DIAMETER, max(edge / 5, 1.2 * SMALLEST_DIAMETER), count)
-    diameter = trials[int(np.argmax([_explained(frame, model, d) for d in trials]))]
-    for _ in range(3):
-        measured = _measured_diameter(frame, model, diameter)
+    largest = max(min(frame.shape) / 5, 1.2 * SMALLEST_DIAMETER)
+    trials = np.geomspace(SMALLEST_DIAMETER, largest, 2 + int(np.log(largest / SMALLEST_DIAMETER) / 0.18))
+    diameter = trials[int(np.argmax([_plausibility(frame, model, d) for d in trials]))]
+    for _ in range(2):
+        measured = _measured_diameter(predict(model, _middle(frame, diameter)))
         if measured is None:
             break
         diameter *= np.clip(measured / WORKING_DIAMETER, 0.7, 1.4)
@@ -259,33 +259,32 @@ def _middle(frame, diameter, view: int = 224) -> np.ndarray:
     return image[tuple(window)]
 
 
-def _explained(frame, model, diameter) -> float:
-    """Significance of the correlation between what the network finds and the image's darkness (Fisher's z)."""
+def _plausibility(frame, model, diameter) -> float:
+    """How well a diameter suits: significance of the correlation with the image (Fisher's z) × lattice strength."""
     image = _middle(frame, diameter)
-    found = predict(model, image).sum(axis=0)
+    probability = predict(model, image)
+    found = probability.sum(axis=0)
     found = found - gaussian_filter(found, 1.4 * WORKING_DIAMETER)
     dark = -normalize(gaussian_filter(image, 1.0))
     correlation = abs(np.mean(found * dark)) / np.sqrt(np.mean(found**2) * np.mean(dark**2) + 1e-12)
-    return float(np.arctanh(min(correlation, 0.9999)) * np.sqrt(image.size))
+    points = locate(probability, WORKING_DIAMETER)[["y", "x"]].to_numpy()
+    strength = find_lattice(points, 1.35 * WORKING_DIAMETER)[1] if len(points) >= 8 else 1.0
+    return float(np.arctanh(min(correlation, 0.9999)) * np.sqrt(image.size * strength))
 
 
-def _measured_diameter(frame, model, diameter) -> float | None:
+def _measured_diameter(probability) -> float | None:
     """Median diameter, in working pixels, of a disk as large as each particle's share of the probability."""
-    probability = predict(model, _middle(frame, diameter))
     found = locate(probability, WORKING_DIAMETER)
-    inner = np.all(
-        (found[["y", "x"]] > WORKING_DIAMETER)
-        & (found[["y", "x"]] < np.array(probability.shape[1:]) - WORKING_DIAMETER),
-        axis=1,
-    )
-    areas = []
+    far_edge = np.array(probability.shape[1:]) - WORKING_DIAMETER
+    inner = ((found[["y", "x"]] > WORKING_DIAMETER) & (found[["y", "x"]] < far_edge)).all(axis=1)
     grid = np.stack(np.indices(probability.shape[1:]), axis=-1).reshape(-1, 2)
+    areas = [np.empty(0)]
     for channel, group in found.groupby("channel"):
         distance, index = cKDTree(group[["y", "x"]]).query(grid, distance_upper_bound=WORKING_DIAMETER)
         near = np.isfinite(distance)
         share = np.bincount(index[near], probability[channel].ravel()[near], len(group))
-        areas.append(share[inner[group.index].to_numpy()])
-    areas = np.concatenate(areas) if areas else np.empty(0)
+        areas.append(share[inner[group.index]])
+    areas = np.concatenate(areas)
     return float(np.sqrt(4 / np.pi * np.median(areas))) if len(areas) else None
 
 
@@ -412,7 +411,7 @@ def _summarize(movie, table, lattices, zoom, weights, device, diameter_px) -> di
     path = Path(weights) if weights is not None else weights_path()
     nm = movie.pixel_size / zoom
     spacing = [_median([f[k][0].spacing * nm for f in lattices if f[k]]) for k in (0, 1)]
-    twist = _median([_twist(*(layer[0] for layer in f)) for f in lattices if f[0] and f[1]])
+    twist = _median([_twist(f[0][0], f[1][0]) for f in lattices if f[0] and f[1]])
     counts = {f"layer_{k}": int((table["layer"] == k).sum()) for k in (1, 2)}
     return {
         "moirelib": __version__,
@@ -433,7 +432,7 @@ def _summarize(movie, table, lattices, zoom, weights, device, diameter_px) -> di
 
 
 def _median(values):
-    return float(np.median(values)) if len(values) else None
+    return round(float(np.median(values)), 4) if len(values) else None
 
 
 def _twist(first, second) -> float:

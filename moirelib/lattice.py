@@ -303,14 +303,15 @@ def truth_table(scene: Scene, pixel_size: float, frame: int = 0):
     """
     import pandas as pd
 
-    rows = []
+    rows, before = [], 0
     for number, layer in enumerate(scene.layers, start=1):
         inside = np.all((layer.positions >= 0) & (layer.positions < scene.field), axis=1)
         px = layer.positions[inside] / pixel_size - 0.5
-        table = pd.DataFrame({"frame": frame, "particle": 0, "layer": number, "y": px[:, 0], "x": px[:, 1]})
+        particle = before + np.flatnonzero(inside)  # the same in every frame of a movie
+        table = pd.DataFrame({"frame": frame, "particle": particle, "layer": number, "y": px[:, 0], "x": px[:, 1]})
         rows.append(table.assign(diameter_nm=layer.diameters[inside]))
+        before += len(layer)
     table = pd.concat(rows, ignore_index=True)
-    table["particle"] = np.arange(len(table))
     table["y_nm"], table["x_nm"] = table["y"] * pixel_size, table["x"] * pixel_size
     return table[["frame", "particle", "layer", "y", "x", "y_nm", "x_nm", "diameter_nm"]]
 

@@ -238,7 +238,7 @@ def _write_images(path, indices, config, seed) -> int:
     return len(indices)
 
 
-def make_sample(folder, seed: int = 2026, frames: int = 6, size: int = 384) -> None:
+def make_sample(folder, seed: int = 2027, frames: int = 6, size: int = 384) -> None:
     """Remake the shipped sample: a short simulated movie of two twisted layers, and its truth.
 
     Parameters

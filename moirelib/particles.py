@@ -191,7 +191,7 @@ def assign_layers(particles: pd.DataFrame, diameter: float) -> tuple[pd.DataFram
     -----
     Explained in chapter 7, "Particles".
     """
-    first, partner = _doubles(particles, 0.25 * diameter)
+    first, partner = _doubles(particles, 0.3 * diameter)
     single = particles.drop(partner)
     single.loc[first, ["y", "x"]] = 0.5 * (
         particles.loc[first, ["y", "x"]].to_numpy() + particles.loc[partner, ["y", "x"]].to_numpy()
@@ -199,7 +199,7 @@ def assign_layers(particles: pd.DataFrame, diameter: float) -> tuple[pd.DataFram
     points = single[["y", "x"]].to_numpy()
     if len(points) < 8:
         return _name_by_channel(particles), [[], []]
-    spacing = _typical_spacing(particles, diameter)
+    spacing = _typical_spacing(particles, points, diameter)
     kernel = _proximity(points, 6.0 * spacing)
     lattices, fit = _find_grains(points, spacing, kernel)
     if not lattices:
@@ -207,14 +207,15 @@ def assign_layers(particles: pd.DataFrame, diameter: float) -> tuple[pd.DataFram
     pairs = _channel_pairs(points, single["channel"].to_numpy(), ~single.index.isin(first), 2.2 * spacing)
     membership, fit = _settle(points, fit, lattices, pairs, kernel)
     grain = membership.argmax(axis=1)
-    layer_of_grain = _layers_of_grains(points, grain, len(lattices), spacing)
+    layer_of_grain = _layers_of_grains(points, grain, fit, spacing)
     if _extent(points[layer_of_grain[grain] == 1], spacing) > _extent(points[layer_of_grain[grain] == 0], spacing):
         layer_of_grain = 1 - layer_of_grain
     in_layer = np.stack([membership[:, layer_of_grain == k].sum(axis=1) for k in (0, 1)], axis=1)
     table = single.assign(layer=in_layer.argmax(axis=1) + 1, grain=grain, layer_confidence=in_layer.max(axis=1))
     table["lattice_fit"] = fit.max(axis=1)
     table = _restore_doubles(table, particles, first, partner, fit, layer_of_grain, spacing)
-    found = [[lattices[g] for g in np.flatnonzero(layer_of_grain == k)] for k in (0, 1)]
+    by_size = np.argsort(-np.bincount(grain, minlength=len(lattices)), kind="stable")
+    found = [[lattices[g] for g in by_size if layer_of_grain[g] == k] for k in (0, 1)]
     return _drop_doubles(table, diameter), found
 
 
@@ -267,17 +268,20 @@ def _name_by_channel(particles) -> pd.DataFrame:
     return particles.assign(layer=layer, grain=-1, layer_confidence=0.5, lattice_fit=0.0)
 
 
-def _typical_spacing(particles, diameter) -> float:
-    """Median nearest-neighbour distance within the channels."""
-    distances = []
+def _typical_spacing(particles, points, diameter) -> float:
+    """Nearest-neighbour distance: the median within channels, or what the particle size suggests.
+
+    Where channels mix the layers the first is too small; the one that finds the stronger lattice is taken.
+    """
+    distances = [np.empty(0)]
     for _, group in particles.groupby("channel"):
         if len(group) > 3:
-            points = group[["y", "x"]].to_numpy()
-            distances.append(cKDTree(points).query(points, k=2)[0][:, 1])
-    distance = np.concatenate(distances) if distances else np.array([1.3 * diameter])
-    return (
-        float(np.median(distance[distance > 0.6 * diameter])) if np.any(distance > 0.6 * diameter) else 1.3 * diameter
-    )
+            own = group[["y", "x"]].to_numpy()
+            distances.append(cKDTree(own).query(own, k=2)[0][:, 1])
+    distance = np.concatenate(distances)
+    distance = distance[distance > 0.6 * diameter]
+    candidates = [1.35 * diameter] + ([float(np.median(distance))] if len(distance) else [])
+    return max(candidates, key=lambda spacing: find_lattice(points, spacing)[1])
 
 
 def _find_grains(points, spacing, kernel, most: int = 4) -> tuple[list[Lattice], np.ndarray]:
@@ -350,27 +354,34 @@ def _softmax(x) -> np.ndarray:
     return e / e.sum(axis=1, keepdims=True)
 
 
-def _layers_of_grains(points, grain, count, spacing) -> np.ndarray:
-    """Layer (0 or 1) of each grain: largest first, each into the layer it overlaps less."""
+def _layers_of_grains(points, grain, fit, spacing) -> np.ndarray:
+    """Layer (0 or 1) of each grain: largest first, each into the layer it overlaps less.
+
+    Only points that sit well on their own lattice have a say, so stray finds make no layer.
+    """
+    count = fit.shape[1]
     layer = np.zeros(count, int)
-    order = np.argsort(-np.bincount(grain, minlength=count))
-    for position, g in enumerate(order):
-        mine = points[grain == g]
-        if position == 0 or len(mine) == 0:
-            continue
+    members = [points[(grain == g) & (fit[:, g] > 1.5)] for g in range(count)]
+    order = sorted(range(count), key=lambda g: -len(members[g]))
+    for position, g in enumerate(order[1:], start=1):
         overlap = [0.0, 0.0]
         for other in order[:position]:
-            overlap[layer[other]] += _overlap(mine, points[grain == other], spacing)
-        layer[g] = int(overlap[0] > overlap[1] and overlap[0] > 0.25)
+            overlap[layer[other]] += _overlap(members[g], members[other], spacing)
+        layer[g] = int(overlap[0] > overlap[1] and overlap[0] > 0.33)
     return layer
 
 
 def _overlap(mine, others, spacing) -> float:
-    """Fraction of points that lie inside the area of another grain: at least five others within 1.6 spacings."""
-    if len(others) < 6:
+    """Fraction of points with one of the others between 0.35 and 0.75 spacings away.
+
+    Within one layer particles are farther apart, and an elongated particle taken for two is nearer to itself. Of two
+    twisted lattices that share an area half the points or more count (0.56 if every offset is equally likely); the
+    others lie almost on top of each other.
+    """
+    if len(mine) == 0 or len(others) == 0:
         return 0.0
-    counts = cKDTree(others).query_ball_point(mine, 1.6 * spacing, return_length=True)
-    return float(np.mean(counts >= 5))
+    distance = cKDTree(others).query(mine)[0] / spacing
+    return float(np.mean((distance > 0.35) & (distance < 0.75)))
 
 
 def _extent(points, spacing) -> float:
@@ -463,13 +474,13 @@ def discard_doubtful(particles: pd.DataFrame, diameter: float) -> pd.DataFrame:
 
     Notes
     -----
-    A bump of noise that is fitted as a particle has a position error of a tenth of a diameter or more: error and
-    significance are one number. Explained in chapter 7, "Particles".
+    A bump of noise that is fitted as a particle has a large position error, because error and significance are one
+    number. Explained in chapter 7, "Particles".
     """
     if particles.empty:
         return particles
     same_sign = np.sign(particles["opacity"]) == np.sign(particles["opacity"].median())
-    located = np.hypot(particles["y_std"], particles["x_std"]) / np.sqrt(2) < diameter / 12
+    located = np.hypot(particles["y_std"], particles["x_std"]) / np.sqrt(2) < diameter / 24
     expected = (particles["lattice_fit"] > 1.8) & (particles["score"] > 0.75)
     return particles[same_sign & (located | expected)].reset_index(drop=True)
 

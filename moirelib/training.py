@@ -14,7 +14,7 @@ import lightning
 import numpy as np
 import torch
 from torch.nn import functional
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from .library import open_library
 from .unet import WORKING_DIAMETER, build_unet, choose_device, normalize, save_weights
@@ -93,16 +93,16 @@ def _assignment_loss(logits, masks, window) -> torch.Tensor:
 class LibraryCrops(Dataset):
     """Random crops of a library at working sampling; crop ``i`` is the same in every run with the same seed."""
 
-    def __init__(self, library, indices, config: TrainingConfig, seed: int, length: int, augment: bool = True):
+    def __init__(self, library, indices, config: TrainingConfig, seed: int, augment: bool = True):
         self.library, self.indices, self.config = library, np.asarray(indices), config
-        self.seed, self.length, self.augment = seed, length, augment
+        self.seed, self.augment = seed, augment
         # Every image's diameter in pixels sets its zoom; truth is used for that in training only.
         folder = Path(library.store.root).parent / "truth"
         truth = [json.loads((folder / f"{i}.json").read_text(encoding="utf-8")) for i in self.indices]
         self.diameters = np.array([t["diameter_nm"] / t["pixel_size_nm"] for t in truth])
 
     def __len__(self) -> int:
-        return self.length
+        return self.config.steps * self.config.batch if self.augment else len(self.indices)
 
     def __getitem__(self, i: int):
         rng = np.random.default_rng((self.seed, i))
@@ -127,6 +127,23 @@ class LibraryCrops(Dataset):
         y, x = (int(rng.integers(n - size + 1)) for n in frame.shape)
         window = (slice(y, y + size), slice(x, x + size))
         return np.concatenate([frame[window][None], masks[(slice(None), *window)]]).astype(np.float32)
+
+
+class CountingSampler(Sampler):
+    """Numbers crops on from epoch to epoch, so that a resumed run draws the crops that were still to come."""
+
+    def __init__(self, length: int):
+        self.length, self.epoch = length, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning at the start of every epoch, also of the first after a restart."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self):
+        return iter(range(self.epoch * self.length, (self.epoch + 1) * self.length))
 
 
 class LayerUNet(lightning.LightningModule):
@@ -155,10 +172,14 @@ class LayerUNet(lightning.LightningModule):
 
     def on_save_checkpoint(self, checkpoint):
         """Keep the training curve with the weights."""
-        checkpoint["curve"] = self.curve
+        checkpoint["curve"], checkpoint["config"] = self.curve, asdict(self.config)
 
     def on_load_checkpoint(self, checkpoint):
         """Take the training curve up again."""
+        if checkpoint["config"] != asdict(self.config):
+            raise ValueError(
+                "checkpoints beside --out are of another configuration; choose another --out or delete them"
+            )
         self.curve = checkpoint["curve"]
 
 
@@ -196,9 +217,8 @@ def train(library, out, config: TrainingConfig | None = None, seed: int = 0, dev
     split = count - max(1, round(config.validation * count))
     lightning.seed_everything(seed, verbose=False)
     module = LayerUNet(config)
-    crops = LibraryCrops(group, range(split), config, seed, config.steps * config.batch)
-    hours = _fit(module, crops, config, out, device)
-    scores = validate(module.model, LibraryCrops(group, range(split, count), config, seed, count - split, False))
+    hours = _fit(module, LibraryCrops(group, range(split), config, seed), config, out, device)
+    scores = validate(module.model, LibraryCrops(group, range(split, count), config, seed, augment=False))
     card = {
         "command": command or f"moirelib.training.train({str(library)!r}, ...)",
         "seed": seed,
@@ -220,9 +240,8 @@ def _fit(module, crops, config, out, device) -> float:
     """Run Lightning's loop, from the last checkpoint when there is one; hours over all runs of this training."""
     folder = out.with_name(out.name + ".checkpoints")
     kind = choose_device(device).type
-    saver = lightning.pytorch.callbacks.ModelCheckpoint(
-        folder, "step", every_n_train_steps=config.checkpoint_every, save_last=True, save_top_k=0
-    )
+    # An "epoch" is the stretch between two checkpoints: Lightning resumes cleanly only from the end of one.
+    saver = lightning.pytorch.callbacks.ModelCheckpoint(folder, "step", save_last=True, save_top_k=0)
     clock = lightning.pytorch.callbacks.Timer()
     trainer = lightning.Trainer(
         max_steps=config.steps,
@@ -234,8 +253,9 @@ def _fit(module, crops, config, out, device) -> float:
         logger=False,
         enable_model_summary=False,
     )
+    sampler = CountingSampler(config.checkpoint_every * config.batch)
+    loader = DataLoader(crops, config.batch, sampler=sampler, num_workers=8 if kind == "cuda" else 0)
     last = folder / "last.ckpt"
-    loader = DataLoader(crops, batch_size=config.batch, num_workers=8 if kind == "cuda" else 0)
     trainer.fit(module, loader, ckpt_path=last if last.exists() else None)
     return clock.time_elapsed("train") / 3600
 

@@ -67,11 +67,21 @@ points = np.stack([i.ravel(), j.ravel()], axis=1) @ basis  # (n, 2)
 fig, ax = plt.subplots(figsize=(5, 4.2), layout="constrained")
 ax.scatter(points[:, 1], points[:, 0], s=70, color="0.7")
 for vector, name in zip(basis, ("$\\mathbf{a}_1$", "$\\mathbf{a}_2$"), strict=True):
-    ax.annotate("", vector[::-1], (0, 0), arrowprops={"arrowstyle": "-|>", "color": LAYER_COLORS[0], "lw": 2})
+    ax.annotate(
+        "",
+        vector[::-1],
+        (0, 0),
+        arrowprops={"arrowstyle": "-|>", "color": LAYER_COLORS[0], "lw": 2},
+    )
     ax.text(*(0.55 * vector[::-1] + [4, -9]), name, color=LAYER_COLORS[0], fontsize=13)
 row = spacing * np.sqrt(3) / 2 * np.array([np.cos(t[0]), -np.sin(t[0])])  # across the rows, (y, x)
 start = 2 * basis[0]
-ax.annotate("", (start + row)[::-1], start[::-1], arrowprops={"arrowstyle": "<->", "color": LAYER_COLORS[1], "lw": 2})
+ax.annotate(
+    "",
+    (start + row)[::-1],
+    start[::-1],
+    arrowprops={"arrowstyle": "<->", "color": LAYER_COLORS[1], "lw": 2},
+)
 ax.text(*((start + 0.5 * row)[::-1] + [4, 3]), "$d_{10}$", color=LAYER_COLORS[1], fontsize=13)
 ax.set(xlim=(-115, 115), ylim=(95, -95), aspect="equal", xlabel="x (nm)", ylabel="y (nm)")
 plt.show()
@@ -108,7 +118,9 @@ def projected(layers, diameter, field, pixel_size, transmission=0.5):
     for layer in layers:
         distance = cKDTree(layer).query(centers)[0]
         # an edge one pixel wide, so that the image changes smoothly with the lattice
-        image *= 1 - (1 - transmission) * np.clip((diameter / 2 - distance) / pixel_size + 0.5, 0, 1)
+        image *= 1 - (1 - transmission) * np.clip(
+            (diameter / 2 - distance) / pixel_size + 0.5, 0, 1
+        )
     return image
 
 
@@ -123,10 +135,17 @@ def twisted(theta, field, mismatch=1.0):
 fig, axes = plt.subplots(1, 3, figsize=(8, 3), layout="constrained")
 for ax, theta in zip(axes, (4, 9, 20), strict=True):
     field, pixel_size = 900.0, 1.5
-    show_frame(projected(twisted(theta, field), 30.0, field, pixel_size), pixel_size, ax, title=f"twist {theta}°")
+    show_frame(
+        projected(twisted(theta, field), 30.0, field, pixel_size),
+        pixel_size,
+        ax,
+        title=f"twist {theta}°",
+    )
     # rosettes lie along the direction half-way between the two lattices' rows, turned by 30°
     direction = np.radians(angle + theta / 2 + 30)
-    step = moire_period(spacing, theta) / pixel_size * np.array([np.cos(direction), np.sin(direction)])
+    step = (
+        moire_period(spacing, theta) / pixel_size * np.array([np.cos(direction), np.sin(direction)])
+    )
     middle = np.full(2, field / pixel_size / 2 - 0.5)
     ax.plot(*np.transpose([middle, middle + step]), color=LAYER_COLORS[1], lw=3, marker="o", ms=4)
 plt.show()
@@ -181,7 +200,9 @@ for ax, source, title in zip(axes, (dots, image), ("positions", "projected image
     ax.imshow(spectrum, extent=(-half, half, half, -half), cmap="cividis", vmin=low, vmax=high)
     ax.set(xlim=(-0.05, 0.05), ylim=(0.05, -0.05), xlabel="$k_x$ (1/nm)", title=title)
 t = np.radians(angle + theta / 2 + 60 * np.arange(6))
-axes[1].scatter(k_moire * np.cos(t), k_moire * np.sin(t), s=160, facecolors="none", edgecolors="white", lw=1.5)
+axes[1].scatter(
+    k_moire * np.cos(t), k_moire * np.sin(t), s=160, facecolors="none", edgecolors="white", lw=1.5
+)
 axes[0].set_ylabel("$k_y$ (1/nm)")
 plt.show()
 
@@ -204,7 +225,9 @@ def measured_period(image, field, pixel_size):
     fine = np.linspace(-1, 1, 41) / field
     position, window = (np.arange(n) + 0.5) * pixel_size, np.hanning(n)
     waves = [window * np.exp(-2j * np.pi * np.outer(c + fine, position)) for c in peak]
-    amplitude = np.abs(waves[0] @ (image - image.mean()) @ waves[1].T)  # one sum per axis: the waves separate
+    amplitude = np.abs(
+        waves[0] @ (image - image.mean()) @ waves[1].T
+    )  # one sum per axis: the waves separate
     best = np.unravel_index(amplitude.argmax(), amplitude.shape)
     return 2 / (np.sqrt(3) * np.hypot(*(peak + fine[list(best)])))
 
@@ -222,11 +245,20 @@ measured = np.array(
 print(f"largest disagreement: {100 * np.abs(measured / predicted - 1).max():.2f} %")
 
 # %% mystnb={"figure": {"caption": "Moiré period against twist: the formula (line) and what the spectrum of the projected image gives (points). Below, their relative difference.", "name": "fig-period"}}
-fig, (top, bottom) = plt.subplots(2, 1, figsize=(6, 4.5), sharex=True, height_ratios=(3, 1.2), layout="constrained")
+fig, (top, bottom) = plt.subplots(
+    2, 1, figsize=(6, 4.5), sharex=True, height_ratios=(3, 1.2), layout="constrained"
+)
 line = np.linspace(2.5, 26, 200)
-top.plot(line, [moire_period(spacing, t) for t in line], color="0.5", label=r"$a\,/\,(2 \sin(\theta/2))$")
+top.plot(
+    line, [moire_period(spacing, t) for t in line], color="0.5", label=r"$a\,/\,(2 \sin(\theta/2))$"
+)
 top.plot(twists, measured, "o", color=LAYER_COLORS[0], label="measured in the image")
-top.set(ylabel="Moiré period (nm)", yscale="log", yticks=[100, 200, 500], yticklabels=["100", "200", "500"])
+top.set(
+    ylabel="Moiré period (nm)",
+    yscale="log",
+    yticks=[100, 200, 500],
+    yticklabels=["100", "200", "500"],
+)
 top.legend(frameon=False)
 bottom.axhline(0, color="0.5")
 bottom.plot(twists, 100 * (measured / predicted - 1), "o", color=LAYER_COLORS[0])
@@ -263,7 +295,9 @@ config = LatticeConfig(
 )
 scene = random_scene(config, field=(700.0, 900.0), rng=np.random.default_rng(3), spacing=39.0)
 for number, layer in enumerate(scene.layers, start=1):
-    print(f"layer {number}: {len(layer)} particles, spacing {layer.spacing:.1f} nm, mid-plane at z = {layer.z:.1f} nm")
+    print(
+        f"layer {number}: {len(layer)} particles, spacing {layer.spacing:.1f} nm, mid-plane at z = {layer.z:.1f} nm"
+    )
 
 # %% mystnb={"figure": {"caption": "One random specimen: layer 1 (blue), which has an edge, under an island of layer 2 (orange). Sites are empty, rows bend and the sizes vary.", "name": "fig-scene"}}
 table = truth_table(scene, pixel_size=1.0)
@@ -285,13 +319,18 @@ table.head(3).round(2)
 # $\sqrt{3}a^2/2$, less the {term}`vacancies <vacancy>`; the error bar is the scatter of a random draw.
 
 # %%
-fraction, config_full = 0.08, LatticeConfig(island=0, edge=0, boundary=0, single_layer=0, vacancies=(0.08, 0.08))
+fraction, config_full = (
+    0.08,
+    LatticeConfig(island=0, edge=0, boundary=0, single_layer=0, vacancies=(0.08, 0.08)),
+)
 field = (1500.0, 1500.0)
 base = random_scene(config_full, field, np.random.default_rng(4), spacing=20.0).layers[0]
 count = np.sum(np.all((base.positions >= 0) & (base.positions < field), axis=1))
 sites = field[0] * field[1] / (np.sqrt(3) / 2 * 20.0**2)
 error = np.sqrt(fraction * (1 - fraction) / sites)
-print(f"empty sites: {100 * (1 - count / sites):.2f} %, asked for {100 * fraction:.0f} % ± {100 * error:.2f} %")
+print(
+    f"empty sites: {100 * (1 - count / sites):.2f} %, asked for {100 * fraction:.0f} % ± {100 * error:.2f} %"
+)
 
 # %% [markdown]
 # ## One nanoparticle, atom by atom
@@ -314,11 +353,15 @@ print(f"nearest atoms {pair.min() / 10:.4f} nm apart; a/√2 = {0.4078 / np.sqrt
 # %%
 diameters = np.linspace(1.0, 4.0 if FAST else 8.0, 13)
 rng = np.random.default_rng(6)
-counts = np.array([[len(gold_particle(d, rng)) for _ in range(5)] for d in diameters])  # (diameter, draw)
+counts = np.array(
+    [[len(gold_particle(d, rng)) for _ in range(5)] for d in diameters]
+)  # (diameter, draw)
 expected = np.pi / 6 * diameters**3 * 4 / 0.4078**3
 
 # %% mystnb={"figure": {"caption": "Left, a gold particle of 3 nm seen along the beam, brighter atoms nearer to the viewer. Right, number of atoms over the number that the volume gives, five random cuts per diameter.", "name": "fig-gold"}}
-fig, (left, right) = plt.subplots(1, 2, figsize=(8, 3.5), width_ratios=(1, 1.3), layout="constrained")
+fig, (left, right) = plt.subplots(
+    1, 2, figsize=(8, 3.5), width_ratios=(1, 1.3), layout="constrained"
+)
 x, y, z = atoms.positions[np.argsort(atoms.positions[:, 2])].T / 10
 left.scatter(x, y, s=26, c=z, cmap="cividis", edgecolors="black", linewidths=0.3)
 left.set(aspect="equal", xlabel="x (nm)", ylabel="y (nm)")
@@ -340,7 +383,9 @@ plt.show()
 a, b, theta, field, pixel_size = spacing, 1.04 * spacing, 5.0, 1200.0, 2.0
 formula = a * b / np.sqrt(a**2 + b**2 - 2 * a * b * np.cos(np.radians(theta)))
 image = projected(twisted(theta, field, mismatch=b / a), 30.0, field, pixel_size)
-print(f"with mismatch: formula {formula:.0f} nm, measured {measured_period(image, field, pixel_size):.0f} nm")
+print(
+    f"with mismatch: formula {formula:.0f} nm, measured {measured_period(image, field, pixel_size):.0f} nm"
+)
 print(f"without:       {moire_period(spacing, theta):.0f} nm")
 
 # %% [markdown]

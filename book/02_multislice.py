@@ -81,7 +81,9 @@ sampling = 0.1  # Å
 potential = abtem.Potential(atoms, sampling=sampling, slice_thickness=2.0, parametrization="lobato")
 potential = potential.build(lazy=False)
 slices = potential.array / 10  # (slice, x, y), volt·nm
-print(f"{len(atoms)} gold atoms, {slices.shape[0]} slices of {slices.shape[1]} × {slices.shape[2]} samples")
+print(
+    f"{len(atoms)} gold atoms, {slices.shape[0]} slices of {slices.shape[1]} × {slices.shape[2]} samples"
+)
 
 # %% [markdown]
 # The whole algorithm is the loop below. `limit` cuts the highest frequencies, which the discrete transform would fold
@@ -111,7 +113,9 @@ by_hand = ifft2(fft2(wave) * aperture).T  # abTEM indexes (x, y), this book (y, 
 # %%
 exit_wave = particle_exit_wave(atoms, energy=ENERGY, aperture=10.0, sampling=sampling)
 difference = np.abs(by_hand - exit_wave)
-print(f"difference from abTEM: {difference.max():.1e} at most, {np.sqrt(np.mean(difference**2)):.1e} r.m.s.")
+print(
+    f"difference from abTEM: {difference.max():.1e} at most, {np.sqrt(np.mean(difference**2)):.1e} r.m.s."
+)
 
 # %% mystnb={"figure": {"caption": "Exit wave of one gold sphere behind a 10 mrad aperture. Left, intensity: dark where electrons were scattered out of the aperture. Right, phase: it grows with thickness. The crystal in its random orientation shows in both; the ripples outside come from the aperture's sharp edge.", "name": "fig-exit-wave"}}
 fig, axes = plt.subplots(1, 2, figsize=(8, 3.7), layout="constrained")
@@ -136,9 +140,13 @@ plt.show()
 
 # %%
 axis = pixel * (np.arange(n) - n / 2)
-thickness = 2 * np.sqrt(np.clip((diameter / 2) ** 2 - axis[:, None] ** 2 - axis[None, :] ** 2, 0, None))
+thickness = 2 * np.sqrt(
+    np.clip((diameter / 2) ** 2 - axis[:, None] ** 2 - axis[None, :] ** 2, 0, None)
+)
 edges = np.linspace(0, diameter, int(4 * diameter) + 1)
-bins = [(thickness > low) & (thickness <= high) for low, high in zip(edges[:-1], edges[1:], strict=True)]
+bins = [
+    (thickness > low) & (thickness <= high) for low, high in zip(edges[:-1], edges[1:], strict=True)
+]
 reference = exit_wave[thickness == 0].mean()
 one_intensity = np.array([np.mean(np.abs(exit_wave[b] / reference) ** 2) for b in bins])
 one_phase = np.array([np.angle(np.mean(exit_wave[b] / reference)) for b in bins])
@@ -151,7 +159,9 @@ one_thickness = 0.5 * (edges[:-1] + edges[1:])
 
 # %%
 gold = Transmission.load()
-print(f"shipped table: to {gold.thickness[-1]:.1f} nm, {gold.energy / 1e3:.0f} keV, {gold.aperture:.0f} mrad")
+print(
+    f"shipped table: to {gold.thickness[-1]:.1f} nm, {gold.energy / 1e3:.0f} keV, {gold.aperture:.0f} mrad"
+)
 print(f"mean free path of the fitted exponential  {gold.mean_free_path:.1f} nm")
 print(f"phase per nm of gold                      {gold.phase_per_nm:.3f} rad")
 
@@ -163,7 +173,13 @@ left.fill_between(gold.thickness, low, high, color=LAYER_COLORS[0], alpha=0.2, l
 left.plot(gold.thickness, intensity, color=LAYER_COLORS[0], label="8 orientations")
 left.plot(one_thickness, one_intensity, "o", ms=4, color=LAYER_COLORS[1], label="one sphere")
 t = np.linspace(0, 6, 50)
-left.plot(t, np.exp(-t / gold.mean_free_path), "k--", lw=1, label=f"exp(−t / {gold.mean_free_path:.1f} nm)")
+left.plot(
+    t,
+    np.exp(-t / gold.mean_free_path),
+    "k--",
+    lw=1,
+    label=f"exp(−t / {gold.mean_free_path:.1f} nm)",
+)
 left.plot(t, np.exp(-t / 35), "k:", lw=1, label="exp(−t / 35 nm)")
 left.set(xlabel="thickness (nm)", ylabel="intensity through aperture", ylim=(0, 1.1))
 left.legend(frameon=False, fontsize=8, loc="lower left")
@@ -181,7 +197,9 @@ plt.show()
 # %%
 volume = len(atoms) * 0.4078**3 / 4  # nm³
 mean_inner_potential = slices.sum() * pixel**2 / volume
-print(f"mean inner potential {mean_inner_potential:.1f} V, so {sigma * mean_inner_potential:.3f} rad/nm to first order")
+print(
+    f"mean inner potential {mean_inner_potential:.1f} V, so {sigma * mean_inner_potential:.3f} rad/nm to first order"
+)
 print(f"multislice, averaged over orientations: {gold.phase_per_nm:.3f} rad/nm")
 
 # %% [markdown]
@@ -215,16 +233,22 @@ config = LatticeConfig(
     single_layer=0,
 )
 pixel_size = 1.367  # nm
-scene = random_scene(config, field=(320 * pixel_size, 320 * pixel_size), rng=np.random.default_rng(2), spacing=39.0)
+scene = random_scene(
+    config, field=(320 * pixel_size, 320 * pixel_size), rng=np.random.default_rng(2), spacing=39.0
+)
 
-gold_above = [layer_thickness(scene, number, pixel_size, oversampling=3) for number in (1, 2)]  # nm, finer grid
+gold_above = [
+    layer_thickness(scene, number, pixel_size, oversampling=3) for number in (1, 2)
+]  # nm, finer grid
 passed = [gold(t, mean_free_path=35.0)[0] for t in gold_above]
 passed = [fine.reshape(320, 3, 320, 3).mean(axis=(1, 3)) for fine in passed]
 product = passed[0] * passed[1]  # (y, x), fraction of the electrons
 
 # %% mystnb={"figure": {"caption": "Composing an image: transmission of layer 1 (with vacancies), of the island that is layer 2, and their product.", "name": "fig-compose"}}
 fig, axes = plt.subplots(1, 3, figsize=(8, 3), layout="constrained")
-for ax, image, title in zip(axes, (*passed, product), ("layer 1", "layer 2", "layer 1 × layer 2"), strict=True):
+for ax, image, title in zip(
+    axes, (*passed, product), ("layer 1", "layer 2", "layer 1 × layer 2"), strict=True
+):
     show_frame(image, pixel_size, ax, title=title)
     ax.images[0].set_clim(0, 1)
 fig.colorbar(axes[2].images[0], ax=axes, label="fraction passed", shrink=0.8)
@@ -310,7 +334,9 @@ first, second = scene.layers
 swapped = replace(scene, layers=(replace(second, z=first.z), replace(first, z=second.z)))
 change = clean_image(swapped, pixel_size, defocus=1000.0, mean_free_path=35.0)
 change = change - clean_image(scene, pixel_size, defocus=1000.0, mean_free_path=35.0)
-print(f"change {np.sqrt(np.mean(change**2)):.4f} r.m.s., shot noise {1 / np.sqrt(1000):.4f} of the open beam")
+print(
+    f"change {np.sqrt(np.mean(change**2)):.4f} r.m.s., shot noise {1 / np.sqrt(1000):.4f} of the open beam"
+)
 # Far below the noise of one pixel: within one frame, depth is practically invisible. Which particle is in which
 # layer has to come from lattices and outlines, not from focus.
 
@@ -322,7 +348,9 @@ print(f"change {np.sqrt(np.mean(change**2)):.4f} r.m.s., shot noise {1 / np.sqrt
 # Two centres are 2d of gold: exp(-2d/Λ) = 0.01, so d = Λ ln(100)/2.
 for free_path in (gold.mean_free_path, 35.0):
     d = free_path * np.log(100) / 2
-    print(f"Λ = {free_path:.1f} nm: {d:.0f} nm; check {gold(2 * d, mean_free_path=free_path)[0]:.3f}")
+    print(
+        f"Λ = {free_path:.1f} nm: {d:.0f} nm; check {gold(2 * d, mean_free_path=free_path)[0]:.3f}"
+    )
 
 # %% [markdown]
 # ## Summary

@@ -73,7 +73,9 @@ clean = clean_image(scene, pixel_size, defocus=200.0, mean_free_path=35.0)
 # %%
 liquid = LiquidConfig(water=250.0, windows=100.0)
 by_hand = np.exp(-250.0 / 185.0) * np.exp(-100.0 / 144.0)
-print(f"{100 * liquid.mean_transmission:.1f} % of the electrons are left; by hand {100 * by_hand:.1f} %")
+print(
+    f"{100 * liquid.mean_transmission:.1f} % of the electrons are left; by hand {100 * by_hand:.1f} %"
+)
 
 # %% [markdown]
 # ## Nothing is evenly bright
@@ -93,7 +95,12 @@ panels = (
 fig, axes = plt.subplots(1, 4, figsize=(8, 2.4), layout="constrained")
 for ax, (title, settings) in zip(axes, panels, strict=True):
     background = liquid_background((SIZE, SIZE), pixel_size, settings, np.random.default_rng(7))
-    show_frame(background, pixel_size, ax, title=f"{title}\n{background.min():.2f} to {background.max():.2f}")
+    show_frame(
+        background,
+        pixel_size,
+        ax,
+        title=f"{title}\n{background.min():.2f} to {background.max():.2f}",
+    )
 plt.show()
 
 # %% [markdown]
@@ -113,7 +120,9 @@ plt.show()
 rng = np.random.default_rng(11)
 camera = CameraConfig(dose=10.6)  # electrons/Å²
 k = np.hypot(np.fft.fftfreq(SIZE)[:, None], np.fft.fftfreq(SIZE)[None, :])  # cycles/pixel
-optics = np.exp(-2 * (np.pi * liquid.blur / pixel_size * k) ** 2)  # a Gaussian of standard deviation `blur`
+optics = np.exp(
+    -2 * (np.pi * liquid.blur / pixel_size * k) ** 2
+)  # a Gaussian of standard deviation `blur`
 
 
 def blur(image, transfer):
@@ -135,7 +144,9 @@ frame_by_hand = np.clip(counts, 0, 65535).astype(np.uint16)
 
 # %%
 frame = record(clean, pixel_size, liquid, camera, np.random.default_rng(11))
-print(f"by hand   mean {frame_by_hand.mean():.1f}, standard deviation {frame_by_hand.std():.1f} counts")
+print(
+    f"by hand   mean {frame_by_hand.mean():.1f}, standard deviation {frame_by_hand.std():.1f} counts"
+)
 print(f"record    mean {frame.mean():.1f}, standard deviation {frame.std():.1f} counts")
 
 # %% mystnb={"figure": {"caption": "One scene on its way to the camera: the clean image, then raw frames at three doses. At the lowest, 12 electrons arrive per pixel of the open liquid, and the noise hides the particles.", "name": "fig-dose"}}
@@ -165,11 +176,21 @@ k = np.hypot(np.fft.fftfreq(256)[:, None], np.fft.fftfreq(256)[None, :])
 kept = np.mean(camera_mtf(k) ** 2)  # the integral over all frequencies
 doses = np.array([0.5, 1, 2, 5, 10, 20, 50])
 moments = {}
-for name, settings in {"ideal": {"mtf": (1, 1, 1), "readout_noise": 0}, "real": {"readout_noise": 20}}.items():
+for name, settings in {
+    "ideal": {"mtf": (1, 1, 1), "readout_noise": 0},
+    "real": {"readout_noise": 20},
+}.items():
     rngs = [np.random.default_rng((3, i)) for i in range(len(doses))]
-    frames = [record(flat, 1.0, still, CameraConfig(dose=d, **settings), r) for d, r in zip(doses, rngs, strict=True)]
-    moments[name] = np.array([(f.mean() - 100, f.var()) for f in frames])  # 100 is the camera's offset
-print("ideal camera, variance / mean:", np.round(moments["ideal"][:, 1] / moments["ideal"][:, 0], 3))
+    frames = [
+        record(flat, 1.0, still, CameraConfig(dose=d, **settings), r)
+        for d, r in zip(doses, rngs, strict=True)
+    ]
+    moments[name] = np.array(
+        [(f.mean() - 100, f.var()) for f in frames]
+    )  # 100 is the camera's offset
+print(
+    "ideal camera, variance / mean:", np.round(moments["ideal"][:, 1] / moments["ideal"][:, 0], 3)
+)
 formula = kept * moments["real"][:, 0] + 20**2
 print("real camera, variance / formula:", np.round(moments["real"][:, 1] / formula, 3))
 print(f"statistical error of a ratio: about {np.sqrt(2 / flat.size):.3f}")
@@ -234,17 +255,32 @@ except OSError:
 
 # %%
 lattice = LatticeConfig(
-    shapes=("sphere",), diameter_ratio=(0.72, 0.72), position_std=(0.03, 0.03), single_layer=1, edge=0, boundary=0
+    shapes=("sphere",),
+    diameter_ratio=(0.72, 0.72),
+    position_std=(0.03, 0.03),
+    single_layer=1,
+    edge=0,
+    boundary=0,
 )
-one_layer = random_scene(lattice, (512 * real_pixel_size,) * 2, np.random.default_rng(5), spacing=118.0)
+one_layer = random_scene(
+    lattice, (512 * real_pixel_size,) * 2, np.random.default_rng(5), spacing=118.0
+)
 vacuum = clean_image(one_layer, real_pixel_size, defocus=500.0, mean_free_path=150.0)
 cell = LiquidConfig(water=300, clouds=0.06, cloud_size=150.0, beam=0.5, blur=10.0)
-simulated = record(vacuum, real_pixel_size, cell, CameraConfig(dose=0.13, readout_noise=0.3), np.random.default_rng(6))
+simulated = record(
+    vacuum,
+    real_pixel_size,
+    cell,
+    CameraConfig(dose=0.13, readout_noise=0.3),
+    np.random.default_rng(6),
+)
 
 # %% mystnb={"figure": {"caption": "A real frame (left; Ou et al. 2020) beside a simulated one (right) of the same spacing, pixel size and kind of background.", "name": "fig-real"}}
 fig, axes = plt.subplots(1, 2, figsize=(8, 4.2), layout="constrained")
 if real is None:
-    axes[0].text(0.5, 0.5, "real frame not at hand", ha="center", va="center", transform=axes[0].transAxes)
+    axes[0].text(
+        0.5, 0.5, "real frame not at hand", ha="center", va="center", transform=axes[0].transAxes
+    )
     axes[0].set_axis_off()
 else:
     show_frame(real, real_pixel_size, axes[0], title="real")
@@ -274,7 +310,10 @@ def radial_spectrum(image, pixel_size):
 
 # %% mystnb={"figure": {"caption": "Power against spatial frequency of the frames above, in units of the lattice peak. The dotted line is the frequency of the lattice rows, 1/102 nm.", "name": "fig-spectra"}}
 fig, ax = plt.subplots(figsize=(6, 3.6), layout="constrained")
-for name, image, color in (("real", real, LAYER_COLORS[0]), ("simulated", simulated, LAYER_COLORS[1])):
+for name, image, color in (
+    ("real", real, LAYER_COLORS[0]),
+    ("simulated", simulated, LAYER_COLORS[1]),
+):
     if image is not None:
         ax.loglog(*radial_spectrum(image, real_pixel_size), color=color, label=name)
 ax.axvline(1 / (np.sqrt(3) / 2 * 118), color="0.5", ls=":")
@@ -296,7 +335,9 @@ plt.show()
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
 thin, thick = LiquidConfig(water=250.0), LiquidConfig(water=500.0)
-print(f"factor {thin.mean_transmission / thick.mean_transmission:.2f} = exp(250/185) = {np.exp(250 / 185):.2f}")
+print(
+    f"factor {thin.mean_transmission / thick.mean_transmission:.2f} = exp(250/185) = {np.exp(250 / 185):.2f}"
+)
 
 # %% [markdown]
 # **2.** You average $n$ frames of a specimen that does not move. How does the noise fall? Test it for 16 frames on
@@ -306,7 +347,9 @@ print(f"factor {thin.mean_transmission / thick.mean_transmission:.2f} = exp(250/
 rng = np.random.default_rng(12)
 stack = np.stack([record(flat, 1.0, still, CameraConfig(), rng) for _ in range(16)]).astype(float)
 one, averaged = stack[0].std(), stack.mean(axis=0).std()
-print(f"one frame {one:.1f} counts, 16 averaged {averaged:.2f}: a factor of {one / averaged:.2f}; expected √16 = 4")
+print(
+    f"one frame {one:.1f} counts, 16 averaged {averaged:.2f}: a factor of {one / averaged:.2f}; expected √16 = 4"
+)
 # On a real movie the particles vibrate and the liquid moves, so averaging blurs what it cleans.
 
 # %% [markdown]
@@ -318,7 +361,9 @@ intensity = np.full((256, 256), mean_electrons)
 wrong = np.random.default_rng(13).poisson(blur(intensity, camera_mtf(k))).astype(float)
 wrong -= wrong.mean()
 neighbours = np.mean(wrong[:, 1:] * wrong[:, :-1]) / np.mean(wrong**2)
-print(f"correlation of neighbours: {neighbours:.3f} in the wrong order, {along[1]:.3f} in the right one")
+print(
+    f"correlation of neighbours: {neighbours:.3f} in the wrong order, {along[1]:.3f} in the right one"
+)
 # White noise can be averaged away over a few pixels; real, correlated grain cannot. A network trained on white noise
 # would take such grain for structure.
 

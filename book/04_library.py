@@ -74,7 +74,14 @@ for entry in fields(config):
 # %%
 one = simulate_frame(config, seed=(SEED, 16))
 print(f"frame {one.frame.shape} {one.frame.dtype}, masks {one.masks.shape} {one.masks.dtype}")
-for name in ("pixel_size_nm", "shape", "twist_deg", "spacing_nm", "defocus_nm", "mean_free_path_nm"):
+for name in (
+    "pixel_size_nm",
+    "shape",
+    "twist_deg",
+    "spacing_nm",
+    "defocus_nm",
+    "mean_free_path_nm",
+):
     print(f"{name:18s} {one.parameters[name]}")
 
 # %% mystnb={"figure": {"caption": "One image of the library and its truth: the raw frame that the network sees, and the masks of layers 1 and 2 that it should return.", "name": "fig-one-image"}}
@@ -148,7 +155,9 @@ show_library(library, count=6, seed=1)
 plt.show()
 
 # %% mystnb={"figure": {"caption": "What was drawn: particle diameter in pixels, dose, and twist of the images of this library. Few images leave gaps; the training library has more.", "name": "fig-drawn"}}
-truths = [json.loads(file.read_text(encoding="utf-8")) for file in sorted((path / "truth").glob("*.json"))]
+truths = [
+    json.loads(file.read_text(encoding="utf-8")) for file in sorted((path / "truth").glob("*.json"))
+]
 columns = {
     "particle diameter (px)": [t["diameter_nm"] / t["pixel_size_nm"] for t in truths],
     "dose (e/Å²)": [t["camera"]["dose"] for t in truths],
@@ -194,7 +203,9 @@ except ValueError as error:
 start = time.perf_counter()
 library = make_library(path, config, seed=SEED, workers=2, progress=False)
 print(f"8 images in {time.perf_counter() - start:.0f} s")
-same = np.array_equal(before[0], library["frame"][8:16]) and np.array_equal(before[1], library["mask"][8:16])
+same = np.array_equal(before[0], library["frame"][8:16]) and np.array_equal(
+    before[1], library["mask"][8:16]
+)
 print("same bytes as before:", same)
 
 # %% [markdown]
@@ -233,7 +244,9 @@ from moirelib.lattice import LatticeConfig
 
 mine = replace(config, dose=(25.0, 40.0), lattice=LatticeConfig.published())
 image = simulate_frame(mine, seed=21)
-print(f"{image.parameters['shape']}, {image.parameters['camera']['dose']:.0f} e/Å², {image.pixel_size:.2f} nm/px")
+print(
+    f"{image.parameters['shape']}, {image.parameters['camera']['dose']:.0f} e/Å², {image.pixel_size:.2f} nm/px"
+)
 # A narrower library is easier to learn, and the network would do better on those movies. It would also be sure of
 # itself, and wrong, on the first movie that differs.
 

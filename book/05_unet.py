@@ -82,7 +82,13 @@ for i, (c, edge) in enumerate(zip(channels, edges, strict=True)):
 for i in range(4):
     ax.plot([i + 0.35, 8 - i - 0.35], [0.85 * edges[i]] * 2, ":", color=LAYER_COLORS[1], lw=2)
 ax.set_yscale("log", base=2)
-ax.set(xticks=range(len(names)), yticks=edges[:5], yticklabels=edges[:5], ylim=(4, 190), ylabel="edge / pixels")
+ax.set(
+    xticks=range(len(names)),
+    yticks=edges[:5],
+    yticklabels=edges[:5],
+    ylim=(4, 190),
+    ylabel="edge / pixels",
+)
 ax.set_xticklabels(names, rotation=30, ha="right")
 plt.show()
 
@@ -126,7 +132,12 @@ print(f"by hand against moirelib: {same:.1e}; gain 3 and offset 1000: {camera:.1
 # %% mystnb={"figure": {"caption": "A simulated frame of two layers as the camera gives it (left, in counts) and as the network gets it (right, in local standard deviations). Counts, gain and slow changes of brightness are gone; the lattices stay.", "name": "fig-unet-input"}}
 fig, axes = plt.subplots(1, 2, figsize=(8.5, 3.8), layout="constrained")
 show_frame(held_out.frame, held_out.pixel_size, axes[0], title="raw frame")
-show_frame(normalize(small), held_out.pixel_size * diameter_px / WORKING_DIAMETER, axes[1], title="normalised")
+show_frame(
+    normalize(small),
+    held_out.pixel_size * diameter_px / WORKING_DIAMETER,
+    axes[1],
+    title="normalised",
+)
 for ax, label in zip(axes, ("counts", "standard deviations"), strict=True):
     fig.colorbar(ax.images[0], ax=ax, label=label, shrink=0.85)
 
@@ -151,7 +162,9 @@ for ax, picture, title in zip(axes, pictures, ("as it was", "layers exchanged"),
 low, high = axes[0].images[0].get_clim()
 show_frame(difference[:160, :160], held_out.pixel_size, axes[2], title="difference")
 axes[2].images[0].set_clim(-(high - low) / 2, (high - low) / 2)
-print(f"standard deviation of the difference / of the image: {difference.std() / pictures[0].std():.3f}")
+print(
+    f"standard deviation of the difference / of the image: {difference.std() / pictures[0].std():.3f}"
+)
 
 # %% [markdown]
 # What little differs comes from the {term}`defocus` and changes sign with it, and the defocus of a liquid cell is not
@@ -169,10 +182,15 @@ p = np.linspace(0.01, 0.99, 99)
 p1, p2 = np.meshgrid(p, p)
 named_1 = -np.log(p1) - np.log(1 - p2)  # cross-entropy if the particle is called layer 1
 named_2 = -np.log(p2) - np.log(1 - p1)
-panels = {"fixed names": (named_1 + named_2) / 2, "permutation-invariant": np.minimum(named_1, named_2)}
+panels = {
+    "fixed names": (named_1 + named_2) / 2,
+    "permutation-invariant": np.minimum(named_1, named_2),
+}
 fig, axes = plt.subplots(1, 2, figsize=(8, 3.6), layout="constrained", sharey=True)
 for ax, (title, loss) in zip(axes, panels.items(), strict=True):
-    shades = ax.contourf(p1, p2, loss / 2, levels=np.linspace(0, 2.4, 13), extend="max", cmap="cividis")
+    shades = ax.contourf(
+        p1, p2, loss / 2, levels=np.linspace(0, 2.4, 13), extend="max", cmap="cividis"
+    )
     best = np.isclose(loss, loss.min())
     ax.plot(p1[best], p2[best], "*", ms=16, color="white", mec="black", clip_on=False)
     ax.set(title=title, xlabel="output of channel 1", aspect="equal")
@@ -223,8 +241,12 @@ print(f"{'':28}  whole image  windows  moirelib (both, with Dice)")
 for name, answer in answers.items():
     soft = 0.02 + 0.96 * answer
     by_hand = [permutation_loss_by_hand(soft, truth, window) for window in (128, 64)]
-    tensors = [torch.tensor(x, dtype=torch.float32)[None] for x in (np.log(soft / (1 - soft)), truth)]
-    print(f"{name:28}  {by_hand[0]:11.3f}  {by_hand[1]:7.3f}  {permutation_loss(*tensors, window=64):.3f}")
+    tensors = [
+        torch.tensor(x, dtype=torch.float32)[None] for x in (np.log(soft / (1 - soft)), truth)
+    ]
+    print(
+        f"{name:28}  {by_hand[0]:11.3f}  {by_hand[1]:7.3f}  {permutation_loss(*tensors, window=64):.3f}"
+    )
 
 # %% [markdown]
 # The first two rows are equal: names are free. A change of names halfway costs much over the whole image and nothing in
@@ -270,7 +292,9 @@ fig, ax = plt.subplots(figsize=(6.5, 3.4), layout="constrained")
 for name, run, color in (("toy", toy, LAYER_COLORS[1]), ("shipped", card, LAYER_COLORS[0])):
     steps = np.linspace(0, run["training"]["steps"], len(run["curve"]) + 1)[1:]
     ax.plot(steps, run["curve"], color=color, label=name)
-ax.axhline(card["validation"]["loss"], ls="--", color="0.4", label="shipped, on scenes not trained on")
+ax.axhline(
+    card["validation"]["loss"], ls="--", color="0.4", label="shipped, on scenes not trained on"
+)
 ax.set(xscale="log", xlabel="optimiser steps", ylabel="loss", ylim=(0, None))
 ax.legend(frameon=False)
 plt.show()
@@ -368,10 +392,16 @@ for i in range(8):
     points, right = follows(soft, soft_truth, simulated)
     exams.append((np.mean(~right), i, simulated, points, right))
     answer, truth = soft > 0.5, soft_truth > 0.5
-    scores = iou(answer.any(axis=0), truth.any(axis=0)), iou(answer, truth), iou_in_windows(answer, truth)
+    scores = (
+        iou(answer.any(axis=0), truth.any(axis=0)),
+        iou(answer, truth),
+        iou_in_windows(answer, truth),
+    )
     p = simulated.parameters
     text = f"{p['shape']:6}  {p['twist_deg']:4.1f}°  {p['camera']['dose']:5.0f} e/Å²"
-    print(f"(12345, {i})  {text}  {scores[0]:20.2f}  {scores[1]:5.2f}  {scores[2]:7.2f}  {np.mean(~right):9.1%}")
+    print(
+        f"(12345, {i})  {text}  {scores[0]:20.2f}  {scores[1]:5.2f}  {scores[2]:7.2f}  {np.mean(~right):9.1%}"
+    )
 
 # %% mystnb={"figure": {"caption": "Names in the frame chosen above (left) and in the one of the eight with the most exchanged names (right). Each mark is a particle whose centre is not covered by the other layer; blue dots carry their layer's name, orange squares the other's. A patch of orange is a place where the names are exchanged; a single square is an error of the separation.", "name": "fig-swaps"}}
 fig, axes = plt.subplots(1, 2, figsize=(9.5, 5), layout="constrained")
@@ -411,7 +441,9 @@ else:
     part = real.frame(0)[400:800, 250:650]
     answer = predict(network, to_working_size(part, 30))
     show_frame(part, real.pixel_size, axes[0], title="real frame")
-    show_layers(answer, real.pixel_size * part.shape[0] / answer.shape[1], axes[1], title="both channels")
+    show_layers(
+        answer, real.pixel_size * part.shape[0] / answer.shape[1], axes[1], title="both channels"
+    )
 
 # %% [markdown]
 # ## Exercises
@@ -438,7 +470,11 @@ print(f"95 % within {r95:.0f} pixels, {r95 / WORKING_DIAMETER:.1f} particle diam
 # %% tags=["hide-cell"]
 half = np.full((2, 128, 128), 0.5)
 truth = (held_out.masks[:, :128, :128] > 127).astype(float)
-print([round(permutation_loss_by_hand(half, truth, window), 4) for window in (128, 64)], "ln 2 =", round(np.log(2), 4))
+print(
+    [round(permutation_loss_by_hand(half, truth, window), 4) for window in (128, 64)],
+    "ln 2 =",
+    round(np.log(2), 4),
+)
 
 # %% [markdown]
 # **3.** The network must not care about the camera. Multiply the held-out frame by 3, add 1000, and find the greatest

@@ -50,8 +50,19 @@ from moirelib.unet import WORKING_DIAMETER, load_weights, predict, resample
 
 # %%
 movie, truth = data.sample()
-print(movie.name, movie.shape, movie.data.dtype, f"{movie.pixel_size} nm/pixel, {movie.frame_time} s/frame")
-print(type(movie.data).__name__, "of", movie.data.nbytes // 1000, "kB, chunks of", movie.data.chunksize)
+print(
+    movie.name,
+    movie.shape,
+    movie.data.dtype,
+    f"{movie.pixel_size} nm/pixel, {movie.frame_time} s/frame",
+)
+print(
+    type(movie.data).__name__,
+    "of",
+    movie.data.nbytes // 1000,
+    "kB, chunks of",
+    movie.data.chunksize,
+)
 truth.head(3)
 
 # %% [markdown]
@@ -150,7 +161,9 @@ def draw_masks(table, shape, pixel_size):
 
 
 scores = score_particles(result.particles, truth, diameter, field)
-true_masks = np.stack([draw_masks(t, movie.shape[1:], movie.pixel_size) for _, t in truth.groupby("frame")])
+true_masks = np.stack(
+    [draw_masks(t, movie.shape[1:], movie.pixel_size) for _, t in truth.groupby("frame")]
+)
 scores["mask_iou"] = mask_iou(np.asarray(result.layers), true_masks.astype(np.uint8) * 255)
 print(pd.Series(scores).round(3).to_string())
 
@@ -161,9 +174,32 @@ for k, color in enumerate(plot.LAYER_COLORS, start=1):
     found, true = (t[t["layer"] == k] for t in (first, true_first))
     i, j = match(found[["y_nm", "x_nm"]], true[["y_nm", "x_nm"]], 0.3 * diameter)
     good, missed, false = found.iloc[i], true.drop(true.index[j]), found.drop(found.index[i])
-    ax.scatter(good["x"], good["y"], s=22, color=color, edgecolors="white", label=f"layer {k}, right: {len(good)}")
-    ax.scatter(missed["x"], missed["y"], s=45, marker="x", color=color, lw=2, label=f"missed: {len(missed)}")
-    ax.scatter(false["x"], false["y"], s=22, marker="s", color="black", edgecolors=color, label=f"false: {len(false)}")
+    ax.scatter(
+        good["x"],
+        good["y"],
+        s=22,
+        color=color,
+        edgecolors="white",
+        label=f"layer {k}, right: {len(good)}",
+    )
+    ax.scatter(
+        missed["x"],
+        missed["y"],
+        s=45,
+        marker="x",
+        color=color,
+        lw=2,
+        label=f"missed: {len(missed)}",
+    )
+    ax.scatter(
+        false["x"],
+        false["y"],
+        s=22,
+        marker="s",
+        color="black",
+        edgecolors=color,
+        label=f"false: {len(false)}",
+    )
 ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.02), ncols=2, frameon=False)
 plt.show()
 
@@ -211,7 +247,9 @@ if real is not None:
     if spacing is None:
         print("no lattice found")
     else:
-        print(f"spacing {spacing:.1f} nm, d10 {spacing * np.sqrt(3) / 2:.1f} nm (102 to 104 nm expected)")
+        print(
+            f"spacing {spacing:.1f} nm, d10 {spacing * np.sqrt(3) / 2:.1f} nm (102 to 104 nm expected)"
+        )
     print(
         f"fitted diameter {table['diameter_nm'].median():.1f} nm, median position error "
         f"{table[['y_std_nm', 'x_std_nm']].to_numpy().mean():.1f} nm"
@@ -236,7 +274,9 @@ if real is not None:
     background = gaussian_filter(square, 75)
     layer = square / background
     turned = rotate(gaussian_filter(layer, 5), -15, reshape=False, order=1, mode="nearest")
-    product = (layer * turned * background)[104:604, 104:604]  # the middle, which the turned copy fills
+    product = (layer * turned * background)[
+        104:604, 104:604
+    ]  # the middle, which the turned copy fills
 
 # %%
 if real is not None:
@@ -279,7 +319,9 @@ else:
         axes[0], panels, ("semi-real Moiré", "known layer", "known layer, turned"), strict=True
     ):
         plot.show_frame(panel, real.pixel_size, ax, title=title)
-    plot.show_split(moire.frame, np.asarray(split.layers[0]), real.pixel_size, axes[1], split.particles)
+    plot.show_split(
+        moire.frame, np.asarray(split.layers[0]), real.pixel_size, axes[1], split.particles
+    )
 
 # %% [markdown]
 # ## What cannot work says so in one line
@@ -291,7 +333,9 @@ else:
 bad_inputs = {
     "no pixel size": lambda: moirelib.decompose(frame),
     "particles too small": lambda: moirelib.decompose(frame, pixel_size=1000),
-    "a frame of NaN": lambda: moirelib.decompose(np.where(frame > 300, np.nan, frame), pixel_size=1.367),
+    "a frame of NaN": lambda: moirelib.decompose(
+        np.where(frame > 300, np.nan, frame), pixel_size=1.367
+    ),
     "no such file": lambda: moirelib.read_movie("my_movie.dm4"),
 }
 for name, call in bad_inputs.items():
@@ -338,7 +382,10 @@ for share in (1.0, 0.5, 0.25):
     electrons = np.clip(frame - 100, 0, None).astype(int)
     thinned = rng.binomial(electrons, share)
     found = moirelib.decompose(thinned, pixel_size=movie.pixel_size, diameter=diameter).particles
-    print(share, {k: round(v, 3) for k, v in score_particles(found, true_first, diameter, field).items()})
+    print(
+        share,
+        {k: round(v, 3) for k, v in score_particles(found, true_first, diameter, field).items()},
+    )
 
 # %% [markdown]
 # **2.** A wrong pixel size. What happens to the positions in nm and to the diameters if 1.5 nm is given in place of
@@ -349,7 +396,11 @@ wrong = moirelib.decompose(frame, pixel_size=1.5)
 print(
     f"median diameter {wrong.particles['diameter_nm'].median():.1f} nm instead of {first['diameter_nm'].median():.1f} nm"
 )
-print("all lengths grow by", round(1.5 / movie.pixel_size, 3), "- only someone who knows the particles can notice")
+print(
+    "all lengths grow by",
+    round(1.5 / movie.pixel_size, 3),
+    "- only someone who knows the particles can notice",
+)
 
 # %% [markdown]
 # **3.** In which frames of the sample, if any, does the fraction of confident particles (`layer_confidence` above 0.9)
@@ -358,8 +409,16 @@ print("all lengths grow by", round(1.5 / movie.pixel_size, 3), "- only someone w
 # %% tags=["hide-cell"]
 confident = result.particles["layer_confidence"] > 0.9
 print(confident.groupby(result.particles["frame"]).mean().round(3).to_string())
-for name, part in (("confident", result.particles[confident]), ("others", result.particles[~confident])):
-    print(name, len(part), "in the right layer:", round(score_particles(part, truth, diameter, field)["assignment"], 3))
+for name, part in (
+    ("confident", result.particles[confident]),
+    ("others", result.particles[~confident]),
+):
+    print(
+        name,
+        len(part),
+        "in the right layer:",
+        round(score_particles(part, truth, diameter, field)["assignment"], 3),
+    )
 
 # %% [markdown]
 # ## Summary

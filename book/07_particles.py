@@ -67,7 +67,12 @@ def centroids(probability, peaks, reach):
     distance = np.linalg.norm(pixels[:, None] - peaks, axis=-1)
     owner = np.where(distance.min(axis=1) < reach, distance.argmin(axis=1), -1)
     weight = probability[tuple(pixels.T)]
-    return np.array([np.average(pixels[owner == k], axis=0, weights=weight[owner == k]) for k in range(len(peaks))])
+    return np.array(
+        [
+            np.average(pixels[owner == k], axis=0, weights=weight[owner == k])
+            for k in range(len(peaks))
+        ]
+    )
 
 
 grid = np.indices((25, 35)).reshape(2, -1).T
@@ -114,7 +119,9 @@ q = np.stack(np.meshgrid(q_axis, q_axis, indexing="ij"), axis=-1)  # (q_y, q_x)
 s = structure_factor(points, q)
 first, _ = find_lattice(points, spacing=38)
 height = structure_factor(points, first.wave_vectors).mean()
-print(f"strongest lattice: {first.spacing:.2f} nm at {first.angle:.2f}°, S = {height:.0f} for {len(points)} points")
+print(
+    f"strongest lattice: {first.spacing:.2f} nm at {first.angle:.2f}°, S = {height:.0f} for {len(points)} points"
+)
 
 # %% [markdown]
 # The second lattice hides beside the stronger one. So first find out which points sit on the first: each of its three
@@ -147,8 +154,12 @@ extent = [q_axis[0], q_axis[-1], q_axis[-1], q_axis[0]]
 axes[1].imshow(np.log10(s + 0.1), cmap="cividis", extent=extent)
 for lattice, color in zip((first, second), plot.LAYER_COLORS, strict=True):
     hexagon = np.concatenate([lattice.wave_vectors, -lattice.wave_vectors])
-    axes[1].scatter(hexagon[:, 1], hexagon[:, 0], s=110, facecolors="none", edgecolors="white", linewidths=3)
-    axes[1].scatter(hexagon[:, 1], hexagon[:, 0], s=110, facecolors="none", edgecolors=color, linewidths=1.6)
+    axes[1].scatter(
+        hexagon[:, 1], hexagon[:, 0], s=110, facecolors="none", edgecolors="white", linewidths=3
+    )
+    axes[1].scatter(
+        hexagon[:, 1], hexagon[:, 0], s=110, facecolors="none", edgecolors=color, linewidths=1.6
+    )
 axes[1].set(xlabel="$q_x$ / rad nm$^{-1}$", ylabel="$q_y$ / rad nm$^{-1}$")
 better = fit_to(first, points, on_first) > fit_to(second, points, ~on_first)
 for yes, color in zip((True, False), plot.LAYER_COLORS, strict=True):
@@ -179,7 +190,13 @@ plt.show()
 
 # %%
 config = LatticeConfig(
-    twist_angle=(12, 12), boundary=1.0, island=1.0, edge=0.0, single_layer=0.0, strain=(0.01, 0.01), shapes=("rod",)
+    twist_angle=(12, 12),
+    boundary=1.0,
+    island=1.0,
+    edge=0.0,
+    single_layer=0.0,
+    strain=(0.01, 0.01),
+    shapes=("rod",),
 )
 rng = np.random.default_rng(71)
 scene = random_scene(config, (700.0, 700.0), rng, spacing=38.0)
@@ -191,15 +208,21 @@ named, lattices = assign_layers(play, diameter=answer["diameter_nm"].median())
 i, j = match(named[["y", "x"]], scattered, 1e-6)
 print("grains of layer 1:", [f"{g.spacing:.1f} nm, {g.angle:.1f}°" for g in lattices[0]])
 print("grains of layer 2:", [f"{g.spacing:.1f} nm, {g.angle:.1f}°" for g in lattices[1]])
-print(f"in the right layer: {np.mean(named['layer'].to_numpy()[i] == answer['layer'].to_numpy()[j]):.3f}")
+print(
+    f"in the right layer: {np.mean(named['layer'].to_numpy()[i] == answer['layer'].to_numpy()[j]):.3f}"
+)
 
 # %% mystnb={"figure": {"caption": "From channels to layers in a scene with a grain boundary. Left, the channels, exchanged in the right half. Middle, the grains found, each with its own marker. Right, the layers: grains that meet are one layer, and the one that lies over them is the other.", "name": "fig-grains"}}
 fig, axes = plt.subplots(1, 3, figsize=(9.5, 3.6), layout="constrained", sharey=True)
 colors = [*plot.LAYER_COLORS, "#009E73", "#CC79A7"]
-for ax, column, table in zip(axes, ("channel", "grain", "layer"), (play, named, named), strict=True):
+for ax, column, table in zip(
+    axes, ("channel", "grain", "layer"), (play, named, named), strict=True
+):
     for n, (value, group) in enumerate(table.groupby(column)):
         number = value if column == "layer" else value + 1
-        ax.plot(group["x"], group["y"], "os^D"[n], color=colors[n], ms=4, label=f"{column} {number}")
+        ax.plot(
+            group["x"], group["y"], "os^D"[n], color=colors[n], ms=4, label=f"{column} {number}"
+        )
     ax.set(aspect="equal", xlabel="x / nm", ylim=(710, -10))
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, 1.2), ncols=2, fontsize=8, frameon=False)
 axes[0].set_ylabel("y / nm")
@@ -266,8 +289,12 @@ def particles_of(t):
     """The road of one frame: located, named, fitted; positions in pixels of the movie and in nm."""
     named, _ = assign_layers(locate(probability[t], WORKING_DIAMETER), WORKING_DIAMETER)
     table = refine(images[t], named, WORKING_DIAMETER)
-    scale = nm / movie.pixel_size  # movie pixels per working pixel; pixel centres are at integers in both
-    table = table.assign(frame=t, y=(table["y"] + 0.5) * scale - 0.5, x=(table["x"] + 0.5) * scale - 0.5)
+    scale = (
+        nm / movie.pixel_size
+    )  # movie pixels per working pixel; pixel centres are at integers in both
+    table = table.assign(
+        frame=t, y=(table["y"] + 0.5) * scale - 0.5, x=(table["x"] + 0.5) * scale - 0.5
+    )
     return table.assign(
         **{f"{c}_nm": table[c] * movie.pixel_size for c in "yx"},
         **{f"{c}_nm": table[c] * nm for c in ("y_std", "x_std", "diameter", "diameter_std")},
@@ -275,7 +302,9 @@ def particles_of(t):
 
 
 table = pd.concat([particles_of(t) for t in range(len(movie))], ignore_index=True)
-table[["frame", "layer", "y_nm", "x_nm", "y_std_nm", "x_std_nm", "diameter_nm", "diameter_std_nm"]].round(2).head()
+table[
+    ["frame", "layer", "y_nm", "x_nm", "y_std_nm", "x_std_nm", "diameter_nm", "diameter_std_nm"]
+].round(2).head()
 
 # %% [markdown]
 # ## Do the error bars tell the truth?
@@ -294,7 +323,9 @@ for key, found in table.groupby(["frame", "layer"]):
         error = found[f"{c}_nm"].to_numpy()[i] - true[f"{c}_nm"].to_numpy()[j]
         claim = found[f"{c}_std_nm"].to_numpy()[i]
         far = true[["y_nm", "x_nm"]].to_numpy()[j]
-        inside = np.all((far > diameter) & (far < movie.shape[1] * movie.pixel_size - diameter), axis=1)
+        inside = np.all(
+            (far > diameter) & (far < movie.shape[1] * movie.pixel_size - diameter), axis=1
+        )
         errors.append(error[inside])
         claims.append(claim[inside])
 errors, claims = np.concatenate(errors), np.concatenate(claims)
@@ -309,13 +340,17 @@ print(f"width of the middle of the distribution {1.4826 * np.median(abs(z)):.2f}
 fig, axes = plt.subplots(1, 2, figsize=(8.5, 3.5), layout="constrained")
 axes[0].hist(z, bins=np.arange(-5, 5.1, 0.25), density=True, color=plot.LAYER_COLORS[0], alpha=0.6)
 grid = np.linspace(-5, 5, 201)
-axes[0].plot(grid, np.exp(-(grid**2) / 2) / np.sqrt(2 * np.pi), color="black", label="standard normal")
+axes[0].plot(
+    grid, np.exp(-(grid**2) / 2) / np.sqrt(2 * np.pi), color="black", label="standard normal"
+)
 axes[0].set(xlabel="error / claimed error", ylabel="density")
 axes[0].legend(frameon=False, loc="upper left", fontsize=8)
 for group in np.array_split(np.argsort(claims), 6):
     observed = 1.4826 * np.median(np.abs(errors[group]))
     bar = 1.17 * observed / np.sqrt(len(group))  # of a median absolute deviation
-    axes[1].errorbar(np.median(claims[group]), observed, bar, fmt="o", color=plot.LAYER_COLORS[0], capsize=3)
+    axes[1].errorbar(
+        np.median(claims[group]), observed, bar, fmt="o", color=plot.LAYER_COLORS[0], capsize=3
+    )
 top = 1.1 * max(axes[1].get_xlim()[1], axes[1].get_ylim()[1])
 axes[1].plot([0, top], [0, top], "--", color="0.4", label="claim = truth")
 axes[1].set(xlabel="claimed error / nm", ylabel="true error / nm", xlim=(0, top), ylim=(0, top))
@@ -338,7 +373,9 @@ plt.show()
 half_diameter = 0.5 * diameter / movie.pixel_size
 tracks = link(table, search_range=half_diameter)
 lengths = tracks[tracks["particle"] >= 0].groupby("particle").size()
-print(f"{len(lengths)} tracks; {np.mean(lengths == len(movie)):.0%} of them run through all {len(movie)} frames")
+print(
+    f"{len(lengths)} tracks; {np.mean(lengths == len(movie)):.0%} of them run through all {len(movie)} frames"
+)
 
 true_id = np.full(len(tracks), -1)
 for key, found in tracks.groupby(["frame", "layer"]):
@@ -346,7 +383,9 @@ for key, found in tracks.groupby(["frame", "layer"]):
     i, j = match(found[["y_nm", "x_nm"]], true[["y_nm", "x_nm"]], 0.3 * diameter)
     true_id[found.index[i]] = true["particle"].to_numpy()[j]
 known = tracks.assign(true_id=true_id)[(tracks["particle"] >= 0) & (true_id >= 0)]
-print(f"tracks that follow one true particle: {np.mean(known.groupby('particle')['true_id'].nunique() == 1):.1%}")
+print(
+    f"tracks that follow one true particle: {np.mean(known.groupby('particle')['true_id'].nunique() == 1):.1%}"
+)
 
 # %% [markdown]
 # In the sample every particle vibrates on its own, and the specimen drifts. The {term}`drift` is what all tracks have
@@ -364,7 +403,9 @@ true_steps = truth.pivot(index="frame", columns="particle", values=["y_nm", "x_n
 for c, color, marker in (("y_nm", plot.LAYER_COLORS[0], "o"), ("x_nm", plot.LAYER_COLORS[1], "s")):
     moved = steps[c] - steps[c].iloc[0]
     bar = moved.std(axis=1) / np.sqrt(moved.shape[1])
-    axes[1].errorbar(moved.index, moved.mean(axis=1), bar, fmt=marker, color=color, capsize=3, label=c[0])
+    axes[1].errorbar(
+        moved.index, moved.mean(axis=1), bar, fmt=marker, color=color, capsize=3, label=c[0]
+    )
     axes[1].plot((true_steps[c] - true_steps[c].iloc[0]).mean(axis=1), color=color)
 axes[1].set(xlabel="frame", ylabel="mean displacement / nm")
 axes[1].legend(frameon=False)
@@ -395,8 +436,12 @@ if real is not None:
     pairs = cKDTree(base).sparse_distance_matrix(cKDTree(base), 420, output_type="ndarray")["v"]
     lattice, _ = find_lattice(base, 118)
     print(result.summary["note"])
-    print(f"{len(base)} particles in layer 1, nearest neighbour at {np.median(nearest):.1f} nm (median)")
-    print(f"lattice of all: {lattice.spacing:.1f} nm, d10 {lattice.spacing * np.sqrt(3) / 2:.1f} nm")
+    print(
+        f"{len(base)} particles in layer 1, nearest neighbour at {np.median(nearest):.1f} nm (median)"
+    )
+    print(
+        f"lattice of all: {lattice.spacing:.1f} nm, d10 {lattice.spacing * np.sqrt(3) / 2:.1f} nm"
+    )
 
 # %% mystnb={"figure": {"caption": "Distances between the particles of the real frame. Left, nearest neighbours. Right, all pairs per area of the ring, 1 for a random arrangement. Dashed lines stand at a, the square root of 3 times a, and twice a, with the spacing a of the lattice that fits all particles.", "name": "fig-distances"}}
 fig, axes = plt.subplots(1, 2, figsize=(8.5, 3.4), layout="constrained")
@@ -434,7 +479,9 @@ for scatter in (0.0, 5.0, 10.0):
     print(
         f"scatter {scatter:4.1f} nm: nearest {np.median(d):6.1f} nm, lattice {find_lattice(p, 115)[0].spacing:6.1f} nm"
     )
-print("the nearest of six scattered neighbours is a minimum, so it is biased; quote the lattice's spacing")
+print(
+    "the nearest of six scattered neighbours is a minimum, so it is biased; quote the lattice's spacing"
+)
 
 # %% [markdown]
 # **2.** How wrong may the network's word be? Give `assign_layers` the true positions of two full layers in a field of
@@ -443,15 +490,21 @@ print("the nearest of six scattered neighbours is a minimum, so it is biased; qu
 
 # %% tags=["hide-cell"]
 for twist in (2, 12):
-    flat = LatticeConfig(twist_angle=(twist, twist), boundary=0, island=0, edge=0, single_layer=0, strain=(0, 0))
-    answer = truth_table(random_scene(flat, (570.0, 570.0), np.random.default_rng(3), spacing=38.0), pixel_size=1.0)
+    flat = LatticeConfig(
+        twist_angle=(twist, twist), boundary=0, island=0, edge=0, single_layer=0, strain=(0, 0)
+    )
+    answer = truth_table(
+        random_scene(flat, (570.0, 570.0), np.random.default_rng(3), spacing=38.0), pixel_size=1.0
+    )
     for wrong in (0.0, 0.2, 0.4, 0.5):
         exchanged = np.random.default_rng(4).random(len(answer)) < wrong
         guess = answer[["y", "x"]].assign(channel=(answer["layer"] - 1 + exchanged) % 2, score=1.0)
         named, _ = assign_layers(guess, answer["diameter_nm"].median())
         i, j = match(named[["y", "x"]], answer[["y", "x"]], 1e-6)
         right = np.mean(named["layer"].to_numpy()[i] == answer["layer"].to_numpy()[j])
-        print(f"twist {twist:2d}°, {wrong:.0%} exchanged: {max(right, 1 - right):.2f} of {len(i)} in the right layer")
+        print(
+            f"twist {twist:2d}°, {wrong:.0%} exchanged: {max(right, 1 - right):.2f} of {len(i)} in the right layer"
+        )
 
 # %% [markdown]
 # **3.** How much precision does an overlap cost? Compare the claimed errors of the sample's layer 1 particles that
@@ -462,7 +515,9 @@ rows = []
 for _, frame in table.groupby("frame"):
     base, upper = (frame[frame["layer"] == k] for k in (1, 2))
     distance = cKDTree(upper[["y_nm", "x_nm"]]).query(base[["y_nm", "x_nm"]])[0]
-    rows.append(pd.DataFrame({"overlapped": distance < diameter, "claim": base["y_std_nm"].to_numpy()}))
+    rows.append(
+        pd.DataFrame({"overlapped": distance < diameter, "claim": base["y_std_nm"].to_numpy()})
+    )
 print(pd.concat(rows).groupby("overlapped")["claim"].describe()[["count", "50%"]].round(3))
 
 # %% [markdown]

@@ -51,7 +51,11 @@ from moirelib.particles import find_lattice
 from moirelib.unet import choose_device
 
 file = Path(MOVIE) if MOVIE is not None else data.path("sample.tif")
-out = Path(OUT) if OUT is not None else Path(tempfile.mkdtemp(prefix="moirelib-")) / f"{file.stem}_layers"
+out = (
+    Path(OUT)
+    if OUT is not None
+    else Path(tempfile.mkdtemp(prefix="moirelib-")) / f"{file.stem}_layers"
+)
 print(f"moirelib {moirelib.__version__}, computing on {choose_device()}, results go to {out.name}")
 
 # %% [markdown]
@@ -64,7 +68,9 @@ print(f"moirelib {moirelib.__version__}, computing on {choose_device()}, results
 movie = moirelib.read_movie(file, pixel_size=PIXEL_SIZE, frame_time=FRAME_TIME)
 movie = replace(movie, data=movie.data[:FRAMES])
 field = np.array(movie.shape[1:]) * movie.pixel_size if movie.pixel_size else None
-print(f"{movie.name}: {len(movie)} frame(s) of {movie.shape[1]} × {movie.shape[2]} pixels, {movie.data.dtype}")
+print(
+    f"{movie.name}: {len(movie)} frame(s) of {movie.shape[1]} × {movie.shape[2]} pixels, {movie.data.dtype}"
+)
 print(f"pixel size {movie.pixel_size} nm, field {field} nm, frame time {movie.frame_time} s")
 
 # %% mystnb={"figure": {"caption": "First, middle and last frame of the movie. Does the field drift, does the focus change, do layers grow or dissolve?", "name": "fig-your-frames"}}
@@ -88,7 +94,12 @@ print(f"{len(table)} particles, {summary['diameter_nm'] or float('nan'):.1f} nm 
 # the size was estimated wrongly; set `DIAMETER` and run again.
 
 # %% mystnb={"figure": {"caption": "First frame of the movie with the particles found, layer 1 (the one that reaches furthest) and layer 2.", "name": "fig-your-split"}}
-plot.show_split(movie.frame(0), np.asarray(result.layers[0]), movie.pixel_size, particles=table[table["frame"] == 0])
+plot.show_split(
+    movie.frame(0),
+    np.asarray(result.layers[0]),
+    movie.pixel_size,
+    particles=table[table["frame"] == 0],
+)
 plt.show()
 
 # %% mystnb={"figure": {"caption": "The middle of the first frame, enlarged. Left, as recorded; right, with the particles of both layers.", "name": "fig-your-zoom"}}
@@ -99,7 +110,9 @@ zoom = movie.frame(0)[y0 : y0 + 2 * half, x0 : x0 + 2 * half]
 fig, axes = plt.subplots(1, 2, figsize=(8.5, 4.3), layout="constrained")
 for ax in axes:
     plot.show_frame(zoom, movie.pixel_size, ax)
-plot.show_particles(first.assign(y=first["y"] - y0, x=first["x"] - x0), axes[1], movie.pixel_size, linewidths=2)
+plot.show_particles(
+    first.assign(y=first["y"] - y0, x=first["x"] - x0), axes[1], movie.pixel_size, linewidths=2
+)
 plt.show()
 
 # %% [markdown]
@@ -115,7 +128,14 @@ columns = {"score": (0.3, 1), "layer_confidence": (0.5, 1), "x_std_nm": (0, max(
 for ax, (column, limits) in zip(axes, columns.items(), strict=True):
     for layer, color in enumerate(plot.LAYER_COLORS, start=1):
         values = table.loc[table["layer"] == layer, column]
-        ax.hist(values, bins=np.linspace(*limits, 31), histtype="step", lw=2, color=color, label=f"layer {layer}")
+        ax.hist(
+            values,
+            bins=np.linspace(*limits, 31),
+            histtype="step",
+            lw=2,
+            color=color,
+            label=f"layer {layer}",
+        )
     ax.set(xlabel=column + (" / nm" if column.endswith("nm") else ""), ylabel="particles")
 axes[0].legend(frameon=False, loc="upper left")
 plt.show()
@@ -133,12 +153,18 @@ def lattice_of(group):
     if len(points) < 8:
         return pd.Series({"particles": len(points), "spacing_nm": np.nan, "angle_deg": np.nan})
     lattice, _ = find_lattice(points, guess)
-    return pd.Series({"particles": len(points), "spacing_nm": lattice.spacing, "angle_deg": lattice.angle})
+    return pd.Series(
+        {"particles": len(points), "spacing_nm": lattice.spacing, "angle_deg": lattice.angle}
+    )
 
 
 rows = [lattice_of(g).rename(key) for key, g in table.groupby(["frame", "layer"])]
 by_frame = pd.DataFrame(rows)
-by_frame.index = pd.MultiIndex.from_tuples(by_frame.index, names=["frame", "layer"]) if len(rows) else by_frame.index
+by_frame.index = (
+    pd.MultiIndex.from_tuples(by_frame.index, names=["frame", "layer"])
+    if len(rows)
+    else by_frame.index
+)
 by_frame.unstack("layer").round(2).head(20) if len(rows) else by_frame
 
 # %% [markdown]
@@ -157,7 +183,10 @@ for layer, color in enumerate(plot.LAYER_COLORS, start=1):
 step = linked.groupby("particle")[["frame", "y_nm", "x_nm"]].diff()
 step = step[step["frame"] == 1].assign(frame=linked["frame"])
 drift = step.groupby("frame")[["y_nm", "x_nm"]].mean().cumsum()
-for column, color, marker in (("y_nm", plot.LAYER_COLORS[0], "o-"), ("x_nm", plot.LAYER_COLORS[1], "s--")):
+for column, color, marker in (
+    ("y_nm", plot.LAYER_COLORS[0], "o-"),
+    ("x_nm", plot.LAYER_COLORS[1], "s--"),
+):
     axes[1].plot(drift.index, drift[column], marker, color=color, label=column[0])
 axes[0].set(xlabel="frames per track", ylabel="tracks")
 axes[1].set(xlabel="frame", ylabel="drift / nm")
@@ -235,10 +264,16 @@ print("only this one: the file carries its pixel size, and a single frame needs 
 
 # %% tags=["hide-cell"]
 mean = movie.data.mean(axis=0).compute()
-averaged = moirelib.decompose(mean, pixel_size=movie.pixel_size, diameter=summary["diameter_nm"]).particles
+averaged = moirelib.decompose(
+    mean, pixel_size=movie.pixel_size, diameter=summary["diameter_nm"]
+).particles
 for name, rows in (("single frames", table), ("average", averaged)):
-    print(f"{name:14} median x_std {rows['x_std_nm'].median():.2f} nm, diameter {rows['diameter_nm'].median():.1f} nm")
-print("less noise, but drift and vibration smear the particles: the average is only as sharp as the specimen is still")
+    print(
+        f"{name:14} median x_std {rows['x_std_nm'].median():.2f} nm, diameter {rows['diameter_nm'].median():.1f} nm"
+    )
+print(
+    "less noise, but drift and vibration smear the particles: the average is only as sharp as the specimen is still"
+)
 
 # %% [markdown]
 # ## Summary

@@ -470,7 +470,7 @@ def discard_doubtful(particles: pd.DataFrame, diameter: float) -> pd.DataFrame:
     -------
     pandas.DataFrame
         Particles that are dark where most are dark (or bright where most are bright), and that are either located to
-        better than a twelfth of a diameter, or sure finds of the network on a site of their lattice.
+        better than a 24th of a diameter, or found by the network on a site of their lattice.
 
     Notes
     -----
@@ -481,7 +481,7 @@ def discard_doubtful(particles: pd.DataFrame, diameter: float) -> pd.DataFrame:
         return particles
     same_sign = np.sign(particles["opacity"]) == np.sign(particles["opacity"].median())
     located = np.hypot(particles["y_std"], particles["x_std"]) / np.sqrt(2) < diameter / 24
-    expected = (particles["lattice_fit"] > 1.8) & (particles["score"] > 0.75)
+    expected = (particles["lattice_fit"] > 1.5) & (particles["score"] > 0.6)
     return particles[same_sign & (located | expected)].reset_index(drop=True)
 
 

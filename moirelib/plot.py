@@ -8,7 +8,6 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.patches import Rectangle
-from matplotlib.patheffects import withStroke
 
 __all__ = [
     "LAYER_COLORS",
@@ -187,12 +186,14 @@ def _dress(ax, shape, pixel_size, scale_bar, title):
 
 
 def _scale_bar(ax, shape, pixel_size) -> None:
-    """A white bar of 1, 2 or 5 times a power of ten nm, with its length, readable on any background."""
+    """A white bar of 1, 2 or 5 times a power of ten nm with its length, in a dark corner box."""
     goal = 0.22 * shape[1] * pixel_size
     power = 10.0 ** np.floor(np.log10(goal))
     length = max(m for m in (1, 2, 5) if m * power <= goal) * power
-    x, y, width = 0.05 * shape[1], 0.95 * shape[0], length / pixel_size
-    height = 0.014 * shape[0]
-    ax.add_patch(Rectangle((x, y - height), width, height, facecolor="white", edgecolor="black", linewidth=0.5))
-    text = ax.text(x + width / 2, y - 2 * height, f"{length:g} nm", color="white", ha="center", va="bottom", fontsize=8)
-    text.set_path_effects([withStroke(linewidth=1.5, foreground="black")])
+    x, y, width = 0.06 * shape[1], 0.955 * shape[0], length / pixel_size
+    box = {"facecolor": "black", "alpha": 0.6, "edgecolor": "none", "zorder": 3}
+    ax.add_patch(Rectangle((0.03 * shape[1], 0.85 * shape[0]), width + 0.06 * shape[1], 0.125 * shape[0], **box))
+    bar = Rectangle((x, y - 0.018 * shape[0]), width, 0.018 * shape[0], color="white", linewidth=0, zorder=4)
+    ax.add_patch(bar)
+    label = f"{length:g} nm"
+    ax.text(x + width / 2, y - 0.028 * shape[0], label, color="white", ha="center", va="bottom", fontsize=8, zorder=4)

@@ -21,8 +21,9 @@ def test_scale_bar_is_as_long_as_it_says(ax, pixel_size):
     image = np.random.default_rng(0).normal(size=(200, 300))
     assert plot.show_frame(image, pixel_size, ax) is ax
     length = float(ax.texts[0].get_text().removesuffix(" nm"))
-    assert ax.patches[0].get_width() * pixel_size == pytest.approx(length)
-    assert 0.05 < ax.patches[0].get_width() / 300 < 0.25
+    bar = ax.patches[-1].get_width()
+    assert bar * pixel_size == pytest.approx(length)
+    assert 0.05 < bar / 300 < 0.25
 
 
 def test_layers_are_drawn_in_their_colours(ax):

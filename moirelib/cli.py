@@ -12,13 +12,16 @@ _EXAMPLES = """\
 examples:
   moirelib decompose movie.dm4 --out movie_layers
   moirelib decompose frames.tif --pixel-size 0.52 --out frames_layers
-  moirelib library --out library --images 3000
+  moirelib library --out library --images 3000 --size 448 --seed 1
   moirelib train --library library --out my_unet.safetensors
 """
 
 
 def main(argv=None) -> int:
     """Run the command line; returns the exit code (2 for bad input, after one line that says what is wrong)."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # an old code page must not stop a finished run over a degree sign
     args = _parser().parse_args(argv)
     try:
         args.run(args)
@@ -175,12 +178,16 @@ def _add_remakers(commands) -> None:
 def _transmission(args) -> None:
     from .optics import transmission_table
 
+    if not os.path.isdir(os.path.dirname(args.out) or "."):
+        raise FileNotFoundError(f"no such folder: {os.path.dirname(args.out)}; make it first")
     transmission_table(seed=args.seed).save(args.out)
 
 
 def _sample(args) -> None:
     from .library import make_sample
 
+    if not os.path.isdir(args.out):
+        raise FileNotFoundError(f"no such folder: {args.out}; make it first")
     make_sample(args.out, args.seed)
 
 

@@ -24,7 +24,7 @@ from scipy.spatial import cKDTree
 
 from .data import weights_path
 from .movies import LayerMovieWriter, Movie, as_movie
-from .particles import assign_layers, discard_doubtful, find_lattice, locate, refine
+from .particles import assign_layers, discard_doubtful, extent, find_lattice, locate, refine
 from .tracks import link
 from .unet import WORKING_DIAMETER, choose_device, load_weights, normalize, predict, resample
 
@@ -104,8 +104,8 @@ def output_folder(folder):
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
-        raise OSError(f"cannot write into {folder}: it is a file, not a folder; choose another --out")
-    existed = folder.is_dir()
+        raise OSError(f"cannot write into {folder}: it is a file, not a folder; choose another output folder")
+    created = [p for p in (folder, *folder.parents) if not p.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder))
@@ -113,13 +113,28 @@ def output_folder(folder):
         raise OSError(f"cannot write into {folder} ({error.strerror}); choose another output folder") from error
     try:
         yield partial
-        for file in sorted(partial.iterdir()):
-            os.replace(file, folder / file.name)
+        _move_all(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-        if not existed:
+        for path in created:
             with contextlib.suppress(OSError):
-                folder.rmdir()  # only succeeds when nothing was written
+                path.rmdir()  # only succeeds when nothing was written
+
+
+def _move_all(partial, folder) -> None:
+    """Move files to their places, after making sure that every old one there can be replaced."""
+    files = sorted(partial.iterdir())
+    for target in (folder / file.name for file in files):
+        if target.exists():
+            try:
+                with open(target, "r+b"):
+                    pass
+            except OSError as error:
+                raise OSError(
+                    f"cannot replace {target} ({error.strerror}); close or move it, then run again"
+                ) from error
+    for file in files:
+        os.replace(file, folder / file.name)
 
 
 def decompose(
@@ -142,7 +157,7 @@ def decompose(
     frame_time : float, optional
         In s.
     diameter : float, optional
-        Rough particle diameter in nm; estimated from the first frame when not given.
+        Rough particle diameter in nm; estimated from up to three frames when not given.
     weights : path-like, optional
         Network weights; the shipped ones by default.
     device : str
@@ -171,23 +186,20 @@ def decompose(
     movie = as_movie(movie, pixel_size, frame_time)
     _check_pixel_size(movie, diameter)
     model = load_weights(weights, device)
-    first = movie.frame(0)
-    diameter_px = estimate_diameter(first, model) if diameter is None else diameter / movie.pixel_size
+    diameter_px, polarity = _look_around(movie, model, None if diameter is None else diameter / movie.pixel_size)
     _check_diameter(diameter_px, movie)
-    store = _ProbabilityStore(len(movie), _working_shape(first.shape, diameter_px))
+    store = _ProbabilityStore(_working_shape(movie.shape[1:], diameter_px))
     tables, lattices = [], []
     for t in tqdm(range(len(movie)), disable=not progress, desc="decompose", unit="frame"):
-        frame = first if t == 0 else movie.frame(t)
-        table, found = _decompose_frame(frame, model, store, t)
+        table, found = _decompose_frame(polarity * movie.frame(t), model, store, t)
         tables.append(table.assign(frame=t))
         lattices.append(found)
     particles = _name_layers(tables, lattices)
     layers = _lazy_layers(store, particles, movie.shape)
-    zoom = store.shape[0] / first.shape[0]
-    table = _native_table(particles, store.shape, first.shape, movie.pixel_size)
+    table = _native_table(particles, store.shape, movie.shape[1:], movie.pixel_size)
     if len(table):
         table = link(table, 0.5 * diameter_px)
-    summary = _summarize(movie, table, lattices, zoom, weights, device, diameter_px)
+    summary = _summarize(movie, table, lattices, _working_pixel_size(store.shape, movie), weights, device)
     summary["seconds"] = round(time.time() - start, 2)
     return Decomposition(layers, table[COLUMNS], summary, movie, store)
 
@@ -208,6 +220,10 @@ def _check_pixel_size(movie, diameter) -> None:
 
 def _check_diameter(diameter_px, movie) -> None:
     nm = diameter_px * movie.pixel_size
+    if diameter_px > min(movie.shape[1:]):
+        raise ValueError(
+            f"a particle of {nm:.3g} nm is larger than the frames of {movie.name}; check the diameter (nm)"
+        )
     if diameter_px < SMALLEST_DIAMETER:
         raise ValueError(
             f"particles in {movie.name} are about {diameter_px:.1f} pixels wide; at least {SMALLEST_DIAMETER:g} are "
@@ -218,6 +234,17 @@ def _check_diameter(diameter_px, movie) -> None:
             f"at {movie.pixel_size:g} nm/pixel the particles in {movie.name} would be {nm:.3g} nm wide, no "
             "nanoparticles; check the pixel size (nm per pixel)"
         )
+
+
+def _look_around(movie, model, diameter_px) -> tuple[float, float]:
+    """Particle diameter in pixels and polarity (1 for dark particles, -1 for bright) from frames all over the movie."""
+    frames = [movie.frame(t) for t in sorted({0, len(movie) // 2, len(movie) - 1})]
+    best = (-np.inf, 0.0, 1.0)
+    for frame in frames:
+        d = estimate_diameter(frame, model) if diameter_px is None else diameter_px
+        trials = [(_plausibility(sign * frame, model, d), d, sign) for sign in (1.0, -1.0)]
+        best = max(best, *trials)
+    return best[1:]
 
 
 def estimate_diameter(frame: np.ndarray, model) -> float:
@@ -238,12 +265,12 @@ def estimate_diameter(frame: np.ndarray, model) -> float:
     Notes
     -----
     The network knows particles of `WORKING_DIAMETER` pixels. At a magnification near the right one, what it finds
-    explains the image's darkness best and forms the strongest lattice; there the size of what it finds corrects the
-    rest. Explained in chapter 6, "Decompose".
+    explains the image's darkness (or brightness) best and forms the strongest lattice; there the size of what it finds
+    corrects the rest. Explained in chapter 6, "Decompose".
     """
-    largest = max(min(frame.shape) / 5, 1.2 * SMALLEST_DIAMETER)
+    largest = max(min(frame.shape) / 3, 1.2 * SMALLEST_DIAMETER)
     trials = np.geomspace(SMALLEST_DIAMETER, largest, 2 + int(np.log(largest / SMALLEST_DIAMETER) / 0.18))
-    diameter = trials[int(np.argmax([_plausibility(frame, model, d) for d in trials]))]
+    diameter = trials[int(np.argmax([abs(_plausibility(frame, model, d)) for d in trials]))]
     for _ in range(2):
         measured = _measured_diameter(predict(model, _middle(frame, diameter)))
         if measured is None:
@@ -260,16 +287,19 @@ def _middle(frame, diameter, view: int = 224) -> np.ndarray:
 
 
 def _plausibility(frame, model, diameter) -> float:
-    """How well a diameter suits: significance of the correlation with the image (Fisher's z) × lattice strength."""
+    """How well a diameter suits: significance (Fisher's z) of the finds' correlation with darkness × lattice strength.
+
+    Negative where the finds are bright.
+    """
     image = _middle(frame, diameter)
     probability = predict(model, image)
     found = probability.sum(axis=0)
     found = found - gaussian_filter(found, 1.4 * WORKING_DIAMETER)
     dark = -normalize(gaussian_filter(image, 1.0))
-    correlation = abs(np.mean(found * dark)) / np.sqrt(np.mean(found**2) * np.mean(dark**2) + 1e-12)
+    correlation = np.mean(found * dark) / np.sqrt(np.mean(found**2) * np.mean(dark**2) + 1e-12)
     points = locate(probability, WORKING_DIAMETER)[["y", "x"]].to_numpy()
     strength = find_lattice(points, 1.35 * WORKING_DIAMETER)[1] if len(points) >= 8 else 1.0
-    return float(np.arctanh(min(correlation, 0.9999)) * np.sqrt(image.size * strength))
+    return float(np.arctanh(np.clip(correlation, -0.9999, 0.9999)) * np.sqrt(image.size * strength))
 
 
 def _measured_diameter(probability) -> float | None:
@@ -291,26 +321,33 @@ def _measured_diameter(probability) -> float | None:
 def _working_shape(shape, diameter_px) -> tuple[int, int]:
     """Shape at which particles are `WORKING_DIAMETER` pixels wide, the same zoom on both axes to a pixel."""
     zoom = WORKING_DIAMETER / diameter_px
-    return tuple(max(int(round(n * zoom)), 16) for n in shape)
+    return tuple(max(int(round(n * zoom)), 4) for n in shape)
+
+
+def _working_pixel_size(working, movie) -> float:
+    """Size of a working pixel in nm; the two axes differ by rounding only."""
+    return movie.pixel_size * np.sqrt(np.prod(movie.shape[1:]) / np.prod(working))
 
 
 class _ProbabilityStore:
     """The network's output for every frame, uint8 on disk: layer movies are rendered from it without a second run."""
 
-    def __init__(self, frames, shape):
-        self.shape = shape
-        folder = tempfile.mkdtemp(prefix="moirelib-")
-        self.array = np.lib.format.open_memmap(
-            os.path.join(folder, "probability.npy"), mode="w+", dtype=np.uint8, shape=(frames, 2, *shape)
-        )
-        self._finalizer = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+    def __init__(self, shape):
+        self.shape, self.folder = shape, Path(tempfile.mkdtemp(prefix="moirelib-"))
+        self._finalizer = weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+
+    def __getitem__(self, t) -> np.ndarray:
+        return np.load(self.folder / f"{t}.npy")
+
+    def __setitem__(self, t, probability) -> None:
+        np.save(self.folder / f"{t}.npy", np.rint(255 * probability).astype(np.uint8))
 
 
 def _decompose_frame(frame, model, store, t):
     """Particles of one frame at working sampling: found, given to layers, fitted."""
     image = resample(frame, store.shape)
-    store.array[t] = np.rint(255 * predict(model, image))
-    probability = store.array[t] / np.float32(255)
+    probability = predict(model, image)
+    store[t] = probability
     found = locate(probability, WORKING_DIAMETER)
     named, lattices = assign_layers(found, WORKING_DIAMETER)
     fitted = refine(image, named, WORKING_DIAMETER)
@@ -318,15 +355,21 @@ def _decompose_frame(frame, model, store, t):
 
 
 def _name_layers(tables, lattices) -> pd.DataFrame:
-    """One table of all frames in which a layer keeps its number, and layer 1 is the one with more particles."""
-    for t in range(1, len(tables)):
-        if _swapped(tables[t - 1], tables[t]):
+    """One table of all frames in which a layer keeps its number, and layer 1 is the one that reaches furthest."""
+    before = None
+    for t, table in enumerate(tables):
+        if before is not None and _swapped(before, table):
             _swap(tables, lattices, t)
-    counts = np.sum([np.bincount(table["layer"], minlength=3)[1:3] for table in tables], axis=0)
-    if counts[1] > counts[0]:
+        before = tables[t] if len(table) else before
+    reach = [sum(_reach(table, k) for table in tables) for k in (1, 2)]
+    if reach[1] > reach[0]:
         for t in range(len(tables)):
             _swap(tables, lattices, t)
     return pd.concat(tables, ignore_index=True)
+
+
+def _reach(table, layer) -> float:
+    return extent(table.loc[table["layer"] == layer, ["y", "x"]].to_numpy(), 1.35 * WORKING_DIAMETER)
 
 
 def _swapped(before, now) -> bool:
@@ -345,8 +388,13 @@ def _swap(tables, lattices, t) -> None:
 
 
 def _native_table(particles, working, native, pixel_size) -> pd.DataFrame:
-    """From working pixels to the frame's pixels and nm; both put pixel centres at integer coordinates."""
+    """From working pixels to the frame's pixels and nm, for particles centred in the frame.
+
+    Both put pixel centres at integer coordinates.
+    """
     zoom_y, zoom_x = working[0] / native[0], working[1] / native[1]
+    inside = particles["y"].between(-0.5, working[0] - 0.5) & particles["x"].between(-0.5, working[1] - 0.5)
+    particles = particles[inside]
     y, x = (particles["y"] + 0.5) / zoom_y - 0.5, (particles["x"] + 0.5) / zoom_x - 0.5
     nm = pixel_size / np.sqrt(zoom_y * zoom_x)
     return particles.assign(
@@ -369,7 +417,7 @@ def _lazy_layers(store, particles, shape) -> da.Array:
 
     def block(block_id=None):
         t = block_id[0]
-        return render_layers(store.array[t], by_frame.get(t, empty), shape[1:])[None]
+        return render_layers(store[t], by_frame.get(t, empty), shape[1:])[None]
 
     return da.map_blocks(block, chunks=((1,) * shape[0], (2,), (shape[1],), (shape[2],)), dtype=np.uint8)
 
@@ -404,12 +452,11 @@ def render_layers(probability: np.ndarray, particles: pd.DataFrame, shape) -> np
     return np.clip(np.rint(resample(out, shape)), 0, 255).astype(np.uint8)
 
 
-def _summarize(movie, table, lattices, zoom, weights, device, diameter_px) -> dict:
+def _summarize(movie, table, lattices, nm, weights, device) -> dict:
     """What goes into ``summary.json``."""
     from . import __version__
 
     path = Path(weights) if weights is not None else weights_path()
-    nm = movie.pixel_size / zoom
     spacing = [_median([f[k][0].spacing * nm for f in lattices if f[k]]) for k in (0, 1)]
     twist = _median([_twist(f[0][0], f[1][0]) for f in lattices if f[0] and f[1]])
     counts = {f"layer_{k}": int((table["layer"] == k).sum()) for k in (1, 2)}
@@ -424,10 +471,10 @@ def _summarize(movie, table, lattices, zoom, weights, device, diameter_px) -> di
         "device": str(choose_device(device)),
         "particles": counts,
         "diameter_nm": _median(table["diameter_nm"]) if len(table) else None,
-        "working_pixel_size_nm": nm,
+        "working_pixel_size_nm": float(nm),
         "spacing_nm": {"layer_1": spacing[0], "layer_2": spacing[1]},
         "twist_deg": twist,
-        "note": _note(counts, spacing, twist, movie, diameter_px),
+        "note": _note(counts, spacing, twist, movie),
     }
 
 
@@ -441,7 +488,7 @@ def _twist(first, second) -> float:
     return fold_hexagonal(second.angle - first.angle)
 
 
-def _note(counts, spacing, twist, movie, diameter_px) -> str:
+def _note(counts, spacing, twist, movie) -> str:
     """One line that says what was found and how far it can be trusted."""
     total = max(sum(counts.values()), 1)
     if sum(counts.values()) == 0:

@@ -39,6 +39,10 @@ class LibraryConfig:
     shadow: tuple[float, float] = (0.2, 0.8)  # in a fifth of the images
     readout_noise: tuple[float, float] = (5.0, 40.0)  # electrons
 
+    def __post_init__(self):
+        if self.images < 1 or min(self.shape) < 32:
+            raise ValueError(f"a library needs at least 1 image of 32 pixels, got {self.images} of {self.shape}")
+
     @classmethod
     def fast(cls) -> LibraryConfig:
         """A few small images, for the book's fast mode."""
@@ -206,7 +210,7 @@ def _create_store(path: Path, config: LibraryConfig, seed: int):
     import zarr
 
     recipe = json.loads(json.dumps({"config": asdict(config), "seed": seed}))
-    if (path / "images.zarr" / "zarr.json").exists():
+    if (path / "images.zarr" / "done" / "zarr.json").exists():  # made last
         group = zarr.open_group(str(path / "images.zarr"), mode="r+")
         if dict(group.attrs) != recipe:
             raise ValueError(f"{path} was made with another configuration or seed; choose another folder")
@@ -217,9 +221,9 @@ def _create_store(path: Path, config: LibraryConfig, seed: int):
     group.create_array("frame", shape=(n, *shape), chunks=(1, *shape), dtype="uint16")
     group.create_array("mask", shape=(n, 2, *shape), chunks=(1, 2, *shape), dtype="uint8")
     group.create_array("pixel_size", shape=(n,), chunks=(1,), dtype="float64")
-    group.create_array("done", shape=(n,), chunks=(1,), dtype="uint8")
     (path / "truth").mkdir(exist_ok=True)
     group.attrs.update(recipe)
+    group.create_array("done", shape=(n,), chunks=(1,), dtype="uint8")
     return group
 
 

@@ -21,7 +21,7 @@ from scipy.spatial import cKDTree
 from scipy.special import expit
 from skimage.feature import peak_local_max
 
-__all__ = ["Lattice", "assign_layers", "discard_doubtful", "find_lattice", "locate", "refine"]
+__all__ = ["Lattice", "assign_layers", "discard_doubtful", "extent", "find_lattice", "locate", "refine"]
 
 
 def locate(probability: np.ndarray, diameter: float, threshold: float = 0.4) -> pd.DataFrame:
@@ -198,17 +198,17 @@ def assign_layers(particles: pd.DataFrame, diameter: float) -> tuple[pd.DataFram
     )
     points = single[["y", "x"]].to_numpy()
     if len(points) < 8:
-        return _name_by_channel(particles), [[], []]
+        return _name_by_channel(single), [[], []]
     spacing = _typical_spacing(particles, points, diameter)
     kernel = _proximity(points, 6.0 * spacing)
     lattices, fit = _find_grains(points, spacing, kernel)
     if not lattices:
-        return _name_by_channel(particles), [[], []]
+        return _name_by_channel(single), [[], []]
     pairs = _channel_pairs(points, single["channel"].to_numpy(), ~single.index.isin(first), 2.2 * spacing)
     membership, fit = _settle(points, fit, lattices, pairs, kernel)
     grain = membership.argmax(axis=1)
     layer_of_grain = _layers_of_grains(points, grain, fit, spacing)
-    if _extent(points[layer_of_grain[grain] == 1], spacing) > _extent(points[layer_of_grain[grain] == 0], spacing):
+    if extent(points[layer_of_grain[grain] == 1], spacing) > extent(points[layer_of_grain[grain] == 0], spacing):
         layer_of_grain = 1 - layer_of_grain
     in_layer = np.stack([membership[:, layer_of_grain == k].sum(axis=1) for k in (0, 1)], axis=1)
     table = single.assign(layer=in_layer.argmax(axis=1) + 1, grain=grain, layer_confidence=in_layer.max(axis=1))
@@ -384,7 +384,7 @@ def _overlap(mine, others, spacing) -> float:
     return float(np.mean((distance > 0.35) & (distance < 0.75)))
 
 
-def _extent(points, spacing) -> float:
+def extent(points, spacing) -> float:
     """Area covered by points, each counting a disk of one spacing; in units of the spacing squared."""
     if len(points) == 0:
         return 0.0
@@ -469,8 +469,8 @@ def discard_doubtful(particles: pd.DataFrame, diameter: float) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        Particles that are dark where most are dark (or bright where most are bright), and that are either located to
-        better than a 24th of a diameter, or found by the network on a site of their lattice.
+        Particles that are dark where most are dark, and that are either located to
+        better than a 24th of a diameter, or found by the network on a site of their lattice and located to a sixth.
 
     Notes
     -----
@@ -480,8 +480,9 @@ def discard_doubtful(particles: pd.DataFrame, diameter: float) -> pd.DataFrame:
     if particles.empty:
         return particles
     same_sign = np.sign(particles["opacity"]) == np.sign(particles["opacity"].median())
-    located = np.hypot(particles["y_std"], particles["x_std"]) / np.sqrt(2) < diameter / 24
-    expected = (particles["lattice_fit"] > 1.5) & (particles["score"] > 0.6)
+    error = np.hypot(particles["y_std"], particles["x_std"]) / np.sqrt(2)
+    located = error < diameter / 24
+    expected = (error < diameter / 6) & (particles["lattice_fit"] > 1.5) & (particles["score"] > 0.6)
     return particles[same_sign & (located | expected)].reset_index(drop=True)
 
 

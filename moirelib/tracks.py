@@ -39,7 +39,14 @@ def link(particles: pd.DataFrame, search_range: float, memory: int = 2) -> pd.Da
     trackpy.quiet()
     next_number, tables = 0, []
     for _, layer in particles.groupby("layer"):
-        linked = trackpy.link(layer.drop(columns="particle"), search_range, memory=memory, pos_columns=["y", "x"])
+        linked = trackpy.link(
+            layer.drop(columns="particle"),
+            search_range,
+            memory=memory,
+            pos_columns=["y", "x"],
+            adaptive_stop=0.2 * search_range,  # crowded places are linked with a shorter range instead of not at all
+            adaptive_step=0.9,
+        )
         lengths = linked.groupby("particle")["frame"].transform("size")
         numbers = linked["particle"].where(lengths > 1)
         linked["particle"] = (pd.factorize(numbers)[0] + next_number).astype(int)

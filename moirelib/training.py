@@ -6,7 +6,9 @@ Explained in chapter 5, "U-Net".
 from __future__ import annotations
 
 import json
+import logging
 import platform
+import subprocess
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -34,6 +36,10 @@ class TrainingConfig:
     zoom: float = 1.3  # particles are shown at working diameter times 1/zoom to zoom
     validation: float = 0.05  # fraction of scenes, the library's last, never trained on
     checkpoint_every: int = 200  # steps
+
+    def __post_init__(self):
+        if self.steps < 1 or self.batch < 1:
+            raise ValueError(f"training needs at least 1 step and 1 image a batch, got {self.steps} and {self.batch}")
 
     @classmethod
     def fast(cls) -> TrainingConfig:
@@ -221,6 +227,7 @@ def train(library, out, config: TrainingConfig | None = None, seed: int = 0, dev
     scores = validate(module.model, LibraryCrops(group, range(split, count), config, seed, augment=False))
     card = {
         "command": command or f"moirelib.training.train({str(library)!r}, ...)",
+        "commit": _commit(),
         "seed": seed,
         "training": asdict(config),
         "library": {"images": count, "validation_images": count - split, **dict(group.attrs)},
@@ -236,6 +243,15 @@ def train(library, out, config: TrainingConfig | None = None, seed: int = 0, dev
     return card
 
 
+def _commit() -> str | None:
+    """The checkout's commit, with a plus sign where files differ from it; None outside a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=12", "--dirty=+"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
 def _fit(module, crops, config, out, device) -> float:
     """Run Lightning's loop, from the last checkpoint when there is one; hours over all runs of this training."""
     folder = out.with_name(out.name + ".checkpoints")
@@ -243,6 +259,7 @@ def _fit(module, crops, config, out, device) -> float:
     # An "epoch" is the stretch between two checkpoints: Lightning resumes cleanly only from the end of one.
     saver = lightning.pytorch.callbacks.ModelCheckpoint(folder, "step", save_last=True, save_top_k=0)
     clock = lightning.pytorch.callbacks.Timer()
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     trainer = lightning.Trainer(
         max_steps=config.steps,
         accelerator={"cuda": "gpu"}.get(kind, kind),

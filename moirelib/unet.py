@@ -102,11 +102,12 @@ def load_weights(path=None, device: str = "auto") -> torch.nn.Module:
 
 def choose_device(device: str = "auto") -> torch.device:
     """CUDA, else Apple's MPS, else the CPU, unless a device is named."""
+    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not here.get(device, True):
+        raise ValueError(f"device {device!r} is not available on this machine; leave device out or pass 'cpu'")
     if device != "auto":
         return torch.device(device)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    return torch.device(next((name for name, present in here.items() if present), "cpu"))
 
 
 def normalize(image: np.ndarray) -> np.ndarray:

@@ -20,7 +20,7 @@ export MOIRELIB_FAST ?= 1
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-browser book test lint format pages notebooks clean distclean
+.PHONY: help env env-browser book test lint format pages scores notebooks clean distclean
 
 help:  ## list the targets
 	@$(PYTHON) -c "import re; [print('make %-10s %s' % m) for m in re.findall(r'^([\w-]+):.*?## (.*)', open('Makefile').read(), re.M)]"
@@ -51,13 +51,16 @@ format: env  ## put code into the project's format
 pages: env-browser  ## open every built page in headless Chromium and check it
 	@$(VENV_PYTHON) tools/check_pages.py
 
+scores: env  ## score the shipped weights: sample, held-out simulations, real frame
+	@$(VENV_PYTHON) benchmarks/scores.py
+
 notebooks: env  ## write the chapters as notebooks for Colab and Binder
 	@$(VENV_PYTHON) tools/make_notebooks.py
 
-# A benchmark is one line here and one script in tools/:
+# A benchmark is one line here and one script in benchmarks/:
 #
 #   bench-NAME: env  ## what it measures
-#   	@$(VENV_PYTHON) tools/bench_NAME.py
+#   	@$(VENV_PYTHON) benchmarks/NAME.py
 
 clean:  ## remove the built book and its execution cache
 	@$(PYTHON) -c "import shutil; shutil.rmtree('_build', ignore_errors=True)"

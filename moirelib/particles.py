@@ -202,6 +202,8 @@ def assign_layers(particles: pd.DataFrame, diameter: float) -> tuple[pd.DataFram
     spacing = _typical_spacing(particles, points, diameter)
     kernel = _proximity(points, 6.0 * spacing)
     lattices, fit = _find_grains(points, spacing, kernel)
+    if len(lattices) == 1 and np.ptp(points, axis=0).max() < 12 * spacing:
+        lattices, fit = _grains_of_channels(points, single["channel"].to_numpy(), spacing, kernel) or (lattices, fit)
     if not lattices:
         return _name_by_channel(single), [[], []]
     pairs = _channel_pairs(points, single["channel"].to_numpy(), ~single.index.isin(first), 2.2 * spacing)
@@ -298,6 +300,23 @@ def _find_grains(points, spacing, kernel, most: int = 4) -> tuple[list[Lattice],
         lattices.append(lattice)
         fits.append(fit)
         free &= fit < 1.2
+    return lattices, np.array(fits).T
+
+
+def _grains_of_channels(points, channel, spacing, kernel):
+    """One lattice in each channel, and the fit to both; None if either channel holds none.
+
+    In a field of a few spacings two lattices look like one in all points together, but the network's names do not
+    swap within its own view.
+    """
+    lattices, fits = [], []
+    for k in (0, 1):
+        mine = channel == k
+        lattice, strength = find_lattice(points[mine], spacing) if mine.sum() >= 8 else (None, 0.0)
+        if strength < max(5.0, 0.3 * mine.sum()):
+            return None
+        lattices.append(lattice)
+        fits.append(_local_fit(points, mine.astype(float), lattice, kernel))
     return lattices, np.array(fits).T
 
 

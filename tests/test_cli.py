@@ -96,8 +96,9 @@ def test_an_output_below_a_file_is_refused(small, tmp_path, capsys):
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
 
 
-def test_module_and_help_work_from_a_shell():
-    environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_module_and_help_work_from_a_shell(encoding):
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
     for command in (["--help"], ["decompose", "--help"], ["--version"]):
         done = subprocess.run(
             [sys.executable, "-m", "moirelib", *command], capture_output=True, text=True, env=environment
@@ -105,6 +106,16 @@ def test_module_and_help_work_from_a_shell():
         assert done.returncode == 0
         assert done.stderr == ""
     assert "moirelib" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["library", "--images", "0", "--out"], ["transmission", "--out"], ["sample", "--out"]],
+    ids=lambda command: command[0],
+)
+def test_other_commands_refuse_in_one_line_too(command, tmp_path, capsys):
+    assert main([*command, str(tmp_path / "absent" / "x.npz")]) == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
 
 
 def test_package_gives_the_function_even_after_the_module_was_imported():

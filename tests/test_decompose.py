@@ -4,12 +4,13 @@ import json
 
 import dask.array as da
 import numpy as np
+import pandas as pd
 import pytest
 import tifffile
 
 import moirelib
 from moirelib import data
-from moirelib.decompose import COLUMNS, decompose, output_folder, semi_real_moire
+from moirelib.decompose import COLUMNS, _name_layers, decompose, output_folder, semi_real_moire
 from moirelib.movies import Movie
 from moirelib.scoring import score_particles
 
@@ -88,6 +89,51 @@ def test_gain_offset_and_type_do_not_matter(sample, result):
     assert other.summary["spacing_nm"]["layer_1"] == pytest.approx(result.summary["spacing_nm"]["layer_1"], rel=0.01)
 
 
+def test_bright_particles_are_found_as_well(sample, result):
+    inverted = decompose(1000.0 - sample[0].frame(0), pixel_size=1.367, device="cpu")
+    first = result.particles[result.particles["frame"] == 0]
+    counts = [table["layer"].value_counts().sort_index().to_list() for table in (inverted.particles, first)]
+    np.testing.assert_allclose(*counts, rtol=0.06)
+
+
+def test_a_field_of_a_few_spacings_keeps_two_layers(sample):
+    movie, truth = sample
+    crop = (slice(100, 260), slice(100, 260))
+    truth = truth[(truth["frame"] == 0) & truth["y"].between(99.5, 259.5) & truth["x"].between(99.5, 259.5)]
+    truth = truth.assign(**{c: truth[c] - 100 * movie.pixel_size for c in ("y_nm", "x_nm")})
+    small = decompose(movie.frame(0)[crop], pixel_size=movie.pixel_size, device="cpu")
+    assert score_particles(small.particles, truth, 30.0, (160 * movie.pixel_size,) * 2)["f1"] > 0.9
+
+
+def test_a_movie_may_begin_without_particles(sample):
+    empty = np.random.default_rng(0).poisson(300, sample[0].shape[1:])
+    late = decompose(np.stack([empty, sample[0].frame(0), sample[0].frame(1)]), pixel_size=1.367, device="cpu")
+    assert late.summary["diameter_nm"] == pytest.approx(30.0, rel=0.2)
+    assert (late.particles["frame"] == 0).sum() < 0.02 * len(late.particles)
+    assert late.summary["twist_deg"] == pytest.approx(9.0, abs=1.0)
+
+
+def test_layers_keep_their_names_over_an_empty_frame():
+    y, x = (16.0 * np.array(c, float) for c in zip(*np.ndindex(6, 6), strict=True))
+    base = pd.DataFrame({"layer": 1, "y": y, "x": x})
+    top = pd.DataFrame({"layer": 2, "y": y[:12] + 8, "x": x[:12] + 8})
+    table = pd.concat([base, top], ignore_index=True)
+    swapped = table.assign(layer=3 - table["layer"])
+    tables = [table, table.iloc[:0], swapped, table]
+    named = _name_layers([t.assign(frame=i) for i, t in enumerate(tables)], [[[], []] for _ in tables])
+    assert named.groupby("frame")["layer"].apply(lambda c: (c == 1).sum()).to_dict() == {0: 36, 2: 36, 3: 36}
+
+
+def test_positions_are_inside_the_frame(sample, result):
+    height, width = sample[0].shape[1:]
+    assert result.particles["y"].between(-0.5, height - 0.5).all()
+    assert result.particles["x"].between(-0.5, width - 0.5).all()
+
+
+def test_no_error_bar_is_as_wide_as_a_particle(result):
+    assert (result.particles["y_std_nm"] < 0.4 * result.particles["diameter_nm"].median()).all()
+
+
 def test_single_image_is_not_linked(sample):
     single = decompose(sample[0].frame(0), pixel_size=1.367, device="cpu")
     assert single.layers.shape[0] == 1
@@ -105,6 +151,7 @@ def test_single_image_is_not_linked(sample):
         ({"pixel_size": 60.0}, "no nanoparticles"),
         ({"pixel_size": 1.367, "diameter": 3.0}, "under 4 pixels wide"),
         ({"pixel_size": 1.367, "diameter": -3.0}, "diameter must be"),
+        ({"pixel_size": 1.367, "diameter": 3000.0}, "larger than the frames"),
     ],
 )
 def test_absurd_sizes_are_refused(sample, kwargs, message):
@@ -131,7 +178,21 @@ def write_half(target):
 def test_failed_output_leaves_nothing_behind(tmp_path):
     with pytest.raises(RuntimeError):
         write_half(tmp_path / "new" / "folder")
-    assert not (tmp_path / "new" / "folder").exists()
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_result_that_cannot_be_replaced_stops_all_of_them(tmp_path):
+    (tmp_path / "particles.csv").mkdir()
+    (tmp_path / "layer_1.tif").write_text("old")
+    with pytest.raises(OSError, match="cannot replace"):
+        write_two(tmp_path)
+    assert (tmp_path / "layer_1.tif").read_text() == "old"
+
+
+def write_two(target):
+    with output_folder(target) as folder:
+        (folder / "layer_1.tif").write_text("new")
+        (folder / "particles.csv").write_text("new")
 
 
 def test_failed_output_keeps_what_was_there(tmp_path):

@@ -68,3 +68,9 @@ def test_wrong_or_missing_weights_are_named(tmp_path):
         load_weights(tmp_path / "w.safetensors")
     with pytest.raises(FileNotFoundError, match="no such weights"):
         load_weights(tmp_path / "absent.safetensors")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+def test_a_device_that_is_not_there_is_named():
+    with pytest.raises(ValueError, match="'cuda' is not available"):
+        load_weights(device="cuda")

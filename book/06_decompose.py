@@ -433,7 +433,7 @@ for name, part in (
 # ## In practice
 #
 # - **Give the diameter** (`diameter=`, `--diameter`) if the estimate in `summary.json` is wrong. It is made on the
-#   middle of the first frame, and clouds, a large empty middle or two sizes of particles mislead it.
+#   middle of the first, the middle and the last frame; clouds, a large empty middle or two sizes of particles mislead it.
 # - **Read the note in the summary first.** It says whether a second lattice was found, and whether the field holds a
 #   Moiré period. With less than one period in view, positions are still good, and layers are a guess.
 # - **Twists near 0° or 30°** with equal spacings leave little to tell the lattices apart: at 30°, {term}`grains

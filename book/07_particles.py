@@ -528,6 +528,8 @@ print(pd.concat(rows).groupby("overlapped")["claim"].describe()[["count", "50%"]
 #   Grains that overlap are different layers, grains that meet are one.
 # - All particles are fitted to the raw frame together, and each has an error bar that can be tested: on simulations,
 #   z-scores should have a width of 1.
+# - What the fit cannot locate well is left out, unless it sits on a site of its lattice: `decompose` calls
+#   `discard_doubtful` for that.
 # - Tracks are linked layer by layer; what all share is drift.
 #
 # ## In practice

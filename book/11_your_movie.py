@@ -239,7 +239,7 @@ for saved in sorted(out.iterdir()):
 # |---|---|---|
 # | `pixel size is missing` | the file carries none (many TIFF exports) | set `PIXEL_SIZE` from the microscope's calibration |
 # | circles much larger or smaller than the particles | size estimated wrongly | set `DIAMETER`; measure one particle on the screen, in nm |
-# | circles between the particles | bright-field and dark-field confused: particles are bright | pass `-movie.data.astype(float)` with its pixel size |
+# | circles between the particles | contrast reversed by defocus, or the wrong polarity chosen (dark or bright particles are told apart by themselves) | look at the raw frame; pass `-movie.data.astype(float)` with its pixel size |
 # | "no second lattice found", and you see two | twist near zero, or field under one Moiré period | record a larger field; nothing in this image decides |
 # | layer 2 appears in a single-layer movie | strained or polycrystalline base layer, noise off the lattice | look at `layer_confidence` and `score`; drop what is low in both |
 # | layers exchanged in single frames | layers of equal extent, few particles | larger field; compare `by_frame` above |

@@ -357,7 +357,7 @@ def _settle(points, fit, lattices, pairs, kernel, rounds: int = 12) -> tuple[np.
     """
     membership = _softmax(2.0 * fit)
     if len(lattices) == 1:
-        return expit(2.0 * fit), fit
+        return 0.5 + 0.5 * expit(2.0 * fit), fit
     count = np.maximum(np.asarray(np.abs(pairs).sum(axis=1)), 1).reshape(-1, 1)
     for turn in range(rounds):
         fit = np.stack(

@@ -19,6 +19,7 @@ def main() -> None:
     result = moirelib.decompose(movie)
     figure, axes = plt.subplots(1, 3, figsize=(10, 3.6), layout="constrained")
     plot.show_split(movie.frame(0), np.asarray(result.layers[0]), movie.pixel_size, axes)
+    axes[0].set_title("raw frame (simulated)", fontsize=10)
     figure.savefig(Path(__file__).parent.parent / "book" / "images" / "overview.png", dpi=110)
 
 

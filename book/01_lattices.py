@@ -17,34 +17,50 @@
 # ```{admonition} In this chapter
 # :class: tip
 # - build a hexagonal lattice from two vectors, and a {term}`Moiré lattice` from two hexagonal ones
-# - measure the Moiré period in an image and compare it with its formula
-# - draw random specimens with islands, vacancies and strain, whose truth is known
-# - build one gold nanoparticle atom by atom
+# - measure the Moiré period in an image and compare it with its formula; find the twists that repeat exactly
+# - draw random specimens of two or more layers, whose truth is known
+# - plant dislocations, twin boundaries, vacancies and interstitials
+# - let a lattice vibrate as an elastic body, and grow
+# - build gold nanoparticles of five shapes, as solids and atom by atom
 #
-# Needs nothing from other chapters · CPU · 10 seconds (fast), 20 seconds (full) · 0.4 GB
+# Needs nothing from other chapters · CPU · 15 seconds (fast), 25 seconds (full) · 0.5 GB
 # ```
 #
 # Everything in this book starts from a specimen that we know completely: where each particle sits, in which
-# {term}`layer`, and how large it is. This chapter makes such specimens. Lengths are in nm, angles in degrees, and
-# points are `(y, x)`.
+# {term}`layer`, how large it is and which defects the lattice has. This chapter makes such specimens. Lengths are in
+# nm, angles in degrees, and points are `(y, x)`.
 
 # %%
 import os
+from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import numpy as np
-from scipy.spatial import cKDTree
+import torch
+from scipy.spatial import Delaunay, cKDTree
 
+from moirelib.elastic import bonds, dynamical_matrix, stiffness_matrix, thermal_displacements
 from moirelib.lattice import (
     LatticeConfig,
+    coincidence_period,
+    commensurate_angles,
+    dislocation_displacement,
     fold_hexagonal,
-    gold_particle,
+    growth_schedule,
     hexagonal_lattice,
     moire_period,
     random_scene,
     truth_table,
+    twin_boundary,
 )
 from moirelib.plot import LAYER_COLORS, show_frame, show_particles
+from moirelib.shapes import (
+    SHAPES,
+    circumscribed_ratio,
+    nanoparticle,
+    particle_height,
+    particle_thickness,
+)
 
 FAST = os.environ.get("MOIRELIB_FAST", "1") != "0"
 plt.rcParams["figure.dpi"] = 144
@@ -274,6 +290,73 @@ for difference in (9, -9, 51, 69, 30, 31):
     print(f"{difference:4d}° is a twist of {fold_hexagonal(difference):.0f}°")
 
 # %% [markdown]
+# Layers of one batch of particles can also differ in spacing. The same difference of two vectors, now of unequal
+# length, gives for spacings $a$ and $b$ {cite:p}`hermann2012`
+#
+# $$
+# L = \frac{ab}{\sqrt{a^2 + b^2 - 2ab\cos\theta}} .
+# $$
+#
+# Without any twist a difference of 5 % makes a Moiré pattern of $L \approx 20\,a$; exercise 1 measures one.
+
+# %%
+for theta in (0, 1, 3, 9):
+    equal, unequal = moire_period(spacing, theta), moire_period(spacing, theta, 1.05 * spacing)
+    print(f"twist {theta}°: L = {equal:5.0f} nm for b = a, {unequal:4.0f} nm for b = 1.05 a")
+
+# %% [markdown]
+# ## A few twists repeat exactly
+#
+# The Moiré pattern looks periodic at every twist, but its rosettes are in general not alike: the two lattices share
+# one site, and no other. Only at {term}`commensurate twists <commensurate twist>` do they share a lattice of sites.
+# Turning brings the lattice vector $n\mathbf{a}_1 + m\mathbf{a}_2$ onto $m\mathbf{a}_1 + n\mathbf{a}_2$, a vector
+# of the same length, if {cite:p}`shallcross2010`
+#
+# $$
+# \cos\theta = \frac{m^2 + 4mn + n^2}{2\,(m^2 + mn + n^2)} .
+# $$
+#
+# One site in $\Sigma = m^2 + mn + n^2$ then coincides {cite:p}`ranganathan1966` (a third of that where $m - n$ is a
+# multiple of three: those repeat other twists), and the coincident sites are $a\sqrt{\Sigma}$ apart.
+
+# %%
+commensurate_angles(50).round(3)
+
+# %% mystnb={"figure": {"caption": "Left, two lattices at the commensurate twist of 21.79°: one site in Σ = 7 of each coincides (black), and the cell of the coincident sites is the Moiré cell. Right, Moiré period against twist (line) and the period of the coincident sites (points): equal for n = m - 1, longer for all others.", "name": "fig-commensurate"}}
+table = commensurate_angles(60 if FAST else 200)
+theta = table["twist_deg"][0]
+first, second = (hexagonal_lattice(1.0, t, (0, 0), 7.5) for t in (0, theta))
+shared = first[cKDTree(second).query(first)[0] < 1e-6]
+fig, (left, right) = plt.subplots(
+    1, 2, figsize=(8, 3.6), width_ratios=(1, 1.25), layout="constrained"
+)
+for lattice, color, size in ((first, LAYER_COLORS[0], 60), (second, LAYER_COLORS[1], 25)):
+    left.scatter(lattice[:, 1], lattice[:, 0], s=size, facecolors="none", edgecolors=color, lw=1.5)
+left.scatter(shared[:, 1], shared[:, 0], s=25, color="black", zorder=3)
+cell = shared[np.argsort(np.hypot(*shared.T))][1:7]  # the six shortest vectors, in order of angle:
+u, v = cell[np.argsort(np.arctan2(*cell.T))][[2, 3]]
+corners = np.array([[0, 0], u, u + v, v, [0, 0]])
+left.plot(corners[:, 1], corners[:, 0], color="black", lw=1)
+left.set(aspect="equal", xlim=(-5, 5), ylim=(5, -5), xlabel="x / a", ylabel="y / a")
+line = np.linspace(4, 30, 300)
+right.plot(line, [moire_period(1, t) for t in line], color="0.5", label="Moiré period")
+for near, style in ((True, "o"), (False, "s")):
+    rows = table[(table["m"] - table["n"] == 1) == near]
+    color, name = (LAYER_COLORS[0], "n = m - 1") if near else (LAYER_COLORS[1], "all others")
+    right.plot(rows["twist_deg"], np.sqrt(rows["sigma"]), style, color=color, ms=5, label=name)
+for row in table[:5].itertuples():
+    right.annotate(
+        f"Σ{row.sigma}", (row.twist_deg, np.sqrt(row.sigma)), (6, 4), textcoords="offset points"
+    )
+right.set(xlabel="twist angle (°)", ylabel="period / a", ylim=(0, None))
+right.legend(frameon=False, loc="upper right", fontsize=8)
+plt.show()
+
+# %% [markdown]
+# The larger $\Sigma$, the fewer the sites that coincide and the less it matters whether they do: at the small twists
+# of most experiments a commensurate one is never far. Small $\Sigma$ will matter once two grains *of one layer* meet.
+
+# %% [markdown]
 # ## Real layers are not perfect
 #
 # In an experiment the upper layer is often an {term}`island` on a larger {term}`base layer`, sites are empty, rows
@@ -288,12 +371,14 @@ config = LatticeConfig(
     twist_angle=(9.0, 9.0),
     vacancies=(0.05, 0.05),
     strain=(0.03, 0.03),
+    interstitials=(0.0, 0.0),
+    dislocations=0.0,
     island=1.0,
     edge=1.0,
     boundary=0.0,
     single_layer=0.0,
 )
-scene = random_scene(config, field=(700.0, 900.0), rng=np.random.default_rng(3), spacing=39.0)
+scene = random_scene(config, field=(700.0, 900.0), rng=np.random.default_rng(47), spacing=39.0)
 for number, layer in enumerate(scene.layers, start=1):
     print(
         f"layer {number}: {len(layer)} particles, spacing {layer.spacing:.1f} nm, mid-plane at z = {layer.z:.1f} nm"
@@ -321,7 +406,15 @@ table.head(3).round(2)
 # %%
 fraction, config_full = (
     0.08,
-    LatticeConfig(island=0, edge=0, boundary=0, single_layer=0, vacancies=(0.08, 0.08)),
+    LatticeConfig(
+        island=0,
+        edge=0,
+        boundary=0,
+        single_layer=0,
+        vacancies=(0.08, 0.08),
+        interstitials=(0, 0),
+        dislocations=0,
+    ),
 )
 field = (1500.0, 1500.0)
 base = random_scene(config_full, field, np.random.default_rng(4), spacing=20.0).layers[0]
@@ -333,60 +426,403 @@ print(
 )
 
 # %% [markdown]
-# ## One nanoparticle, atom by atom
+# Nothing limits the stack to two layers. Each further layer has its own twist and shift against the one below, its
+# own spacing if asked for, and lies within the outline of the one below. Three layers make three Moiré patterns, one
+# for every pair ({numref}`fig-three`).
+
+# %%
+three = replace(config, layers=3, twist_angle=(5.0, 12.0), upper_spacing=(36.0, 42.0), edge=0.0)
+stack = random_scene(three, (900.0, 900.0), np.random.default_rng(12), spacing=39.0)
+for number, layer in enumerate(stack.layers, start=1):
+    print(
+        f"layer {number}: {len(layer)} particles, spacing {layer.spacing:.1f} nm, z = {layer.z:.1f} nm"
+    )
+print("twists against layer 1:", ", ".join(f"{t:.1f}°" for t in stack.twist_angles))
+
+# %% mystnb={"figure": {"caption": "Projected image of three layers: one lattice alone at the edge, two and three of them inside the islands.", "name": "fig-three"}}
+fig, ax = plt.subplots(figsize=(5, 5), layout="constrained")
+show_frame(projected([layer.positions for layer in stack.layers], 30.0, 900.0, 1.5), 1.5, ax)
+plt.show()
+
+# %% [markdown]
+# ## Defects are part of the truth
+#
+# A later chapter will look for defects in measured positions. To judge it we plant some: an empty site is a
+# {term}`vacancy`, a particle between sites an {term}`interstitial`, and where a row of particles ends inside the
+# crystal there is a {term}`dislocation`. Its {term}`Burgers vector` $\mathbf{b}$ is what is missing when one walks
+# around it and counts equal steps in every direction. In an elastic sheet of Poisson ratio $\nu$, with $\mathbf{b}$
+# along $x$ and polar coordinates $(r, \varphi)$ about the core, particles are displaced by
+# {cite:p}`anderson2017`
+#
+# $$
+# u_x = \frac{b}{2\pi}\left[\varphi + \frac{1+\nu}{4}\sin 2\varphi\right], \qquad
+# u_y = -\frac{b}{2\pi}\left[\frac{1-\nu}{2}\ln\frac{r}{b} + \frac{1+\nu}{4}\cos 2\varphi\right].
+# $$
+#
+# A hexagonal lattice of equal springs has $\nu = 1/3$ {cite:p}`seung1988`. In NumPy:
+
+
+# %%
+def around_dislocation(y, x, b, nu=1 / 3):
+    """Displacement (y, x) around a dislocation at the origin with its Burgers vector along x."""
+    r, phi = np.hypot(y, x), np.arctan2(y, x)
+    along = phi + (1 + nu) / 4 * np.sin(2 * phi)
+    across = -(1 - nu) / 2 * np.log(r / b) - (1 + nu) / 4 * np.cos(2 * phi)
+    return b / (2 * np.pi) * np.stack([across, along], axis=-1)
+
+
+perfect = hexagonal_lattice(spacing, 0.0, (0, 0), 700)
+core = spacing * np.array([np.sqrt(3) / 6, 0.5])  # in the middle of three particles
+dislocated = perfect + around_dislocation(*(perfect - core).T, spacing)
+same = perfect + dislocation_displacement(perfect, core, (0, spacing))
+print(f"largest difference from moirelib's: {np.abs(dislocated - same).max():.1e} nm")
+
+# %% [markdown]
+# The displacement jumps by $\mathbf{b}$ across the half line to the left of the core, and nothing is seen there: a
+# lattice shifted by a lattice vector is the same lattice. What remains is one particle with five neighbours and one
+# with seven, side by side: the mark by which dislocations are found ({numref}`fig-defects`).
+#
+# Two {term}`grains <grain>` of different orientation meet at a {term}`grain boundary`. Of all boundaries the *twin
+# boundary* is the most regular: turn the grains by a commensurate twist, let the boundary run along a row of
+# coincident sites, and one grain is the mirror image of the other. Particles that would come too close to their own
+# mirror image merge with it on the line.
+
+
+# %%
+def coordination(points):
+    """Number of neighbours of each point in the Delaunay triangulation."""
+    triangles = Delaunay(points).simplices
+    edges = np.concatenate([triangles[:, [0, 1]], triangles[:, [1, 2]], triangles[:, [2, 0]]])
+    edges = np.unique(np.sort(edges, axis=1), axis=0)
+    return np.bincount(edges.ravel(), minlength=len(points))
+
+
+twin, boundary = twin_boundary(spacing, 0.0, 7, (0, 0), 700)
+print(f"Σ{boundary.sigma}: misorientation {boundary.misorientation:.2f}°")
+print(f"coincident sites every {coincidence_period(spacing, 7):.1f} nm")
+
+pointlike = replace(
+    config,
+    vacancies=(0.02, 0.02),
+    interstitials=(0.008, 0.008),
+    strain=(0.0, 0.0),
+    position_std=(0.01, 0.01),
+    edge=0.0,
+)
+layer = random_scene(pointlike, (900, 900), np.random.default_rng(15), spacing=39.0).layers[0]
+for defect in layer.defects[:4]:
+    print(defect.kind, "at", np.round(defect.position, 1))
+
+# %% mystnb={"figure": {"caption": "Particles with five (blue), seven (orange) and six neighbours (grey). Left, a dislocation: the arrow is its Burgers vector. Middle, a Σ7 twin boundary: black dots are coincident sites on the mirror line. Right, vacancies (crosses) and interstitials (triangles) where the truth lists them.", "name": "fig-defects"}}
+fig, axes = plt.subplots(1, 3, figsize=(9, 3.4), layout="constrained")
+for ax, points, middle, title in zip(
+    axes,
+    (dislocated, twin, layer.positions),
+    (core, (0, 0), (520, 427)),
+    ("dislocation", "Σ7 twin boundary", "vacancies, interstitials"),
+    strict=True,
+):
+    half, y, x = 210, *(points - middle).T
+    number = coordination(points)
+    for which, color in (
+        (number == 6, "0.8"),
+        (number < 6, LAYER_COLORS[0]),
+        (number > 6, LAYER_COLORS[1]),
+    ):
+        ax.scatter(x[which], y[which], s=42, color=color, edgecolors="0.4", linewidths=0.4)
+    ax.set(xlim=(-half, half), ylim=(half, -half), aspect="equal", xlabel="x (nm)", title=title)
+axes[0].annotate(
+    "", (0.5 * spacing, 0), (-0.5 * spacing, 0), arrowprops={"arrowstyle": "-|>", "lw": 2}
+)
+line = np.array([boundary.position, boundary.end])
+axes[1].plot(line[:, 1], line[:, 0], "--", color="black", lw=0.8)
+step = (line[1] - line[0]) / np.hypot(*(line[1] - line[0])) * coincidence_period(spacing, 7)
+axes[1].scatter(*(np.arange(-3, 4)[:, None] * step).T[::-1], s=7, color="black", zorder=3)
+for kind, marker in (("vacancy", "x"), ("interstitial", "^")):
+    listed = np.array([d.position for d in layer.defects if d.kind == kind]) - (520, 427)
+    axes[2].scatter(listed[:, 1], listed[:, 0], marker=marker, s=26, color="black", zorder=3)
+axes[0].set_ylabel("y (nm)")
+plt.show()
+
+# %% [markdown]
+# Every planted defect stands in its layer's `defects`: the kind, the position, the Burgers vector of a dislocation,
+# both ends of a boundary with its {term}`misorientation` and Σ. Wrong numbers of neighbours alone do not tell defects apart:
+# around a vacancy or an interstitial they come in even numbers of pairs, whose Burgers vectors cancel.
+
+# %% [markdown]
+# ## Neighbours vibrate together
+#
+# Particles that move each on its own are the simplest model, and not a true one: a particle that is pushed pushes its
+# neighbours. Put a spring of constant $k$ on every bond, unstretched in equilibrium. To second order the energy is
+# $\tfrac{1}{2}\mathbf{u}^\mathsf{T} K \mathbf{u}$ with $K = k\,B^\mathsf{T}B$, where $B$ maps the displacements of all
+# particles to the stretch of all bonds. In thermal equilibrium displacements are Gaussian with the covariance
+# $kT K^{-1}$. A Cholesky factor of $K$ draws them:
+
+# %%
+sites = hexagonal_lattice(spacing, angle, (0, 0), 120.0)
+pairs, spring_constant, site_stiffness = bonds(sites, spacing), 0.5, 0.01  # kT/nm²
+unit = (sites[pairs[:, 1]] - sites[pairs[:, 0]]) / spacing
+stretch = np.zeros((len(pairs), len(sites), 2))
+stretch[np.arange(len(pairs)), pairs[:, 0]] = -unit
+stretch[np.arange(len(pairs)), pairs[:, 1]] = unit
+stretch = stretch.reshape(len(pairs), -1)  # (bond, 2n)
+stiffness = spring_constant * stretch.T @ stretch + site_stiffness * np.eye(2 * len(sites))
+factor = np.linalg.cholesky(stiffness)
+drawn = np.linalg.solve(factor.T, np.random.default_rng(9).standard_normal((2 * len(sites), 2000)))
+same = stiffness_matrix(sites, spacing, spring_constant, site_stiffness).toarray()
+print(f"difference from moirelib's stiffness matrix: {np.abs(stiffness - same).max():.1e} kT/nm²")
+print(f"rms displacement {drawn.std():.2f} nm")
+
+# %% [markdown]
+# The weak `site_stiffness` stands for whatever holds the layer as a whole; without it the crystal would drift away.
+# `thermal_displacements` does the same for thousands of particles with a sparse solver. Two displacement fields of
+# the same rms displacement differ at a glance ({numref}`fig-elastic`): in the elastic one neighbours move together,
+# and the distances between them scatter half as much.
+
+# %%
+sites = hexagonal_lattice(spacing, angle, (0, 0), 480.0 if FAST else 700.0)
+rng, frames = np.random.default_rng(10), 400 if FAST else 2000
+elastic = thermal_displacements(sites, spacing, spring_constant, frames, rng, site_stiffness)
+independent = elastic.std() * rng.standard_normal(elastic.shape)
+pairs = bonds(sites, spacing)
+for name, u in (("independent", independent), ("elastic", elastic)):
+    length = np.linalg.norm((sites + u)[:, pairs[:, 1]] - (sites + u)[:, pairs[:, 0]], axis=2)
+    print(
+        f"{name:11s} rms displacement {u.std():.2f} nm, bond lengths scatter {length.std():.2f} nm"
+    )
+
+# %% mystnb={"figure": {"caption": "Displacements of one frame, drawn fifteen times too long: independent (left) and elastic (right), of equal rms.", "name": "fig-elastic"}}
+fig, axes = plt.subplots(1, 2, figsize=(8, 4), sharey=True, layout="constrained")
+for ax, u, title in zip(
+    axes, (independent[0], elastic[0]), ("independent", "elastic"), strict=True
+):
+    ax.scatter(sites[:, 1], sites[:, 0], s=8, color="0.7")
+    ax.quiver(
+        *sites.T[::-1],
+        *u.T[::-1],
+        angles="xy",
+        scale_units="xy",
+        scale=1 / 15,
+        width=0.006,
+        color=LAYER_COLORS[0],
+    )
+    ax.set(xlim=(-250, 250), ylim=(250, -250), aspect="equal", xlabel="x (nm)", title=title)
+axes[0].set_ylabel("y (nm)")
+plt.show()
+
+# %% [markdown]
+# Plane waves make this exact. In an infinite crystal a wave of wave vector $\mathbf{q}$ has the stiffness
+# {cite:p}`ashcroft1976`
+#
+# $$
+# D(\mathbf{q}) = 2k \sum_{\text{3 bonds}} (1 - \cos \mathbf{q}\cdot\boldsymbol{\delta})\,
+# \hat{\boldsymbol{\delta}}\hat{\boldsymbol{\delta}}^\mathsf{T},
+# $$
+#
+# the {term}`dynamical matrix`, and by equipartition its mean squared amplitude is $kT D^{-1}(\mathbf{q})$. Its two
+# eigenvalues belong to longitudinal and transverse waves; for long waves they differ by a factor of three. So a movie
+# of an elastic layer carries a spectrum that we know, and that a measurement must give back
+# ({numref}`fig-spectrum`). Particles at the edge have fewer bonds and move more; a window hides them.
+
+# %%
+t = np.radians(angle)
+direction = np.array([np.sin(t), np.cos(t)])  # (y, x), along a close-packed row
+across = np.array([direction[1], -direction[0]])
+wave_numbers = np.linspace(0.2, 1.0, 9) * 4 * np.pi / 3 / spacing  # up to the corner of the zone
+window = np.cos(0.5 * np.pi * np.clip(np.hypot(*sites.T) / np.hypot(*sites.T).max(), 0, 1)) ** 2
+waves = window * np.exp(-1j * np.outer(wave_numbers, sites @ direction))  # (q, n)
+spectra = {
+    (name, kind): np.mean(np.abs(u @ polarization @ waves.T) ** 2, axis=0) / np.sum(window**2)
+    for name, u in (("elastic", elastic), ("independent", independent))
+    for kind, polarization in (("longitudinal", direction), ("transverse", across))
+}
+
+# %% mystnb={"figure": {"caption": "Mean squared amplitude of plane waves along a row of particles: measured in the elastic movie (filled), from the dynamical matrix (lines), and in the movie of independent displacements (open).", "name": "fig-spectrum"}}
+fine = np.linspace(wave_numbers[0], wave_numbers[-1], 200)
+predicted = np.linalg.inv(
+    dynamical_matrix(fine[:, None] * direction, spacing, angle, spring_constant, site_stiffness)
+)
+fig, ax = plt.subplots(figsize=(6, 3.8), layout="constrained")
+for kind, e, color, marker in (
+    ("longitudinal", direction, LAYER_COLORS[0], "o"),
+    ("transverse", across, LAYER_COLORS[1], "s"),
+):
+    ax.plot(fine, np.einsum("qij,i,j->q", predicted, e, e), color=color)
+    ax.plot(wave_numbers, spectra["elastic", kind], marker, color=color, label=kind)
+    ax.plot(wave_numbers, spectra["independent", kind], marker, color=color, fillstyle="none")
+ax.set(xlabel="wave number (rad/nm)", ylabel="⟨|u(q)|²⟩ (nm²)", yscale="log")
+ax.set_yticks([0.5, 1, 2, 5], ["0.5", "1", "2", "5"], minor=False)
+ax.minorticks_off()
+ax.legend(frameon=False)
+plt.show()
+d = np.linalg.inv(
+    dynamical_matrix(
+        wave_numbers[:, None] * direction, spacing, angle, spring_constant, site_stiffness
+    )
+)
+ratio = spectra["elastic", "transverse"] / np.einsum("qij,i,j->q", d, across, across)
+print(f"measured / predicted, transverse: {ratio.mean():.3f} ± {ratio.std() / np.sqrt(9):.3f}")
+
+# %% [markdown]
+# With `correlation_time` the frames of a movie follow each other as in a viscous liquid: every mode relaxes at a rate
+# in proportion to its stiffness, so that long waves are slow. The spectrum stays the same.
+#
+# ## Layers grow at their rim
+#
+# A particle from the liquid stays where it touches others, at the rim of an {term}`island`. `growth_schedule` says
+# when each particle of a layer is there: an Eden model {cite:p}`eden1961`, in which free sites are taken the more
+# readily the more neighbours they have. With `detachment`, particles at the rim may also leave.
+
+# %%
+island = scene.layers[1]
+present, events = growth_schedule(
+    island, frames=40, rng=np.random.default_rng(11), start=0.1, end=0.95, detachment=0.03
+)
+print(f"{len(events)} events, {np.sum(events['event'] == 'detach')} of them detachments")
+events.head(3).round(1)
+
+# %% mystnb={"figure": {"caption": "Growth of an island. Left, every particle coloured by the frame in which it first appears. Right, number of particles, and of those that come or go in each frame.", "name": "fig-growth"}}
+fig, axes = plt.subplot_mosaic(
+    [["map", "number"], ["map", "events"]],
+    figsize=(8, 3.6),
+    width_ratios=(1.3, 1),
+    layout="constrained",
+)
+first = np.where(present.any(axis=0), present.argmax(axis=0), np.nan)
+dots = axes["map"].scatter(*island.positions.T[::-1], s=32, c=first, cmap="cividis")
+fig.colorbar(dots, ax=axes["map"], label="first frame")
+axes["map"].set(aspect="equal", xlabel="x (nm)", ylabel="y (nm)")
+axes["map"].invert_yaxis()
+axes["number"].plot(present.sum(axis=1), color="black")
+axes["number"].set(ylabel="particles", ylim=(0, None))
+for kind, sign, color in (("attach", 1, LAYER_COLORS[0]), ("detach", -1, LAYER_COLORS[1])):
+    count = np.bincount(events["frame"][events["event"] == kind], minlength=len(present))
+    axes["events"].bar(np.arange(len(present)), sign * count, color=color, label=kind)
+axes["events"].set(xlabel="frame", ylabel="per frame", ylim=(-8, 18))
+axes["events"].legend(frameon=False, loc="upper left", ncols=2, fontsize=8)
+plt.show()
+
+# %% [markdown]
+# (shapes)=
+# ## One nanoparticle: a solid
+#
+# Synthesis makes gold into spheres, rods, cubes, octahedra and triangular prisms {cite:p}`grzelczak2008`. All of them
+# are here one construction: a sharp solid, made a little smaller, plus a ball that rolls over it. The ball's radius,
+# over the diameter, is the `rounding` of the edges. The diameter of any shape is its {term}`equivalent diameter`, that
+# of the circle of equal projected area, which is also what is measured in an image. A convex polygon of area $A$ and perimeter $P$ that is
+# widened by $\rho$ grows to $A + P\rho + \pi\rho^2$ {cite:p}`schneider2013`, so the area is right for any rounding.
+# Rods stand along the beam, and octahedra and prisms lie on a triangular facet.
+
+# %%
+diameter, height, pixel = 30.0, 40.0, 0.1  # nm; only rods and prisms have a height of their own
+axis = torch.arange(-24 + pixel / 2, 24, pixel)
+solids = {
+    shape: particle_thickness(
+        shape, axis[:, None], axis, diameter, height=10.0 if shape == "prism" else height
+    ).numpy()
+    for shape in SHAPES
+}
+for shape, thickness in solids.items():
+    area = np.sum(thickness > 0) * pixel**2
+    print(
+        f"{shape:10s} area / (π d²/4) = {area / (np.pi * diameter**2 / 4):.3f}, "
+        f"thickness up to {thickness.max():4.1f} nm, corners within {circumscribed_ratio(shape, 0.1):.2f} d"
+    )
+
+# %% mystnb={"figure": {"caption": "Thickness that the beam meets in five gold particles of 30 nm. Below, along the horizontal line through the centre (black) and with sharper edges (orange).", "name": "fig-shapes"}}
+fig, axes = plt.subplots(
+    2, 5, figsize=(9, 3.6), height_ratios=(1.5, 1), sharex=True, sharey="row", layout="constrained"
+)
+for (top, bottom), (shape, thickness) in zip(axes.T, solids.items(), strict=True):
+    image = top.imshow(thickness, extent=(-24, 24, 24, -24), cmap="cividis", vmin=0, vmax=40)
+    top.axhline(0, color="white", lw=0.6, ls=":")
+    top.set(title=shape)
+    sharp = particle_thickness(
+        shape, 0 * axis, axis, diameter, 0.0, 10.0 if shape == "prism" else height, rounding=0.03
+    )
+    bottom.plot(axis, sharp, color=LAYER_COLORS[1], lw=1)
+    bottom.plot(axis, thickness[len(axis) // 2], color="black", lw=1)
+    bottom.set(xlabel="x (nm)")
+axes[0, 0].set_ylabel("y (nm)")
+axes[1, 0].set_ylabel("thickness (nm)")
+fig.colorbar(image, ax=axes[0], label="thickness (nm)")
+plt.show()
+
+# %% [markdown]
+# ## The same nanoparticle, atom by atom
 #
 # To find out what a particle does to the beam we need its atoms. Gold is face-centred cubic with four atoms in a cube
-# of 0.4078 nm. `gold_particle` cuts a sphere out of such a crystal and turns it to a random orientation. It returns
+# of 0.4078 nm. `nanoparticle` cuts the same solids out of such a crystal. A sphere or rod gets a random crystal
+# orientation; facets leave no choice: a cube has {100} facets, and an octahedron or prism lies on {111}. It returns
 # the `Atoms` object of the atomic simulation environment ASE {cite:p}`larsen2017`, whose lengths are in Å: this, and
 # abTEM in the next chapter, are the only places in the project where Å appear as lengths.
 
 # %%
-atoms = gold_particle(3.0, np.random.default_rng(5))
-pair = cKDTree(atoms.positions).query(atoms.positions, k=2)[0][:, 1]
-print(atoms)
-print(f"nearest atoms {pair.min() / 10:.4f} nm apart; a/√2 = {0.4078 / np.sqrt(2):.4f} nm")
+particles = {
+    shape: nanoparticle(
+        shape, 4.0, np.random.default_rng(5), height=2.0 if shape == "prism" else 6.0
+    )
+    for shape in SHAPES
+}
+for shape, atoms in particles.items():
+    pair = cKDTree(atoms.positions).query(atoms.positions, k=2)[0][:, 1]
+    height = particle_height(shape, 4.0, height=2.0 if shape == "prism" else 6.0)
+    print(
+        f"{shape:10s} {len(atoms):5d} atoms, {height:.2f} nm high, nearest {pair.min() / 10:.4f} nm"
+    )
+print(f"a/√2 = {0.4078 / np.sqrt(2):.4f} nm")
+
+# %% mystnb={"figure": {"caption": "Atoms of five gold particles of 4 nm, seen along the beam (above) and from the side (below); brighter atoms are nearer to the viewer.", "name": "fig-atoms"}}
+fig, axes = plt.subplots(2, 5, figsize=(9, 3.9), sharex=True, layout="constrained")
+for (top, bottom), (shape, atoms) in zip(axes.T, particles.items(), strict=True):
+    x, y, z = ((atoms.positions - atoms.cell.lengths() / 2) / 10).T
+    for ax, across, depth in ((top, y, z), (bottom, z, y)):
+        order = np.argsort(depth)
+        ax.scatter(x[order], across[order], s=5, c=depth[order], cmap="cividis", linewidths=0)
+        ax.set(aspect="equal", xlim=(-3, 3), ylim=(-3.2, 3.2))
+    top.set(title=shape, ylim=(3.2, -3.2))
+    bottom.set(xlabel="x (nm)")
+axes[0, 0].set_ylabel("y (nm)")
+axes[1, 0].set_ylabel("z (nm)")
+plt.show()
 
 # %% [markdown]
-# The volume gives the number of atoms in advance, $N = \tfrac{\pi}{6} d^3 \cdot 4/a_\text{Au}^3$. Because only whole
-# atoms fit, a small particle misses it by a few per cent, and the difference shrinks as the particle grows.
+# The volume gives the number of atoms in advance; for a sphere $N = \tfrac{\pi}{6} d^3 \cdot 4/a_\text{Au}^3$. Because
+# only whole atoms fit, a small particle misses it by a few per cent, and the difference shrinks as the particle
+# grows. Facets lie on planes of atoms, so that a small facetted particle has one plane more or less; `nanoparticle`
+# tries sixteen positions of the crystal and keeps the one nearest to the volume.
 
 # %%
 diameters = np.linspace(1.0, 4.0 if FAST else 8.0, 13)
 rng = np.random.default_rng(6)
 counts = np.array(
-    [[len(gold_particle(d, rng)) for _ in range(5)] for d in diameters]
+    [[len(nanoparticle("sphere", d, rng)) for _ in range(5)] for d in diameters]
 )  # (diameter, draw)
 expected = np.pi / 6 * diameters**3 * 4 / 0.4078**3
 
-# %% mystnb={"figure": {"caption": "Left, a gold particle of 3 nm seen along the beam, brighter atoms nearer to the viewer. Right, number of atoms over the number that the volume gives, five random cuts per diameter.", "name": "fig-gold"}}
-fig, (left, right) = plt.subplots(
-    1, 2, figsize=(8, 3.5), width_ratios=(1, 1.3), layout="constrained"
-)
-x, y, z = atoms.positions[np.argsort(atoms.positions[:, 2])].T / 10
-left.scatter(x, y, s=26, c=z, cmap="cividis", edgecolors="black", linewidths=0.3)
-left.set(aspect="equal", xlabel="x (nm)", ylabel="y (nm)")
-right.axhline(1, color="0.5")
-right.plot(diameters, counts / expected[:, None], "o", ms=4, color=LAYER_COLORS[0])
-right.set(xlabel="diameter (nm)", ylabel="atoms / atoms by volume", ylim=(0.88, 1.08))
+# %% mystnb={"figure": {"caption": "Number of atoms of gold spheres over the number that the volume gives, five random cuts per diameter.", "name": "fig-gold"}}
+fig, ax = plt.subplots(figsize=(5, 3), layout="constrained")
+ax.axhline(1, color="0.5")
+ax.plot(diameters, counts / expected[:, None], "o", ms=4, color=LAYER_COLORS[0])
+ax.set(xlabel="diameter (nm)", ylabel="atoms / atoms by volume", ylim=(0.88, 1.08))
 plt.show()
 
 # %% [markdown]
 # ## Exercises
 #
-# **1.** Two layers of one batch of particles can differ in spacing: say $b = 1.04\,a$. Derive the Moiré period for
-# spacings $a$ and $b$ and a twist $\theta$ from the difference of two vectors of unequal length, and test it on an
-# image twisted by 5°. How much does the mismatch matter there?
+# **1.** Test the formula for two spacings on an image: twist 5°, $b = 1.04\,a$. How much does the mismatch matter
+# there, and at which twist would it halve the period?
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
-# The law of cosines for |g2 - g1| with |g1| = 2/(√3 a) and |g2| = 2/(√3 b) gives
-# L = a b / sqrt(a² + b² - 2 a b cos θ), which is a/(2 sin(θ/2)) for b = a.
 a, b, theta, field, pixel_size = spacing, 1.04 * spacing, 5.0, 1200.0, 2.0
-formula = a * b / np.sqrt(a**2 + b**2 - 2 * a * b * np.cos(np.radians(theta)))
 image = projected(twisted(theta, field, mismatch=b / a), 30.0, field, pixel_size)
 print(
-    f"with mismatch: formula {formula:.0f} nm, measured {measured_period(image, field, pixel_size):.0f} nm"
+    f"with mismatch: formula {moire_period(a, theta, b):.0f} nm, "
+    f"measured {measured_period(image, field, pixel_size):.0f} nm; without: {moire_period(a, theta):.0f} nm"
 )
-print(f"without:       {moire_period(spacing, theta):.0f} nm")
+fine = np.linspace(0.3, 5, 500)
+ratio = np.array([moire_period(a, t, b) / moire_period(a, t) for t in fine])
+print(f"the mismatch halves the period at a twist of {fine[np.argmin(np.abs(ratio - 0.5))]:.1f}°")
 
 # %% [markdown]
 # **2.** At which twist is the Moiré period ten spacings? How many Moiré cells does a square field of 700 nm then hold
@@ -404,33 +840,84 @@ print(f"twist {theta:.2f}°, period {period:.0f} nm, {cells:.1f} Moiré cells in
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
 for diameter in (1.5, 3.0):
-    positions = gold_particle(diameter, np.random.default_rng(7)).positions
+    positions = nanoparticle("sphere", diameter, np.random.default_rng(7)).positions
     neighbours = cKDTree(positions).query_ball_point(positions, r=3.3, return_length=True) - 1
     print(
         f"{diameter} nm: {len(positions)} atoms, {100 * np.mean(neighbours < 12):.0f} % with fewer than 12 neighbours"
     )
 
 # %% [markdown]
+# **4.** A grain boundary of small misorientation $\theta$ is a wall of dislocations, $h = b/(2\sin(\theta/2))$ apart
+# {cite:p}`anderson2017`: the formula of the Moiré period. Put dislocations one above the other, with their Burgers
+# vector across the wall, and measure by how much the rows on both sides are turned. Why a
+# little less than the formula says?
+
+
+# %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
+def row_direction(points):
+    """Direction of the close-packed rows in degrees, from the mean of exp(6iφ) over all bonds."""
+    pairs = bonds(points, 1.0)
+    y, x = (points[pairs[:, 1]] - points[pairs[:, 0]]).T
+    return np.degrees(np.angle(np.mean(np.exp(6j * np.arctan2(y, x))))) / 6
+
+
+crystal = hexagonal_lattice(1.0, 0.0, (0, 0), 60.0)
+for rows in (8, 12, 16):  # between one dislocation and the next
+    h = rows * np.sqrt(3) / 2
+    wall = [np.array([np.sqrt(3) / 6 + k * h, 0.5]) for k in range(-60, 61)]
+    points = crystal + sum(dislocation_displacement(crystal, core, (0, 1.0)) for core in wall)
+    sides = [
+        row_direction(points[(np.abs(crystal[:, 0]) < 20) & (np.abs(crystal[:, 1] - c) < 12)])
+        for c in (-24, 24)
+    ]
+    print(
+        f"h = {h:4.1f} a: turned by {abs(sides[1] - sides[0]):.2f}°, "
+        f"formula {np.degrees(2 * np.arcsin(0.5 / h)):.2f}°, "
+        f"seen from here the wall of finite length fills {np.arctan(60 * h / 24) / (np.pi / 2):.1%}"
+    )
+
+# %% [markdown]
+# **5.** The energy of a harmonic crystal is half a $kT$ for each of its $2n$ modes, and $n$ particles share $3n$
+# bonds. How much does the length of a bond scatter, and how can a movie's spring constant be read from it?
+
+# %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
+# 3n · ½ k <stretch²> = 2n · ½ kT, so <stretch²> = 2 kT / (3 k).
+pairs = bonds(sites, spacing)
+middle = np.hypot(*(sites[pairs].mean(axis=1) - sites.mean(axis=0)).T) < 250
+step = (sites + elastic)[:, pairs[middle, 1]] - (sites + elastic)[:, pairs[middle, 0]]
+stretch = np.linalg.norm(step, axis=2) - spacing
+print(f"scatter {stretch.std():.3f} nm, formula {np.sqrt(2 / 3 / spring_constant):.3f} nm")
+print(f"spring constant {2 / 3 / stretch.var():.2f} kT/nm², planted {spring_constant:.2f} kT/nm²")
+
+# %% [markdown]
 # ## Summary
 #
 # - Two vectors make a lattice; two lattices, twisted by $\theta$, make a Moiré lattice of period
-#   $a/(2\sin(\theta/2))$. The formula and an image agree to about a per cent.
+#   $a/(2\sin(\theta/2))$. The formula and an image agree to about a per cent. It repeats exactly only at commensurate
+#   twists, with the period $a\sqrt{\Sigma}$.
 # - The Moiré peaks are differences of lattice peaks. They appear in the product of two layers, not in the positions.
-# - `random_scene` draws specimens with islands, edges, vacancies, strain and grain boundaries from a seed;
-#   `truth_table` lists every particle.
-# - `gold_particle` gives the atoms of one particle, in a random orientation.
+# - `random_scene` draws specimens of any number of layers with islands, edges, strain and defects from a seed;
+#   `truth_table` lists every particle, and each layer's `defects` what was planted where.
+# - A dislocation is a displacement field; a twin boundary is a mirror line of coincident sites.
+# - `thermal_displacements` draws vibrations whose spectrum is the inverse of the `dynamical_matrix`;
+#   `growth_schedule` says when each particle comes and goes.
+# - `particle_thickness` is what the beam meets of a sphere, rod, cube, octahedron or prism, and `nanoparticle` the
+#   atoms of the same solid.
 #
 # ## In practice
 #
-# - **The formula needs one spacing.** If the layers' spacings differ by $\varepsilon$, the mismatch matters once
+# - **One period, one spacing.** If the layers' spacings differ by $\varepsilon$, the mismatch matters once
 #   $\varepsilon$ is not small against the twist in radians (4 % is 2.3°). A period alone then does not give the
 #   twist; the two sets of lattice peaks do.
 # - **The field must hold the pattern.** At a twist of 1° and $a$ = 39 nm one period is 2.2 µm. With less than two
 #   periods in the field, do not try to read it from the spectrum.
 # - **Near 30°** the period approaches twice the spacing, and the pattern is a quasicrystal rather than a Moiré
 #   lattice.
-# - **The specimens are models.** Particles move independently about strained sites, strain is two plane waves, and
-#   outlines are smooth curves. Real edges follow lattice rows, and particles relax around vacancies and boundaries.
-#   Gold particles are spheres cut from one crystal; real ones have facets, twins and a ligand shell.
+# - **The specimens are models.** In a random scene particles move independently about strained sites, strain is two
+#   plane waves, and outlines are smooth curves; real edges follow lattice rows. Dislocations and interstitials have
+#   the displacements of continuum elasticity, vacancies and boundaries are not relaxed at all. The springs are central and
+#   harmonic, and no particle feels the layer below it.
+# - **The particles are models too.** They are single crystals without a ligand shell; real gold spheres often hold
+#   twins. Walls parallel to the beam bulge by a quarter of the edges' radius.
 #
 # Next: [what such a particle does to the electron beam](02_multislice).

@@ -168,23 +168,23 @@ def _add_remakers(commands) -> None:
     p = commands.add_parser(
         "sample",
         help="remake the small simulated movie that ships with moirelib",
-        description="Remake the shipped sample: sample.tif and its truth, sample_truth.csv.",
+        description="Remake the shipped sample: sample.tif, its truth sample_truth.csv and events sample_events.csv.",
     )
     p.add_argument("--out", required=True, metavar="DIR", help="existing folder to write into")
-    p.add_argument("--seed", type=int, default=2027)
+    p.add_argument("--seed", type=int, default=2028)
     p.set_defaults(run=_sample)
 
 
 def _transmission(args) -> None:
-    from .optics import transmission_table
+    from .multislice import tabulate_transmission
 
     if not os.path.isdir(os.path.dirname(args.out) or "."):
         raise FileNotFoundError(f"no such folder: {os.path.dirname(args.out)}; make it first")
-    transmission_table(seed=args.seed).save(args.out)
+    tabulate_transmission(args.out, seed=args.seed)
 
 
 def _sample(args) -> None:
-    from .library import make_sample
+    from .simulation import make_sample
 
     if not os.path.isdir(args.out):
         raise FileNotFoundError(f"no such folder: {args.out}; make it first")

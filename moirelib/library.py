@@ -8,15 +8,16 @@ from __future__ import annotations
 import contextlib
 import json
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from .lattice import LatticeConfig, Scene, random_scene, truth_table
-from .liquid import CameraConfig, LiquidConfig, liquid_background, record
+from .liquid import CameraConfig, LiquidConfig, record
 from .optics import Transmission, clean_image, particle_mask
 
-__all__ = ["LibraryConfig", "make_library", "make_sample", "open_library", "simulate_frame"]
+__all__ = ["LibraryConfig", "SimulatedFrame", "make_library", "open_library", "simulate_frame"]
 
 
 @dataclass(frozen=True)
@@ -25,19 +26,30 @@ class LibraryConfig:
 
     images: int = 400
     shape: tuple[int, int] = (512, 512)  # pixels
-    diameter_px: tuple[float, float] = (12.0, 34.0)  # particle diameter in pixels, log-uniform; sets the pixel size
     lattice: LatticeConfig = field(default_factory=LatticeConfig)
-    dose: tuple[float, float] = (3.0, 300.0)  # electrons/Å² and frame, log-uniform
-    mean_free_path: tuple[float, float] = (20.0, 85.0)  # nm, of gold; a fifth of the images use the multislice table
+    diameter_px: tuple[float, float] = (12.0, 34.0)  # particle diameter in pixels, log-uniform; sets the pixel size
+    pixel_size: float | None = None  # nm/pixel; replaces diameter_px
+    energies: tuple[float, ...] = (200e3, 300e3)  # eV, one of them
+    apertures: tuple[float, ...] = (5.0, 10.0, 20.0)  # mrad, one of them
+    tabulated: float = 0.5  # probability of gold's tabulated loss, which differs from particle to particle
+    mean_free_path: tuple[float, float] = (20.0, 85.0)  # nm, of gold, in the other images
     defocus: tuple[float, float] = (-1000.0, 2000.0)  # nm
-    blur: tuple[float, float] = (0.02, 0.3)  # optical blur's standard deviation / particle diameter
-    disk_blur: tuple[float, float] = (0.0, 0.35)  # disk radius / particle diameter, in a third of the images
+    dose: tuple[float, float] = (3.0, 300.0)  # electrons/Å² and frame, log-uniform
+    zero_loss: float = 0.3  # probability of an energy filter's image, as the published recipe simulates
     water: tuple[float, float] = (100.0, 500.0)  # nm
-    clouds: tuple[float, float] = (0.0, 0.25)  # relative, in half of the images
+    wedge: tuple[float, float] = (0.0, 0.6)  # relative change of the water's thickness across the field
+    blur: tuple[float, float] = (0.02, 0.3)  # optical blur's standard deviation / particle diameter
+    disk_blur: tuple[float, float] = (0.0, 0.5)  # disk radius / particle diameter
+    disk_blurred: float = 0.33  # probability of a disk blur
+    clouds: tuple[float, float] = (0.0, 0.25)  # relative standard deviation
+    clouded: float = 0.5  # probability of clouds
     cloud_size: tuple[float, float] = (0.8, 5.0)  # standard deviation / spacing
-    beam: tuple[float, float] = (0.0, 1.0)
-    shadow: tuple[float, float] = (0.2, 0.8)  # in a fifth of the images
-    readout_noise: tuple[float, float] = (5.0, 40.0)  # electrons
+    beam: tuple[float, float] = (0.0, 1.5)  # fall of the beam, see LiquidConfig
+    shadow: tuple[float, float] = (0.2, 0.8)  # depth
+    shadowed: float = 0.2  # probability of a shadow
+    readout_noise: tuple[float, float] = (0.0, 40.0)  # electrons
+    hot_pixels: tuple[float, float] = (0.0, 2e-4)  # fraction
+    dead_pixels: tuple[float, float] = (0.0, 2e-4)  # fraction
 
     def __post_init__(self):
         if self.images < 1 or min(self.shape) < 32:
@@ -57,6 +69,30 @@ class LibraryConfig:
     def training(cls) -> LibraryConfig:
         """What the shipped weights were trained on."""
         return cls(images=3000, shape=(448, 448))
+
+    @classmethod
+    def published(cls) -> LibraryConfig:
+        """The recipe of published simulations of liquid-phase TEM of Moiré lattices: 700 nm at 512 pixels."""
+        return cls(
+            lattice=LatticeConfig.published(),
+            pixel_size=1.367,
+            energies=(200e3,),
+            apertures=(10.0,),
+            tabulated=0.0,
+            mean_free_path=(35.0, 35.0),
+            defocus=(0.0, 0.0),
+            dose=(10.6, 10.6),
+            zero_loss=1.0,
+            water=(250.0, 250.0),
+            wedge=(0.0, 0.0),
+            blur=(0.0, 0.0),
+            disk_blur=(0.31, 0.4),  # 8 to 10 pixels for a diameter of 35 nm
+            disk_blurred=1.0,
+            clouded=0.0,
+            beam=(1.0, 1.0),
+            shadowed=0.0,
+            readout_noise=(20.0, 40.0),
+        )
 
 
 @dataclass(frozen=True)
@@ -80,7 +116,7 @@ def simulate_frame(config: LibraryConfig, seed, transmission: Transmission | Non
     seed : int or sequence of int
         Same seed, same bytes.
     transmission : Transmission, optional
-        Gold's shipped table by default.
+        Gold's shipped table at the energy and aperture drawn by default.
 
     Returns
     -------
@@ -88,25 +124,31 @@ def simulate_frame(config: LibraryConfig, seed, transmission: Transmission | Non
         Raw frame, masks, scene and the parameters drawn.
     """
     rng = np.random.default_rng(seed)
-    transmission = Transmission.load() if transmission is None else transmission
     spacing = np.exp(rng.uniform(*np.log(config.lattice.spacing)))
-    diameter_px = np.exp(rng.uniform(*np.log(config.diameter_px)))
-    pixel_size = float(spacing * np.mean(config.lattice.diameter_ratio) / diameter_px)
+    pixel_size = _random_pixel_size(config, spacing, rng)
     scene = random_scene(config.lattice, tuple(n * pixel_size for n in config.shape), rng, spacing)
     diameter = float(np.mean(scene.layers[0].diameters)) if len(scene.layers[0]) else spacing * 0.7
-    liquid, camera = _random_conditions(config, spacing, diameter, rng)
-    path = None if rng.random() < 0.2 else float(rng.uniform(*config.mean_free_path))
+    optics = {"energy": float(rng.choice(config.energies)), "aperture": float(rng.choice(config.apertures))}
+    path = None if rng.random() < config.tabulated else float(rng.uniform(*config.mean_free_path))
     defocus = float(rng.uniform(*config.defocus))
-    clean = clean_image(scene, pixel_size, transmission, defocus, path)
+    liquid, camera = _random_conditions(config, spacing, diameter, optics, rng)
+    gold = _gold(**optics) if transmission is None else transmission
+    clean = clean_image(scene, pixel_size, gold, defocus, path, liquid_mean_free_path=liquid.liquid_mean_free_path)
     frame = record(clean, pixel_size, liquid, camera, rng)
     masks = [particle_mask(scene, n + 1, pixel_size) for n in range(len(scene.layers))]
     parameters = {
         "pixel_size_nm": pixel_size,
         "shape": scene.shape,
         "height_nm": scene.height,
+        "rounding": scene.rounding,
         "twist_deg": scene.twist_angle,
         "spacing_nm": [layer.spacing for layer in scene.layers],
+        "angle_deg": [layer.angle for layer in scene.layers],
+        "z_nm": [layer.z for layer in scene.layers],
+        "defects": [[asdict(d) for d in layer.defects] for layer in scene.layers],
         "diameter_nm": diameter,
+        "energy_eV": optics["energy"],
+        "aperture_mrad": optics["aperture"],
         "defocus_nm": defocus,
         "mean_free_path_nm": path,
         "liquid": asdict(liquid),
@@ -115,19 +157,40 @@ def simulate_frame(config: LibraryConfig, seed, transmission: Transmission | Non
     return SimulatedFrame(frame, np.rint(255 * np.stack(masks)).astype(np.uint8), scene, pixel_size, parameters)
 
 
-def _random_conditions(config, spacing, diameter, rng) -> tuple[LiquidConfig, CameraConfig]:
-    liquid = LiquidConfig(
+_gold = lru_cache(maxsize=None)(Transmission.load)
+
+
+def _random_pixel_size(config, spacing, rng) -> float:
+    """Given, or such that particles of this spacing have a diameter within the range of pixels."""
+    if config.pixel_size is not None:
+        return float(config.pixel_size)
+    diameter_px = np.exp(rng.uniform(*np.log(config.diameter_px)))
+    return float(spacing * np.mean(config.lattice.diameter_ratio) / diameter_px)
+
+
+def _random_conditions(config, spacing, diameter, optics, rng) -> tuple[LiquidConfig, CameraConfig]:
+    base = LiquidConfig.published() if rng.random() < config.zero_loss else LiquidConfig()
+    liquid = replace(
+        base,
+        **optics,
         water=rng.uniform(*config.water),
+        wedge=rng.uniform(*config.wedge),
         beam=rng.uniform(*config.beam),
-        shadow=rng.uniform(*config.shadow) if rng.random() < 0.2 else 0.0,
-        clouds=rng.uniform(*config.clouds) if rng.random() < 0.5 else 0.0,
+        shadow=rng.uniform(*config.shadow) if rng.random() < config.shadowed else 0.0,
+        clouds=rng.uniform(*config.clouds) if rng.random() < config.clouded else 0.0,
         cloud_size=spacing * rng.uniform(*config.cloud_size),
         blur=diameter * rng.uniform(*config.blur),
-        disk_blur=diameter * rng.uniform(*config.disk_blur) if rng.random() < 0.33 else 0.0,
+        disk_blur=diameter * rng.uniform(*config.disk_blur) if rng.random() < config.disk_blurred else 0.0,
     )
     # Small particles are filmed at high magnification, where a camera pixel receives few electrons at a given dose.
-    dose = float(np.exp(rng.uniform(*np.log(config.dose))))
-    return liquid, CameraConfig(dose=dose, readout_noise=rng.uniform(*config.readout_noise))
+    camera = CameraConfig(
+        dose=float(np.exp(rng.uniform(*np.log(config.dose)))),
+        readout_noise=rng.uniform(*config.readout_noise),
+        hot_pixels=rng.uniform(*config.hot_pixels),
+        dead_pixels=rng.uniform(*config.dead_pixels),
+        pixel_seed=int(rng.integers(2**31)),
+    )
+    return liquid, camera
 
 
 def make_library(
@@ -215,11 +278,11 @@ def _create_store(path: Path, config: LibraryConfig, seed: int):
         if dict(group.attrs) != recipe:
             raise ValueError(f"{path} was made with another configuration or seed; choose another folder")
         return group
-    n, shape = config.images, tuple(config.shape)
+    n, shape, layers = config.images, tuple(config.shape), config.lattice.layers
     path.mkdir(parents=True, exist_ok=True)
     group = zarr.open_group(str(path / "images.zarr"), mode="w")
     group.create_array("frame", shape=(n, *shape), chunks=(1, *shape), dtype="uint16")
-    group.create_array("mask", shape=(n, 2, *shape), chunks=(1, 2, *shape), dtype="uint8")
+    group.create_array("mask", shape=(n, layers, *shape), chunks=(1, layers, *shape), dtype="uint8")
     group.create_array("pixel_size", shape=(n,), chunks=(1,), dtype="float64")
     (path / "truth").mkdir(exist_ok=True)
     group.attrs.update(recipe)
@@ -229,73 +292,29 @@ def _create_store(path: Path, config: LibraryConfig, seed: int):
 
 def _write_images(path, indices, config, seed) -> int:
     """Simulate and store some images; ``done`` is set last, so a killed run never counts half an image."""
+    import torch
     import zarr
 
     group = zarr.open_group(str(Path(path) / "images.zarr"), mode="r+")
-    transmission = Transmission.load()
-    for i in indices:
-        image = simulate_frame(config, (seed, i), transmission)
-        group["frame"][i], group["mask"][i], group["pixel_size"][i] = image.frame, image.masks, image.pixel_size
-        truth = {**image.parameters, "particles": truth_table(image.scene, image.pixel_size).to_dict("list")}
-        (Path(path) / "truth" / f"{i}.json").write_text(json.dumps(truth), encoding="utf-8")
-        group["done"][i] = 1
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # one process per core is faster than several threads in each
+    try:
+        for i in indices:
+            image = simulate_frame(config, (seed, i))
+            group["frame"][i], group["mask"][i], group["pixel_size"][i] = image.frame, image.masks, image.pixel_size
+            truth = {**image.parameters, "particles": truth_table(image.scene, image.pixel_size).to_dict("list")}
+            text = json.dumps(_finite(truth), allow_nan=False)
+            (Path(path) / "truth" / f"{i}.json").write_text(text, encoding="utf-8")
+            group["done"][i] = 1
+    finally:
+        torch.set_num_threads(threads)
     return len(indices)
 
 
-def make_sample(folder, seed: int = 2027, frames: int = 6, size: int = 384) -> None:
-    """Remake the shipped sample: a short simulated movie of two twisted layers, and its truth.
-
-    Parameters
-    ----------
-    folder : path-like
-        Existing folder; ``sample.tif`` and ``sample_truth.csv`` are written into it.
-    seed : int
-        No library is drawn from this seed.
-    frames : int
-        Length of the movie.
-    size : int
-        Edge of a frame, in pixels of 1.367 nm.
-
-    Notes
-    -----
-    Gold spheres of 30 nm, 39 nm apart, twisted by 9°, at 10.6 e/Å² per frame; every particle vibrates independently
-    by 0.8 nm and the specimen drifts. Explained in chapter 4, "Library".
-    """
-    import pandas as pd
-    import tifffile
-
-    pixel_size, rng = 1.367, np.random.default_rng((seed, 1))
-    lattice = LatticeConfig(
-        shapes=("sphere",),
-        diameter_ratio=(0.77, 0.77),
-        twist_angle=(9.0, 9.0),
-        position_std=(0.01, 0.01),
-        strain=(0.01, 0.01),
-        vacancies=(0.03, 0.03),
-        island=1.0,
-        edge=0.0,
-        single_layer=0.0,
-        boundary=0.0,
-    )
-    scene = random_scene(lattice, (size * pixel_size,) * 2, rng, spacing=39.0)
-    liquid, camera = LiquidConfig(blur=2.0, clouds=0.08), CameraConfig()
-    background = liquid_background((size, size), pixel_size, liquid, rng)
-    movie, truth = [], []
-    for t in range(frames):
-        drift = np.array([0.9, -0.6]) * t
-        moved = [
-            replace(layer, positions=layer.positions + drift + 0.8 * rng.standard_normal(layer.positions.shape))
-            for layer in scene.layers
-        ]
-        now = replace(scene, layers=tuple(moved))
-        clean = clean_image(now, pixel_size, defocus=200.0, mean_free_path=45.0)
-        movie.append(record(clean, pixel_size, liquid, camera, rng, background))
-        truth.append(truth_table(now, pixel_size, t))
-    tifffile.imwrite(
-        Path(folder) / "sample.tif",
-        np.stack(movie),
-        imagej=True,
-        resolution=(1 / pixel_size, 1 / pixel_size),
-        metadata={"axes": "TYX", "unit": "nm", "finterval": 0.5},
-    )
-    pd.concat(truth).to_csv(Path(folder) / "sample_truth.csv", index=False, float_format="%.4f", lineterminator="\n")
+def _finite(value):
+    """Numbers that do not exist, such as the twist of a single layer, as null: JSON has neither NaN nor infinity."""
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value

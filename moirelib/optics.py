@@ -1,4 +1,4 @@
-"""From atoms to electron waves: multislice of one nanoparticle, reused to image whole lattices.
+"""From electron waves to images of lattices: one table of transmissions, composed layer by layer.
 
 Explained in chapter 2, "Multislice".
 """
@@ -9,21 +9,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from ase.units import _c, _e, _hplanck, _me
-from scipy.fft import fft2, fftfreq, ifft2
 
-from .lattice import Scene, gold_particle
+from .lattice import Scene
+from .shapes import circumscribed_ratio, particle_thickness
 
 __all__ = [
+    "OVERSAMPLING",
     "Transmission",
     "clean_image",
+    "compose",
     "electron_wavelength",
-    "fresnel_propagate",
     "layer_thickness",
-    "particle_exit_wave",
     "particle_mask",
-    "transmission_table",
 ]
+
+BATCH = 8_000_000  # samples of particle windows computed at once
+#: Samples of the wave per camera pixel and axis.
+OVERSAMPLING = 3
 
 
 def electron_wavelength(energy: float) -> float:
@@ -47,163 +51,111 @@ def electron_wavelength(energy: float) -> float:
     return float(_hplanck / np.sqrt(momentum_squared) * 1e9)
 
 
-def particle_exit_wave(atoms, energy: float = 200e3, aperture: float = 10.0, sampling: float = 0.1):
-    """Full-atom multislice of one particle behind an objective aperture (abTEM).
-
-    Parameters
-    ----------
-    atoms : ase.Atoms
-        One particle in its cell, in Å.
-    energy : float
-        In eV.
-    aperture : float
-        Objective aperture's semi-angle, in mrad.
-    sampling : float
-        Of the wave, in Å (abTEM's unit).
-
-    Returns
-    -------
-    ndarray, shape (y, x), complex64
-        Exit wave normalised to an incident amplitude of 1.
-
-    References
-    ----------
-    Madsen & Susi, Open Res. Europe 1, 24 (2021). Explained in chapter 2, "Multislice".
-    """
-    import abtem
-
-    potential = abtem.Potential(atoms, sampling=sampling, slice_thickness=2.0, parametrization="lobato")
-    wave = abtem.PlaneWave(energy=energy).multislice(potential)
-    wave = wave.apply_ctf(abtem.CTF(energy=energy, semiangle_cutoff=aperture, soft=False))
-    return np.asarray(wave.compute(progress_bar=False).array).T  # abTEM indexes (x, y)
-
-
 @dataclass(frozen=True)
 class Transmission:
-    """Complex transmission of a material against its thickness along the beam.
+    """What a material transmits against its thickness along the beam, for several crystal orientations.
 
     Parameters
     ----------
     thickness : ndarray, shape (n,)
-        In nm, from 0.
-    amplitude : ndarray, shape (n,)
-        Square root of the intensity that passes the objective aperture.
-    phase : ndarray, shape (n,)
-        In radians.
-    intensity_std : ndarray, shape (n,)
-        Spread of the intensity over crystal orientations.
+        In nm, from 0, evenly spaced.
+    wave : ndarray, shape (orientations, n), complex
+        Mean of the exit wave: the part that is coherent with the incident plane wave.
+    intensity : ndarray, shape (orientations, n)
+        Fraction of the electrons that pass the objective aperture, with those that atoms scattered by small angles.
     energy : float
         In eV.
     aperture : float
-        In mrad.
+        Semi-angle of the objective aperture, in mrad.
     """
 
     thickness: np.ndarray
-    amplitude: np.ndarray
-    phase: np.ndarray
-    intensity_std: np.ndarray
-    energy: float
-    aperture: float
-
-    @property
-    def mean_free_path(self) -> float:
-        """Λ in nm of the best exponential exp(-t/Λ) through the intensity."""
-        t, intensity = self.thickness[1:], self.amplitude[1:] ** 2
-        return float(-np.sum(t * t) / np.sum(t * np.log(intensity)))
-
-    @property
-    def phase_per_nm(self) -> float:
-        """Phase gained per nm of material, in radians (least squares through the origin)."""
-        return float(np.sum(self.thickness * self.phase) / np.sum(self.thickness**2))
-
-    def __call__(self, thickness, mean_free_path: float | None = None):
-        """Intensity and phase at a thickness in nm; beyond the table both laws go on as fitted.
-
-        ``mean_free_path`` (nm) replaces the table's elastic loss, for materials and apertures quoted that way.
-        """
-        t = np.asarray(thickness, dtype=float)
-        if mean_free_path is None:
-            last = self.thickness[-1]
-            table = np.interp(t, self.thickness, self.amplitude**2)
-            intensity = table * np.exp(-np.clip(t - last, 0, None) / self.mean_free_path)
-        else:
-            intensity = np.exp(-t / mean_free_path)
-        return intensity, self.phase_per_nm * t
-
-    def save(self, path) -> None:
-        """Write the table as ``.npz``."""
-        np.savez_compressed(path, **self.__dict__)
+    wave: np.ndarray
+    intensity: np.ndarray
+    energy: float = 200e3
+    aperture: float = 10.0
 
     @classmethod
-    def load(cls, path=None) -> Transmission:
-        """Read a table; the shipped one for gold when no path is given."""
+    def load(cls, path=None, energy: float = 200e3, aperture: float = 10.0) -> Transmission:
+        """Read one energy (eV) and aperture (mrad) of a tabulated file; the shipped one for gold by default.
+
+        Raises
+        ------
+        ValueError
+            If the file does not hold that energy and aperture.
+        """
         if path is None:
             from .data import path as data_path
 
             path = data_path("gold_transmission.npz")
         with np.load(Path(path)) as f:
-            values = {k: f[k] for k in f.files}
-        return cls(**{k: v if v.ndim else float(v) for k, v in values.items()})
+            energies, apertures = f["energies"].tolist(), f["apertures"].tolist()
+            if energy not in energies or aperture not in apertures:
+                raise ValueError(
+                    f"{path} holds energies {energies} eV and apertures {apertures} mrad, not {energy:g} eV with "
+                    f"{aperture:g} mrad; make another table with moirelib.multislice.tabulate_transmission"
+                )
+            i, j = energies.index(energy), apertures.index(aperture)
+            return cls(f["thickness"], f["wave"][i], f["intensity"][i, j], float(energy), float(aperture))
+
+    @property
+    def mean_intensity(self) -> np.ndarray:
+        """Intensity averaged over orientations, shape (n,)."""
+        return self.intensity.mean(axis=0)
+
+    @property
+    def phase(self) -> np.ndarray:
+        """Phase of the coherent wave averaged over orientations, in radians, shape (n,)."""
+        return np.unwrap(np.angle(self.wave), axis=1).mean(axis=0)
+
+    @property
+    def phase_per_nm(self) -> float:
+        """Phase gained per nm over the first 20 nm of material, in radians (least squares through the origin)."""
+        thin = self.thickness <= 20.0
+        return float(np.sum(self.thickness[thin] * self.phase[thin]) / np.sum(self.thickness[thin] ** 2))
+
+    def mean_free_path(self, low: float, high: float) -> float:
+        """Λ in nm of the exponential exp(-t/Λ) between two thicknesses (nm), for the intensity's average."""
+        passed = np.interp([low, high], self.thickness, self.mean_intensity)
+        return float((high - low) / np.log(passed[0] / passed[1]))
+
+    def lookup(self, mean_free_path: float | None = None, greatest: float = 120.0, step: float = 0.05):
+        """Fine tables for composing: coherent wave and incoherent remainder against thickness.
+
+        Parameters
+        ----------
+        mean_free_path : float, optional
+            In nm; replaces the tabulated loss by exp(-t/Λ), for materials and apertures quoted that way.
+        greatest : float
+            Thickness to reach, in nm. Beyond the table loss and phase go on as in its last half, on average.
+        step : float
+            In nm.
+
+        Returns
+        -------
+        wave : ndarray, shape (orientations, n), complex64
+        remainder : ndarray, shape (orientations, n), float32
+            Intensity within the aperture that the coherent wave does not carry.
+        """
+        t = np.arange(0.0, greatest + 2 * step, step)
+        phase = _continued(self.thickness, np.unwrap(np.angle(self.wave), axis=1), t)
+        if mean_free_path is not None:
+            wave = np.exp(-t / (2 * mean_free_path) + 1j * phase)
+            return wave.astype(np.complex64), np.zeros(wave.shape, np.float32)
+        coherent = np.exp(_continued(self.thickness, 2 * np.log(np.abs(self.wave)), t))
+        intensity = np.exp(_continued(self.thickness, np.log(self.intensity), t))
+        wave = np.sqrt(coherent) * np.exp(1j * phase)
+        return wave.astype(np.complex64), np.clip(intensity - coherent, 0, None).astype(np.float32)
 
 
-def transmission_table(
-    diameter: float = 6.0, orientations: int = 8, seed: int = 0, energy: float = 200e3, aperture: float = 10.0
-) -> Transmission:
-    """Tabulate gold's transmission against thickness from full-atom multislice of spherical particles.
+def _continued(x, rows, t) -> np.ndarray:
+    """Linear interpolation of each row, continued beyond x[-1] with the rows' mean slope over the last half.
 
-    Every pixel of a sphere's exit wave has a known thickness of gold above it, so one sphere holds all thicknesses up
-    to its diameter; orientations are averaged.
-
-    Parameters
-    ----------
-    diameter : float
-        In nm; also the table's greatest thickness.
-    orientations : int
-        Number of random crystal orientations.
-    seed : int
-        Seed of the orientations.
-    energy : float
-        In eV.
-    aperture : float
-        In mrad.
-
-    Returns
-    -------
-    Transmission
-        In steps of about a quarter nanometre.
-
-    Notes
-    -----
-    Explained in chapter 2, "Multislice". Made by ``moirelib transmission``.
+    One crystal's own slope would not do: its waves beat with thickness.
     """
-    rng = np.random.default_rng(seed)
-    edges = np.linspace(0, diameter, int(4 * diameter) + 1)
-    intensity, phase = [], []
-    for _ in range(orientations):
-        wave = particle_exit_wave(gold_particle(diameter, rng), energy, aperture)
-        thickness = _sphere_thickness(wave.shape, diameter, (diameter + 2.0) / wave.shape[0])
-        bins = np.digitize(thickness[thickness > 0], edges[1:-1])
-        count = np.bincount(bins, minlength=edges.size - 1)
-        inside = wave[thickness > 0] / wave[thickness == 0].mean()
-        intensity.append(np.bincount(bins, np.abs(inside) ** 2, edges.size - 1) / count)
-        mean = np.bincount(bins, inside.real, edges.size - 1) + 1j * np.bincount(bins, inside.imag, edges.size - 1)
-        phase.append(np.unwrap(np.angle(mean)))
-    centers = np.r_[0, 0.5 * (edges[1:] + edges[:-1])]
-    intensity = np.asarray(intensity)
-    return Transmission(
-        thickness=centers,
-        amplitude=np.r_[1, np.sqrt(intensity.mean(axis=0))],
-        phase=np.r_[0, np.mean(phase, axis=0)],
-        intensity_std=np.r_[0, intensity.std(axis=0)],
-        energy=float(energy),
-        aperture=float(aperture),
-    )
-
-
-def _sphere_thickness(shape, diameter, pixel_size) -> np.ndarray:
-    """Thickness in nm of a sphere centred in a cell whose corner is the first sample."""
-    y, x = (pixel_size * (np.arange(n) - n / 2) for n in shape)
-    return 2 * np.sqrt(np.clip((diameter / 2) ** 2 - y[:, None] ** 2 - x[None, :] ** 2, 0, None))
+    half = x.size // 2
+    slope = np.mean(rows[:, -1] - rows[:, half]) / (x[-1] - x[half])
+    return np.stack([np.interp(t, x, row) for row in rows]) + slope * np.clip(t - x[-1], 0, None)
 
 
 def layer_thickness(scene: Scene, layer: int, pixel_size: float, oversampling: int = 3) -> np.ndarray:
@@ -222,68 +174,60 @@ def layer_thickness(scene: Scene, layer: int, pixel_size: float, oversampling: i
 
     Returns
     -------
-    ndarray, shape (oversampling · height, oversampling · width)
+    ndarray, shape (oversampling · height, oversampling · width), float32
         In nm.
     """
-    fine = pixel_size / oversampling
-    shape = tuple(round(f / pixel_size) * oversampling for f in scene.field)
-    out = np.zeros(shape, dtype=np.float32)
-    for (y, x), d in zip(scene.layers[layer - 1].positions, scene.layers[layer - 1].diameters, strict=True):
-        window, r2 = _particle_window(y, x, d, fine, shape)
-        if scene.shape == "sphere":
-            t = d * np.sqrt(np.clip(1 - r2, 0, None))
-        else:  # a rod with rounded rims: the eighth power keeps the top flat to within a tenth of the radius
-            t = scene.height * np.sqrt(np.clip(1 - r2**4, 0, None))
-        np.maximum(out[window], t, out=out[window])
-    return out
+    return _rasterize(scene, layer, pixel_size, oversampling)[0].numpy()
 
 
 def particle_mask(scene: Scene, layer: int, pixel_size: float, oversampling: int = 3) -> np.ndarray:
     """Fraction of each pixel covered by one layer's particles, float32 of shape (y, x); parameters as above."""
-    fine = layer_thickness(scene, layer, pixel_size, oversampling) > 0
-    return _block_mean(fine.astype(np.float32), oversampling)
+    thickness, _ = _rasterize(scene, layer, pixel_size, oversampling)
+    return _block_mean((thickness > 0).float(), oversampling).numpy()
 
 
-def _particle_window(y, x, diameter, fine, shape):
-    """Slices around a particle and the squared distance from its centre over its squared radius."""
-    radius = diameter / 2
-    slices, squares = [], []
-    for c, n in zip((y, x), shape, strict=True):
-        low, high = max(int((c - radius) / fine) - 1, 0), min(int((c + radius) / fine) + 2, n)
-        slices.append(slice(low, max(high, low)))
-        squares.append((((np.arange(low, max(high, low)) + 0.5) * fine - c) / radius) ** 2)
-    return tuple(slices), squares[0][:, None] + squares[1][None, :]
+def _rasterize(scene: Scene, number: int, pixel_size: float, oversampling: int, device="cpu"):
+    """Thickness (nm) of one layer at every fine sample, and the crystal orientation of the particle it belongs to."""
+    layer, fine = scene.layers[number - 1], pixel_size / oversampling
+    shape = tuple(round(f / pixel_size) * oversampling for f in scene.field)
+    thickness = torch.zeros(shape[0] * shape[1], device=device)
+    orientation = torch.zeros(thickness.shape, dtype=torch.int32, device=device)
+    if len(layer) == 0:
+        return thickness.reshape(shape), orientation.reshape(shape)
+    reach = 0.5 * float(np.max(layer.diameters)) * circumscribed_ratio(scene.shape, scene.rounding)
+    width = 2 * int(np.ceil(reach / fine)) + 2
+    # Batches keep memory to some hundred megabytes whatever the number of particles.
+    for part in np.array_split(np.arange(len(layer)), 1 + len(layer) * width**2 // BATCH):
+        index, t = _stamps(scene, layer.select(part), fine, width, shape, device)
+        thickness.scatter_reduce_(0, index, t, "amax")
+        rows = torch.as_tensor(layer.orientations[part] % 2**15, dtype=torch.int32, device=device)
+        owner = (t > 0) & (thickness[index] == t)
+        of_stamp = torch.arange(len(part), device=device).repeat_interleave(width**2)
+        orientation[index[owner]] = rows[of_stamp[owner]]
+    return thickness.reshape(shape), orientation.reshape(shape)
 
 
-def _block_mean(image, n) -> np.ndarray:
+def _stamps(scene, layer, fine, width, shape, device):
+    """Flat index and thickness of every sample of a square window around each particle."""
+    center = torch.as_tensor(layer.positions / fine, dtype=torch.float64, device=device)  # samples
+    corner = torch.floor(center).long() - width // 2 + 1
+    axis = torch.arange(width, device=device)
+    rows, columns = corner[:, 0, None] + axis, corner[:, 1, None] + axis  # (n, width)
+    y = (fine * (rows + 0.5 - center[:, 0, None])).float()[:, :, None]
+    x = (fine * (columns + 0.5 - center[:, 1, None])).float()[:, None, :]
+    diameter, turn = (
+        torch.as_tensor(v, dtype=torch.float32, device=device)[:, None, None]
+        for v in (layer.diameters, layer.rotations)
+    )
+    t = particle_thickness(scene.shape, y, x, diameter, turn, scene.height, scene.rounding)
+    inside = ((rows >= 0) & (rows < shape[0]))[:, :, None] & ((columns >= 0) & (columns < shape[1]))[:, None, :]
+    index = rows.clamp(0, shape[0] - 1)[:, :, None] * shape[1] + columns.clamp(0, shape[1] - 1)[:, None, :]
+    return index.flatten(), (t * inside).flatten()
+
+
+def _block_mean(image, n: int):
     h, w = image.shape
-    return image.reshape(h // n, n, w // n, n).mean(axis=(1, 3))
-
-
-def fresnel_propagate(wave: np.ndarray, distance: float, pixel_size: float, wavelength: float) -> np.ndarray:
-    """Free-space propagation in the Fresnel approximation.
-
-    Parameters
-    ----------
-    wave : ndarray, shape (y, x)
-        Complex wave.
-    distance : float
-        In nm, along the beam.
-    pixel_size : float
-        In nm/pixel.
-    wavelength : float
-        In nm.
-
-    Returns
-    -------
-    ndarray, shape (y, x)
-        exp(-iπλz k²) applied in Fourier space; intensity is conserved.
-    """
-    if distance == 0:
-        return wave
-    ky, kx = (fftfreq(n, pixel_size).astype(np.float32) for n in wave.shape)
-    k2 = ky[:, None] ** 2 + kx[None, :] ** 2
-    return ifft2(fft2(wave) * np.exp(-1j * np.float32(np.pi * wavelength * distance) * k2))
+    return image.reshape(h // n, n, w // n, n).mean(dim=(1, 3))
 
 
 def clean_image(
@@ -292,11 +236,13 @@ def clean_image(
     transmission: Transmission | None = None,
     defocus: float = 0.0,
     mean_free_path: float | None = None,
+    liquid_mean_free_path: float | None = None,
+    spherical_aberration: float = 1.2,
+    focal_spread: float = 0.0,
+    oversampling: int = OVERSAMPLING,
+    device: str = "cpu",
 ) -> np.ndarray:
-    """Image of a scene in vacuum, without noise: fraction of the incident electrons per pixel.
-
-    Each layer multiplies the wave by its transmission, the wave travels on to the next layer, and the objective lens
-    adds its defocus.
+    """Image of a scene without noise: fraction of the incident electrons per pixel.
 
     Parameters
     ----------
@@ -305,11 +251,21 @@ def clean_image(
     pixel_size : float
         In nm/pixel.
     transmission : Transmission, optional
-        Gold's shipped table by default.
+        Gold's shipped table at 200 keV and 10 mrad by default; energy and aperture are the table's.
     defocus : float
-        In nm; positive is underfocus.
+        In nm, from the mid-plane of the last layer; positive is underfocus (the plane imaged lies before it).
     mean_free_path : float, optional
-        Replaces the table's elastic loss, in nm.
+        Replaces the table's loss, in nm.
+    liquid_mean_free_path : float, optional
+        In nm; when given, particles displace liquid and so spare the beam the liquid's loss along their thickness.
+    spherical_aberration : float
+        Cs in mm.
+    focal_spread : float
+        One sigma, in nm; averaged over foci.
+    oversampling : int
+        Samples of the wave per pixel and axis.
+    device : str
+        Where torch composes.
 
     Returns
     -------
@@ -318,24 +274,147 @@ def clean_image(
 
     Notes
     -----
-    Within a pixel intensities are averaged (the camera adds electrons, not amplitudes). Explained in chapter 2.
+    Each layer multiplies the wave by its transmission, the wave travels on to the next layer, the objective lens adds
+    its phase, and the camera adds the electrons of each pixel. Explained in chapter 2, "Multislice".
     """
     transmission = Transmission.load() if transmission is None else transmission
-    wavelength = electron_wavelength(transmission.energy)
-    wave, z = np.ones((), np.complex64), scene.layers[0].z
-    for number, layer in enumerate(scene.layers, start=1):
-        wave = wave * _layer_transmission(scene, number, pixel_size, transmission, mean_free_path)
-        after = scene.layers[number].z if number < len(scene.layers) else z
-        if len(layer) and after != z:
-            wave = fresnel_propagate(wave, after - z, pixel_size, wavelength)
-        z = after
-    wave = fresnel_propagate(wave, -defocus, pixel_size, wavelength)
-    return (np.abs(wave) ** 2).astype(np.float32)
+    image = compose(
+        [
+            _layer_transmission(
+                scene, n, pixel_size, oversampling, transmission, mean_free_path, liquid_mean_free_path, device
+            )
+            for n in range(1, len(scene.layers) + 1)
+        ],
+        [layer.z for layer in scene.layers],
+        pixel_size,
+        oversampling,
+        transmission.energy,
+        transmission.aperture,
+        defocus,
+        spherical_aberration,
+        focal_spread,
+    )
+    return image.cpu().numpy()
 
 
-def _layer_transmission(scene, number, pixel_size, transmission, mean_free_path) -> np.ndarray:
-    """One layer's transmission at camera sampling: mean intensity of each pixel, phase of its mean thickness."""
-    fine = layer_thickness(scene, number, pixel_size)
-    intensity, _ = transmission(fine, mean_free_path)
-    amplitude = np.sqrt(_block_mean(intensity, 3))
-    return (amplitude * np.exp(1j * transmission.phase_per_nm * _block_mean(fine, 3))).astype(np.complex64)
+def _layer_transmission(scene, number, pixel_size, oversampling, transmission, mean_free_path, liquid, device):
+    """Coherent transmission and incoherent remainder of one layer at wave sampling, from thickness and table."""
+    thickness, orientation = _rasterize(scene, number, pixel_size, oversampling, device)
+    step, greatest = 0.05, float(thickness.max())
+    wave, remainder = (torch.from_numpy(v).to(device) for v in transmission.lookup(mean_free_path, greatest, step))
+    if liquid is not None:
+        spared = torch.exp(step * torch.arange(wave.shape[1], device=device) / liquid)
+        wave, remainder = wave * spared.sqrt(), remainder * spared
+    covered = torch.nonzero(thickness.flatten() > 0).squeeze(1)
+    index = (orientation.flatten()[covered] % wave.shape[0]).long() * wave.shape[1]
+    index += (thickness.flatten()[covered] / step).round_().long()
+    full_wave = torch.ones(thickness.numel(), dtype=torch.complex64, device=device)
+    full_wave[covered] = wave.flatten()[index]
+    if not remainder.any():
+        return full_wave.reshape(thickness.shape), None
+    full_remainder = torch.zeros(thickness.numel(), device=device)
+    full_remainder[covered] = remainder.flatten()[index]
+    return full_wave.reshape(thickness.shape), full_remainder.reshape(thickness.shape)
+
+
+def compose(
+    layers,
+    heights,
+    pixel_size: float,
+    oversampling: int,
+    energy: float,
+    aperture: float,
+    defocus: float = 0.0,
+    spherical_aberration: float = 1.2,
+    focal_spread: float = 0.0,
+):
+    """Image of stacked layers from their transmissions.
+
+    Parameters
+    ----------
+    layers : sequence of (torch.Tensor, torch.Tensor or None)
+        Per layer, in the beam's order: coherent transmission, complex of shape (y, x) at wave sampling, and the
+        intensity per sample that it does not carry (``None`` for nothing).
+    heights : sequence of float
+        Of the layers' mid-planes along the beam, in nm.
+    pixel_size : float
+        Of the camera, in nm/pixel.
+    oversampling : int
+        Samples of the wave per pixel and axis.
+    energy, aperture, defocus, spherical_aberration, focal_spread : float
+        In eV, mrad, nm, mm and nm.
+
+    Returns
+    -------
+    torch.Tensor, shape (y / oversampling, x / oversampling), float32
+        Fraction of the incident electrons per pixel; their sum is conserved as far as the aperture lets them pass.
+
+    Notes
+    -----
+    Electrons scattered by more than the wave's grid resolves, yet within the aperture, cannot interfere in an image of
+    that sampling: they are carried as intensity, attenuated by later layers, and spread over the disk of radius
+    aperture · defocus. Explained in chapter 2, "Multislice".
+    """
+    wavelength, sampling = electron_wavelength(energy), pixel_size / oversampling
+    wave, spread = None, None
+    for i, (coherent, remainder) in enumerate(layers):
+        if remainder is not None:
+            lit = remainder if wave is None else remainder * _intensity(wave)
+            passed = 0 if spread is None else spread * (_intensity(coherent) + remainder)
+            spread = lit + passed
+        elif spread is not None:
+            spread = spread * _intensity(coherent)
+        wave = coherent if wave is None else wave * coherent
+        if i + 1 < len(layers) and heights[i + 1] != heights[i]:
+            angle = _angles(wave, sampling, wavelength)
+            distance = heights[i + 1] - heights[i]
+            wave = _inverse(torch.fft.fft2(wave) * _phase(-np.pi * distance / wavelength * angle))
+    image = _through_lens(
+        wave, sampling, oversampling, wavelength, aperture, defocus, spherical_aberration, focal_spread
+    )
+    if spread is not None:
+        image = image + _disk_blur(_block_mean(spread, oversampling), 1e-3 * aperture * abs(defocus) / pixel_size)
+    return image
+
+
+def _through_lens(wave, sampling, oversampling, wavelength, aperture, defocus, spherical_aberration, focal_spread):
+    """Camera image of a wave behind the objective lens, averaged over the foci of its spread."""
+    spectrum, angle = torch.fft.fft2(wave), _angles(wave, sampling, wavelength)
+    if float(angle.max()) > (1e-3 * aperture) ** 2:
+        spectrum = spectrum * (angle <= (1e-3 * aperture) ** 2)
+    # Three foci with these weights have the mean and the variance of a Gaussian (Gauss-Hermite quadrature).
+    foci = [(0.0, 1.0)] if focal_spread == 0 else [(-np.sqrt(3), 1 / 6), (0.0, 2 / 3), (np.sqrt(3), 1 / 6)]
+    image = 0.0
+    for offset, weight in foci:
+        focus = defocus + offset * focal_spread
+        chi = np.pi / wavelength * angle * (focus - 0.5e6 * spherical_aberration * angle)
+        image = image + weight * _block_mean(_intensity(_inverse(spectrum * _phase(chi))), oversampling)
+    return image
+
+
+def _angles(wave, sampling, wavelength):
+    """Squared scattering angle, in rad², of every Fourier coefficient."""
+    ky, kx = (torch.fft.fftfreq(n, sampling, device=wave.device) * wavelength for n in wave.shape)
+    return ky[:, None] ** 2 + kx[None, :] ** 2
+
+
+def _inverse(spectrum):
+    """Inverse transform. torch's own scaling is wrong for 2048 × 2048 on some CPUs (pytorch/pytorch issue 169670)."""
+    return torch.fft.ifft2(spectrum, norm="forward") / spectrum.numel()
+
+
+def _phase(angle):
+    return torch.polar(torch.ones((), device=angle.device).expand_as(angle), angle)
+
+
+def _intensity(wave):
+    return wave.real**2 + wave.imag**2
+
+
+def _disk_blur(image, radius: float):
+    """Blur by a disk of a radius in pixels; the sum is conserved."""
+    if radius < 0.1:
+        return image
+    ky, kx = (torch.fft.fftfreq(n, device=image.device) for n in image.shape)
+    u = (2 * np.pi * radius * torch.hypot(ky[:, None], kx[None, : image.shape[1] // 2 + 1].abs())).clamp(min=1e-6)
+    return torch.fft.irfft2(torch.fft.rfft2(image) * (2 * torch.special.bessel_j1(u) / u), s=image.shape)

@@ -1,5 +1,11 @@
 """The training library: reproducible, resumable, honest about half-finished stores."""
 
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -39,6 +45,26 @@ def test_interrupted_library_goes_on_and_repeats_nothing(tmp_path, monkeypatch):
     np.testing.assert_array_equal(contents(path)[0], contents(whole)[0])
 
 
+def test_killed_library_goes_on_to_the_same_bytes(tmp_path):
+    path, whole = tmp_path / "library", tmp_path / "whole"
+    config = replace(LibraryConfig.fast(), images=12, shape=(96, 96))
+    command = [sys.executable, "-m", "moirelib", "library", "--fast", "--images", "12", "--size", "96", "--seed", "7"]
+    run = subprocess.Popen([*command, "--out", str(path)], stderr=subprocess.DEVNULL, start_new_session=True)
+    truth = path / "truth"
+    while not (truth.exists() and len(list(truth.iterdir())) >= 2):
+        assert run.poll() is None, "finished or failed before it could be killed"
+        time.sleep(0.01)
+    os.killpg(run.pid, signal.SIGKILL)
+    run.wait()
+    done = zarr.open_group(str(path / "images.zarr"), mode="r")["done"][:]
+    assert 0 < done.sum() < 12
+    make_library(path, config, seed=7, workers=2, progress=False)
+    make_library(whole, config, seed=7, workers=1, progress=False)
+    for name in ("frame", "mask", "pixel_size"):
+        np.testing.assert_array_equal(open_library(path)[name][:], open_library(whole)[name][:])
+    assert sorted(f.name for f in truth.iterdir()) == sorted(f"{i}.json" for i in range(12))
+
+
 def test_another_configuration_does_not_mix_in(tmp_path):
     library._create_store(tmp_path / "library", SMALL, 7)
     with pytest.raises(ValueError, match="another configuration or seed"):
@@ -48,6 +74,37 @@ def test_another_configuration_does_not_mix_in(tmp_path):
 def test_a_folder_that_is_no_library_is_named(tmp_path):
     with pytest.raises(ValueError, match="is not a moirelib library"):
         open_library(tmp_path)
+
+
+def test_truth_of_an_image_says_everything_that_was_drawn(tmp_path):
+    config = replace(SMALL, images=1, lattice=replace(SMALL.lattice, single_layer=0.0, boundary=1.0))
+    make_library(tmp_path / "library", config, seed=7, workers=1, progress=False)
+    truth = json.loads((tmp_path / "library" / "truth" / "0.json").read_text())
+    again = simulate_frame(config, (7, 0))
+    assert truth["pixel_size_nm"] == again.pixel_size
+    assert truth["twist_deg"] == again.scene.twist_angle
+    assert {"shape", "energy_eV", "aperture_mrad", "defocus_nm", "liquid", "camera", "defects"} <= set(truth)
+    assert set(truth["particles"]) >= {"layer", "y_nm", "x_nm", "diameter_nm"}
+
+
+def test_more_layers_give_more_masks(tmp_path):
+    lattice = replace(SMALL.lattice, layers=3, single_layer=0.0, twist_angle=(10.0, 10.0))
+    make_library(tmp_path / "library", replace(SMALL, lattice=lattice), seed=7, workers=1, progress=False)
+    masks = open_library(tmp_path / "library")["mask"]
+    assert masks.shape == (4, 3, 96, 96)
+    assert masks[:].max(axis=(0, 2, 3)).min() == 255
+
+
+def test_published_recipe_is_within_the_librarys_ranges():
+    wide, published = LibraryConfig(), LibraryConfig.published()
+    for name in ("mean_free_path", "defocus", "dose", "water", "wedge", "beam", "disk_blur", "readout_noise"):
+        low, high = getattr(published, name)
+        assert getattr(wide, name)[0] <= low <= high <= getattr(wide, name)[1], name
+    assert published.lattice.height == 112.1
+    frame = simulate_frame(published, (1, 2))
+    assert frame.frame.shape == (512, 512)
+    assert frame.pixel_size == pytest.approx(700 / 512, abs=1e-3)
+    assert 27 <= frame.parameters["diameter_nm"] <= 42
 
 
 def test_masks_are_dark_in_the_frame():

@@ -1,0 +1,213 @@
+"""Numbers that describe a frame's noise, background and contrast, for comparing a simulated frame with a real one.
+
+Explained in chapter 3, "Liquid".
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.ndimage import gaussian_filter
+from skimage.feature import peak_local_max
+
+__all__ = [
+    "average_particle",
+    "background_spectrum",
+    "frame_statistics",
+    "noise_autocorrelation",
+    "noise_spectra",
+    "particle_contrast",
+]
+
+
+def noise_autocorrelation(image, lags=(1, 2, 3), smoothing: float = 5.0) -> np.ndarray:
+    """Autocorrelation of the noise of one frame.
+
+    Noise is what remains after a Gaussian average is subtracted; the autocorrelation is that of the whole frame, the
+    mean over both axes.
+
+    Parameters
+    ----------
+    image : array_like, shape (y, x)
+        Counts.
+    lags : sequence of int
+        Distances in pixels, from 1.
+    smoothing : float
+        Standard deviation of the Gaussian, in pixels.
+
+    Returns
+    -------
+    ndarray, shape (len(lags),)
+        1 would be perfect correlation. White noise gives -0.01: the average contains the pixel itself.
+
+    Notes
+    -----
+    Explained in chapter 3, "Liquid".
+    """
+    image = np.asarray(image, dtype=float)
+    noise = image - gaussian_filter(image, smoothing)
+    noise -= noise.mean()
+    pairs = [0.5 * (np.mean(noise[n:] * noise[:-n]) + np.mean(noise[:, n:] * noise[:, :-n])) for n in lags]
+    return np.array(pairs) / np.mean(noise**2)
+
+
+def noise_spectra(image, tile: int = 32):
+    """Power spectrum of the noise in every tile of a frame, and the tile's mean.
+
+    Parameters
+    ----------
+    image : array_like, shape (y, x)
+        Counts.
+    tile : int
+        Edge of a tile, in pixels. A second-degree surface is subtracted from each.
+
+    Returns
+    -------
+    mean : ndarray, shape (n,)
+        Mean counts of each tile.
+    frequency : ndarray, shape (tile, tile)
+        In cycles per pixel.
+    power : ndarray, shape (n, tile, tile)
+        In counts² per pixel: white noise of variance v gives v at every frequency.
+
+    Notes
+    -----
+    At frequencies that the specimen does not reach, electron counting gives gain · MTF² · (mean - offset). Explained in
+    chapter 3, "Liquid".
+    """
+    image = np.asarray(image, dtype=float)
+    rows, columns = (n // tile for n in image.shape)
+    tiles = image[: rows * tile, : columns * tile].reshape(rows, tile, columns, tile).swapaxes(1, 2)
+    tiles = tiles.reshape(-1, tile * tile)
+    y, x = np.mgrid[-1 : 1 : tile * 1j, -1 : 1 : tile * 1j]
+    surface = np.stack([np.ones_like(y), y, x, y * x, y * y, x * x]).reshape(6, -1).T
+    noise = (tiles - tiles @ np.linalg.pinv(surface).T @ surface.T).reshape(-1, tile, tile)
+    window = np.outer(np.hanning(tile), np.hanning(tile))
+    power = np.abs(np.fft.fft2(noise * window)) ** 2 / np.sum(window**2)
+    k = np.fft.fftfreq(tile)
+    return tiles.mean(axis=1), np.hypot(k[:, None], k[None, :]), power
+
+
+def background_spectrum(image, pixel_size: float, bins: int = 20) -> tuple[np.ndarray, np.ndarray]:
+    """Power spectrum of everything in a frame but its lattice.
+
+    Parameters
+    ----------
+    image : array_like, shape (y, x)
+        Counts.
+    pixel_size : float
+        In nm/pixel.
+    bins : int
+        Number of rings in Fourier space, of equal width in the logarithm of the frequency. Rings of fewer than six
+        samples are left out.
+
+    Returns
+    -------
+    frequency : ndarray, shape (n,)
+        In 1/nm, geometric mean of each ring's samples.
+    power : ndarray, shape (n,)
+        Of the relative intensity, in nm²: the variance of image / mean is its integral over the plane of frequencies.
+
+    Notes
+    -----
+    A lattice fills few samples of a ring, so the ring's *median* passes it by. The power of a random field scatters
+    exponentially about its mean, and the median of that is ln 2 of the mean; the result is divided by it. Explained in
+    chapter 3, "Liquid".
+    """
+    image = np.asarray(image, dtype=float)
+    window = np.outer(*(np.hanning(n) for n in image.shape))
+    relative = image / np.sum(image * window) * window.sum() - 1
+    power = np.abs(np.fft.rfft2(relative * window)) ** 2 / np.sum(window**2) * pixel_size**2
+    k = np.hypot(np.fft.fftfreq(image.shape[0], pixel_size)[:, None], np.fft.rfftfreq(image.shape[1], pixel_size))
+    # The window mixes each frequency with its two neighbours, and the lowest with the mean that was subtracted.
+    edges = np.geomspace(1.6 / (min(image.shape) * pixel_size), 0.5 / pixel_size, bins + 1)
+    ring = np.digitize(k, edges)
+    members = [ring == i for i in range(1, bins + 1)]
+    members = [m for m in members if np.count_nonzero(m) >= 6]
+    frequency = [np.exp(np.log(k[m]).mean()) for m in members]
+    return np.array(frequency), np.array([np.median(power[m]) for m in members]) / np.log(2)
+
+
+def average_particle(image, spacing: float) -> tuple[np.ndarray, int]:
+    """Mean image of a dark particle and its surroundings, in units of the local brightness.
+
+    Parameters
+    ----------
+    image : array_like, shape (y, x)
+        Counts; a part of a frame that particles fill.
+    spacing : float
+        Nearest-neighbour distance, in pixels.
+
+    Returns
+    -------
+    particle : ndarray, shape (2 n + 1, 2 n + 1)
+        n is the spacing rounded to pixels; 1 is the mean brightness around (Gaussian of one spacing).
+    count : int
+        Number of particles averaged: the dark spots at least 0.6 spacings apart and a spacing from the border.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    image = np.asarray(image, dtype=float)
+    n = round(spacing)
+    smooth = gaussian_filter(image, 0.1 * spacing) - gaussian_filter(image, 0.5 * spacing)
+    found = peak_local_max(-smooth, min_distance=int(0.6 * spacing), exclude_border=n)
+    if len(found) == 0:
+        raise ValueError(f"no dark spots {spacing:.0f} pixels apart in an image of {image.shape}")
+    relative = image / gaussian_filter(image, spacing)
+    return np.mean([relative[y - n : y + n + 1, x - n : x + n + 1] for y, x in found], axis=0), len(found)
+
+
+def particle_contrast(image, spacing: float) -> float:
+    """How much darker particles are than the liquid between them.
+
+    Parameters
+    ----------
+    image : array_like, shape (y, x)
+        Counts; a part of a frame that particles fill.
+    spacing : float
+        Nearest-neighbour distance, in pixels.
+
+    Returns
+    -------
+    float
+        1 - I(particle) / I(between): the mean of the `average_particle` within 0.1 spacings of its centre against the
+        mean over the ring from 0.45 to 0.55 spacings, where neighbours are farthest.
+
+    Notes
+    -----
+    Explained in chapter 3, "Liquid".
+    """
+    particle, _ = average_particle(image, spacing)
+    n = particle.shape[0] // 2
+    r = np.hypot(*np.mgrid[-n : n + 1, -n : n + 1]) / spacing
+    return float(1 - particle[r < 0.1].mean() / particle[np.abs(r - 0.5) < 0.05].mean())
+
+
+def frame_statistics(image, spacing: float, region=np.s_[:, :]) -> dict[str, float]:
+    """Numbers by which a simulated frame is compared with a real one.
+
+    Parameters
+    ----------
+    image : array_like, shape (y, x)
+        Counts.
+    spacing : float
+        Nearest-neighbour distance, in pixels.
+    region : tuple of slice
+        The part of the frame that particles fill, for their contrast.
+
+    Returns
+    -------
+    dict
+        Mean, standard deviation and quantiles in counts, autocorrelation of the noise at three lags, contrast.
+    """
+    image = np.asarray(image, dtype=float)
+    quantiles = (1, 5, 25, 50, 75, 95, 99)
+    return {
+        "mean": float(image.mean()),
+        "standard deviation": float(image.std()),
+        **{f"quantile {q} %": float(v) for q, v in zip(quantiles, np.percentile(image, quantiles), strict=True)},
+        **{f"autocorrelation {n}": float(v) for n, v in enumerate(noise_autocorrelation(image), start=1)},
+        "particle contrast": particle_contrast(image[region], spacing),
+    }

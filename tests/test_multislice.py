@@ -1,0 +1,117 @@
+"""Full-atom multislice: conservation, exactness of single particles, and composed images against all atoms."""
+
+import numpy as np
+import pytest
+
+from moirelib.lattice import Layer, Scene
+from moirelib.multislice import (
+    GOLD_VIBRATION,
+    compose_wave,
+    exit_waves,
+    fresnel_propagate,
+    gold_slab,
+    particle_exit_wave,
+    particle_transmission,
+    tabulate_transmission,
+    vibrating,
+)
+from moirelib.optics import Transmission, electron_wavelength
+from moirelib.proof import compare_with_multislice, overlapping_clusters
+from moirelib.shapes import GOLD_LATTICE_CONSTANT, nanoparticle
+
+
+def test_fresnel_propagation_conserves_intensity_and_undoes_itself():
+    rng = np.random.default_rng(0)
+    wave = rng.standard_normal((64, 64)) + 1j * rng.standard_normal((64, 64))
+    there = fresnel_propagate(wave, 500.0, 0.5, 2.5e-3)
+    assert np.sum(np.abs(there) ** 2) == pytest.approx(np.sum(np.abs(wave) ** 2), rel=1e-5)
+    np.testing.assert_allclose(fresnel_propagate(there, -500.0, 0.5, 2.5e-3), wave, atol=1e-4)
+
+
+def test_fresnel_propagation_multiplies_a_plane_wave_by_its_phase():
+    x = np.arange(64) * 0.5
+    k = 4 / 32.0  # 1/nm, on the grid
+    wave = np.tile(np.exp(2j * np.pi * k * x), (64, 1))
+    expected = wave * np.exp(-1j * np.pi * 2.5e-3 * 800.0 * k**2)
+    np.testing.assert_allclose(fresnel_propagate(wave, 800.0, 0.5, 2.5e-3), expected, atol=1e-4)
+
+
+def test_vibrating_atoms_have_the_asked_displacement():
+    atoms = gold_slab(3.0, 3.0, np.random.default_rng(0))
+    moved = vibrating(atoms, np.random.default_rng(1)).positions - atoms.positions
+    np.testing.assert_allclose(moved.std(axis=0), 10 * GOLD_VIBRATION, rtol=0.05)
+
+
+def test_slab_has_the_density_of_gold_and_no_atoms_on_top_of_each_other():
+    slab = gold_slab(4.0, 6.0, np.random.default_rng(3))
+    expected = 4.0 * 4.0 * 6.0 / (GOLD_LATTICE_CONSTANT**3 / 4)
+    assert 0.95 * expected < len(slab) <= 1.01 * expected
+    slab.set_pbc((True, True, False))
+    distances = slab.get_distances(0, range(1, len(slab)), mic=True)
+    assert distances.min() > 2.0
+
+
+def test_light_scattered_out_of_the_aperture_is_all_that_is_lost():
+    atoms = nanoparticle("sphere", 2.5, np.random.default_rng(1))
+    wave = exit_waves(atoms, sampling=0.0125)[0]
+    assert np.mean(np.abs(wave) ** 2) == pytest.approx(1.0, abs=2e-3)  # abTEM's band limit takes a little
+    seen = [np.mean(np.abs(particle_exit_wave(atoms, aperture=a, sampling=0.0125)) ** 2) for a in (5.0, 20.0, 60.0)]
+    assert seen[0] < seen[1] < seen[2] < 1
+
+
+def test_table_agrees_with_a_sphere_in_the_middle():
+    rng = np.random.default_rng(4)
+    table, passed = Transmission.load(aperture=10.0), []
+    for _ in range(4):
+        wave = particle_exit_wave(vibrating(nanoparticle("sphere", 4.0, rng), rng), sampling=0.0125)
+        y, x = (np.indices(wave.shape) - wave.shape[0] / 2) * 0.0125
+        passed.append(np.mean(np.abs(wave[np.hypot(y, x) < 0.7]) ** 2))  # 3.75 to 4 nm thick
+    spread = float(table.intensity[:, 4].std())
+    assert np.mean(passed) == pytest.approx(table.mean_intensity[4], abs=3 * spread / 2)
+
+
+@pytest.mark.parametrize("planes", [1, 3])
+def test_a_lone_particles_transmission_reproduces_its_exit_wave(planes):
+    atoms = nanoparticle("sphere", 2.0, np.random.default_rng(2))
+    atoms.set_cell([50.0, 50.0, 40.0])
+    atoms.positions += 25.0 - atoms.positions.mean(axis=0)
+    atoms.positions[:, 2] -= 5.0
+    full = exit_waves(atoms, sampling=0.0125)[0]
+    stamp = particle_transmission(atoms, (2.5, 2.5, 2.0), (2.0, 2.0), sampling=0.0125, planes=planes)
+    wave = compose_wave([[stamp]], full.shape, 0.0125)
+    full = fresnel_propagate(full, -2.0, 0.0125, electron_wavelength(200e3))
+    assert np.sqrt(np.mean(np.abs(wave - full) ** 2)) < 2e-3
+
+
+def test_composed_images_agree_with_all_atoms():
+    spheres = np.full(2, 2.0)
+    layers = (
+        Layer(np.array([[2.6, 2.6], [2.6, 5.0]]), spheres, 2.4, 0.0, z=2.0),
+        Layer(np.array([[3.4, 3.2], [4.6, 4.8]]), spheres, 2.4, 20.0, z=5.0),
+    )
+    scene = Scene(layers, (7.2, 7.2))
+    result = compare_with_multislice(
+        scene, pixel_sizes=(0.4,), apertures=(10.0,), defocus=(0.0, 200.0), planes=3, sampling=0.0125, oversampling=4
+    )
+    worst = result.table.groupby("method")["rms_over_std"].max()
+    assert worst["particle"] < 0.02
+    assert worst["library"] < 0.05
+    assert worst["particle"] < worst["library"] < worst["table"]
+
+
+def test_clusters_overlap_without_touching_within_a_layer():
+    scene = overlapping_clusters(4.0)
+    assert sum(len(layer) for layer in scene.layers) >= 7
+    gaps = [np.hypot(*(layer.positions[:, None] - layer.positions[None]).transpose(2, 0, 1)) for layer in scene.layers]
+    assert all(np.min(g[g > 0]) > 4.0 for g in gaps)
+    across = np.hypot(*(scene.layers[0].positions[:, None] - scene.layers[1].positions[None]).transpose(2, 0, 1))
+    assert np.all(across.min(axis=0) < 4.0)
+
+
+def test_table_remade_small_is_seeded(tmp_path):
+    options = {"orientations": 1, "energies": (200e3,), "apertures": (10.0,), "thickness": 3, "width": 2.0}
+    for name in "ab":
+        tabulate_transmission(tmp_path / f"{name}.npz", seed=3, progress=False, **options)
+    a, b = (np.load(tmp_path / f"{name}.npz") for name in "ab")
+    np.testing.assert_array_equal(a["wave"], b["wave"])
+    assert a["intensity"].shape == (1, 1, 1, 4)

@@ -61,7 +61,15 @@ def test_random_points_hold_no_lattice():
 def simulated_detections(twist, seed, single=0.0):
     """True points with position noise, misses, false finds, and channels that swap from region to region."""
     rng = np.random.default_rng(seed)
-    config = replace(LatticeConfig(), twist_angle=(twist, twist), single_layer=single, boundary=0.0)
+    config = replace(
+        LatticeConfig(),
+        shapes=("sphere",),
+        twist_angle=(twist, twist),
+        single_layer=single,
+        boundary=0.0,
+        dislocations=0.0,
+        interstitials=(0.0, 0.0),
+    )
     field = (400.0, 400.0)
     truth = truth_table(random_scene(config, field, rng, 16.0), 1.0)
     truth = truth[rng.random(len(truth)) > 0.03]
@@ -80,7 +88,7 @@ def simulated_detections(twist, seed, single=0.0):
 @pytest.mark.parametrize("twist", [3.5, 8.0, 27.0, 30.0])
 def test_lattices_undo_the_networks_local_swaps(twist):
     accuracy = []
-    for seed in range(3):
+    for seed in range(8):
         table, _ = assign_layers(simulated_detections(twist, seed), D)
         real = table[table["truth"] > 0]
         right = np.mean(real["layer"] == real["truth"])

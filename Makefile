@@ -20,10 +20,10 @@ export MOIRELIB_FAST ?= 1
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-browser book test lint format pages scores notebooks clean distclean
+.PHONY: help env env-browser book test lint format pages scores bench-optics notebooks clean distclean
 
 help:  ## list the targets
-	@$(PYTHON) -c "import re; [print('make %-10s %s' % m) for m in re.findall(r'^([\w-]+):.*?## (.*)', open('Makefile').read(), re.M)]"
+	@$(PYTHON) -c "import re; [print('make %-13s %s' % m) for m in re.findall(r'^([\w-]+):.*?## (.*)', open('Makefile').read(), re.M)]"
 
 # Installs once; the script returns at once when .venv matches pyproject.toml and constraints.txt.
 env:
@@ -57,10 +57,10 @@ scores: env  ## score the shipped weights: sample, held-out simulations, real fr
 notebooks: env  ## write the chapters as notebooks for Colab and Binder
 	@$(VENV_PYTHON) tools/make_notebooks.py
 
-# A benchmark is one line here and one script in benchmarks/:
-#
-#   bench-NAME: env  ## what it measures
-#   	@$(VENV_PYTHON) benchmarks/NAME.py
+# A benchmark is one line here and one script in benchmarks/. QUICK=1 in front takes a smaller sample.
+bench-optics: export OMP_NUM_THREADS ?= 2
+bench-optics: env  ## composed images against full-atom multislice, noise against a real frame, speed
+	@$(VENV_PYTHON) benchmarks/optics.py
 
 clean:  ## remove the built book and its execution cache
 	@$(PYTHON) -c "import shutil; shutil.rmtree('_build', ignore_errors=True)"

@@ -13,10 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
+from moirelib import data
 from moirelib.lattice import LatticeConfig, random_scene
 from moirelib.library import LibraryConfig, make_library
+from moirelib.movies import read_movie
 from moirelib.optics import clean_image
 from moirelib.proof import compare_with_multislice, overlapping_clusters
+from moirelib.statistics import noise_autocorrelation
+from moirelib.twin import real_frame_twin
 
 QUICK = os.environ.get("QUICK", "0") == "1"
 FIELD, SIZE = 700.0, 512  # nm, px
@@ -75,6 +79,18 @@ def library_seconds(images: int) -> float:
         return (time.perf_counter() - start) * 400 / images
     finally:
         shutil.rmtree(folder)
+
+
+def noise() -> list[float]:
+    """Autocorrelation of the noise at lags 1 to 3 of a simulated twin of the real frame, beside the real one's."""
+    simulated = noise_autocorrelation(real_frame_twin()[0])
+    print("autocorrelation of the noise at lags 1, 2, 3, simulated twin:", simulated.round(3))
+    try:
+        real = read_movie(data.fetch("np_lattice_2p593nm.tif")).frame(0)
+        print("autocorrelation of the noise at lags 1, 2, 3, real frame:    ", noise_autocorrelation(real).round(3))
+    except OSError as error:
+        print("real frame: not at hand;", error)
+    return [float(f"{v:.3f}") for v in simulated]
 
 
 if __name__ == "__main__":

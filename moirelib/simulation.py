@@ -33,7 +33,7 @@ class MovieConfig:
     drift_walk: float = 0.0  # nm, one-sigma step of a random walk added to the drift, along each axis
     rotation: float = 0.0  # degrees per frame about the field's centre, from x towards y
     growth: tuple[tuple[float, float], ...] | None = None  # per layer, fraction there in the first and last frame
-    detachment: float = 0.0  # probability per frame that a particle at a growing layer's rim leaves again
+    detachment: float = 0.0  # probability per frame that a particle at a layer's rim leaves again
     flicker: float = 0.0  # relative standard deviation of the beam's brightness
 
     def __post_init__(self):
@@ -193,13 +193,14 @@ def simulate_movie(
 
 def _presence(scene, config, rng):
     """Which particles are there in every frame, by layer, and the table of events."""
-    if config.growth is None:
-        there = [np.ones((config.frames, len(layer)), bool) for layer in scene.layers]
-        return there, pd.DataFrame(columns=["frame", "layer", "particle", "event", "y_nm", "x_nm"])
-    if len(config.growth) != len(scene.layers):
-        raise ValueError(f"growth needs one (start, end) per layer: {len(scene.layers)}, got {len(config.growth)}")
-    there, tables = [], []
-    for number, (layer, (start, end)) in enumerate(zip(scene.layers, config.growth, strict=True), start=1):
+    growth = config.growth or ((1.0, 1.0),) * len(scene.layers)
+    if len(growth) != len(scene.layers):
+        raise ValueError(f"growth needs one (start, end) per layer: {len(scene.layers)}, got {len(growth)}")
+    there, tables = [], [pd.DataFrame(columns=["frame", "layer", "particle", "event", "y_nm", "x_nm"])]
+    for number, (layer, (start, end)) in enumerate(zip(scene.layers, growth, strict=True), start=1):
+        if start == end == 1 and config.detachment == 0:
+            there.append(np.ones((config.frames, len(layer)), bool))
+            continue
         present, events = growth_schedule(layer, config.frames, rng, start, end, config.detachment)
         there.append(present)
         events.insert(1, "layer", number)

@@ -11,10 +11,8 @@ import numpy as np
 
 import moirelib
 from moirelib import data
-from moirelib.lattice import LatticeConfig, random_scene, truth_table
+from moirelib.lattice import truth_table
 from moirelib.library import LibraryConfig, simulate_frame
-from moirelib.liquid import CameraConfig, LiquidConfig, record
-from moirelib.optics import clean_image, particle_mask
 from moirelib.scoring import mask_iou, score_particles
 
 SEED = 31415
@@ -69,20 +67,19 @@ def sample() -> dict:
 
 def library_scene(i) -> dict:
     """One frame from the ranges of the training library, hopeless doses and contrasts included."""
-    image = simulate_frame(LibraryConfig(shape=(448, 448)), (SEED, i))
-    truth = truth_table(image.scene, image.pixel_size)
-    return score(image.frame, truth, image.masks[None], image.pixel_size)
+    return simulated_scene(LibraryConfig(shape=(448, 448)), (SEED, i))
 
 
 def published_scene(i) -> dict:
     """Standing rods as in the published recipe: 700 nm at 512 px, 10.6 e/Å², nearly opaque overlaps, disk blur."""
-    rng, pixel_size = np.random.default_rng((SEED, 1, i)), 1.367
-    scene = random_scene(LatticeConfig.published(), (512 * pixel_size,) * 2, rng)
-    clean = clean_image(scene, pixel_size, mean_free_path=35.0)
-    liquid = LiquidConfig(blur=0.0, disk_blur=rng.uniform(8, 10) * pixel_size)
-    frame = record(clean, pixel_size, liquid, CameraConfig(readout_noise=rng.uniform(20, 40)), rng)
-    masks = np.stack([particle_mask(scene, n, pixel_size) for n in (1, 2)])
-    return score(frame, truth_table(scene, pixel_size), np.rint(255 * masks).astype(np.uint8)[None], pixel_size)
+    return simulated_scene(LibraryConfig.published(), (SEED, 1, i))
+
+
+def simulated_scene(config, seed) -> dict:
+    """One frame of a library, scored as a movie of its own."""
+    image = simulate_frame(config, seed)
+    truth = truth_table(image.scene, image.pixel_size)
+    return score(image.frame, truth, image.masks[None], image.pixel_size)
 
 
 def real_frame() -> dict:

@@ -41,19 +41,17 @@ from scipy.spatial import Delaunay, cKDTree
 
 from moirelib.elastic import bonds, dynamical_matrix, stiffness_matrix, thermal_displacements
 from moirelib.lattice import (
-    LatticeConfig,
     coincidence_period,
     commensurate_angles,
     dislocation_displacement,
     fold_hexagonal,
-    growth_schedule,
     hexagonal_lattice,
     moire_period,
-    random_scene,
     truth_table,
     twin_boundary,
 )
 from moirelib.plot import LAYER_COLORS, show_frame, show_particles
+from moirelib.scenes import LatticeConfig, growth_schedule, random_scene
 from moirelib.shapes import (
     SHAPES,
     circumscribed_ratio,

@@ -35,8 +35,9 @@ import pandas as pd
 
 import moirelib
 from moirelib import data, plot
-from moirelib.lattice import LatticeConfig, random_scene, truth_table
+from moirelib.lattice import truth_table
 from moirelib.particles import assign_layers, find_lattice, locate, refine
+from moirelib.scenes import LatticeConfig, random_scene
 from moirelib.scoring import match
 from moirelib.tracks import link
 from moirelib.unet import WORKING_DIAMETER, load_weights, predict, resample

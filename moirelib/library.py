@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from .lattice import LatticeConfig, Scene, random_scene, truth_table
+from .lattice import Scene, truth_table
 from .liquid import CameraConfig, LiquidConfig, record
 from .optics import Transmission, clean_image, particle_mask
+from .scenes import LatticeConfig, random_scene
 
 __all__ = ["LibraryConfig", "SimulatedFrame", "make_library", "open_library", "simulate_frame"]
 
@@ -38,8 +39,9 @@ class LibraryConfig:
     zero_loss: float = 0.3  # probability of an energy filter's image, as the published recipe simulates
     water: tuple[float, float] = (100.0, 500.0)  # nm
     wedge: tuple[float, float] = (0.0, 0.6)  # relative change of the water's thickness across the field
-    blur: tuple[float, float] = (0.02, 0.3)  # optical blur's standard deviation / particle diameter
+    blur: tuple[float, float] = (0.0, 0.3)  # optical blur's standard deviation / particle diameter
     disk_blur: tuple[float, float] = (0.0, 0.5)  # disk radius / particle diameter
+    disk_radius: tuple[float, float] | None = None  # pixels; replaces disk_blur
     disk_blurred: float = 0.33  # probability of a disk blur
     clouds: tuple[float, float] = (0.0, 0.25)  # relative standard deviation
     clouded: float = 0.5  # probability of clouds
@@ -47,6 +49,7 @@ class LibraryConfig:
     beam: tuple[float, float] = (0.0, 1.5)  # fall of the beam, see LiquidConfig
     shadow: tuple[float, float] = (0.2, 0.8)  # depth
     shadowed: float = 0.2  # probability of a shadow
+    mtf_power: tuple[float, float] = (0.4, 1.3)  # exponent of the published camera's MTF; direct detectors are sharper
     readout_noise: tuple[float, float] = (0.0, 40.0)  # electrons
     hot_pixels: tuple[float, float] = (0.0, 2e-4)  # fraction
     dead_pixels: tuple[float, float] = (0.0, 2e-4)  # fraction
@@ -86,11 +89,12 @@ class LibraryConfig:
             water=(250.0, 250.0),
             wedge=(0.0, 0.0),
             blur=(0.0, 0.0),
-            disk_blur=(0.31, 0.4),  # 8 to 10 pixels for a diameter of 35 nm
+            disk_radius=(8.0, 10.0),
             disk_blurred=1.0,
             clouded=0.0,
             beam=(1.0, 1.0),
             shadowed=0.0,
+            mtf_power=(1.0, 1.0),
             readout_noise=(20.0, 40.0),
         )
 
@@ -131,7 +135,7 @@ def simulate_frame(config: LibraryConfig, seed, transmission: Transmission | Non
     optics = {"energy": float(rng.choice(config.energies)), "aperture": float(rng.choice(config.apertures))}
     path = None if rng.random() < config.tabulated else float(rng.uniform(*config.mean_free_path))
     defocus = float(rng.uniform(*config.defocus))
-    liquid, camera = _random_conditions(config, spacing, diameter, optics, rng)
+    liquid, camera = _random_conditions(config, spacing, diameter, pixel_size, optics, rng)
     gold = _gold(**optics) if transmission is None else transmission
     clean = clean_image(scene, pixel_size, gold, defocus, path, liquid_mean_free_path=liquid.liquid_mean_free_path)
     frame = record(clean, pixel_size, liquid, camera, rng)
@@ -168,7 +172,16 @@ def _random_pixel_size(config, spacing, rng) -> float:
     return float(spacing * np.mean(config.lattice.diameter_ratio) / diameter_px)
 
 
-def _random_conditions(config, spacing, diameter, optics, rng) -> tuple[LiquidConfig, CameraConfig]:
+def _random_disk(config, diameter, pixel_size, rng) -> float:
+    """Radius of the disk blur, in nm."""
+    if rng.random() >= config.disk_blurred:
+        return 0.0
+    if config.disk_radius is not None:
+        return pixel_size * rng.uniform(*config.disk_radius)
+    return diameter * rng.uniform(*config.disk_blur)
+
+
+def _random_conditions(config, spacing, diameter, pixel_size, optics, rng) -> tuple[LiquidConfig, CameraConfig]:
     base = LiquidConfig.published() if rng.random() < config.zero_loss else LiquidConfig()
     liquid = replace(
         base,
@@ -180,17 +193,22 @@ def _random_conditions(config, spacing, diameter, optics, rng) -> tuple[LiquidCo
         clouds=rng.uniform(*config.clouds) if rng.random() < config.clouded else 0.0,
         cloud_size=spacing * rng.uniform(*config.cloud_size),
         blur=diameter * rng.uniform(*config.blur),
-        disk_blur=diameter * rng.uniform(*config.disk_blur) if rng.random() < config.disk_blurred else 0.0,
+        disk_blur=_random_disk(config, diameter, pixel_size, rng),
     )
     # Small particles are filmed at high magnification, where a camera pixel receives few electrons at a given dose.
+    power = rng.uniform(*config.mtf_power)
     camera = CameraConfig(
         dose=float(np.exp(rng.uniform(*np.log(config.dose)))),
+        mtf=tuple(float(v**power) for v in CameraConfig.published().mtf),
         readout_noise=rng.uniform(*config.readout_noise),
         hot_pixels=rng.uniform(*config.hot_pixels),
         dead_pixels=rng.uniform(*config.dead_pixels),
         pixel_seed=int(rng.integers(2**31)),
     )
     return liquid, camera
+
+
+_WORKER_ENVIRONMENT = {f"{name}_NUM_THREADS": 1 for name in ("OMP", "MKL", "OPENBLAS")}
 
 
 def make_library(
@@ -230,16 +248,19 @@ def make_library(
     ValueError
         If the store was made with another configuration or seed.
     """
+    import dask
     from dask.distributed import Client, LocalCluster, as_completed
     from tqdm import tqdm
 
     config = LibraryConfig.full() if config is None else config
     group = _create_store(Path(path), config, seed)
     missing = np.flatnonzero(np.asarray(group["done"][:]) == 0).tolist()
-    batches = [missing[i : i + 8] for i in range(0, len(missing), 8)]
+    batches = [missing[i : i + 4] for i in range(0, len(missing), 4)]
     with contextlib.ExitStack() as stack:
+        # Dask would have workers return every array's memory to the system at once, which halves their speed.
+        stack.enter_context(dask.config.set({"distributed.nanny.pre-spawn-environ": _WORKER_ENVIRONMENT}))
         address = scheduler or stack.enter_context(
-            LocalCluster(workers, threads_per_worker=1, dashboard_address=None, processes=workers > 1)
+            LocalCluster(workers, threads_per_worker=1, dashboard_address=":0", processes=workers > 1)
         )
         client = stack.enter_context(Client(address))
         bar = stack.enter_context(tqdm(total=len(missing), disable=not progress, desc="library", unit="image"))
@@ -312,9 +333,11 @@ def _write_images(path, indices, config, seed) -> int:
 
 
 def _finite(value):
-    """Numbers that do not exist, such as the twist of a single layer, as null: JSON has neither NaN nor infinity."""
+    """JSON has neither NaN (a single layer's twist), which becomes null, nor infinity, which becomes "inf"."""
     if isinstance(value, dict):
         return {k: _finite(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [_finite(v) for v in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value
+    if isinstance(value, float) and not np.isfinite(value):
+        return None if np.isnan(value) else str(value)
+    return value

@@ -21,10 +21,13 @@ __all__ = [
     "brightness_flicker",
     "camera_mtf",
     "chromatic_blur",
+    "elastic_mean_free_path",
     "liquid_background",
     "optical_transfer",
     "record",
 ]
+
+_REST_ENERGY = _me * _c**2 / _e  # of the electron, eV
 
 
 @dataclass(frozen=True)
@@ -38,9 +41,9 @@ class LiquidConfig:
     Notes
     -----
     Source of each default, in short; chapter 3, "Liquid", derives them: thicknesses, inelastic mean free paths and
-    beam from the published recipe [1]_ (which the formula of [2]_ gives to 6 %); elastic mean free paths from
-    Lobato's scattering factors beyond 10 mrad at 200 keV; energy loss from the loss function of water [3]_; cloud size
-    and exponent fitted to the real frame of chapter 3.
+    beam from the published recipe [1]_ (the formula of [2]_ gives the mean free paths to 6 % at 200 keV); energy loss
+    from the loss function of water [3]_; clouds fitted to the real frame of chapter 3; blur as large as published
+    vibrations. A 1.4 mm chromatic aberration is usual for the objective lens of a 200 kV microscope.
 
     References
     ----------
@@ -55,8 +58,8 @@ class LiquidConfig:
     windows: float = 100.0  # nm, both silicon nitride windows together
     water_mean_free_path: float = 185.0  # nm, to a loss of energy
     window_mean_free_path: float = 144.0  # nm, to a loss of energy
-    water_elastic_path: float = 706.0  # nm, to scattering beyond the aperture
-    window_elastic_path: float = 176.0  # nm, to scattering beyond the aperture
+    water_elastic_path: float | None = None  # nm, to scattering beyond the aperture; `elastic_mean_free_path` when None
+    window_elastic_path: float | None = None  # nm, the same for the windows
     zero_loss: bool = False  # only electrons that lost no energy count: an energy filter, and the published recipe
     energy: float = 200e3  # eV
     aperture: float = 10.0  # mrad, semi-angle of the objective aperture
@@ -64,16 +67,20 @@ class LiquidConfig:
     energy_loss: float = 22.0  # eV, mean of one loss
     beam: float = 1.0  # exponent of the Gaussian beam at one field's width from its centre
     shadow: float = 0.0  # depth of a shadow from one side, 0 to 1
-    clouds: float = 0.05  # relative standard deviation of slow bright and dark clouds in the liquid
-    cloud_size: float = 60.0  # nm, standard deviation of the Gaussian that the clouds' correlation begins like
-    cloud_exponent: float = 3.0  # of the clouds' power spectrum; inf makes it Gaussian, without fine structure
+    clouds: float = 0.14  # relative standard deviation of slow bright and dark clouds in the liquid
+    cloud_size: float = 140.0  # nm, standard deviation of the Gaussian that the clouds' correlation begins like
+    cloud_exponent: float = 4.0  # of the clouds' power spectrum; inf makes it Gaussian, without fine structure
     blur: float = 1.0  # nm, Gaussian blur that remains: motion during the exposure
     disk_blur: float = 0.0  # nm, radius of a disk blur (the published recipe's, for being out of focus)
 
     def __post_init__(self):
-        lengths = (self.water, self.windows, self.blur, self.disk_blur, self.clouds)
-        if min(lengths) < 0 or not 0 <= self.shadow <= 1 or abs(self.wedge) > 2:
-            raise ValueError(f"a liquid has lengths and clouds from 0, a shadow of 0 to 1, a wedge of -2 to 2: {self}")
+        for name in ("water", "windows", "beam", "clouds", "blur", "disk_blur"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} of a liquid must be 0 or more, got {getattr(self, name)}")
+        if not 0 <= self.shadow <= 1:
+            raise ValueError(f"shadow is a depth between 0 and 1, got {self.shadow}")
+        if not -2 <= self.wedge <= 2:
+            raise ValueError(f"a wedge beyond -2 to 2 leaves less than no water at one side, got {self.wedge}")
 
     @classmethod
     def published(cls) -> LiquidConfig:
@@ -90,17 +97,19 @@ class LiquidConfig:
     @classmethod
     def real_frame(cls) -> LiquidConfig:
         """Fitted to the real frame of chapter 3."""
-        return cls(clouds=0.15, cloud_size=125.0, cloud_exponent=4.0, shadow=0.6, beam=0.2, blur=14.0)
+        return cls(shadow=0.55, beam=0.2, blur=23.0)
 
     @property
     def liquid_mean_free_path(self) -> float:
         """Thickness of liquid, in nm, that takes all but 1/e of the electrons; for `moirelib.optics.clean_image`."""
-        return 1 / (1 / self.water_elastic_path + self.zero_loss / self.water_mean_free_path)
+        elastic = self.water_elastic_path or elastic_mean_free_path("water", self.energy, self.aperture)
+        return 1 / (1 / elastic + self.zero_loss / self.water_mean_free_path)
 
     @property
     def mean_transmission(self) -> float:
         """Fraction of the electrons that liquid and windows let through to the camera, at the mean thickness."""
-        per_window = 1 / self.window_elastic_path + self.zero_loss / self.window_mean_free_path
+        elastic = self.window_elastic_path or elastic_mean_free_path("silicon nitride", self.energy, self.aperture)
+        per_window = 1 / elastic + self.zero_loss / self.window_mean_free_path
         return float(np.exp(-self.water / self.liquid_mean_free_path - self.windows * per_window))
 
     @property
@@ -127,16 +136,18 @@ class CameraConfig:
     offset: float = 100.0  # counts
     saturation: float = 65535.0  # counts, the greatest that is stored
     hot_pixels: float = 1e-6  # fraction of the pixels
-    hot_signal: float = 20.0  # electrons, mean of the exponential distribution of what a hot pixel adds
+    hot_signal: float = 15.0  # electrons, mean of the exponential distribution of what a hot pixel adds
     dead_pixels: float = 1e-6  # fraction of the pixels, which see no electrons
     pixel_seed: int = 0  # of the positions of hot and dead pixels: the camera's, so they stay through a movie
 
     def __post_init__(self):
-        shares_fit = 0 <= self.hot_pixels <= 1 and 0 <= self.dead_pixels <= 1
-        if not (self.dose >= 0 and self.readout_noise >= 0 and shares_fit and 0 < self.saturation <= 65535):
-            raise ValueError(
-                f"a camera has dose and readout noise from 0, fractions of 0 to 1, saturation up to 65535 counts: {self}"
-            )
+        for name in ("dose", "readout_noise", "hot_pixels", "dead_pixels"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} of a camera must be 0 or more, got {getattr(self, name)}")
+        if self.hot_pixels > 1 or self.dead_pixels > 1:
+            raise ValueError(f"hot and dead pixels are fractions, got {self.hot_pixels} and {self.dead_pixels}")
+        if not 0 < self.saturation <= 65535:
+            raise ValueError(f"saturation must fit into 16 bits, 1 to 65535 counts, got {self.saturation}")
 
     @classmethod
     def published(cls) -> CameraConfig:
@@ -145,8 +156,42 @@ class CameraConfig:
 
     @classmethod
     def real_frame(cls) -> CameraConfig:
-        """Fitted to the real frame of chapter 3: seven electrons per pixel, no readout noise to be seen."""
-        return cls(dose=0.042, mtf=(0.81, 0.53, 0.26), readout_noise=0.0, gain=26.0, offset=10.0)
+        """Fitted to the real frame of chapter 3: seven electrons per pixel and hardly any readout noise."""
+        return cls(dose=0.034, mtf=(0.81, 0.5, 0.25), readout_noise=0.1, gain=28.0, offset=20.0)
+
+
+#: Mean free path to any elastic scattering in nm, and the angle in mrad beyond which half of it goes, at 200 keV:
+#: from Lobato's scattering factors for H2O at 1.00 g/cm³ and Si3N4 at 3.17 g/cm³ (chapter 3).
+_ELASTIC = {"water": (481.0, 14.6), "silicon nitride": (94.7, 10.7)}
+
+
+def elastic_mean_free_path(material: str, energy: float = 200e3, aperture: float = 10.0) -> float:
+    """Mean free path to elastic scattering beyond the objective aperture.
+
+    Parameters
+    ----------
+    material : {"water", "silicon nitride"}
+        What the electrons pass.
+    energy : float
+        In eV.
+    aperture : float
+        Semi-angle of the objective aperture, in mrad.
+
+    Returns
+    -------
+    float
+        In nm: Λ (1 + (aperture / θ)²), where Λ grows as the square of the electron's speed and θ as its wavelength.
+
+    References
+    ----------
+    Lenz, Z. Naturforsch. A 9, 185 (1954), for the form; Lobato and Van Dyck, Acta Cryst. A 70, 636 (2014), for the
+    numbers. Explained in chapter 3, "Liquid".
+    """
+    path, angle = _ELASTIC[material]
+    gamma, reference = 1 + energy / _REST_ENERGY, 1 + 200e3 / _REST_ENERGY
+    speed = (1 - gamma**-2) / (1 - reference**-2)
+    momentum = np.sqrt((gamma**2 - 1) / (reference**2 - 1))  # the wavelength is its inverse
+    return float(path * speed * (1 + (aperture / angle * momentum) ** 2))
 
 
 def chromatic_blur(
@@ -174,8 +219,7 @@ def chromatic_blur(
     ----------
     Reimer and Kohl, Transmission Electron Microscopy (2008), section 2.3. Explained in chapter 3, "Liquid".
     """
-    rest_energy = _me * _c**2 / _e  # eV
-    relativistic = (1 + energy / rest_energy) / (1 + energy / (2 * rest_energy))
+    relativistic = (1 + energy / _REST_ENERGY) / (1 + energy / (2 * _REST_ENERGY))
     return float(1e-3 * aperture * 1e6 * chromatic_aberration * energy_loss / energy * relativistic)
 
 
@@ -290,9 +334,7 @@ def _cloud_field(shape, size, exponent, rng) -> np.ndarray:
     return (zoom(field, step, order=1) if step > 1 else field)[: shape[0], : shape[1]]
 
 
-def brightness_flicker(
-    frames: int, std: float, correlation: float = 0.0, *, rng: np.random.Generator
-) -> np.ndarray:
+def brightness_flicker(frames: int, std: float, correlation: float = 0.0, *, rng: np.random.Generator) -> np.ndarray:
     """Brightness of the beam in each frame of a movie.
 
     Parameters

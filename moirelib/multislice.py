@@ -18,10 +18,14 @@ from .shapes import GOLD_LATTICE_CONSTANT
 
 __all__ = [
     "GOLD_VIBRATION",
+    "ParticleTransmission",
+    "compose_wave",
     "exit_waves",
     "fresnel_propagate",
     "gold_slab",
     "particle_exit_wave",
+    "particle_transmission",
+    "tabulate_transmission",
     "through_lens",
     "vibrating",
 ]

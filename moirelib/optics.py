@@ -368,7 +368,7 @@ def compose(
         if i + 1 < len(layers) and heights[i + 1] != heights[i]:
             angle = _angles(wave, sampling, wavelength)
             distance = heights[i + 1] - heights[i]
-            wave = _inverse(torch.fft.fft2(wave) * _phase(-np.pi * distance / wavelength * angle))
+            wave = _inverse(_phase(-np.pi * distance / wavelength * angle).mul_(torch.fft.fft2(wave)))
     image = _through_lens(
         wave, sampling, oversampling, wavelength, aperture, defocus, spherical_aberration, focal_spread
     )
@@ -388,7 +388,7 @@ def _through_lens(wave, sampling, oversampling, wavelength, aperture, defocus, s
     for offset, weight in foci:
         focus = defocus + offset * focal_spread
         chi = np.pi / wavelength * angle * (focus - 0.5e6 * spherical_aberration * angle)
-        image = image + weight * _block_mean(_intensity(_inverse(spectrum * _phase(chi))), oversampling)
+        image = image + weight * _block_mean(_intensity(_inverse(_phase(chi).mul_(spectrum))), oversampling)
     return image
 
 
@@ -400,7 +400,7 @@ def _angles(wave, sampling, wavelength):
 
 def _inverse(spectrum):
     """Inverse transform. torch's own scaling is wrong for 2048 × 2048 on some CPUs (pytorch/pytorch issue 169670)."""
-    return torch.fft.ifft2(spectrum, norm="forward") / spectrum.numel()
+    return torch.fft.ifft2(spectrum, norm="forward").div_(spectrum.numel())
 
 
 def _phase(angle):

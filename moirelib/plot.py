@@ -5,6 +5,8 @@ Used in every chapter.
 
 from __future__ import annotations
 
+from itertools import cycle
+
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.patches import Rectangle
@@ -16,10 +18,12 @@ __all__ = [
     "show_library",
     "show_particles",
     "show_split",
+    "show_tracks",
 ]
 
 #: Layer 1 and layer 2 in figures: Okabe and Ito's blue and orange, told apart by colour-blind readers too.
 LAYER_COLORS = ("#0072B2", "#E69F00")
+_OUTLINES = (*LAYER_COLORS, "#009E73", "#CC79A7")  # with Okabe and Ito's green and purple for layers 3 and 4
 
 
 def show_frame(frame, pixel_size: float, ax=None, scale_bar: bool = True, title: str = ""):
@@ -146,32 +150,65 @@ def show_split(frame, layers, pixel_size: float, axes=None, particles=None):
     return axes
 
 
+def show_tracks(tracks, ax=None, layer: int | None = None, linewidth: float = 1.0):
+    """Draw the path of every particle of a table as a line, in its layer's colour.
+
+    Parameters
+    ----------
+    tracks : pandas.DataFrame
+        ``frame, particle, layer, y, x`` (px): true tracks, or those of `moirelib.tracks.link`.
+    ax : matplotlib.axes.Axes, optional
+        Drawn over what it shows, in pixels.
+    layer : int, optional
+        Only this layer.
+    linewidth : float
+        In points.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+    """
+    from matplotlib.collections import LineCollection
+
+    ax = plt.gca() if ax is None else ax
+    for number, rows in tracks[tracks["particle"] >= 0].groupby("layer"):
+        if layer in (None, number):
+            paths = [path[["x", "y"]].to_numpy() for _, path in rows.sort_values("frame").groupby("particle")]
+            ax.add_collection(
+                LineCollection(paths, colors=_OUTLINES[(number - 1) % len(_OUTLINES)], linewidths=linewidth)
+            )
+    return ax
+
+
 def show_library(library, axes=None, count: int = 6, seed: int = 0):
-    """Show random images of a library with the true outlines of both layers.
+    """Show random images of a library with the true outlines of every layer.
 
     Parameters
     ----------
     library : zarr.Group
         From `moirelib.library.open_library`.
-    axes : sequence of matplotlib.axes.Axes, optional
-        Two rows of three by default.
+    axes : matplotlib.axes.Axes or sequence of them, optional
+        Rows of three by default. Axes without an image are blanked.
     count : int
         Number of images.
     seed : int
-        Which images.
+        Which images; each one's number is its title.
 
     Returns
     -------
     sequence of matplotlib.axes.Axes
     """
     if axes is None:
-        _, axes = plt.subplots(2, int(np.ceil(count / 2)), figsize=(9, 6.2), layout="constrained")
+        rows, columns = -(-count // 3), min(count, 3)
+        _, axes = plt.subplots(rows, columns, figsize=(3 * columns, 3.2 * rows), layout="constrained", squeeze=False)
     indices = np.random.default_rng(seed).permutation(library["frame"].shape[0])[:count]
+    for ax in np.ravel(axes)[len(indices) :]:
+        ax.set_axis_off()
     for ax, i in zip(np.ravel(axes), indices, strict=False):
-        show_frame(library["frame"][i], float(library["pixel_size"][i]), ax)
-        for mask, color in zip(library["mask"][i], LAYER_COLORS, strict=False):
+        show_frame(library["frame"][i], float(library["pixel_size"][i]), ax, title=f"image {i}")
+        for mask, color in zip(library["mask"][i], cycle(_OUTLINES), strict=False):
             if mask.any():
-                ax.contour(mask, [127], colors=color, linewidths=0.7)
+                ax.contour(mask, [127], colors=color, linewidths=0.9)
     return axes
 
 

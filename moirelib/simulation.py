@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 
 from .elastic import thermal_displacements
-from .lattice import LatticeConfig, Scene, growth_schedule, random_scene, truth_table
+from .lattice import Scene, truth_table
 from .liquid import CameraConfig, LiquidConfig, brightness_flicker, liquid_background, record
 from .optics import Transmission, clean_image
+from .scenes import LatticeConfig, growth_schedule, random_scene
 
 __all__ = ["MovieConfig", "SimulatedMovie", "make_sample", "scene_with_margin", "simulate_movie"]
 
@@ -162,7 +163,7 @@ def simulate_movie(
     rng = np.random.default_rng(seed)
     liquid, camera = liquid or LiquidConfig(), camera or CameraConfig()
     transmission = Transmission.load() if transmission is None else transmission
-    present, events = _presence(scene, config, rng)
+    present, events = _presence(scene, config, pixel_size, rng)
     displacements = [_displacements(layer, config, rng) for layer in scene.layers]
     steps = np.asarray(config.drift) + config.drift_walk * rng.standard_normal((config.frames, 2))
     drift = np.concatenate([np.zeros((1, 2)), np.cumsum(steps[1:], axis=0)])
@@ -183,7 +184,7 @@ def simulate_movie(
         float(pixel_size),
         config.frame_time,
         pd.concat(truth, ignore_index=True),
-        _sites(scene),
+        _as_truth(_sites(scene), pixel_size),
         events,
         drift,
         rotation,
@@ -191,12 +192,22 @@ def simulate_movie(
     )
 
 
-def _presence(scene, config, rng):
+_NO_EVENTS = pd.DataFrame(
+    {"frame": [0], "layer": [0], "particle": [0], "event": [""], "y_nm": [0.0], "x_nm": [0.0]}
+).iloc[:0]
+
+
+def _as_truth(table, pixel_size) -> pd.DataFrame:
+    """Positions counted from the middle of the first pixel, as in the truth table, not from the field's corner."""
+    return table.assign(y_nm=table["y_nm"] - 0.5 * pixel_size, x_nm=table["x_nm"] - 0.5 * pixel_size)
+
+
+def _presence(scene, config, pixel_size, rng):
     """Which particles are there in every frame, by layer, and the table of events."""
     growth = config.growth or ((1.0, 1.0),) * len(scene.layers)
     if len(growth) != len(scene.layers):
         raise ValueError(f"growth needs one (start, end) per layer: {len(scene.layers)}, got {len(growth)}")
-    there, tables = [], [pd.DataFrame(columns=["frame", "layer", "particle", "event", "y_nm", "x_nm"])]
+    there, tables = [], []
     for number, (layer, (start, end)) in enumerate(zip(scene.layers, growth, strict=True), start=1):
         if start == end == 1 and config.detachment == 0:
             there.append(np.ones((config.frames, len(layer)), bool))
@@ -205,7 +216,8 @@ def _presence(scene, config, rng):
         there.append(present)
         events.insert(1, "layer", number)
         tables.append(events)
-    return there, pd.concat(tables).sort_values(["frame", "layer"], kind="stable", ignore_index=True)
+    events = pd.concat(tables or [_NO_EVENTS]).sort_values(["frame", "layer"], kind="stable", ignore_index=True)
+    return there, _as_truth(events, pixel_size)
 
 
 def _displacements(layer, config, rng) -> np.ndarray:

@@ -87,7 +87,7 @@ def noise_spectra(image, tile: int = 32):
     return tiles.mean(axis=1), np.hypot(k[:, None], k[None, :]), power
 
 
-def background_spectrum(image, pixel_size: float, bins: int = 20) -> tuple[np.ndarray, np.ndarray]:
+def background_spectrum(image, pixel_size: float, bins: int = 18) -> tuple[np.ndarray, np.ndarray]:
     """Power spectrum of everything in a frame but its lattice.
 
     Parameters
@@ -97,7 +97,7 @@ def background_spectrum(image, pixel_size: float, bins: int = 20) -> tuple[np.nd
     pixel_size : float
         In nm/pixel.
     bins : int
-        Number of rings in Fourier space, of equal width in the logarithm of the frequency. Rings of fewer than six
+        Number of rings in Fourier space, of equal width in the logarithm of the frequency. Rings of fewer than ten
         samples are left out.
 
     Returns
@@ -122,7 +122,7 @@ def background_spectrum(image, pixel_size: float, bins: int = 20) -> tuple[np.nd
     edges = np.geomspace(1.6 / (min(image.shape) * pixel_size), 0.5 / pixel_size, bins + 1)
     ring = np.digitize(k, edges)
     members = [ring == i for i in range(1, bins + 1)]
-    members = [m for m in members if np.count_nonzero(m) >= 6]
+    members = [m for m in members if np.count_nonzero(m) >= 10]
     frequency = [np.exp(np.log(k[m]).mean()) for m in members]
     return np.array(frequency), np.array([np.median(power[m]) for m in members]) / np.log(2)
 

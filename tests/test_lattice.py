@@ -8,7 +8,6 @@ from scipy.spatial import Delaunay, cKDTree
 
 from moirelib.elastic import stiffness_matrix
 from moirelib.lattice import (
-    LatticeConfig,
     Layer,
     Scene,
     coincidence_period,
@@ -16,13 +15,12 @@ from moirelib.lattice import (
     dilatation_displacement,
     dislocation_displacement,
     grain_boundary,
-    growth_schedule,
     hexagonal_lattice,
     moire_period,
-    random_scene,
     truth_table,
     twin_boundary,
 )
+from moirelib.scenes import LatticeConfig, growth_schedule, random_scene
 from moirelib.shapes import SHAPES, circumscribed_ratio
 
 FIELD = (400.0, 500.0)
@@ -171,7 +169,7 @@ def test_circles_around_the_corners_of_one_layers_particles_do_not_overlap(shape
         for i, j in cKDTree(layer.positions).query_pairs(25.0) if len(layer) else ():
             assert np.hypot(*(layer.positions[i] - layer.positions[j])) > radii[i] + radii[j] - 1e-6
         # the sizes asked for are kept but where there is no room
-        assert len(layer) == 0 or np.median(layer.diameters) > 0.5 * layer.spacing
+        assert len(layer) == 0 or np.median(layer.diameters) > 0.45 * layer.spacing
 
 
 def test_twist_angle_of_a_scene_is_the_one_asked_for():
@@ -231,7 +229,8 @@ def test_any_number_of_layers_stack_along_the_beam_with_their_own_lattices():
 
 
 def test_without_offset_the_lattices_share_a_site_and_with_it_they_do_not():
-    together, apart = (draw(2, offset=(shift, shift), twist_angle=(11.0, 11.0)).layers for shift in (0.0, 0.5))
+    options = {"twist_angle": (11.0, 11.0), "spacing_mismatch": 0.0}
+    together, apart = (draw(2, offset=(shift, shift), **options).layers for shift in (0.0, 0.5))
     assert cKDTree(together[0].positions).query(together[1].positions)[0].min() < 1e-9
     site = together[0].positions[cKDTree(together[1].positions).query(together[0].positions)[0].argmin()]
     other = apart[1].positions

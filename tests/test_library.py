@@ -97,14 +97,16 @@ def test_more_layers_give_more_masks(tmp_path):
 
 def test_published_recipe_is_within_the_librarys_ranges():
     wide, published = LibraryConfig(), LibraryConfig.published()
-    for name in ("mean_free_path", "defocus", "dose", "water", "wedge", "beam", "disk_blur", "readout_noise"):
+    for name in ("mean_free_path", "defocus", "dose", "water", "wedge", "beam", "blur", "mtf_power", "readout_noise"):
         low, high = getattr(published, name)
         assert getattr(wide, name)[0] <= low <= high <= getattr(wide, name)[1], name
     assert published.lattice.height == 112.1
     frame = simulate_frame(published, (1, 2))
     assert frame.frame.shape == (512, 512)
     assert frame.pixel_size == pytest.approx(700 / 512, abs=1e-3)
-    assert 27 <= frame.parameters["diameter_nm"] <= 42
+    assert 26.5 <= frame.parameters["diameter_nm"] <= 42.5
+    assert 8 <= frame.parameters["liquid"]["disk_blur"] / frame.pixel_size <= 10
+    assert published.disk_radius[1] * published.pixel_size / 27 <= wide.disk_blur[1] + 0.01
 
 
 def test_masks_are_dark_in_the_frame():

@@ -1,5 +1,7 @@
 """Full-atom multislice: conservation, exactness of single particles, and composed images against all atoms."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -97,6 +99,15 @@ def test_composed_images_agree_with_all_atoms():
     assert worst["particle"] < 0.02
     assert worst["library"] < 0.05
     assert worst["particle"] < worst["library"] < worst["table"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"shape": "cube"}, "spheres can be compared"), ({"field": (7.0, 7.0)}, "choose numbers that divide")],
+)
+def test_comparison_refuses_what_it_cannot_compare(change, message):
+    with pytest.raises(ValueError, match=message):
+        compare_with_multislice(replace(overlapping_clusters(), **change))
 
 
 def test_clusters_overlap_without_touching_within_a_layer():

@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from moirelib.lattice import LatticeConfig, hexagonal_lattice, random_scene, truth_table
+from moirelib.lattice import hexagonal_lattice, truth_table
 from moirelib.particles import assign_layers, find_lattice, locate, refine
+from moirelib.scenes import LatticeConfig, random_scene
 
 D = 12.0
 

@@ -50,3 +50,41 @@ def test_split_shows_one_layer_per_panel():
     assert axes[1].images[0].get_array().max() > 0.4
     assert axes[2].images[0].get_array().max() == 0
     plt.close(axes[0].figure)
+
+
+def test_tracks_are_paths_in_the_order_of_frames(ax):
+    rows = {"frame": [1, 0, 0, 2], "particle": [7, 7, 8, 7], "layer": [1, 1, 2, 1]}
+    table = pd.DataFrame({**rows, "y": [2.0, 1.0, 5.0, 4.0], "x": [3.0, 0.0, 6.0, 9.0]})
+    plot.show_tracks(table, ax)
+    first, second = ax.collections
+    np.testing.assert_array_equal(first.get_segments()[0], [[0, 1], [3, 2], [9, 4]])
+    for lines, color in zip((first, second), plot.LAYER_COLORS, strict=True):
+        np.testing.assert_allclose(lines.get_colors()[0, :3], to_rgb(color))
+    plot.show_tracks(table, ax, layer=2)
+    assert len(ax.collections) == 3
+
+
+@pytest.fixture
+def three_layers():
+    """A library of five images in which layer k is a square of its own."""
+    masks = np.zeros((5, 3, 40, 40), np.uint8)
+    for k in range(3):
+        masks[:, k, 5 + 10 * k : 12 + 10 * k, 5:12] = 255
+    frames = np.random.default_rng(0).integers(90, 110, (5, 40, 40))
+    return {"frame": frames, "mask": masks, "pixel_size": np.ones(5)}
+
+
+def test_library_shows_every_layer_in_a_colour_of_its_own(three_layers):
+    axes = plot.show_library(three_layers)
+    shown = [ax for ax in axes.flat if ax.images]
+    assert len(shown) == 5
+    assert not axes.flat[5].axison
+    assert sorted(ax.get_title() for ax in shown) == [f"image {i}" for i in range(5)]
+    for ax in shown:
+        assert len({tuple(c.get_edgecolor()[0]) for c in ax.collections}) == 3
+    plt.close(axes.flat[0].figure)
+
+
+def test_library_is_drawn_into_given_axes(ax, three_layers):
+    assert plot.show_library(three_layers, ax, count=1) is ax
+    assert len(ax.images) == 1

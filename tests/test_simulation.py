@@ -8,9 +8,10 @@ import pytest
 
 from moirelib.data import path
 from moirelib.elastic import dynamical_matrix
-from moirelib.lattice import LatticeConfig, Layer, Scene, hexagonal_lattice
+from moirelib.lattice import Layer, Scene, hexagonal_lattice
 from moirelib.liquid import CameraConfig, LiquidConfig
 from moirelib.movies import read_movie
+from moirelib.scenes import LatticeConfig
 from moirelib.simulation import MovieConfig, make_sample, scene_with_margin, simulate_movie
 
 FIELD = (120.0, 150.0)
@@ -69,7 +70,7 @@ def test_elastic_movie_carries_the_phonons_of_its_dynamical_matrix():
     spacing, spring, site = 20.0, 3.0, 3.0  # a stiff site makes the finite cluster's middle like an endless crystal
     movie = film(MovieConfig(frames=400, spring_constant=spring, site_stiffness=site), hexagons(layers=1))
     moved = movie.truth.merge(movie.sites, on=["particle", "layer"], suffixes=("", "_site"))
-    moved[["u_y", "u_x"]] = moved[["y_nm", "x_nm"]].to_numpy() + 0.5 - moved[["y_nm_site", "x_nm_site"]].to_numpy()
+    moved[["u_y", "u_x"]] = moved[["y_nm", "x_nm"]].to_numpy() - moved[["y_nm_site", "x_nm_site"]].to_numpy()
     whole = moved.groupby("particle")["frame"].transform("count") == 400
     u = moved[whole].pivot(index="frame", columns="particle", values=["u_y", "u_x"])
     sites = movie.sites.set_index("particle").loc[u["u_y"].columns, ["y_nm", "x_nm"]].to_numpy()

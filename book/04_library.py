@@ -114,9 +114,8 @@ plt.show()
 # Images like these have been simulated before. A published script {cite:p}`moiresimulation` makes them for films of
 # standing gold rods, and states every number: 700 nm on 512 pixels, rods 112.1 nm high, 250 nm of water between two
 # windows of 50 nm, 106 electrons/Å² per second for 0.1 s, mean free paths of 35, 185 and 144 nm.
-# `LibraryConfig.published()` is that recipe in our terms; where the script draws rods of 27 to 42 nm and spacings of
-# 40 to 55 nm each on its own, we draw the spacing and the ratio of the two. A library without such images would be
-# too narrow, so we compare the ranges one by one:
+# `LibraryConfig.published()` is that recipe in our terms. A library without such images would be too narrow, so we
+# compare the ranges one by one:
 
 # %%
 recipe, wide = LibraryConfig.published(), LibraryConfig.full()
@@ -134,9 +133,8 @@ diameters_px = [round(nm / recipe.pixel_size) for nm in (27, 42)]
 print(f"particles of 27 to 42 nm are {diameters_px[0]} to {diameters_px[1]} pixels wide")
 
 # %% [markdown]
-# (The recipe has no Gaussian blur beside its disk. The library's begins at 0.02 diameters, which is half a pixel
-# here and does not show behind a disk of nine.) The ranges are the script's, the physics is that of chapters 2 and 3:
-# we blur the intensity, not the thickness of gold, and add readout noise after the camera's blur, not before it.
+# The ranges are the script's, the physics is that of chapters 2 and 3: we blur the intensity, not the thickness of
+# gold, and add readout noise after the camera's blur, not before it.
 #
 # The recipe's rods are so high that one alone is nearly black, and a second one behind it changes little. The other
 # end of the range looks altogether different: through small translucent spheres one sees the layer below. The same
@@ -169,7 +167,7 @@ for name, image in examples.items():
         f"liquid's counts under one layer, {two_layers:.0%} under two"
     )
 
-# %% mystnb={"figure": {"caption": "Two ends of the library. Left, the published recipe: standing rods, nearly opaque where they overlap. Right, spheres so translucent that both layers show where they overlap.", "name": "fig-published"}}
+# %% mystnb={"figure": {"caption": "Two ends of the library. Left, the published recipe: standing rods, nearly opaque where they overlap. Right, spheres so translucent that both layers show where they overlap.", "name": "fig-recipe"}}
 fig, axes = plt.subplots(1, 2, figsize=(9, 4.7), layout="constrained")
 for ax, (name, image) in zip(axes, examples.items(), strict=True):
     show_frame(image.frame, image.pixel_size, ax, title=name)
@@ -237,8 +235,8 @@ truths = [
 print(f"image 0: {len(truths[0]['particles']['layer'])} particles; keys: {', '.join(truths[0])}")
 
 # %% [markdown]
-# JSON knows neither infinity nor "not a number". `null` stands for a number that does not exist or is infinite, such
-# as the twist of a single layer, or gold's mean free path where the table was used instead.
+# JSON knows neither "not a number" nor infinity. `null` stands for a number that does not exist, such as the twist of
+# a single layer, or gold's mean free path where the table was used instead; infinite ones read `"inf"`.
 
 # %%
 for name, missing in (

@@ -193,10 +193,12 @@ plt.show()
 config = LatticeConfig(
     twist_angle=(12, 12),
     boundary=1.0,
+    twin=0.0,
     island=1.0,
     edge=0.0,
     single_layer=0.0,
     strain=(0.01, 0.01),
+    dislocations=0.0,
     shapes=("rod",),
 )
 rng = np.random.default_rng(71)
@@ -389,10 +391,10 @@ print(
 )
 
 # %% [markdown]
-# In the sample every particle vibrates on its own, and the specimen drifts. The {term}`drift` is what all tracks have
-# in common: the mean displacement since the first frame.
+# In the sample the lattices vibrate elastically, and the specimen drifts and turns a little. The {term}`drift` is what
+# all tracks have in common: the mean displacement since the first frame.
 
-# %% mystnb={"figure": {"caption": "Left, tracks that run through the whole sample, displacements from their mean enlarged ten times. Right, mean displacement of these tracks since the first frame, with its standard error, and the true one (lines). What all share is drift; what remains is each particle's own vibration and the localization error.", "name": "fig-tracks"}}
+# %% mystnb={"figure": {"caption": "Left, tracks that run through the whole sample, displacements from their mean enlarged ten times. Right, mean displacement of these tracks since the first frame, with its standard error, and the true one (lines). What all share is drift; what remains is vibration, a slight rotation and the localization error.", "name": "fig-tracks"}}
 full = tracks[tracks["particle"].isin(lengths.index[lengths == len(movie)])]
 steps = full.pivot(index="frame", columns="particle", values=["y_nm", "x_nm"])
 fig, axes = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
@@ -492,7 +494,14 @@ print(
 # %% tags=["hide-cell"]
 for twist in (2, 12):
     flat = LatticeConfig(
-        twist_angle=(twist, twist), boundary=0, island=0, edge=0, single_layer=0, strain=(0, 0)
+        twist_angle=(twist, twist),
+        boundary=0,
+        dislocations=0,
+        interstitials=(0, 0),
+        island=0,
+        edge=0,
+        single_layer=0,
+        strain=(0, 0),
     )
     answer = truth_table(
         random_scene(flat, (570.0, 570.0), np.random.default_rng(3), spacing=38.0), pixel_size=1.0

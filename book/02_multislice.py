@@ -505,7 +505,6 @@ if FAST:
     clusters, sizes, fine = overlapping_clusters(3.0, field=14.4), (0.6, 0.9), 0.0125
 else:
     clusters, sizes, fine = overlapping_clusters(4.0), (0.6, 0.9, 1.44), 0.01
-edge = 10 * clusters.field[0]
 comparison = compare_with_multislice(clusters, sizes, sampling=fine)
 columns = ["aperture_mrad", "defocus_nm"]
 table = comparison.table.pivot_table("rms_over_std", ["method", "pixel_size_nm"], columns)

@@ -43,9 +43,9 @@ from numpy.fft import fft2, ifft2
 
 from moirelib.multislice import (
     compose_wave,
+    crystal_slab,
     exit_waves,
     fresnel_propagate,
-    gold_slab,
     particle_exit_wave,
     particle_transmission,
     through_lens,
@@ -169,7 +169,7 @@ plt.show()
 # ## A crystal passes electrons back and forth
 #
 # How much of the beam a particle passes depends on its thickness, so we send a wave through a slab and keep it at
-# every nanometre. `gold_slab` fills a box with gold in a random crystal orientation. Of each wave two things matter:
+# every nanometre. `crystal_slab` fills a box with gold in a random crystal orientation. Of each wave two things matter:
 # its *mean*, which is what is left of the incident plane wave, and the *intensity within the aperture*, which also
 # holds what was scattered by less than the aperture's angle. The two orientations below were picked by hand.
 
@@ -180,7 +180,7 @@ angle = np.hypot(angle[:, None], angle)
 slabs = {}
 for name, seed in (("ordinary", 1), ("near a Bragg angle", 5)):
     rng = np.random.default_rng(seed)
-    slab = vibrating(gold_slab(width=3.0, thickness=float(depths[-1]), rng=rng), rng)
+    slab = vibrating(crystal_slab(width=3.0, thickness=float(depths[-1]), rng=rng), rng)
     waves = exit_waves(slab, ENERGY, sampling=0.0125, slices=5 * depths - 1)  # slices of 0.2 nm
     power = np.abs(fft2(waves) / waves[0].size) ** 2  # fraction of the electrons per angle
     within = [power[:, angle <= a].sum(axis=1) for a in (5.0, 10.0, 20.0)]

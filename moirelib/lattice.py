@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 from scipy.spatial import cKDTree
 
+from .shapes import particle_height
+
 __all__ = [
     "Defect",
     "Layer",
@@ -20,6 +22,7 @@ __all__ = [
     "commensurate_angles",
     "dilatation_displacement",
     "dislocation_displacement",
+    "finite",
     "fold_hexagonal",
     "grain_boundary",
     "hexagonal_lattice",
@@ -99,11 +102,14 @@ class Layer:
     defects: tuple[Defect, ...] = ()
 
     def __post_init__(self):
+        object.__setattr__(self, "positions", np.asarray(self.positions, float).reshape(-1, 2))
         n = len(self.positions)
         defaults = {"ids": np.arange(n), "rotations": np.zeros(n), "orientations": np.zeros(n, int)}
         for name, default in defaults.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, default)
+        for name in ("diameters", *defaults):
+            object.__setattr__(self, name, np.asarray(getattr(self, name)))
         for name in ("diameters", *defaults):
             if len(getattr(self, name)) != n:
                 raise ValueError(
@@ -159,6 +165,8 @@ class Scene:
     rounding: float = 0.1
 
     def __post_init__(self):
+        if len(self.layers) == 0:
+            raise ValueError("a scene needs at least one layer, which may be empty")
         layers, used = [], np.empty(0, int)
         for layer in self.layers:
             if np.isin(layer.ids, used).any():
@@ -166,6 +174,15 @@ class Scene:
             layers.append(layer)
             used = np.concatenate([used, layer.ids])
         object.__setattr__(self, "layers", tuple(layers))
+
+    @property
+    def depth(self) -> float:
+        """Extent along the beam, from the base's lower to the highest particles' upper surface, in nm."""
+        there = [layer for layer in self.layers if len(layer)]
+        if not there:
+            return 0.0
+        largest = max(float(layer.diameters.max()) for layer in there)
+        return there[-1].z - there[0].z + particle_height(self.shape, largest, self.height, self.rounding)
 
     @property
     def twist_angles(self) -> tuple[float, ...]:
@@ -493,3 +510,14 @@ def truth_table(scene: Scene, pixel_size: float, frame: int = 0) -> pd.DataFrame
     table = pd.concat(rows, ignore_index=True)
     table["y_nm"], table["x_nm"] = table["y"] * pixel_size, table["x"] * pixel_size
     return table[["frame", "particle", "layer", "y", "x", "y_nm", "x_nm", "diameter_nm"]]
+
+
+def finite(value):
+    """Truth as JSON can hold it: NaN (a single layer's twist) becomes null, infinity the text "inf"."""
+    if isinstance(value, dict):
+        return {k: finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(v) for v in value]
+    if isinstance(value, float) and not np.isfinite(value):
+        return None if np.isnan(value) else str(value)
+    return value

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .lattice import Scene, truth_table
+from .lattice import Scene, finite, truth_table
 from .liquid import CameraConfig, LiquidConfig, record
 from .optics import Transmission, clean_image, particle_mask
 from .scenes import LatticeConfig, random_scene
@@ -28,15 +28,17 @@ class LibraryConfig:
     images: int = 400
     shape: tuple[int, int] = (512, 512)  # pixels
     lattice: LatticeConfig = field(default_factory=LatticeConfig)
-    diameter_px: tuple[float, float] = (12.0, 34.0)  # particle diameter in pixels, log-uniform; sets the pixel size
+    diameter_px: tuple[float, float] = (12.0, 34.0)  # pixels, log-uniform, of a particle of mean diameter ratio
     pixel_size: float | None = None  # nm/pixel; replaces diameter_px
     energies: tuple[float, ...] = (200e3, 300e3)  # eV, one of them
     apertures: tuple[float, ...] = (5.0, 10.0, 20.0)  # mrad, one of them
     tabulated: float = 0.5  # probability of gold's tabulated loss, which differs from particle to particle
     mean_free_path: tuple[float, float] = (20.0, 85.0)  # nm, of gold, in the other images
     defocus: tuple[float, float] = (-1000.0, 2000.0)  # nm
+    spherical_aberration: tuple[float, float] = (0.0, 2.7)  # mm
     dose: tuple[float, float] = (3.0, 300.0)  # electrons/Å² and frame, log-uniform
     zero_loss: float = 0.3  # probability of an energy filter's image, as the published recipe simulates
+    elastic_loss: bool = True  # liquid and windows also scatter electrons beyond the aperture
     water: tuple[float, float] = (100.0, 500.0)  # nm
     wedge: tuple[float, float] = (0.0, 0.6)  # relative change of the water's thickness across the field
     blur: tuple[float, float] = (0.0, 0.3)  # optical blur's standard deviation / particle diameter
@@ -51,6 +53,10 @@ class LibraryConfig:
     shadowed: float = 0.2  # probability of a shadow
     mtf_power: tuple[float, float] = (0.4, 1.3)  # exponent of the published camera's MTF; direct detectors are sharper
     readout_noise: tuple[float, float] = (0.0, 40.0)  # electrons
+    saturation: tuple[float, ...] = (4095.0, 16383.0, 65535.0)  # counts, one of them
+    exposure: tuple[float, float] = (0.02, 0.5)  # mean counts / saturation, log-uniform; sets the gain
+    gain: float = 30.0  # counts per electron, at most
+    offset: tuple[float, float] = (0.0, 0.05)  # of saturation
     hot_pixels: tuple[float, float] = (0.0, 2e-4)  # fraction
     dead_pixels: tuple[float, float] = (0.0, 2e-4)  # fraction
 
@@ -84,8 +90,10 @@ class LibraryConfig:
             tabulated=0.0,
             mean_free_path=(35.0, 35.0),
             defocus=(0.0, 0.0),
+            spherical_aberration=(1.2, 1.2),
             dose=(10.6, 10.6),
             zero_loss=1.0,
+            elastic_loss=False,
             water=(250.0, 250.0),
             wedge=(0.0, 0.0),
             blur=(0.0, 0.0),
@@ -96,6 +104,10 @@ class LibraryConfig:
             shadowed=0.0,
             mtf_power=(1.0, 1.0),
             readout_noise=(20.0, 40.0),
+            saturation=(65535.0,),
+            exposure=(0.5, 0.5),
+            gain=10.7,
+            offset=(0.0, 0.0),
         )
 
 
@@ -134,12 +146,16 @@ def simulate_frame(config: LibraryConfig, seed, transmission: Transmission | Non
     diameter = float(np.mean(scene.layers[0].diameters)) if len(scene.layers[0]) else spacing * 0.7
     optics = {"energy": float(rng.choice(config.energies)), "aperture": float(rng.choice(config.apertures))}
     path = None if rng.random() < config.tabulated else float(rng.uniform(*config.mean_free_path))
-    defocus = float(rng.uniform(*config.defocus))
-    liquid, camera = _random_conditions(config, spacing, diameter, pixel_size, optics, rng)
+    lens = {"defocus": float(rng.uniform(*config.defocus))}
+    lens["spherical_aberration"] = float(rng.uniform(*config.spherical_aberration))
+    liquid, camera = _random_conditions(config, spacing, diameter, scene.depth, pixel_size, optics, rng)
     gold = _gold(**optics) if transmission is None else transmission
-    clean = clean_image(scene, pixel_size, gold, defocus, path, liquid_mean_free_path=liquid.liquid_mean_free_path)
+    clean = clean_image(
+        scene, pixel_size, gold, mean_free_path=path, liquid_mean_free_path=liquid.liquid_mean_free_path, **lens
+    )
     frame = record(clean, pixel_size, liquid, camera, rng)
     masks = [particle_mask(scene, n + 1, pixel_size) for n in range(len(scene.layers))]
+    middle = (-pixel_size / 2, -pixel_size / 2)  # truth counts from the middle of the first pixel
     parameters = {
         "pixel_size_nm": pixel_size,
         "shape": scene.shape,
@@ -149,11 +165,12 @@ def simulate_frame(config: LibraryConfig, seed, transmission: Transmission | Non
         "spacing_nm": [layer.spacing for layer in scene.layers],
         "angle_deg": [layer.angle for layer in scene.layers],
         "z_nm": [layer.z for layer in scene.layers],
-        "defects": [[asdict(d) for d in layer.defects] for layer in scene.layers],
+        "defects": [[asdict(d) for d in layer.shifted(middle).defects] for layer in scene.layers],
         "diameter_nm": diameter,
         "energy_eV": optics["energy"],
         "aperture_mrad": optics["aperture"],
-        "defocus_nm": defocus,
+        "defocus_nm": lens["defocus"],
+        "spherical_aberration_mm": lens["spherical_aberration"],
         "mean_free_path_nm": path,
         "liquid": asdict(liquid),
         "camera": asdict(camera),
@@ -181,13 +198,16 @@ def _random_disk(config, diameter, pixel_size, rng) -> float:
     return diameter * rng.uniform(*config.disk_blur)
 
 
-def _random_conditions(config, spacing, diameter, pixel_size, optics, rng) -> tuple[LiquidConfig, CameraConfig]:
-    base = LiquidConfig.published() if rng.random() < config.zero_loss else LiquidConfig()
+def _random_conditions(config, spacing, diameter, stack, pixel_size, optics, rng) -> tuple[LiquidConfig, CameraConfig]:
+    zero_loss = bool(rng.random() < config.zero_loss)
+    wedge = rng.uniform(*config.wedge)
     liquid = replace(
-        base,
+        LiquidConfig() if config.elastic_loss else LiquidConfig.published(),
         **optics,
-        water=rng.uniform(*config.water),
-        wedge=rng.uniform(*config.wedge),
+        zero_loss=zero_loss,
+        water=max(rng.uniform(*config.water), stack / (1 - wedge / 2)),  # the particles are all in the liquid
+        wedge=wedge,
+        wedge_angle=rng.uniform(0, 360),
         beam=rng.uniform(*config.beam),
         shadow=rng.uniform(*config.shadow) if rng.random() < config.shadowed else 0.0,
         clouds=rng.uniform(*config.clouds) if rng.random() < config.clouded else 0.0,
@@ -195,17 +215,28 @@ def _random_conditions(config, spacing, diameter, pixel_size, optics, rng) -> tu
         blur=diameter * rng.uniform(*config.blur),
         disk_blur=_random_disk(config, diameter, pixel_size, rng),
     )
+    return liquid, _random_camera(config, liquid, pixel_size, rng)
+
+
+def _random_camera(config, liquid, pixel_size, rng) -> CameraConfig:
     # Small particles are filmed at high magnification, where a camera pixel receives few electrons at a given dose.
-    power = rng.uniform(*config.mtf_power)
-    camera = CameraConfig(
-        dose=float(np.exp(rng.uniform(*np.log(config.dose)))),
+    dose = float(np.exp(rng.uniform(*np.log(config.dose))))
+    electrons = dose * (10 * pixel_size) ** 2 * liquid.mean_transmission
+    saturation = float(rng.choice(config.saturation))
+    exposure = float(np.exp(rng.uniform(*np.log(config.exposure))))
+    gain = min(config.gain, exposure * saturation / electrons)
+    noise, power = rng.uniform(*config.readout_noise), rng.uniform(*config.mtf_power)
+    return CameraConfig(
+        dose=dose,
         mtf=tuple(float(v**power) for v in CameraConfig.published().mtf),
-        readout_noise=rng.uniform(*config.readout_noise),
+        readout_noise=noise,
+        gain=gain,
+        offset=min(rng.uniform(*config.offset) * saturation + 5 * noise * gain, 0.3 * saturation),
+        saturation=saturation,
         hot_pixels=rng.uniform(*config.hot_pixels),
         dead_pixels=rng.uniform(*config.dead_pixels),
         pixel_seed=int(rng.integers(2**31)),
     )
-    return liquid, camera
 
 
 _WORKER_ENVIRONMENT = {f"{name}_NUM_THREADS": 1 for name in ("OMP", "MKL", "OPENBLAS")}
@@ -323,21 +354,14 @@ def _write_images(path, indices, config, seed) -> int:
         for i in indices:
             image = simulate_frame(config, (seed, i))
             group["frame"][i], group["mask"][i], group["pixel_size"][i] = image.frame, image.masks, image.pixel_size
-            truth = {**image.parameters, "particles": truth_table(image.scene, image.pixel_size).to_dict("list")}
-            text = json.dumps(_finite(truth), allow_nan=False)
+            truth = {
+                "seed": [seed, i],
+                **image.parameters,
+                "particles": truth_table(image.scene, image.pixel_size).to_dict("list"),
+            }
+            text = json.dumps(finite(truth), allow_nan=False)
             (Path(path) / "truth" / f"{i}.json").write_text(text, encoding="utf-8")
             group["done"][i] = 1
     finally:
         torch.set_num_threads(threads)
     return len(indices)
-
-
-def _finite(value):
-    """JSON has neither NaN (a single layer's twist), which becomes null, nor infinity, which becomes "inf"."""
-    if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(v) for v in value]
-    if isinstance(value, float) and not np.isfinite(value):
-        return None if np.isnan(value) else str(value)
-    return value

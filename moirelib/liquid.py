@@ -56,8 +56,8 @@ class LiquidConfig:
     wedge: float = 0.0  # relative change of the water's thickness across the field
     wedge_angle: float | None = None  # degrees from x towards y, the way the water thickens; drawn when None
     windows: float = 100.0  # nm, both silicon nitride windows together
-    water_mean_free_path: float = 185.0  # nm, to a loss of energy
-    window_mean_free_path: float = 144.0  # nm, to a loss of energy
+    water_mean_free_path: float = 185.0  # nm, to a loss of energy at 200 keV; scaled to the beam's energy
+    window_mean_free_path: float = 144.0  # nm, to a loss of energy at 200 keV, likewise
     water_elastic_path: float | None = None  # nm, to scattering beyond the aperture; `elastic_mean_free_path` when None
     window_elastic_path: float | None = None  # nm, the same for the windows
     zero_loss: bool = False  # only electrons that lost no energy count: an energy filter, and the published recipe
@@ -77,6 +77,9 @@ class LiquidConfig:
         for name in ("water", "windows", "beam", "clouds", "blur", "disk_blur"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} of a liquid must be 0 or more, got {getattr(self, name)}")
+        for name in ("water_mean_free_path", "window_mean_free_path", "water_elastic_path", "window_elastic_path"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
+                raise ValueError(f"{name} of a liquid must be positive, got {getattr(self, name)}")
         if not 0 <= self.shadow <= 1:
             raise ValueError(f"shadow is a depth between 0 and 1, got {self.shadow}")
         if not -2 <= self.wedge <= 2:
@@ -102,20 +105,28 @@ class LiquidConfig:
     @property
     def liquid_mean_free_path(self) -> float:
         """Thickness of liquid, in nm, that takes all but 1/e of the electrons; for `moirelib.optics.clean_image`."""
-        elastic = self.water_elastic_path or elastic_mean_free_path("water", self.energy, self.aperture)
-        return 1 / (1 / elastic + self.zero_loss / self.water_mean_free_path)
+        elastic = self.water_elastic_path
+        elastic = elastic_mean_free_path("water", self.energy, self.aperture) if elastic is None else elastic
+        return 1 / (1 / elastic + self.zero_loss / (self._inelastic_scale * self.water_mean_free_path))
 
     @property
     def mean_transmission(self) -> float:
         """Fraction of the electrons that liquid and windows let through to the camera, at the mean thickness."""
-        elastic = self.window_elastic_path or elastic_mean_free_path("silicon nitride", self.energy, self.aperture)
-        per_window = 1 / elastic + self.zero_loss / self.window_mean_free_path
+        elastic = self.window_elastic_path
+        elastic = elastic_mean_free_path("silicon nitride", self.energy, self.aperture) if elastic is None else elastic
+        per_window = 1 / elastic + self.zero_loss / (self._inelastic_scale * self.window_mean_free_path)
         return float(np.exp(-self.water / self.liquid_mean_free_path - self.windows * per_window))
 
     @property
     def energy_losses(self) -> float:
         """Mean number of times that an electron loses energy on its way; its number is Poisson distributed."""
-        return self.water / self.water_mean_free_path + self.windows / self.window_mean_free_path
+        losses = self.water / self.water_mean_free_path + self.windows / self.window_mean_free_path
+        return losses / self._inelastic_scale
+
+    @property
+    def _inelastic_scale(self) -> float:
+        """Inelastic mean free paths at this energy over those at 200 keV."""
+        return _malis_factor(self.energy) / _malis_factor(200e3)
 
 
 @dataclass(frozen=True)
@@ -144,6 +155,8 @@ class CameraConfig:
         for name in ("dose", "readout_noise", "hot_pixels", "dead_pixels"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} of a camera must be 0 or more, got {getattr(self, name)}")
+        if not min(self.mtf) > 0:
+            raise ValueError(f"an MTF is positive, got {self.mtf}")
         if self.hot_pixels > 1 or self.dead_pixels > 1:
             raise ValueError(f"hot and dead pixels are fractions, got {self.hot_pixels} and {self.dead_pixels}")
         if not 0 < self.saturation <= 65535:
@@ -165,6 +178,15 @@ class CameraConfig:
 _ELASTIC = {"water": (481.0, 14.6), "silicon nitride": (94.7, 10.7)}
 
 
+def _malis_factor(energy: float, aperture: float = 10.0, mean_loss: float = 16.0) -> float:
+    """What an inelastic mean free path is proportional to: F E / ln(2 β E / E_m) of Malis et al. (1988).
+
+    The mean loss E_m, in eV, is that of water; the aperture β, in mrad, enters by its logarithm only.
+    """
+    e = energy / 1e3  # keV
+    return (1 + e / 1022) / (1 + e / 511) ** 2 * e / float(np.log(2 * aperture * e / mean_loss))
+
+
 def elastic_mean_free_path(material: str, energy: float = 200e3, aperture: float = 10.0) -> float:
     """Mean free path to elastic scattering beyond the objective aperture.
 
@@ -182,11 +204,18 @@ def elastic_mean_free_path(material: str, energy: float = 200e3, aperture: float
     float
         In nm: Λ (1 + (aperture / θ)²), where Λ grows as the square of the electron's speed and θ as its wavelength.
 
+    Raises
+    ------
+    ValueError
+        If the material is another one.
+
     References
     ----------
     Lenz, Z. Naturforsch. A 9, 185 (1954), for the form; Lobato and Van Dyck, Acta Cryst. A 70, 636 (2014), for the
     numbers. Explained in chapter 3, "Liquid".
     """
+    if material not in _ELASTIC:
+        raise ValueError(f"no scattering factors for {material!r}; choose one of {', '.join(_ELASTIC)}")
     path, angle = _ELASTIC[material]
     gamma, reference = 1 + energy / _REST_ENERGY, 1 + 200e3 / _REST_ENERGY
     speed = (1 - gamma**-2) / (1 - reference**-2)
@@ -253,6 +282,13 @@ def optical_transfer(frequency, liquid: LiquidConfig) -> np.ndarray:
     losses = np.arange(int(mean + 8 * np.sqrt(mean)) + 8)
     share = poisson.pmf(losses, mean)
     return transfer * sum(p * _disk_transfer(k, abs(n - mean) * radius) for n, p in zip(losses, share, strict=True))
+
+
+def _blur_reach(liquid: LiquidConfig) -> float:
+    """How far blur carries electrons, in nm: four standard deviations of motion, the disk, two energy losses."""
+    radius = chromatic_blur(liquid.energy_loss, liquid.energy, liquid.aperture, liquid.chromatic_aberration)
+    losses = 0.0 if liquid.zero_loss else 2 * np.sqrt(liquid.energy_losses) + 1
+    return 4 * liquid.blur + liquid.disk_blur + losses * radius
 
 
 def _disk_transfer(k, radius) -> np.ndarray:
@@ -403,7 +439,8 @@ def record(
     Explained in chapter 3, "Liquid".
     """
     background = liquid_background(clean.shape, pixel_size, liquid, rng) if background is None else background
-    blurred = _filter(clean * background, lambda k: optical_transfer(k / pixel_size, liquid))
+    reach = min(_blur_reach(liquid) / pixel_size, max(clean.shape))
+    blurred = _filter(clean * background, lambda k: optical_transfer(k / pixel_size, liquid), int(reach) + 16)
     area = (10 * pixel_size) ** 2  # Å² per pixel
     electrons = rng.poisson(np.clip(blurred, 0, None) * (brightness * camera.dose * area))
     detected = _filter(electrons.astype(np.float32), lambda k: camera_mtf(k, camera.mtf))
@@ -425,9 +462,12 @@ def _defective_pixels(shape, camera):
 
 def _filter(image, transfer, margin: int = 16) -> np.ndarray:
     """Apply a transfer function of the frequency in cycles/pixel; mirrored margins keep opposite edges apart."""
-    padded = np.pad(image, margin, mode="reflect")
+    sizes = [next_fast_len(n + 2 * margin, real=True) for n in image.shape]
+    before = [(size - n) // 2 for size, n in zip(sizes, image.shape, strict=True)]
+    after = [size - n - b for size, n, b in zip(sizes, image.shape, before, strict=True)]
+    padded = np.pad(image, list(zip(before, after, strict=True)), mode="reflect")
     k = np.hypot(np.fft.fftfreq(padded.shape[0])[:, None], rfftfreq(padded.shape[1])[None, :]).astype(np.float32)
     knots = np.linspace(0, 0.75, 1500)  # a transfer function is smooth: tabulate it once, up to the corner at 0.71
     table = np.interp(k, knots, transfer(knots)).astype(np.float32)
     filtered = irfft2(rfft2(padded) * table, s=padded.shape)
-    return filtered[margin:-margin, margin:-margin]
+    return filtered[before[0] : before[0] + image.shape[0], before[1] : before[1] + image.shape[1]]

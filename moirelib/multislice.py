@@ -9,22 +9,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from ase import Atoms
 from ase.build import bulk
 from scipy.fft import fft2, fftfreq, ifft2
 from scipy.spatial.transform import Rotation
 
-from .shapes import GOLD_LATTICE_CONSTANT
+from .optics import electron_wavelength
+from .shapes import lattice_constant
 
 __all__ = [
     "GOLD_VIBRATION",
     "ParticleTransmission",
     "compose_wave",
+    "crystal_slab",
     "exit_waves",
     "fresnel_propagate",
-    "gold_slab",
     "particle_exit_wave",
     "particle_transmission",
+    "reduce_transmission",
     "tabulate_transmission",
     "through_lens",
     "vibrating",
@@ -194,8 +197,8 @@ def particle_exit_wave(atoms: Atoms, energy: float = 200e3, aperture: float = 10
     return through_lens(exit_waves(atoms, energy, sampling)[0], sampling, energy, aperture)
 
 
-def gold_slab(width: float, thickness: float, rng: np.random.Generator) -> Atoms:
-    """Fill a box with gold in one random crystal orientation.
+def crystal_slab(width: float, thickness: float, rng: np.random.Generator, material: str = "Au") -> Atoms:
+    """Fill a box with an fcc metal in one random crystal orientation.
 
     Parameters
     ----------
@@ -205,6 +208,8 @@ def gold_slab(width: float, thickness: float, rng: np.random.Generator) -> Atoms
         Along the beam, in nm.
     rng : numpy.random.Generator
         Draws the orientation, uniformly over rotations.
+    material : str
+        Symbol of an fcc metal.
 
     Returns
     -------
@@ -214,21 +219,24 @@ def gold_slab(width: float, thickness: float, rng: np.random.Generator) -> Atoms
     """
     from scipy.spatial import cKDTree
 
-    edge = 10 * GOLD_LATTICE_CONSTANT
-    cell = bulk("Au", "fcc", a=edge, cubic=True)
+    edge = 10 * lattice_constant(material)
+    cell = bulk(material, "fcc", a=edge, cubic=True)
     box = 10 * np.array([width, width, thickness])
     n = int(np.ceil(np.linalg.norm(box) / edge)) + 2
     corner = np.arange(n) - n / 2
-    centers = edge * np.stack(np.meshgrid(corner, corner, corner, indexing="ij"), axis=-1).reshape(-1, 3)
     turn = Rotation.random(random_state=rng)
-    centers = turn.apply(centers) + box / 2
-    centers = centers[np.all((centers > -6) & (centers < box + 6), axis=1)]  # unit cells that can reach the box
+    plane = np.stack(np.meshgrid(corner, corner, indexing="ij"), axis=-1).reshape(-1, 2)
+    centers = []
+    for i in corner:  # plane by plane: of all cells of the cube few reach a slim box
+        at = edge * turn.apply(np.insert(plane, 0, i, axis=1)) + box / 2
+        centers.append(at[np.all((at > -6) & (at < box + 6), axis=1)])
+    centers = np.concatenate(centers)
     points = (centers[:, None] + turn.apply(cell.positions)[None]).reshape(-1, 3)
     points = points[np.all((points >= 0) & (points < box), axis=1)]
     tree = cKDTree(points, boxsize=[box[0], box[1], 10 * box[2]])
     close = tree.query_pairs(2.0, output_type="ndarray")
     points = np.delete(points, np.unique(close.max(axis=1)), axis=0) if len(close) else points
-    return Atoms(f"Au{len(points)}", positions=points, cell=box, pbc=False)
+    return Atoms(f"{material}{len(points)}", positions=points, cell=box, pbc=False)
 
 
 def tabulate_transmission(
@@ -240,9 +248,10 @@ def tabulate_transmission(
     thickness: float = 120.0,
     width: float = 6.0,
     sampling: float = 0.0125,
+    material: str = "Au",
     progress: bool = True,
 ) -> None:
-    """Tabulate what gold transmits against its thickness, from full-atom multislice of randomly oriented slabs.
+    """Tabulate what a metal transmits against its thickness, from full-atom multislice of randomly oriented slabs.
 
     Parameters
     ----------
@@ -262,6 +271,8 @@ def tabulate_transmission(
         Lateral edge of the slab, in nm.
     sampling : float
         Of the wave, in nm.
+    material : str
+        Symbol of an fcc metal; atoms vibrate as gold's do.
     progress : bool
         Show a progress bar.
 
@@ -279,7 +290,7 @@ def tabulate_transmission(
     wave = np.ones((len(energies), orientations, depths.size), np.complex64)
     intensity = np.ones((len(energies), len(apertures), orientations, depths.size), np.float32)
     for i in tqdm(range(orientations), disable=not progress, desc="transmission", unit="slab"):
-        slab = vibrating(gold_slab(width, float(depths[-1]), rng), rng)
+        slab = vibrating(crystal_slab(width, float(depths[-1]), rng, material), rng)
         for j, energy in enumerate(energies):
             waves = exit_waves(slab, energy, sampling, slices)
             passed = _diffracted(waves, sampling, energy, apertures)
@@ -296,8 +307,6 @@ def tabulate_transmission(
 
 def _diffracted(waves, sampling, energy, apertures) -> np.ndarray:
     """Fraction of the electrons of each wave within each semi-angle (mrad); shape (waves, apertures)."""
-    from .optics import electron_wavelength
-
     ky, kx = (fftfreq(n, sampling) for n in waves.shape[1:])
     angle = 1e3 * electron_wavelength(energy) * np.hypot(ky[:, None], kx[None, :])
     power = np.abs(fft2(waves, workers=-1) / waves[0].size) ** 2
@@ -355,8 +364,6 @@ def particle_transmission(
     The transmission of a part is the wave behind it over the wave before it, both propagated to the part's own
     mid-plane. Explained in chapter 2, "Multislice".
     """
-    from .optics import electron_wavelength
-
     center, step, wavelength = np.asarray(center, float), SLICE / 10, electron_wavelength(energy)
     half = np.array([extent[0], extent[0], extent[1]]) / 2 + margin
     grain = np.array([sampling, sampling, step])
@@ -399,8 +406,6 @@ def compose_wave(layers, shape, sampling: float, energy: float = 200e3) -> np.nd
     -------
     ndarray, shape (y, x), complex64
     """
-    from .optics import electron_wavelength
-
     wave, at, wavelength = np.ones(shape, np.complex64), None, electron_wavelength(energy)
     for particles in layers:
         for plane, height in enumerate(particles[0].heights):
@@ -411,3 +416,48 @@ def compose_wave(layers, shape, sampling: float, energy: float = 200e3) -> np.nd
                 wave[y : y + h, x : x + w] *= p.values[plane]
     middle = float(np.mean(layers[-1][0].heights))
     return fresnel_propagate(wave, middle - at, sampling, wavelength)
+
+
+def reduce_transmission(wave: np.ndarray, sampling: float, coarse: float, energy: float, aperture: float):
+    """Reduce a layer's transmission from atomic to coarser sampling without losing electrons.
+
+    Parameters
+    ----------
+    wave : ndarray, shape (y, x)
+        Complex transmission of one layer (or one particle's, with 1 around it), as from `compose_wave`.
+    sampling, coarse : float
+        Sampling now and wanted, in nm; their ratio is whole and divides the shape.
+    energy : float
+        In eV.
+    aperture : float
+        Objective aperture's semi-angle, in mrad.
+
+    Returns
+    -------
+    coherent : torch.Tensor, complex64
+        Low frequencies of the transmission, one value per coarse sample, in its middle.
+    remainder : torch.Tensor, float32
+        Intensity that passes the aperture and that the coherent part does not carry.
+
+    Raises
+    ------
+    ValueError
+        If the samplings do not divide each other.
+
+    Notes
+    -----
+    A pair as `moirelib.optics.compose` takes it. Explained in chapter 2, "Multislice".
+    """
+    factor = round(coarse / sampling)
+    if abs(factor * sampling - coarse) > 1e-6 * coarse or any(size % factor for size in wave.shape):
+        raise ValueError(f"{wave.shape} samples of {sampling} nm do not make whole samples of {coarse} nm")
+    n = tuple(size // factor for size in wave.shape)
+    rows, columns = (np.r_[0 : (m + 1) // 2, (m + 1) // 2 - m : 0] for m in n)
+    # A coarse sample sits in the middle of the fine ones it stands for.
+    shift = [np.exp(2j * np.pi * np.fft.fftfreq(m, coarse) * 0.5 * (coarse - sampling)) for m in n]
+    low = fft2(wave, workers=-1)[np.ix_(rows, columns)] * shift[0][:, None] * shift[1]
+    low = ifft2(low) * (np.prod(n) / wave.size)
+    passed = np.abs(through_lens(wave, sampling, energy, aperture)) ** 2
+    carried = np.abs(through_lens(low, coarse, energy, aperture)) ** 2
+    remainder = passed.reshape(n[0], factor, n[1], factor).mean(axis=(1, 3)) - carried
+    return torch.from_numpy(low.astype(np.complex64)), torch.from_numpy(remainder.astype(np.float32))

@@ -5,12 +5,13 @@ Explained in chapter 2, "Multislice".
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from ase.units import _c, _e, _hplanck, _me
+from scipy.fft import next_fast_len
 
 from .lattice import Scene
 from .shapes import circumscribed_ratio, particle_thickness
@@ -189,7 +190,7 @@ def particle_mask(scene: Scene, layer: int, pixel_size: float, oversampling: int
 def _rasterize(scene: Scene, number: int, pixel_size: float, oversampling: int, device="cpu"):
     """Thickness (nm) of one layer at every fine sample, and the crystal orientation of the particle it belongs to."""
     layer, fine = scene.layers[number - 1], pixel_size / oversampling
-    shape = tuple(round(f / pixel_size) * oversampling for f in scene.field)
+    shape = tuple(n * oversampling for n in _pixels(scene, pixel_size))
     thickness = torch.zeros(shape[0] * shape[1], device=device)
     orientation = torch.zeros(thickness.shape, dtype=torch.int32, device=device)
     if len(layer) == 0:
@@ -205,6 +206,14 @@ def _rasterize(scene: Scene, number: int, pixel_size: float, oversampling: int, 
         of_stamp = torch.arange(len(part), device=device).repeat_interleave(width**2)
         orientation[index[owner]] = rows[of_stamp[owner]]
     return thickness.reshape(shape), orientation.reshape(shape)
+
+
+def _pixels(scene, pixel_size) -> tuple[int, int]:
+    """Size of the field in whole pixels."""
+    shape = tuple(round(f / pixel_size) for f in scene.field)
+    if min(shape) < 1:
+        raise ValueError(f"a field of {scene.field} nm is smaller than a pixel of {pixel_size} nm")
+    return shape
 
 
 def _stamps(scene, layer, fine, width, shape, device):
@@ -253,7 +262,8 @@ def clean_image(
     transmission : Transmission, optional
         Gold's shipped table at 200 keV and 10 mrad by default; energy and aperture are the table's.
     defocus : float
-        In nm, from the mid-plane of the last layer; positive is underfocus (the plane imaged lies before it).
+        In nm, from the mid-plane of the last layer that holds particles; positive is underfocus (the plane imaged
+        lies before it).
     mean_free_path : float, optional
         Replaces the table's loss, in nm.
     liquid_mean_free_path : float, optional
@@ -272,20 +282,31 @@ def clean_image(
     ndarray, shape (y, x), float32
         1 where nothing is in the way.
 
+    Raises
+    ------
+    ValueError
+        If a mean free path is not positive, or the field is smaller than a pixel.
+
     Notes
     -----
     Each layer multiplies the wave by its transmission, the wave travels on to the next layer, the objective lens adds
     its phase, and the camera adds the electrons of each pixel. Explained in chapter 2, "Multislice".
     """
+    for name, path in (("mean_free_path", mean_free_path), ("liquid_mean_free_path", liquid_mean_free_path)):
+        if path is not None and not path > 0:
+            raise ValueError(f"{name} must be positive (nm), got {path}")
     transmission = Transmission.load() if transmission is None else transmission
+    shape = _pixels(scene, pixel_size)
+    reach = 1e-3 * transmission.aperture * (abs(defocus) + 3 * focal_spread) / pixel_size
+    wide, margin = _widened(scene, pixel_size, shape, int(np.clip(np.ceil(reach), 4, 64)))
     image = compose(
         [
             _layer_transmission(
-                scene, n, pixel_size, oversampling, transmission, mean_free_path, liquid_mean_free_path, device
+                wide, n, pixel_size, oversampling, transmission, mean_free_path, liquid_mean_free_path, device
             )
-            for n in range(1, len(scene.layers) + 1)
+            for n in range(1, len(wide.layers) + 1)
         ],
-        [layer.z for layer in scene.layers],
+        [layer.z for layer in wide.layers],
         pixel_size,
         oversampling,
         transmission.energy,
@@ -294,7 +315,19 @@ def clean_image(
         spherical_aberration,
         focal_spread,
     )
-    return image.cpu().numpy()
+    return image[margin : margin + shape[0], margin : margin + shape[1]].cpu().numpy()
+
+
+def _widened(scene, pixel_size, shape, margin) -> tuple[Scene, int]:
+    """The scene with a border of pixels and without empty layers on top, and the border's width.
+
+    Fourier transforms are periodic: without a border, defocus would carry electrons from one edge to the other. The
+    border is made wider where that makes the transform fast.
+    """
+    last = max((i for i, layer in enumerate(scene.layers) if len(layer)), default=0)
+    field = tuple(next_fast_len(n + 2 * margin) * pixel_size for n in shape)
+    layers = tuple(layer.shifted((margin * pixel_size, margin * pixel_size)) for layer in scene.layers[: last + 1])
+    return replace(scene, layers=layers, field=field), margin
 
 
 def _layer_transmission(scene, number, pixel_size, oversampling, transmission, mean_free_path, liquid, device):
@@ -352,18 +385,16 @@ def compose(
     Notes
     -----
     Electrons scattered by more than the wave's grid resolves, yet within the aperture, cannot interfere in an image of
-    that sampling: they are carried as intensity, attenuated by later layers, and spread over the disk of radius
-    aperture · defocus. Explained in chapter 2, "Multislice".
+    that sampling: they are carried as intensity, attenuated by later layers, and spread over a disk whose radius is
+    the aperture times their layer's distance from focus. Explained in chapter 2, "Multislice".
     """
     wavelength, sampling = electron_wavelength(energy), pixel_size / oversampling
-    wave, spread = None, None
+    wave, scattered = None, []  # intensity that each layer scattered, and its height
     for i, (coherent, remainder) in enumerate(layers):
+        passing = _intensity(coherent) if remainder is None else _intensity(coherent) + remainder
+        scattered = [(spread * passing, height) for spread, height in scattered]
         if remainder is not None:
-            lit = remainder if wave is None else remainder * _intensity(wave)
-            passed = 0 if spread is None else spread * (_intensity(coherent) + remainder)
-            spread = lit + passed
-        elif spread is not None:
-            spread = spread * _intensity(coherent)
+            scattered.append((remainder if wave is None else remainder * _intensity(wave), heights[i]))
         wave = coherent if wave is None else wave * coherent
         if i + 1 < len(layers) and heights[i + 1] != heights[i]:
             angle = _angles(wave, sampling, wavelength)
@@ -372,8 +403,9 @@ def compose(
     image = _through_lens(
         wave, sampling, oversampling, wavelength, aperture, defocus, spherical_aberration, focal_spread
     )
-    if spread is not None:
-        image = image + _disk_blur(_block_mean(spread, oversampling), 1e-3 * aperture * abs(defocus) / pixel_size)
+    for spread, height in scattered:
+        radius = 1e-3 * aperture * abs(defocus + height - heights[-1])
+        image = image + _disk_blur(_block_mean(spread, oversampling), radius / pixel_size)
     return image
 
 

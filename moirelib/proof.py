@@ -10,9 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
-import torch
 from ase import Atoms
-from scipy.fft import fft2, ifft2
 
 from .lattice import Layer, Scene
 from .multislice import (
@@ -21,6 +19,7 @@ from .multislice import (
     exit_waves,
     fresnel_propagate,
     particle_transmission,
+    reduce_transmission,
     through_lens,
     vibrating,
 )
@@ -126,7 +125,8 @@ def compare_with_multislice(
     Raises
     ------
     ValueError
-        If the particles are not spheres, or the samplings do not divide each other.
+        If the particles are not spheres, a layer is empty or reaches the border, or samplings do not divide each
+        other.
 
     Notes
     -----
@@ -134,6 +134,8 @@ def compare_with_multislice(
     Explained in chapter 2, "Multislice".
     """
     _check(scene, pixel_sizes, oversampling, sampling)
+    lift = MARGIN + scene.layers[0].diameters.max() / 2 - scene.layers[0].z  # the atoms' cell begins at height 0
+    scene = replace(scene, layers=tuple(replace(layer, z=layer.z + lift) for layer in scene.layers))
     atoms = _scene_atoms(scene, np.random.default_rng(seed))
     exit_waves(Atoms("Au", cell=10 * np.array([*scene.field[::-1], 0.4])), energy, sampling)  # plans transforms once
     start = time.perf_counter()
@@ -165,6 +167,12 @@ def compare_with_multislice(
 def _check(scene, pixel_sizes, oversampling, sampling) -> None:
     if scene.shape != "sphere":
         raise ValueError(f"scenes of spheres can be compared with multislice, not of {scene.shape}s")
+    for number, layer in enumerate(scene.layers, start=1):
+        if len(layer) == 0:
+            raise ValueError(f"layer {number} is empty; leave it out of the comparison")
+        border = layer.diameters[:, None] / 2 + MARGIN
+        if np.any(layer.positions < border) or np.any(layer.positions > np.asarray(scene.field) - border):
+            raise ValueError(f"particles of layer {number} lie closer than {MARGIN} nm to the field's border")
     for p in pixel_sizes:
         steps = [p / (oversampling * sampling), *(f / p for f in scene.field)]
         if any(abs(n - round(n)) > 1e-6 for n in steps):
@@ -207,7 +215,7 @@ def _full_wave(scene, atoms, energy, sampling) -> np.ndarray:
 
 def _composed_as_library(scene, layers, pixel_size, aperture, defocus, energy, oversampling, sampling) -> dict:
     """Images of the methods ``library`` and ``table`` at one pixel size and aperture, by defocus."""
-    reduced = [_reduce(layer, sampling, pixel_size / oversampling, energy, aperture) for layer in layers]
+    reduced = [reduce_transmission(layer, sampling, pixel_size / oversampling, energy, aperture) for layer in layers]
     heights = [layer.z for layer in scene.layers]
     gold = Transmission.load(energy=energy, aperture=aperture)
     average = replace(gold, **_orientation_average(gold))
@@ -225,25 +233,6 @@ def _orientation_average(gold: Transmission) -> dict:
     """The table's mean over orientations as a table of one orientation."""
     wave = np.sqrt(np.mean(np.abs(gold.wave) ** 2, axis=0)) * np.exp(1j * gold.phase)
     return {"wave": wave[None], "intensity": gold.mean_intensity[None]}
-
-
-def _reduce(wave, sampling, coarse, energy, aperture):
-    """A layer's transmission from atomic to wave sampling, as `compose` takes it.
-
-    Low frequencies stay a wave; the rest of what passes the aperture stays as intensity, so that no electron is lost.
-    """
-    n = tuple(round(size * sampling / coarse) for size in wave.shape)
-    factor = round(coarse / sampling)
-    spectrum = fft2(wave, workers=-1)
-    rows, columns = (np.r_[0 : m // 2, m // 2 - m : 0] for m in n)
-    # A coarse sample sits in the middle of the fine ones it stands for.
-    shift = [np.exp(2j * np.pi * np.fft.fftfreq(m, coarse) * 0.5 * (coarse - sampling)) for m in n]
-    low = spectrum[np.ix_(rows, columns)] * shift[0][:, None] * shift[1] * (np.prod(n) / wave.size)
-    low = ifft2(low)
-    passed = np.abs(through_lens(wave, sampling, energy, aperture)) ** 2
-    carried = np.abs(through_lens(low, coarse, energy, aperture)) ** 2
-    remainder = _binned(passed, factor) - carried
-    return torch.from_numpy(low.astype(np.complex64)), torch.from_numpy(remainder.astype(np.float32))
 
 
 def _binned(image, n: int) -> np.ndarray:

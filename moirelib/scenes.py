@@ -111,6 +111,8 @@ def random_scene(config: LatticeConfig, field, rng: np.random.Generator, spacing
     are pushed apart, and made smaller where there is no room. Defects are listed where they are in the strained
     crystal, before independent displacements. Explained in chapter 1, "Lattices".
     """
+    if config.layers < 1:
+        raise ValueError(f"a scene needs at least 1 layer, got {config.layers}")
     low, high = np.log(config.spacing)
     spacing = float(np.exp(rng.uniform(low, high))) if spacing is None else float(spacing)
     field = (float(field[0]), float(field[1]))
@@ -419,7 +421,8 @@ def growth_schedule(
     -----
     Growth starts at the middle. A particle attaches where it touches at least one that is there, the more likely the
     more it touches (as the square of their number), an Eden model [1]_ that keeps the rim compact. Particles that
-    no chain of neighbours joins to the middle never appear. Explained in chapter 1, "Lattices".
+    no chain of neighbours joins to the middle never appear, unless all are there from the start. Explained in
+    chapter 1, "Lattices".
 
     References
     ----------
@@ -428,6 +431,9 @@ def growth_schedule(
     if frames < 1 or not (0 <= start <= 1 and 0 <= end <= 1):
         raise ValueError(f"growth needs frames and fractions between 0 and 1, got {frames}, {start} and {end}")
     growing = _Growing(layer, rng)
+    if start == 1:  # patches that no chain of neighbours joins are there as well
+        growing.present[:] = True
+        growing.touching[:] = [len(n) for n in growing.neighbours]
     growing.grow_to(round(start * len(layer)))
     present, events = [growing.present.copy()], []
     for frame in range(1, frames):

@@ -10,12 +10,13 @@ from functools import lru_cache
 
 import numpy as np
 from ase import Atoms
+from ase.data import atomic_numbers, reference_states
 from scipy.spatial.transform import Rotation
 
 __all__ = [
-    "GOLD_LATTICE_CONSTANT",
     "SHAPES",
     "circumscribed_ratio",
+    "lattice_constant",
     "nanoparticle",
     "particle_height",
     "particle_thickness",
@@ -23,8 +24,6 @@ __all__ = [
 
 #: Every shape has a name here; sphere and rod are round, the others have flat facets.
 SHAPES = ("sphere", "rod", "cube", "octahedron", "prism")
-#: Edge of gold's cubic cell, in nm.
-GOLD_LATTICE_CONSTANT = 0.4078
 
 # Regular polygon of side s that each facetted shape shows to the beam: area / s², perimeter / s, circumradius / s.
 _POLYGONS = {
@@ -32,6 +31,20 @@ _POLYGONS = {
     "octahedron": (1.5 * np.sqrt(3), 6.0, 1.0),
     "prism": (0.25 * np.sqrt(3), 3.0, 1 / np.sqrt(3)),
 }
+
+
+def lattice_constant(material: str = "Au") -> float:
+    """Edge of the cubic cell of an fcc metal, in nm (gold 0.4078 nm; others from ASE's reference states).
+
+    Raises
+    ------
+    ValueError
+        If the symbol is not that of an fcc metal.
+    """
+    state = reference_states[atomic_numbers[material]] if material in atomic_numbers else None
+    if not state or state.get("symmetry") != "fcc":
+        raise ValueError(f"{material!r} is not the symbol of an fcc metal, such as Au, Ag, Pt, Pd, Cu or Al")
+    return 0.4078 if material == "Au" else state["a"] / 10
 
 
 def _core_side(shape: str, rounding: float) -> float:
@@ -48,8 +61,9 @@ def _check(shape: str, height: float, rounding: float) -> None:
         raise ValueError(f"unknown shape {shape!r}; choose one of {', '.join(SHAPES)}")
     if shape in ("rod", "prism") and not height > 0:
         raise ValueError(f"a {shape} needs a height along the beam; pass height=... (nm)")
-    if not 0 <= rounding <= 0.5:
-        raise ValueError(f"rounding is a radius over the diameter, between 0 and 0.5, got {rounding}")
+    most = 0.45 if shape == "octahedron" else 0.5  # an octahedron rounded all the way is better called a sphere
+    if not 0 <= rounding <= most:
+        raise ValueError(f"rounding of a {shape} is a radius over the diameter, between 0 and {most}, got {rounding}")
 
 
 def circumscribed_ratio(shape: str, rounding: float = 0.0) -> float:
@@ -127,7 +141,7 @@ def particle_thickness(shape: str, y, x, diameter, rotation=0.0, height: float =
     height : float
         Of rods and prisms, in nm.
     rounding : float
-        Radius of rounded edges over the diameter, 0 to 0.5.
+        Radius of rounded edges over the diameter, 0 to 0.5 (octahedra 0.45).
 
     Returns
     -------
@@ -263,8 +277,9 @@ def nanoparticle(
     rotation: float = 0.0,
     rounding: float = 0.1,
     vacuum: float = 1.0,
+    material: str = "Au",
 ) -> Atoms:
-    """Atoms of one gold nanoparticle, carved by the same solid as `particle_thickness`.
+    """Atoms of one metal nanoparticle, carved by the same solid as `particle_thickness`.
 
     Spheres and rods are cut from a crystal in a random orientation. Facets decide the orientation of the others:
     cubes have {100} facets; octahedra and prisms lie on {111}, with the edges of the upper facet along ⟨110⟩.
@@ -285,6 +300,8 @@ def nanoparticle(
         Radius of rounded edges over the diameter.
     vacuum : float
         Empty margin on every side, in nm.
+    material : str
+        Symbol of an fcc metal, such as Au, Ag, Pt or Pd.
 
     Returns
     -------
@@ -299,7 +316,7 @@ def nanoparticle(
 
     Notes
     -----
-    fcc gold, a = 4.078 Å. A facet lies on a plane of atoms or between two, which matters for few planes: below 10 nm,
+    A facet lies on a plane of atoms or between two, which matters for few planes: below 10 nm,
     of sixteen positions in the crystal's cell the one is kept whose number of atoms is nearest to the solid's volume.
     Explained in chapter 1, "Lattices".
     """
@@ -308,19 +325,19 @@ def nanoparticle(
         raise ValueError(f"a gold particle needs a diameter of at least 0.5 nm, got {diameter}")
     width = diameter * circumscribed_ratio(shape, rounding)
     size = np.array([width, width, particle_height(shape, diameter, height, rounding)])
-    crystal = _crystal_axes(shape, rotation, rng)
-    wanted = _volume(shape, diameter, height, rounding) / (GOLD_LATTICE_CONSTANT**3 / 4)
+    crystal = lattice_constant(material) * _crystal_axes(shape, rotation, rng)
+    wanted = _volume(shape, diameter, height, rounding) / (lattice_constant(material) ** 3 / 4)
     cuts = []
     for _ in range(16 if shape in _POLYGONS and diameter < 10 else 1):
         points = _lattice_points(crystal, size, rng.random(3))
         cuts.append(points[_inside(shape, points, diameter, height, rotation, rounding)])
     points = min(cuts, key=lambda p: abs(len(p) - wanted))
     cell = 10 * (size + 2 * vacuum)
-    return Atoms(f"Au{len(points)}", positions=10 * points + cell / 2, cell=cell, pbc=False)
+    return Atoms(f"{material}{len(points)}", positions=10 * points + cell / 2, cell=cell, pbc=False)
 
 
 def _crystal_axes(shape, rotation, rng) -> np.ndarray:
-    """Primitive vectors of fcc gold in the microscope's frame, nm, one (x, y, z) per row."""
+    """Primitive vectors of an fcc crystal in the microscope's frame, one (x, y, z) per row, over the cell's edge."""
     cubic = np.eye(3)
     if shape in ("sphere", "rod"):
         turn = Rotation.random(random_state=rng)
@@ -329,7 +346,7 @@ def _crystal_axes(shape, rotation, rng) -> np.ndarray:
             axes = np.array([[1.0, -1.0, 0.0], [1.0, 1.0, -2.0], [1.0, 1.0, 1.0]])
             cubic = (axes / np.linalg.norm(axes, axis=1, keepdims=True)).T
         turn = Rotation.from_euler("z", rotation, degrees=True)
-    primitive = 0.5 * GOLD_LATTICE_CONSTANT * np.array([[0.0, 1.0, 1.0], [1.0, 0.0, 1.0], [1.0, 1.0, 0.0]])
+    primitive = 0.5 * np.array([[0.0, 1.0, 1.0], [1.0, 0.0, 1.0], [1.0, 1.0, 0.0]])
     return turn.apply(primitive @ cubic)
 
 

@@ -5,14 +5,15 @@ Explained in chapter 4, "Library".
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import json
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from .elastic import thermal_displacements
-from .lattice import Scene, truth_table
+from .lattice import Scene, finite, truth_table
 from .liquid import CameraConfig, LiquidConfig, brightness_flicker, liquid_background, record
 from .optics import Transmission, clean_image
 from .scenes import LatticeConfig, growth_schedule, random_scene
@@ -38,8 +39,13 @@ class MovieConfig:
     flicker: float = 0.0  # relative standard deviation of the beam's brightness
 
     def __post_init__(self):
-        if self.frames < 1:
-            raise ValueError(f"a movie needs at least 1 frame, got {self.frames}")
+        if int(self.frames) != self.frames or self.frames < 1:
+            raise ValueError(f"a movie needs a whole number of frames, at least 1, got {self.frames}")
+        for name in ("vibration", "drift_walk", "flicker", "correlation_time"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} of a movie must be 0 or more, got {getattr(self, name)}")
+        if not 0 <= self.detachment <= 1:
+            raise ValueError(f"detachment is a probability, got {self.detachment}")
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,8 @@ class SimulatedMovie:
         Of the specimen since the first frame, in degrees.
     brightness : ndarray, shape (t,)
         Of the beam, 1 on average.
+    parameters : dict
+        Seed, movie configuration, liquid, camera, lens, lattices and planted defects (in nm, as in the truth).
     """
 
     frames: np.ndarray
@@ -77,9 +85,13 @@ class SimulatedMovie:
     drift: np.ndarray
     rotation: np.ndarray
     brightness: np.ndarray
+    parameters: dict
 
     def save(self, folder, name: str) -> None:
-        """Write ``name.tif`` (with pixel size and frame time), ``name_truth.csv`` and ``name_events.csv``."""
+        """Write the frames with their calibration (``.tif``), the tables (``.csv``) and everything else (``.json``).
+
+        ``name.tif``, ``name_truth.csv``, ``name_sites.csv``, ``name_events.csv`` and ``name.json`` in ``folder``.
+        """
         import tifffile
 
         tifffile.imwrite(
@@ -89,8 +101,12 @@ class SimulatedMovie:
             resolution=(1 / self.pixel_size, 1 / self.pixel_size),
             metadata={"axes": "TYX", "unit": "nm", "finterval": self.frame_time},
         )
-        for table, kind in ((self.truth, "truth"), (self.events, "events")):
+        for table, kind in ((self.truth, "truth"), (self.sites, "sites"), (self.events, "events")):
             table.to_csv(Path(folder) / f"{name}_{kind}.csv", index=False, float_format="%.4f", lineterminator="\n")
+        motion = {"drift_nm": self.drift, "rotation_deg": self.rotation, "brightness": self.brightness}
+        motion = {key: np.round(values, 6).tolist() for key, values in motion.items()}
+        text = json.dumps(finite({**self.parameters, **motion}), allow_nan=False, indent=1)
+        (Path(folder) / f"{name}.json").write_text(text + "\n", encoding="utf-8")
 
 
 def scene_with_margin(config: LatticeConfig, field, rng: np.random.Generator, margin: float, spacing=None) -> Scene:
@@ -128,6 +144,8 @@ def simulate_movie(
     camera: CameraConfig | None = None,
     defocus: float = 0.0,
     mean_free_path: float | None = None,
+    spherical_aberration: float = 1.2,
+    focal_spread: float = 0.0,
     transmission: Transmission | None = None,
 ) -> SimulatedMovie:
     """Film a scene whose particles vibrate, drift, rotate, attach and detach.
@@ -144,8 +162,10 @@ def simulate_movie(
         Same seed, same bytes.
     liquid, camera : LiquidConfig, CameraConfig, optional
         Liquid and detector; the defaults of `moirelib.liquid`. The background stays as it is through the movie.
-    defocus, mean_free_path, transmission
+    defocus, mean_free_path, spherical_aberration, focal_spread
         As for `moirelib.optics.clean_image`.
+    transmission : Transmission, optional
+        Gold's shipped table at the liquid's energy and aperture by default.
 
     Returns
     -------
@@ -154,7 +174,8 @@ def simulate_movie(
     Raises
     ------
     ValueError
-        If ``config.growth`` does not give one pair per layer.
+        If ``config.growth`` does not give one pair per layer, the table is not for the liquid's energy and aperture,
+        or the particles are higher than the liquid around them.
 
     Notes
     -----
@@ -162,7 +183,14 @@ def simulate_movie(
     """
     rng = np.random.default_rng(seed)
     liquid, camera = liquid or LiquidConfig(), camera or CameraConfig()
-    transmission = Transmission.load() if transmission is None else transmission
+    optics = {
+        "transmission": _checked_table(transmission, liquid),
+        "defocus": defocus,
+        "mean_free_path": mean_free_path,
+        "liquid_mean_free_path": _displaced_liquid(scene, liquid),
+        "spherical_aberration": spherical_aberration,
+        "focal_spread": focal_spread,
+    }
     present, events = _presence(scene, config, pixel_size, rng)
     displacements = [_displacements(layer, config, rng) for layer in scene.layers]
     steps = np.asarray(config.drift) + config.drift_walk * rng.standard_normal((config.frames, 2))
@@ -174,9 +202,7 @@ def simulate_movie(
     frames, truth = np.empty((config.frames, *shape), np.uint16), []
     for t in range(config.frames):
         now = _moved(scene, [d[t] for d in displacements], drift[t], rotation[t], [p[t] for p in present])
-        clean = clean_image(
-            now, pixel_size, transmission, defocus, mean_free_path, liquid_mean_free_path=liquid.liquid_mean_free_path
-        )
+        clean = clean_image(now, pixel_size, **optics)
         frames[t] = record(clean, pixel_size, liquid, camera, rng, background, brightness[t])
         truth.append(truth_table(now, pixel_size, t))
     return SimulatedMovie(
@@ -189,7 +215,51 @@ def simulate_movie(
         drift,
         rotation,
         brightness,
+        _parameters(scene, pixel_size, config, seed, liquid, camera, optics),
     )
+
+
+def _parameters(scene, pixel_size, config, seed, liquid, camera, optics) -> dict:
+    """All that was chosen, for the record."""
+    middle = (-pixel_size / 2, -pixel_size / 2)  # truth counts from the middle of the first pixel
+    return {
+        "seed": seed,
+        "pixel_size_nm": float(pixel_size),
+        "shape": scene.shape,
+        "height_nm": scene.height,
+        "twist_deg": scene.twist_angle,
+        "spacing_nm": [layer.spacing for layer in scene.layers],
+        "angle_deg": [layer.angle for layer in scene.layers],
+        "z_nm": [layer.z for layer in scene.layers],
+        "defects": [[asdict(d) for d in layer.shifted(middle).defects] for layer in scene.layers],
+        "movie": asdict(config),
+        "liquid": asdict(liquid),
+        "camera": asdict(camera),
+        "optics": {key: value for key, value in optics.items() if key != "transmission"},
+    }
+
+
+def _checked_table(transmission, liquid) -> Transmission:
+    if transmission is None:
+        return Transmission.load(energy=liquid.energy, aperture=liquid.aperture)
+    if (transmission.energy, transmission.aperture) != (liquid.energy, liquid.aperture):
+        raise ValueError(
+            f"the transmission is for {transmission.energy:g} eV and {transmission.aperture:g} mrad, the liquid for "
+            f"{liquid.energy:g} eV and {liquid.aperture:g} mrad; make them the same"
+        )
+    return transmission
+
+
+def _displaced_liquid(scene, liquid) -> float | None:
+    """Mean free path of the liquid that particles displace; None in vacuum."""
+    if liquid.water == 0:
+        return None
+    if scene.depth > liquid.water * (1 - abs(liquid.wedge) / 2):
+        raise ValueError(
+            f"particles of {scene.depth:.0f} nm along the beam do not fit into {liquid.water:.0f} nm of water with a "
+            f"wedge of {liquid.wedge:g}; make the water thicker"
+        )
+    return liquid.liquid_mean_free_path
 
 
 _NO_EVENTS = pd.DataFrame(
@@ -264,7 +334,7 @@ def make_sample(folder, seed: int = 2028, frames: int = 8, size: int = 384) -> S
     Parameters
     ----------
     folder : path-like
-        Existing folder; ``sample.tif``, ``sample_truth.csv`` and ``sample_events.csv`` are written into it.
+        Existing folder; the files of `SimulatedMovie.save` are written into it.
     seed : int
         No library is drawn from this seed.
     frames : int

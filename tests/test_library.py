@@ -15,6 +15,15 @@ import zarr
 from moirelib import library
 from moirelib.library import LibraryConfig, make_library, open_library, simulate_frame
 
+WITH_INTERSTITIALS = replace(
+    LibraryConfig.fast().lattice,
+    shapes=("sphere",),
+    diameter_ratio=(0.5, 0.5),
+    diameter_std=(0.0, 0.0),
+    single_layer=0.0,
+    interstitials=(0.1, 0.1),
+    position_std=(0.0, 0.0),
+)
 SMALL = replace(LibraryConfig.fast(), images=4, shape=(96, 96))
 
 
@@ -77,12 +86,18 @@ def test_a_folder_that_is_no_library_is_named(tmp_path):
 
 
 def test_truth_of_an_image_says_everything_that_was_drawn(tmp_path):
-    config = replace(SMALL, images=1, lattice=replace(SMALL.lattice, single_layer=0.0, boundary=1.0))
+    config = replace(SMALL, images=1, shape=(256, 256), lattice=WITH_INTERSTITIALS)
     make_library(tmp_path / "library", config, seed=7, workers=1, progress=False)
     truth = json.loads((tmp_path / "library" / "truth" / "0.json").read_text())
     again = simulate_frame(config, (7, 0))
     assert truth["pixel_size_nm"] == again.pixel_size
     assert truth["twist_deg"] == again.scene.twist_angle
+    assert truth["seed"] == [7, 0]
+    assert truth["liquid"]["wedge_angle"] is not None
+    at = np.array([truth["particles"]["y_nm"], truth["particles"]["x_nm"]]).T
+    planted = [d for layer in truth["defects"] for d in layer if d["kind"] == "interstitial"]
+    extra = [np.hypot(*(at - d["position"]).T).min() for d in planted]
+    assert np.median(extra) < 1e-6  # one origin for all; neighbours may push one of them a little
     assert {"shape", "energy_eV", "aperture_mrad", "defocus_nm", "liquid", "camera", "defects"} <= set(truth)
     assert set(truth["particles"]) >= {"layer", "y_nm", "x_nm", "diameter_nm"}
 

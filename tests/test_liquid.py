@@ -140,8 +140,11 @@ def test_shadow_darkens_one_side_only():
     liquid = replace(CLEAR, shadow=0.7)
     for seed in range(5):
         background = liquid_background((64, 64), 1.0, liquid, np.random.default_rng(seed))
-        assert background.min() >= 0.3 - 1e-6
+        assert 0.3 - 1e-6 <= background.min() < 0.8
         assert background.max() == pytest.approx(1.0, abs=0.02)
+        dark = np.argwhere(background < 0.9).mean(axis=0)
+        bright = np.argwhere(background > 0.98).mean(axis=0)
+        assert np.hypot(*(dark - bright)) > 16  # a quarter of the field or more apart
 
 
 @pytest.mark.parametrize("size", [5.0, 40.0, 200.0])
@@ -217,3 +220,33 @@ def test_impossible_cameras_are_refused(wrong):
 def test_same_seed_same_frame():
     frames = [record(np.ones((64, 64)), 1.0, LiquidConfig(), CameraConfig(), np.random.default_rng(4)) for _ in "ab"]
     np.testing.assert_array_equal(*frames)
+
+
+def test_wide_blur_does_not_reach_round_to_the_other_edge():
+    clean = np.ones((64, 256))
+    clean[:, :40] = 0.1
+    liquid, bright = replace(CLEAR, blur=10.0), CameraConfig(dose=1e5, mtf=(1.0, 1.0, 1.0), readout_noise=0.0)
+    frame = record(clean, 1.0, liquid, replace(bright, gain=1e-3, hot_pixels=0.0), np.random.default_rng(0))
+    right = frame[:, -20:].astype(float)
+    assert right[:, -1].mean() == pytest.approx(right[:, 0].mean(), rel=0.002)
+
+
+def test_faster_electrons_lose_energy_less_often():
+    slow, fast = LiquidConfig(), LiquidConfig(energy=300e3)
+    assert slow.energy_losses == pytest.approx(250 / 185 + 100 / 144)
+    # Malis et al. (1988) with E_m = 16 eV and 10 mrad: 22.4 against 26.0 units
+    assert fast.energy_losses / slow.energy_losses == pytest.approx(1 / 1.163, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: LiquidConfig(water_mean_free_path=0.0), "water_mean_free_path of a liquid must be positive"),
+        (lambda: LiquidConfig(water_elastic_path=0.0), "water_elastic_path of a liquid must be positive"),
+        (lambda: CameraConfig(mtf=(0.5, 0.2, 0.0)), "MTF is positive"),
+        (lambda: elastic_mean_free_path("ice"), "'ice'; choose one of water"),
+    ],
+)
+def test_impossible_liquids_and_cameras_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -9,17 +9,19 @@ from moirelib.lattice import Layer, Scene
 from moirelib.multislice import (
     GOLD_VIBRATION,
     compose_wave,
+    crystal_slab,
     exit_waves,
     fresnel_propagate,
-    gold_slab,
     particle_exit_wave,
     particle_transmission,
+    reduce_transmission,
     tabulate_transmission,
+    through_lens,
     vibrating,
 )
 from moirelib.optics import Transmission, electron_wavelength
 from moirelib.proof import compare_with_multislice, overlapping_clusters
-from moirelib.shapes import GOLD_LATTICE_CONSTANT, nanoparticle
+from moirelib.shapes import lattice_constant, nanoparticle
 
 
 def test_fresnel_propagation_conserves_intensity_and_undoes_itself():
@@ -39,14 +41,14 @@ def test_fresnel_propagation_multiplies_a_plane_wave_by_its_phase():
 
 
 def test_vibrating_atoms_have_the_asked_displacement():
-    atoms = gold_slab(3.0, 3.0, np.random.default_rng(0))
+    atoms = crystal_slab(3.0, 3.0, np.random.default_rng(0))
     moved = vibrating(atoms, np.random.default_rng(1)).positions - atoms.positions
     np.testing.assert_allclose(moved.std(axis=0), 10 * GOLD_VIBRATION, rtol=0.05)
 
 
 def test_slab_has_the_density_of_gold_and_no_atoms_on_top_of_each_other():
-    slab = gold_slab(4.0, 6.0, np.random.default_rng(3))
-    expected = 4.0 * 4.0 * 6.0 / (GOLD_LATTICE_CONSTANT**3 / 4)
+    slab = crystal_slab(4.0, 6.0, np.random.default_rng(3))
+    expected = 4.0 * 4.0 * 6.0 / (lattice_constant() ** 3 / 4)
     assert 0.95 * expected < len(slab) <= 1.01 * expected
     slab.set_pbc((True, True, False))
     distances = slab.get_distances(0, range(1, len(slab)), mic=True)
@@ -103,7 +105,11 @@ def test_composed_images_agree_with_all_atoms():
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"shape": "cube"}, "spheres can be compared"), ({"field": (7.0, 7.0)}, "choose numbers that divide")],
+    [
+        ({"shape": "cube"}, "spheres can be compared"),
+        ({"field": (21.7, 21.7)}, "choose numbers that divide"),
+        ({"field": (9.0, 9.0)}, "closer than 1.0 nm to the field's border"),
+    ],
 )
 def test_comparison_refuses_what_it_cannot_compare(change, message):
     with pytest.raises(ValueError, match=message):
@@ -117,6 +123,28 @@ def test_clusters_overlap_without_touching_within_a_layer():
     assert all(np.min(g[g > 0]) > 4.0 for g in gaps)
     across = np.hypot(*(scene.layers[0].positions[:, None] - scene.layers[1].positions[None]).transpose(2, 0, 1))
     assert np.all(across.min(axis=0) < 4.0)
+
+
+def test_reduced_transmission_keeps_every_electron_and_its_place():
+    atoms = vibrating(nanoparticle("sphere", 2.0, np.random.default_rng(5)), np.random.default_rng(6))
+    wave = exit_waves(atoms, sampling=0.0125)[0][:300, :300]
+    coherent, remainder = reduce_transmission(wave, 0.0125, 0.125, 200e3, 20.0)
+    passed = np.mean(np.abs(through_lens(wave, 0.0125, aperture=20.0)) ** 2)
+    kept = np.mean(np.abs(through_lens(coherent.numpy(), 0.125, aperture=20.0)) ** 2) + float(remainder.mean())
+    assert kept == pytest.approx(passed, rel=1e-5)
+    phase, expected = np.angle(coherent.numpy()), np.angle(wave).reshape(30, 10, 30, 10).mean(axis=(1, 3))
+    centre = [np.array([np.sum(c * p) for c in np.indices(p.shape)]) / p.sum() for p in (phase, expected)]
+    np.testing.assert_allclose(*centre, atol=0.1)
+    with pytest.raises(ValueError, match="do not make whole samples"):
+        reduce_transmission(wave, 0.0125, 0.11, 200e3, 20.0)
+
+
+def test_other_fcc_metals_have_their_own_density():
+    silver = crystal_slab(3.0, 3.0, np.random.default_rng(0), "Ag")
+    assert set(silver.get_chemical_symbols()) == {"Ag"}
+    assert len(silver) == pytest.approx(27 / (0.409**3 / 4), rel=0.05)
+    with pytest.raises(ValueError, match="not the symbol of an fcc metal"):
+        nanoparticle("sphere", 3.0, np.random.default_rng(0), material="Fe")
 
 
 def test_table_remade_small_is_seeded(tmp_path):

@@ -56,6 +56,29 @@ def test_particles_at_the_border_are_cut_not_wrapped():
     assert thickness[-30:].max() == 0
 
 
+def test_defocused_images_do_not_wrap_round_the_field():
+    image = clean_image(one_particle(at=(50.0, 1.0)), 1.0, mean_free_path=20.0, defocus=2000.0)
+    np.testing.assert_allclose(image[:, -10:], 1.0, atol=0.02)
+    assert image[50, 0] < 0.8
+
+
+def test_an_empty_layer_on_top_does_not_move_the_focus():
+    scene = one_particle()
+    images = [clean_image(s, 1.0, defocus=300.0) for s in (scene, replace(scene, layers=scene.layers[:1]))]
+    np.testing.assert_array_equal(*images)
+
+
+@pytest.mark.parametrize("options", [{"mean_free_path": 0.0}, {"liquid_mean_free_path": -5.0}])
+def test_mean_free_paths_must_be_positive(options):
+    with pytest.raises(ValueError, match="mean_free_path must be positive"):
+        clean_image(one_particle(), 1.0, **options)
+
+
+def test_a_field_smaller_than_a_pixel_is_refused():
+    with pytest.raises(ValueError, match="smaller than a pixel"):
+        clean_image(one_particle(), 500.0)
+
+
 def test_image_centroid_is_registered_to_the_mask():
     scene = one_particle(at=(40.3, 61.7))
     dark = 1 - clean_image(scene, 1.0, mean_free_path=35.0)
@@ -131,6 +154,17 @@ def test_remainder_is_carried_as_electrons_and_spread_over_the_aperture():
     assert float(image.sum()) == pytest.approx(1.0, rel=1e-4)
     y, x = np.indices(image.shape) - 32
     assert float((image * torch.from_numpy(np.hypot(y, x) <= 11)).sum()) > 0.95  # a disk of 10 nm
+
+
+def test_each_layers_remainder_is_spread_by_its_own_distance_from_focus():
+    remainder = torch.zeros(64, 64)
+    remainder[32, 32] = 1.0
+    clear = (torch.ones(64, 64, dtype=torch.complex64), None)
+    opaque = torch.zeros(64, 64, dtype=torch.complex64)
+    layers = [(opaque, remainder), clear]
+    sharp, spread = (compose(layers, [0.0, 500.0], 1.0, 1, 200e3, 20.0, defocus=d) for d in (500.0, 0.0))
+    assert float(sharp[32, 32]) > 0.99  # underfocus by 500 nm images the first layer
+    assert float(spread[32, 32]) < 0.01
 
 
 def test_later_layers_dim_what_earlier_ones_scattered():

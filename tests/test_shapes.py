@@ -8,9 +8,9 @@ import torch
 from scipy.spatial import cKDTree
 
 from moirelib.shapes import (
-    GOLD_LATTICE_CONSTANT,
     SHAPES,
     circumscribed_ratio,
+    lattice_constant,
     nanoparticle,
     particle_height,
     particle_thickness,
@@ -131,7 +131,7 @@ def test_thickness_of_a_thousand_particles_takes_a_fraction_of_a_second():
 def test_number_of_atoms_times_their_volume_is_the_solids_volume(shape, diameter):
     height = 2 * diameter if shape == "rod" else 0.5 * diameter
     atoms = nanoparticle(shape, diameter, np.random.default_rng(1), height, rotation=20.0)
-    per_atom = GOLD_LATTICE_CONSTANT**3 / 4
+    per_atom = lattice_constant() ** 3 / 4
     assert len(atoms) * per_atom == pytest.approx(volume(shape, diameter, height), rel=0.03)
 
 

@@ -716,7 +716,7 @@ plt.show()
 # | setting | default | source |
 # |---|---|---|
 # | `water`, `windows` | 250 nm, 2 × 50 nm | published recipe {cite:p}`moiresimulation` |
-# | `water_mean_free_path`, `window_mean_free_path` | 185, 144 nm | published recipe; formula above: 177, 137 nm |
+# | `water_mean_free_path`, `window_mean_free_path` | 185, 144 nm | published recipe; formula above: 177, 137 nm; scaled by it to other energies |
 # | elastic paths | 706, 177 nm | scattering factors beyond 10 mrad, above |
 # | `energy`, `aperture` | 200 keV, 10 mrad | the table of [chapter 2](02_multislice) |
 # | `energy_loss` | 22 eV | loss function of water {cite:p}`hayashi2000` |

@@ -413,13 +413,17 @@ movie = simulate_movie(
 )
 for entry in fields(movie):
     value = getattr(movie, entry.name)
-    print(f"{entry.name:11s} {value if np.isscalar(value) else value.shape}")
+    if entry.name == "parameters":
+        print(f"{entry.name:11s} {', '.join(value)}")
+    else:
+        print(f"{entry.name:11s} {value if np.isscalar(value) else value.shape}")
 movie.truth.head(3).round(2)
 
 # %% [markdown]
 # `truth` has one row per particle and frame, for particles whose middle is in the field. `sites` says where each
 # particle rests, `events` which one attached or detached when. `drift`, `rotation` and `brightness` have one entry
-# per frame: what the microscope did, apart from what the particles did.
+# per frame: what the microscope did, apart from what the particles did. `parameters` holds all settings, and
+# `movie.save` writes everything beside the frames.
 
 # %% mystnb={"figure": {"caption": "Three frames of a simulated movie with the true tracks of layer 1 (blue) and layer 2 (orange) up to each frame. The specimen drifts to the lower right and turns clockwise; on top of that every particle vibrates.", "name": "fig-movie"}}
 fig, axes = plt.subplots(1, 3, figsize=(9, 3.25), layout="constrained")

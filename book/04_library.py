@@ -505,6 +505,7 @@ steps = {"raw": positions, "drift removed": undrifted, "drift and rotation remov
 for name, seen in steps.items():
     print(f"{name:27s} rms displacement {np.std(seen - seen.mean(axis=0)):.2f} nm")
 sites = filmed.sites.set_index("particle").loc[table["y"].columns, ["y_nm", "x_nm"]].to_numpy()
+sites = sites + 0.5 * pixel_size  # from the corner, too
 error = np.std(unturned.mean(axis=0) - sites)
 print(f"mean positions agree with the true sites to {error:.3f} nm; ", end="")
 print(f"expected {np.mean(unturned.std(axis=0)) / np.sqrt(frames):.3f} nm")

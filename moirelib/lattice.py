@@ -5,7 +5,7 @@ Explained in chapter 1, "Lattices".
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from math import gcd
 
 import numpy as np
@@ -27,6 +27,7 @@ __all__ = [
     "grain_boundary",
     "hexagonal_lattice",
     "moire_period",
+    "truth_parameters",
     "truth_table",
     "twin_boundary",
 ]
@@ -510,6 +511,36 @@ def truth_table(scene: Scene, pixel_size: float, frame: int = 0) -> pd.DataFrame
     table = pd.concat(rows, ignore_index=True)
     table["y_nm"], table["x_nm"] = table["y"] * pixel_size, table["x"] * pixel_size
     return table[["frame", "particle", "layer", "y", "x", "y_nm", "x_nm", "diameter_nm"]]
+
+
+def truth_parameters(scene: Scene, pixel_size: float) -> dict:
+    """Truth of a scene beside its particles, for the records of libraries and movies.
+
+    Parameters
+    ----------
+    scene : Scene
+        The scene.
+    pixel_size : float
+        In nm/pixel; planted defects are counted from the middle of the first pixel, as in `truth_table`.
+
+    Returns
+    -------
+    dict
+        Pixel size, shape, height, rounding, twist; spacing, row angle, height and planted defects by layer. Lengths
+        in nm, angles in degrees.
+    """
+    middle = (-pixel_size / 2, -pixel_size / 2)
+    return {
+        "pixel_size_nm": float(pixel_size),
+        "shape": scene.shape,
+        "height_nm": scene.height,
+        "rounding": scene.rounding,
+        "twist_deg": scene.twist_angle,
+        "spacing_nm": [layer.spacing for layer in scene.layers],
+        "angle_deg": [layer.angle for layer in scene.layers],
+        "z_nm": [layer.z for layer in scene.layers],
+        "defects": [[asdict(d) for d in layer.shifted(middle).defects] for layer in scene.layers],
+    }
 
 
 def finite(value):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .lattice import Scene, finite, truth_table
+from .lattice import Scene, finite, truth_parameters, truth_table
 from .liquid import CameraConfig, LiquidConfig, record
 from .optics import Transmission, clean_image, particle_mask
 from .scenes import LatticeConfig, random_scene
@@ -155,17 +155,8 @@ def simulate_frame(config: LibraryConfig, seed, transmission: Transmission | Non
     )
     frame = record(clean, pixel_size, liquid, camera, rng)
     masks = [particle_mask(scene, n + 1, pixel_size) for n in range(len(scene.layers))]
-    middle = (-pixel_size / 2, -pixel_size / 2)  # truth counts from the middle of the first pixel
     parameters = {
-        "pixel_size_nm": pixel_size,
-        "shape": scene.shape,
-        "height_nm": scene.height,
-        "rounding": scene.rounding,
-        "twist_deg": scene.twist_angle,
-        "spacing_nm": [layer.spacing for layer in scene.layers],
-        "angle_deg": [layer.angle for layer in scene.layers],
-        "z_nm": [layer.z for layer in scene.layers],
-        "defects": [[asdict(d) for d in layer.shifted(middle).defects] for layer in scene.layers],
+        **truth_parameters(scene, pixel_size),
         "diameter_nm": diameter,
         "energy_eV": optics["energy"],
         "aperture_mrad": optics["aperture"],

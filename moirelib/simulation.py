@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from .elastic import thermal_displacements
-from .lattice import Scene, finite, truth_table
+from .lattice import Scene, finite, truth_parameters, truth_table
 from .liquid import CameraConfig, LiquidConfig, brightness_flicker, liquid_background, record
 from .optics import Transmission, clean_image
 from .scenes import LatticeConfig, growth_schedule, random_scene
@@ -221,17 +221,9 @@ def simulate_movie(
 
 def _parameters(scene, pixel_size, config, seed, liquid, camera, optics) -> dict:
     """All that was chosen, for the record."""
-    middle = (-pixel_size / 2, -pixel_size / 2)  # truth counts from the middle of the first pixel
     return {
         "seed": seed,
-        "pixel_size_nm": float(pixel_size),
-        "shape": scene.shape,
-        "height_nm": scene.height,
-        "twist_deg": scene.twist_angle,
-        "spacing_nm": [layer.spacing for layer in scene.layers],
-        "angle_deg": [layer.angle for layer in scene.layers],
-        "z_nm": [layer.z for layer in scene.layers],
-        "defects": [[asdict(d) for d in layer.shifted(middle).defects] for layer in scene.layers],
+        **truth_parameters(scene, pixel_size),
         "movie": asdict(config),
         "liquid": asdict(liquid),
         "camera": asdict(camera),

@@ -136,20 +136,17 @@ class LibraryCrops(Dataset):
 
 
 class CountingSampler(Sampler):
-    """Numbers crops on from epoch to epoch, so that a resumed run draws the crops that were still to come."""
+    """Numbers crops on from the module's step, so that a resumed run draws the crops that were still to come."""
 
-    def __init__(self, length: int):
-        self.length, self.epoch = length, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning at the start of every epoch, also of the first after a restart."""
-        self.epoch = epoch
+    def __init__(self, module: lightning.LightningModule, config: TrainingConfig):
+        self.module, self.config = module, config
 
     def __len__(self) -> int:
-        return self.length
+        return self.config.checkpoint_every * self.config.batch
 
     def __iter__(self):
-        return iter(range(self.epoch * self.length, (self.epoch + 1) * self.length))
+        start = self.module.global_step * self.config.batch
+        return iter(range(start, start + len(self)))
 
 
 class LayerUNet(lightning.LightningModule):
@@ -257,7 +254,7 @@ def _fit(module, crops, config, out, device) -> float:
     folder = out.with_name(out.name + ".checkpoints")
     kind = choose_device(device).type
     # An "epoch" is the stretch between two checkpoints: Lightning resumes cleanly only from the end of one.
-    saver = lightning.pytorch.callbacks.ModelCheckpoint(folder, "step", save_last=True, save_top_k=0)
+    saver = lightning.pytorch.callbacks.ModelCheckpoint(folder, "last", save_top_k=1, enable_version_counter=False)
     clock = lightning.pytorch.callbacks.Timer()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     trainer = lightning.Trainer(
@@ -270,7 +267,7 @@ def _fit(module, crops, config, out, device) -> float:
         logger=False,
         enable_model_summary=False,
     )
-    sampler = CountingSampler(config.checkpoint_every * config.batch)
+    sampler = CountingSampler(module, config)
     loader = DataLoader(crops, config.batch, sampler=sampler, num_workers=8 if kind == "cuda" else 0)
     last = folder / "last.ckpt"
     trainer.fit(module, loader, ckpt_path=last if last.exists() else None)

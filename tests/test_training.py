@@ -82,8 +82,10 @@ def test_a_killed_run_resumes_to_the_same_weights(library, tmp_path, monkeypatch
     monkeypatch.setattr(LayerUNet, "training_step", dying)
     with pytest.raises(RuntimeError, match="killed"):
         train(library, tmp_path / "cut.safetensors", TOY, seed=1, device="cpu")
-    monkeypatch.undo()
+    steps = []
+    monkeypatch.setattr(LayerUNet, "training_step", lambda *a: (steps.append(a[0].global_step), step(*a))[1])
     resumed = train(library, tmp_path / "cut.safetensors", TOY, seed=1, device="cpu")
+    assert steps == [4, 5, 6, 7]  # from the checkpoint on, not from the start
     np.testing.assert_allclose(resumed["curve"], whole["curve"], atol=1e-3)
 
 

@@ -107,7 +107,9 @@ def _add_library(commands) -> None:
     p.add_argument("--out", required=True, metavar="DIR", help="Zarr store")
     p.add_argument("--images", type=int, metavar="N", help="number of images (default 400; 24 with --fast)")
     p.add_argument("--size", type=int, metavar="PX", help="edge of an image in pixels")
-    p.add_argument("--fast", action="store_true", help="a few small images")
+    preset = p.add_mutually_exclusive_group()
+    preset.add_argument("--fast", action="store_true", help="a few small images")
+    preset.add_argument("--training", action="store_true", help="as many and as varied as trained the shipped weights")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--workers", type=int, default=2, help="local processes (default 2)")
     p.add_argument("--scheduler", metavar="ADDRESS", help="address of a Dask scheduler to use instead")
@@ -119,7 +121,9 @@ def _library(args) -> None:
 
     from .library import LibraryConfig, make_library
 
-    config = LibraryConfig.fast() if args.fast else LibraryConfig.full()
+    config = LibraryConfig.full()
+    if args.fast or args.training:
+        config = LibraryConfig.fast() if args.fast else LibraryConfig.training()
     if args.images is not None:
         config = replace(config, images=args.images)
     if args.size is not None:
@@ -138,6 +142,7 @@ def _add_train(commands) -> None:
     p.add_argument("--out", required=True, metavar="FILE", help="weights to write (.safetensors)")
     p.add_argument("--steps", type=int, help="optimiser steps")
     p.add_argument("--fast", action="store_true", help="a toy of 30 steps")
+    p.add_argument("--workers", type=int, metavar="N", help="processes that prepare crops (default 8 on CUDA, else 0)")
     p.add_argument("--seed", type=int, default=0)
     _add_device(p)
     p.set_defaults(run=_train)
@@ -152,7 +157,8 @@ def _train(args) -> None:
     if args.steps is not None:
         config = replace(config, steps=args.steps)
     command = f"moirelib train --library LIBRARY --out {os.path.basename(args.out)} --steps {config.steps}"
-    card = train(args.library, args.out, config, args.seed, args.device, f"{command} --seed {args.seed}")
+    command = f"{command} --seed {args.seed}"
+    card = train(args.library, args.out, config, args.seed, args.device, command, args.workers)
     print(f"validation: {card['validation']}")
 
 

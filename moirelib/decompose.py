@@ -12,8 +12,7 @@ import os
 import shutil
 import tempfile
 import time
-import weakref
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import dask.array as da
@@ -22,9 +21,10 @@ import pandas as pd
 from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.spatial import cKDTree
 
+from .assignment import find_lattice, twist_note, vote
 from .data import weights_path
 from .movies import LayerMovieWriter, Movie, as_movie
-from .particles import assign_layers, discard_doubtful, extent, find_lattice, locate, refine
+from .particles import find, locate
 from .tracks import link
 from .unet import WORKING_DIAMETER, choose_device, load_weights, normalize, predict, resample
 
@@ -67,7 +67,6 @@ class Decomposition:
     particles: pd.DataFrame
     summary: dict
     movie: Movie
-    _store: object = field(default=None, repr=False)  # keeps the cached network output alive
 
     def save(self, folder) -> None:
         """Write ``layer_1.tif``, ``layer_2.tif``, ``particles.csv`` and ``summary.json``, all or none of them.
@@ -188,20 +187,23 @@ def decompose(
     model = load_weights(weights, device)
     diameter_px, polarity = _look_around(movie, model, None if diameter is None else diameter / movie.pixel_size)
     _check_diameter(diameter_px, movie)
-    store = _ProbabilityStore(_working_shape(movie.shape[1:], diameter_px))
-    tables, lattices = [], []
+    working = _working_shape(movie.shape[1:], diameter_px)
+    tables, lattices, found = [], [], None
     for t in tqdm(range(len(movie)), disable=not progress, desc="decompose", unit="frame"):
-        table, found = _decompose_frame(polarity * movie.frame(t), model, store, t)
-        tables.append(table.assign(frame=t))
-        lattices.append(found)
-    particles = _name_layers(tables, lattices)
-    layers = _lazy_layers(store, particles, movie.shape)
-    table = _native_table(particles, store.shape, movie.shape[1:], movie.pixel_size)
+        image = resample(polarity * movie.frame(t), working)
+        found = find(image, predict(model, image)[1], WORKING_DIAMETER, found)
+        tables.append(found.particles)
+        lattices.append(found.lattices)
+    tables, exchanged = vote(tables, WORKING_DIAMETER)
+    lattices = [found[::-1] if other else found for found, other in zip(lattices, exchanged, strict=True)]
+    particles = pd.concat([table.assign(frame=t) for t, table in enumerate(tables)], ignore_index=True)
+    layers = _lazy_layers(particles, working, movie.shape)
+    table = _native_table(particles, working, movie.shape[1:], movie.pixel_size)
     if len(table):
         table = link(table, 0.5 * diameter_px)
-    summary = _summarize(movie, table, lattices, _working_pixel_size(store.shape, movie), weights, device)
+    summary = _summarize(movie, table, lattices, _working_pixel_size(working, movie), weights, device)
     summary["seconds"] = round(time.time() - start, 2)
-    return Decomposition(layers, table[COLUMNS], summary, movie, store)
+    return Decomposition(layers, table[COLUMNS], summary, movie)
 
 
 def _check_pixel_size(movie, diameter) -> None:
@@ -272,7 +274,7 @@ def estimate_diameter(frame: np.ndarray, model) -> float:
     trials = np.geomspace(SMALLEST_DIAMETER, largest, 2 + int(np.log(largest / SMALLEST_DIAMETER) / 0.18))
     diameter = trials[int(np.argmax([abs(_plausibility(frame, model, d)) for d in trials]))]
     for _ in range(2):
-        measured = _measured_diameter(predict(model, _middle(frame, diameter)))
+        measured = _measured_diameter(*predict(model, _middle(frame, diameter)))
         if measured is None:
             break
         diameter *= np.clip(measured / WORKING_DIAMETER, 0.7, 1.4)
@@ -292,27 +294,27 @@ def _plausibility(frame, model, diameter) -> float:
     Negative where the finds are bright.
     """
     image = _middle(frame, diameter)
-    probability = predict(model, image)
-    found = probability.sum(axis=0)
+    masks, centers = predict(model, image)
+    found = masks.sum(axis=0)
     found = found - gaussian_filter(found, 1.4 * WORKING_DIAMETER)
     dark = -normalize(gaussian_filter(image, 1.0))
     correlation = np.mean(found * dark) / np.sqrt(np.mean(found**2) * np.mean(dark**2) + 1e-12)
-    points = locate(probability, WORKING_DIAMETER)[["y", "x"]].to_numpy()
+    points = locate(centers, WORKING_DIAMETER)[["y", "x"]].to_numpy()
     strength = find_lattice(points, 1.35 * WORKING_DIAMETER)[1] if len(points) >= 8 else 1.0
     return float(np.arctanh(np.clip(correlation, -0.9999, 0.9999)) * np.sqrt(image.size * strength))
 
 
-def _measured_diameter(probability) -> float | None:
-    """Median diameter, in working pixels, of a disk as large as each particle's share of the probability."""
-    found = locate(probability, WORKING_DIAMETER)
-    far_edge = np.array(probability.shape[1:]) - WORKING_DIAMETER
+def _measured_diameter(masks, centers) -> float | None:
+    """Median diameter, in working pixels, of a disk as large as each particle's share of its channel's mask."""
+    found = locate(centers, WORKING_DIAMETER)
+    far_edge = np.array(masks.shape[1:]) - WORKING_DIAMETER
     inner = ((found[["y", "x"]] > WORKING_DIAMETER) & (found[["y", "x"]] < far_edge)).all(axis=1)
-    grid = np.stack(np.indices(probability.shape[1:]), axis=-1).reshape(-1, 2)
+    grid = np.stack(np.indices(masks.shape[1:]), axis=-1).reshape(-1, 2)
     areas = [np.empty(0)]
     for channel, group in found.groupby("channel"):
         distance, index = cKDTree(group[["y", "x"]]).query(grid, distance_upper_bound=WORKING_DIAMETER)
         near = np.isfinite(distance)
-        share = np.bincount(index[near], probability[channel].ravel()[near], len(group))
+        share = np.bincount(index[near], masks[channel].ravel()[near], len(group))
         areas.append(share[inner[group.index]])
     areas = np.concatenate(areas)
     return float(np.sqrt(4 / np.pi * np.median(areas))) if len(areas) else None
@@ -327,64 +329,6 @@ def _working_shape(shape, diameter_px) -> tuple[int, int]:
 def _working_pixel_size(working, movie) -> float:
     """Size of a working pixel in nm; the two axes differ by rounding only."""
     return movie.pixel_size * np.sqrt(np.prod(movie.shape[1:]) / np.prod(working))
-
-
-class _ProbabilityStore:
-    """The network's output for every frame, uint8 on disk: layer movies are rendered from it without a second run."""
-
-    def __init__(self, shape):
-        self.shape, self.folder = shape, Path(tempfile.mkdtemp(prefix="moirelib-"))
-        self._finalizer = weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
-
-    def __getitem__(self, t) -> np.ndarray:
-        return np.load(self.folder / f"{t}.npy")
-
-    def __setitem__(self, t, probability) -> None:
-        np.save(self.folder / f"{t}.npy", np.rint(255 * probability).astype(np.uint8))
-
-
-def _decompose_frame(frame, model, store, t):
-    """Particles of one frame at working sampling: found, given to layers, fitted."""
-    image = resample(frame, store.shape)
-    probability = predict(model, image)
-    store[t] = probability
-    found = locate(probability, WORKING_DIAMETER)
-    named, lattices = assign_layers(found, WORKING_DIAMETER)
-    fitted = refine(image, named, WORKING_DIAMETER)
-    return discard_doubtful(fitted, WORKING_DIAMETER), lattices
-
-
-def _name_layers(tables, lattices) -> pd.DataFrame:
-    """One table of all frames in which a layer keeps its number, and layer 1 is the one that reaches furthest."""
-    before = None
-    for t, table in enumerate(tables):
-        if before is not None and _swapped(before, table):
-            _swap(tables, lattices, t)
-        before = tables[t] if len(table) else before
-    reach = [sum(_reach(table, k) for table in tables) for k in (1, 2)]
-    if reach[1] > reach[0]:
-        for t in range(len(tables)):
-            _swap(tables, lattices, t)
-    return pd.concat(tables, ignore_index=True)
-
-
-def _reach(table, layer) -> float:
-    return extent(table.loc[table["layer"] == layer, ["y", "x"]].to_numpy(), 1.35 * WORKING_DIAMETER)
-
-
-def _swapped(before, now) -> bool:
-    """Whether most particles changed layer from one frame to the next: then only the names did."""
-    if before.empty or now.empty:
-        return False
-    distance, index = cKDTree(before[["y", "x"]]).query(now[["y", "x"]])
-    near = distance < 0.3 * WORKING_DIAMETER
-    same = before["layer"].to_numpy()[index[near]] == now["layer"].to_numpy()[near]
-    return bool(near.sum() > 0 and same.mean() < 0.5)
-
-
-def _swap(tables, lattices, t) -> None:
-    tables[t] = tables[t].assign(layer=3 - tables[t]["layer"])
-    lattices[t] = lattices[t][::-1]
 
 
 def _native_table(particles, working, native, pixel_size) -> pd.DataFrame:
@@ -410,46 +354,46 @@ def _native_table(particles, working, native, pixel_size) -> pd.DataFrame:
     )
 
 
-def _lazy_layers(store, particles, shape) -> da.Array:
+def _lazy_layers(particles, working, shape) -> da.Array:
     """Layer movies that are rendered frame by frame when looked at."""
     by_frame = dict(list(particles.groupby("frame")))
     empty = particles.iloc[:0]
 
     def block(block_id=None):
         t = block_id[0]
-        return render_layers(store[t], by_frame.get(t, empty), shape[1:])[None]
+        return render_layers(by_frame.get(t, empty), working, shape[1:])[None]
 
     return da.map_blocks(block, chunks=((1,) * shape[0], (2,), (shape[1],), (shape[2],)), dtype=np.uint8)
 
 
-def render_layers(probability: np.ndarray, particles: pd.DataFrame, shape) -> np.ndarray:
-    """Layer images that agree with the particle table: regions the network put into the other channel swapped back.
+def render_layers(particles: pd.DataFrame, working, shape) -> np.ndarray:
+    """Layer images that agree with the particle table: every particle's outline in its own layer.
 
     Parameters
     ----------
-    probability : ndarray, shape (channels, y, x), uint8
-        Network output at working sampling.
     particles : pandas.DataFrame
-        ``channel, layer, y, x, diameter`` in working pixels.
-    shape : tuple of int
-        (y, x) of the result.
+        ``layer, y_mask, x_mask, diameter_mask`` in working pixels.
+    working, shape : tuple of int
+        (y, x) of the working frame and of the result.
 
     Returns
     -------
     ndarray, shape (2, y, x), uint8
-        Around each particle the probability of the channel it was found in, in its own layer; 0 elsewhere.
+        Covered fraction of each pixel, 0 to 255, to a twentieth of a pixel.
     """
-    out = np.zeros((2, *probability.shape[1:]), np.uint8)
-    grid = np.stack(np.indices(probability.shape[1:]), axis=-1).reshape(-1, 2)
-    for channel, group in particles.groupby("channel"):
-        distance, index = cKDTree(group[["y", "x"]]).query(grid, distance_upper_bound=0.8 * WORKING_DIAMETER)
-        found = np.isfinite(distance)
-        layer = np.full(len(grid), -1)
-        layer[found] = group["layer"].to_numpy()[index[found]] - 1
-        for k in (0, 1):
-            mine = np.where((layer == k).reshape(out.shape[1:]), probability[channel], 0)
-            np.maximum(out[k], mine, out=out[k])
-    return np.clip(np.rint(resample(out, shape)), 0, 255).astype(np.uint8)
+    out = np.zeros((2, *shape), np.float32)
+    zoom = np.array(shape) / np.array(working)
+    yx = (particles[["y_mask", "x_mask"]].to_numpy() + 0.5) * zoom - 0.5
+    radius = 0.5 * particles["diameter_mask"].to_numpy() * np.sqrt(zoom.prod())
+    for (y, x), r, k in zip(yx, radius, particles["layer"].to_numpy(), strict=True):
+        rows, columns = (
+            np.arange(max(int(c - r) - 1, 0), min(int(c + r) + 3, n)) for c, n in zip((y, x), shape, strict=True)
+        )
+        if rows.size and columns.size:
+            covered = np.clip(r + 0.5 - np.hypot(rows[:, None] - y, columns - x), 0, 1)
+            window = out[k - 1, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+            np.maximum(window, covered, out=window)
+    return np.rint(255 * out).astype(np.uint8)
 
 
 def _summarize(movie, table, lattices, nm, weights, device) -> dict:
@@ -474,7 +418,7 @@ def _summarize(movie, table, lattices, nm, weights, device) -> dict:
         "working_pixel_size_nm": float(nm),
         "spacing_nm": {"layer_1": spacing[0], "layer_2": spacing[1]},
         "twist_deg": twist,
-        "note": _note(counts, spacing, twist, movie),
+        "note": _note(counts, spacing, twist, lattices, np.array(movie.shape[1:]) * movie.pixel_size / nm),
     }
 
 
@@ -488,20 +432,18 @@ def _twist(first, second) -> float:
     return fold_hexagonal(second.angle - first.angle)
 
 
-def _note(counts, spacing, twist, movie) -> str:
-    """One line that says what was found and how far it can be trusted."""
-    total = max(sum(counts.values()), 1)
-    if sum(counts.values()) == 0:
+def _note(counts, spacing, twist, lattices, field) -> str:
+    """One line that says what was found and how far it can be trusted; ``field`` in working pixels."""
+    total = sum(counts.values())
+    if total == 0:
         return "No particles found."
     if spacing[0] is None:
         return "No lattice found: layers are the network's word alone (layer_confidence 0.5)."
     if counts["layer_2"] < 0.03 * total or spacing[1] is None:
         return f"One layer, spacing {spacing[0]:.1f} nm; no second lattice found."
-    field = min(movie.shape[1:]) * movie.pixel_size
     note = f"Two layers, spacings {spacing[0]:.1f} and {spacing[1]:.1f} nm, twist {twist:.2f}°."
-    if twist is not None and np.radians(twist) * field < np.mean(spacing):
-        note += " The field of view is smaller than one Moiré period: which particle is in which layer is uncertain."
-    return note
+    doubts = [twist_note(f[0][0], f[1][0], field) for f in lattices if f[0] and f[1]]
+    return f"{note} {sorted(doubts)[len(doubts) // 2]}".strip()  # what most frames say
 
 
 @dataclass(frozen=True)

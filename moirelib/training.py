@@ -5,6 +5,7 @@ Explained in chapter 5, "U-Net".
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import platform
@@ -15,11 +16,12 @@ from pathlib import Path
 import lightning
 import numpy as np
 import torch
+from scipy.ndimage import gaussian_filter, map_coordinates
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from .library import open_library
-from .unet import WORKING_DIAMETER, build_unet, choose_device, normalize, save_weights
+from .unet import CENTER_WIDTH, WORKING_DIAMETER, build_unet, choose_device, normalize, save_weights
 
 __all__ = ["TrainingConfig", "permutation_loss", "train"]
 
@@ -28,12 +30,13 @@ __all__ = ["TrainingConfig", "permutation_loss", "train"]
 class TrainingConfig:
     """How long and how fast to train."""
 
-    steps: int = 2800
+    steps: int = 7000
     batch: int = 8
     crop: int = 128  # pixels, at working sampling
     learning_rate: float = 2e-3  # peak of a one-cycle schedule
     window: int = 64  # pixels; channel names may differ from one such window to the next
     zoom: float = 1.3  # particles are shown at working diameter times 1/zoom to zoom
+    stretch: float = 1.7  # and up to this factor longer along one direction than across it
     validation: float = 0.05  # fraction of scenes, the library's last, never trained on
     checkpoint_every: int = 200  # steps
 
@@ -52,20 +55,22 @@ class TrainingConfig:
         return cls()
 
 
-def permutation_loss(logits: torch.Tensor, masks: torch.Tensor, window: int = 64) -> torch.Tensor:
-    """Binary cross-entropy plus Dice under the better of the two channel assignments.
+def permutation_loss(logits: torch.Tensor, truth: torch.Tensor, window: int = 64, layers: int = 2) -> torch.Tensor:
+    """Binary cross-entropy plus Dice under the best assignment of channels to layers.
 
     The assignment is chosen twice, per image and per window, and both losses are averaged: the network is asked to
     tell the layers apart everywhere, but to name them consistently only as far as it can see.
 
     Parameters
     ----------
-    logits : Tensor, shape (batch, 2, y, x)
-        Network output.
-    masks : Tensor, shape (batch, 2, y, x)
+    logits : Tensor, shape (batch, layers, y, x) or (batch, 2 · layers, y, x)
+        Network output: masks, and perhaps centres.
+    truth : Tensor, same shape
         Truth, 0 to 1.
     window : int
         Edge of a window, in pixels.
+    layers : int
+        Number of layers.
 
     Returns
     -------
@@ -74,38 +79,50 @@ def permutation_loss(logits: torch.Tensor, masks: torch.Tensor, window: int = 64
 
     Notes
     -----
-    min over permutations of (BCE + 1 - Dice). Explained in chapter 5, "U-Net".
+    min over permutations of (cross-entropy above the truth's own entropy + 1 - Dice of the masks). Explained in
+    chapter 5, "U-Net".
     """
-    per_image = _assignment_loss(logits, masks, max(logits.shape[-2:]))
-    return 0.5 * (per_image + _assignment_loss(logits, masks, window))
+    per_image = _assignment_loss(logits, truth, max(logits.shape[-2:]), layers)
+    return 0.5 * (per_image + _assignment_loss(logits, truth, window, layers))
 
 
-def _assignment_loss(logits, masks, window) -> torch.Tensor:
+CENTER_WEIGHT = 2.0  # of the centres' cross-entropy: they cover few pixels
+
+
+def _assignment_loss(logits, truth, window, layers) -> torch.Tensor:
     def block_mean(x):
         return functional.avg_pool2d(x, window, ceil_mode=True)
 
-    losses = []
-    probability = torch.sigmoid(logits)
-    for target in (masks, masks.flip(1)):
-        entropy = block_mean(functional.binary_cross_entropy_with_logits(logits, target, reduction="none")).mean(1)
-        overlap, size = block_mean(probability * target), block_mean(probability + target)
-        dice = (2 * overlap + 0.01) / (size + 0.01)
-        losses.append(entropy + 1 - dice.mean(1))
+    weight = torch.ones(logits.shape[1], 1, 1, device=logits.device)
+    weight[layers:] = CENTER_WEIGHT
+    probability = torch.sigmoid(logits[:, :layers])
     # The lowest cross-entropy of a soft mask is its own entropy; taking it off makes zero mean perfect.
-    floor = block_mean(functional.binary_cross_entropy(masks, masks, reduction="none")).mean(1)
-    return (torch.minimum(*losses) - floor).mean()
+    floor = block_mean(weight * functional.binary_cross_entropy(truth, truth, reduction="none"))
+    losses = []
+    for order in itertools.permutations(range(layers)):
+        channels = [k + start for start in range(0, logits.shape[1], layers) for k in order]
+        target = truth[:, channels]
+        entropy = block_mean(weight * functional.binary_cross_entropy_with_logits(logits, target, reduction="none"))
+        overlap, size = block_mean(probability * target[:, :layers]), block_mean(probability + target[:, :layers])
+        dice = (2 * overlap + 0.01) / (size + 0.01)
+        losses.append((entropy - floor[:, channels]).sum(1) / layers + 1 - dice.mean(1))
+    return torch.stack(losses).amin(dim=0).mean()
 
 
 class LibraryCrops(Dataset):
-    """Random crops of a library at working sampling; crop ``i`` is the same in every run with the same seed."""
+    """Random crops of a library at working sampling; crop ``i`` is the same in every run with the same seed.
+
+    Each is an image (1, y, x) and its truth (2 · layers, y, x): masks, then centres.
+    """
 
     def __init__(self, library, indices, config: TrainingConfig, seed: int, augment: bool = True):
         self.library, self.indices, self.config = library, np.asarray(indices), config
         self.seed, self.augment = seed, augment
-        # Every image's diameter in pixels sets its zoom; truth is used for that in training only.
         folder = Path(library.store.root).parent / "truth"
         truth = [json.loads((folder / f"{i}.json").read_text(encoding="utf-8")) for i in self.indices]
+        # Every image's diameter in pixels sets its zoom; truth is used for that in training only.
         self.diameters = np.array([t["diameter_nm"] / t["pixel_size_nm"] for t in truth])
+        self.particles = [np.array([t["particles"][c] for c in ("layer", "y", "x")], np.float32).T for t in truth]
 
     def __len__(self) -> int:
         return self.config.steps * self.config.batch if self.augment else len(self.indices)
@@ -113,26 +130,82 @@ class LibraryCrops(Dataset):
     def __getitem__(self, i: int):
         rng = np.random.default_rng((self.seed, i))
         k = int(rng.integers(len(self.indices))) if self.augment else i % len(self.indices)
-        zoom = np.exp(rng.uniform(-1, 1) * np.log(self.config.zoom)) if self.augment else 1.0
-        source = self._crop_source(k, WORKING_DIAMETER * zoom / self.diameters[k], rng)
-        tensor = torch.from_numpy(np.ascontiguousarray(source))[None]
-        crop = (self.config.crop, self.config.crop)
-        out = functional.interpolate(tensor, crop, mode="bilinear", antialias=True, align_corners=False)[0].numpy()
-        if self.augment:
-            out = np.rot90(out, int(rng.integers(4)), axes=(1, 2))
-            out = out[:, ::-1] if rng.random() < 0.5 else out
-        sign = -1.0 if self.augment and rng.random() < 0.1 else 1.0
-        image = normalize(sign * out[0])[None]
-        return torch.from_numpy(image), torch.from_numpy(np.ascontiguousarray(out[1:] / 255).clip(0, 1))
+        image, masks, centers = self._crop(k, self._view(k, rng), rng)
+        image = _disturbed(image, rng) if self.augment else image
+        truth = np.concatenate([masks, centers])
+        return torch.from_numpy(normalize(image)[None]), torch.from_numpy(np.ascontiguousarray(truth, np.float32))
 
-    def _crop_source(self, k, zoom, rng) -> np.ndarray:
-        """Frame and masks of a square of the source that becomes one crop, as (1 + layers, y, x) float32."""
-        index = int(self.indices[k])
-        frame, masks = self.library["frame"][index], self.library["mask"][index]
-        size = min(round(self.config.crop / zoom), *frame.shape)
-        y, x = (int(rng.integers(n - size + 1)) for n in frame.shape)
-        window = (slice(y, y + size), slice(x, x + size))
-        return np.concatenate([frame[window][None], masks[(slice(None), *window)]]).astype(np.float32)
+    def _view(self, k, rng) -> np.ndarray:
+        """Matrix (2, 2) from offsets (y, x) in a crop to offsets in the source: turned, mirrored, zoomed, stretched.
+
+        Stretched as by a tilted specimen or a drifting stage, mostly little.
+        """
+        scale = self.diameters[k] / WORKING_DIAMETER
+        if not self.augment:
+            return scale * np.eye(2)
+        scale *= np.exp(rng.uniform(-1, 1) * np.log(self.config.zoom))
+        stretch = np.exp(0.5 * rng.random() ** 2 * np.log(self.config.stretch))
+        along, turn, mirror = _turn(rng.uniform(0, np.pi)), rng.uniform(0, 2 * np.pi), np.diag([1, rng.choice([-1, 1])])
+        view = scale * along @ np.diag([stretch, 1 / stretch]) @ along.T @ mirror
+        # A turned square may not fit into the source; then it is turned by right angles only.
+        for angle in (turn, np.round(turn / (np.pi / 2)) * np.pi / 2):
+            turned = view @ _turn(angle)
+            if (np.abs(turned).sum(axis=1) * self.config.crop < self.library["frame"].shape[1:]).all():
+                break
+        return turned
+
+    def _crop(self, k, view, rng):
+        """Image, masks and centres of a part of the source as one crop."""
+        index, edge = int(self.indices[k]), self.config.crop
+        shape = np.array(self.library["frame"].shape[1:])
+        room = 0.5 * np.abs(view).sum(axis=1) * edge
+        middle = np.array([rng.uniform(min(r, n - r), max(r, n - r)) for r, n in zip(room, shape, strict=True)]) - 0.5
+        low = np.clip(np.floor(middle - room - 4), 0, None).astype(int)
+        high = np.minimum(np.ceil(middle + room + 5).astype(int), shape)
+        window = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+        frame, masks = self.library["frame"][index][window], self.library["mask"][index][(slice(None), *window)]
+        source = np.concatenate([frame[None], masks]).astype(np.float32)
+        # Averages when pixels get larger, as `moirelib.unet.resample` does (its filter has this standard deviation).
+        width = 0.41 * np.sqrt(max(abs(np.linalg.det(view)) - 1, 0))
+        offset = np.indices((edge, edge)).reshape(2, -1) - (edge - 1) / 2
+        at = (middle - low)[:, None] + view @ offset
+        out = [map_coordinates(gaussian_filter(a, width), at, order=1, mode="reflect") for a in source]
+        out = np.reshape(out, (-1, edge, edge))
+        layer, yx = self.particles[k][:, 0], self.particles[k][:, 1:]
+        yx = (yx - middle) @ np.linalg.inv(view).T + (edge - 1) / 2
+        centers = [_peaks(yx[layer == n + 1], edge) for n in range(len(masks))]
+        return out[0], np.clip(out[1:] / 255, 0, 1), np.stack(centers)
+
+
+def _turn(angle) -> np.ndarray:
+    """Rotation matrix of an angle in radians."""
+    return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+
+
+def _peaks(yx, edge) -> np.ndarray:
+    """Peaks of height 1 at the given pixels of a square image; where two meet, the higher counts."""
+    reach = 4 * CENTER_WIDTH
+    yx = yx[np.all((yx > -reach) & (yx < edge + reach), axis=1)]
+    axis = np.arange(edge)
+    rows, columns = (np.exp(-0.5 * ((axis - c[:, None]) / CENTER_WIDTH) ** 2) for c in yx.T)
+    image = np.zeros((edge, edge), np.float32)
+    for row, column in zip(rows, columns, strict=True):
+        np.maximum(image, np.outer(row, column), out=image)
+    return image
+
+
+def _disturbed(image, rng) -> np.ndarray:
+    """The image seen another way: inverted contrast, slow gain, blur or more noise, each sometimes."""
+    image = image if rng.random() >= 0.1 else image.mean() - image
+    if rng.random() < 0.3:
+        slow = gaussian_filter(rng.standard_normal(image.shape), WORKING_DIAMETER * rng.uniform(2, 6), mode="wrap")
+        image = image * np.exp(rng.uniform(0, 0.3) * (slow - slow.mean()) / slow.std())
+    if rng.random() < 0.2:
+        image = gaussian_filter(image, rng.uniform(0.3, 1.2))
+    if rng.random() < 0.2:
+        noise = gaussian_filter(rng.standard_normal(image.shape), rng.uniform(0, 1))
+        image = image + rng.uniform(0, 0.5) * image.std() * noise / noise.std()
+    return image
 
 
 class CountingSampler(Sampler):
@@ -186,7 +259,15 @@ class LayerUNet(lightning.LightningModule):
         self.curve = checkpoint["curve"]
 
 
-def train(library, out, config: TrainingConfig | None = None, seed: int = 0, device: str = "auto", command: str = ""):
+def train(
+    library,
+    out,
+    config: TrainingConfig | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    command: str = "",
+    workers: int | None = None,
+) -> dict:
     """Train the U-Net and write weights and model card.
 
     Parameters
@@ -204,6 +285,9 @@ def train(library, out, config: TrainingConfig | None = None, seed: int = 0, dev
         ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
     command : str
         Command line to record on the card.
+    workers : int, optional
+        Processes that prepare crops beside the training; 8 with CUDA and none without by default. More than none asks
+        a script on Windows or macOS to guard its start with ``if __name__ == "__main__"``.
 
     Returns
     -------
@@ -220,7 +304,7 @@ def train(library, out, config: TrainingConfig | None = None, seed: int = 0, dev
     split = count - max(1, round(config.validation * count))
     lightning.seed_everything(seed, verbose=False)
     module = LayerUNet(config)
-    hours = _fit(module, LibraryCrops(group, range(split), config, seed), config, out, device)
+    hours = _fit(module, LibraryCrops(group, range(split), config, seed), config, out, device, workers)
     scores = validate(module.model, LibraryCrops(group, range(split, count), config, seed, augment=False))
     card = {
         "command": command or f"moirelib.training.train({str(library)!r}, ...)",
@@ -249,7 +333,7 @@ def _commit() -> str | None:
         return None
 
 
-def _fit(module, crops, config, out, device) -> float:
+def _fit(module, crops, config, out, device, workers) -> float:
     """Run Lightning's loop, from the last checkpoint when there is one; hours over all runs of this training."""
     folder = out.with_name(out.name + ".checkpoints")
     kind = choose_device(device).type
@@ -267,8 +351,14 @@ def _fit(module, crops, config, out, device) -> float:
         logger=False,
         enable_model_summary=False,
     )
-    sampler = CountingSampler(module, config)
-    loader = DataLoader(crops, config.batch, sampler=sampler, num_workers=8 if kind == "cuda" else 0)
+    workers = (8 if kind == "cuda" else 0) if workers is None else workers
+    loader = DataLoader(
+        crops,
+        config.batch,
+        sampler=CountingSampler(module, config),
+        num_workers=workers,
+        persistent_workers=workers > 0,
+    )
     last = folder / "last.ckpt"
     trainer.fit(module, loader, ckpt_path=last if last.exists() else None)
     return clock.time_elapsed("train") / 3600
@@ -276,23 +366,29 @@ def _fit(module, crops, config, out, device) -> float:
 
 @torch.inference_mode()
 def validate(model: torch.nn.Module, crops: Dataset) -> dict:
-    """Loss, mask IoU and binary pixel accuracy on crops never trained on, under the better assignment per crop."""
-    model = model.cpu().eval()
+    """Loss, mask IoU and binary pixel accuracy on crops never trained on, under the best assignment per crop."""
+    model, layers = model.cpu().eval(), crops.library["mask"].shape[1]
     rows = []
     for i in range(len(crops)):
-        image, mask = crops[i]
+        image, truth = crops[i]
         logits = model(image[None])
-        p, t = logits[0] > 0, mask > 0.5
-        scores = []
-        for target in (t, t.flip(0)):
-            union = (p | target).sum().item()
-            scores.append(((p & target).sum().item() / max(union, 1), (p == target).float().mean().item()))
-        rows.append((permutation_loss(logits, mask[None], crops.config.window).item(), *max(scores)))
+        loss = permutation_loss(logits, truth[None], crops.config.window, layers).item()
+        rows.append((loss, *_mask_scores(logits[0, :layers] > 0, truth[:layers] > 0.5)))
     loss, iou, accuracy = np.mean(rows, axis=0)
     names = ("loss", "mask_iou", "pixel_accuracy")
     return {"crops": len(rows)} | {
         name: round(float(v), 4) for name, v in zip(names, (loss, iou, accuracy), strict=True)
     }
+
+
+def _mask_scores(found, truth) -> tuple[float, float]:
+    """IoU and pixel accuracy under the assignment with the higher IoU."""
+    scores = []
+    for order in itertools.permutations(range(len(truth))):
+        target = truth[list(order)]
+        union = (found | target).sum().item()
+        scores.append(((found & target).sum().item() / max(union, 1), (found == target).float().mean().item()))
+    return max(scores)
 
 
 def _smooth(curve, points: int = 200) -> np.ndarray:

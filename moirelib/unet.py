@@ -14,6 +14,7 @@ from monai.networks.nets import BasicUNet
 from scipy.ndimage import gaussian_filter
 
 __all__ = [
+    "CENTER_WIDTH",
     "WORKING_DIAMETER",
     "build_unet",
     "choose_device",
@@ -26,6 +27,8 @@ __all__ = [
 
 #: Particle diameter, in pixels, that the network is trained for; every input is resampled to it.
 WORKING_DIAMETER = 12.0
+#: Standard deviation, in working pixels, of the peaks that mark particle centres.
+CENTER_WIDTH = 1.5
 
 
 def build_unet(layers: int = 2) -> torch.nn.Module:
@@ -34,12 +37,13 @@ def build_unet(layers: int = 2) -> torch.nn.Module:
     Parameters
     ----------
     layers : int
-        Output channels, one per nanoparticle layer.
+        Nanoparticle layers. Each has two output channels: where its particles are, and where their centres are.
 
     Returns
     -------
     torch.nn.Module
-        (batch, 1, y, x) normalised images to (batch, layers, y, x) logits; y and x are multiples of 16.
+        (batch, 1, y, x) normalised images to (batch, 2 · layers, y, x) logits, the masks of all layers first, then
+        their centres; y and x are multiples of 16.
 
     References
     ----------
@@ -48,8 +52,8 @@ def build_unet(layers: int = 2) -> torch.nn.Module:
     return BasicUNet(
         spatial_dims=2,
         in_channels=1,
-        out_channels=layers,
-        features=(24, 24, 48, 96, 192, 24),
+        out_channels=2 * layers,
+        features=(24, 32, 64, 128, 256, 24),
         act=("LeakyReLU", {"negative_slope": 0.1, "inplace": True}),
         norm="batch",
         upsample="deconv",
@@ -159,7 +163,7 @@ def resample(image, shape) -> np.ndarray:
 
 @torch.inference_mode()
 def predict(model: torch.nn.Module, image: np.ndarray, tile: int = 512) -> np.ndarray:
-    """Layer probabilities of one image at working sampling.
+    """Where the particles of each channel are in one image at working sampling, and where their centres are.
 
     Parameters
     ----------
@@ -172,9 +176,11 @@ def predict(model: torch.nn.Module, image: np.ndarray, tile: int = 512) -> np.nd
 
     Returns
     -------
-    ndarray, shape (layers, y, x), float32
+    masks : ndarray, shape (layers, y, x), float32
         Probability that a pixel is covered by a particle of each channel. Channel names are not layer names yet:
-        which channel is which layer may change from place to place, see `moirelib.particles.assign_layers`.
+        which channel is which layer may change from place to place, see `moirelib.assignment.assign_layers`.
+    centers : ndarray, shape (layers, y, x), float32
+        A peak of height 1 and standard deviation `CENTER_WIDTH` at every particle's centre, as far as it is certain.
     """
     device = next(model.parameters()).device
     height, width = image.shape
@@ -186,4 +192,5 @@ def predict(model: torch.nn.Module, image: np.ndarray, tile: int = 512) -> np.nd
     else:
         roi = tuple(min(tile, n) for n in padded.shape)
         logits = sliding_window_inference(batch, roi, 2, model, overlap=0.25, mode="gaussian")
-    return torch.sigmoid(logits)[0, :, :height, :width].float().cpu().numpy()
+    both = torch.sigmoid(logits)[0, :, :height, :width].float().cpu().numpy()
+    return both.reshape(2, -1, height, width)

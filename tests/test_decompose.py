@@ -4,13 +4,12 @@ import json
 
 import dask.array as da
 import numpy as np
-import pandas as pd
 import pytest
 import tifffile
 
 import moirelib
 from moirelib import data
-from moirelib.decompose import COLUMNS, _name_layers, decompose, output_folder, semi_real_moire
+from moirelib.decompose import COLUMNS, decompose, output_folder, semi_real_moire
 from moirelib.movies import Movie
 from moirelib.scoring import score_particles
 
@@ -111,17 +110,6 @@ def test_a_movie_may_begin_without_particles(sample):
     assert late.summary["diameter_nm"] == pytest.approx(30.0, rel=0.2)
     assert (late.particles["frame"] == 0).sum() < 0.02 * len(late.particles)
     assert late.summary["twist_deg"] == pytest.approx(9.0, abs=1.0)
-
-
-def test_layers_keep_their_names_over_an_empty_frame():
-    y, x = (16.0 * np.array(c, float) for c in zip(*np.ndindex(6, 6), strict=True))
-    base = pd.DataFrame({"layer": 1, "y": y, "x": x})
-    top = pd.DataFrame({"layer": 2, "y": y[:12] + 8, "x": x[:12] + 8})
-    table = pd.concat([base, top], ignore_index=True)
-    swapped = table.assign(layer=3 - table["layer"])
-    tables = [table, table.iloc[:0], swapped, table]
-    named = _name_layers([t.assign(frame=i) for i, t in enumerate(tables)], [[[], []] for _ in tables])
-    assert named.groupby("frame")["layer"].apply(lambda c: (c == 1).sum()).to_dict() == {0: 36, 2: 36, 3: 36}
 
 
 def test_positions_are_inside_the_frame(sample, result):

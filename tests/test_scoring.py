@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from moirelib.scoring import mask_iou, match, score_particles
+from moirelib.scoring import mask_accuracy, mask_iou, match, score_layers, score_particles
 
 
 def table(layers, shift=0.0):
@@ -64,3 +64,41 @@ def test_mask_iou_counts_pixels_and_ignores_names():
     b[0, 1, :4] = 1
     assert mask_iou(a, b) == pytest.approx(4 / 5)
     assert mask_iou((255 * a).astype(np.uint8), b) == pytest.approx(4 / 5)
+
+
+def squares(*sides):
+    """A layer stack of one frame with a square of each side length in its own layer."""
+    stack = np.zeros((2, 40, 40))
+    for k, side in enumerate(sides):
+        stack[k, :side, :side] = 1
+    return stack
+
+
+def test_layers_are_named_once_for_particles_and_masks():
+    truth, masks = table([1, 1, 2]), squares(10, 20)
+    swapped = score_layers(table([2, 2, 1]), squares(20, 10), truth, masks, 10.0, (100.0, 300.0))
+    assert (swapped["f1"], swapped["mask_iou"], swapped["mask_accuracy"]) == (1, 1, 1)
+    # Particles decide: masks in the other order cost what they cost.
+    torn = score_layers(table([2, 2, 1]), squares(10, 20), truth, masks, 10.0, (100.0, 300.0))
+    assert torn["f1"] == 1
+    assert torn["mask_iou"] == pytest.approx(100 / 400)
+    assert torn["mask_accuracy"] == pytest.approx(1 - 2 * 300 / 3200)
+
+
+def test_masks_name_the_layers_where_particles_do_not_care():
+    truth = table([1, 2])
+    both = pd.concat([truth.assign(layer=1), truth.assign(layer=2)], ignore_index=True)
+    s = score_layers(both, squares(20, 10), truth, squares(10, 20), 10.0, (100.0, 300.0))
+    assert s["f1"] == pytest.approx(2 / 3)
+    assert s["mask_iou"] == 1
+
+
+def test_mask_iou_is_averaged_over_layers():
+    truth = table([1, 2])
+    s = score_layers(truth, squares(10, 0), truth, squares(10, 20), 10.0, (100.0, 300.0))
+    assert s["mask_iou"] == pytest.approx(0.5)
+
+
+def test_mask_accuracy_counts_pixels_and_ignores_names():
+    assert mask_accuracy(squares(20, 10), squares(10, 20)) == 1
+    assert mask_accuracy(squares(10, 10), squares(10, 20)) == pytest.approx(1 - 300 / 3200)

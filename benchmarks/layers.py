@@ -1,0 +1,346 @@
+"""Two layers told apart: moirelib and other methods on the same scenes, in one run.
+
+    make bench-layers            everything: all families and methods, sweeps, a movie; hours
+    QUICK=1 make bench-layers    moirelib and Bragg filtering on a few scenes of every family; minutes
+
+Scenes run in two processes of one thread each; seconds per frame are measured there, on this machine. Every result is
+kept in `_build/bench-layers/results` under a hash of what it depends on, so an interrupted run goes on; delete the
+folder to take all times anew. A network that is not trained yet is trained first, which takes hours: see
+`networks.py`. The last line is one JSON object, {family: {method: {metric: mean}}}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import inspect
+import json
+import multiprocessing
+import os
+import platform
+import re
+import subprocess
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+import networks
+import numpy as np
+import torch
+from baselines import bragg_filtering, everything_in_both, moirelib_decompose, trackpy_true_lattices
+from families import FAMILIES, SWEEPS, make_problem, real_frame
+from scipy.stats import bootstrap
+from tqdm import tqdm
+
+import moirelib
+from moirelib.data import weights_path
+from moirelib.decompose import SemiRealMoire
+from moirelib.library import LibraryConfig
+from moirelib.liquid import CameraConfig, LiquidConfig
+from moirelib.scenes import random_scene
+from moirelib.scoring import score_layers, score_particles
+from moirelib.simulation import MovieConfig, simulate_movie
+from moirelib.unet import load_weights
+
+SEED = 27182
+METRICS = "f1", "f1_agnostic", "assignment", "mask_accuracy", "mask_iou", "rmse_nm", "s_per_frame"
+OURS = "moirelib"
+METHODS = {
+    OURS: moirelib_decompose,
+    "Bragg filtering": bragg_filtering,
+    "trackpy + true lattices": trackpy_true_lattices,
+    "everything in both": everything_in_both,
+    **{name: networks.Decomposer(name) for name in networks.NETWORKS},
+}
+QUICK_METHODS = OURS, "Bragg filtering"
+SWEEP_METHODS = OURS, "Bragg filtering", "trackpy + true lattices", "published U-Net"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Scenes that are averaged: a family, or one value of a sweep."""
+
+    name: str
+    config: LibraryConfig | None
+    number: int  # part of every scene's seed
+    methods: tuple[str, ...]
+    scenes: int
+
+
+def main() -> None:
+    """Run everything that is asked for, print tables and JSON."""
+    args = arguments()
+    load_weights(args.weights)  # weights that do not fit are noticed here, not scene by scene
+    names = QUICK_METHODS if args.quick else tuple(args.methods or METHODS)
+    if not args.quick:
+        prepare_networks(names, args)
+    families = [Cell(f, c, k, names, args.scenes) for k, (f, c) in enumerate(FAMILIES.items(), 1)]
+    families = [cell for cell in families if cell.config is not None or real_frame_at_hand()]
+    sweeps = [] if args.quick or args.no_sweeps else sweep_cells(names, args.scenes)
+    rows = run(families + sweeps, args)
+    table = {cell.name: {m: average(rows[cell.name, m]) for m in names} for cell in families}
+    print_table(table, rows, args)
+    result = {
+        "families": table,
+        "sweeps": tabulate_sweeps(sweeps, rows),
+        "methods": {name: describe(name) for name in names},
+    }
+    if OURS in names:
+        result["real_frame"] = score_real_frame(args.weights)
+    if OURS in names and not args.quick:
+        result["movie_s_per_frame"], result["movie_f1"] = film(args.seed, args.weights)
+    if args.out and not args.quick:
+        write(args.out, header(args) | result)
+    print(last_line(table))
+
+
+def arguments():
+    """Read the command line; QUICK=1 in the environment is --quick."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    quick = os.environ.get("QUICK", "0") == "1"
+    parser.add_argument("--quick", action="store_true", default=quick, help="moirelib and Bragg filtering, few scenes")
+    parser.add_argument("--scenes", type=int, help="scenes of each family and cell (default 30, quick 3)")
+    parser.add_argument("--seed", type=int, default=SEED, help=f"default {SEED}; use 990 while developing")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, help="only these")
+    parser.add_argument("--no-sweeps", action="store_true", help="families only")
+    parser.add_argument("--weights", help="moirelib's weights instead of the shipped ones")
+    parser.add_argument("--library", default=networks.BUILD / "library", help="to train missing networks on")
+    parser.add_argument("--hours", type=float, default=6.0, help="longest training of one missing network")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument(
+        "--out", type=Path, help="JSON file to write in a full run, data/bench_layers.json for the book"
+    )
+    args = parser.parse_args()
+    args.scenes = args.scenes or (3 if args.quick else 30)
+    return args
+
+
+def prepare_networks(names, args) -> None:
+    """Train what has no weights yet."""
+    for name in names:
+        if name in networks.NETWORKS and not networks.weights_file(name).exists():
+            print(f"{name}: no weights; training for up to {args.hours:g} h", flush=True)
+            networks.train(name, args.library, networks.TrainingConfig.full().steps, args.hours)
+
+
+def real_frame_at_hand() -> bool:
+    """Whether the semi-real family can be made; says so if not."""
+    try:
+        real_frame()
+    except OSError as error:
+        print("semi-real Moiré and real frame left out:", error)
+        return False
+    return True
+
+
+def sweep_cells(names, scenes) -> list[Cell]:
+    """One cell for every value of every sweep."""
+    methods = tuple(m for m in SWEEP_METHODS if m in names)
+    values = [(f"{what}={value:g}", config) for what, sweep in SWEEPS.items() for value, config in sweep.items()]
+    return [Cell(name, config, 101 + k, methods, scenes) for k, (name, config) in enumerate(values)]
+
+
+def run(cells, args) -> dict[tuple[str, str], list[dict]]:
+    """Rows of every cell and method, scene by scene: from the cache, or from the worker processes."""
+    jobs = [(cell, i, args.seed, args.weights) for cell in cells for i in range(cell.scenes)]
+    rows = {(cell.name, m): [None] * cell.scenes for cell in cells for m in cell.methods}
+    os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"))
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(args.workers, context, torch.set_num_threads, (1,)) as pool:
+        futures = {pool.submit(score_scene, *job): job for job in jobs}
+        for future in tqdm(as_completed(futures), total=len(jobs), desc="scenes", unit="scene"):
+            cell, index = futures[future][:2]
+            for method, row in future.result().items():
+                rows[cell.name, method][index] = row
+    return rows
+
+
+def score_scene(cell: Cell, index: int, seed: int, weights=None) -> dict[str, dict]:
+    """Scores of all methods on one scene; made only where at least one is not in the cache."""
+    files = {m: cache_file(cell, index, seed, m, weights) for m in cell.methods}
+    problem, rows = None, {}
+    for method, file in files.items():
+        with contextlib.suppress(OSError, ValueError):
+            rows[method] = json.loads(file.read_text(encoding="utf-8"))
+            continue
+        problem = problem or make_problem(cell.name, cell.config, seed, cell.number, index)
+        rows[method] = score(METHODS[method], problem, **({"weights": weights} if method == OURS else {}))
+        if "error" not in rows[method]:
+            write(file, rows[method])
+    return rows
+
+
+def score(solve, problem, **options) -> dict:
+    """One method on one scene."""
+    start, refused = time.perf_counter(), {}
+    try:
+        masks, particles = solve(problem.frame, problem.pixel_size, problem.diameter, problem.truth, **options)
+    except ValueError as error:  # a frame that a method refuses counts as one in which it finds nothing
+        masks, particles, refused = np.zeros(problem.masks.shape), problem.truth.iloc[:0], {"error": str(error)}
+        print(f"{solve}: {error}", flush=True)
+    seconds = time.perf_counter() - start
+    field = np.array(problem.frame.shape) * problem.pixel_size
+    scores = score_layers(particles.assign(frame=0), masks, problem.truth, problem.masks, problem.diameter, field)
+    return scores | refused | {"s_per_frame": seconds}
+
+
+def cache_file(cell, index, seed, method, weights) -> Path:
+    """Where a row is kept: named by all it depends on."""
+    state = f"{seed} {cell.number} {index} {cell.config!r} {code(method, weights)}"
+    name = re.sub(r"\W+", "-", f"{method} {cell.name} {index} ") + hashlib.sha256(state.encode()).hexdigest()[:16]
+    return networks.BUILD / "results" / f"{name}.json"
+
+
+#: Modules that make no difference to the other methods, and to those without a network.
+OURS_ONLY = {"assignment", "cli", "completion", "data", "decompose", "particles", "plot", "refinement", "tracks"}
+NETWORKS_ONLY = {"training", "unet"}
+
+
+@cache
+def code(method, weights) -> str:
+    """Hash of the sources and weights that a method's rows depend on."""
+    package, here = Path(moirelib.__file__).parent, Path(__file__).parent
+    others = set() if method == OURS else OURS_ONLY if method in networks.NETWORKS else OURS_ONLY | NETWORKS_ONLY
+    files = [f for f in sorted(package.glob("*.py")) if f.stem not in others]
+    files += [here / "families.py", here / "baselines.py"]
+    if method == OURS:
+        files.append(Path(weights or weights_path()))
+    if method in networks.NETWORKS:
+        files += [here / "networks.py", networks.weights_file(method)]
+    semi_real = inspect.getsource(SemiRealMoire) + inspect.getsource(moirelib.semi_real_moire)
+    return hashlib.sha256(b"".join(f.read_bytes() for f in files) + semi_real.encode()).hexdigest()
+
+
+def write(file: Path, content: dict) -> None:
+    """JSON that is there whole or not at all; no number is written as null."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f"{file.name}.{os.getpid()}")
+    text = json.dumps(content, indent=1, ensure_ascii=False, default=str)
+    partial.write_text(re.sub(r"\bNaN\b", "null", text) + "\n", encoding="utf-8")
+    os.replace(partial, file)
+
+
+def average(rows) -> dict[str, dict]:
+    """Mean of every metric and its bootstrap interval of 95 % over scenes; None where no scene has a value."""
+    return {metric: mean_interval([row[metric] for row in rows]) for metric in METRICS}
+
+
+def mean_interval(values) -> dict:
+    """Mean, and the percentile interval of 2000 resampled means."""
+    x = np.array([np.nan if v is None else v for v in values], float)
+    x = x[np.isfinite(x)]
+    if x.size == 0:
+        return {"mean": None, "low": None, "high": None}
+    low = high = x.mean()
+    if x.size > 1 and np.ptp(x) > 0:
+        rng = np.random.default_rng(0)
+        interval = bootstrap((x,), np.mean, n_resamples=2000, method="percentile", rng=rng).confidence_interval
+        low, high = interval.low, interval.high
+    return {key: float(f"{v:.4g}") for key, v in zip(("mean", "low", "high"), (x.mean(), low, high), strict=True)}
+
+
+def print_table(table, rows, args) -> None:
+    """One block per family: methods by metrics, each mean with its interval."""
+    for family, by_method in table.items():
+        scenes = len(next(rows[family, m] for m in by_method))
+        print(f"\n{family} ({scenes} scenes, seed {args.seed}; 95 % intervals)")
+        print(f"{'':28s}" + "".join(f"{m:>22s}" for m in METRICS))
+        for method, row in by_method.items():
+            print(f"{method:28s}" + "".join(f"{cell_text(row[m]):>22s}" for m in METRICS))
+    print()
+    for method in next(iter(table.values())):
+        about = describe(method)
+        seen = f", trained on {about['training']['images']:,} crops" if about.get("training") else ""
+        print(f"{method}: {about['parameters']:,} parameters{seen}")
+
+
+def last_line(table) -> str:
+    """{family: {method: {metric: mean}}} as JSON in one line."""
+    means = {f: {m: {k: v["mean"] for k, v in row.items()} for m, row in by.items()} for f, by in table.items()}
+    return json.dumps(means, allow_nan=False, ensure_ascii=False)
+
+
+def cell_text(value) -> str:
+    """Mean and interval of one metric."""
+    if value["mean"] is None:
+        return "–"
+    return "{mean:.3f} ({low:.3f}–{high:.3f})".format(**value)
+
+
+def describe(method) -> dict:
+    """Parameters of a method and, of a trained network, what its card says."""
+    if method == OURS:
+        return {"parameters": sum(p.numel() for p in networks.build_unet().parameters())}
+    if method not in networks.NETWORKS:
+        return {"parameters": 0}
+    card = networks.weights_file(method).with_suffix(".json")
+    about = {"parameters": networks.NETWORKS[method].parameters}
+    if card.exists():
+        card = json.loads(card.read_text(encoding="utf-8"))
+        about["training"] = {k: card[k] for k in ("steps", "images", "hours", "seed", "hardware")}
+    return about
+
+
+def tabulate_sweeps(cells, rows) -> dict:
+    """{what: {value: {method: {metric: {mean, low, high}}}}}."""
+    out = {}
+    for cell in cells:
+        what, value = cell.name.split("=")
+        out.setdefault(what, {})[value] = {m: average(rows[cell.name, m]) for m in cell.methods}
+    return out
+
+
+def score_real_frame(weights) -> dict | None:
+    """What can be said without truth: how many particles of the single-layer frame end up in one layer."""
+    try:
+        movie = real_frame()
+    except OSError:
+        return None
+    start = time.perf_counter()
+    particles = moirelib.decompose(movie, weights=weights).particles
+    one_layer = particles["layer"].value_counts(normalize=True).max()
+    row = {"in_one_layer": float(one_layer), "particles": len(particles), "s": time.perf_counter() - start}
+    print("real frame:", "  ".join(f"{key} {value:.4g}" for key, value in row.items()))
+    return row
+
+
+def film(seed, weights) -> tuple[float, float]:
+    """Seconds per frame and F1 of a movie of 20 frames of 512 px on all cores, layer movies included."""
+    rng, config = np.random.default_rng((seed, 0)), FAMILIES["spheres"]
+    pixel_size, size = config.pixel_size, config.shape[0]
+    scene = random_scene(config.lattice, (size * pixel_size,) * 2, rng)
+    liquid = replace(LiquidConfig.published(), disk_blur=0.0, blur=1.0)
+    conditions = {"liquid": liquid, "camera": CameraConfig.published(), "mean_free_path": 35.0}
+    movie = simulate_movie(scene, pixel_size, MovieConfig(frames=20, vibration=1.0), (seed, 0), **conditions)
+    torch.set_num_threads(os.cpu_count())
+    start = time.perf_counter()
+    result = moirelib.decompose(movie.frames, pixel_size=pixel_size, weights=weights)
+    for t in range(len(movie.frames)):
+        np.asarray(result.layers[t])
+    seconds = (time.perf_counter() - start) / len(movie.frames)
+    diameter = movie.truth["diameter_nm"].median()
+    f1 = score_particles(result.particles, movie.truth, diameter, (size * pixel_size,) * 2)["f1"]
+    print(f"movie of 20 frames of {size} px: {seconds:.2f} s per frame, layer-resolved F1 {f1:.3f}")
+    return float(f"{seconds:.3g}"), float(f"{f1:.4g}")
+
+
+def header(args) -> dict:
+    """What was run, on what."""
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=12", "--dirty=+"]
+    commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() or None
+    return {
+        "command": "benchmarks/layers.py",
+        "commit": commit,
+        "seed": args.seed,
+        "scenes": args.scenes,
+        "metrics": METRICS,
+        "hardware": f"{args.workers} processes of one thread, {platform.machine()}, {os.cpu_count()} cores",
+        "weights_sha256": hashlib.sha256(Path(args.weights or weights_path()).read_bytes()).hexdigest(),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,651 @@
+"""Fit every particle to the frame at once, through a model of how the frame came about.
+
+Explained in chapter 7, "Particles".
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import astuple, dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import sparse
+from scipy.interpolate import BSpline
+from scipy.ndimage import gaussian_filter
+from scipy.spatial import cKDTree
+
+__all__ = ["FrameFit", "Imaging", "refine", "rows_of_three", "typical_spacing"]
+
+FINE = 2  # samples of the transmission per pixel and axis
+EDGE = 0.04  # softness of a particle's outline on these samples, in squared radii
+DEEPEST = 6.0  # optical depth; darker particles look the same
+KNOTS = 2.0  # diameters between the background's knots
+
+
+@dataclass(frozen=True)
+class Imaging:
+    """What all particles of a frame share: how thickness falls from the centre, the blur, and the dark level."""
+
+    exponent: float = 0.25  # of (1 - r²/R²) in the thickness: 0 a standing rod or plate, 0.5 a sphere
+    blur: float = 0.12  # standard deviation of the blur along one axis / diameter
+    disk: float = 0.3  # share of the blur's variance that is a disk's (defocus); the rest is Gaussian
+    tail: float = 0.03  # decay length of the long-tailed blur of cameras, exp(-length × wave number) / diameter
+    offset: float = 0.0  # counts without light / median of the frame
+
+    lowest: ClassVar = (0.02, 0.0, 0.0, 0.0, -0.5)
+    highest: ClassVar = (0.6, 0.5, 1.0, 0.3, 0.95)
+
+    def moved(self, step, greatest_offset: float = 0.95) -> Imaging:
+        """Parameters after a step, within what is physical."""
+        highest = (*self.highest[:-1], min(greatest_offset, self.highest[-1]))
+        return Imaging(*np.clip(np.add(astuple(self), step), self.lowest, highest).tolist())
+
+    def transfer(self, shape, diameter):
+        """Transfer function of the blur on the frequencies of ``rfft2`` of an image (y, x); ``diameter`` in pixels."""
+        ky, kx = torch.fft.fftfreq(shape[0]), torch.fft.rfftfreq(shape[1])
+        q2 = (2 * np.pi) ** 2 * (ky[:, None] ** 2 + kx[None, :] ** 2)
+        variance = (self.blur * diameter) ** 2
+        soft = torch.exp(-0.5 * (1 - self.disk) * variance * q2 - self.tail * diameter * torch.sqrt(q2))
+        u = torch.sqrt(4 * self.disk * variance * q2).clamp(min=1e-3)  # a disk of radius R has the variance R²/4
+        return soft * 2 * torch.special.bessel_j1(u) / u
+
+    def reach(self, diameter) -> int:
+        """Pixels that the blur carries light across, all but its far tail."""
+        return int(np.ceil((3.0 - self.disk) * self.blur * diameter)) + 1
+
+
+def _profile(rho2, depth, exponent):
+    """Optical depth of particles against squared distance over squared radius, and its derivatives.
+
+    ``depth`` is that of their centres. The outline is softened over a sample in transmission, not in depth: pixels
+    average light. Derivatives are by ``rho2`` and by the logarithm of ``depth``.
+    """
+    u = 1 - rho2
+    root = torch.sqrt(u * u + EDGE * EDGE)
+    edge, shape = torch.sigmoid(u / EDGE), (0.5 * (root + u)) ** exponent
+    passed = torch.exp(-depth * shape)
+    t = (1 - edge * (1 - passed)).clamp(min=1e-6)
+    by_depth = edge * passed * depth * shape / t
+    by_rho2 = -edge * (1 - edge) * (1 - passed) / (EDGE * t) - by_depth * exponent / root
+    return -torch.log(t), by_rho2, by_depth
+
+
+class _Background:
+    """The smooth light that particles are seen against: cubic B-splines on a coarse grid."""
+
+    def __init__(self, shape, distance):
+        self.axes = [_spline_basis(n, distance) for n in shape]
+        # Products of two splines that overlap, (4, splines, pixels): the normal matrix is separable in them.
+        self.pairs = [torch.stack([b * torch.roll(b, -k, 0) for k in range(4)]) for b in self.axes]
+        # Squared second differences of the coefficients along both axes keep dark places determined.
+        y, x = (torch.diff(torch.eye(len(b)), n=2, dim=0) for b in self.axes)
+        self.bending = torch.kron(y.T @ y, torch.eye(len(x[0]))) + torch.kron(torch.eye(len(y[0])), x.T @ x)
+
+    def fit(self, frame, t):
+        """Background that explains ``frame = background · t`` best (least squares)."""
+        one, other = self.axes
+        p, q = len(one), len(other)
+        moments = self.pairs[0].reshape(4 * p, -1) @ (t * t) @ self.pairs[1].reshape(4 * q, -1).T
+        moments = moments.reshape(4, p, 4, q)
+        normal = torch.zeros(p, p, q, q)
+        for a in range(4):
+            for b in range(4):
+                for i, j in {(a, b), (-a, b), (a, -b), (-a, -b)}:
+                    band = torch.diagonal(torch.diagonal(normal, i, 0, 1), j, 0, 1)
+                    band.copy_(moments[a, : p - a, b, : q - b])
+        normal = normal.permute(0, 2, 1, 3).reshape(p * q, p * q)
+        normal += 1e-3 * torch.diagonal(normal).mean() * self.bending
+        coefficients = torch.linalg.solve(normal, (one @ (frame * t) @ other.T).flatten())
+        return one.T @ coefficients.reshape(p, q) @ other
+
+
+def _spline_basis(n, distance):
+    """Cubic B-splines (splines, pixels) with about the given distance between knots, to both ends of the axis."""
+    spans = max(int(round(n / distance)), 1)
+    knots = -0.5 + n / spans * np.arange(-3, spans + 4)
+    basis = BSpline.design_matrix(np.arange(n, dtype=float), knots, 3).toarray()
+    return torch.from_numpy(np.ascontiguousarray(basis.T, np.float32))
+
+
+class _Model:
+    """Frame = offset + background × blur(product of transmissions), and its derivatives.
+
+    ``theta`` is (n, 4): y, x (px), log diameter (px), log optical depth.
+    """
+
+    def __init__(self, frame, diameter):
+        frame = np.asarray(frame, np.float32)
+        smooth = gaussian_filter(frame, diameter / 4)
+        low, high = np.percentile(smooth, [1, 90])
+        # Transmissions multiply counts above the dark level. A frame below zero, or far above with hardly any contrast,
+        # has lost that level and gets one; the fit of the offset does the rest.
+        lift = 0.0 if low > 0 and high - low > 0.08 * high else 0.5 * (high - low) - low
+        self.scale = float(np.median(frame + lift)) or 1.0
+        self.frame = torch.from_numpy(((frame + lift) / self.scale).astype(np.float32))
+        self.contrast = float((high - low) / (high + lift + 1e-30))
+        self.darkest = 0.98 * float(smooth.min() + lift) / self.scale
+        self.diameter, self.shape = diameter, frame.shape
+        self.noise = max(_pixel_noise(frame), 1e-6 * (high - low) + 1e-30) / self.scale
+        self.half = int(np.ceil(0.62 * diameter)) + 1  # px, of a particle's window before blurring
+        self.pad = int(np.ceil(1.2 * diameter))  # px around the frame, so that particles at its border are whole
+        samples = np.arange(FINE * (2 * self.half + 1))
+        self.axis = torch.from_numpy((samples + 0.5) / FINE - 0.5 - self.half).float()  # px from the window's middle
+        self.background = _Background(frame.shape, KNOTS * diameter)
+        self.margin = 0
+
+    def place(self, theta):
+        """Lay whole-pixel windows around the particles; they serve while particles move by less than a pixel or two."""
+        self.corner = torch.round(theta[:, :2]).long()
+        fine = FINE * (self.corner - self.half + self.pad)[:, :, None] + torch.arange(len(self.axis))
+        self.fine_shape = tuple(FINE * (n + 2 * self.pad) for n in self.shape)
+        self.index, inside = _flat_index(fine[:, 0], fine[:, 1], self.fine_shape)
+        self.inside = inside.float()
+
+    def depths(self, theta, exponent):
+        """Offsets (px), squared relative distance, optical depth and its derivatives in every window."""
+        y = self.axis[None, :, None] + (self.corner[:, 0] - theta[:, 0])[:, None, None]
+        x = self.axis[None, None, :] + (self.corner[:, 1] - theta[:, 1])[:, None, None]
+        rho2 = (y * y + x * x) * (4 * torch.exp(-2 * theta[:, 2]))[:, None, None]
+        depths = _profile(rho2, torch.exp(theta[:, 3])[:, None, None], exponent)
+        return y, x, rho2, *(d * self.inside for d in depths)
+
+    def transmission(self, theta, exponent, depths=None):
+        """Product of all particles' transmissions on the fine grid, with a border around the frame."""
+        depths = self.depths(theta, exponent) if depths is None else depths
+        total = torch.zeros(self.fine_shape[0] * self.fine_shape[1])
+        total.index_add_(0, self.index.flatten(), depths[3].flatten())
+        return torch.exp(-total).reshape(self.fine_shape)
+
+    def image(self, theta, imaging, transmission=None):
+        """Fitted frame and background."""
+        t = self.transmission(theta, imaging.exponent) if transmission is None else transmission
+        t = _block_mean(t)
+        t = torch.fft.irfft2(torch.fft.rfft2(t) * imaging.transfer(t.shape, self.diameter), s=t.shape)
+        t = t[self.pad : self.pad + self.shape[0], self.pad : self.pad + self.shape[1]]
+        background = self.background.fit(self.frame - imaging.offset, t)
+        # Blur mixes in light from outside the frame, where nothing is known: the border does not count.
+        self.margin = int(np.ceil(imaging.blur * self.diameter))
+        return imaging.offset + background * t, background
+
+    def residual(self, image):
+        """Frame minus model over the noise; 0 at the border."""
+        inner = (slice(self.margin, -self.margin or None),) * 2
+        r = torch.zeros_like(image)
+        r[inner] = (self.frame - image)[inner] / self.noise
+        return r
+
+    def cost(self, theta, imaging) -> float:
+        """Sum of squared residuals over the noise variance."""
+        return float((self.residual(self.image(theta, imaging)[0]) ** 2).sum())
+
+    def jacobian(self, theta, imaging):
+        """Derivatives of the frame by each particle's parameters, in units of the noise; and the model's frame."""
+        y, x, rho2, _, by_rho2, by_depth = depths = self.depths(theta, imaging.exponent)
+        t = self.transmission(theta, imaging.exponent, depths)
+        image, background = self.image(theta, imaging, t)
+        through = -t.flatten()[self.index]
+        inverse = -8 * torch.exp(-2 * theta[:, 2])[:, None, None]
+        by_rho2 = through * by_rho2
+        columns = [by_rho2 * inverse * y, by_rho2 * inverse * x, -2 * by_rho2 * rho2, through * by_depth]
+        return _Jacobian(*self.blurred(torch.stack(columns, dim=1), imaging, background), self.shape), image
+
+    def blurred(self, changes, imaging, background):
+        """Changes (n, k, fine, fine) of the transmission as changes of the frame over the noise, and their pixels."""
+        changes, reach = _block_mean(changes), imaging.reach(self.diameter)
+        edge = _fast_size(changes.shape[-1] + 2 * reach)
+        changes = torch.nn.functional.pad(changes, (reach, edge - changes.shape[-1] - reach) * 2)
+        transfer = imaging.transfer(changes.shape[-2:], self.diameter)
+        changes = torch.fft.irfft2(torch.fft.rfft2(changes) * transfer, s=changes.shape[-2:])
+        around = self.corner[:, :, None] + torch.arange(edge) - (self.half + reach)
+        index, inside = _flat_index(around[:, 0], around[:, 1], self.shape)
+        counted = torch.zeros(self.shape)
+        counted[(slice(self.margin, -self.margin or None),) * 2] = 1
+        weight = inside * (counted * background).flatten()[index] / self.noise
+        return changes * weight[:, None], index
+
+    def block_noise(self, image) -> float:
+        """Standard deviation of the residual at the scale of a third of a particle, as of white noise per pixel."""
+        b = max(int(round(self.diameter / 3)), 1)
+        residual = self.residual(image).numpy() * self.noise
+        height, width = (n // b * b for n in self.shape)
+        blocks = residual[:height, :width].reshape(height // b, b, -1, b).mean(axis=(1, 3))
+        return max(float(b * blocks.std()), 1e-9)
+
+
+def _flat_index(rows, columns, shape):
+    """Flat index (n, y, x) of windows given by their rows (n, y) and columns (n, x), and what lies in the image."""
+    inside = ((rows >= 0) & (rows < shape[0]))[:, :, None] & ((columns >= 0) & (columns < shape[1]))[:, None, :]
+    rows, columns = rows.clamp(0, shape[0] - 1), columns.clamp(0, shape[1] - 1)
+    return rows[:, :, None] * shape[1] + columns[:, None, :], inside
+
+
+def _block_mean(x):
+    """Mean of FINE × FINE samples; adding slices is several times faster than reshaping and averaging."""
+    rows = sum(x[..., k::FINE, :] for k in range(FINE))
+    return sum(rows[..., k::FINE] for k in range(FINE)) / FINE**2
+
+
+def _fast_size(n) -> int:
+    """An edge of at least n for which small batched Fourier transforms are fast."""
+    return next((size for size in (16, 20, 24, 32, 40, 48, 64, 80, 96, 128) if size >= n), n)
+
+
+def _pixel_noise(frame) -> float:
+    """Pixel noise from the smallest details: median absolute second difference along both diagonals."""
+    d = frame[1:, 1:] - frame[1:, :-1] - frame[:-1, 1:] + frame[:-1, :-1]
+    return float(np.median(np.abs(d)) / 0.6745 / 2)
+
+
+class _Jacobian:
+    """The sparse matrix of derivatives: (n, 4, pixels) windows and the flat pixels (n, pixels) they lie on."""
+
+    def __init__(self, windows, index, shape):
+        self.windows, self.index, self.size = windows.flatten(2), index.flatten(1), shape[0] * shape[1]
+
+    def forward(self, step):
+        """Change of the frame for a step (n, 4)."""
+        change = torch.bmm(step[:, None], self.windows)
+        return torch.zeros(self.size).index_add_(0, self.index.flatten(), change.flatten())
+
+    def transposed(self, image):
+        """Gradient (n, 4) of a flat image."""
+        return torch.bmm(self.windows, image[self.index][:, :, None])[:, :, 0]
+
+    def blocks(self):
+        """Each particle's own 4 × 4 block of the normal matrix."""
+        return self.windows @ self.windows.transpose(1, 2)
+
+    def variances(self, yx, precision, reach) -> np.ndarray:
+        """Variances (n, 4) of each particle's parameters, its neighbours' left free and all others held."""
+        n, _, p = self.windows.shape
+        index = np.repeat(self.index.numpy(), 4, axis=0)
+        pointer = np.arange(0, 4 * n * p + 1, p)
+        matrix = sparse.csr_matrix((self.windows.numpy().ravel(), index.ravel(), pointer), (4 * n, self.size))
+        normal = (matrix @ matrix.T + sparse.diags(precision.ravel())).tocsr()
+        out = np.empty((n, 4))
+        for i, near in enumerate(cKDTree(yx).query_ball_point(yx, reach)):
+            near = np.array([i, *(j for j in near if j != i)])
+            index = (4 * near[:, None] + np.arange(4)).ravel()
+            out[i] = np.diag(np.linalg.inv(normal[index][:, index].toarray()))[:4]
+        return out
+
+
+class _Prior:
+    """What is known of a particle before looking: near where it was found, of a size and depth like the others'.
+
+    With rows (m, 3) of particles, also that the middle one of each lies midway between the others, as in a crystal, to
+    within ``rows_std`` (m,) pixels.
+    """
+
+    def __init__(self, start, diameter, rows=None, rows_std=None):
+        self.start, self.diameter = start, diameter
+        self.rows = torch.empty(0, 3, dtype=torch.long) if rows is None else torch.from_numpy(rows)
+        std = np.empty(0) if rows_std is None else rows_std
+        self.stiffness = torch.from_numpy(std**-2.0).float()[:, None]
+        self.variance = torch.empty(0, 4)  # what the last fit left open, one particle at a time
+
+    def set_population(self, theta):
+        """Take median and spread of size and depth from the particles themselves.
+
+        The spread is of what was fitted, and what the fit leaves open adds to it (expectation maximisation).
+        """
+        alone = self._alone(theta)
+        middle = theta[alone, 2:].median(dim=0).values
+        spread = 1.48 * (theta[alone, 2:] - middle).abs().median(dim=0).values
+        self.center = torch.cat([self.start, middle.expand(len(theta), 2)], dim=1)
+        if len(self.variance):
+            spread = torch.sqrt(spread**2 + self.variance[alone, 2:].median(dim=0).values)
+            spread = torch.minimum(torch.maximum(spread, torch.tensor([0.01, 0.02])), torch.tensor([0.12, 0.6]))
+            self.std = torch.cat([self.std[:2], spread])
+
+    def _alone(self, theta):
+        """Particles that overlap no other, if there are enough: one that was taken for two must not count twice."""
+        yx = theta[:, :2].numpy()
+        nearest = cKDTree(yx).query(yx, k=2)[0][:, 1]
+        alone = torch.from_numpy(nearest > 0.85 * self.diameter)
+        return alone if alone.sum() >= 20 else torch.ones_like(alone)
+
+    def cost(self, theta) -> float:
+        """Minus twice the logarithm of the prior probability, but for a constant."""
+        own = (((theta - self.center) / self.std) ** 2).sum()
+        return float(own + (self.stiffness * self._bend(theta) ** 2).sum())
+
+    def gradient(self, theta):
+        """Downhill gradient (n, 4) of half the cost."""
+        return -(theta - self.center) / self.std**2 - self.rows_normal(theta)
+
+    def rows_normal(self, x):
+        """The rows' share of the normal matrix, applied to (n, 4)."""
+        out, bend = torch.zeros_like(x), self.stiffness * self._bend(x)
+        for k, factor in zip(self.rows.T, (1.0, -2.0, 1.0), strict=True):
+            out[:, :2].index_add_(0, k, factor * bend)
+        return out
+
+    def diagonal(self):
+        """Of the prior's normal matrix, (n, 4)."""
+        out = (self.std**-2).repeat(len(self.start), 1)
+        for k, factor in zip(self.rows.T, (1.0, 4.0, 1.0), strict=True):
+            out[:, :2].index_add_(0, k, factor * self.stiffness.expand(len(k), 2))
+        return out
+
+    def _bend(self, x):
+        one, middle, other = (x[k, :2] for k in self.rows.T)
+        return one + other - 2 * middle
+
+    def bound(self, theta):
+        """Particles stay within half a diameter of where they were found, and of a plausible size."""
+        reach = 0.5 * self.diameter
+        yx = torch.minimum(torch.maximum(theta[:, :2], self.start - reach), self.start + reach)
+        log_d = theta[:, 2:3].clamp(float(np.log(0.6 * self.diameter)), float(np.log(1.5 * self.diameter)))
+        return torch.cat([yx, log_d, theta[:, 3:].clamp(float(np.log(0.02)), float(np.log(DEEPEST)))], dim=1)
+
+
+def _solve(jacobian, residual, prior, theta, damping, steps=30):
+    """One damped Gauss-Newton step by conjugate gradients, preconditioned with each particle's own block."""
+    gradient = jacobian.transposed(residual) + prior.gradient(theta)
+    blocks = jacobian.blocks()
+    own = prior.std**-2 + damping * torch.diagonal(blocks, dim1=1, dim2=2)
+    inverse = torch.linalg.inv(blocks + torch.diag_embed(prior.diagonal() + damping * blocks.diagonal(dim1=1, dim2=2)))
+    prior.variance = inverse.diagonal(dim1=1, dim2=2)
+    x, r = torch.zeros_like(gradient), gradient
+    z = p = (inverse @ r[:, :, None])[:, :, 0]
+    rz = first = (r * z).sum()
+    for _ in range(steps):
+        q = jacobian.transposed(jacobian.forward(p)) + own * p + prior.rows_normal(p)
+        alpha = rz / (p * q).sum().clamp(min=1e-30)
+        x, r = x + alpha * p, r - alpha * q
+        z = (inverse @ r[:, :, None])[:, :, 0]
+        rz, old = (r * z).sum(), rz
+        if rz < 1e-4 * first:
+            break
+        p = z + rz / old * p
+    return x
+
+
+def _fit_particles(model, theta, imaging, prior, steps):
+    """Damped Gauss-Newton steps of all particles' own parameters."""
+    damping, cost = 1e-3, model.cost(theta, imaging) + prior.cost(theta)
+    for _ in range(steps):
+        jacobian, image = model.jacobian(theta, imaging)
+        residual = model.residual(image).flatten()
+        for _ in range(3):
+            trial = prior.bound(theta + _solve(jacobian, residual, prior, theta, damping))
+            trial_cost = model.cost(trial, imaging) + prior.cost(trial)
+            if trial_cost < cost:
+                break
+            damping = max(damping * 30, 0.03)
+        else:
+            break
+        theta, cost = trial, trial_cost
+    return theta
+
+
+#: Steps by which derivatives of what is shared are taken: log diameter, log depth, then `Imaging`'s parameters.
+STEPS = (1e-3, 1e-2, 0.02, 0.005, 0.05, 0.005, 0.01)
+#: Exponents of common solids seen from the top, plates and standing rods with rounded rims, and spheres; and how far
+#: a particle's may lie from them.
+SOLIDS, SOLID_STD = (0.05, 0.5), 0.03
+#: One-sigma steps that the shared parameters may be expected to take.
+SHARED_STD = (0.2, 1.0, 0.3, 0.2, 0.5, 0.03, 0.3)
+
+
+def _fit_shared(model, theta, imaging, steps, solid):
+    """Gauss-Newton on what all particles share, their mean size and depth included.
+
+    ``solid`` is the exponent of a common solid: blur hides much of the profile, and what the frame does not contradict
+    is taken to be one. Also returns the cost.
+    """
+    damping, image = 1e-2, model.image(theta, imaging)[0]
+    residual = model.residual(image)
+    cost = float((residual**2).sum()) + ((imaging.exponent - solid) / SOLID_STD) ** 2
+    for _ in range(steps):
+        jacobian = _shared_jacobian(model, theta, imaging, residual)
+        normal = jacobian.T @ jacobian + np.diag(np.array(SHARED_STD) ** -2.0)
+        gradient = jacobian.T @ residual.numpy().ravel().astype(float)
+        normal[2, 2] += SOLID_STD**-2
+        gradient[2] += (solid - imaging.exponent) / SOLID_STD**2
+        for _ in range(4):
+            step = np.linalg.solve(normal + damping * np.diag(np.diag(normal)), gradient)
+            trial = _shifted(model, theta, imaging, step)
+            trial_residual = model.residual(model.image(*trial)[0])
+            trial_cost = float((trial_residual**2).sum()) + ((trial[1].exponent - solid) / SOLID_STD) ** 2
+            if trial_cost < cost:
+                break
+            damping *= 10
+        else:
+            break
+        (theta, imaging), residual, damping = trial, trial_residual, damping / 5
+        converged, cost = cost - trial_cost < 1e-3 * cost, trial_cost
+        if converged:
+            break
+    return theta, imaging, cost
+
+
+def _shared_jacobian(model, theta, imaging, residual) -> np.ndarray:
+    """Derivatives (pixels, 7) of the frame by what is shared, by small steps."""
+    columns = []
+    for k, size in enumerate(STEPS):
+        step = np.zeros(len(STEPS))
+        step[k] = size
+        moved = theta + torch.tensor([0.0, 0.0, *step[:2]], dtype=torch.float32)
+        # Not bounded: the derivative is wanted at a bound as well.
+        image, _ = model.image(moved, Imaging(*np.add(astuple(imaging), step[2:]).tolist()))
+        columns.append(((residual - model.residual(image)) / size).numpy().ravel())
+    return np.stack(columns, axis=1).astype(float)
+
+
+def _shifted(model, theta, imaging, step):
+    """All particles and `Imaging` after a step of what is shared."""
+    moved = theta + torch.tensor([0.0, 0.0, *step[:2]], dtype=torch.float32)
+    moved[:, 2:] = torch.minimum(moved[:, 2:], torch.tensor([1.5 * model.diameter, DEEPEST]).log())
+    return moved, imaging.moved(step[2:], model.darkest)
+
+
+class FrameFit:
+    """A frame explained by its particles.
+
+    Parameters
+    ----------
+    frame : ndarray, shape (y, x)
+        Raw frame in which particles are dark and about ``diameter`` pixels wide.
+    particles : pandas.DataFrame
+        ``y, x`` (px); what else there is of ``diameter`` (px), ``depth`` and ``layer`` is used as well.
+    diameter : float
+        Expected diameter, in pixels.
+    imaging : Imaging, optional
+        What particles share, when known from another frame; fitted otherwise.
+
+    Notes
+    -----
+    The model: frame = offset + B · K[Π exp(-depth · (1 - r²/R²)^exponent)], with a smooth background B (cubic
+    splines), a blur K (disk, Gaussian and camera), and position, radius R and depth of every particle. All are fitted
+    by Gauss-Newton steps, in turn what is shared and what is each particle's own. Explained in chapter 7.
+    """
+
+    def __init__(self, frame, particles: pd.DataFrame, diameter: float, imaging: Imaging | None = None):
+        self.model = _Model(frame, diameter)
+        depth = -np.log1p(-min(0.7 * self.model.contrast, 0.9))
+        self.usual = torch.tensor([np.log(diameter), np.log(depth)], dtype=torch.float32)
+        self.known, self.imaging = imaging is not None, imaging or Imaging()
+        self.rounds = 0
+        self.spread = torch.tensor([0.2 * diameter, 0.2 * diameter, 0.1, 0.4])
+        self.take(particles)
+
+    def take(self, particles: pd.DataFrame) -> FrameFit:
+        """Go on with these particles; where ``diameter`` and ``depth`` are missing, with the usual ones.
+
+        Where ``layer`` is given, particles are expected to lie in rows with their neighbours of that layer.
+        """
+        own = particles.reindex(columns=["y", "x", "diameter", "depth"]).to_numpy(np.float32, copy=True)
+        own[:, 2:] = np.log(own[:, 2:])
+        own[:, 2:] = np.where(np.isfinite(own[:, 2:]), own[:, 2:], self.usual.numpy())
+        self.theta = torch.from_numpy(own)
+        self.model.place(self.theta)
+        rows = self._rows(particles) if "layer" in particles and self.rounds else ()
+        self.prior = _Prior(self.theta[:, :2].clone(), self.model.diameter, *rows)
+        self.prior.std = self.spread
+        return self
+
+    def _rows(self, particles):
+        """Rows of three within each layer, and how far their middles usually lie off, in pixels."""
+        yx, layer = particles[["y", "x"]].to_numpy(), particles["layer"].to_numpy()
+        spacing = typical_spacing(yx, layer, self.model.diameter)
+        blocks = self.model.jacobian(self.theta, self.imaging)[0].blocks() + 1e-2 * torch.eye(4)
+        error = torch.linalg.inv(blocks).diagonal(dim1=1, dim2=2)[:, :2].mean(dim=1).sqrt().numpy()
+        rows = rows_of_three(yx, layer, spacing)
+        std = np.empty(len(rows))
+        for k in np.unique(layer):
+            mine = layer[rows[:, 1]] == k
+            # Only particles that the frame locates well show how regular the crystal is.
+            sure = rows[mine][np.all(error[rows[mine]] < 0.02 * spacing, axis=1)]
+            bend = yx[sure[:, 0]] + yx[sure[:, 2]] - 2 * yx[sure[:, 1]]
+            usual = 1.48 * np.median(np.abs(bend)) if len(sure) > 20 else 0.07 * spacing
+            std[mine] = np.clip(usual, 0.02 * spacing, 0.2 * spacing)
+        return rows, std
+
+    def put(self, particles: pd.DataFrame) -> pd.DataFrame:
+        """The particles that were taken, in their order, with fitted ``y, x, diameter, depth``."""
+        own = self.theta.numpy().astype(float)
+        return particles.assign(y=own[:, 0], x=own[:, 1], diameter=np.exp(own[:, 2]), depth=np.exp(own[:, 3]))
+
+    def fit(self, rounds: int = 1, shared: bool = True) -> FrameFit:
+        """Alternate between what is shared (unless told not to) and what is each particle's own."""
+        model = self.model
+        for _ in range(rounds):
+            if shared:
+                self._fit_shared()
+            self.prior.set_population(self.theta)
+            self.theta = _fit_particles(model, self.theta, self.imaging, self.prior, 2)
+            model.place(self.theta)
+            if shared:
+                self.prior.set_population(self.theta)
+                self.spread = self.prior.std
+                self.usual = self.prior.center[0, 2:]
+                self.rounds += 1
+        self.transmission = model.transmission(self.theta, self.imaging.exponent)
+        image, self.background = model.image(self.theta, self.imaging, self.transmission)
+        self.residual = model.residual(image)
+        self.misfit = self._misfit()
+        return self
+
+    def _misfit(self) -> float:
+        """Variance of the residual over areas as large as a particle, over that of white noise; at least 1.
+
+        Liquid that moves and particles that are not quite round leave more than noise, and of a particle's size.
+        """
+        width = self.model.diameter / 4
+        wide = gaussian_filter(self.residual.numpy(), width)
+        spread = 1.48 * np.median(np.abs(wide - np.median(wide)))
+        return max(float((spread * 2 * np.sqrt(np.pi) * width) ** 2), 1.0)
+
+    def _fit_shared(self):
+        model = self.model
+        if self.rounds:
+            model.noise = model.block_noise(model.image(self.theta, self.imaging)[0])
+        if self.known:
+            return
+        # Flat and round particles are different valleys of the cost: look into both, at first and once more later.
+        both = self.rounds in (0, 3)
+        trials = []
+        for solid in SOLIDS if both else (self.solid,):
+            start = replace(self.imaging, exponent=solid) if both else self.imaging
+            trials.append((*_fit_shared(model, self.theta, start, 6 if both else 3, solid), solid))
+        self.theta, self.imaging, _, self.solid = min(trials, key=lambda trial: trial[2])
+
+    def evidence(self, candidates: pd.DataFrame | None = None) -> np.ndarray:
+        """Log-likelihood that the frame gains by each particle, the others as they are.
+
+        Parameters
+        ----------
+        candidates : pandas.DataFrame, optional
+            ``y, x`` (px) of particles that are not in the fit, taken to be like the others; by default those that are.
+
+        Returns
+        -------
+        ndarray, shape (n,)
+            Natural logarithm, divided by how much more than noise the model leaves at a particle's size; above 0 the
+            frame speaks for the particle.
+        """
+        present = candidates is None
+        theta, other = self.theta, copy.copy(self.model)
+        if not present:
+            yx = torch.from_numpy(candidates[["y", "x"]].to_numpy(np.float32, copy=True))
+            theta = torch.cat([yx, self.usual.expand(len(yx), 2)], dim=1)
+        other.place(theta)
+        depth = other.depths(theta, self.imaging.exponent)[3]
+        change = self.transmission.flatten()[other.index] * torch.expm1(depth if present else -depth)
+        windows, index = other.blurred(change[:, None], self.imaging, self.background)
+        windows, index = windows.flatten(1), index.flatten(1)
+        along = (windows * self.residual.flatten()[index]).sum(1)
+        size = (windows**2).sum(1).clamp(min=1e-12)
+        # Some particles are thinner or darker than most: the best of a range of amplitudes counts.
+        amplitude = torch.ones(()) if present else (along / size).clamp(0.5, 1.5)
+        gain = (amplitude * along - 0.5 * amplitude**2 * size).numpy().astype(float) / self.misfit
+        return -gain if present else gain
+
+    def result(self, particles: pd.DataFrame) -> pd.DataFrame:
+        """The particles that were taken with fitted parameters and one-sigma errors.
+
+        ``y, x, diameter`` in pixels, ``depth`` (optical, at the centre), ``opacity`` (fraction of light taken there),
+        and ``y_std, x_std, diameter_std, depth_std``.
+        """
+        jacobian, image = self.model.jacobian(self.theta, self.imaging)
+        noise = self.model.block_noise(image) / self.model.noise
+        yx, precision = self.theta[:, :2].numpy(), self.prior.diagonal().numpy()
+        std = noise * np.sqrt(jacobian.variances(yx, precision, 1.3 * self.model.diameter))
+        table = self.put(particles)
+        relative = {"diameter_std": std[:, 2] * table["diameter"], "depth_std": std[:, 3] * table["depth"]}
+        return table.assign(opacity=-np.expm1(-table["depth"]), y_std=std[:, 0], x_std=std[:, 1], **relative)
+
+
+def refine(
+    frame: np.ndarray, particles: pd.DataFrame, diameter: float, imaging: Imaging | None = None, rounds: int = 3
+) -> pd.DataFrame:
+    """Fit position, diameter and optical depth of all particles to the frame at once.
+
+    Parameters
+    ----------
+    frame, particles, diameter, imaging
+        As for `FrameFit`; a ``layer`` column is not used: every particle is where the frame says, not its lattice.
+    rounds : int
+        Rounds of the fit.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The particles with the columns of `FrameFit.result`.
+
+    Notes
+    -----
+    Errors are the Gauss-Newton covariance, scaled by the residual's variance over a third of a particle, which holds
+    the camera's correlated noise. Explained in chapter 7, "Particles".
+    """
+    if particles.empty:
+        names = ("diameter", "depth", "opacity", "y_std", "x_std", "diameter_std", "depth_std")
+        return particles.assign(**dict.fromkeys(names, 0.0))
+    fit = FrameFit(frame, particles.drop(columns="layer", errors="ignore"), diameter, imaging)
+    return fit.fit(rounds).result(particles)
+
+
+def typical_spacing(yx: np.ndarray, layer: np.ndarray, diameter: float) -> float:
+    """Median nearest-neighbour distance within layers; 1.35 diameters where no layer has two particles."""
+    groups = [yx[layer == k] for k in np.unique(layer)]
+    distances = [cKDTree(g).query(g, k=2)[0][:, 1] for g in groups if len(g) > 1]
+    return float(np.median(np.concatenate(distances))) if distances else 1.35 * diameter
+
+
+def rows_of_three(yx: np.ndarray, layer: np.ndarray, spacing: float) -> np.ndarray:
+    """Indices (m, 3) of a neighbour, a particle and the neighbour opposite, all of one layer."""
+    rows = [np.empty((0, 3), int)]
+    for k in np.unique(layer):
+        mine = np.flatnonzero(layer == k)
+        pairs = cKDTree(yx[mine]).query_pairs(1.35 * spacing, output_type="ndarray")
+        middle, end = np.r_[pairs[:, 0], pairs[:, 1]], np.r_[pairs[:, 1], pairs[:, 0]]
+        opposite = 2 * yx[mine[middle]] - yx[mine[end]]
+        distance, other = cKDTree(yx[mine]).query(opposite) if len(middle) else (np.empty(0), np.empty(0, int))
+        row = np.stack([end, middle, other], axis=1)[(distance < 0.25 * spacing) & (end < other)]
+        rows.append(mine[row])
+    return np.concatenate(rows)

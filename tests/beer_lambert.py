@@ -1,0 +1,123 @@
+"""A simple image simulator for tests only, sharing no code with moirelib: Beer-Lambert's law on two twisted lattices.
+
+Conventions: pixel centres at integer coordinates, points (y, x), lengths in pixels, angles in degrees from x to y.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.ndimage import gaussian_filter
+
+
+@dataclass(frozen=True)
+class Image:
+    """A simulated frame and its truth."""
+
+    frame: np.ndarray  # (y, x) counts
+    masks: np.ndarray  # (2, y, x) bool
+    positions: np.ndarray  # (n, 2) px
+    layers: np.ndarray  # (n,) 1 or 2
+
+
+def hexagonal_points(spacing, angle, origin, size, margin):
+    """Points of a hexagonal lattice through an origin, within a margin of a square image."""
+    reach = int(2 * size / spacing) + 2
+    i, j = np.mgrid[-reach : reach + 1, -reach : reach + 1].reshape(2, -1)
+    along = spacing * (i + 0.5 * j), spacing * np.sqrt(0.75) * j  # x and y before the turn
+    c, s = np.cos(np.radians(angle)), np.sin(np.radians(angle))
+    x, y = c * along[0] - s * along[1] + origin[1], s * along[0] + c * along[1] + origin[0]
+    points = np.stack([y, x], axis=1)
+    return points[np.all((points > -margin) & (points < size - 1 + margin), axis=1)]
+
+
+def thickness_map(points, diameter, shape, size, samples=4):
+    """Thickness of spheres (a diameter high in the middle) or standing rods (1 high).
+
+    On ``samples`` × ``samples`` points per pixel, placed evenly about the pixel's centre.
+    """
+    axis = (np.arange(size * samples) + 0.5) / samples - 0.5
+    total = np.zeros((size * samples, size * samples))
+    radius = diameter / 2
+    for y, x in points:
+        rows, columns = (slice(*np.searchsorted(axis, [c - radius, c + radius])) for c in (y, x))
+        squared = (axis[rows, None] - y) ** 2 + (axis[None, columns] - x) ** 2
+        inside = np.clip(radius**2 - squared, 0, None)
+        height = 2 * np.sqrt(inside) if shape == "sphere" else np.where(inside > 0, 1.0, 0.0)
+        total[rows, columns] = np.maximum(total[rows, columns], height)
+    return total
+
+
+def simulate(
+    rng,
+    size=384,
+    spacing=26.0,
+    ratio=0.7,
+    twist=12.0,
+    shape="sphere",
+    absorption=1.0,
+    blur=0.06,
+    electrons=120.0,
+    readout=1.5,
+    jitter=0.02,
+    vacancies=0.03,
+    island=True,
+    background=0.15,
+    inverted=False,
+):
+    """Draw one image of two layers.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Source of randomness.
+    size : int
+        Edge of the image, px.
+    spacing, ratio : float
+        Nearest-neighbour distance in px; diameter in spacings.
+    twist : float
+        Degrees.
+    shape : {"sphere", "rod"}
+        Rods stand.
+    absorption : float
+        Thickness at the middle over mean free path: exp(-absorption) of the light passes one particle's middle.
+    blur : float
+        Standard deviation / diameter.
+    electrons, readout : float
+        Per pixel without particles; standard deviation of the readout noise.
+    jitter, vacancies : float
+        Displacements (standard deviation / spacing); empty fraction of the sites.
+    island : bool
+        Whether layer 2 is a disk in the middle instead of all over.
+    background : float
+        Relative standard deviation of the slow background.
+    inverted : bool
+        Bright particles on a dark ground.
+
+    Returns
+    -------
+    Image
+    """
+    samples, diameter, turn = 4, ratio * spacing, rng.uniform(0, 60)
+    positions, layers, passed, masks = [], [], 0.0, []
+    for layer in (1, 2):
+        origin = size / 2 + rng.uniform(-0.5, 0.5, 2) * spacing
+        points = hexagonal_points(spacing, turn + (layer - 1) * twist, origin, size, diameter)
+        points = points[rng.random(len(points)) >= vacancies]
+        if island and layer == 2:
+            points = points[np.hypot(*(points - size / 2).T) < 0.42 * size]
+        points = points + jitter * spacing * rng.standard_normal(points.shape)
+        height = thickness_map(points, diameter, shape, size, samples)
+        passed = passed + absorption * height / (diameter if shape == "sphere" else 1.0)
+        cover = (height > 0).reshape(size, samples, size, samples).mean(axis=(1, 3))
+        masks.append(cover > 0.5)
+        positions.append(points)
+        layers.append(np.full(len(points), layer))
+    light = gaussian_filter(np.exp(-passed), blur * diameter * samples)
+    light = light.reshape(size, samples, size, samples).mean(axis=(1, 3))
+    slow = gaussian_filter(rng.standard_normal((size, size)), size / 6, mode="wrap")
+    expected = electrons * light * np.exp(background * slow / slow.std())
+    frame = rng.poisson(expected) + readout * rng.standard_normal(expected.shape)
+    positions, layers = np.concatenate(positions), np.concatenate(layers)
+    inside = np.all((positions >= -0.5) & (positions < size - 0.5), axis=1)
+    frame = frame.max() - frame if inverted else frame
+    return Image(frame, np.stack(masks), positions[inside], layers[inside])

@@ -1,0 +1,139 @@
+"""The fit: unbiased positions, error bars that mean what they say, and what cannot be seen."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_particles import D, disks, square_of_points
+
+from moirelib.refinement import FrameFit, Imaging, refine, rows_of_three
+
+
+def noisy_frame(points, rng, noise, contrast=0.5):
+    y, _ = np.indices((160, 160))
+    clean = 300 + 0.3 * y
+    for point in points:
+        clean = clean * (1 - contrast * (1 - disks([point], (160, 160))))
+    return clean + noise * rng.standard_normal(clean.shape)
+
+
+def test_fitted_positions_are_unbiased_and_errors_are_true():
+    z, errors = [], []
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        points = square_of_points(rng=rng)
+        start = pd.DataFrame(points + rng.normal(0, 0.5, points.shape), columns=["y", "x"])
+        table = refine(noisy_frame(points, rng, 30.0), start, D)
+        error = table[["y", "x"]].to_numpy() - points
+        errors.append(error)
+        z.append(error / table[["y_std", "x_std"]].to_numpy())
+    z, errors = np.concatenate(z), np.concatenate(errors)
+    assert np.abs(errors.mean(axis=0)).max() < 4 * errors.std() / np.sqrt(len(errors))
+    assert 0.8 < np.std(z) < 1.25
+    assert errors.std() < 0.3
+
+
+def test_fitted_errors_grow_with_the_noise():
+    rng = np.random.default_rng(0)
+    points = square_of_points(rng=rng)
+    start = pd.DataFrame(points, columns=["y", "x"])
+    std = [refine(noisy_frame(points, rng, noise), start, D)["y_std"].median() for noise in (10.0, 40.0)]
+    assert std[1] / std[0] == pytest.approx(4.0, rel=0.3)
+
+
+def test_fitted_diameter_follows_the_true_one():
+    rng = np.random.default_rng(0)
+    points = square_of_points(spacing=20.0, rng=rng)
+    start = pd.DataFrame(points, columns=["y", "x"])
+    sizes = []
+    for diameter in (11.0, 13.0):
+        frame = 300 * (0.4 + 0.6 * disks(points, (160, 160), diameter)) + 3 * rng.standard_normal((160, 160))
+        sizes.append(refine(frame, start, D)["diameter"].median())
+    assert sizes[1] / sizes[0] == pytest.approx(13 / 11, rel=0.05)
+
+
+def test_a_particle_under_another_is_fitted_too():
+    rng = np.random.default_rng(2)
+    points = np.array([[60.0, 60.0], [60.0, 67.0], [110.0, 100.0]])
+    start = pd.DataFrame(points + 0.5, columns=["y", "x"])
+    table = refine(noisy_frame(points, rng, 2.0), start, D)
+    assert np.abs(table[["y", "x"]].to_numpy() - points).max() < 0.3
+
+
+def test_frames_below_zero_are_fitted_as_well():
+    rng = np.random.default_rng(0)
+    points = square_of_points(rng=rng)
+    start = pd.DataFrame(points + 0.4, columns=["y", "x"])
+    frame = noisy_frame(points, rng, 10.0)
+    for offset in (-1000.0, 30000.0):
+        error = refine(frame + offset, start, D)[["y", "x"]].to_numpy() - points
+        assert error.std() < 0.2
+
+
+def rendered(particles, imaging, rng=None, noise=3.0, shape=(160, 160)):
+    """A frame of the fit's own model: 300 counts of light, with noise where a generator is given."""
+    fit = FrameFit(np.full(shape, 300.0) + np.arange(shape[1]), particles, D, imaging)
+    t = fit.model.transmission(fit.theta, imaging.exponent)
+    fit.model.frame = fit.model.frame / fit.model.frame.mean()
+    clean = 300 * fit.model.image(fit.theta, Imaging(blur=imaging.blur, disk=imaging.disk), t)[0].numpy()
+    return clean if rng is None else clean + noise * rng.standard_normal(shape)
+
+
+@pytest.mark.parametrize("exponent", [0.05, 0.5])
+def test_what_particles_share_is_recovered(exponent):
+    rng = np.random.default_rng(3)
+    points = square_of_points(spacing=18.0, rng=rng)
+    table = pd.DataFrame(points, columns=["y", "x"]).assign(diameter=11.5, depth=0.8)
+    true = Imaging(exponent, blur=0.1, disk=0.2, tail=0.0)
+    frame = rendered(table, true, rng)
+    fit = FrameFit(frame, table[["y", "x"]] + 0.3, D).fit(4)
+    assert fit.imaging.exponent == pytest.approx(exponent, abs=0.12)
+    assert fit.put(table)["diameter"].median() == pytest.approx(11.5, rel=0.02)
+
+
+def test_jacobian_is_the_derivative_of_the_frame():
+    points = square_of_points(spacing=20.0, rng=np.random.default_rng(0))
+    table = pd.DataFrame(points, columns=["y", "x"]).assign(diameter=12.3, depth=1.1)
+    imaging = Imaging(0.3, 0.15, 0.5, 0.0)
+    frame = rendered(table, imaging, np.random.default_rng(1))
+    fit = FrameFit(frame, table, D, imaging)
+    jacobian, image = fit.model.jacobian(fit.theta, imaging)
+    background = fit.model.image(fit.theta, imaging)[1]
+    fit.model.background.fit = lambda *_: background  # the derivatives are taken with the background held
+    for k, size in enumerate((1e-2, 1e-2, 1e-3, 1e-2)):
+        step = fit.theta * 0
+        step[:, k] = size
+        change = fit.model.residual(image) - fit.model.residual(fit.model.image(fit.theta + step, imaging)[0])
+        expected = jacobian.forward(step).reshape(change.shape)
+        assert (change - expected).norm() < 0.03 * expected.norm()
+
+
+def test_evidence_speaks_for_particles_that_are_there_and_against_others():
+    rng = np.random.default_rng(0)
+    points = square_of_points(spacing=24.0, rng=rng)
+    table = pd.DataFrame(points, columns=["y", "x"])
+    fit = FrameFit(noisy_frame(points[1:], rng, 10.0), table.iloc[1:], D).fit(3)
+    assert (fit.evidence() > 5).all()
+    assert fit.evidence(table.iloc[:1])[0] < -5
+    missing = FrameFit(noisy_frame(points, rng, 10.0), table.iloc[1:], D).fit(3)
+    assert missing.evidence(table.iloc[:1])[0] > 5
+
+
+def test_rows_join_opposite_neighbours_of_one_layer():
+    points = square_of_points(spacing=16.0, jitter=0.0)
+    rows = rows_of_three(points, np.ones(len(points)), 16.0)
+    np.testing.assert_allclose(points[rows[:, 0]] + points[rows[:, 2]], 2 * points[rows[:, 1]], atol=1e-6)
+    inner = np.all((points > 40) & (points < 120), axis=1)
+    assert (np.bincount(rows[:, 1], minlength=len(points))[inner] == 3).all()
+    assert len(rows_of_three(points, np.arange(len(points)), 16.0)) == 0
+
+
+def test_a_known_crystal_steadies_what_the_frame_shows_badly():
+    rng = np.random.default_rng(5)
+    points = square_of_points(spacing=16.0, rng=rng, jitter=0.1)
+    start = pd.DataFrame(points + rng.normal(0, 0.5, points.shape), columns=["y", "x"])
+    frame = noisy_frame(points, rng, 120.0)
+    fit = FrameFit(frame, start, D).fit(2)
+    free = fit.take(start).fit(2, shared=False).put(start)
+    steadied = fit.take(free.assign(layer=1)).fit(2, shared=False).put(start)
+    error = [np.sqrt(np.mean((t[["y", "x"]].to_numpy() - points) ** 2)) for t in (free, steadied)]
+    assert error[1] < 0.8 * error[0]

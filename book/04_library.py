@@ -65,8 +65,8 @@ SEED = 4
 #
 # `LibraryConfig` says from which range each parameter is drawn. A pair is the low and high end of a uniform
 # distribution; sizes and doses, which span decades, are uniform in their logarithm. `.fast()` is a toy of 24 images,
-# `.full()` holds 400 images of 512 pixels, and `.training()` is as many as the shipped {term}`weights` were trained
-# on. The source lists the ranges with their units:
+# `.full()` holds 400 images of 512 pixels, and `.training()` is the library for the shipped {term}`weights`: more
+# images, and a share of them drawn by the published recipe (below). The source lists the ranges with their units:
 
 # %%
 listing = re.findall(
@@ -137,8 +137,20 @@ print(f"particles of 27 to 42 nm are {diameters_px[0]} to {diameters_px[1]} pixe
 # gold, and add readout noise after the camera's blur, not before it.
 #
 # The recipe's rods are so high that one alone is nearly black, and a second one behind it changes little. The other
-# end of the range looks altogether different: through small translucent spheres one sees the layer below. The same
-# function draws both. We measure the counts at the particles' centres:
+# end of the range looks altogether different: through small translucent spheres one sees the layer below. Drawn from the
+# wide ranges alone, images quite like the recipe's would be rare; so with the probability `recipe` an image follows it in
+# everything but its number of pixels:
+
+# %%
+drawn = LibraryConfig.training()
+print(
+    f"training library: {drawn.images} images of {drawn.shape[0]} × {drawn.shape[1]} pixels, ",
+    end="",
+)
+print(f"{drawn.recipe:.0%} by the published recipe")
+
+# %% [markdown]
+# The same function draws both ends. We measure the counts at the particles' centres:
 
 # %%
 translucent = replace(
@@ -344,12 +356,12 @@ else:
 # `make bench-optics` measures it on your machine. On the command line the same function is `moirelib library`:
 #
 # ```
-# moirelib library --out library --images 3000 --size 448 --seed 1
+# moirelib library --out library --training --seed 1
 # ```
 #
 # Interrupt it with Ctrl-C, and give the same command to go on. `--workers` sets the number of processes, and
-# `--scheduler` the address of a Dask scheduler whose workers see the folder. The shipped weights
-# ([chapter 5](05_unet)) come from a library that this command made; their card lists its ranges, which may be
+# `--scheduler` the address of a Dask scheduler whose workers see the folder. `--training` is the preset for the shipped
+# weights ([chapter 5](05_unet)); their card lists seed and ranges of the library that they were trained on, which may be
 # narrower than today's.
 
 # %% [markdown]

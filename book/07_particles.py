@@ -16,83 +16,96 @@
 #
 # ```{admonition} In this chapter
 # :class: tip
-# - read particles off the network's output
-# - decide which layer each belongs to, from the lattices that all of them form together
-# - fit all particles to the frame at once, and check the error bars against the truth
-# - link particles into tracks
-# - measure distances in a real frame
+# - read particles off the network's centre channels
+# - decide which layer each belongs to, from the lattices that all of them form together, and say how sure that is
+# - fit all particles to the frame at once, and let the frame say which are missing and which are none
+# - check the error bars and the confidence against the truth
+# - let tracks vote, and measure distances in a real frame
 #
-# Needs chapters 5 and 6 · CPU · 1 minute · 1.3 GB
+# Needs chapters 5 and 6 · CPU · 1 minute (fast), 3 minutes (full) · 1.5 GB
 # ```
 #
-# {doc}`Chapter 6 <06_decompose>` called one function. This chapter opens it: network output in, particle table out. The
-# steps are `locate`, `assign_layers`, `refine` and `link`, and each can be used alone.
+# {doc}`Chapter 6 <06_decompose>` called one function. This chapter opens it: the network's centres and the raw frame in,
+# particle table out. The steps are in four modules, and each can be used alone: `particles.locate` finds peaks,
+# `assignment.assign_layers` names the layers, `refinement.FrameFit` fits the frame, `completion.complete` adds and
+# removes particles. `particles.find` runs them in turn, and `assignment.vote` joins the frames of a movie.
 
 # %%
+import itertools
+import os
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from scipy.spatial import cKDTree
 
 import moirelib
 from moirelib import data, plot
+from moirelib.assignment import assign_layers, find_lattice, vote
+from moirelib.completion import complete, vacant_sites
 from moirelib.lattice import truth_table
-from moirelib.particles import assign_layers, find_lattice, locate, refine
+from moirelib.particles import find, locate
+from moirelib.refinement import FrameFit
 from moirelib.scenes import LatticeConfig, random_scene
-from moirelib.scoring import match
+from moirelib.scoring import match, score_particles
 from moirelib.tracks import link
 from moirelib.unet import WORKING_DIAMETER, load_weights, predict, resample
 
+FAST = os.environ.get("MOIRELIB_FAST", "1") != "0"
 movie, truth = data.sample()
+frames = 4 if FAST else len(movie)
+truth = truth[truth["frame"] < frames]
 zoom = WORKING_DIAMETER * movie.pixel_size / truth["diameter_nm"].median()
 working_shape = [round(n * zoom) for n in movie.shape[1:]]
 nm = movie.pixel_size * movie.shape[1] / working_shape[0]  # per working pixel
-images = [resample(movie.frame(t), working_shape) for t in range(len(movie))]
+images = [resample(movie.frame(t), working_shape) for t in range(frames)]
 network = load_weights()
-probability = [predict(network, image) for image in images]  # of shape (layer, y, x)
-print(f"{len(images)} frames of {working_shape} working pixels, {nm:.3f} nm each")
+centers = [predict(network, image)[1] for image in images]  # of shape (channel, y, x)
+print(f"{frames} frames of {working_shape} working pixels, {nm:.3f} nm each")
 
 # %% [markdown]
-# ## Particles are peaks of the probability
+# ## Particles are peaks of the centre channels
 #
-# Where particles touch, their probabilities merge into one blob. A blur as wide as a particle, subtracted from a
-# narrower one, makes each centre a peak again: a band-pass filter, as in particle tracking since
-# {cite:t}`crocker1996`. The peak tells particles apart, to a pixel. The position is better taken from all pixels: each
-# goes to the nearest peak, and each particle is placed at the centre of mass of its share. Two soft disks that touch
-# show that it works:
-
+# The network was trained to put a peak at each particle's centre ({doc}`chapter 5 <05_unet>`), so finding particles is
+# finding maxima. A maximum is known to a pixel; the centre of mass of the peak is better. Pixels within reach go to the
+# nearest maximum, as in particle tracking since {cite:t}`crocker1996`:
 
 # %%
-def centroids(probability, peaks, reach):
-    """Centre of mass of the pixels nearer to each peak (n, 2) than to any other, and within reach."""
-    pixels = np.argwhere(probability > 0.05)
-    distance = np.linalg.norm(pixels[:, None] - peaks, axis=-1)
-    owner = np.where(distance.min(axis=1) < reach, distance.argmin(axis=1), -1)
-    weight = probability[tuple(pixels.T)]
-    return np.array(
-        [
-            np.average(pixels[owner == k], axis=0, weights=weight[owner == k])
-            for k in range(len(peaks))
-        ]
+from scipy.ndimage import maximum_filter
+
+
+def locate_by_hand(peaks, threshold=0.3, reach=3.0):
+    """Maxima of one channel above a threshold, each moved to the centre of mass of its share of pixels."""
+    tops = np.argwhere((peaks == maximum_filter(peaks, 7)) & (peaks > threshold))
+    pixels = np.argwhere(peaks > 0.02)
+    distance, owner = cKDTree(tops).query(pixels)
+    near = distance < reach
+    weight = peaks[tuple(pixels[near].T)]
+    mass = np.bincount(owner[near], weight, len(tops))
+    moments = [np.bincount(owner[near], weight * c, len(tops)) for c in pixels[near].T]
+    return np.stack(moments, axis=1) / mass[:, None]
+
+
+located = locate(centers[0], WORKING_DIAMETER)
+for k in (0, 1):
+    by_hand, tested = locate_by_hand(centers[0][k]), located[located["channel"] == k]
+    i, j = match(by_hand, tested[["y", "x"]], 1.0)
+    apart = np.linalg.norm(by_hand[i] - tested[["y", "x"]].to_numpy()[j], axis=1)
+    print(
+        f"channel {k + 1}: {len(by_hand)} by hand, {len(tested)} by locate; at most {apart.max():.2f} px apart"
     )
 
-
-grid = np.indices((25, 35)).reshape(2, -1).T
-centers = np.array([[12.3, 10.4], [12.6, 22.7]])
-disks = [1 / (1 + np.exp((np.linalg.norm(grid - c, axis=1) - 6) / 0.4)) for c in centers]
-blob = np.maximum(*disks).reshape(25, 35)
-print("found", centroids(blob, np.rint(centers), 8.4).round(2).tolist(), "truth", centers.tolist())
-
-# %% mystnb={"figure": {"caption": "A part of the sample's first frame and of both channels of the network's output, with the particles that locate finds in each. A peak in a channel is a particle; which layer it belongs to is not decided yet.", "name": "fig-locate"}}
-located = locate(probability[0], WORKING_DIAMETER)
+# %% mystnb={"figure": {"caption": "A part of the sample's first frame and of both centre channels, with the particles that locate finds in each. A peak in a channel is a particle; which layer it belongs to is not decided yet, and particles may still be missing.", "name": "fig-locate"}}
 fig, axes = plt.subplots(1, 3, figsize=(9, 3.3), layout="constrained")
 window = (slice(20, 120), slice(10, 110))
 plot.show_frame(images[0][window], nm, axes[0], title="raw frame")
 for k, ax in enumerate(axes[1:]):
-    ax.imshow(probability[0][k][window], cmap="cividis", vmin=0, vmax=1)
+    ax.imshow(centers[0][k][window], cmap="cividis", vmin=0, vmax=1)
     mine = located[located["channel"] == k]
-    ax.plot(mine["x"] - 10, mine["y"] - 20, "+", color="white", mew=2)
-    ax.set(xlim=(-0.5, 99.5), ylim=(99.5, -0.5), xticks=[], yticks=[], title=f"channel {k + 1}")
-fig.colorbar(axes[2].images[0], ax=axes, label="probability", shrink=0.8)
+    ax.plot(mine["x"] - 10, mine["y"] - 20, "+", color="white", mew=1.5)
+    ax.set(xlim=(-0.5, 99.5), ylim=(99.5, -0.5), xticks=[], yticks=[])
+    ax.set_title(f"centres, channel {k + 1}", fontsize=10)
+fig.colorbar(axes[2].images[0], ax=axes, label="height of the peak", shrink=0.8)
 plt.show()
 
 # %% [markdown]
@@ -170,20 +183,71 @@ for ax in axes[::2]:
 plt.show()
 
 # %% [markdown]
-# How small a twist can this tell apart? Peaks are as wide as $2\pi$ over the size of the field, so two of them
-# separate once the field spans about $1/\theta$ spacings: 15 for a twist of 4°.
+# How small a twist can this tell apart? Peaks are as wide as $2\pi$ over the size of the field, so two of them separate
+# once the field spans about $1/\theta$ spacings, which is one Moiré period: 15 spacings at 4°.
+#
+# ## Below that, neighbours still know who they belong to
+#
+# Two lattices of nearly one direction and spacing have one hexagon. Yet locally they are shifted copies of each other,
+# and pairs of particles tell: two that are a lattice vector apart **agree**, they may well be of one layer; two that
+# are nearer than particles of one layer can be, or apart by no lattice vector, **disagree**. That makes a graph with
+# positive and negative links. The division into two groups that cuts most disagreement and least agreement is nearly
+# the sign of the leading eigenvector of its matrix, and the whole idea fits into a few lines. The channels are not
+# used:
+
+
+# %%
+def split_by_hand(points, lattice):
+    """Group (0 or 1) of each point: sign of the leading eigenvector of agreement between neighbours."""
+    i, j = cKDTree(points).query_pairs(2.2 * lattice.spacing, output_type="ndarray").T
+    step = points[j] - points[i]
+    fit = np.cos(step @ lattice.wave_vectors.T).sum(axis=1)  # 3 for a lattice vector
+    agreement = np.where(fit > 1.5, 1.0, -1.0)
+    agreement[np.hypot(*step.T) < 0.7 * lattice.spacing] = -3.0
+    graph = np.zeros((len(points), len(points)))
+    graph[i, j] = graph[j, i] = agreement
+    return (np.linalg.eigh(graph)[1][:, -1] > 0).astype(int)
+
+
+plain = {"boundary": 0, "dislocations": 0, "interstitials": (0, 0), "single_layer": 0}
+plain |= {"island": 0, "edge": 0, "strain": (0, 0), "shapes": ("sphere",)}
+near_equal = LatticeConfig(twist_angle=(1.5, 1.5), spacing_mismatch=0, offset=(0.4, 0.4), **plain)
+scene = random_scene(near_equal, (570.0, 570.0), np.random.default_rng(1), spacing=38.0)
+twins = truth_table(scene, pixel_size=1.0)
+points_of_twins = twins[["y", "x"]].to_numpy()
+one, strength = find_lattice(points_of_twins, spacing=38)
+group = split_by_hand(points_of_twins, one)
+right = np.mean(group == twins["layer"] - 1)
+print(f"one hexagon: {one.spacing:.1f} nm at {one.angle:.1f}°, S = {strength:.0f}")
+print(f"split by neighbours: {max(right, 1 - right):.1%} of {len(twins)} in the right layer")
+
+# %% mystnb={"figure": {"caption": "Two layers twisted by 1.5° in a field of 15 spacings, much less than a Moiré period. Left, the truth. Right, the sign of the leading eigenvector of the graph of agreeing and disagreeing neighbours.", "name": "fig-split-graph"}}
+fig, axes = plt.subplots(1, 2, figsize=(8, 3.9), layout="constrained", sharey=True)
+group = group if right > 0.5 else 1 - group
+for ax, values, title in zip(axes, (twins["layer"] - 1, group), ("truth", "split"), strict=True):
+    for k, color in enumerate(plot.LAYER_COLORS):
+        y, x = points_of_twins[np.asarray(values) == k].T
+        ax.plot(x, y, "os"[k], color=color, ms=4)
+    ax.set(aspect="equal", xlabel="x / nm", title=title, ylim=(580, -10))
+axes[0].set_ylabel("y / nm")
+plt.show()
+
+# %% [markdown]
+# `assign_layers` uses a softer version of it wherever lattices are within some 4° of each other, and asks one more
+# question: may the copies be the two ends of *tilted* columns of one layer, seen twice? Tilt shifts or spreads the ends,
+# but does not turn them.
 #
 # ## Lattices are grains, and grains make layers
 #
 # A layer may hold more than one lattice: two {term}`grains <grain>` that meet along a line. Then three hexagons
 # appear, and a new question: which two of the three are one layer? Where grains lie *over* each other in projection,
-# they must be different layers. Where they only *meet*, they are one. `assign_layers` puts all of this together:
+# they must be different layers. Where they only *meet*, they are one. `assign_layers`
 #
-# 1. find lattices one after another, each in the points that the earlier ones leave unexplained;
-# 2. let each point choose, by its fit to the phases of its *surroundings* (strain is slow and does no harm there) and
-#    by the network's word on which neighbours share its channel, until nothing changes;
-# 3. put grains that overlap into different layers and grains that meet into one;
-# 4. call the layer that reaches furthest layer 1.
+# 1. finds lattices one after another, each in the points that the earlier ones leave unexplained, and splits those that
+#    are shifted copies;
+# 2. takes contiguous pieces of the points on each as grains;
+# 3. puts grains that overlap into different layers and grains that meet into one;
+# 4. lets each particle weigh its own evidence, and calls the layer that reaches furthest layer 1.
 #
 # To watch it without the network's mistakes, we take true positions of a simulated scene with a grain boundary,
 # scattered a little, and play the network ourselves: our channels are right in one half of the field and exchanged in
@@ -232,13 +296,121 @@ axes[0].set_ylabel("y / nm")
 plt.show()
 
 # %% [markdown]
-# `layer_confidence` is the final membership of the chosen layer. Where the lattices do not tell, it stays near 0.5:
-# with a twist near zero, with a single particle far from the others, with fewer than eight particles. Then the
-# channel's name is all there is, and the table says so.
+# Step 3 in plain Python: count the particles of one grain that are nearer to another grain's than one layer allows, and
+# take the division of the grains in two that leaves fewest of these conflicts inside a layer. There are few grains, so
+# all divisions can be tried.
+
+# %%
+grains = [g[["y", "x"]].to_numpy() for _, g in named.groupby("grain")]
+near = [[np.sum(cKDTree(h).query(g)[0] < 0.75 * 38) for h in grains] for g in grains]
+near = np.array(near) * (1 - np.eye(len(grains), dtype=int))  # a grain is no conflict with itself
+for rest in itertools.product((0, 1), repeat=len(grains) - 1):
+    layers = np.array([0, *rest])
+    conflicts = np.sum(near[layers[:, None] == layers])
+    print("layers of the grains", layers + 1, "conflicts", conflicts)
+
+# %% [markdown]
+# ## Each particle weighs its evidence
+#
+# Grains settle the layers of most particles, but not of all: at edges, near {term}`vacancies <vacancy>`, where sites of
+# both lattices nearly coincide. So each particle adds up what speaks for layer 1 against layer 2, as logarithms of odds,
+# in which independent pieces of evidence add:
+#
+# | evidence | for layer 1 if |
+# |---|---|
+# | place | it sits on a site of a grain of layer 1, as its surroundings set the grain's phase; strain is slow and does no harm |
+# | presence | grains of layer 1 are what is found around it |
+# | channel | it shares its channel with neighbours that are in layer 1; the channel's name itself says nothing |
+# | exclusion | a particle too near to it to be in the same layer is in layer 2 |
+#
+# All of it depends on the layers of the neighbours, which are no better known. Two methods of statistical physics
+# handle that. For the first three, every particle looks at its neighbours' *mean* opinion, again and again until
+# nothing changes: a **mean field**. For exclusion, a mean is too crude, since a particle would hear its own opinion
+# come back from its partner. {term}`Belief propagation <belief propagation>` {cite:p}`pearl1988` sends messages
+# instead, each without what came from where it goes. If a particle's other evidence has the log-odds $\lambda$, and
+# the log-odds against both being in one layer are $s$, it tells its partner
+#
+# $$ m = -2\,\operatorname{artanh}\bigl(\tanh(s/2)\,\tanh(\lambda/2)\bigr). $$
+#
+# In a chain of particles, each too near to the next, one that is sure decides for the others, and less so with every
+# step:
+
+
+# %%
+def message(log_odds, strength):
+    """What a particle says to one that cannot be in its layer."""
+    return -2 * np.arctanh(np.tanh(strength / 2) * np.tanh(log_odds / 2))
+
+
+log_odds = 4.0  # of layer 1, for the first of the chain; the others know nothing themselves
+for k in range(1, 6):
+    print(f"particle {k}: probability of layer 1 is {1 / (1 + np.exp(-log_odds)):.3f}")
+    log_odds = message(log_odds, strength=3.0)
+
+# %% [markdown]
+# ## Is the confidence honest?
+#
+# The final log-odds become `layer_confidence`, the {term}`layer confidence`. It claims to be a probability, so it can
+# be checked: of all particles with a confidence near 0.8, eight in ten should be right. Pieces of evidence that are
+# not quite independent make a sum too sure of itself, so two constants of `moirelib.assignment.Evidence`, a
+# temperature and a head start, are fitted on simulated scenes by `benchmarks/calibrate_confidence.py`. Here are other
+# scenes, from seeds of our own: true positions are scattered, some are lost, some invented, and the channels are
+# exchanged in patches and wrong at random.
+
+# %%
+from scipy.ndimage import gaussian_filter, map_coordinates
+
+
+def judged(config, seed):
+    """Confidence of each particle of a scene, and whether its layer is right (names exchanged at most once)."""
+    rng = np.random.default_rng((707, seed))
+    side = rng.uniform(8, 25) * 50.0
+    table = truth_table(random_scene(config, (side, side), rng, 50.0), pixel_size=1.0)
+    table = table[rng.random(len(table)) > 0.03].reset_index(drop=True)
+    width = table["diameter_nm"].median()
+    points = table[["y", "x"]] + rng.normal(0, 0.03 * width, (len(table), 2))
+    patches = gaussian_filter(rng.standard_normal((32, 32)), 2.0)
+    swapped = map_coordinates(patches, points.T / 60 + 1, order=1, mode="reflect") > 0
+    channel = (table["layer"] == 2) ^ swapped ^ (rng.random(len(table)) < 0.1)
+    seen = points.assign(channel=channel.astype(int), score=1.0, truth=table["layer"])
+    named, _ = assign_layers(seen, width)
+    right = (named["layer"] == named["truth"]).to_numpy()
+    right = right if right.mean() >= 0.5 else ~right
+    return pd.DataFrame({"confidence": named["layer_confidence"], "right": right})
+
+
+# %%
+small_twist = LatticeConfig(twist_angle=(1.0, 3.0), shapes=("sphere",))
+configs = (LatticeConfig(), LatticeConfig.published(), small_twist)
+scenes = 8 if FAST else 60
+claims = pd.concat([judged(config, i) for config in configs for i in range(scenes)])
+edges = [0.5, 0.6, 0.7, 0.8, 0.9, 0.97, 0.995, 1.0]
+bins = claims.groupby(pd.cut(claims["confidence"], edges, include_lowest=True), observed=True)
+reliability = bins.agg(
+    says=("confidence", "mean"), right=("right", "mean"), particles=("right", "size")
+)
+reliability.round(3)
+
+# %% mystnb={"figure": {"caption": "Reliability diagram: how often a layer is right against how sure it was said to be, with intervals of 95 % as if particles were independent (Wilson). On the dashed line the confidence is honest; below it, it promises too much. The area of a mark goes with its number of particles.", "name": "fig-reliability"}}
+fig, ax = plt.subplots(figsize=(5, 4), layout="constrained")
+says, right, n = (reliability[c].to_numpy(float) for c in ("says", "right", "particles"))
+middle = (right + 1.92 / n) / (1 + 3.84 / n)
+half = 1.96 * np.sqrt(right * (1 - right) / n + 0.96 / n**2) / (1 + 3.84 / n)
+ax.vlines(says, middle - half, middle + half, color=plot.LAYER_COLORS[0])
+ax.scatter(says, right, s=20 + 200 * np.sqrt(n / n.max()), color=plot.LAYER_COLORS[0], alpha=0.7)
+ax.plot([0.5, 1], [0.5, 1], "--", color="0.4", label="honest")
+ax.set(xlabel="layer_confidence", ylabel="fraction in the right layer", xlim=(0.48, 1.02))
+ax.legend(frameon=False, loc="upper left")
+plt.show()
+
+# %% [markdown]
+# Two things to keep in mind. Errors come in flocks: when a whole grain is put into the wrong layer, all its particles
+# are wrong together, whatever each of them claims, so the intervals are too narrow and no confidence exceeds a
+# ceiling. And 0.5 means what it says: where the image does not decide, the table does not pretend to.
 #
 # ## A fit of one particle, with its error bar
 #
-# Peaks of a probability are where the network believes particles to be. The measurement is made on the frame itself,
+# Peaks of a channel are where the network believes particles to be. The measurement is made on the frame itself,
 # by a fit. For one particle on a flat background the model has three parameters, $y$, $x$ and the contrast.
 # Gauss–Newton steps solve $(J^\top J)\,\delta = J^\top(\text{data}-\text{model})$, where $J$ holds the derivatives of
 # the model; and $\sigma^2(J^\top J)^{-1}$, with the noise $\sigma$ of a pixel, is the covariance of the result. It is
@@ -277,37 +449,203 @@ print(f"claimed {claimed.mean():.4f} px, observed {np.std(found - [12.4, 11.7]):
 # {cite:p}`mortensen2010`. How it grows with the noise and falls with the number of electrons was worked out for single
 # fluorescent molecules first {cite:p}`thompson2002`.
 #
-# ## All particles at once
+# ## The frame fitted as a whole
 #
 # In a Moiré pattern no particle is alone. Fitted one by one, each would take its neighbour's edge, and the particle
-# under it, for its own. `refine` therefore fits **all** particles of both layers together: a smooth background times
-# the {term}`transmission` of each particle, $I = B \prod_j (1 - o_j\,p(\mathbf r - \mathbf r_j))$, with position,
-# diameter and opacity $o_j$ of each, and one profile $p$ for all that is fitted as well, between a standing rod and a
-# sphere. The matrix is the same as above, only larger and nearly empty, and the error bars contain what each particle
+# under it, for its own. `FrameFit` therefore explains the **whole frame** by a {term}`forward model`, all particles of
+# both layers together:
+#
+# $$ I(\mathbf r) = I_0 + B(\mathbf r)\; K * \prod_j \exp\Bigl[-\delta_j\,\bigl(1 - |\mathbf r-\mathbf r_j|^2/R_j^2\bigr)^{e}\Bigr] . $$
+#
+# Each particle lets a fraction of the light through, most at its rim, and {term}`transmissions <transmission>` multiply:
+# position $\mathbf r_j$, radius $R_j$ and optical depth $\delta_j$ are its own. What all share is fitted as well: the
+# exponent $e$ of the profile, 0 for a standing rod or a plate and ½ for a sphere; the blur $K$, of a disk (defocus), a
+# Gaussian and a camera's long tail; the counts $I_0$ without light; and a background $B$ of smooth splines. The
+# steps are those of the fit of one spot. Only the matrix is larger, and nearly empty, since distant particles do not
+# meet, so conjugate gradients solve it.
+
+# %%
+named, _ = assign_layers(located, WORKING_DIAMETER)
+fit = FrameFit(images[0], named[["channel", "y", "x", "score"]], WORKING_DIAMETER).fit(rounds=2)
+print(f"{len(named)} particles; shared by all: {fit.imaging}")
+
+# %% mystnb={"figure": {"caption": "The first frame and what particles from the network alone explain of it, after two rounds of the fit. Right, what is left over; dark blobs are particles that the network did not find, bright ones are particles that are not there or too wide. Where the network found every particle, only noise is left.", "name": "fig-forward"}}
+noise, seen = fit.model.noise, fit.model.frame.numpy()
+explained = seen - noise * fit.residual.numpy()
+fig, axes = plt.subplots(1, 3, figsize=(9.5, 3.3), layout="constrained")
+for ax, image, title in zip(axes, (seen, explained), ("frame", "model"), strict=False):
+    plot.show_frame(image, nm, ax, title=title)
+    ax.images[0].set_clim(np.percentile(seen, [0.5, 99.5]))
+plot.show_frame(fit.residual.numpy(), nm, axes[2], title="frame − model")
+limit = np.percentile(np.abs(fit.residual.numpy()), 99.8)
+axes[2].images[0].set(cmap="cividis", clim=(-limit, limit))
+fig.colorbar(axes[2].images[0], ax=axes, label="residual / σ", shrink=0.8)
+plt.show()
+
+# %% [markdown]
+# The residual is in units of σ, which is not the pixel noise but the residual's own scatter over a third of a
+# particle: it is larger where a camera correlates neighbouring pixels, and where the model leaves something over.
+# `FrameFit.result` gives every particle its error bars from the same σ and $(J^\top J)^{-1}$, with what each particle
 # owes to the uncertainty of its neighbours.
+#
+# ## Ask the frame what is missing
+#
+# The residual says more than where particles are: it says **whether**. For a model with and without a particle, half the
+# difference of squared residuals over the noise is the logarithm of how much likelier the frame is with it. On
+# the spot from above, with nothing there and with a spot there:
 
 
 # %%
-def particles_of(t):
-    """The road of one frame: located, named, fitted; positions in pixels of the movie and in nm."""
-    named, _ = assign_layers(locate(probability[t], WORKING_DIAMETER), WORKING_DIAMETER)
-    table = refine(images[t], named, WORKING_DIAMETER)
-    scale = (
-        nm / movie.pixel_size
-    )  # movie pixels per working pixel; pixel centres are at integers in both
-    table = table.assign(
-        frame=t, y=(table["y"] + 0.5) * scale - 0.5, x=(table["x"] + 0.5) * scale - 0.5
-    )
-    return table.assign(
-        **{f"{c}_nm": table[c] * movie.pixel_size for c in "yx"},
-        **{f"{c}_nm": table[c] * nm for c in ("y_std", "x_std", "diameter", "diameter_std")},
-    )
+def gain(image, y, x, width, sigma, contrast=0.4):
+    """Log-likelihood that an image gains by a spot of known size and contrast."""
+    rows, columns = np.indices(image.shape)
+    spot = contrast * np.exp(-((rows - y) ** 2 + (columns - x) ** 2) / (2 * width**2))
+    return np.sum((image - 1) ** 2 - (image - 1 + spot) ** 2) / (2 * sigma**2)
 
 
-table = pd.concat([particles_of(t) for t in range(len(movie))], ignore_index=True)
-table[
-    ["frame", "layer", "y_nm", "x_nm", "y_std_nm", "x_std_nm", "diameter_nm", "diameter_std_nm"]
-].round(2).head()
+empty = [gain(1 + rng.normal(0, 0.15, clean.shape), 12.4, 11.7, 4.0, 0.15) for _ in range(100)]
+there = [gain(clean + rng.normal(0, 0.15, clean.shape), 12.4, 11.7, 4.0, 0.15) for _ in range(100)]
+print(
+    f"no spot: {np.mean(empty):.0f} ± {np.std(empty):.0f}; spot: {np.mean(there):.0f} ± {np.std(there):.0f}"
+)
+
+# %% [markdown]
+# `FrameFit.evidence` computes it for all particles, or for places where there might be one. The model is not perfect,
+# so it is divided by how much more than noise the residual holds at a particle's size. It is added to the **odds
+# before looking**: a site whose six neighbours are all there is probably occupied, a place off every lattice is
+# probably not; and for what the network found, its word counts as well. `complete` keeps what has a positive sum, and
+# adds the vacant sites and dark blobs that have one. To see it work, we let `find` (below) find the particles of the
+# first frame, take eight out that overlap no other, and put eight in that are not there:
+
+# %%
+found = find(images[0], centers[0], WORKING_DIAMETER)
+table = found.particles
+print("shared by all, once all are found:", found.imaging)
+alone = cKDTree(table[["y", "x"]]).query(table[["y", "x"]], k=2)[0][:, 1] > 0.95 * WORKING_DIAMETER
+inner = table[alone & table[["y", "x"]].gt(20).all(axis=1) & table[["y", "x"]].lt(190).all(axis=1)]
+rng = np.random.default_rng(3)
+lost = inner.iloc[rng.choice(len(inner), 8, replace=False)]
+invented = lost.assign(
+    y=rng.uniform(20, 190, 8), x=rng.uniform(20, 190, 8), score=0.5, lattice_fit=0.0
+)
+tampered = pd.concat([table.drop(lost.index), invented], ignore_index=True)
+
+# %%
+fit = FrameFit(images[0], tampered, WORKING_DIAMETER, found.imaging).fit(1)
+spacing = 1.3 * WORKING_DIAMETER
+again = complete(fit, fit.put(tampered), spacing)
+
+back = cKDTree(again[["y", "x"]]).query(lost[["y", "x"]])[0] < 0.3 * WORKING_DIAMETER
+after = fit.put(tampered).iloc[-8:][["y", "x"]]
+stayed = cKDTree(again[["y", "x"]]).query(after)[0] < 0.05 * WORKING_DIAMETER
+print(f"taken out and found again: {back.sum()} of 8; invented and kept: {stayed.sum()} of 8")
+
+# %% mystnb={"figure": {"caption": "What the frame says, as the log-likelihood it gains by each particle found (blue), and by one at each vacant site of the lattices within the field (orange). Zero is undecided before the odds of the site are added.", "name": "fig-evidence"}}
+fit = FrameFit(images[0], table, WORKING_DIAMETER, found.imaging).fit(1)
+yx, layer = table[["y", "x"]].to_numpy(), table["layer"].to_numpy()
+sites = vacant_sites(yx, layer, spacing, (5, 5), np.array(working_shape) - 5)
+fig, ax = plt.subplots(figsize=(6.5, 3.2), layout="constrained")
+values = {"particles found": fit.evidence(), "vacant sites": fit.evidence(sites)}
+bins = np.linspace(-15, 15, 61)
+for (name, value), color in zip(values.items(), plot.LAYER_COLORS, strict=True):
+    scaled = np.arcsinh(value)
+    ax.hist(scaled, bins=bins, color=color, alpha=0.7, label=f"{name}: {len(value)}")
+ticks = np.array([-1e4, -100, -10, 0, 10, 100, 1e4])
+ax.set_xticks(np.arcsinh(ticks), [f"{t:g}" for t in ticks])
+ax.set(xlabel="log-likelihood gained by a particle here", ylabel="places")
+ax.legend(frameon=False)
+plt.show()
+
+# %% [markdown]
+# A site under a particle of the other layer is a harder case: one particle in the frame, or two? When one of two is
+# missing, the other slides between them to explain both. There both answers are fitted, for all such places at once,
+# and compared (`settle_overlaps`).
+#
+# ## All together: `find`
+#
+# Detection, layers and fit help each other. Layers say which sites should hold a particle, the fit says whether they
+# do, better positions make better layers. `find` goes round up to three times; in a movie it starts from the frame
+# before, and once is enough. Layers are named with every particle kept near its row of neighbours, which the crystal's
+# regularity justifies, and layer movies show the outlines of that fit; positions and error bars of the table are then
+# fitted **without** it, so that a particle is where the frame says, not where its lattice would like it.
+
+# %%
+tables, before = [], None
+for image, peaks in zip(images, centers, strict=True):
+    before = find(image, peaks, WORKING_DIAMETER, before)
+    tables.append(before.particles)
+
+
+def in_nm(table, t):
+    """Positions in pixels of the movie and in nm; pixel centres are at integers in both."""
+    scale = nm / movie.pixel_size  # movie pixels per working pixel
+    table = table.assign(frame=t, **{c: (table[c] + 0.5) * scale - 0.5 for c in "yx"})
+    table = table.assign(**{f"{c}_nm": table[c] * movie.pixel_size for c in "yx"})
+    widths = ("y_std", "x_std", "diameter", "diameter_std")
+    return table.assign(**{f"{c}_nm": table[c] * nm for c in widths})
+
+
+# %%
+diameter = truth["diameter_nm"].median()
+field = np.array(movie.shape[1:]) * movie.pixel_size
+true_first = truth[truth["frame"] == 0]
+unfitted = dict(y_std=0, x_std=0, diameter=WORKING_DIAMETER, diameter_std=0)
+from_network = assign_layers(located.assign(**unfitted), WORKING_DIAMETER)[0]
+steps = {
+    "network, layers by lattices": in_nm(from_network, 0),
+    "find: completed and fitted": in_nm(tables[0], 0),
+}
+pd.DataFrame(
+    {k: score_particles(v, true_first, diameter, field) for k, v in steps.items()}
+).T.round(3)
+
+# %% [markdown]
+# ## Votes in time
+#
+# A particle keeps its layer through a movie, so its track may vote. First the *names* are aligned, since in each frame
+# layer 1 is the one that reaches furthest there: two frames agree if most particles that are found in both are in the
+# same layer in both. Then the log-odds of a track are added up. But frames share their ambiguities, and counting each
+# as a new witness would promise too much: with a correlation $c$ between any two, $n$ of them count as $n / (1 +
+# (n-1)\,c)$ independent ones, for $c = ½$ as
+
+
+# %%
+def votes(n):
+    """How many independent witnesses n frames are worth, at a correlation of one half."""
+    return 2 * n / (n + 1)
+
+
+print({n: round(votes(n), 2) for n in (1, 2, 8, 100)})
+
+# %% [markdown]
+# so that a hundred frames are worth not quite two. What votes are good for is a bad frame among good ones. Eight
+# frames of two layers; in the third, positions are bad and much is missing; in the sixth the names are exchanged:
+
+# %%
+config = LatticeConfig(twist_angle=(6, 6), **plain | {"island": 1.0})
+still = random_scene(config, (570.0, 570.0), np.random.default_rng(5), spacing=38.0)
+true = truth_table(still, pixel_size=1.0)
+width, rng, named_frames = true["diameter_nm"].median(), np.random.default_rng(8), []
+for t in range(8):
+    scatter, missing = (4.5, 0.3) if t == 2 else (1.0, 0.05)
+    seen = true[["y", "x"]] + rng.normal(0, scatter, (len(true), 2))
+    wrong = rng.random(len(true)) < 0.15
+    seen = seen.assign(channel=(true["layer"] - 1 + wrong) % 2, score=1.0, true=true["layer"])
+    seen = seen[rng.random(len(true)) > missing].reset_index(drop=True)
+    named = assign_layers(seen, width)[0]
+    named_frames.append(named.assign(layer=3 - named["layer"]) if t == 5 else named)
+voted, exchanged = vote(named_frames, width)
+for name, group in (("each frame alone", named_frames), ("after the vote", voted)):
+    print(f"{name:17}", [round(float(np.mean(f["layer"] == f["true"])), 3) for f in group])
+print("names exchanged back in frames", np.flatnonzero(exchanged))
+
+# %%
+voted, exchanged = vote(tables, WORKING_DIAMETER)
+table = pd.concat([in_nm(f, t) for t, f in enumerate(voted)], ignore_index=True)
+columns = (
+    "frame layer layer_confidence score y_nm x_nm y_std_nm x_std_nm diameter_nm diameter_std_nm"
+)
+table[columns.split()].round(2).head()
 
 # %% [markdown]
 # ## Do the error bars tell the truth?
@@ -317,7 +655,6 @@ table[
 # deviation of 1, and 68 % of them lie between -1 and 1. Larger means too confident, smaller too modest.
 
 # %%
-diameter = truth["diameter_nm"].median()
 z, errors, claims = [], [], []
 for key, found in table.groupby(["frame", "layer"]):
     true = truth[(truth["frame"] == key[0]) & (truth["layer"] == key[1])]
@@ -361,9 +698,11 @@ axes[1].legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# The tails beyond three come from particles whose surroundings the model has wrong: a neighbour that was missed, one
-# that is not there, or a layer mistaken. An error bar covers the noise, not mistakes of that kind; `score` and
-# `layer_confidence` are there to sort them out.
+# A width above 1 is the share of the model's own mistakes. When the claims are a twentieth of a pixel, what the model
+# does not have, such as a profile that is not quite the particle's, weighs as much as noise, most of all where
+# particles overlap. The tails beyond three come from particles whose surroundings the model has wrong: a neighbour
+# that was missed, one that is not there, or a layer mistaken. An error bar covers the noise, not mistakes of that
+# kind; `score` and `layer_confidence` are there to sort them out.
 #
 # ## Tracks
 #
@@ -377,7 +716,7 @@ half_diameter = 0.5 * diameter / movie.pixel_size
 tracks = link(table, search_range=half_diameter)
 lengths = tracks[tracks["particle"] >= 0].groupby("particle").size()
 print(
-    f"{len(lengths)} tracks; {np.mean(lengths == len(movie)):.0%} of them run through all {len(movie)} frames"
+    f"{len(lengths)} tracks; {np.mean(lengths == frames):.0%} of them run through all {frames} frames"
 )
 
 true_id = np.full(len(tracks), -1)
@@ -395,7 +734,7 @@ print(
 # all tracks have in common: the mean displacement since the first frame.
 
 # %% mystnb={"figure": {"caption": "Left, tracks that run through the whole sample, displacements from their mean enlarged ten times. Right, mean displacement of these tracks since the first frame, with its standard error, and the true one (lines). What all share is drift; what remains is vibration, a slight rotation and the localization error.", "name": "fig-tracks"}}
-full = tracks[tracks["particle"].isin(lengths.index[lengths == len(movie)])]
+full = tracks[tracks["particle"].isin(lengths.index[lengths == frames])]
 steps = full.pivot(index="frame", columns="particle", values=["y_nm", "x_nm"])
 fig, axes = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
 for (_, layer), path in full.groupby(["particle", "layer"]):
@@ -421,11 +760,9 @@ plt.show()
 # it: the distance of each particle to its nearest neighbour, and all pair distances, which in a hexagonal lattice of
 # spacing $a$ gather at $a$, $\sqrt3\,a$ and $2a$. Dividing the pair counts by the area of the ring they lie in makes a
 # random arrangement flat. Part of the frame is bright, moving liquid without a visible lattice; whatever is found
-# there is not on lattice sites, and spreads over all distances.
+# there is not on lattice sites, and spreads over all distances. We take the square that holds most of the lattice.
 
 # %%
-from scipy.spatial import cKDTree
-
 try:
     real = moirelib.read_movie(data.fetch("np_lattice_2p593nm.tif"))
 except OSError as error:
@@ -433,7 +770,8 @@ except OSError as error:
     print("This section needs the real frame.", error)
 
 if real is not None:
-    result = moirelib.decompose(real, diameter=78)
+    counts = real.frame(0)[246:954, 46:754].astype(float) - 32768  # the file stores zero as 32768
+    result = moirelib.decompose(counts, pixel_size=real.pixel_size, diameter=100)
     base = result.particles[result.particles["layer"] == 1][["y_nm", "x_nm"]].to_numpy()
     nearest = cKDTree(base).query(base, k=2)[0][:, 1]
     pairs = cKDTree(base).sparse_distance_matrix(cKDTree(base), 420, output_type="ndarray")["v"]
@@ -533,24 +871,26 @@ print(pd.concat(rows).groupby("overlapped")["claim"].describe()[["count", "50%"]
 # %% [markdown]
 # ## Summary
 #
-# - Particles are peaks of the band-passed probability, placed at the centre of mass of their share of it.
+# - Particles are peaks of the network's centre channels, placed at the centre of mass of their share of them.
 # - Two lattices show as two hexagons in the structure factor of all points together, whatever the channels are called.
-#   Grains that overlap are different layers, grains that meet are one.
-# - All particles are fitted to the raw frame together, and each has an error bar that can be tested: on simulations,
-#   z-scores should have a width of 1.
-# - What the fit cannot locate well is left out, unless it sits on a site of its lattice: `decompose` calls
-#   `discard_doubtful` for that.
-# - Tracks are linked layer by layer; what all share is drift.
+#   Below a Moiré period in the field, the graph of agreeing and disagreeing neighbours still splits them.
+# - Grains that overlap are different layers, grains that meet are one. Then every particle weighs place, presence, channel
+#   and exclusions, and its confidence is a probability that can be checked.
+# - The whole frame is fitted at once through a forward model. The residual says which particles are missing or too many;
+#   the fit gives each particle an error bar that can be tested: on simulations, z-scores should have a width of 1.
+# - Tracks vote on layers, but frames that share their ambiguities are not independent witnesses.
 #
 # ## In practice
 #
 # - **Look at `layer_confidence` before you look at layers.** Below 0.9 the assignment may be wrong; at 0.5 it is a
 #   guess.
-# - **It fails** at twists near 0°, where two lattices have one hexagon, in fields of less than about $1/\theta$
-#   spacings, and for disordered arrangements, which have no lattice at all. Small grains, of fewer than eight
-#   particles, are not found.
-# - **Two grains turned by the same angle** on both sides of a boundary can be mistaken for the upper layer if they
-#   overlap it in projection by bad luck; the figure of the layers shows it at once.
+# - **It fails** for disordered arrangements, which have no lattice at all, for twists so small that hardly any particles
+#   lie apart or too near, and for grains of fewer than eight particles. The note in the summary says when the field
+#   holds less than a Moiré period.
+# - **A grain in the wrong layer is wrong as a whole.** Two grains of one layer that touch a third in projection by bad
+#   luck can be divided wrongly; the figure of the layers shows it at once, `layer_confidence` may not.
+# - **Tilted columns of a single layer** look like two layers slightly shifted. The rules that tell them apart compare
+#   directions; where too few particles lie in pairs, they cannot.
 # - **Error bars do not know the model's mistakes**: strongly defocused particles with fringes, cubes or triangles, and
 #   particles at the border are fitted with a round profile all the same.
 # - **A search range above half the spacing** makes tracks jump to neighbours, most of all across dropped frames.

@@ -21,7 +21,7 @@
 # - save everything for Fiji, a spreadsheet or the next chapters
 # - record movies that can be taken apart
 #
-# Needs nothing but a file · CPU, faster with a GPU · under 1 minute for the sample, about 2 seconds per frame of 1 megapixel · 1.2 GB
+# Needs nothing but a file · CPU · about 1 minute for the sample; the first frame of a movie takes longest · 1.2 GB
 # ```
 #
 # This page is a template. As it stands it runs on the simulated movie that ships with moirelib. Open it with one of
@@ -47,7 +47,7 @@ import pandas as pd
 
 import moirelib
 from moirelib import data, plot
-from moirelib.particles import find_lattice
+from moirelib.assignment import find_lattice
 from moirelib.unet import choose_device
 
 file = Path(MOVIE) if MOVIE is not None else data.path("sample.tif")
@@ -88,6 +88,7 @@ result = moirelib.decompose(movie, diameter=DIAMETER, progress=True)
 table, summary = result.particles, result.summary
 print(summary["note"])
 print(f"{len(table)} particles, {summary['diameter_nm'] or float('nan'):.1f} nm wide (median)")
+print(f"{summary['seconds'] / len(movie):.1f} s per frame")
 
 # %% [markdown]
 # Read the note before anything else. Then look: are the circles on the particles, and as large as they are? If not,
@@ -118,13 +119,14 @@ plt.show()
 # %% [markdown]
 # ## 3. How far can it be trusted?
 #
-# Three columns say so: `score`, the network's mean probability over a particle; {term}`layer confidence`, from 0.5 for
-# a guess to 1; and the {term}`localization error` of each coordinate.
+# Three columns say so: `score`, the height of the network's peak at a particle's centre or, for a particle that the frame
+# asked for, the probability that there is one; {term}`layer confidence`, the probability that the layer is right, 0.5 for
+# a guess; and the {term}`localization error` of each coordinate.
 
-# %% mystnb={"figure": {"caption": "Score, layer confidence and position error of all particles of the movie, by layer. A heap of scores near 0.4, of confidences near 0.5 or of large errors asks for a closer look.", "name": "fig-your-trust"}}
+# %% mystnb={"figure": {"caption": "Score, layer confidence and position error of all particles of the movie, by layer. A heap of low scores, of confidences near 0.5 or of large errors asks for a closer look.", "name": "fig-your-trust"}}
 fig, axes = plt.subplots(1, 3, figsize=(9, 3), layout="constrained")
 largest = table["x_std_nm"].quantile(0.95) if len(table) else 1.0
-columns = {"score": (0.3, 1), "layer_confidence": (0.5, 1), "x_std_nm": (0, max(largest, 1e-3))}
+columns = {"score": (0, 1), "layer_confidence": (0.5, 1), "x_std_nm": (0, max(largest, 1e-3))}
 for ax, (column, limits) in zip(axes, columns.items(), strict=True):
     for layer, color in enumerate(plot.LAYER_COLORS, start=1):
         values = table.loc[table["layer"] == layer, column]
@@ -204,7 +206,7 @@ for saved in sorted(out.iterdir()):
 # %% [markdown]
 # | file | open it with |
 # |---|---|
-# | `layer_1.tif`, `layer_2.tif` | Fiji: drag and drop; *Image ▸ Color ▸ Merge Channels* lays them over each other, with the right scale |
+# | `layer_1.tif`, `layer_2.tif` | the particles' outlines, layer by layer; Fiji: drag and drop; *Image ▸ Color ▸ Merge Channels* lays them over each other, with the right scale |
 # | `particles.csv` | any spreadsheet, `pandas.read_csv`, or Fiji's *File ▸ Import ▸ Table* |
 # | `summary.json` | any text editor; keep it with your results, since it says what made them |
 #
@@ -240,9 +242,11 @@ for saved in sorted(out.iterdir()):
 # | `pixel size is missing` | the file carries none (many TIFF exports) | set `PIXEL_SIZE` from the microscope's calibration |
 # | circles much larger or smaller than the particles | size estimated wrongly | set `DIAMETER`; measure one particle on the screen, in nm |
 # | circles between the particles | contrast reversed by defocus, or the wrong polarity chosen (dark or bright particles are told apart by themselves) | look at the raw frame; pass `-movie.data.astype(float)` with its pixel size |
-# | "no second lattice found", and you see two | twist near zero, or field under one Moiré period | record a larger field; nothing in this image decides |
+# | "no second lattice found", and you see two | twist near zero, or a second layer of very few particles | record a larger field; nothing in this image decides |
+# | "which particle is in which layer is uncertain" | the field holds less than one Moiré period | record a larger field; use rows of high `layer_confidence` |
 # | layer 2 appears in a single-layer movie | strained or polycrystalline base layer, noise off the lattice | look at `layer_confidence` and `score`; drop what is low in both |
-# | layers exchanged in single frames | layers of equal extent, few particles | larger field; compare `by_frame` above |
+# | layers exchanged from a frame on | few particles in common with the frame before: a jump, frames left out | cut the movie there; compare `by_frame` above |
+# | single particles in the wrong layer | the lattice does not decide at its place, or a grain is in the wrong layer as a whole | `layer_confidence`, and a look at the figure of the layers |
 # | many tracks of two or three frames | motion above half a particle diameter per frame, or missed particles | record faster; remove drift first |
 # | position errors of several nm | low dose, defocus, overlaps | average neighbouring frames if nothing moves |
 # | memory runs out | frames of 16 megapixels or more | bin by two before: fewer than 12 pixels per particle are not needed |
@@ -289,5 +293,5 @@ print(
 # - Colab and Binder lose their files when you close them; download the results, or set `OUT` to a mounted folder.
 #   Binder has no GPU and 2 GB of memory.
 # - If you publish a result, cite moirelib's version from `summary.json` together with the file of the weights, and the
-#   work that the method rests on: the network {cite:p}`ronneberger2015`, the loss {cite:p}`yu2017`, the tracking
+#   work that the method rests on: the network {cite:p}`ronneberger2015`, the loss {cite:p}`yu2017`, belief propagation {cite:p}`pearl1988`, the tracking
 #   {cite:p}`crocker1996`, {cite:p}`allan_trackpy`.

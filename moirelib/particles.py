@@ -50,7 +50,7 @@ def locate(centers: np.ndarray, diameter: float, threshold: float = 0.3) -> pd.D
             exclude_border=False,
         )
         score = peaks[tuple(yx.T)]
-        yx = _centroids(peaks, yx, 0.25 * diameter)
+        yx = _centroids(peaks, yx, 0.35 * diameter)
         tables.append(pd.DataFrame({"channel": channel, "y": yx[:, 0], "x": yx[:, 1], "score": score}))
     return pd.concat(tables, ignore_index=True)
 

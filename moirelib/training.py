@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import math
 import platform
 import subprocess
 from dataclasses import asdict, dataclass
@@ -30,7 +31,7 @@ __all__ = ["TrainingConfig", "permutation_loss", "train"]
 class TrainingConfig:
     """How long and how fast to train."""
 
-    steps: int = 7000
+    steps: int = 5000
     batch: int = 8
     crop: int = 128  # pixels, at working sampling
     learning_rate: float = 2e-3  # peak of a one-cycle schedule
@@ -172,9 +173,22 @@ class LibraryCrops(Dataset):
         out = [map_coordinates(gaussian_filter(a, width), at, order=1, mode="reflect") for a in source]
         out = np.reshape(out, (-1, edge, edge))
         layer, yx = self.particles[k][:, 0], self.particles[k][:, 1:]
+        layer, yx = _mirrored(layer, yx, shape)
         yx = (yx - middle) @ np.linalg.inv(view).T + (edge - 1) / 2
         centers = [_peaks(yx[layer == n + 1], edge) for n in range(len(masks))]
         return out[0], np.clip(out[1:] / 255, 0, 1), np.stack(centers)
+
+
+def _mirrored(layer, yx, shape):
+    """Particles and their images in the borders: a crop larger than its source shows the source mirrored."""
+    for axis, n in enumerate(shape):
+        copies = [yx]
+        for border in (-0.5, n - 0.5):
+            copy = yx.copy()
+            copy[:, axis] = 2 * border - yx[:, axis]
+            copies.append(copy)
+        layer, yx = np.tile(layer, 3), np.concatenate(copies)
+    return layer, yx
 
 
 def _turn(angle) -> np.ndarray:
@@ -228,6 +242,7 @@ class LayerUNet(lightning.LightningModule):
     def __init__(self, config: TrainingConfig):
         super().__init__()
         self.config, self.curve = config, []
+        self.plans = []  # other lengths that earlier parts of this run were planned for
         self.model = build_unet().to(memory_format=torch.channels_last)  # a quarter faster on CPUs
 
     def training_step(self, batch, _):
@@ -241,22 +256,31 @@ class LayerUNet(lightning.LightningModule):
     def configure_optimizers(self):
         """AdamW under a one-cycle schedule."""
         optimizer = torch.optim.AdamW(self.parameters(), lr=self.config.learning_rate, weight_decay=1e-3)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, self.config.learning_rate, total_steps=self.config.steps, pct_start=0.1
-        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._one_cycle)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _one_cycle(self, step) -> float:
+        """Learning rate over its peak: up over the first tenth of the steps, then down to nearly none."""
+        done = step / self.config.steps
+        if done < 0.1:
+            return 0.04 + 0.96 * math.sin(0.5 * math.pi * done / 0.1) ** 2
+        return max(math.cos(0.5 * math.pi * (done - 0.1) / 0.9) ** 2, 1e-5)
 
     def on_save_checkpoint(self, checkpoint):
         """Keep the training curve with the weights."""
-        checkpoint["curve"], checkpoint["config"] = self.curve, asdict(self.config)
+        checkpoint["curve"], checkpoint["config"], checkpoint["plans"] = self.curve, asdict(self.config), self.plans
 
     def on_load_checkpoint(self, checkpoint):
-        """Take the training curve up again."""
-        if checkpoint["config"] != asdict(self.config):
+        """Take the training curve up again; only the number of steps may have changed since."""
+        before = checkpoint["config"]
+        if before | {"steps": self.config.steps} != asdict(self.config):
             raise ValueError(
                 "checkpoints beside --out are of another configuration; choose another --out or delete them"
             )
         self.curve = checkpoint["curve"]
+        self.plans = checkpoint["plans"]
+        if before["steps"] != self.config.steps:
+            self.plans = [*self.plans, {"until_step": len(self.curve), "planned_steps": before["steps"]}]
 
 
 def train(
@@ -276,7 +300,8 @@ def train(
         Zarr store made by `moirelib.library.make_library`.
     out : path-like
         Weights to write (``.safetensors``); the model card goes beside them as ``.json``, checkpoints into a folder
-        ``OUT.checkpoints`` from which an interrupted run goes on.
+        ``OUT.checkpoints`` from which an interrupted run goes on. It may go on with another number of steps: the
+        learning rate then follows the new plan, and the card says so.
     config : TrainingConfig, optional
         ``TrainingConfig.full()`` by default.
     seed : int
@@ -310,7 +335,7 @@ def train(
         "command": command or f"moirelib.training.train({str(library)!r}, ...)",
         "commit": _commit(),
         "seed": seed,
-        "training": asdict(config),
+        "training": asdict(config) | ({"earlier_plans": module.plans} if module.plans else {}),
         "library": {"images": count, "validation_images": count - split, **dict(group.attrs)},
         "parameters": sum(p.numel() for p in module.model.parameters()),
         "hours": round(hours, 3),

@@ -124,6 +124,42 @@ def test_published_recipe_is_within_the_librarys_ranges():
     assert published.disk_radius[1] * published.pixel_size / 27 <= wide.disk_blur[1] + 0.01
 
 
+def test_a_quarter_of_the_training_library_follows_the_published_recipe():
+    assert LibraryConfig.training().recipe == 0.25
+    mixed, published = replace(LibraryConfig.fast(), shape=(32, 32), recipe=0.25), LibraryConfig.published()
+    sizes = np.array([simulate_frame(mixed, (3, i)).pixel_size for i in range(60)])
+    assert 0.1 < np.mean(sizes == published.pixel_size) < 0.4
+
+
+def test_images_of_the_recipe_are_published_in_all_but_their_number_of_pixels():
+    published = LibraryConfig.published()
+    for seed in range(3):
+        image = simulate_frame(replace(SMALL, recipe=1.0), (1, seed))
+        liquid, camera = image.parameters["liquid"], image.parameters["camera"]
+        assert image.frame.shape == SMALL.shape != published.shape
+        assert image.pixel_size == published.pixel_size
+        assert (image.scene.shape, image.scene.height) == ("rod", 112.1)
+        assert 26.5 <= image.parameters["diameter_nm"] <= 42.5
+        assert [image.parameters[k] for k in ("energy_eV", "aperture_mrad", "defocus_nm")] == [200e3, 10.0, 0.0]
+        assert image.parameters["mean_free_path_nm"] == 35.0
+        assert liquid["zero_loss"]
+        assert (liquid["water"], liquid["wedge"], liquid["clouds"], liquid["blur"]) == (250.0, 0.0, 0.0, 0.0)
+        assert 8 <= liquid["disk_blur"] / image.pixel_size <= 10
+        assert camera["dose"] == 10.6
+        # The same as the recipe's own draw: what was drawn to choose it apart, nothing differs.
+        own = simulate_frame(replace(published, shape=SMALL.shape), (1, seed)).parameters
+        assert set(own["liquid"]) == set(liquid)
+        fixed = [k for k, v in own["liquid"].items() if v == liquid[k]]
+        assert set(liquid) - set(fixed) <= {"wedge_angle", "disk_blur", "cloud_size"}
+
+
+def test_a_library_without_the_recipe_is_what_it_was():
+    # No random number is drawn to choose a recipe that has no share.
+    rng = np.random.default_rng((1, 0))
+    spacing = np.exp(rng.uniform(*np.log(SMALL.lattice.spacing)))
+    assert simulate_frame(SMALL, (1, 0)).scene.layers[0].spacing == pytest.approx(spacing)
+
+
 def test_masks_are_dark_in_the_frame():
     config = replace(SMALL, shape=(256, 256), dose=(200.0, 200.0), clouds=(0.0, 0.0), blur=(0.02, 0.02))
     image = simulate_frame(config, (1, 0))

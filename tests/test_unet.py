@@ -13,10 +13,11 @@ def image():
     return (rng.standard_normal((96, 112)) * 20 + 300).astype(np.float32)
 
 
-def test_network_has_one_output_channel_per_layer():
-    model = build_unet(2).eval()
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_network_has_masks_and_centres_of_every_layer(layers):
+    model = build_unet(layers).eval()
     with torch.inference_mode():
-        assert model(torch.zeros(1, 1, 64, 96)).shape == (1, 2, 64, 96)
+        assert model(torch.zeros(1, 1, 64, 96)).shape == (1, 2 * layers, 64, 96)
     assert 1e6 < sum(p.numel() for p in model.parameters()) < 3e6
 
 
@@ -41,17 +42,40 @@ def test_resampling_keeps_positions_to_a_twentieth_of_a_pixel(shape):
     np.testing.assert_allclose(centre, expected, atol=0.05)
 
 
-def test_prediction_has_the_shape_of_the_image_and_is_a_probability(image):
-    probability = predict(load_weights(device="cpu"), image[:93, :101])
-    assert probability.shape == (2, 93, 101)
-    assert 0 <= probability.min() <= probability.max() <= 1
+class PixelByPixel(torch.nn.Module):
+    """A "network" whose four logits are multiples of the pixel's own value: registration and order show exactly."""
+
+    def __init__(self):
+        super().__init__()
+        self.factors = torch.nn.Parameter(torch.tensor([1.0, -1.0, 2.0, -3.0]))
+
+    def forward(self, batch):
+        """(batch, 1, y, x) to (batch, 4, y, x)."""
+        assert all(n % 16 == 0 for n in batch.shape[-2:])
+        return batch * self.factors[:, None, None]
 
 
-def test_tiled_prediction_agrees_with_the_whole(image):
+@pytest.mark.parametrize("shape", [(96, 112), (93, 101), (10, 40)])
+@pytest.mark.parametrize("tile", [512, 64])
+def test_prediction_is_masks_then_centres_registered_to_the_image(image, shape, tile):
+    part = image[: shape[0], : shape[1]]
+    masks, centers = predict(PixelByPixel(), part, tile)
+    assert masks.shape == centers.shape == (2, *shape)
+    value = normalize(part).astype(float)
+    expected = [1 / (1 + np.exp(-factor * value)) for factor in (1, -1, 2, -3)]
+    np.testing.assert_allclose(np.concatenate([masks, centers]), expected, atol=1e-5)
+
+
+def test_predictions_of_the_network_are_probabilities_and_tiles_agree_with_the_whole(image):
     model = load_weights(device="cpu")
     big = np.tile(image, (2, 2))
     whole, tiled = predict(model, big, tile=512), predict(model, big, tile=160)
+    assert 0 <= whole.min() < whole.max() <= 1
     assert np.mean(np.abs(whole - tiled)) < 0.02
+
+
+def test_an_image_without_contrast_is_nothing_to_the_network():
+    assert np.abs(normalize(np.full((64, 64), 300.0))).max() == 0
 
 
 def test_weights_survive_saving(tmp_path):

@@ -1,0 +1,368 @@
+"""Layers: lattices name them where the network does not, movies vote, and confidence is what it says."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.ndimage import gaussian_filter
+from scipy.special import expit, logit
+
+from moirelib.assignment import Lattice, assign_layers, extent, find_lattice, twist_note, vote
+from moirelib.lattice import fold_hexagonal, grain_boundary, hexagonal_lattice, moire_period, truth_table, twin_boundary
+from moirelib.scenes import LatticeConfig, random_scene
+
+D, SPACING = 12.0, 16.0
+TWO_LAYERS = replace(
+    LatticeConfig(),
+    shapes=("sphere",),
+    single_layer=0.0,
+    boundary=0.0,
+    dislocations=0.0,
+    interstitials=(0.0, 0.0),
+)
+
+
+def crystal(angle, field=300.0, radius=None, spacing=SPACING):
+    """Points of a lattice in a square field, all over it or within a radius of its middle."""
+    points = hexagonal_lattice(spacing, angle, (field / 2, field / 2), field if radius is None else radius)
+    return points[np.all((points > 0) & (points < field - 1), axis=1)]
+
+
+def detections(points, layer, rng, field=400, noise=0.03, missed=0.03, false=0.02, flipped=0.0):
+    """True points with position noise, misses, false finds, and channels that swap from region to region.
+
+    ``noise`` is in diameters; ``flipped`` is the share of particles in the wrong channel for no reason.
+    """
+    found = rng.random(len(points)) >= missed
+    layer = np.asarray(layer)[found]
+    points = points[found] + noise * D * rng.standard_normal((len(layer), 2))
+    swapped = gaussian_filter(rng.standard_normal((field, field)), 50) > 0
+    index = np.clip(points.round().astype(int), 0, field - 1)
+    channel = (layer == 2) ^ swapped[index[:, 0], index[:, 1]] ^ (rng.random(len(layer)) < flipped)
+    table = pd.DataFrame({"channel": channel.astype(int), "y": points[:, 0], "x": points[:, 1], "score": 0.9})
+    n = int(false * len(table))
+    nothing = {"channel": rng.integers(0, 2, n), "score": 0.5, "truth": 0}
+    nothing |= {"y": rng.uniform(0, field, n), "x": rng.uniform(0, field, n)}
+    return pd.concat([table.assign(truth=layer), pd.DataFrame(nothing)], ignore_index=True)
+
+
+def detections_of_scene(config, seed, field=400, **mistakes):
+    rng = np.random.default_rng(seed)
+    truth = truth_table(random_scene(config, (field, field), rng, SPACING), 1.0)
+    return detections(truth[["y", "x"]].to_numpy(), truth["layer"].to_numpy(), rng, field, **mistakes)
+
+
+def right(table):
+    """Which true particles are in their layer, with the names exchanged if most say so."""
+    real = table[table["truth"] > 0]
+    same = (real["layer"] == real["truth"]).to_numpy()
+    return same if same.mean() >= 0.5 else ~same
+
+
+# --- Lattices in a set of points ---
+
+
+@pytest.mark.parametrize("angle", [0.0, 13.0, 59.0])
+def test_find_lattice_measures_spacing_and_angle(angle):
+    points = crystal(angle)
+    points = points + 0.4 * np.random.default_rng(1).standard_normal(points.shape)
+    lattice, strength = find_lattice(points, 15.0)
+    assert lattice.spacing == pytest.approx(16.0, rel=0.001)
+    assert fold_hexagonal(lattice.angle - angle) < 0.05
+    # Debye-Waller: |<exp(iq·u)>|² = exp(-q²σ²) with q = 4π/(√3 a) of n points.
+    debye_waller = np.exp(-((4 * np.pi / np.sqrt(3) / 16.0 * 0.4) ** 2))
+    assert strength / len(points) == pytest.approx(debye_waller, abs=0.03)
+
+
+def test_wave_vectors_are_reciprocal_to_the_lattice():
+    lattice = Lattice(16.0, 13.0)
+    phase = hexagonal_lattice(16.0, 13.0, (0, 0), 100.0) @ lattice.wave_vectors.T / (2 * np.pi)
+    np.testing.assert_allclose(phase, np.rint(phase), atol=1e-9)
+
+
+def test_random_points_hold_no_lattice():
+    for seed in range(5):
+        points = np.random.default_rng(seed).uniform(0, 300, (400, 2))
+        assert find_lattice(points, 15.0)[1] < 7  # a lattice of 400 points: up to 400
+
+
+def test_weights_choose_between_two_lattices():
+    one, other = crystal(5.0), crystal(18.0)
+    both, first = np.concatenate([one, other]), np.r_[np.ones(len(one)), np.zeros(len(other))]
+    for weights, angle in ((first, 5.0), (1 - first, 18.0)):
+        assert fold_hexagonal(find_lattice(both, SPACING, weights)[0].angle - angle) < 0.05
+
+
+# --- Layers of one frame ---
+
+
+def mean_accuracy(twist, **change):
+    config = replace(TWO_LAYERS, twist_angle=(twist, twist), **change)
+    return np.mean([right(assign_layers(detections_of_scene(config, seed), D)[0]).mean() for seed in range(8)])
+
+
+@pytest.mark.parametrize("twist", [3.5, 8.0, 27.0, 30.0])
+def test_lattices_undo_the_networks_local_swaps(twist):
+    assert mean_accuracy(twist) > 0.98
+
+
+@pytest.mark.parametrize("mismatch", [0.04, 0.0])
+def test_layers_come_apart_in_a_field_smaller_than_the_moire_period(mismatch):
+    assert moire_period(SPACING, 1.5) > 1.5 * 400
+    assert mean_accuracy(1.5, spacing_mismatch=mismatch) > 0.98  # measured: 0.999 and 0.998
+
+
+def test_one_lattice_is_one_layer_whatever_the_channels_say():
+    for seed in range(4):
+        found = detections_of_scene(replace(TWO_LAYERS, single_layer=1.0), seed)
+        table, lattices = assign_layers(found, D)
+        assert (table["layer"] == 1).all()
+        assert len(lattices[0]) == 1
+        assert lattices[1] == []
+
+
+def test_twist_and_spacings_come_out_of_the_lattices():
+    rng = np.random.default_rng(0)
+    base, upper = crystal(20.0, 400.0), crystal(31.0, 400.0, radius=150.0, spacing=15.4)
+    layer = np.r_[np.ones(len(base), int), np.full(len(upper), 2)]
+    _, (first, second) = assign_layers(detections(np.concatenate([base, upper]), layer, rng), D)
+    assert fold_hexagonal(second[0].angle - first[0].angle) == pytest.approx(11.0, abs=0.1)
+    assert (first[0].spacing, second[0].spacing) == pytest.approx((16.0, 15.4), rel=0.003)
+
+
+def test_too_few_particles_are_reported_as_a_guess():
+    table = pd.DataFrame({"channel": [0, 0, 1], "y": [5.0, 20, 40], "x": [5.0, 20, 40], "score": 0.9})
+    named, lattices = assign_layers(table, D)
+    assert (named["layer_confidence"] == 0.5).all()
+    assert named["layer"].tolist() == [1, 1, 2]
+    assert lattices == [[], []]
+    assert len(assign_layers(table.iloc[:0], D)[0]) == 0
+
+
+@pytest.mark.parametrize("boundary", [12.0, 27.0, "twin"])
+def test_grains_that_meet_without_overlap_are_one_layer(boundary):
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        row, line = rng.uniform(0, 60), rng.uniform(0, 180)
+        if boundary == "twin":
+            points, defect = twin_boundary(SPACING, row, 7, (200.0, 200.0), 300.0)
+        else:
+            points, defect = grain_boundary(SPACING, row, boundary, line, (200.0, 200.0), 300.0)
+        points = points[np.all((points > 0) & (points < 399), axis=1)]
+        table, lattices = assign_layers(detections(points, np.ones(len(points), int), rng), D)
+        assert (table["layer"] == 1).all()
+        assert lattices[1] == []
+        one, other = lattices[0]
+        assert fold_hexagonal(one.angle - other.angle) == pytest.approx(defect.misorientation, abs=0.3)
+        assert table["grain"].nunique() == 2
+
+
+def test_the_same_grains_are_two_layers_where_they_overlap():
+    rng = np.random.default_rng(0)
+    left, right_one = crystal(5.0, 400.0), crystal(32.0, 400.0)
+    points = np.concatenate([left[left[:, 1] < 250], right_one[right_one[:, 1] > 150]])
+    layer = np.r_[np.ones(np.sum(left[:, 1] < 250), int), np.full(np.sum(right_one[:, 1] > 150), 2)]
+    table, lattices = assign_layers(detections(points, layer, rng), D)
+    assert right(table).mean() > 0.98
+    assert [len(found) for found in lattices] == [1, 1]
+
+
+def test_an_island_is_layer_2_and_the_base_layer_1():
+    config = replace(TWO_LAYERS, twist_angle=(5.0, 30.0), island=1.0, edge=0.0)
+    for seed in range(6):
+        found = detections_of_scene(config, seed)
+        for table in (found, found.assign(channel=1 - found["channel"])):
+            named = assign_layers(table, D)[0].query("truth > 0")
+            assert np.mean(named["layer"] == named["truth"]) > 0.98  # by name, not up to an exchange
+
+
+def test_the_base_is_layer_1_though_its_grains_are_each_smaller_than_the_island():
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        base, _ = grain_boundary(SPACING, 5.0, 25.0, rng.uniform(0, 180), (200.0, 200.0), 300.0)
+        base = base[np.all((base > 0) & (base < 399), axis=1)]
+        island = crystal(17.0, 400.0, radius=165.0)
+        layer = np.r_[np.ones(len(base), int), np.full(len(island), 2)]
+        named, lattices = assign_layers(detections(np.concatenate([base, island]), layer, rng), D)
+        real = named[named["truth"] > 0]
+        assert len(base) / 2 < len(island) < len(base)
+        assert np.mean(real["layer"] == real["truth"]) > 0.98
+        assert [len(found) for found in lattices] == [2, 1]
+
+
+def test_extent_is_an_area_and_does_not_count_particles_twice():
+    points = crystal(7.0, 300.0)
+    # One particle for every √3/2 of a squared spacing, a disk of one spacing each: all of the field is covered.
+    assert extent(points, SPACING) == pytest.approx((300.0 / SPACING) ** 2, rel=0.15)
+    assert extent(np.concatenate([points, points]), SPACING) == extent(points, SPACING)
+    assert extent(points[:0], SPACING) == 0
+
+
+def found_twice(table, chosen):
+    """The table with second finds of some particles in the other channel."""
+    second = table[chosen].assign(channel=1 - table["channel"][chosen], y=table["y"][chosen] + 0.4)
+    return pd.concat([table, second], ignore_index=True)
+
+
+def test_a_particle_found_in_both_channels_is_kept_once():
+    rng = np.random.default_rng(0)
+    points = crystal(7.0)
+    found = detections(points, np.ones(len(points), int), rng, 300, missed=0.0, false=0.0)
+    table, _ = assign_layers(found_twice(found, rng.random(len(found)) < 0.25), D)
+    assert len(table) == len(points)
+
+
+def test_particles_on_top_of_each_other_are_kept_twice_and_others_once():
+    rng = np.random.default_rng(0)
+    base, island = crystal(7.0), crystal(15.0, radius=100.0)  # the two lattices share their middle
+    layer = np.r_[np.ones(len(base), int), np.full(len(island), 2)]
+    found = detections(np.concatenate([base, island]), layer, rng, 300, noise=0.02, missed=0.0, false=0.0)
+    found["channel"] = layer - 1
+    beside = np.hypot(found["y"] - 150, found["x"] - 150) > 115  # of the island: one particle, whatever was found
+    twice = beside & (rng.random(len(found)) < 0.4)
+    table, _ = assign_layers(found_twice(found, twice), D)
+    middle = np.hypot(table["y"] - 150, table["x"] - 150) < 3
+    assert sorted(table.loc[middle, "layer"]) == [1, 2]
+    assert len(found) <= len(table) < len(found) + 0.1 * twice.sum()
+
+
+# --- Confidence ---
+
+
+@pytest.fixture(scope="module")
+def judged():
+    """Confidence of the particles of small, difficult scenes, and which are in their layer."""
+    config, tables = replace(LatticeConfig(), shapes=("sphere",), twist_angle=(1.0, 30.0)), []
+    for seed in range(40):
+        field = int(np.random.default_rng(seed).uniform(140, 240))
+        found = detections_of_scene(config, seed, field, noise=0.08, missed=0.05, false=0.03, flipped=0.2)
+        named, _ = assign_layers(found, D)
+        real = named[named["truth"] > 0]
+        tables.append(pd.DataFrame({"says": real["layer_confidence"], "right": right(named)}))
+    return pd.concat(tables, ignore_index=True)
+
+
+def test_who_is_said_to_be_sure_is_right(judged):
+    assert 0.5 < np.mean(judged["says"] >= 0.9) < 0.97  # some are sure, some are not
+    assert judged["right"][judged["says"] >= 0.9].mean() >= 0.9
+
+
+def test_confidence_does_not_overclaim(judged):
+    assert judged["says"].between(0.5, 0.999).all()
+    bins = judged.groupby(pd.cut(judged["says"], [0.499, 0.7, 0.8, 0.9, 0.97, 1.0]), observed=True)
+    bins = bins.agg(says=("says", "mean"), right=("right", "mean"), n=("right", "size"))
+    assert len(bins) == 5
+    assert bins["n"].min() > 100
+    assert (bins["right"] > bins["says"] - 0.06).all(), bins
+    assert judged["says"].mean() == pytest.approx(judged["right"].mean(), abs=0.02)  # nor does it hide what is known
+
+
+def test_mistakes_are_where_confidence_is_low(judged):
+    sure = judged["says"] > 0.97
+    assert (1 - judged["right"][~sure].mean()) > 5 * (1 - judged["right"][sure].mean())
+
+
+# --- Movies ---
+
+
+def movie(frames=6, wrong=0.05, confidence=0.9, drift=(0.0, 0.0), exchanged=(), seed=0):
+    """Tables of a base all over the field and an island, with a share of the particles in the wrong layer."""
+    rng = np.random.default_rng(seed)
+    base = crystal(7.0, 320.0) - 60.0  # reaches beyond the field of 200, which drifts over it
+    island = hexagonal_lattice(SPACING, 19.0, (100.0, 100.0), 60.0)
+    points, truth = np.concatenate([base, island]), np.r_[np.ones(len(base), int), np.full(len(island), 2)]
+    tables = []
+    for t in range(frames):
+        here = points + t * np.asarray(drift) + 0.03 * D * rng.standard_normal(points.shape)
+        seen = np.flatnonzero(np.all((here > 0) & (here < 200), axis=1))
+        layer = np.where(rng.random(len(seen)) < wrong, 3 - truth[seen], truth[seen])
+        layer = 3 - layer if t in exchanged else layer
+        table = pd.DataFrame({"y": here[seen, 0], "x": here[seen, 1], "score": 0.9, "layer": layer, "grain": layer - 1})
+        tables.append(table.assign(layer_confidence=confidence, truth=truth[seen], identity=seen))
+    return tables
+
+
+def wrong_share(tables):
+    tables = pd.concat(tables)
+    return np.mean(tables["layer"] != tables["truth"])
+
+
+@pytest.mark.parametrize("exchanged", [(), (1, 4), (0, 1, 2, 4)])
+def test_names_are_aligned_over_frames(exchanged):
+    voted, said = vote(movie(exchanged=exchanged), D)
+    assert said == [t in exchanged for t in range(6)]
+    assert wrong_share(voted) < 0.01
+
+
+@pytest.mark.parametrize("drift", [(0.0, 0.0), (5.0, 2.0)])
+def test_a_mistake_in_one_frame_is_corrected_by_the_track(drift):
+    tables = movie(wrong=0.0, drift=drift)
+    shown = set.intersection(*(set(table["identity"]) for table in tables))
+    alone = tables[3].index[tables[3]["identity"].isin(shown)][::9]
+    tables[3].loc[alone, ["layer", "grain"]] = 3 - tables[3].loc[alone, "layer"].to_numpy()[:, None] - [0, 1]
+    assert wrong_share(tables) > 0.005
+    voted, _ = vote(tables, D)
+    assert wrong_share(voted) == 0
+    assert (voted[3].loc[voted[3]["identity"].isin(tables[3].loc[alone, "identity"]), "grain"] == -1).all()
+    assert (voted[2]["grain"] == voted[2]["layer"] - 1).all()
+
+
+def test_a_drifting_movie_is_followed_over_more_than_a_spacing():
+    tables = movie(frames=10, drift=(5.0, 2.0), exchanged=(3, 7))
+    voted, said = vote(tables, D)
+    assert said == [t in (3, 7) for t in range(10)]
+    assert wrong_share(voted) < 0.3 * wrong_share(movie(frames=10, drift=(5.0, 2.0)))
+
+
+@pytest.mark.parametrize("empty", [0, 2, 5])
+def test_empty_frames_are_survived(empty):
+    tables = movie(wrong=0.0, exchanged=(3,))
+    tables[empty] = assign_layers(pd.DataFrame({"channel": [], "y": [], "x": [], "score": []}), D)[0]
+    voted, _ = vote(tables, D)
+    assert [len(table) for table in voted] == [len(table) for table in tables]
+    assert wrong_share([table for table in voted if len(table)]) == 0
+
+
+def test_a_movie_without_particles_stays_empty():
+    nothing = assign_layers(pd.DataFrame({"channel": [], "y": [], "x": [], "score": []}), D)[0]
+    voted, said = vote([nothing, nothing], D)
+    assert [len(table) for table in voted] == [0, 0]
+    assert said == [False, False]
+
+
+def test_votes_of_one_track_share_their_ambiguities():
+    # n votes with a correlation of 1/2 count as 2 n / (n + 1): never more than two.
+    for frames in (1, 5, 20):
+        points = crystal(7.0, 200.0)
+        table = pd.DataFrame({"y": points[:, 0], "x": points[:, 1], "score": 0.9, "layer": 1, "layer_confidence": 0.8})
+        voted, _ = vote([table] * frames, D)
+        expected = expit(logit(0.8) * 2 * frames / (frames + 1))
+        np.testing.assert_allclose(pd.concat(voted)["layer_confidence"], expected, rtol=1e-6)
+
+
+def test_layer_1_reaches_furthest_over_the_whole_movie():
+    tables = movie(wrong=0.0, exchanged=range(6))
+    voted, said = vote(tables, D)
+    assert said == [True] * 6
+    assert wrong_share(voted) == 0
+
+
+# --- What the field allows to say ---
+
+
+def test_twist_note_speaks_where_the_moire_period_is_longer_than_the_field():
+    base = Lattice(16.0, 10.0)
+    longest = np.degrees(2 * np.arcsin(16.0 / (2 * 480.0)))  # twist whose period is the field's height
+    assert twist_note(base, Lattice(16.0, 10.0 + 1.01 * longest), (480.0, 900.0)) == ""
+    note = twist_note(base, Lattice(16.0, 10.0 - 0.99 * longest), (480.0, 900.0))
+    assert "1.9°" in note
+    assert "30 spacings" in note
+    assert "longer than the field" in note
+
+
+def test_twist_note_knows_symmetry_mismatch_and_missing_layers():
+    base = Lattice(16.0, 10.0)
+    assert "0.0°" in twist_note(base, Lattice(16.0, 70.0), (480.0, 480.0))  # 60° are no twist
+    assert twist_note(base, Lattice(17.0, 10.0), (480.0, 480.0)) == ""  # 16 × 17 / 1 = 272
+    assert "No second lattice" in twist_note(base, None, (480.0, 480.0))

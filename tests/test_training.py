@@ -174,9 +174,9 @@ def test_centres_peak_at_the_centroids_of_the_masks(clear_library, augment):
 
 
 def test_a_crop_larger_than_its_source_shows_mirrored_particles_with_their_centres(clear_library):
-    crops = LibraryCrops(clear_library, range(3), replace(TrainingConfig(), crop=176), 5, augment=False)
+    crops = LibraryCrops(clear_library, range(3), replace(TrainingConfig(), crop=240), 5, augment=False)
     scale = crops.diameters / WORKING_DIAMETER
-    assert (176 * scale > clear_library["frame"].shape[1]).any()
+    assert (240 * scale > clear_library["frame"].shape[1]).any()
     covered = [float(centers[mask > 0.95].max()) for i in range(3) for mask, centers in _quarters(crops[i][1].numpy())]
     assert len(covered) > 20
     assert min(covered) > 0.85

@@ -12,19 +12,22 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import dask.array as da
 import numpy as np
 import pandas as pd
+import torch
 from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.spatial import cKDTree
 
 from .assignment import find_lattice, twist_note, vote
 from .data import weights_path
 from .movies import LayerMovieWriter, Movie, as_movie
-from .particles import find, locate
+from .particles import Found, find, locate
 from .tracks import link
 from .unet import WORKING_DIAMETER, choose_device, load_weights, normalize, predict, resample
 
@@ -188,12 +191,12 @@ def decompose(
     diameter_px, polarity = _look_around(movie, model, None if diameter is None else diameter / movie.pixel_size)
     _check_diameter(diameter_px, movie)
     working = _working_shape(movie.shape[1:], diameter_px)
-    tables, lattices, found = [], [], None
-    for t in tqdm(range(len(movie)), disable=not progress, desc="decompose", unit="frame"):
-        image = resample(polarity * movie.frame(t), working)
-        found = find(image, predict(model, image)[1], WORKING_DIAMETER, found)
-        tables.append(found.particles)
-        lattices.append(found.lattices)
+    found = []
+    with tqdm(total=len(movie), disable=not progress, desc="decompose", unit="frame") as bar:
+        for some in _find_all(movie, model, working, polarity):
+            found += some
+            bar.update(len(some))
+    tables, lattices = [f.particles for f in found], [f.lattices for f in found]
     tables, exchanged = vote(tables, WORKING_DIAMETER)
     lattices = [found[::-1] if other else found for found, other in zip(lattices, exchanged, strict=True)]
     particles = pd.concat([table.assign(frame=t) for t, table in enumerate(tables)], ignore_index=True)
@@ -204,6 +207,29 @@ def decompose(
     summary = _summarize(movie, table, lattices, _working_pixel_size(working, movie), weights, device)
     summary["seconds"] = round(time.time() - start, 2)
     return Decomposition(layers, table[COLUMNS], summary, movie)
+
+
+AT_ONCE = 4  # frames that build on the same earlier one, whatever the number of threads: results do not depend on it
+
+
+def _find_all(movie, model, working, polarity) -> Iterator[list[Found]]:
+    """Particles of all frames, some frames at a time: the first alone, then `AT_ONCE` of them side by side."""
+    threads, before = torch.get_num_threads(), None
+
+    def find_in(frame):
+        image = resample(polarity * frame, working)
+        return find(image, predict(model, image)[1], WORKING_DIAMETER, before)
+
+    # One thread for each of several frames is faster than several threads for each frame.
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        try:
+            for start in (0, *range(1, len(movie), AT_ONCE)):
+                frames = [movie.frame(t) for t in range(start, min(start + AT_ONCE, len(movie)) if start else 1)]
+                some = [find_in(frames[0])] if start == 0 else list(pool.map(find_in, frames))
+                before = some[-1]
+                yield some
+        finally:
+            torch.set_num_threads(threads)
 
 
 def _check_pixel_size(movie, diameter) -> None:

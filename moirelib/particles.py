@@ -80,13 +80,13 @@ class Found:
         ``y_mask, x_mask, diameter_mask`` (px): the likeliest outline if the crystal's regularity counts as well.
     lattices : list of list of Lattice
         Of layer 1 and of layer 2, largest grain first.
-    imaging : Imaging
-        What the particles share: profile, blur, dark level.
+    imaging : Imaging or None
+        What the particles share: profile, blur, dark level; None where there are too few particles to tell.
     """
 
     particles: pd.DataFrame
     lattices: list[list[Lattice]]
-    imaging: Imaging
+    imaging: Imaging | None
 
 
 def find(frame: np.ndarray, centers: np.ndarray, diameter: float, before: Found | None = None) -> Found:
@@ -111,44 +111,61 @@ def find(frame: np.ndarray, centers: np.ndarray, diameter: float, before: Found 
     Notes
     -----
     Detection, layers and fit help each other: layers say which sites should hold a particle, the fit says whether
-    they do, and better positions make better layers. Three rounds settle it, one where the frame before is known.
+    they do, and better positions make better layers. Up to three rounds settle it; one where the frame before is known.
     Explained in chapter 7, "Particles".
     """
-    table, imaging = locate(centers, diameter), None
-    if len(table) > 2:
-        # A particle that the network put into both channels is one until the frame shows two: fitted as two, it would
-        # fall apart along whatever the model of a particle does not have.
-        table = assign_layers(table, diameter)[0][list(table)]
+    table = locate(centers, diameter)
     if before is not None and len(before.particles) > 2:
-        table, imaging = _with_earlier(table, before.particles, diameter), before.imaging
-    if len(table) < 3:
+        table = _with_earlier(table, before.particles, diameter)
+        fit, table = _settled_once(frame, table, diameter, before.imaging)
+    elif len(table) > 2:
+        fit, table = _settled(frame, table, diameter)
+    else:
         table = assign_layers(table, diameter)[0]
-        named = FrameFit(frame, table, diameter, imaging).fit(1, shared=False).result(table) if len(table) else table
-        return Found(_with_masks(named, named), [[], []], imaging)
-    fit = FrameFit(frame, table, diameter, imaging).fit(2 if imaging is None else 1)
-    table = fit.put(table)
-    for _ in range(3 if imaging is None else 1):
-        known = len(table)
-        table = _round(fit, table)
-        if len(table) == known:
-            break
+        named = FrameFit(frame, table, diameter).fit(1, shared=False).result(table) if len(table) else table
+        return Found(_with_masks(named, named), [[], []], None)
     named, lattices = assign_layers(table, diameter)
     named = fit.take(named).fit(1).put(named)
     free = fit.take(named.drop(columns="layer")).fit(1, shared=False)
     return Found(_with_masks(free.result(named), named), lattices, fit.imaging)
 
 
-def _round(fit, table) -> pd.DataFrame:
-    """Layers, then what is missing or too much, then the fit again."""
+FITTED = ["channel", "y", "x", "score", "diameter", "depth"]
+
+
+def _settled(frame, table, diameter):
+    """Fit and particles of a frame of which nothing is known but what the network found."""
+    # A particle that the network put into both channels is one until the frame shows two: fitted as two, it would
+    # fall apart along whatever the model of a particle does not have.
+    table = assign_layers(table, diameter)[0][list(table)]
+    fit = FrameFit(frame, table, diameter).fit(2)
+    table = fit.put(table)
+    for _ in range(3):
+        known = len(table)
+        table, spacing = _completed(fit, table)
+        table = settle_overlaps(fit, table, spacing)
+        table = _channels_of_new(table, spacing)
+        table = fit.take(table).fit(1).put(table)[FITTED]
+        if len(table) == known:
+            break
+    return fit, table
+
+
+def _settled_once(frame, table, diameter, imaging):
+    """Fit and particles of a frame whose predecessor's are known: they are nearly where they were."""
+    fit = FrameFit(frame, table, diameter, imaging)
+    table, spacing = _completed(fit, table)
+    return fit, _channels_of_new(table, spacing)[FITTED]
+
+
+def _completed(fit, table) -> tuple[pd.DataFrame, float]:
+    """Layers, then what is missing or too much, then the fit again; also the spacing."""
     diameter = fit.model.diameter
     named, _ = assign_layers(table, diameter)
     spacing = typical_spacing(named[["y", "x"]].to_numpy(), named["layer"].to_numpy(), diameter)
     named = fit.take(named).fit(1).put(named)
     table = complete(fit, named, spacing)
-    table = fit.take(table).fit(1).put(table)
-    table = settle_overlaps(fit, table, spacing)
-    table = _channels_of_new(table, spacing)
-    return fit.take(table).fit(1).put(table)[["channel", "y", "x", "score", "diameter", "depth"]]
+    return fit.take(table).fit(1).put(table), spacing
 
 
 def _with_earlier(table, earlier, diameter) -> pd.DataFrame:

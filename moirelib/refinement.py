@@ -57,17 +57,19 @@ class Imaging:
         return int(np.ceil((3.0 - self.disk) * self.blur * diameter)) + 1
 
 
-def _profile(rho2, depth, exponent):
+def _profile(rho2, depth, exponent, slopes: bool = True):
     """Optical depth of particles against squared distance over squared radius, and its derivatives.
 
     ``depth`` is that of their centres. The outline is softened over a sample in transmission, not in depth: pixels
-    average light. Derivatives are by ``rho2`` and by the logarithm of ``depth``.
+    average light. Derivatives, left out without ``slopes``, are by ``rho2`` and by the logarithm of ``depth``.
     """
     u = 1 - rho2
     root = torch.sqrt(u * u + EDGE * EDGE)
     edge, shape = torch.sigmoid(u / EDGE), (0.5 * (root + u)) ** exponent
     passed = torch.exp(-depth * shape)
     t = (1 - edge * (1 - passed)).clamp(min=1e-6)
+    if not slopes:
+        return (-torch.log(t),)
     by_depth = edge * passed * depth * shape / t
     by_rho2 = -edge * (1 - edge) * (1 - passed) / (EDGE * t) - by_depth * exponent / root
     return -torch.log(t), by_rho2, by_depth
@@ -135,6 +137,7 @@ class _Model:
         self.axis = torch.from_numpy((samples + 0.5) / FINE - 0.5 - self.half).float()  # px from the window's middle
         self.background = _Background(frame.shape, KNOTS * diameter)
         self.margin = 0
+        self.latest = None  # parameters, image and background of the last call of `image`
 
     def place(self, theta):
         """Lay whole-pixel windows around the particles; they serve while particles move by less than a pixel or two."""
@@ -143,24 +146,27 @@ class _Model:
         self.fine_shape = tuple(FINE * (n + 2 * self.pad) for n in self.shape)
         self.index, inside = _flat_index(fine[:, 0], fine[:, 1], self.fine_shape)
         self.inside = inside.float()
+        self.latest = None
 
-    def depths(self, theta, exponent):
+    def depths(self, theta, exponent, slopes: bool = True):
         """Offsets (px), squared relative distance, optical depth and its derivatives in every window."""
         y = self.axis[None, :, None] + (self.corner[:, 0] - theta[:, 0])[:, None, None]
         x = self.axis[None, None, :] + (self.corner[:, 1] - theta[:, 1])[:, None, None]
         rho2 = (y * y + x * x) * (4 * torch.exp(-2 * theta[:, 2]))[:, None, None]
-        depths = _profile(rho2, torch.exp(theta[:, 3])[:, None, None], exponent)
+        depths = _profile(rho2, torch.exp(theta[:, 3])[:, None, None], exponent, slopes)
         return y, x, rho2, *(d * self.inside for d in depths)
 
     def transmission(self, theta, exponent, depths=None):
         """Product of all particles' transmissions on the fine grid, with a border around the frame."""
-        depths = self.depths(theta, exponent) if depths is None else depths
+        depths = self.depths(theta, exponent, slopes=False) if depths is None else depths
         total = torch.zeros(self.fine_shape[0] * self.fine_shape[1])
         total.index_add_(0, self.index.flatten(), depths[3].flatten())
         return torch.exp(-total).reshape(self.fine_shape)
 
     def image(self, theta, imaging, transmission=None):
         """Fitted frame and background."""
+        if self.latest is not None and self.latest[0] is theta and self.latest[1] == imaging:
+            return self.latest[2:]
         t = self.transmission(theta, imaging.exponent) if transmission is None else transmission
         t = _block_mean(t)
         t = torch.fft.irfft2(torch.fft.rfft2(t) * imaging.transfer(t.shape, self.diameter), s=t.shape)
@@ -168,7 +174,8 @@ class _Model:
         background = self.background.fit(self.frame - imaging.offset, t)
         # Blur mixes in light from outside the frame, where nothing is known: the border does not count.
         self.margin = int(np.ceil(imaging.blur * self.diameter))
-        return imaging.offset + background * t, background
+        self.latest = theta, imaging, imaging.offset + background * t, background
+        return self.latest[2:]
 
     def residual(self, image):
         """Frame minus model over the noise; 0 at the border."""
@@ -575,7 +582,7 @@ class FrameFit:
             yx = torch.from_numpy(candidates[["y", "x"]].to_numpy(np.float32, copy=True))
             theta = torch.cat([yx, self.usual.expand(len(yx), 2)], dim=1)
         other.place(theta)
-        depth = other.depths(theta, self.imaging.exponent)[3]
+        depth = other.depths(theta, self.imaging.exponent, slopes=False)[3]
         change = self.transmission.flatten()[other.index] * torch.expm1(depth if present else -depth)
         windows, index = other.blurred(change[:, None], self.imaging, self.background)
         windows, index = windows.flatten(1), index.flatten(1)

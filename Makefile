@@ -20,7 +20,7 @@ export MOIRELIB_FAST ?= 1
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-browser book test lint format pages scores bench-optics notebooks clean distclean
+.PHONY: help env env-browser book test lint format pages scores bench-optics bench-layers notebooks clean distclean
 
 help:  ## list the targets
 	@$(PYTHON) -c "import re; [print('make %-13s %s' % m) for m in re.findall(r'^([\w-]+):.*?## (.*)', open('Makefile').read(), re.M)]"
@@ -61,6 +61,14 @@ notebooks: env  ## write the chapters as notebooks for Colab and Binder
 bench-optics: export OMP_NUM_THREADS ?= 2
 bench-optics: env  ## composed images against full-atom multislice, noise against a real frame, speed
 	@$(VENV_PYTHON) benchmarks/optics.py
+
+# The full run trains the networks it compares with where they are missing: hours. It writes the book's table.
+bench-layers: env  ## the two layers told apart: moirelib and other methods on the same scenes
+ifeq ($(QUICK),1)
+	@$(VENV_PYTHON) benchmarks/layers.py
+else
+	@$(VENV_PYTHON) benchmarks/layers.py --out data/bench_layers.json
+endif
 
 clean:  ## remove the built book and its execution cache
 	@$(PYTHON) -c "import shutil; shutil.rmtree('_build', ignore_errors=True)"

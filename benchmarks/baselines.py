@@ -2,7 +2,7 @@
 
 Every method takes (frame, pixel size in nm, true median diameter in nm, truth) and gives the layers' masks,
 (2, y, x) from 0 to 1, and a table ``layer, y_nm, x_nm``. All but moirelib are given the true diameter and that
-particles are dark; only the oracle looks at the truth.
+particles are dark; only the two oracles look at the truth.
 """
 
 from __future__ import annotations
@@ -18,14 +18,40 @@ from scipy.spatial import cKDTree
 from skimage.feature import peak_local_max
 
 import moirelib
+from moirelib.decompose import render_layers
+from moirelib.refinement import FrameFit
+from moirelib.unet import WORKING_DIAMETER, resample
 
-__all__ = ["bragg_filtering", "everything_in_both", "moirelib_decompose", "trackpy_true_lattices"]
+__all__ = [
+    "bragg_filtering",
+    "everything_in_both",
+    "fit_told_all_particles",
+    "moirelib_decompose",
+    "trackpy_true_lattices",
+]
 
 
 def moirelib_decompose(frame, pixel_size, diameter=None, truth=None, weights=None):
     """Ours, told the pixel size and nothing else."""
     result = moirelib.decompose(frame, pixel_size=pixel_size, weights=weights)
     return np.asarray(result.layers[0]) / 255, result.particles[["layer", "y_nm", "x_nm"]]
+
+
+def fit_told_all_particles(frame, pixel_size, diameter, truth):
+    """Our fit of the frame, started from the true positions in the true layers: about what the frame has to say.
+
+    What it misses of positions and outlines, noise and blur have taken; no naming and no finding is left to do.
+    """
+    zoom = WORKING_DIAMETER * pixel_size / diameter
+    shape = [round(n * zoom) for n in frame.shape]
+    zooms = np.array(shape) / frame.shape
+    known = truth[["layer"]].assign(**{c: (truth[c] + 0.5) * z - 0.5 for c, z in zip("yx", zooms, strict=True)})
+    fit = FrameFit(resample(frame, shape), known, WORKING_DIAMETER).fit(3)
+    fitted = fit.take(fit.put(known)).fit(1).put(known)
+    outlines = fitted.assign(**{f"{c}_mask": fitted[c] for c in ("y", "x", "diameter")})
+    native = (fitted[["y", "x"]].to_numpy() + 0.5) / zooms - 0.5
+    layers = render_layers(outlines, shape, frame.shape) / 255
+    return layers, particle_table(native, fitted["layer"].to_numpy(), pixel_size)
 
 
 def darkness(frame, diameter_px) -> np.ndarray:

@@ -30,7 +30,13 @@ from pathlib import Path
 import networks
 import numpy as np
 import torch
-from baselines import bragg_filtering, everything_in_both, moirelib_decompose, trackpy_true_lattices
+from baselines import (
+    bragg_filtering,
+    everything_in_both,
+    fit_told_all_particles,
+    moirelib_decompose,
+    trackpy_true_lattices,
+)
 from families import FAMILIES, SWEEPS, make_problem, real_frame
 from scipy.stats import bootstrap
 from tqdm import tqdm
@@ -47,14 +53,16 @@ from moirelib.unet import load_weights
 
 SEED = 27182
 METRICS = "f1", "f1_agnostic", "assignment", "mask_accuracy", "mask_iou", "rmse_nm", "s_per_frame"
-OURS = "moirelib"
+OURS, TOLD = "moirelib", "fit told all particles"
 METHODS = {
     OURS: moirelib_decompose,
     "Bragg filtering": bragg_filtering,
     "trackpy + true lattices": trackpy_true_lattices,
     "everything in both": everything_in_both,
+    TOLD: fit_told_all_particles,
     **{name: networks.Decomposer(name) for name in networks.NETWORKS},
 }
+ABLATION = "fixed channels", "soft minimum", "hard minimum"  # one network, three losses, without lattices or fit
 QUICK_METHODS = OURS, "Bragg filtering"
 SWEEP_METHODS = OURS, "Bragg filtering", "trackpy + true lattices", "published U-Net"
 
@@ -88,6 +96,8 @@ def main() -> None:
         "sweeps": tabulate_sweeps(sweeps, rows),
         "methods": {name: describe(name) for name in names},
     }
+    if set(ABLATION) <= set(names):
+        result["ablation"] = ablation(table)
     if OURS in names:
         result["real_frame"] = score_real_frame(args.weights)
     if OURS in names and not args.quick:
@@ -203,7 +213,8 @@ NETWORKS_ONLY = {"training", "unet"}
 def code(method, weights) -> str:
     """Hash of the sources and weights that a method's rows depend on."""
     package, here = Path(moirelib.__file__).parent, Path(__file__).parent
-    others = set() if method == OURS else OURS_ONLY if method in networks.NETWORKS else OURS_ONLY | NETWORKS_ONLY
+    others = OURS_ONLY if method in networks.NETWORKS else OURS_ONLY | NETWORKS_ONLY
+    others = set() if method in (OURS, TOLD) else others
     files = [f for f in sorted(package.glob("*.py")) if f.stem not in others]
     files += [here / "families.py", here / "baselines.py"]
     if method == OURS:
@@ -282,6 +293,12 @@ def describe(method) -> dict:
         card = json.loads(card.read_text(encoding="utf-8"))
         about["training"] = {k: card[k] for k in ("steps", "images", "hours", "seed", "hardware")}
     return about
+
+
+def ablation(table) -> dict:
+    """What three losses make of the same network: its scores alone on the spheres, and how long it was trained."""
+    steps = {name: describe(name).get("training", {}).get("steps") for name in ABLATION}
+    return {name: table["spheres"][name] | {"steps": steps[name]} for name in ABLATION}
 
 
 def tabulate_sweeps(cells, rows) -> dict:

@@ -23,17 +23,15 @@ import lightning
 import numpy as np
 import torch
 from baselines import centers_of_mass, particle_table
-from lightning.pytorch.callbacks import ModelCheckpoint, Timer
 from monai.networks.nets.basic_unet import Down, TwoConv, UpCat
 from safetensors.torch import load_file
 from scipy.ndimage import gaussian_filter
 from skimage.feature import peak_local_max
 from torch import nn
 from torch.nn import functional
-from torch.utils.data import DataLoader
 
 from moirelib.library import LibraryConfig, make_library, open_library
-from moirelib.training import CountingSampler, LibraryCrops, TrainingConfig
+from moirelib.training import LibraryCrops, TrainingConfig, fit, permutation_loss
 from moirelib.unet import WORKING_DIAMETER, build_unet, choose_device, normalize, resample, save_weights
 
 __all__ = ["NETWORKS", "Decomposer", "Network", "decompose_with", "train", "weights_file"]
@@ -163,6 +161,7 @@ NETWORKS = {
     "two decoders, soft minimum": Network(TwoDecoders, soft_minimum, one_cycle),
     "fixed channels": Network(build_unet, fixed_channels, one_cycle),
     "soft minimum": Network(build_unet, soft_minimum, one_cycle),
+    "hard minimum": Network(build_unet, permutation_loss, one_cycle),
 }
 
 
@@ -201,7 +200,9 @@ def weights_file(name: str, folder: Path = BUILD) -> Path:
     return folder / (re.sub(r"\W+", "-", name.lower()) + ".safetensors")
 
 
-def train(name: str, library, steps: int, hours: float, seed: int = 0, folder: Path = BUILD) -> dict:
+def train(
+    name: str, library, steps: int, hours: float, seed: int = 0, folder: Path = BUILD, workers: int | None = None
+) -> dict:
     """Train one of `NETWORKS`, from its last checkpoint on, until the steps or the hours (of all runs) are over.
 
     Parameters
@@ -218,6 +219,8 @@ def train(name: str, library, steps: int, hours: float, seed: int = 0, folder: P
         Seeds weights and crops.
     folder : Path
         For weights, card and checkpoints.
+    workers : int, optional
+        Processes that prepare crops.
 
     Returns
     -------
@@ -231,13 +234,14 @@ def train(name: str, library, steps: int, hours: float, seed: int = 0, folder: P
     split = round((1 - config.validation) * group["frame"].shape[0])  # the library's last are never trained on
     lightning.seed_everything(seed, verbose=False)
     module, out = Training(NETWORKS[name], steps), weights_file(name, folder)
-    clock = _fit(module, LibraryCrops(group, range(split), config, seed), config, out, hours)
+    crops = LibraryCrops(group, range(split), config, seed)
+    spent = fit(module, crops, config, out, workers=workers, longest=timedelta(hours=hours))
     card = {
         "method": name,
         "steps": len(module.curve),
         "images": len(module.curve) * config.batch,
         "planned_steps": steps,
-        "hours": round(clock.time_elapsed("train") / 3600, 3),
+        "hours": round(spent, 3),
         "seed": seed,
         "parameters": NETWORKS[name].parameters,
         "training": asdict(config),
@@ -248,27 +252,6 @@ def train(name: str, library, steps: int, hours: float, seed: int = 0, folder: P
     save_weights(module.model.cpu(), out)
     out.with_suffix(".json").write_text(json.dumps(card, indent=1), encoding="utf-8")
     return card
-
-
-def _fit(module, crops, config, out, hours) -> Timer:
-    """Lightning's loop; an "epoch" is the stretch between two checkpoints, from which a killed run goes on."""
-    folder, kind = out.with_suffix(".checkpoints"), choose_device().type
-    clock = Timer(timedelta(hours=hours), interval="epoch")
-    trainer = lightning.Trainer(
-        max_steps=config.steps,
-        accelerator={"cuda": "gpu"}.get(kind, kind),
-        devices=1,
-        precision="16-mixed" if kind == "cuda" else "32-true",
-        gradient_clip_val=1.0,
-        callbacks=[ModelCheckpoint(folder, "step", save_last=True, save_top_k=0), clock],
-        logger=False,
-        enable_model_summary=False,
-    )
-    sampler = CountingSampler(module, config)
-    loader = DataLoader(crops, config.batch, sampler=sampler, num_workers=8 if kind == "cuda" else 0)
-    last = folder / "last.ckpt"
-    trainer.fit(module, loader, ckpt_path=last if last.exists() else None, weights_only=False)
-    return clock
 
 
 @lru_cache(maxsize=4)
@@ -325,6 +308,7 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=TrainingConfig.full().steps, help="as many as ours by default")
     parser.add_argument("--hours", type=float, default=6.0, help="longest time, all runs together")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, help="processes that prepare crops")
     args = parser.parse_args()
-    card = train(args.train, args.library, args.steps, args.hours, args.seed)
+    card = train(args.train, args.library, args.steps, args.hours, args.seed, workers=args.workers)
     print(json.dumps({k: card[k] for k in ("method", "steps", "images", "hours", "parameters")}))

@@ -59,7 +59,7 @@ def show_layers(layers, pixel_size: float, ax=None, scale_bar: bool = True, titl
     Parameters
     ----------
     layers : array_like, shape (2, y, x)
-        Probability, 0 to 255 or 0 to 1.
+        Covered fraction or probability: integers from 0 to 255, or floats from 0 to 1.
     pixel_size, ax, scale_bar, title
         As in `show_frame`.
 
@@ -70,8 +70,8 @@ def show_layers(layers, pixel_size: float, ax=None, scale_bar: bool = True, titl
     from matplotlib.colors import to_rgb
 
     ax = plt.gca() if ax is None else ax
-    layers = np.asarray(layers, float)
-    layers = layers / (255 if layers.max() > 1 else 1)
+    layers = np.asarray(layers)
+    layers = np.clip(layers / (1.0 if np.issubdtype(layers.dtype, np.floating) else 255.0), 0, 1)
     colors = np.array([to_rgb(c) for c in LAYER_COLORS])
     ax.imshow(np.clip(np.tensordot(layers, colors, axes=(0, 0)), 0, 1), interpolation="nearest")
     return _dress(ax, layers.shape[1:], pixel_size, scale_bar, title)

@@ -12,6 +12,7 @@ import math
 import platform
 import subprocess
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import lightning
@@ -329,7 +330,7 @@ def train(
     split = count - max(1, round(config.validation * count))
     lightning.seed_everything(seed, verbose=False)
     module = LayerUNet(config)
-    hours = _fit(module, LibraryCrops(group, range(split), config, seed), config, out, device, workers)
+    hours = fit(module, LibraryCrops(group, range(split), config, seed), config, out, device, workers)
     scores = validate(module.model, LibraryCrops(group, range(split, count), config, seed, augment=False))
     card = {
         "command": command or f"moirelib.training.train({str(library)!r}, ...)",
@@ -358,13 +359,16 @@ def _commit() -> str | None:
         return None
 
 
-def _fit(module, crops, config, out, device, workers) -> float:
-    """Run Lightning's loop, from the last checkpoint when there is one; hours over all runs of this training."""
+def fit(module, crops, config, out, device="auto", workers=None, longest: timedelta | None = None) -> float:
+    """Run Lightning's loop, from the last checkpoint when there is one, until the steps or the time are over.
+
+    Hours over all runs of this training.
+    """
     folder = out.with_name(out.name + ".checkpoints")
     kind = choose_device(device).type
     # An "epoch" is the stretch between two checkpoints: Lightning resumes cleanly only from the end of one.
     saver = lightning.pytorch.callbacks.ModelCheckpoint(folder, "last", save_top_k=1, enable_version_counter=False)
-    clock = lightning.pytorch.callbacks.Timer()
+    clock = lightning.pytorch.callbacks.Timer(longest, interval="epoch")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     trainer = lightning.Trainer(
         max_steps=config.steps,

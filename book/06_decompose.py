@@ -439,9 +439,11 @@ else:
 # - **trackpy + true lattices**: particles found by trackpy {cite:p}`allan_trackpy`, each given to the layer of the nearest
 #   true one. No real method can know that; it shows what detection alone would allow;
 # - **everything in both**: trackpy's finds in both layers, the floor;
+# - **fit told all particles**: moirelib's fit of the frame, started from the true particles in their true layers. What it
+#   misses of positions and outlines, noise and blur have taken from the frame: it is about the ceiling;
 # - **networks**, trained on our library and used as such networks are, their channels taken for layers: a classic U-Net
 #   with fixed channel names, as in published work on liquid-phase TEM; two decoders with the soft minimum as a loss,
-#   in the manner of Gomb-Net {cite:p}`houston2025`; and moirelib's own network with either loss.
+#   in the manner of Gomb-Net {cite:p}`houston2025`; and moirelib's own network with three losses.
 #
 # All but moirelib are also given the true diameter. Everything below is read from the file that the benchmark writes.
 
@@ -503,6 +505,8 @@ def draw_methods(ax, cells, metric="f1"):
         "#D55E00",
         "#56B4E9",
         "#000000",
+        "#F0E442",
+        "#882255",
     )
     numeric = all(isinstance(key, float) for key in cells)
     for n, method in enumerate(methods):
@@ -515,8 +519,8 @@ def draw_methods(ax, cells, metric="f1"):
         x = [key if numeric else k + 0.08 * (n - (len(methods) - 1) / 2) for k, key, _ in found]
         mean, low, high = np.array([[v["mean"], v["low"], v["high"]] for *_, v in found]).T
         bars = np.abs([mean - low, high - mean])
-        style = {"fmt": "-" * numeric + "os^Dv<>P"[n % 8], "ms": 5, "capsize": 2}
-        ax.errorbar(x, mean, bars, color=colors[n % 8], label=method, **style)
+        style = {"fmt": "-" * numeric + "os^Dv<>PXh"[n % 10], "ms": 5, "capsize": 2}
+        ax.errorbar(x, mean, bars, color=colors[n % 10], label=method, **style)
     ax.axhline(2 / 3, ls=":", color="0.5")
     ax.set(ylabel="layer-resolved F1", ylim=(0, 1.02))
 

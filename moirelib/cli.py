@@ -65,7 +65,7 @@ def _add_decompose(commands) -> None:
         description="Split a movie into one movie per nanoparticle layer and a table of every particle in every frame.",
         epilog="""\
 writes into DIR:
-  layer_1.tif    particle probability of the base layer, 0-255, (t, y, x); opens in Fiji with its scale
+  layer_1.tif    the base layer's particles alone, 0-255, (t, y, x); opens in Fiji with its scale
   layer_2.tif    the same for the layer on top of it; black where the movie holds one layer only
   particles.csv  one row per particle, layer and frame: position, diameter and their errors in nm
   summary.json   what was run, particle counts, spacings and twist

@@ -16,6 +16,7 @@ __all__ = ["complete", "settle_overlaps", "site_odds", "vacant_sites"]
 #: Logarithm of the odds that a lattice site with 0 to 6 neighbours in its layer holds a particle, before looking.
 SITE_ODDS = (-6.0, -3.0, -1.5, 0.0, 1.5, 2.5, 3.0)
 OFF_SITE_ODDS = -6.0  # of a place that no lattice predicts
+DOUBTFUL_ODDS = 3.0  # particles expected less than this are asked whether those around them can stand in for them
 
 
 def vacant_sites(yx: np.ndarray, layer: np.ndarray, spacing: float, low, high) -> pd.DataFrame:
@@ -101,9 +102,12 @@ def complete(fit, particles: pd.DataFrame, spacing: float) -> pd.DataFrame:
     odds = np.where(particles["lattice_fit"] > 1.0, site_odds(yx, layer, yx, layer, spacing), OFF_SITE_ODDS)
     # What the network said counts too: logarithm of the odds of its score, not counted beyond one in fifty.
     said = np.clip(particles["score"].to_numpy(), 0.02, 0.98)
-    posterior = odds + np.log(said / (1 - said)) + fit.evidence()
+    expected, gain = odds + np.log(said / (1 - said)), fit.evidence()
+    doubtful = np.flatnonzero((expected < DOUBTFUL_ODDS) & (expected + gain > 0))
+    gain[doubtful] -= fit.replaceable(doubtful)
     # Stains and the feet of clouds are wide but faint.
-    kept = particles[(posterior > 0) & (particles["depth"] > 0.4 * particles["depth"].median())]
+    faint = particles["depth"] < 0.4 * particles["depth"].median()
+    kept = particles[~(_least_needed(expected + gain, yx, 0.75 * fit.model.diameter) | faint)]
     sites = _sites(fit, kept, spacing)
     blobs = _dark_blobs(fit)
     sites = pd.concat([sites, blobs[_distance(blobs, sites) > 0.4 * spacing]], ignore_index=True)
@@ -112,6 +116,20 @@ def complete(fit, particles: pd.DataFrame, spacing: float) -> pd.DataFrame:
     if len(sites):
         sites["odds"] += fit.evidence(sites)
     return _with(kept, sites[sites["odds"] > 0])
+
+
+def _least_needed(posterior, yx, reach) -> np.ndarray:
+    """Which particles go: those with negative log-odds, but of several within reach of each other only the worst.
+
+    Each may be a stand-in for the others: once it is gone, they are needed.
+    """
+    goes = np.zeros(len(yx), bool)
+    tree = cKDTree(yx)
+    for i in np.argsort(posterior):
+        if posterior[i] >= 0:
+            break
+        goes[i] = not goes[tree.query_ball_point(yx[i], reach)].any()
+    return goes
 
 
 def settle_overlaps(fit, particles: pd.DataFrame, spacing: float) -> pd.DataFrame:

@@ -57,7 +57,7 @@ class Decomposition:
     Attributes
     ----------
     layers : dask.array.Array, shape (t, 2, y, x), uint8
-        Particle probability of layers 1 and 2, 0 to 255; computed where it is looked at.
+        Covered fraction of every pixel by the particles of layers 1 and 2, 0 to 255; drawn where it is looked at.
     particles : pandas.DataFrame
         One row per particle, layer and frame; lengths in nm, ``y`` and ``x`` in pixels.
     summary : dict

@@ -20,7 +20,7 @@ from .refinement import FrameFit, Imaging, typical_spacing
 __all__ = ["Found", "find", "locate"]
 
 
-def locate(centers: np.ndarray, diameter: float, threshold: float = 0.3) -> pd.DataFrame:
+def locate(centers: np.ndarray, diameter: float, threshold: float = 0.15) -> pd.DataFrame:
     """Find particles in the network's output.
 
     Parameters
@@ -30,7 +30,8 @@ def locate(centers: np.ndarray, diameter: float, threshold: float = 0.3) -> pd.D
     diameter : float
         Expected particle diameter, in pixels of ``centers``.
     threshold : float
-        Lowest height of a peak.
+        Lowest height of a peak. Low by default: what is missed here is harder to make up for than what is found too
+        much, which the frame refutes (`moirelib.completion.complete`).
 
     Returns
     -------

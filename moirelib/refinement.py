@@ -265,19 +265,28 @@ class _Jacobian:
         """Each particle's own 4 × 4 block of the normal matrix."""
         return self.windows @ self.windows.transpose(1, 2)
 
+    def matrix(self) -> sparse.csr_matrix:
+        """All derivatives as one matrix (4 n, pixels of the frame)."""
+        n, k, p = self.windows.shape
+        index = np.repeat(self.index.numpy(), k, axis=0)
+        return _sparse_rows(self.windows.reshape(n * k, p).numpy(), index, self.size)
+
     def variances(self, yx, precision, reach) -> np.ndarray:
         """Variances (n, 4) of each particle's parameters, its neighbours' left free and all others held."""
-        n, _, p = self.windows.shape
-        index = np.repeat(self.index.numpy(), 4, axis=0)
-        pointer = np.arange(0, 4 * n * p + 1, p)
-        matrix = sparse.csr_matrix((self.windows.numpy().ravel(), index.ravel(), pointer), (4 * n, self.size))
+        matrix = self.matrix()
         normal = (matrix @ matrix.T + sparse.diags(precision.ravel())).tocsr()
-        out = np.empty((n, 4))
+        out = np.empty((len(yx), 4))
         for i, near in enumerate(cKDTree(yx).query_ball_point(yx, reach)):
             near = np.array([i, *(j for j in near if j != i)])
             index = (4 * near[:, None] + np.arange(4)).ravel()
             out[i] = np.diag(np.linalg.inv(normal[index][:, index].toarray()))[:4]
         return out
+
+
+def _sparse_rows(windows, index, size) -> sparse.csr_matrix:
+    """Rows (m, size) of a matrix from their values (m, pixels) and where these lie."""
+    pointer = np.arange(0, windows.size + 1, windows.shape[1])
+    return sparse.csr_matrix((windows.ravel(), index.ravel(), pointer), (len(windows), size))
 
 
 class _Prior:
@@ -577,21 +586,56 @@ class FrameFit:
             frame speaks for the particle.
         """
         present = candidates is None
-        theta, other = self.theta, copy.copy(self.model)
+        theta = self.theta
         if not present:
             yx = torch.from_numpy(candidates[["y", "x"]].to_numpy(np.float32, copy=True))
             theta = torch.cat([yx, self.usual.expand(len(yx), 2)], dim=1)
-        other.place(theta)
-        depth = other.depths(theta, self.imaging.exponent, slopes=False)[3]
-        change = self.transmission.flatten()[other.index] * torch.expm1(depth if present else -depth)
-        windows, index = other.blurred(change[:, None], self.imaging, self.background)
-        windows, index = windows.flatten(1), index.flatten(1)
+        windows, index = self._changes(theta, present)
         along = (windows * self.residual.flatten()[index]).sum(1)
         size = (windows**2).sum(1).clamp(min=1e-12)
         # Some particles are thinner or darker than most: the best of a range of amplitudes counts.
         amplitude = torch.ones(()) if present else (along / size).clamp(0.5, 1.5)
         gain = (amplitude * along - 0.5 * amplitude**2 * size).numpy().astype(float) / self.misfit
         return -gain if present else gain
+
+    def _changes(self, theta, present: bool):
+        """Change of the frame over the noise by taking away (or adding) each particle, (n, pixels), and its pixels."""
+        other = copy.copy(self.model)
+        other.place(theta)
+        depth = other.depths(theta, self.imaging.exponent, slopes=False)[3]
+        change = self.transmission.flatten()[other.index] * torch.expm1(depth if present else -depth)
+        windows, index = other.blurred(change[:, None], self.imaging, self.background)
+        return windows.flatten(1), index.flatten(1)
+
+    def replaceable(self, rows: np.ndarray) -> np.ndarray:
+        """Log-likelihood that the particles around a particle regain by moving and changing once it is taken away.
+
+        What `evidence` says for a particle, less this, is how much the frame needs it: of two fitted where there is
+        one, neither is needed.
+
+        Parameters
+        ----------
+        rows : ndarray of int, shape (m,)
+            Which of the particles.
+
+        Returns
+        -------
+        ndarray, shape (m,)
+            Natural logarithm, in the same units as `evidence`; to first order in the changes.
+        """
+        windows, index = self._changes(self.theta[torch.from_numpy(rows)], present=True)
+        columns = self.model.jacobian(self.theta, self.imaging)[0].matrix()
+        overlap = (columns @ _sparse_rows(windows.numpy(), index.numpy(), columns.shape[1]).T).toarray()
+        precision, yx = self.prior.diagonal().numpy().ravel(), self.theta[:, :2].numpy()
+        regained = np.zeros(len(rows))
+        near = cKDTree(yx).query_ball_point(yx[rows], 1.5 * self.model.diameter)
+        for k, (i, around) in enumerate(zip(rows, near, strict=True)):
+            own = (4 * np.array([j for j in around if j != i], int)[:, None] + np.arange(4)).ravel()
+            if own.size:
+                part = columns[own]
+                normal = (part @ part.T).toarray() + np.diag(precision[own])
+                regained[k] = 0.5 * overlap[own, k] @ np.linalg.solve(normal, overlap[own, k])
+        return regained / self.misfit
 
     def result(self, particles: pd.DataFrame) -> pd.DataFrame:
         """The particles that were taken with fitted parameters and one-sigma errors.

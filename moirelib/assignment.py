@@ -179,7 +179,7 @@ def _distance(one: Lattice, other: Lattice) -> float:
 
 
 def assign_layers(
-    particles: pd.DataFrame, diameter: float, evidence: Evidence | None = None
+    particles: pd.DataFrame, diameter: float, evidence: Evidence | None = None, single: bool = False
 ) -> tuple[pd.DataFrame, list[list[Lattice]]]:
     """Decide which layer every particle belongs to.
 
@@ -197,6 +197,8 @@ def assign_layers(
         Typical particle diameter, in the unit of ``y, x``.
     evidence : Evidence, optional
         Weights of the evidence.
+    single : bool
+        There is one layer only, as is known from elsewhere.
 
     Returns
     -------
@@ -219,9 +221,9 @@ def assign_layers(
     grains = _find_grains(surroundings)
     if not grains:
         return _name_by_channel(particles), [[], []]
-    layer = _layers_of_grains(grains, surroundings)
+    layer = np.zeros(len(grains), int) if single else _layers_of_grains(grains, surroundings)
     grains, layer = _join_alike(grains, layer, surroundings)
-    if not layer.any():
+    if not layer.any() and not single:
         grains, layer = _with_loose_layer(grains, surroundings)
     if not layer.any():
         table = _one_layer(particles, grains, surroundings)

@@ -16,6 +16,7 @@ __all__ = ["complete", "settle_overlaps", "site_odds", "vacant_sites"]
 #: Logarithm of the odds that a lattice site with 0 to 6 neighbours in its layer holds a particle, before looking.
 SITE_ODDS = (-6.0, -3.0, -1.5, 0.0, 1.5, 2.5, 3.0)
 OFF_SITE_ODDS = -6.0  # of a place that no lattice predicts
+
 DOUBTFUL_ODDS = 3.0  # particles expected less than this are asked whether those around them can stand in for them
 
 
@@ -99,12 +100,16 @@ def complete(fit, particles: pd.DataFrame, spacing: float) -> pd.DataFrame:
         What remains, then what is new (``channel`` -1, ``score`` the posterior probability).
     """
     yx, layer = particles[["y", "x"]].to_numpy(), particles["layer"].to_numpy()
-    odds = np.where(particles["lattice_fit"] > 1.0, site_odds(yx, layer, yx, layer, spacing), OFF_SITE_ODDS)
+    on_site = (particles["lattice_fit"] > 1.0).to_numpy()
+    odds = np.where(on_site, site_odds(yx, layer, yx, layer, spacing), OFF_SITE_ODDS)
     # What the network said counts too: logarithm of the odds of its score, not counted beyond one in fifty.
     said = np.clip(particles["score"].to_numpy(), 0.02, 0.98)
     expected, gain = odds + np.log(said / (1 - said)), fit.evidence()
     doubtful = np.flatnonzero((expected < DOUBTFUL_ODDS) & (expected + gain > 0))
-    gain[doubtful] -= fit.replaceable(doubtful)
+    if len(doubtful):
+        gain[doubtful] -= fit.replaceable(doubtful)
+    # Clouds darken a frame as particles do: without a lattice to say so, what the network said decides.
+    gain = np.where(on_site, gain, np.minimum(gain, -OFF_SITE_ODDS))
     # Stains and the feet of clouds are wide but faint.
     faint = particles["depth"] < 0.4 * particles["depth"].median()
     kept = particles[~(_least_needed(expected + gain, yx, 0.75 * fit.model.diameter) | faint)]

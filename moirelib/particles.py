@@ -20,7 +20,7 @@ from .refinement import FrameFit, Imaging, typical_spacing
 __all__ = ["Found", "find", "locate"]
 
 
-def locate(centers: np.ndarray, diameter: float, threshold: float = 0.15) -> pd.DataFrame:
+def locate(centers: np.ndarray, diameter: float, threshold: float = 0.08) -> pd.DataFrame:
     """Find particles in the network's output.
 
     Parameters
@@ -117,33 +117,38 @@ def find(frame: np.ndarray, centers: np.ndarray, diameter: float, before: Found 
     """
     table = locate(centers, diameter)
     if before is not None and len(before.particles) > 2:
+        single = before.particles["layer"].nunique() == 1 and _seen_twice(table, diameter)
+        table = _without_crowding(table, diameter) if single else table
         table = _with_earlier(table, before.particles, diameter)
-        fit, table = _settled_once(frame, table, diameter, before.imaging)
+        fit, table = _settled_once(frame, table, diameter, before.imaging, single)
     elif len(table) > 2:
-        fit, table = _settled(frame, table, diameter)
+        single = _seen_twice(table, diameter)
+        table = _without_crowding(table, diameter) if single else table
+        fit, table = _settled(frame, table, diameter, single)
     else:
         table = assign_layers(table, diameter)[0]
         named = FrameFit(frame, table, diameter).fit(1, shared=False).result(table) if len(table) else table
         return Found(_with_masks(named, named), [[], []], None)
-    named, lattices = assign_layers(table, diameter)
+    named, lattices = assign_layers(table, diameter, single=single)
     named = fit.take(named).fit(1).put(named)
     free = fit.take(named.drop(columns="layer")).fit(1, shared=False)
     return Found(_with_masks(free.result(named), named), lattices, fit.imaging)
 
 
+SURE = 0.3  # peaks from this height on say by themselves whether there are two layers
 FITTED = ["channel", "y", "x", "score", "diameter", "depth"]
 
 
-def _settled(frame, table, diameter):
+def _settled(frame, table, diameter, single):
     """Fit and particles of a frame of which nothing is known but what the network found."""
     # A particle that the network put into both channels is one until the frame shows two: fitted as two, it would
     # fall apart along whatever the model of a particle does not have.
-    table = assign_layers(table, diameter)[0][list(table)]
+    table = assign_layers(table, diameter, single=single)[0][list(table)]
     fit = FrameFit(frame, table, diameter).fit(2)
     table = fit.put(table)
     for _ in range(3):
         known = len(table)
-        table, spacing = _completed(fit, table)
+        table, spacing = _completed(fit, table, single)
         table = settle_overlaps(fit, table, spacing)
         table = _channels_of_new(table, spacing)
         table = fit.take(table).fit(1).put(table)[FITTED]
@@ -152,17 +157,35 @@ def _settled(frame, table, diameter):
     return fit, table
 
 
-def _settled_once(frame, table, diameter, imaging):
+def _seen_twice(table, diameter) -> bool:
+    """Whether the particles are of one layer, but the network found many of them in both channels."""
+    sure = table[table["score"] >= SURE]
+    named = assign_layers(sure, diameter)[0]
+    return named["layer"].nunique() == 1 and len(named) < 0.85 * len(sure)
+
+
+def _without_crowding(table, diameter) -> pd.DataFrame:
+    """Of a single layer: what is sure, and the rest where it would not lie upon it.
+
+    Elongated particles, such as columns seen at a slant, have a second, lower peak each.
+    """
+    sure = table["score"] >= SURE
+    tree = cKDTree(table.loc[sure, ["y", "x"]])
+    alone = tree.query(table[["y", "x"]])[0] > 0.9 * diameter if sure.any() else ~sure
+    return table[sure | alone].reset_index(drop=True)
+
+
+def _settled_once(frame, table, diameter, imaging, single):
     """Fit and particles of a frame whose predecessor's are known: they are nearly where they were."""
     fit = FrameFit(frame, table, diameter, imaging)
-    table, spacing = _completed(fit, table)
+    table, spacing = _completed(fit, table, single)
     return fit, _channels_of_new(table, spacing)[FITTED]
 
 
-def _completed(fit, table) -> tuple[pd.DataFrame, float]:
+def _completed(fit, table, single) -> tuple[pd.DataFrame, float]:
     """Layers, then what is missing or too much, then the fit again; also the spacing."""
     diameter = fit.model.diameter
-    named, _ = assign_layers(table, diameter)
+    named, _ = assign_layers(table, diameter, single=single)
     spacing = typical_spacing(named[["y", "x"]].to_numpy(), named["layer"].to_numpy(), diameter)
     named = fit.take(named).fit(1).put(named)
     table = complete(fit, named, spacing)

@@ -60,7 +60,7 @@ def test_positions_stay_unbiased_where_the_network_is_unsure():
     rng = np.random.default_rng(0)
     points = square_of_points(rng=rng)
     unsure = np.clip(peaks_at(points, height=0.6) + 0.05 * rng.standard_normal((160, 160)), 0, 1)
-    found = locate(unsure[None], D)
+    found = locate(unsure[None], D, threshold=0.3)
     errors = errors_of(found, points)
     assert len(found) == len(points)
     assert np.abs(errors.mean(axis=0)).max() < 4 * errors.std() / np.sqrt(len(errors))

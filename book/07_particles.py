@@ -68,7 +68,9 @@ print(f"{frames} frames of {working_shape} working pixels, {nm:.3f} nm each")
 #
 # The network was trained to put a peak at each particle's centre ({doc}`chapter 5 <05_unet>`), so finding particles is
 # finding maxima. A maximum is known to a pixel; the centre of mass of the peak is better. Pixels within reach go to the
-# nearest maximum, as in particle tracking since {cite:t}`crocker1996`:
+# nearest maximum, as in particle tracking since {cite:t}`crocker1996`. Here we take the peaks that are at least 0.3 high.
+# `decompose` starts from much lower ones: a particle that is missed now is hard to make up for, and one too many is
+# refuted by the frame further below.
 
 # %%
 from scipy.ndimage import maximum_filter
@@ -86,7 +88,7 @@ def locate_by_hand(peaks, threshold=0.3, reach=3.0):
     return np.stack(moments, axis=1) / mass[:, None]
 
 
-located = locate(centers[0], WORKING_DIAMETER)
+located = locate(centers[0], WORKING_DIAMETER, threshold=0.3)
 for k in (0, 1):
     by_hand, tested = locate_by_hand(centers[0][k]), located[located["channel"] == k]
     i, j = match(by_hand, tested[["y", "x"]], 1.0)
@@ -353,7 +355,7 @@ for k in range(1, 6):
 # The final log-odds become `layer_confidence`, the {term}`layer confidence`. It claims to be a probability, so it can
 # be checked: of all particles with a confidence near 0.8, eight in ten should be right. Pieces of evidence that are
 # not quite independent make a sum too sure of itself, so two constants of `moirelib.assignment.Evidence`, a
-# temperature and a head start, are fitted on simulated scenes by `benchmarks/calibrate_confidence.py`. Here are other
+# temperature and a head start, are set by what `benchmarks/calibrate_confidence.py` fits on simulated scenes. Here are other
 # scenes, from seeds of our own: true positions are scattered, some are lost, some invented, and the channels are
 # exchanged in patches and wrong at random.
 

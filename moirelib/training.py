@@ -324,7 +324,7 @@ def train(
     -----
     Explained in chapter 5, "U-Net".
     """
-    config, out = config or TrainingConfig.full(), Path(out)
+    config, out, commit = config or TrainingConfig.full(), Path(out), _commit()
     group = open_library(library)
     count = group["frame"].shape[0]
     split = count - max(1, round(config.validation * count))
@@ -334,7 +334,7 @@ def train(
     scores = validate(module.model, LibraryCrops(group, range(split, count), config, seed, augment=False))
     card = {
         "command": command or f"moirelib.training.train({str(library)!r}, ...)",
-        "commit": _commit(),
+        "commit": commit,
         "seed": seed,
         "training": asdict(config) | ({"earlier_plans": module.plans} if module.plans else {}),
         "library": {"images": count, "validation_images": count - split, **dict(group.attrs)},

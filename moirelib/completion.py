@@ -17,6 +17,7 @@ __all__ = ["complete", "settle_overlaps", "site_odds", "vacant_sites"]
 SITE_ODDS = (-6.0, -3.0, -1.5, 0.0, 1.5, 2.5, 3.0)
 OFF_SITE_ODDS = -6.0  # of a place that no lattice predicts
 
+CLOUD_LIMIT = 6.5  # most that the frame says for one there; leaves those that the network saw at 0.4 or higher
 DOUBTFUL_ODDS = 3.0  # particles expected less than this are asked whether those around them can stand in for them
 
 
@@ -108,8 +109,9 @@ def complete(fit, particles: pd.DataFrame, spacing: float) -> pd.DataFrame:
     doubtful = np.flatnonzero((expected < DOUBTFUL_ODDS) & (expected + gain > 0))
     if len(doubtful):
         gain[doubtful] -= fit.replaceable(doubtful)
-    # Clouds darken a frame as particles do: without a lattice to say so, what the network said decides.
-    gain = np.where(on_site, gain, np.minimum(gain, -OFF_SITE_ODDS))
+    # Clouds darken a frame as particles do: away from a crystal the frame's word counts so far and no further.
+    if on_site.mean() > 0.5:
+        gain = np.where(on_site, gain, np.minimum(gain, CLOUD_LIMIT))
     # Stains and the feet of clouds are wide but faint.
     faint = particles["depth"] < 0.4 * particles["depth"].median()
     kept = particles[~(_least_needed(expected + gain, yx, 0.75 * fit.model.diameter) | faint)]

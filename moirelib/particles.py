@@ -116,6 +116,8 @@ def find(frame: np.ndarray, centers: np.ndarray, diameter: float, before: Found 
     Explained in chapter 7, "Particles".
     """
     table = locate(centers, diameter)
+    if (table["score"] >= SURE).mean() < 0.25:  # where next to nothing is sure, weak peaks are noise
+        table = table[table["score"] >= SURE].reset_index(drop=True)
     if before is not None and len(before.particles) > 2:
         single = before.particles["layer"].nunique() == 1 and _seen_twice(table, diameter)
         table = _without_crowding(table, diameter) if single else table

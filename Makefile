@@ -70,8 +70,9 @@ else
 	@$(VENV_PYTHON) benchmarks/layers.py --out data/bench_layers.json
 endif
 
+# Keeps what `make bench-layers` trained and scored: that took hours.
 clean:  ## remove the built book and its execution cache
-	@$(PYTHON) -c "import shutil; shutil.rmtree('_build', ignore_errors=True)"
+	@$(PYTHON) -c "import pathlib, shutil; [shutil.rmtree(p, ignore_errors=True) for p in pathlib.Path('_build').glob('*') if p.name != 'bench-layers']"
 
-distclean: clean  ## remove the environment as well
-	@$(PYTHON) -c "import shutil; shutil.rmtree('.venv', ignore_errors=True)"
+distclean: clean  ## remove the environment and the benchmark's results as well
+	@$(PYTHON) -c "import shutil; [shutil.rmtree(p, ignore_errors=True) for p in ('.venv', '_build')]"

@@ -135,7 +135,7 @@ def adam(module, steps):
 
 
 def one_cycle(module, steps):
-    """AdamW under a one-cycle schedule, as `moirelib.training` trains ours."""
+    """AdamW under a one-cycle schedule, with the peak rate of ours."""
     rate = TrainingConfig.full().learning_rate
     optimizer = torch.optim.AdamW(module.parameters(), lr=rate, weight_decay=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)

@@ -263,7 +263,8 @@ class _Surroundings:
         self.kernel = self._weights(evidence.reach)
         self.near = self._weights(evidence.contiguity)
         self.near_sum = np.asarray(self.near.sum(axis=1)).ravel()
-        sizes = np.clip(particles.get("diameter", pd.Series(diameter, particles.index)), 0.7 * diameter, 1.3 * diameter)
+        sizes = particles.get("diameter", pd.Series(diameter, particles.index)).fillna(diameter)
+        sizes = sizes.clip(0.7 * diameter, 1.3 * diameter)
         touch = 0.5 * (sizes.to_numpy()[self.i] + sizes.to_numpy()[self.j])
         self.exclusive = (self.distance < 0.88 * touch) | (self.distance < 0.7 * self.spacing)
         self.exclusion = np.where(self.distance < 0.8 * touch, evidence.touching, evidence.crowded)[self.exclusive]
@@ -615,7 +616,7 @@ def _settle(grains, layer, s, rounds: int = 10) -> _Settled:
         members = posterior * (1 - s.evidence.off_lattice / odds)  # who sits on no site has no say
         if np.abs(probability - before).max() < 0.02:
             break
-    grain = posterior.argmax(axis=1)
+    grain = (posterior * layers.T[probability.argmax(axis=1)]).argmax(axis=1)  # the likeliest of the likelier layer
     rows = np.arange(s.n)
     return _Settled(probability, grain, fit[rows, grain], here[rows, grain])
 
@@ -810,7 +811,7 @@ def _tracks(movie, diameter) -> np.ndarray:
     linked = trackpy.link(
         place, 0.25 * diameter, memory=2, pos_columns=["z", "y", "x"], adaptive_stop=0.05 * diameter, adaptive_step=0.8
     )
-    return linked["particle"].to_numpy()
+    return linked["particle"].sort_index().to_numpy()
 
 
 def _drift(movie, diameter) -> np.ndarray:

@@ -209,7 +209,7 @@ def decompose(
     return Decomposition(layers, table[COLUMNS], summary, movie)
 
 
-AT_ONCE = 4  # frames that build on the same earlier one, whatever the number of threads: results do not depend on it
+AT_ONCE = 4  # frames that build on the same earlier one, whatever the number of threads
 
 
 def _find_all(movie, model, working, polarity) -> Iterator[list[Found]]:

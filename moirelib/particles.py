@@ -102,7 +102,7 @@ def find(frame: np.ndarray, centers: np.ndarray, diameter: float, before: Found 
     diameter : float
         Expected particle diameter, in pixels.
     before : Found, optional
-        The frame before in a movie: its imaging is kept, and its particles are looked for again.
+        A frame shortly before in a movie: its imaging is kept, and its particles are looked for again.
 
     Returns
     -------
@@ -112,29 +112,39 @@ def find(frame: np.ndarray, centers: np.ndarray, diameter: float, before: Found 
     Notes
     -----
     Detection, layers and fit help each other: layers say which sites should hold a particle, the fit says whether
-    they do, and better positions make better layers. Up to three rounds settle it; one where the frame before is known.
+    they do, and better positions make better layers. Up to three rounds settle it; one where an earlier frame is known.
     Explained in chapter 7, "Particles".
     """
     table = locate(centers, diameter)
     if (table["score"] >= SURE).mean() < 0.25:  # where next to nothing is sure, weak peaks are noise
         table = table[table["score"] >= SURE].reset_index(drop=True)
-    if before is not None and len(before.particles) > 2:
-        single = before.particles["layer"].nunique() == 1 and _seen_twice(table, diameter)
-        table = _without_crowding(table, diameter) if single else table
+    if len(table) < 3:
+        return _too_few(frame, table, diameter)
+    known = before is not None and before.imaging is not None and len(before.particles) > 2
+    single = (not known or before.particles["layer"].nunique() == 1) and _seen_twice(table, diameter)
+    table = _without_crowding(table, diameter) if single else table
+    if known:
         table = _with_earlier(table, before.particles, diameter)
         fit, table = _settled_once(frame, table, diameter, before.imaging, single)
-    elif len(table) > 2:
-        single = _seen_twice(table, diameter)
-        table = _without_crowding(table, diameter) if single else table
-        fit, table = _settled(frame, table, diameter, single)
     else:
-        table = assign_layers(table, diameter)[0]
-        named = FrameFit(frame, table, diameter).fit(1, shared=False).result(table) if len(table) else table
-        return Found(_with_masks(named, named), [[], []], None)
+        fit, table = _settled(frame, table, diameter, single)
+    if len(table) < 3:
+        return _too_few(frame, table, diameter)
     named, lattices = assign_layers(table, diameter, single=single)
     named = fit.take(named).fit(1).put(named)
     free = fit.take(named.drop(columns="layer")).fit(1, shared=False)
     return Found(_with_masks(free.result(named), named), lattices, fit.imaging)
+
+
+def _too_few(frame, table, diameter) -> Found:
+    """One or two particles, or none: no lattice, and nothing that they could share."""
+    table = assign_layers(table, diameter)[0]
+    if table.empty:
+        fitted = ("diameter", "depth", "opacity", "y_std", "x_std", "diameter_std", "depth_std")
+        table = table.assign(**dict.fromkeys(fitted, 0.0))
+    else:
+        table = FrameFit(frame, table, diameter).fit(1, shared=False).result(table)
+    return Found(_with_masks(table, table), [[], []], None)
 
 
 SURE = 0.3  # peaks from this height on say by themselves whether there are two layers
@@ -151,6 +161,8 @@ def _settled(frame, table, diameter, single):
     for _ in range(3):
         known = len(table)
         table, spacing = _completed(fit, table, single)
+        if len(table) < 3:
+            break
         table = settle_overlaps(fit, table, spacing)
         table = _channels_of_new(table, spacing)
         table = fit.take(table).fit(1).put(table)[FITTED]
@@ -191,7 +203,7 @@ def _completed(fit, table, single) -> tuple[pd.DataFrame, float]:
     spacing = typical_spacing(named[["y", "x"]].to_numpy(), named["layer"].to_numpy(), diameter)
     named = fit.take(named).fit(1).put(named)
     table = complete(fit, named, spacing)
-    return fit.take(table).fit(1).put(table), spacing
+    return (fit.take(table).fit(1).put(table) if len(table) > 2 else table), spacing
 
 
 def _with_earlier(table, earlier, diameter) -> pd.DataFrame:

@@ -71,6 +71,7 @@ def show_layers(layers, pixel_size: float, ax=None, scale_bar: bool = True, titl
 
     ax = plt.gca() if ax is None else ax
     layers = np.asarray(layers)
+    layers = layers.astype(float) if layers.dtype == bool else layers
     layers = np.clip(layers / (1.0 if np.issubdtype(layers.dtype, np.floating) else 255.0), 0, 1)
     colors = np.array([to_rgb(c) for c in LAYER_COLORS])
     ax.imshow(np.clip(np.tensordot(layers, colors, axes=(0, 0)), 0, 1), interpolation="nearest")

@@ -162,7 +162,7 @@ def resample(image, shape) -> np.ndarray:
 
 
 @torch.inference_mode()
-def predict(model: torch.nn.Module, image: np.ndarray, tile: int = 512) -> np.ndarray:
+def predict(model: torch.nn.Module, image: np.ndarray, tile: int = 512) -> tuple[np.ndarray, np.ndarray]:
     """Where the particles of each channel are in one image at working sampling, and where their centres are.
 
     Parameters
@@ -193,4 +193,4 @@ def predict(model: torch.nn.Module, image: np.ndarray, tile: int = 512) -> np.nd
         roi = tuple(min(tile, n) for n in padded.shape)
         logits = sliding_window_inference(batch, roi, 2, model, overlap=0.25, mode="gaussian")
     both = torch.sigmoid(logits)[0, :, :height, :width].float().cpu().numpy()
-    return both.reshape(2, -1, height, width)
+    return tuple(both.reshape(2, -1, height, width))

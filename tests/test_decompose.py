@@ -112,6 +112,24 @@ def test_a_movie_may_begin_without_particles(sample):
     assert late.summary["twist_deg"] == pytest.approx(9.0, abs=1.0)
 
 
+def test_a_movie_may_lose_its_particles_and_regain_them(sample):
+    frames = np.stack([np.asarray(sample[0].frame(t), float) for t in range(2)])
+    noise = np.random.default_rng(0).poisson(300.0, frames.shape[1:]).astype(float)
+    movie = np.stack([frames[0], noise, frames[1]])
+    result = decompose(movie, pixel_size=sample[0].pixel_size, device="cpu")
+    count = result.particles.groupby("frame").size().reindex(range(3), fill_value=0)
+    assert count[1] < 0.2 * count[0]
+    assert count[2] == pytest.approx(count[0], rel=0.1)
+
+
+def test_a_movie_without_any_particle_says_so():
+    noise = np.random.default_rng(0).poisson(300.0, (2, 128, 128)).astype(float)
+    result = decompose(noise, pixel_size=1.0, diameter=20.0, device="cpu")
+    assert len(result.particles) == 0
+    assert result.summary["note"] == "No particles found."
+    assert not np.asarray(result.layers).any()
+
+
 def test_positions_are_inside_the_frame(sample, result):
     height, width = sample[0].shape[1:]
     assert result.particles["y"].between(-0.5, height - 0.5).all()

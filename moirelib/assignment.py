@@ -466,7 +466,7 @@ def _look_like_twins(points, spacing) -> bool:
     if len(one) < 8:
         return True
     turn, error = _turn_between(points[one], points[partner[one]])
-    return bool(abs(turn) < max(0.5, 3.5 * error))
+    return bool(abs(turn) < max(0.4, 3.5 * error))
 
 
 def _turn_between(ends, other_ends) -> tuple[float, float]:

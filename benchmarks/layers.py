@@ -112,7 +112,7 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     quick = os.environ.get("QUICK", "0") == "1"
     parser.add_argument("--quick", action="store_true", default=quick, help="moirelib and Bragg filtering, few scenes")
-    parser.add_argument("--scenes", type=int, help="scenes of each family and cell (default 30, quick 3)")
+    parser.add_argument("--scenes", type=int, help="scenes of each family and cell (default 30, quick 2)")
     parser.add_argument("--seed", type=int, default=SEED, help=f"default {SEED}; use 990 while developing")
     parser.add_argument("--methods", nargs="+", choices=METHODS, help="only these")
     parser.add_argument("--no-sweeps", action="store_true", help="families only")
@@ -124,7 +124,7 @@ def arguments():
         "--out", type=Path, help="JSON file to write in a full run, data/bench_layers.json for the book"
     )
     args = parser.parse_args()
-    args.scenes = args.scenes or (3 if args.quick else 30)
+    args.scenes = args.scenes or (2 if args.quick else 30)
     return args
 
 

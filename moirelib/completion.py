@@ -183,8 +183,7 @@ def _sites(fit, particles, spacing) -> pd.DataFrame:
 
 def _with(particles, new) -> pd.DataFrame:
     """Particles and new ones after them."""
-    channel = new["channel"] if "channel" in new else pd.Series(np.nan, new.index)
-    new = new.assign(channel=channel.fillna(-1).astype(int), score=1 / (1 + np.exp(-new["odds"].clip(-50, 50))))
+    new = new.assign(channel=-1, score=1 / (1 + np.exp(-new["odds"].clip(-50, 50))))
     return pd.concat([particles, new.drop(columns="odds")], ignore_index=True)
 
 

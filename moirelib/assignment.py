@@ -179,7 +179,7 @@ def _distance(one: Lattice, other: Lattice) -> float:
 
 
 def assign_layers(
-    particles: pd.DataFrame, diameter: float, evidence: Evidence | None = None, single: bool = False
+    particles: pd.DataFrame, diameter: float, evidence: Evidence | None = None, layers: int | None = None
 ) -> tuple[pd.DataFrame, list[list[Lattice]]]:
     """Decide which layer every particle belongs to.
 
@@ -197,8 +197,8 @@ def assign_layers(
         Typical particle diameter, in the unit of ``y, x``.
     evidence : Evidence, optional
         Weights of the evidence.
-    single : bool
-        There is one layer only, as is known from elsewhere.
+    layers : int, optional
+        How many layers there are, where that is known from elsewhere.
 
     Returns
     -------
@@ -217,13 +217,13 @@ def assign_layers(
     evidence = Evidence() if evidence is None else evidence
     if len(particles) < 8:
         return _name_by_channel(particles), [[], []]
-    surroundings = _Surroundings(particles, diameter, evidence)
+    surroundings = _Surroundings(particles, diameter, evidence, two_layers=layers == 2)
     grains = _find_grains(surroundings)
     if not grains:
         return _name_by_channel(particles), [[], []]
-    layer = np.zeros(len(grains), int) if single else _layers_of_grains(grains, surroundings)
+    layer = np.zeros(len(grains), int) if layers == 1 else _layers_of_grains(grains, surroundings)
     grains, layer = _join_alike(grains, layer, surroundings)
-    if not layer.any() and not single:
+    if not layer.any() and layers != 1:
         grains, layer = _with_loose_layer(grains, surroundings)
     if not layer.any():
         table = _one_layer(particles, grains, surroundings)
@@ -249,7 +249,8 @@ def _name_by_channel(particles) -> pd.DataFrame:
 class _Surroundings:
     """The particles, who is near whom, and what follows from that alone. Lengths in pixels."""
 
-    def __init__(self, particles, diameter, evidence):
+    def __init__(self, particles, diameter, evidence, two_layers=False):
+        self.two_layers = two_layers  # known: nothing is taken for one layer seen twice
         self.points = particles[["y", "x"]].to_numpy(float)
         self.n, self.evidence, self.diameter = len(particles), evidence, diameter
         channel = particles["channel"].to_numpy()
@@ -407,7 +408,7 @@ def _copies(group, s, depth: int = 0) -> list[_Grain]:
     parts = [np.maximum(sign * side, 0) for sign in (1, -1)]
     if min(np.sum(part > 0.5) for part in parts) < max(8, 0.03 * s.n) or agreement_cut > 0:
         return [whole]
-    twins = depth == 0 and _look_like_twins(s.points[member], s.spacing)
+    twins = depth == 0 and not s.two_layers and _look_like_twins(s.points[member], s.spacing)
     lattice = group[0].lattice
     halves = [_Grain(lattice, part, whole.family) for part in parts]
     if depth < 2:
@@ -461,7 +462,8 @@ def _look_like_twins(points, spacing) -> bool:
     close = distance < 0.75 * spacing
     if close.any() and np.mean(distance[close] > 0.35 * spacing) > 0.42:
         return False
-    one = np.flatnonzero((distance < 0.5 * spacing) & (partner[partner] == np.arange(len(points))))
+    # Nearer ones are mostly one particle found in both channels, and know of no turn.
+    one = np.flatnonzero((distance > 0.12 * spacing) & (distance < 0.5 * spacing) & (partner[partner] == np.arange(len(points))))
     one = one[one < partner[one]]
     if len(one) < 8:
         return True
@@ -532,7 +534,7 @@ def _layers_of_grains(grains, s) -> np.ndarray:
     parted = conflicts * (layer[:, None] != layer)
     enough = parted.sum() > 0.3 * min(size @ layer, size @ (1 - layer))
     proper = np.sum(weight * parted) > (0.4 if s.far > 0.3 else 0.75) * parted.sum()
-    return layer if enough and proper else np.zeros(k, int)
+    return layer if s.two_layers or (enough and proper) else np.zeros(k, int)
 
 
 def _labels(grains) -> np.ndarray:

@@ -27,7 +27,7 @@ from scipy.spatial import cKDTree
 from .assignment import find_lattice, twist_note, vote
 from .data import weights_path
 from .movies import LayerMovieWriter, Movie, as_movie
-from .particles import Found, find, locate
+from .particles import LIKELIEST, Found, find, locate
 from .tracks import link
 from .unet import WORKING_DIAMETER, choose_device, load_weights, normalize, predict, resample
 
@@ -201,6 +201,10 @@ def decompose(
     lattices = [found[::-1] if other else found for found, other in zip(lattices, exchanged, strict=True)]
     particles = pd.concat([table.assign(frame=t) for t, table in enumerate(tables)], ignore_index=True)
     layers = _lazy_layers(particles, working, movie.shape)
+    if len(movie) == 1:
+        # In a movie each frame's positions must be its own, or vibrations would be smoothed away and time could not
+        # average the noise; alone, a frame is read best together with the crystal's regularity.
+        particles = particles.assign(**{c: particles[f"{c}_likeliest"] for c in LIKELIEST})
     table = _native_table(particles, working, movie.shape[1:], movie.pixel_size)
     if len(table):
         table = link(table, 0.5 * diameter_px)
@@ -398,7 +402,7 @@ def render_layers(particles: pd.DataFrame, working, shape) -> np.ndarray:
     Parameters
     ----------
     particles : pandas.DataFrame
-        ``layer, y_mask, x_mask, diameter_mask`` in working pixels.
+        ``layer, y_likeliest, x_likeliest, diameter_likeliest`` in working pixels.
     working, shape : tuple of int
         (y, x) of the working frame and of the result.
 
@@ -409,8 +413,8 @@ def render_layers(particles: pd.DataFrame, working, shape) -> np.ndarray:
     """
     out = np.zeros((2, *shape), np.float32)
     zoom = np.array(shape) / np.array(working)
-    yx = (particles[["y_mask", "x_mask"]].to_numpy() + 0.5) * zoom - 0.5
-    radius = 0.5 * particles["diameter_mask"].to_numpy() * np.sqrt(zoom.prod())
+    yx = (particles[["y_likeliest", "x_likeliest"]].to_numpy() + 0.5) * zoom - 0.5
+    radius = 0.5 * particles["diameter_likeliest"].to_numpy() * np.sqrt(zoom.prod())
     for (y, x), r, k in zip(yx, radius, particles["layer"].to_numpy(), strict=True):
         rows, columns = (
             np.arange(max(int(c - r) - 1, 0), min(int(c + r) + 3, n)) for c, n in zip((y, x), shape, strict=True)

@@ -78,7 +78,8 @@ class Found:
     particles : pandas.DataFrame
         ``layer`` (1 or 2), ``grain``, ``layer_confidence``, ``lattice_fit``, ``score``; ``y, x, diameter`` (px),
         ``opacity``, ``depth``, one-sigma errors ``y_std, x_std, diameter_std, depth_std``, fitted to the frame alone;
-        ``y_mask, x_mask, diameter_mask`` (px): the likeliest outline if the crystal's regularity counts as well.
+        ``y_likeliest, x_likeliest, diameter_likeliest`` and ``y_std_likeliest, x_std_likeliest`` (px): the same if the
+        crystal's regularity counts as well.
     lattices : list of list of Lattice
         Of layer 1 and of layer 2, largest grain first.
     imaging : Imaging or None
@@ -121,19 +122,19 @@ def find(frame: np.ndarray, centers: np.ndarray, diameter: float, before: Found 
     if len(table) < 3:
         return _too_few(frame, table, diameter)
     known = before is not None and before.imaging is not None and len(before.particles) > 2
-    single = (not known or before.particles["layer"].nunique() == 1) and _seen_twice(table, diameter)
-    table = _without_crowding(table, diameter) if single else table
+    layers = 2 if known and before.particles["layer"].nunique() == 2 else _layers_seen(table, diameter)
+    table = _without_crowding(table, diameter) if layers == 1 else table
     if known:
         table = _with_earlier(table, before.particles, diameter)
-        fit, table = _settled_once(frame, table, diameter, before.imaging, single)
+        fit, table = _settled_once(frame, table, diameter, before.imaging, layers)
     else:
-        fit, table = _settled(frame, table, diameter, single)
+        fit, table = _settled(frame, table, diameter, layers)
     if len(table) < 3:
         return _too_few(frame, table, diameter)
-    named, lattices = assign_layers(table, diameter, single=single)
-    named = fit.take(named).fit(1).put(named)
-    free = fit.take(named.drop(columns="layer")).fit(1, shared=False)
-    return Found(_with_masks(free.result(named), named), lattices, fit.imaging)
+    named, lattices = assign_layers(table, diameter, layers=layers)
+    free = fit.take(named.drop(columns="layer")).fit(1).result(named)
+    likeliest = fit.take(free).fit(1, shared=False).result(free)
+    return Found(_with_likeliest(free, likeliest), lattices, fit.imaging)
 
 
 def _too_few(frame, table, diameter) -> Found:
@@ -144,23 +145,24 @@ def _too_few(frame, table, diameter) -> Found:
         table = table.assign(**dict.fromkeys(fitted, 0.0))
     else:
         table = FrameFit(frame, table, diameter).fit(1, shared=False).result(table)
-    return Found(_with_masks(table, table), [[], []], None)
+    return Found(_with_likeliest(table, table), [[], []], None)
 
 
+LIKELIEST = ["y", "x", "diameter", "y_std", "x_std"]
 SURE = 0.3  # peaks from this height on say by themselves whether there are two layers
 FITTED = ["channel", "y", "x", "score", "diameter", "depth"]
 
 
-def _settled(frame, table, diameter, single):
+def _settled(frame, table, diameter, layers):
     """Fit and particles of a frame of which nothing is known but what the network found."""
     # A particle that the network put into both channels is one until the frame shows two: fitted as two, it would
     # fall apart along whatever the model of a particle does not have.
-    table = assign_layers(table, diameter, single=single)[0][list(table)]
+    table = assign_layers(table, diameter, layers=layers)[0][list(table)]
     fit = FrameFit(frame, table, diameter).fit(2)
     table = fit.put(table)
     for _ in range(3):
         known = len(table)
-        table, spacing = _completed(fit, table, single)
+        table, spacing = _completed(fit, table, layers)
         if len(table) < 3:
             break
         table = settle_overlaps(fit, table, spacing)
@@ -171,11 +173,13 @@ def _settled(frame, table, diameter, single):
     return fit, table
 
 
-def _seen_twice(table, diameter) -> bool:
-    """Whether the particles are of one layer, but the network found many of them in both channels."""
+def _layers_seen(table, diameter) -> int | None:
+    """How many layers there are, by what is sure: two; one that the network found in both channels; None if open."""
     sure = table[table["score"] >= SURE]
     named = assign_layers(sure, diameter)[0]
-    return named["layer"].nunique() == 1 and len(named) < 0.85 * len(sure)
+    if named["layer"].nunique() == 2:
+        return 2
+    return 1 if len(named) < 0.85 * len(sure) else None
 
 
 def _without_crowding(table, diameter) -> pd.DataFrame:
@@ -189,17 +193,17 @@ def _without_crowding(table, diameter) -> pd.DataFrame:
     return table[sure | alone].reset_index(drop=True)
 
 
-def _settled_once(frame, table, diameter, imaging, single):
+def _settled_once(frame, table, diameter, imaging, layers):
     """Fit and particles of a frame whose predecessor's are known: they are nearly where they were."""
     fit = FrameFit(frame, table, diameter, imaging)
-    table, spacing = _completed(fit, table, single)
+    table, spacing = _completed(fit, table, layers)
     return fit, _channels_of_new(table, spacing)[FITTED]
 
 
-def _completed(fit, table, single) -> tuple[pd.DataFrame, float]:
+def _completed(fit, table, layers) -> tuple[pd.DataFrame, float]:
     """Layers, then what is missing or too much, then the fit again; also the spacing."""
     diameter = fit.model.diameter
-    named, _ = assign_layers(table, diameter, single=single)
+    named, _ = assign_layers(table, diameter, layers=layers)
     spacing = typical_spacing(named[["y", "x"]].to_numpy(), named["layer"].to_numpy(), diameter)
     named = fit.take(named).fit(1).put(named)
     table = complete(fit, named, spacing)
@@ -229,9 +233,8 @@ def _with_earlier(table, earlier, diameter) -> pd.DataFrame:
     return pd.concat([table, lost.drop(columns="layer")], ignore_index=True)
 
 
-def _with_masks(particles, likeliest) -> pd.DataFrame:
-    outline = {f"{c}_mask": likeliest[c].to_numpy() if c in likeliest else np.nan for c in ("y", "x", "diameter")}
-    return particles.assign(**outline)
+def _with_likeliest(particles, likeliest) -> pd.DataFrame:
+    return particles.assign(**{f"{c}_likeliest": likeliest[c].to_numpy() for c in LIKELIEST})
 
 
 def _channels_of_new(particles, spacing) -> pd.DataFrame:

@@ -23,6 +23,7 @@ FINE = 2  # samples of the transmission per pixel and axis
 EDGE = 0.04  # softness of a particle's outline on these samples, in squared radii
 DEEPEST = 6.0  # optical depth; darker particles look the same
 KNOTS = 2.0  # diameters between the background's knots
+BENT = 5.0  # standard deviations; rows of particles that are bent more than this say little
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ class _Model:
         samples = np.arange(FINE * (2 * self.half + 1))
         self.axis = torch.from_numpy((samples + 0.5) / FINE - 0.5 - self.half).float()  # px from the window's middle
         self.background = _Background(frame.shape, KNOTS * diameter)
-        self.margin = 0
+        self.margin = 0  # px along the border that do not count: blur mixes in light from outside, where nothing is known
         self.latest = None  # parameters, image and background of the last call of `image`
 
     def place(self, theta):
@@ -172,8 +173,6 @@ class _Model:
         t = torch.fft.irfft2(torch.fft.rfft2(t) * imaging.transfer(t.shape, self.diameter), s=t.shape)
         t = t[self.pad : self.pad + self.shape[0], self.pad : self.pad + self.shape[1]]
         background = self.background.fit(self.frame - imaging.offset, t)
-        # Blur mixes in light from outside the frame, where nothing is known: the border does not count.
-        self.margin = int(np.ceil(imaging.blur * self.diameter))
         self.latest = theta, imaging, imaging.offset + background * t, background
         return self.latest[2:]
 
@@ -213,13 +212,17 @@ class _Model:
         weight = inside * (counted * background).flatten()[index] / self.noise
         return changes * weight[:, None], index
 
-    def block_noise(self, image) -> float:
-        """Standard deviation of the residual at the scale of a third of a particle, as of white noise per pixel."""
+    def block_noise(self, image, fitted: float = 0.0) -> float:
+        """Standard deviation of the residual at the scale of a third of a particle, as of white noise per pixel.
+
+        ``fitted`` numbers took their share of the noise out of the residual; it is given back.
+        """
         b = max(int(round(self.diameter / 3)), 1)
         residual = self.residual(image).numpy() * self.noise
         height, width = (n // b * b for n in self.shape)
         blocks = residual[:height, :width].reshape(height // b, b, -1, b).mean(axis=(1, 3))
-        return max(float(b * blocks.std()), 1e-9)
+        free = max(1 - fitted / blocks.size, 0.3)
+        return max(float(b * blocks.std() / np.sqrt(free)), 1e-9)
 
 
 def _flat_index(rows, columns, shape):
@@ -272,9 +275,12 @@ class _Jacobian:
         return _sparse_rows(self.windows.reshape(n * k, p).numpy(), index, self.size)
 
     def variances(self, yx, precision, reach) -> np.ndarray:
-        """Variances (n, 4) of each particle's parameters, its neighbours' left free and all others held."""
+        """Variances (n, 4) of each particle's parameters, its neighbours' left free and all others held.
+
+        ``precision`` (4 n, 4 n) is the prior's normal matrix.
+        """
         matrix = self.matrix()
-        normal = (matrix @ matrix.T + sparse.diags(precision.ravel())).tocsr()
+        normal = (matrix @ matrix.T + precision).tocsr()
         out = np.empty((len(yx), 4))
         for i, near in enumerate(cKDTree(yx).query_ball_point(yx, reach)):
             near = np.array([i, *(j for j in near if j != i)])
@@ -346,6 +352,14 @@ class _Prior:
         for k, factor in zip(self.rows.T, (1.0, 4.0, 1.0), strict=True):
             out[:, :2].index_add_(0, k, factor * self.stiffness.expand(len(k), 2))
         return out
+
+    def matrix(self) -> sparse.csr_matrix:
+        """The prior's normal matrix, (4 n, 4 n)."""
+        n, m = len(self.start), len(self.rows)
+        column = (4 * self.rows.numpy()[:, None, :] + np.arange(2)[:, None]).ravel()  # (row, axis, particle)
+        bends = sparse.csr_matrix((np.tile([1.0, -2.0, 1.0], 2 * m), (np.repeat(np.arange(2 * m), 3), column)), (2 * m, 4 * n))
+        weight = sparse.diags(np.repeat(self.stiffness.numpy().ravel(), 2))
+        return sparse.diags(np.tile(self.std.numpy() ** -2.0, n)) + bends.T @ weight @ bends
 
     def _bend(self, x):
         one, middle, other = (x[k, :2] for k in self.rows.T)
@@ -512,14 +526,21 @@ class FrameFit:
         blocks = self.model.jacobian(self.theta, self.imaging)[0].blocks() + 1e-2 * torch.eye(4)
         error = torch.linalg.inv(blocks).diagonal(dim1=1, dim2=2)[:, :2].mean(dim=1).sqrt().numpy()
         rows = rows_of_three(yx, layer, spacing)
-        std = np.empty(len(rows))
+        bend = yx[rows[:, 0]] + yx[rows[:, 2]] - 2 * yx[rows[:, 1]]
+        noise = np.sqrt((error[rows] ** 2) @ [1.0, 4.0, 1.0])
+        std, worth = np.empty((2, len(rows)))
         for k in np.unique(layer):
             mine = layer[rows[:, 1]] == k
             # Only particles that the frame locates well show how regular the crystal is.
-            sure = rows[mine][np.all(error[rows[mine]] < 0.02 * spacing, axis=1)]
-            bend = yx[sure[:, 0]] + yx[sure[:, 2]] - 2 * yx[sure[:, 1]]
-            usual = 1.48 * np.median(np.abs(bend)) if len(sure) > 20 else 0.07 * spacing
-            std[mine] = np.clip(usual, 0.02 * spacing, 0.2 * spacing)
+            sure = mine & np.all(error[rows] < 0.02 * spacing, axis=1)
+            usual = 1.48 * np.median(np.abs(bend[sure])) if sure.sum() > 20 else 0.07 * spacing
+            std[mine] = usual = np.clip(usual, 0.02 * spacing, 0.2 * spacing)
+            # Where all rows are bent more than that and the errors together explain, the errors are larger.
+            excess = (1.48 * np.median(np.abs(bend[mine]))) ** 2 - usual**2 if mine.any() else 0.0
+            worth[mine] = max(excess / np.median(noise[mine]) ** 2, 1.0) if mine.any() else 1.0
+        # Next to defects rows are bent more than elsewhere; there they say little (Cauchy's weights).
+        bent = (bend**2).sum(axis=1) / (std**2 + worth * noise**2)
+        std *= np.sqrt((1 + bent / BENT**2) / worth)
         return rows, std
 
     def put(self, particles: pd.DataFrame) -> pd.DataFrame:
@@ -531,6 +552,7 @@ class FrameFit:
         """Alternate between what is shared (unless told not to) and what is each particle's own."""
         model = self.model
         for _ in range(rounds):
+            model.margin = int(np.ceil(self.imaging.blur * model.diameter))  # held: costs must count the same pixels
             if shared:
                 self._fit_shared()
             self.prior.set_population(self.theta)
@@ -637,6 +659,11 @@ class FrameFit:
                 regained[k] = 0.5 * overlap[own, k] @ np.linalg.solve(normal, overlap[own, k])
         return regained / self.misfit
 
+    def _fitted_numbers(self, jacobian) -> float:
+        """How many numbers the frame was asked for: each counts as far as it was not known before."""
+        blocks = jacobian.blocks()
+        return float((blocks * torch.linalg.inv(blocks + torch.diag_embed(self.prior.diagonal()))).sum())
+
     def result(self, particles: pd.DataFrame) -> pd.DataFrame:
         """The particles that were taken with fitted parameters and one-sigma errors.
 
@@ -644,9 +671,9 @@ class FrameFit:
         and ``y_std, x_std, diameter_std, depth_std``.
         """
         jacobian, image = self.model.jacobian(self.theta, self.imaging)
-        noise = self.model.block_noise(image) / self.model.noise
-        yx, precision = self.theta[:, :2].numpy(), self.prior.diagonal().numpy()
-        std = noise * np.sqrt(jacobian.variances(yx, precision, 1.3 * self.model.diameter))
+        noise = self.model.block_noise(image, self._fitted_numbers(jacobian)) / self.model.noise
+        reach = (1.6 if len(self.prior.rows) else 1.3) * self.model.diameter  # rows tie a particle to its own layer's
+        std = noise * np.sqrt(jacobian.variances(self.theta[:, :2].numpy(), self.prior.matrix(), reach))
         table = self.put(particles)
         relative = {"diameter_std": std[:, 2] * table["diameter"], "depth_std": std[:, 3] * table["depth"]}
         return table.assign(opacity=-np.expm1(-table["depth"]), y_std=std[:, 0], x_std=std[:, 1], **relative)

@@ -15,6 +15,7 @@ from skimage.feature import peak_local_max
 
 from .assignment import Lattice, assign_layers
 from .completion import complete, settle_overlaps
+from .lattice import fold_hexagonal
 from .refinement import FrameFit, Imaging, typical_spacing
 
 __all__ = ["Found", "find", "locate"]
@@ -123,18 +124,39 @@ def find(frame: np.ndarray, centers: np.ndarray, diameter: float, before: Found 
         return _too_few(frame, table, diameter)
     known = before is not None and before.imaging is not None and len(before.particles) > 2
     layers = 2 if known and before.particles["layer"].nunique() == 2 else _layers_seen(table, diameter)
+    fit, named, lattices = _named(frame, table, diameter, before if known else None, layers)
+    if len(named) > 2 and _one_drawn_out(named, lattices):
+        fit, named, lattices = _named(frame, table, diameter, before if known else None, 1)
+    if len(named) < 3:
+        return _too_few(frame, named, diameter)
+    free = fit.take(named.drop(columns="layer")).fit(1).result(named)
+    likeliest = fit.take(free).fit(1, shared=False).result(free)
+    return Found(_with_likeliest(free, likeliest), lattices, fit.imaging)
+
+
+def _named(frame, table, diameter, before, layers):
+    """Fit, particles with their layers, and lattices, given how many layers there are (None: open)."""
     table = _without_crowding(table, diameter) if layers == 1 else table
-    if known:
+    if before is not None:
         table = _with_earlier(table, before.particles, diameter)
         fit, table = _settled_once(frame, table, diameter, before.imaging, layers)
     else:
         fit, table = _settled(frame, table, diameter, layers)
-    if len(table) < 3:
-        return _too_few(frame, table, diameter)
-    named, lattices = assign_layers(table, diameter, layers=layers)
-    free = fit.take(named.drop(columns="layer")).fit(1).result(named)
-    likeliest = fit.take(free).fit(1, shared=False).result(free)
-    return Found(_with_likeliest(free, likeliest), lattices, fit.imaging)
+    return fit, *assign_layers(table, diameter, layers=layers)
+
+
+def _one_drawn_out(named, lattices) -> bool:
+    """Whether two layers lie so nearly upon each other that they are one, each particle drawn out and taken for two.
+
+    No twist, no misfit, and less than half a spacing between them.
+    """
+    if not all(lattices):
+        return False
+    one, other = (found[0] for found in lattices)
+    twist = abs(fold_hexagonal(one.angle - other.angle))
+    upper, lower = (named.loc[named["layer"] == k, ["y", "x"]].to_numpy() for k in (1, 2))
+    apart = np.median(cKDTree(upper).query(lower)[0])
+    return twist < 0.4 and abs(np.log(one.spacing / other.spacing)) < 0.01 and apart < 0.5 * one.spacing
 
 
 def _too_few(frame, table, diameter) -> Found:

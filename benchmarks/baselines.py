@@ -46,9 +46,9 @@ def fit_told_all_particles(frame, pixel_size, diameter, truth):
     shape = [round(n * zoom) for n in frame.shape]
     zooms = np.array(shape) / frame.shape
     known = truth[["layer"]].assign(**{c: (truth[c] + 0.5) * z - 0.5 for c, z in zip("yx", zooms, strict=True)})
-    fit = FrameFit(resample(frame, shape), known, WORKING_DIAMETER).fit(3)
-    fitted = fit.take(fit.put(known)).fit(1).put(known)
-    outlines = fitted.assign(**{f"{c}_mask": fitted[c] for c in ("y", "x", "diameter")})
+    fit = FrameFit(resample(frame, shape), known.drop(columns="layer"), WORKING_DIAMETER).fit(3)
+    fitted = fit.take(fit.put(known)).fit(1).put(known)  # with layers: the crystal's regularity counts as well
+    outlines = fitted.assign(**{f"{c}_likeliest": fitted[c] for c in ("y", "x", "diameter")})
     native = (fitted[["y", "x"]].to_numpy() + 0.5) / zooms - 0.5
     layers = render_layers(outlines, shape, frame.shape) / 255
     return layers, particle_table(native, fitted["layer"].to_numpy(), pixel_size)

@@ -204,8 +204,11 @@ def cache_file(cell, index, seed, method, weights) -> Path:
     return networks.BUILD / "results" / f"{name}.json"
 
 
+#: Modules that make no difference to any method's scores.
+NOBODYS = {"__init__", "__main__", "analysis", "cli", "data", "defects", "growth", "order", "phonons", "plot"}
+NOBODYS |= {"statistics", "vibrations"}
 #: Modules that make no difference to the other methods, and to those without a network.
-OURS_ONLY = {"assignment", "cli", "completion", "data", "decompose", "particles", "plot", "refinement", "tracks"}
+OURS_ONLY = {"assignment", "completion", "decompose", "particles", "refinement", "tracks"}
 NETWORKS_ONLY = {"training", "unet"}
 
 
@@ -215,7 +218,7 @@ def code(method, weights) -> str:
     package, here = Path(moirelib.__file__).parent, Path(__file__).parent
     others = OURS_ONLY if method in networks.NETWORKS else OURS_ONLY | NETWORKS_ONLY
     others = set() if method in (OURS, TOLD) else others
-    files = [f for f in sorted(package.glob("*.py")) if f.stem not in others]
+    files = [f for f in sorted(package.glob("*.py")) if f.stem not in others | NOBODYS]
     files += [here / "families.py", here / "baselines.py"]
     if method == OURS:
         files.append(Path(weights or weights_path()))

@@ -463,7 +463,8 @@ def _look_like_twins(points, spacing) -> bool:
     if close.any() and np.mean(distance[close] > 0.35 * spacing) > 0.42:
         return False
     # Nearer ones are mostly one particle found in both channels, and know of no turn.
-    one = np.flatnonzero((distance > 0.12 * spacing) & (distance < 0.5 * spacing) & (partner[partner] == np.arange(len(points))))
+    mutual = partner[partner] == np.arange(len(points))
+    one = np.flatnonzero(mutual & (distance > 0.12 * spacing) & (distance < 0.5 * spacing))
     one = one[one < partner[one]]
     if len(one) < 8:
         return True

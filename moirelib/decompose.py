@@ -469,8 +469,13 @@ def _note(counts, spacing, twist, lattices, field) -> str:
         return "No particles found."
     if spacing[0] is None:
         return "No lattice found: layers are the network's word alone (layer_confidence 0.5)."
-    if counts["layer_2"] < 0.03 * total or spacing[1] is None:
+    if counts["layer_2"] < 0.03 * total:
         return f"One layer, spacing {spacing[0]:.1f} nm; no second lattice found."
+    if spacing[1] is None:
+        upper = counts["layer_2"]
+        return (
+            f"One layer, spacing {spacing[0]:.1f} nm, and {upper} particles upon it that show no lattice of their own."
+        )
     note = f"Two layers, spacings {spacing[0]:.1f} and {spacing[1]:.1f} nm, twist {twist:.2f}°."
     doubts = [twist_note(f[0][0], f[1][0], field) for f in lattices if f[0] and f[1]]
     return f"{note} {sorted(doubts)[len(doubts) // 2]}".strip()  # what most frames say

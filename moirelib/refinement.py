@@ -137,7 +137,9 @@ class _Model:
         samples = np.arange(FINE * (2 * self.half + 1))
         self.axis = torch.from_numpy((samples + 0.5) / FINE - 0.5 - self.half).float()  # px from the window's middle
         self.background = _Background(frame.shape, KNOTS * diameter)
-        self.margin = 0  # px along the border that do not count: blur mixes in light from outside, where nothing is known
+        self.margin = (
+            0  # px along the border that do not count: blur mixes in light from outside, where nothing is known
+        )
         self.latest = None  # parameters, image and background of the last call of `image`
 
     def place(self, theta):
@@ -356,8 +358,9 @@ class _Prior:
     def matrix(self) -> sparse.csr_matrix:
         """The prior's normal matrix, (4 n, 4 n)."""
         n, m = len(self.start), len(self.rows)
-        column = (4 * self.rows.numpy()[:, None, :] + np.arange(2)[:, None]).ravel()  # (row, axis, particle)
-        bends = sparse.csr_matrix((np.tile([1.0, -2.0, 1.0], 2 * m), (np.repeat(np.arange(2 * m), 3), column)), (2 * m, 4 * n))
+        index = (4 * self.rows.numpy()[:, None, :] + np.arange(2)[:, None]).ravel()  # row, axis, particle
+        pointer = np.arange(0, 6 * m + 1, 3)
+        bends = sparse.csr_matrix((np.tile([1.0, -2.0, 1.0], 2 * m), index, pointer), (2 * m, 4 * n))
         weight = sparse.diags(np.repeat(self.stiffness.numpy().ravel(), 2))
         return sparse.diags(np.tile(self.std.numpy() ** -2.0, n)) + bends.T @ weight @ bends
 
@@ -528,16 +531,18 @@ class FrameFit:
         rows = rows_of_three(yx, layer, spacing)
         bend = yx[rows[:, 0]] + yx[rows[:, 2]] - 2 * yx[rows[:, 1]]
         noise = np.sqrt((error[rows] ** 2) @ [1.0, 4.0, 1.0])
-        std, worth = np.empty((2, len(rows)))
+        std, worth = np.ones((2, len(rows)))
         for k in np.unique(layer):
             mine = layer[rows[:, 1]] == k
+            if not mine.any():
+                continue
             # Only particles that the frame locates well show how regular the crystal is.
             sure = mine & np.all(error[rows] < 0.02 * spacing, axis=1)
             usual = 1.48 * np.median(np.abs(bend[sure])) if sure.sum() > 20 else 0.07 * spacing
             std[mine] = usual = np.clip(usual, 0.02 * spacing, 0.2 * spacing)
-            # Where all rows are bent more than that and the errors together explain, the errors are larger.
-            excess = (1.48 * np.median(np.abs(bend[mine]))) ** 2 - usual**2 if mine.any() else 0.0
-            worth[mine] = max(excess / np.median(noise[mine]) ** 2, 1.0) if mine.any() else 1.0
+            # Where all rows are bent more than that and the errors together explain, the errors are larger than thought.
+            excess = (1.48 * np.median(np.abs(bend[mine]))) ** 2 - usual**2
+            worth[mine] = max(excess / np.median(noise[mine]) ** 2, 1.0)
         # Next to defects rows are bent more than elsewhere; there they say little (Cauchy's weights).
         bent = (bend**2).sum(axis=1) / (std**2 + worth * noise**2)
         std *= np.sqrt((1 + bent / BENT**2) / worth)

@@ -540,7 +540,7 @@ class FrameFit:
             sure = mine & np.all(error[rows] < 0.02 * spacing, axis=1)
             usual = 1.48 * np.median(np.abs(bend[sure])) if sure.sum() > 20 else 0.07 * spacing
             std[mine] = usual = np.clip(usual, 0.02 * spacing, 0.2 * spacing)
-            # Where all rows are bent more than that and the errors together explain, the errors are larger than thought.
+            # Where all rows are bent more than that and the errors together explain, the errors are larger than said.
             excess = (1.48 * np.median(np.abs(bend[mine]))) ** 2 - usual**2
             worth[mine] = max(excess / np.median(noise[mine]) ** 2, 1.0)
         # Next to defects rows are bent more than elsewhere; there they say little (Cauchy's weights).

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy.fft import next_fast_len
 from scipy.linalg import eigh
+from scipy.optimize import least_squares
 from scipy.spatial import cKDTree
 
 from .assignment import Lattice, find_lattice
@@ -20,11 +21,13 @@ from .vibrations import Displacements, _error_variance, _spacing, _total_varianc
 __all__ = [
     "ElasticConstants",
     "NormalModes",
+    "SpringModel",
     "SymmetryPath",
     "brillouin_zone",
     "density_of_states",
     "dispersion",
     "elastic_constants",
+    "fit_springs",
     "normal_modes",
     "plane_wave_stiffness",
     "symmetry_path",
@@ -43,8 +46,8 @@ class SymmetryPath:
     wave_vectors : ndarray, shape (m, 2)
         (q_y, q_x) in radians per nm; Γ itself is left out.
     longitudinal : ndarray, shape (m, 2)
-        Unit vector of the longitudinal branch (y, x): the direction Γ-M up to K, the direction Γ-K after it. Mirror symmetry
-        makes it an exact polarization.
+        Unit vector of the longitudinal branch (y, x): the direction Γ-M up to K, the direction Γ-K after it. Mirror
+        symmetry makes it an exact polarization.
     distance : ndarray, shape (m,)
         Along the path from Γ, in radians per nm.
     ticks : tuple of float
@@ -135,8 +138,8 @@ def brillouin_zone(spacing: float, angle: float, divisions: int = 12) -> np.ndar
 class _Spectrum:
     """Spectrum of plane waves under a window, before it is inverted."""
 
-    total: np.ndarray  # (m, 2, 2) in nm², with the localization error
-    motion: np.ndarray  # (m, 2, 2) in nm², without
+    total: np.ndarray  # (m, 2, 2) in nm², as measured
+    motion: np.ndarray  # (m, 2, 2) in nm², localization error and blinking subtracted
     samples: np.ndarray  # (m,) independent complex amplitudes
     realness: np.ndarray  # (m,) 0 for a complex amplitude, 1 for one that is real but for a phase (Γ, M)
 
@@ -147,8 +150,8 @@ def _window(motion) -> np.ndarray:
     edge = motion.sites[labels == "edge"]
     if len(edge) == 0 or len(edge) == len(motion.sites):
         raise ValueError(
-            f"layer {motion.layer} has no interior ({len(motion.sites)} sites, {len(edge)} of them at its edge); phonons "
-            "need an island at least five rows wide"
+            f"layer {motion.layer} has no interior ({len(motion.sites)} sites, {len(edge)} of them at its edge); "
+            "phonons need an island at least five rows wide"
         )
     depth = cKDTree(edge).query(motion.sites)[0]
     return np.sin(0.5 * np.pi * depth / depth.max()) ** 2
@@ -159,32 +162,36 @@ def _spectrum(motion, q, weight) -> _Spectrum:
     frames = len(motion.values)
     present = motion.seen / frames
     phase = np.exp(-1j * motion.sites @ q.T) * (weight / present / np.sqrt(np.sum(weight**2)))[:, None]
-    u = np.nan_to_num(motion.values) / np.sqrt(motion.kept)
+    u = np.nan_to_num(motion.values)  # no wave but the longest goes with drift and rotation
     amplitude = np.stack([u[..., i] @ phase for i in (0, 1)], axis=-1)  # (t, m, 2)
-    total_variance, _, _ = _total_variance(motion)
-    # removing the sites' means took a share of the motion: of each wave as much as of the average displacement
-    restored = total_variance.mean(axis=0) / (np.nanmean(motion.values**2, axis=0) / motion.kept).mean(axis=0)
-    measured = np.einsum("tma,tmb->mab", amplitude, amplitude.conj()) / frames * np.sqrt(np.outer(restored, restored))
+    samples, kept = _samples(amplitude, motion.creep)
+    measured = np.einsum("tma,tmb->mab", amplitude, amplitude.conj()) / frames
+    measured = measured / np.sqrt(kept[:, :, None] * kept[:, None, :])
     share = weight**2 / np.sum(weight**2)
     # a particle that blinks scatters like noise; what is white in space is the same at every q
-    blinking = share @ ((1 / present - 1)[:, None] * total_variance)
+    blinking = share @ ((1 / present - 1)[:, None] * _total_variance(motion)[0])
     error, _, note = _error_variance(motion)
     if note:
         raise ValueError(f"phonons of layer {motion.layer} need the localization error: {note}")
-    measured = measured - np.diag(blinking)
     realness = np.abs((weight**2) @ np.exp(-2j * motion.sites @ q.T)) / np.sum(weight**2)
-    return _Spectrum(measured, measured - np.diag(share @ error), _samples(amplitude), realness)
+    return _Spectrum(measured, measured - np.diag(blinking + share @ error), samples, realness)
 
 
-def _samples(amplitude) -> np.ndarray:
-    """Independent samples of each wave's power: frames / (1 + 2 Σ |ρ|²), by the slower polarization."""
+def _samples(amplitude, creep):
+    """Independent samples of each wave's power (m,), and what is left of it (m, 2) after the sites' means were removed.
+
+    Of a Gaussian process 1 / (1 + 2 Σ |ρ|²) per frame for the power, by the slower polarization, and 1 / (1 + 2 Σ ρ)
+    for the mean.
+    """
     frames = len(amplitude)
     length = next_fast_len(2 * frames)
-    power = np.abs(np.fft.fft(amplitude, length, axis=0)) ** 2
-    rho = np.fft.ifft(power, axis=0)[: max(frames // 4, 2)]
-    rho = np.abs(rho / rho[:1]) ** 2
-    above = np.cumprod(rho > 9 / frames, axis=0)  # |ρ|² of independent frames is 1/frames on average
-    return (frames / (1 + 2 * np.sum((rho * above)[1:], axis=0))).min(axis=1)
+    rho = np.fft.ifft(np.abs(np.fft.fft(amplitude, length, axis=0)) ** 2, axis=0)[: max(frames // 4, 2)]
+    rho = rho / np.maximum(rho[:1].real, 1e-300)
+    connected = np.cumprod(np.abs(rho) ** 2 > 9 / frames, axis=0)  # |ρ|² of independent frames is 1/frames on average
+    later = (rho * connected)[1:]
+    samples = frames / (1 + 2 * np.sum(np.abs(later) ** 2, axis=0)) - (creep + 1)
+    lost = (creep + 1) / frames * (1 + 2 * np.sum(later.real, axis=0))
+    return np.maximum(samples.min(axis=1), 1.0), 1 - np.clip(lost, 0, 0.5)
 
 
 def plane_wave_stiffness(motion: Displacements, wave_vectors) -> np.ndarray:
@@ -230,169 +237,152 @@ def _inverted(matrix, samples, realness) -> np.ndarray:
     return result
 
 
-# --- Dispersion ---
+# --- Springs ---
 
 
-def dispersion(
-    motion: Displacements, path: SymmetryPath | None = None, symmetric: bool = True, unblur: bool = True
-) -> pd.DataFrame:
-    """Phonon dispersion of a layer along Γ-M-K-Γ: the rows of ``phonons.csv``.
+@dataclass(frozen=True)
+class SpringModel:
+    """Force constants of an infinite hexagonal lattice, fitted to the spectrum of a layer's displacements.
+
+    Parameters
+    ----------
+    spacing : float
+        Nearest-neighbour distance, in nm.
+    angle : float
+        Direction of a close-packed row, in degrees from x towards y.
+    site_stiffness : float
+        Hold on every particle, of the window or the other layer, in kT/nm².
+    central : ndarray, shape (s,)
+        Stiffness along the bonds to each shell of neighbours (at 1, √3 and 2 spacings), in kT/nm².
+    sideways : ndarray, shape (s,)
+        Stiffness across these bonds, in kT/nm².
+    covariance : ndarray, shape (1 + 2s, 1 + 2s)
+        Of the fit: site_stiffness, then central and sideways of each shell in turn.
+    misfit : float
+        χ² per degree of freedom; near 1 if the model describes the layer.
+    """
+
+    spacing: float
+    angle: float
+    site_stiffness: float
+    central: np.ndarray
+    sideways: np.ndarray
+    covariance: np.ndarray
+    misfit: float
+
+    @property
+    def central_std(self) -> np.ndarray:
+        """Standard errors of `central`, in kT/nm²."""
+        return np.sqrt(np.diag(self.covariance)[1::2])
+
+    def dynamical_matrix(self, wave_vectors) -> np.ndarray:
+        """D(q) in kT/nm², shape (..., 2, 2), at wave vectors (..., 2) in radians per nm."""
+        parameters = np.concatenate([[self.site_stiffness], np.stack([self.central, self.sideways], axis=1).ravel()])
+        return np.tensordot(_spring_basis(wave_vectors, self.spacing, self.angle, len(self.central)), parameters, 1)
+
+
+def _spring_basis(wave_vectors, spacing, angle, shells) -> np.ndarray:
+    """D(q) of unit force constants, (..., 2, 2, 1 + 2 shells)."""
+    q = np.asarray(wave_vectors, float)
+    terms = [np.broadcast_to(np.eye(2), (*q.shape[:-1], 2, 2))]
+    for length, turn in ((1.0, 0.0), (np.sqrt(3), 30.0), (2.0, 0.0))[:shells]:
+        t = np.radians(angle + turn + np.array([0.0, 60.0, 120.0]))
+        unit = np.stack([np.sin(t), np.cos(t)], axis=1)
+        weight = 2 * (1 - np.cos(q @ (length * spacing * unit).T))
+        along = np.einsum("...b,bi,bj->...ij", weight, unit, unit)
+        terms += [along, weight.sum(axis=-1)[..., None, None] * np.eye(2) - along]
+    return np.stack(terms, axis=-1)
+
+
+def fit_springs(motion: Displacements, shells: int = 2) -> SpringModel:
+    """Fit force constants of the lattice (Born and von Kármán) to the spectrum of a layer's displacements.
 
     Parameters
     ----------
     motion : Displacements
         Of one layer; its sites form one hexagonal grain.
-    path : SymmetryPath, optional
-        By default along the lattice that fits the sites best.
-    symmetric : bool
-        Average over the three paths that hexagonal symmetry makes equal; False for the one path alone.
-    unblur : bool
-        Correct for the blur of q by the finite window.
+    shells : int
+        Shells of neighbours that are bonded, 1 to 3.
 
     Returns
     -------
-    pandas.DataFrame
-        ``layer, branch`` (``longitudinal`` or ``transverse``), ``q_y_per_nm, q_x_per_nm`` (rad/nm), ``distance_per_nm`` along the
-        path, ``stiffness_kt_nm2`` and ``stiffness_std_kt_nm2``, its standard error; NaN where the localization error
-        explains all of the power. ``attrs`` holds ``spacing_nm``, ``angle_deg``, ``ticks`` and ``shortest_q_per_nm``, below which
-        waves are longer than the window and the stiffness is not to be trusted.
+    SpringModel
 
     Raises
     ------
     ValueError
-        As `plane_wave_stiffness`.
+        As `plane_wave_stiffness`, or if no spectrum is left above the localization error.
 
     Notes
     -----
-    Localization error is white in space: its variance is subtracted from the power of every wave. The
-    inverse of a covariance from few samples is too large; the factor for Gaussian samples is applied, with the number of
-    samples that are independent in time. A window of finite width averages the spectrum over neighbouring q; since it rises
-    as 1/q², long waves leak into shorter ones. How much is computed from the window and a smooth fit to the long-wave part of the
-    dispersion itself, twice in turn. In a lattice that is not symmetric, by strain or by the particles' shape,
-    branches mix off the symmetry directions: see `plane_wave_stiffness`.
-    Explained in chapter 8, "Vibrations".
-
-    References
-    ----------
-    Keim, Maret, Herz & von Grünberg, Phys. Rev. Lett. 92, 215504 (2004), for the plane waves.
+    The spectrum that the model predicts, blurred by the window as the measured one is, is fitted to the measured one
+    all over the Brillouin zone by weighted least squares. The spectrum is not inverted, so noise does no harm, and
+    waves longer than the window are left out. Explained in chapter 8, "Vibrations".
     """
     weight = _window(motion)
     lattice, _ = find_lattice(motion.sites, _spacing(motion.sites))
-    path = symmetry_path(lattice.spacing, lattice.angle) if path is None else path
-    turned = [path.turned(60.0 * k) for k in range(3 if symmetric else 1)]
-    spectra = [_spectrum(motion, p.wave_vectors, weight) for p in turned]
-    total, power = (
-        _averaged([_in_branches(getattr(s, x), p) for s, p in zip(spectra, turned, strict=True)])
-        for x in ("total", "motion")
-    )
-    samples = np.sum([s.samples for s in spectra], axis=0)
-    realness = spectra[0].realness
-    relative = np.stack([total[:, b, b].real / power[:, b, b].real for b in (0, 1)], axis=1)
-    relative *= np.sqrt((1 + realness**2) / samples)[:, None]
     blur = _Blur(motion.sites, weight)
-    correction = np.ones((len(path.wave_vectors), 2))
-    for _ in range(3 if unblur else 1):
-        sharp = power / np.sqrt(correction[:, :, None] * correction[:, None, :])
-        matrix = _inverted(sharp, samples, realness)
-        stiffness = np.stack([matrix[:, b, b].real for b in (0, 1)], axis=1)
-        if unblur:
-            fits = [_long_waves(path, stiffness[:, b], relative[:, b], lattice.spacing, blur.shortest) for b in (0, 1)]
-            correction = blur.factors(path, fits, lattice.spacing)
-    table = _phonon_table(motion.layer, path, stiffness, np.abs(stiffness * relative))
-    table.attrs = {
-        "spacing_nm": lattice.spacing,
-        "angle_deg": lattice.angle,
-        "ticks": path.ticks,
-        "shortest_q_per_nm": blur.shortest,
-    }
-    return table
-
-
-def _in_branches(matrices, path) -> np.ndarray:
-    """Matrices in (y, x) turned to (longitudinal, transverse)."""
-    along = path.longitudinal
-    axes = np.stack([along, np.stack([along[:, 1], -along[:, 0]], axis=1)], axis=1)  # (m, branch, 2)
-    return np.einsum("mai,mij,mbj->mab", axes, matrices, axes)
-
-
-def _averaged(matrices) -> np.ndarray:
-    return np.mean(matrices, axis=0)
-
-
-def _phonon_table(layer, path, stiffness, error) -> pd.DataFrame:
-    tables = []
-    for b, branch in enumerate(("longitudinal", "transverse")):
-        tables.append(
-            pd.DataFrame(
-                {
-                    "layer": layer,
-                    "branch": branch,
-                    "q_y_per_nm": path.wave_vectors[:, 0],
-                    "q_x_per_nm": path.wave_vectors[:, 1],
-                    "distance_per_nm": path.distance,
-                    "stiffness_kt_nm2": stiffness[:, b],
-                    "stiffness_std_kt_nm2": error[:, b],
-                }
-            )
+    divisions = int(np.clip(round(6 / (blur.shortest * lattice.spacing)), 6, 20))
+    q = brillouin_zone(lattice.spacing, lattice.angle, divisions)
+    q = q[np.hypot(*q.T) > blur.shortest]
+    spectrum = _spectrum(motion, q, weight)
+    typical = np.median(np.trace(spectrum.motion, axis1=1, axis2=2).real) / 2
+    if not typical > 0:
+        raise ValueError(
+            f"the localization error explains all displacements of layer {motion.layer}; no springs to fit"
         )
-    return pd.concat(tables, ignore_index=True)
+    basis = _spring_basis(blur.around(q), lattice.spacing, lattice.angle, shells)
+    scale = 1 / (3 * typical)
+
+    def predicted(parameters):
+        return np.einsum("s,msij->mij", blur.power, _inverse(basis @ (scale * parameters)))
+
+    power = np.einsum("maa->ma", spectrum.total).real
+    spread = np.sqrt(np.einsum("ma,mb->mab", power, power) / spectrum.samples[:, None, None])
+    upper = np.triu_indices(2)
+
+    def residual(parameters):
+        difference = ((spectrum.motion - predicted(parameters)) / spread)[:, *upper]
+        return np.concatenate([difference.real.ravel(), difference.imag[:, 1]])
+
+    start = np.zeros(1 + 2 * shells)
+    start[:2] = 0.01, 1.0
+    low = np.full(len(start), -np.inf)
+    low[:2] = 1e-4, 1e-3
+    fit = least_squares(residual, start, bounds=(low, np.inf), x_scale=0.1)
+    found = fit.x * scale
+    covariance = np.linalg.pinv(fit.jac.T @ fit.jac) * scale**2
+    misfit = 2 * fit.cost / (len(fit.fun) - len(start))
+    return SpringModel(
+        lattice.spacing, lattice.angle, float(found[0]), found[1::2], found[2::2], covariance, float(misfit)
+    )
 
 
-def _curve(q, spacing) -> np.ndarray:
-    """(4/3)(2/a)² sin²(√3 q a / 4): q² for long waves, flat at M; waves beyond M count as M."""
-    phase = np.minimum(np.sqrt(3) / 4 * spacing * np.asarray(q), np.pi / 2)
-    return 16 / (3 * spacing**2) * np.sin(phase) ** 2
-
-
-def _long_waves(path, stiffness, relative, spacing, shortest, longest=0.75):
-    """Weighted fit D = s + c x + d x² with x ≈ q² to waves up to a share of Γ-M; coefficients and their covariance."""
-    q = np.linalg.norm(path.wave_vectors, axis=1)
-    use = np.isfinite(stiffness) & (stiffness > 0) & np.isfinite(relative) & (relative > 0) & (relative < 1)
-    use &= (q > shortest) & (q < longest * 2 * np.pi / (np.sqrt(3) * spacing))
-    if use.sum() < 4:
-        return np.full(3, np.nan), np.full((3, 3), np.nan)
-    x = _curve(q[use], spacing)
-    design = np.stack([np.ones_like(x), x, x**2], axis=1)
-    weight = 1 / (relative[use] * stiffness[use])
-    normal = (design * weight[:, None] ** 2).T @ design
-    covariance = np.linalg.pinv(normal, rcond=1e-14, hermitian=True)
-    return covariance @ ((design * weight[:, None] ** 2).T @ stiffness[use]), covariance
+def _inverse(matrix) -> np.ndarray:
+    """Of real symmetric 2x2 matrices; unstable ones count as very soft."""
+    a, b, c = matrix[..., 0, 0], matrix[..., 0, 1], matrix[..., 1, 1]
+    determinant = np.maximum(a * c - b * b, 1e-6 * (a + c) ** 2)
+    return np.stack([np.stack([c, -b], axis=-1), np.stack([-b, a], axis=-1)], axis=-2) / determinant[..., None, None]
 
 
 class _Blur:
-    """What a window does to the spectrum of long waves."""
+    """What a window does to the spectrum: an average over neighbouring wave vectors."""
 
-    def __init__(self, sites, weight, half: int = 14):
+    def __init__(self, sites, weight, half: int = 8):
         center = weight**2 @ sites / np.sum(weight**2)
         size = np.sqrt(weight**2 @ np.sum((sites - center) ** 2, axis=1) / np.sum(weight**2))
-        self.shortest = 2.0 / size  # in rad/nm: leakage from longer waves outweighs what is there
-        axis = np.linspace(-7 / size, 7 / size, 2 * half + 1)
+        self.shortest = 2.0 / size  # rad/nm; below, leakage from longer waves outweighs what is there
+        self.cut = 1.0 / size  # motion of still longer waves went with drift and rotation
+        axis = np.linspace(-5 / size, 5 / size, 2 * half + 1)
         self.steps = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)
         power = np.abs(np.exp(-1j * self.steps @ (sites - center).T) @ weight) ** 2
         self.power = power / power.sum()
-        self.cut = 1.0 / size  # motion of longer waves went with drift and rotation
 
-    def factors(self, path, fits, spacing) -> np.ndarray:
-        """Blurred over sharp spectrum of each wave vector and branch, (m, 2)."""
-        coefficients = [c for c, _ in fits]
-        if not np.isfinite(coefficients).all():
-            return np.ones((len(path.wave_vectors), 2))
-        q = path.wave_vectors[:, None] + self.steps  # (m, s, 2)
-        length = np.maximum(np.linalg.norm(q, axis=2), 1e-12)
-        x = _curve(np.maximum(length, self.cut), spacing)
-        power = [1 / np.maximum(c[0] + c[1] * x + c[2] * x**2, 1e-3 * c[1] * x) for c in coefficients]
-        cosine = np.einsum("msi,mi->ms", q, path.longitudinal) / length
-        blurred = [cosine**2 * power[0] + (1 - cosine**2) * power[1], (1 - cosine**2) * power[0] + cosine**2 * power[1]]
-        at = np.linalg.norm(path.wave_vectors, axis=1)
-        x = _curve(at, spacing)
-        # the direction of q itself is the longitudinal axis only on Γ-M and Γ-K; the fit holds there, and blur only matters there
-        inside = at < 0.9 * 2 * np.pi / (np.sqrt(3) * spacing)
-        sharp = np.stack([1 / np.maximum(c[0] + c[1] * x + c[2] * x**2, 1e-3 * c[1] * x) for c in coefficients], axis=1)
-        ratio = np.stack([b @ self.power for b in blurred], axis=1) / sharp
-        return np.where(inside[:, None] & np.isfinite(ratio) & (ratio > 0), ratio, 1.0)
-
-
-# --- Elastic constants ---
+    def around(self, q) -> np.ndarray:
+        """Wave vectors that are averaged into each of q, (m, s, 2)."""
+        near = q[:, None] + self.steps
+        length = np.maximum(np.linalg.norm(near, axis=2, keepdims=True), 1e-12)
+        return near * np.maximum(self.cut / length, 1)
 
 
 @dataclass(frozen=True)
@@ -409,9 +399,6 @@ class ElasticConstants:
         λ + μ.
     poisson_ratio, poisson_ratio_std : float
         λ / (λ + 2μ), between -1 and 1 in two dimensions; 1/3 for central springs between nearest neighbours.
-    site_stiffness, site_stiffness_std : float
-        What is left of the stiffness at q = 0, mean of both branches: the hold of the window or the other layer on every
-        particle, in kT/nm².
     """
 
     shear: float
@@ -422,67 +409,136 @@ class ElasticConstants:
     bulk_std: float
     poisson_ratio: float
     poisson_ratio_std: float
-    site_stiffness: float
-    site_stiffness_std: float
 
 
-def elastic_constants(phonons: pd.DataFrame, spacing: float | None = None) -> ElasticConstants:
-    """Elastic moduli from the long-wavelength slopes of a dispersion.
+def elastic_constants(model: SpringModel) -> ElasticConstants:
+    """Elastic moduli from the long-wavelength slopes of the dispersion.
 
     Parameters
     ----------
-    phonons : pandas.DataFrame
-        Of `dispersion`.
-    spacing : float, optional
-        Nearest-neighbour distance, in nm; by default as `dispersion` noted it.
+    model : SpringModel
+        Of `fit_springs`.
 
     Returns
     -------
     ElasticConstants
 
+    Notes
+    -----
+    For long waves D(q) = s + A M q², with the hold s on every particle, the area A = √3/2 a² of a site, and the modulus
+    M = λ + 2μ of longitudinal and μ of transverse waves. Explained in chapter 8, "Vibrations".
+    """
+    t = np.radians(model.angle)
+    along, across = np.array([np.sin(t), np.cos(t)]), np.array([np.cos(t), -np.sin(t)])
+    q = 1e-3 / model.spacing * along
+    area = np.sqrt(3) / 2 * model.spacing**2
+    basis = _spring_basis(q, model.spacing, model.angle, len(model.central)) / (area * (q @ q))
+    slopes = np.stack([along @ (basis.T @ along).T, across @ (basis.T @ across).T])  # (branch, parameter)
+    slopes[:, 0] = 0  # the hold has no slope
+    springs = np.stack([model.central, model.sideways], axis=1).ravel()
+    longitudinal, shear = slopes[:, 1:] @ springs
+    covariance = slopes @ model.covariance @ slopes.T
+    bulk, ratio = longitudinal - shear, 1 - 2 * shear / longitudinal
+    change = np.array([2 * shear / longitudinal**2, -2 / longitudinal])  # of Poisson's ratio with the two moduli
+    bulk_std = np.sqrt(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
+    values = (shear, np.sqrt(covariance[1, 1]), longitudinal, np.sqrt(covariance[0, 0]))
+    values += (bulk, bulk_std, ratio, np.sqrt(change @ covariance @ change))
+    return ElasticConstants(*(float(x) for x in values))
+
+
+# --- Dispersion ---
+
+
+def dispersion(
+    motion: Displacements,
+    path: SymmetryPath | None = None,
+    model: SpringModel | None = None,
+    symmetric: bool = True,
+) -> pd.DataFrame:
+    """Phonon dispersion of a layer along Γ-M-K-Γ: the rows of ``phonons.csv``.
+
+    Parameters
+    ----------
+    motion : Displacements
+        Of one layer; its sites form one hexagonal grain.
+    path : SymmetryPath, optional
+        By default along the model's lattice.
+    model : SpringModel, optional
+        Of `fit_springs`, which is called by default.
+    symmetric : bool
+        Average over the three paths that hexagonal symmetry makes equal; False for the one path alone.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``layer, branch`` (``longitudinal`` or ``transverse``), ``q_y_per_nm, q_x_per_nm`` (rad/nm), ``distance_per_nm``
+        along the path, ``stiffness_kt_nm2`` and ``stiffness_std_kt_nm2``, its standard error, NaN where the
+        localization error explains all of the power; ``model_kt_nm2``, the fitted model's. ``attrs`` holds the
+        ``ticks`` of the path and ``shortest_q_per_nm``, below which waves are longer than the window and are not
+        measured: they are NaN.
+
     Raises
     ------
     ValueError
-        If the spacing is not known, or fewer than four wave vectors of a branch are long waves that were measured.
+        As `fit_springs`.
 
     Notes
     -----
-    D(q) = s + A M q² + ..., with the area A = √3/2 a² of a site, M = λ + 2μ for longitudinal and μ for
-    transverse waves, and a hold s on every particle. Both branches are fitted in x(q), which is q² for long waves and flat at M, to
-    second order, up to three quarters of Γ-M. Neighbouring wave vectors share a window and are not independent; the errors are
-    widened by the number of them that fall in one. Explained in chapter 8, "Vibrations".
+    Localization error is white in space: its variance is subtracted from the power of every wave. The inverse of a
+    covariance from few samples is too large; the factor for Gaussian samples is applied, with the number of samples
+    that are independent in time. A finite window averages the spectrum over neighbouring q, and since it rises as
+    1/q², long waves leak into shorter ones: the ratio of the model's spectrum before and after such an average is
+    taken out. In a lattice that is not symmetric, by strain or by the particles' shape, branches mix: see
+    `plane_wave_stiffness`. Explained in chapter 8, "Vibrations".
+
+    References
+    ----------
+    Keim, Maret, Herz & von Grünberg, Phys. Rev. Lett. 92, 215504 (2004), for the plane waves.
     """
-    spacing = phonons.attrs.get("spacing_nm") if spacing is None else spacing
-    if spacing is None:
-        raise ValueError("the table does not say the lattice's spacing; pass spacing=... (nm)")
-    shortest = phonons.attrs.get("shortest_q_per_nm", 0.0)
-    values, errors = [], []
-    for branch in ("longitudinal", "transverse"):
-        rows = phonons[phonons["branch"] == branch]
-        q = rows[["q_y_per_nm", "q_x_per_nm"]].to_numpy()
-        path = SymmetryPath(q, q, rows["distance_per_nm"].to_numpy(), (0.0, 0.0, 0.0, 0.0))
-        stiffness = rows["stiffness_kt_nm2"].to_numpy()
-        relative = rows["stiffness_std_kt_nm2"].to_numpy() / stiffness
-        fit, covariance = _long_waves(path, stiffness, relative, spacing, shortest)
-        if not np.isfinite(fit).all():
-            raise ValueError(
-                f"too few {branch} waves between {shortest:.3g} and {2.7 / spacing:.3g} rad/nm were measured for a slope; film a larger "
-                "crystal or more frames"
-            )
-        step = np.median(np.diff(np.sort(np.linalg.norm(q, axis=1))))
-        crowded = max(1.0, shortest / max(2 * step, 1e-12))
-        values.append(fit)
-        errors.append(np.sqrt(np.diag(covariance) * crowded))
-    area = np.sqrt(3) / 2 * spacing**2
-    (s1, m1, _), (s2, m2, _) = values
-    (e1, d1, _), (e2, d2, _) = errors
-    m1, m2, d1, d2 = (x / area for x in (m1, m2, d1, d2))
-    ratio = 1 - 2 * m2 / m1
-    ratio_std = 2 * m2 / m1 * np.hypot(d1 / m1, d2 / m2)
-    hold = np.average([s1, s2], weights=[e1**-2, e2**-2])
-    hold_std = (e1**-2 + e2**-2) ** -0.5
-    return ElasticConstants(
-        *(float(x) for x in (m2, d2, m1, d1, m1 - m2, np.hypot(d1, d2), ratio, ratio_std, hold, hold_std))
+    weight = _window(motion)
+    model = fit_springs(motion) if model is None else model
+    path = symmetry_path(model.spacing, model.angle) if path is None else path
+    turned = [path.turned(60.0 * k) for k in range(3 if symmetric else 1)]
+    spectra = [_spectrum(motion, p.wave_vectors, weight) for p in turned]
+    total = np.mean([_in_branches(s.total, p) for s, p in zip(spectra, turned, strict=True)], axis=0)
+    power = np.mean([_in_branches(s.motion, p) for s, p in zip(spectra, turned, strict=True)], axis=0)
+    samples, realness = sum(s.samples for s in spectra), spectra[0].realness
+    blur = _Blur(motion.sites, weight)
+    sharp = _in_branches(_inverse(model.dynamical_matrix(path.wave_vectors)), path)
+    blurred = np.einsum("s,msij->mij", blur.power, _inverse(model.dynamical_matrix(blur.around(path.wave_vectors))))
+    ratio = np.sqrt(np.einsum("maa->ma", sharp) / np.einsum("maa->ma", _in_branches(blurred, path)))
+    power = power * ratio[:, :, None] * ratio[:, None, :]
+    matrix = _inverted(power, samples, realness)
+    matrix[np.hypot(*path.wave_vectors.T) < blur.shortest] = np.nan
+    stiffness = np.einsum("maa->ma", matrix).real
+    scatter = np.einsum("maa->ma", total).real * ratio**2 / np.einsum("maa->ma", power).real
+    error = stiffness * scatter * np.sqrt((1 + realness**2) / samples)[:, None]
+    expected = np.einsum("maa->ma", _in_branches(model.dynamical_matrix(path.wave_vectors), path))
+    tables = [_branch_table(motion.layer, path, b, stiffness, error, expected) for b in (0, 1)]
+    table = pd.concat(tables, ignore_index=True)
+    table.attrs = {"ticks": path.ticks, "shortest_q_per_nm": blur.shortest}
+    return table
+
+
+def _in_branches(matrices, path) -> np.ndarray:
+    """Matrices in (y, x) turned to (longitudinal, transverse)."""
+    along = path.longitudinal
+    axes = np.stack([along, np.stack([along[:, 1], -along[:, 0]], axis=1)], axis=1)  # (m, branch, 2)
+    return np.einsum("mai,mij,mbj->mab", axes, matrices, axes)
+
+
+def _branch_table(layer, path, branch, stiffness, error, expected) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "layer": layer,
+            "branch": ("longitudinal", "transverse")[branch],
+            "q_y_per_nm": path.wave_vectors[:, 0],
+            "q_x_per_nm": path.wave_vectors[:, 1],
+            "distance_per_nm": path.distance,
+            "stiffness_kt_nm2": stiffness[:, branch],
+            "stiffness_std_kt_nm2": error[:, branch],
+            "model_kt_nm2": expected[:, branch],
+        }
     )
 
 
@@ -531,10 +587,10 @@ def normal_modes(motion: Displacements) -> NormalModes:
     Notes
     -----
     The stiffnesses are the inverse eigenvalues of the covariance matrix. From a finite number T of frames its
-    eigenvalues spread (Marchenko & Pastur): the softest modes come out too soft, the stiffest too stiff, in first order in
-    proportion to 1/T. So eigenvalues of all frames and of halves of the movie are extrapolated to 1/T = 0, and the
-    localization error's variance is subtracted from each. The shapes are not corrected: in the middle of the
-    spectrum they are mixtures. Explained in chapter 8, "Vibrations".
+    eigenvalues spread (Marchenko & Pastur): the softest modes come out too soft, the stiffest too stiff, in first order
+    in proportion to 1/T. So eigenvalues of all frames and of halves of the movie are extrapolated to 1/T = 0, and the
+    localization error's variance is subtracted from each. The shapes are not corrected: in the middle of the spectrum
+    they are mixtures. Explained in chapter 8, "Vibrations".
 
     References
     ----------
@@ -556,7 +612,7 @@ def normal_modes(motion: Displacements) -> NormalModes:
     corrected = np.sort(2 * values - halves)[::-1] - error.mean()
     stiffness = np.where(corrected > 0, 1 / np.where(corrected > 0, corrected, 1), np.inf)
     raw = 1 / np.maximum(values[::-1], 1e-300)
-    samples = frames * _samples(u[:, None, :].mean(axis=2, keepdims=True))[0] / frames
+    samples = _samples(np.nan_to_num(u)[:, None] @ vectors[:, modes // 2 :, None], motion.creep)[0].mean()
     return NormalModes(stiffness, raw, vectors.T[::-1].reshape(modes, -1, 2), samples / modes)
 
 
@@ -584,7 +640,8 @@ def density_of_states(stiffness, bins=20, weights=None) -> tuple[np.ndarray, np.
     Returns
     -------
     frequency : ndarray, shape (b,)
-        Middle of each bin, in √kT/nm. In a liquid motion is overdamped and nothing oscillates: ω is a measure of stiffness.
+        Middle of each bin, in √kT/nm. In a liquid motion is overdamped and nothing oscillates: ω is a measure of
+        stiffness.
     density : ndarray, shape (b,)
         Share of the modes per √kT/nm; its integral is 1.
 

@@ -121,8 +121,8 @@ def site_displacements(
     min_share : float
         Particles seen in fewer than this share of the frames are left out.
     drift_window : int
-        Frames over which drift and rotation are smoothed (by a parabola through as many frames) before they are removed;
-        1 removes all of it, frame by frame.
+        Frames over which drift and rotation are smoothed (by a parabola through as many frames) before they are
+        removed; 1 removes all of it, frame by frame.
 
     Returns
     -------
@@ -138,8 +138,8 @@ def site_displacements(
     Drift and rotation are fitted to every frame by least squares, to the particles seen in it, in turn with the sites
     until neither changes, so that missing frames do not pull sites along. Of the strain only what is slow is removed,
     since uniform strain of a small crystal vibrates too. With a `drift_window` of 1, thermal motion of the layer as a
-    whole is taken for drift, and amplitudes are those relative to the layer. A longer window keeps it, but is right only
-    where the stage moves smoothly over so many frames. Explained in chapter 8, "Vibrations".
+    whole is taken for drift, and amplitudes are those relative to the layer. A longer window keeps it, but is right
+    only where the stage moves smoothly over so many frames. Explained in chapter 8, "Vibrations".
     """
     frames, particles, points, error = _arrays(tracks, layer, min_share)
     seen = np.isfinite(points[..., 0])
@@ -171,8 +171,8 @@ def _arrays(tracks, layer, min_share):
     frames, row = np.unique(rows["frame"], return_inverse=True)
     if len(frames) < MIN_FRAMES:
         raise ValueError(
-            f"layer {layer} has tracks in {len(frames)} frames; vibrations need at least {MIN_FRAMES}, so pass a longer "
-            "movie or link its particles"
+            f"layer {layer} has tracks in {len(frames)} frames; vibrations need at least {MIN_FRAMES}, so pass a "
+            "longer movie or link its particles"
         )
     count = rows.groupby("particle")["frame"].transform("size")
     row, rows = row[count >= min_share * len(frames)], rows[count >= min_share * len(frames)]
@@ -277,8 +277,8 @@ def autocovariance(motion: Displacements, lags: int | None = None) -> np.ndarray
     Returns
     -------
     ndarray, shape (lags + 1, 2)
-        Along y and x, in nm². Lag 0 holds the localization error's variance as well. What removing the sites' means took
-        is put back.
+        Along y and x, in nm². Lag 0 holds the localization error's variance as well. What removing the sites' means
+        took is put back.
 
     Notes
     -----
@@ -366,9 +366,9 @@ def localization_from_covariance(motion: Displacements) -> Localization:
     Errors of different frames are independent, so they add to the variance (lag 0) and to no other lag of the
     autocovariance. Motion is correlated, so it is continued from lags 1 to 3 to lag 0 as an exponential whose rate
     may change with time; the difference to the measured variance is the error's. Where
-    lag 1 keeps less than a fifth of the variance, or less than four times its own error, motion is too fast for the frame
-    rate to tell it from localization error, and the result is NaN. Only an average over the layer is
-    estimated. Explained in chapter 8, "Vibrations".
+    lag 1 keeps less than a fifth of the variance, or less than four times its own error, motion is too fast for the
+    frame rate to tell it from localization error, and the result is NaN. Only an average over the layer is estimated.
+    Explained in chapter 8, "Vibrations".
 
     References
     ----------
@@ -397,8 +397,8 @@ def localization_from_covariance(motion: Displacements) -> Localization:
     if not known.all():
         axes = " and ".join(a for a, k in zip(_AXES, known, strict=True) if not k)
         note = (
-            f"along {axes}, displacements are hardly correlated from frame to frame, so vibration and localization error "
-            "cannot be told apart; give error bars (y_std_nm, x_std_nm) or film faster"
+            f"along {axes}, displacements are hardly correlated from frame to frame, so vibration and localization "
+            "error cannot be told apart; give error bars (y_std_nm, x_std_nm) or film faster"
         )
     return Localization(np.sqrt(estimate), error, note)
 
@@ -459,10 +459,11 @@ def site_vibrations(motion: Displacements, confidence: float = 0.95) -> pd.DataF
     Returns
     -------
     pandas.DataFrame
-        One row per particle: ``particle, layer, y_nm, x_nm, frames``; then for each axis, here y: ``std_raw_y_nm`` as measured,
-        ``localization_y_nm``, ``std_y_nm`` of the motion alone (NaN where the error explains all of it), its interval
-        ``std_y_low_nm, std_y_high_nm``, ``k_y_kt_nm2`` = kT/variance with ``k_y_low_kt_nm2, k_y_high_kt_nm2``;
-        ``cov_yx_nm2`` of the two axes and ``samples``, the number of independent ones. ``attrs["note"]`` says what is missing.
+        One row per particle: ``particle, layer, y_nm, x_nm, frames``; then for each axis, here y: ``std_raw_y_nm`` as
+        measured, ``localization_y_nm``, ``std_y_nm`` of the motion alone (NaN where the error explains all of it), its
+        interval ``std_y_low_nm, std_y_high_nm``, ``k_y_kt_nm2`` = kT/variance with ``k_y_low_kt_nm2, k_y_high_kt_nm2``;
+        ``cov_yx_nm2`` of the two axes and ``samples``, the number of independent ones. ``attrs["note"]`` says what is
+        missing.
 
     Raises
     ------
@@ -472,9 +473,9 @@ def site_vibrations(motion: Displacements, confidence: float = 0.95) -> pd.DataF
     Notes
     -----
     The variance is that of independent motion: removed drift and rotation and the estimated mean are corrected for. The
-    interval of the total variance is the one of chi-square with the effective number of independent samples; the error's
-    variance is then taken from its ends. Where the lower end is not positive, the upper bound of k is infinite: the
-    motion may be zero. Intervals suppose Gaussian displacements and error bars that are right and independent from
+    interval of the total variance is the one of chi-square with the effective number of independent samples; the
+    error's variance is then taken from its ends. Where the lower end is not positive, the upper bound of k is infinite:
+    the motion may be zero. Intervals suppose Gaussian displacements and error bars that are right and independent from
     frame to frame. Explained in chapter 8, "Vibrations".
     """
     if not 0 < confidence < 1:
@@ -602,17 +603,17 @@ def layer_vibrations(motion: Displacements, spacing: float | None = None) -> dic
     -------
     dict
         ``variance_y_nm2, variance_x_nm2`` (mean over the sites, error's part subtracted) and the same with ``_std``;
-        ``std_raw_y_nm, std_raw_x_nm, std_y_nm, std_x_nm, k_y_kt_nm2, k_x_kt_nm2`` from it; ``anisotropy``, the ratio of the
-        largest to the smallest mean variance over directions, ``anisotropy_std``, ``major_axis_deg`` from x towards y and
-        ``isotropy_p``, the probability of so much anisotropy in isotropic motion; ``lindemann`` = √⟨|u|²⟩ / a;
+        ``std_raw_y_nm, std_raw_x_nm, std_y_nm, std_x_nm, k_y_kt_nm2, k_x_kt_nm2`` from it; ``anisotropy``, the ratio of
+        the largest to the smallest mean variance over directions, ``anisotropy_std``, ``major_axis_deg`` from x towards
+        y and ``isotropy_p``, the probability of so much anisotropy in isotropic motion; ``lindemann`` = √⟨|u|²⟩ / a;
         ``lindemann_relative`` = ⟨|u_i - u_j|²⟩ / (2a²) of nearest neighbours; ``independent_frames``; ``note``.
 
     Notes
     -----
     Standard errors come from the scatter of the frames' means, with their correlation in time, since
-    neighbours in one frame do not move independently. In two dimensions the mean amplitude grows with the crystal's size; the relative
-    Lindemann parameter does not, and melting is near 0.033 (Zahn & Maret, Phys. Rev. Lett. 85, 3656 (2000)).
-    Explained in chapter 8, "Vibrations".
+    neighbours in one frame do not move independently. In two dimensions the mean amplitude grows with the crystal's
+    size; the relative Lindemann parameter does not, and melting is near 0.033 (Zahn & Maret, Phys. Rev. Lett. 85, 3656
+    (2000)). Explained in chapter 8, "Vibrations".
     """
     error, error_spread, note = _error_variance(motion)
     total, _, _ = _total_variance(motion)
@@ -741,8 +742,8 @@ def group_vibrations(table: pd.DataFrame, labels) -> pd.DataFrame:
     table : pandas.DataFrame
         Of `site_vibrations` or `vibrations`.
     labels : mapping of particle to str, or array_like, shape (n,)
-        Group of each particle: ``bulk``, ``edge``, ``vacancy``, ``top``, ``bridge``, ``hollow``, or any other. Particles without
-        a label are left out.
+        Group of each particle: ``bulk``, ``edge``, ``vacancy``, ``top``, ``bridge``, ``hollow``, or any other.
+        Particles without a label are left out.
 
     Returns
     -------

@@ -184,8 +184,8 @@ def trajectories(name: str) -> "pd.DataFrame":
     Returns
     -------
     pandas.DataFrame
-        ``frame, particle, layer`` (1), ``y_nm, x_nm`` and, as ``y_std_nm, x_std_nm``, the tracking error that the authors
-        state: 1 nm (rod) and 5.7 nm (prism).
+        ``frame, particle, layer`` (1), ``y_nm, x_nm`` and, as ``y_std_nm, x_std_nm``, the tracking error that the
+        authors state: 1 nm (rod) and 5.7 nm (prism).
 
     Raises
     ------

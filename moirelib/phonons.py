@@ -612,8 +612,8 @@ def normal_modes(motion: Displacements) -> NormalModes:
     corrected = np.sort(2 * values - halves)[::-1] - error.mean()
     stiffness = np.where(corrected > 0, 1 / np.where(corrected > 0, corrected, 1), np.inf)
     raw = 1 / np.maximum(values[::-1], 1e-300)
-    samples = _samples(np.nan_to_num(u)[:, None] @ vectors[:, modes // 2 :, None], motion.creep)[0].mean()
-    return NormalModes(stiffness, raw, vectors.T[::-1].reshape(modes, -1, 2), samples / modes)
+    samples = np.mean(_samples((np.nan_to_num(u) @ vectors)[..., None], motion.creep)[0])
+    return NormalModes(stiffness, raw, vectors.T[::-1].reshape(modes, -1, 2), float(samples / modes))
 
 
 def _covariance(u) -> np.ndarray:

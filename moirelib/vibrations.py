@@ -304,28 +304,30 @@ def _correlation(z, lags):
 
 
 def _mean_restored(covariance, frames, creep):
-    """Autocovariance about the true sites, and the share of the variance (2,) that estimating the sites takes."""
-    restored, share = covariance.copy(), np.zeros(2)
-    for _ in range(30):
-        falloff = 1 - np.arange(len(restored)) / frames
-        correlated = np.where(_connected(restored), restored, 0)
+    """Autocovariance about the true sites, and the share of the variance (2,) that estimating the sites takes.
+
+    The mean of T frames scatters by (1/T)(c_0 + 2 Σ c_k), which is missing from every lag.
+    """
+    restored, falloff = covariance.copy(), 1 - np.arange(len(covariance)) / frames
+    for _ in range(3):
+        correlated = np.where(_connected(restored, frames, creep), restored, 0)
         lost = (creep + 1) / frames * (correlated[0] + 2 * np.sum(falloff[1:, None] * correlated[1:], axis=0))
-        lost = np.clip(lost, 0, 0.5 * covariance[0])  # slower motion than this is not resolved by the movie
+        lost = np.clip(lost, 0, 0.25 * covariance[0])  # motion slower than that is not resolved by the movie
         restored = covariance + lost
-        share = lost / np.maximum(restored[0], 1e-300)
-    return restored, share
+    return restored, lost / np.maximum(restored[0], 1e-300)
 
 
-def _connected(covariance):
-    """Lags before the autocovariance first falls to 2 % of that of lag 1: beyond, it is noise."""
-    floor = 0.02 * np.abs(covariance[1])
-    below = np.concatenate([np.zeros((1, 2), bool), covariance[1:] <= np.maximum(floor, 0.002 * covariance[0])])
+def _connected(covariance, frames, creep=0):
+    """Lags before the autocovariance first falls to 5 % of that of lag 1, or to noise."""
+    floor = np.maximum(0.05 * np.abs(covariance[1]), 0.05 * covariance[0] / np.sqrt(frames))
+    below = np.concatenate([np.zeros((1, 2), bool), covariance[1:] <= floor])
+    below |= (np.arange(len(covariance)) > frames / (4 * (creep + 1)))[:, None]
     return np.cumsum(below, axis=0) == 0
 
 
 def _independent_share(covariance, frames):
     """Independent samples of the variance per frame (2,): 1 / (1 + 2 Σ ρ²), for a Gaussian process."""
-    rho = np.where(_connected(covariance), covariance, 0) / np.maximum(covariance[0], 1e-300)
+    rho = np.where(_connected(covariance, frames), covariance, 0) / np.maximum(covariance[0], 1e-300)
     falloff = 1 - np.arange(1, len(rho)) / frames
     return 1 / (1 + 2 * np.sum(falloff[:, None] * rho[1:] ** 2, axis=0))
 
@@ -340,12 +342,15 @@ class Localization:
         One-sigma error along y and x, in nm, averaged over the layer; NaN where frames do not tell.
     variance_std : ndarray, shape (2,)
         Standard error of its square, in nm²; NaN where frames do not tell.
+    largest : ndarray, shape (2,)
+        Largest error, in nm, that the frames allow in any case: motion has at least the covariance of lag 1.
     note : str
         Why not, or a warning; empty otherwise.
     """
 
     std: np.ndarray
     variance_std: np.ndarray
+    largest: np.ndarray
     note: str = ""
 
 
@@ -380,7 +385,7 @@ def localization_from_covariance(motion: Displacements) -> Localization:
     parts = np.stack([_pooled_covariance(_without(motion, block), min(3, len(full) - 1)) for block in blocks])
     spread = np.sqrt(0.9 * np.sum((parts - parts.mean(axis=0)) ** 2, axis=0))
     if len(full) < 4:
-        return Localization(np.full(2, np.nan), np.full(2, np.nan), "too few frames for the autocovariance")
+        return Localization(*np.full((3, 2), np.nan), "too few frames for the autocovariance")
     known = (full[1] > 0.2 * full[0]) & (full[1] > 4 * spread[1])
     estimate, error = np.full((2, 2), np.nan)
     offset = full[:4] - _pooled_covariance(motion, 3)
@@ -400,7 +405,8 @@ def localization_from_covariance(motion: Displacements) -> Localization:
             f"along {axes}, displacements are hardly correlated from frame to frame, so vibration and localization "
             "error cannot be told apart; give error bars (y_std_nm, x_std_nm) or film faster"
         )
-    return Localization(np.sqrt(estimate), error, note)
+    largest = np.sqrt(np.maximum(full[0] - np.maximum(full[1], 0), 0))
+    return Localization(np.sqrt(estimate), error, largest, note)
 
 
 def _without(motion, frames):
@@ -606,7 +612,9 @@ def layer_vibrations(motion: Displacements, spacing: float | None = None) -> dic
         ``std_raw_y_nm, std_raw_x_nm, std_y_nm, std_x_nm, k_y_kt_nm2, k_x_kt_nm2`` from it; ``anisotropy``, the ratio of
         the largest to the smallest mean variance over directions, ``anisotropy_std``, ``major_axis_deg`` from x towards
         y and ``isotropy_p``, the probability of so much anisotropy in isotropic motion; ``lindemann`` = √⟨|u|²⟩ / a;
-        ``lindemann_relative`` = ⟨|u_i - u_j|²⟩ / (2a²) of nearest neighbours; ``independent_frames``; ``note``.
+        ``lindemann_relative`` = ⟨|u_i - u_j|²⟩ / (2a²) of nearest neighbours; ``layer_jitter_y_nm, layer_jitter_x_nm``,
+        fast motion of the layer as a whole that was removed as drift: stage and heat together; ``independent_frames``;
+        ``note``.
 
     Notes
     -----
@@ -630,6 +638,7 @@ def layer_vibrations(motion: Displacements, spacing: float | None = None) -> dic
     result |= {f"std_{x}_nm": _root(variance[i]) for i, x in enumerate(_AXES)}
     result |= {f"k_{x}_kt_nm2": _stiffness(variance[i]) for i, x in enumerate(_AXES)}
     result |= _anisotropy(tensor, spread)
+    result |= {f"layer_jitter_{x}_nm": v for x, v in zip(_AXES, _jitter(motion.drift), strict=True)}
     result["lindemann"] = _root(variance.sum()) / a
     result["lindemann_relative"] = (_relative_variance(motion, a) - 2 * mean_error.sum()) / (2 * a**2)
     result = {key: float(value) for key, value in result.items()}
@@ -647,7 +656,7 @@ def _mean_tensor(motion, total):
     restored = _mean_restored(_pooled_covariance(motion), len(u), motion.creep)[0]
     independent = min(independent, len(u) * _independent_share(restored, len(u)).min())
     spread = np.cov(per_frame.T) / independent
-    return mean * factor, spread * np.outer(factor, factor), independent
+    return mean * factor, spread * np.outer(factor, factor), float(independent)
 
 
 def _independent_frames(series):
@@ -659,6 +668,12 @@ def _independent_frames(series):
     below = np.flatnonzero(rho < 2 / np.sqrt(len(x)))
     end = below[0] if len(below) else len(rho)
     return float(len(x) / (1 + 2 * rho[1:end].sum()))
+
+
+def _jitter(drift):
+    """Standard deviation of the layer's own motion about a running parabola of 15 frames, (2,)."""
+    smooth, share = _smoothing(15, len(drift))
+    return np.sqrt(np.mean((drift - smooth(drift)) ** 2, axis=0) / (1 - min(share, 0.9)))
 
 
 def _anisotropy(tensor, spread) -> dict:
@@ -800,9 +815,9 @@ def interlayer_correlation(
     Notes
     -----
     Localization error is taken from the variances in the denominator; in the products of different particles it
-    averages out. Each layer's own drift and rotation are gone, so layers that move as wholes against each other show
-    nothing here. Errors of two overlapping particles may be correlated, and look like motion. Explained in
-    chapter 8, "Vibrations".
+    averages out. Each layer's own drift and rotation are gone: layers that move as wholes against each other show
+    nothing here, and far particles of small layers (n) are anticorrelated by about 1/n. Errors of two overlapping
+    particles may be correlated, and look like motion. Explained in chapter 8, "Vibrations".
     """
     frames, i, j = np.intersect1d(one.frames, other.frames, return_indices=True)
     if len(frames) < MIN_FRAMES:

@@ -99,7 +99,7 @@ def site_displacements(
     tracks: pd.DataFrame,
     layer: int = 1,
     localization_std=None,
-    strain: int | None = 3,
+    strain: int | None = 1,
     creep: int = 0,
     min_share: float = 0.5,
     drift_window: int = 1,
@@ -115,7 +115,7 @@ def site_displacements(
     localization_std : float or (float, float), optional
         One-sigma localization error (y, x) of every particle, in nm; by default the table's.
     strain : int, optional
-        Degree of the polynomial in time that the layer's uniform strain follows; None removes no strain.
+        Degree of the polynomial in time that the layer's uniform strain follows (1: grows steadily); None removes none.
     creep : int
         Degree of the polynomial in time that every site follows; 0 is a site at rest.
     min_share : float
@@ -309,7 +309,7 @@ def _mean_restored(covariance, frames, creep):
     The mean of T frames scatters by (1/T)(c_0 + 2 Σ c_k), which is missing from every lag.
     """
     restored, falloff = covariance.copy(), 1 - np.arange(len(covariance)) / frames
-    for _ in range(3):
+    for _ in range(10):
         correlated = np.where(_connected(restored, frames, creep), restored, 0)
         lost = (creep + 1) / frames * (correlated[0] + 2 * np.sum(falloff[1:, None] * correlated[1:], axis=0))
         lost = np.clip(lost, 0, 0.25 * covariance[0])  # motion slower than that is not resolved by the movie

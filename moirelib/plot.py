@@ -299,7 +299,7 @@ def show_dispersion(phonons, ax=None, theory=None, path=None):
         ax.axvline(tick, color="0.8", lw=0.8, zorder=0)
     if ticks:
         ax.set(xticks=ticks, xticklabels=["Γ", "M", "K", "Γ"], xlim=(0, ticks[-1]))
-    ax.set(xlabel="wave vector (rad/nm along the path)", ylabel="stiffness / (kT/nm²)", ylim=(0, None))
+    ax.set(xlabel="wave vector", ylabel="stiffness / (kT/nm²)", ylim=(0, None))
     ax.legend(frameon=False, fontsize=8)
     return ax
 

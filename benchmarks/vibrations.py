@@ -13,7 +13,7 @@ import pandas as pd
 from moirelib import data
 from moirelib.elastic import dynamical_matrix, stiffness_matrix, thermal_displacements
 from moirelib.lattice import hexagonal_lattice
-from moirelib.phonons import dispersion, elastic_constants, fit_springs, normal_modes
+from moirelib.phonons import dispersion, elastic_constants, fit_springs, localization_bound, normal_modes
 from moirelib.vibrations import (
     coordination_labels,
     layer_vibrations,
@@ -226,6 +226,7 @@ def real(name) -> dict:
     """Amplitudes of bulk particles with the stated tracking error, and what the frames themselves say of it."""
     tracks = data.trajectories(name)
     motion = site_displacements(tracks)
+    bound = localization_bound(motion)
     motion = motion.select(coordination_labels(motion.sites) == "bulk")
     stated, sites = layer_vibrations(motion), site_vibrations(motion)
     free = localization_from_covariance(motion)
@@ -241,6 +242,8 @@ def real(name) -> dict:
         f"{name}_k_corrected_kt_nm2": float(1 / variance) if variance > 0 else "inf",
         f"{name}_largest_error_by_covariance_y_nm": float(free.largest[0]),
         f"{name}_largest_error_by_covariance_x_nm": float(free.largest[1]),
+        f"{name}_largest_error_by_spectrum_y_nm": float(bound[0]),
+        f"{name}_largest_error_by_spectrum_x_nm": float(bound[1]),
         f"{name}_sites_with_upper_bound_of_k_percent": 100 * float(bounded.mean()),
     }
 

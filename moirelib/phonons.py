@@ -6,7 +6,7 @@ Explained in chapter 8, "Vibrations".
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,7 @@ from scipy.fft import next_fast_len
 from scipy.linalg import eigh
 from scipy.optimize import least_squares
 from scipy.spatial import cKDTree
+from scipy.stats import chi2
 
 from .assignment import Lattice, find_lattice
 from .vibrations import Displacements, _error_variance, _spacing, _total_variance, coordination_labels
@@ -28,6 +29,7 @@ __all__ = [
     "dispersion",
     "elastic_constants",
     "fit_springs",
+    "localization_bound",
     "normal_modes",
     "plane_wave_stiffness",
     "symmetry_path",
@@ -237,6 +239,45 @@ def _inverted(matrix, samples, realness) -> np.ndarray:
     return result
 
 
+def localization_bound(motion: Displacements, confidence: float = 0.95) -> np.ndarray:
+    """Largest localization error that the spectrum of a layer's displacements allows.
+
+    Parameters
+    ----------
+    motion : Displacements
+        Of one layer; its localization error is not used.
+    confidence : float
+        That the error is below the bound.
+
+    Returns
+    -------
+    ndarray, shape (2,)
+        Upper bound along y and x, in nm, of the error's root mean square over the particles.
+
+    Raises
+    ------
+    ValueError
+        If the layer has no interior.
+
+    Notes
+    -----
+    Errors of different particles are independent, so they add the same to the power of every wave. The wave
+    with the least power has at least that. Each power has the interval of chi-square with its independent samples; the
+    least upper end of all waves counts, with Bonferroni's correction for having chosen it. No correlation in time is
+    needed. Errors shared by neighbours are not bounded. Explained in chapter 8, "Vibrations".
+    """
+    weight = _window(motion)
+    blur, spacing = _Blur(motion.sites, weight), _spacing(motion.sites)
+    lattice, _ = find_lattice(motion.sites, spacing)
+    q = brillouin_zone(lattice.spacing, lattice.angle, blur.divisions(spacing))
+    q = q[np.hypot(*q.T) > blur.shortest]
+    spectrum = _spectrum(replace(motion, localization_std=np.zeros(motion.sites.shape)), q, weight)
+    power = np.einsum("maa->ma", spectrum.motion).real
+    degrees = 2 * spectrum.samples / (1 + spectrum.realness**2)
+    upper = power * (degrees / chi2.ppf((1 - confidence) / len(q), degrees))[:, None]
+    return np.sqrt(upper.min(axis=0))
+
+
 # --- Springs ---
 
 
@@ -322,8 +363,7 @@ def fit_springs(motion: Displacements, shells: int = 2) -> SpringModel:
     weight = _window(motion)
     lattice, _ = find_lattice(motion.sites, _spacing(motion.sites))
     blur = _Blur(motion.sites, weight)
-    divisions = int(np.clip(round(6 / (blur.shortest * lattice.spacing)), 6, 20))
-    q = brillouin_zone(lattice.spacing, lattice.angle, divisions)
+    q = brillouin_zone(lattice.spacing, lattice.angle, blur.divisions(lattice.spacing))
     q = q[np.hypot(*q.T) > blur.shortest]
     spectrum = _spectrum(motion, q, weight)
     typical = np.median(np.trace(spectrum.motion, axis1=1, axis2=2).real) / 2
@@ -377,6 +417,10 @@ class _Blur:
         self.steps = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)
         power = np.abs(np.exp(-1j * self.steps @ (sites - center).T) @ weight) ** 2
         self.power = power / power.sum()
+
+    def divisions(self, spacing) -> int:
+        """Of the Brillouin zone, so that neighbouring waves are nearly independent."""
+        return int(np.clip(round(6 / (self.shortest * spacing)), 6, 20))
 
     def around(self, q) -> np.ndarray:
         """Wave vectors that are averaged into each of q, (m, s, 2)."""

@@ -14,6 +14,7 @@ from moirelib.phonons import (
     dispersion,
     elastic_constants,
     fit_springs,
+    localization_bound,
     normal_modes,
     plane_wave_stiffness,
     symmetry_path,
@@ -112,6 +113,16 @@ def site_free_of_error(motion):
     from dataclasses import replace
 
     return replace(motion, localization_std=np.zeros_like(motion.localization_std))
+
+
+def test_the_weakest_wave_bounds_the_localization_error():
+    """M's longitudinal wave, of stiffness 6 k, has the least power: kT/6k above the error's."""
+    for seed, error in ((11, 1.0), (12, 0.3)):
+        motion = movie(180.0, 1000, seed, error=error)
+        true = motion.localization_std[0, 0]
+        bound = localization_bound(motion)
+        assert np.all(bound > true)
+        assert np.all(bound < 1.15 * np.hypot(true, np.sqrt(1 / (5 * SPRING))))
 
 
 def test_correlated_frames_widen_the_errors_and_bias_nothing():

@@ -595,11 +595,12 @@ class NormalModes:
 
     Parameters
     ----------
-    stiffness : ndarray, shape (2n,)
-        In kT/nm², corrected for few frames and localization error; inf where nothing is left.
-    stiffness_raw : ndarray, shape (2n,)
+    stiffness : ndarray, shape (m,)
+        Of the m = 2n - 3 modes other than the layer's own shifts and turn, or of all 2n if these were kept
+        (``drift_window``), in kT/nm²; corrected for few frames and localization error; inf where nothing is left.
+    stiffness_raw : ndarray, shape (m,)
         The same without the corrections.
-    shapes : ndarray, shape (2n, n, 2)
+    shapes : ndarray, shape (m, n, 2)
         Unit vectors of each mode (y, x), of the sample covariance.
     frames_per_mode : float
         Independent frames over the number of modes: below about 3, only the softest modes mean anything.
@@ -640,8 +641,7 @@ def normal_modes(motion: Displacements) -> NormalModes:
     ----------
     Henkes, Brito & Dauchot, Soft Matter 8, 6092 (2012); Maggs & Schindler, Europhys. Lett. 109, 48005 (2015).
     """
-    u = motion.values / np.sqrt(motion.kept)
-    u = u.reshape(len(u), -1)
+    u = motion.values.reshape(len(motion.values), -1)
     frames, modes = u.shape
     if frames < modes:
         raise ValueError(
@@ -651,13 +651,24 @@ def normal_modes(motion: Displacements) -> NormalModes:
     error, _, note = _error_variance(motion)
     if note:
         raise ValueError(f"normal modes of layer {motion.layer} need the localization error: {note}")
-    values, vectors = eigh(_covariance(u))
-    halves = np.mean([eigh(_covariance(part), eigvals_only=True) for part in (u[::2], u[1::2])], axis=0)
+    frame = _inner_coordinates(motion)
+    values, vectors = eigh(frame.T @ _covariance(u) @ frame)
+    halves = [eigh(frame.T @ _covariance(part) @ frame, eigvals_only=True) for part in (u[::2], u[1::2])]
+    halves, vectors = np.mean(halves, axis=0), frame @ vectors
     corrected = np.sort(2 * values - halves)[::-1] - error.mean()
     stiffness = np.where(corrected > 0, 1 / np.where(corrected > 0, corrected, 1), np.inf)
     raw = 1 / np.maximum(values[::-1], 1e-300)
     samples = np.mean(_samples((np.nan_to_num(u) @ vectors)[..., None], motion.creep)[0])
-    return NormalModes(stiffness, raw, vectors.T[::-1].reshape(modes, -1, 2), float(samples / modes))
+    return NormalModes(stiffness, raw, vectors.T[::-1].reshape(len(values), -1, 2), float(samples / len(values)))
+
+
+def _inner_coordinates(motion) -> np.ndarray:
+    """Orthonormal coordinates (2n, m) without the layer's shifts and turn, unless these were kept."""
+    r = motion.sites - motion.sites.mean(axis=0)
+    if np.sum(1 - motion.kept) < 2:  # of three degrees of freedom
+        return np.eye(2 * len(r))
+    rigid = np.concatenate([np.tile(np.eye(2), (len(r), 1)), (r[:, ::-1] * [1, -1]).reshape(-1, 1)], axis=1)
+    return np.linalg.qr(rigid, mode="complete")[0][:, 3:]
 
 
 def _covariance(u) -> np.ndarray:

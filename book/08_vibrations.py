@@ -88,7 +88,8 @@ def filmed(sites, u, error, rng, layer=1):
 
 rng = np.random.default_rng(8)
 sites = hexagonal_lattice(SPACING, ANGLE, (0.0, 0.0), 440.0)
-sites = sites[np.hypot(*(sites - [200, 220]).T) > 0.6 * SPACING]  # a vacancy
+hole = np.argmin(np.hypot(*(sites - [200, 220]).T))
+sites = np.delete(sites, hole, axis=0)
 u = thermal_displacements(sites, SPACING, SPRING, FRAMES, rng, HOLD)
 error = u.std() * rng.uniform(0.6, 1.4, len(sites))
 tracks = filmed(sites, u, error, rng)
@@ -99,10 +100,10 @@ tracks.head(3)
 # %% [markdown]
 # ## What all particles share is no vibration
 #
-# Displacements are counted from the {term}`site`, the place about which a particle moves. But the sites themselves move with
-# the specimen. The motion that all particles share, a shift and a turn, is found in every frame by least squares. For
-# a small turn $\theta$ a particle at $\mathbf r$ moves by $\mathbf d + \theta\,\hat z\times\mathbf r$, which is linear in three
-# unknowns:
+# Displacements are counted from the {term}`site`, the place about which a particle moves. But the sites themselves
+# move with the specimen. The motion that all particles share, a shift and a turn, is found in every frame by least
+# squares. For a small turn $\theta$ a particle at $\mathbf r$ moves by $\mathbf d + \theta\,\hat z\times\mathbf r$,
+# which is linear in three unknowns:
 
 
 # %%
@@ -129,10 +130,10 @@ print(
 )
 
 # %% [markdown]
-# `site_displacements` does this without knowing the sites. It fits the frames to the sites and takes the sites as the means of
-# the fitted frames, in turn, until neither changes. That way, a particle that is missed while the specimen drifts does
-# not drag its site along. It allows turns of any size, and strain that grows steadily, as when the magnification
-# creeps. From then on everything is in nm about the sites, NaN where a particle was not seen.
+# `site_displacements` does this without knowing the sites. It fits the frames to the sites and takes the sites as the
+# means of the fitted frames, in turn, until neither changes. That way, a particle that is missed while the specimen
+# drifts does not drag its site along. It allows turns of any size, and strain that grows steadily, as when the
+# magnification creeps. From then on everything is in nm about the sites, NaN where a particle was not seen.
 
 # %% mystnb={"figure": {"caption": "Left, the drift that was removed (the particles' own noise is far below the line's width). Right, what is left in one frame, as arrows ten times as long: each particle's own motion, and its localization error.", "name": "fig-displacements"}}
 fig, axes = plt.subplots(1, 2, figsize=(9, 4.2), layout="constrained")
@@ -144,10 +145,10 @@ plot.show_displacements(motion, FRAMES - 1, axes[1], magnify=10)
 plt.show()
 
 # %% [markdown]
-# Removing three unknowns per frame removes three degrees of freedom in $2n$, and the mean over time one frame in $T$; both
-# are small, known, and corrected for in what follows. But one thing goes that no formula brings back: the crystal as a whole
-# also moves thermally, and nothing in the tracks tells that from the stage. **Amplitudes are relative to the layer.** In our crystal
-# the difference can be had from the springs:
+# Removing three unknowns per frame removes three degrees of freedom in $2n$, and the mean over time one frame in $T$;
+# both are small, known, and corrected for in what follows. But one thing goes that no formula brings back: the
+# crystal as a whole also moves thermally, and nothing in the tracks tells that from the stage. **Amplitudes are
+# relative to the layer.** In our crystal the difference can be had from the springs:
 
 # %%
 stiffness = stiffness_matrix(sites, SPACING, SPRING, HOLD).toarray()
@@ -165,8 +166,8 @@ print(
 )
 
 # %% [markdown]
-# (If the stage is known to move smoothly, `drift_window=51` smooths the fitted drift over 51 frames before it is removed, and
-# keeps the fast thermal part. Exercise 1 tries it.)
+# (If the stage is known to move smoothly, `drift_window=51` smooths the fitted drift over 51 frames before it is
+# removed, and keeps the fast thermal part. Exercise 1 tries it.)
 #
 # ## Subtract the localization error
 #
@@ -174,8 +175,8 @@ print(
 #
 # $$ \langle u^2\rangle_\text{measured} = \langle u^2\rangle + \sigma^2 . $$
 #
-# So each particle's mean squared error bar is taken off its variance. By {term}`equipartition`, what remains is a spring
-# constant, $k = k_\mathrm BT / \langle u^2\rangle$. Here is the whole of it by hand, and the tested function:
+# So each particle's mean squared error bar is taken off its variance. By {term}`equipartition`, what remains is a
+# spring constant, $k = k_\mathrm BT / \langle u^2\rangle$. Here is the whole of it by hand, and the tested function:
 
 # %%
 raw = np.nanvar(motion.values, axis=0, ddof=1)
@@ -209,9 +210,9 @@ plt.show()
 # $$ k_\text{low} = \frac{k_\mathrm BT}{V_\text{high} - \sigma^2}, \qquad
 #    k_\text{high} = \frac{k_\mathrm BT}{V_\text{low} - \sigma^2} . $$
 #
-# If the lower end does not exceed $\sigma^2$, the motion may be nothing and $k_\text{high}$ is infinite. That is not a failure
-# of the method: it says that with this error and so many frames a stiff particle cannot be told from a fixed one. An interval is a
-# claim that can be checked: of nominal 95 % intervals, 95 % should hold the truth.
+# If the lower end does not exceed $\sigma^2$, the motion may be nothing and $k_\text{high}$ is infinite. That is not
+# a failure of the method: it says that with this error and so many frames a stiff particle cannot be told from a
+# fixed one. An interval is a claim that can be checked: of nominal 95 % intervals, 95 % should hold the truth.
 
 # %%
 for axis, true in zip("yx", truth.T, strict=True):
@@ -260,10 +261,10 @@ ax.legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# Filmed slowly, a particle that vibrates by 1 nm and one that is located to 1 nm look the same, in every statistic of that
-# particle. No estimator can help, so the answer is NaN and a note, and with it every column that would need it. Two
-# bounds hold even then. Motion has at least the covariance of lag 1, so the error has at most the rest: this is `largest`. The
-# other comes from space instead of time, further below.
+# Filmed slowly, a particle that vibrates by 1 nm and one that is located to 1 nm look the same, in every statistic of
+# that particle. No estimator can help, so the answer is NaN and a note, and with it every column that would need it.
+# Two bounds hold even then. Motion has at least the covariance of lag 1, so the error has at most the rest: this is
+# `largest`. The other comes from space instead of time, further below.
 #
 # ## Where a particle sits decides how it moves
 #
@@ -296,11 +297,11 @@ axes[1].set(
 plt.show()
 
 # %% [markdown]
-# One particle's variance is known to some 10 %, but the layer's mean much better. `layer_vibrations` gives it, with an
-# error from how the frames' means scatter, since neighbours do not move independently. It
-# also gives the anisotropy with the probability that isotropic motion would show as much, and two
-# {term}`Lindemann parameters <Lindemann parameter>`. The relative one compares neighbours, and needs no site; in two dimensions
-# a crystal melts when it gets to about 0.033 {cite:p}`zahn2000`.
+# One particle's variance is known to some 10 %, but the layer's mean much better. `layer_vibrations` gives it, with
+# an error from how the frames' means scatter, since neighbours do not move independently. It also gives the
+# anisotropy with the probability that isotropic motion would show as much, and two {term}`Lindemann parameters
+# <Lindemann parameter>`. The relative one compares neighbours, and needs no site; in two dimensions a crystal melts
+# when it gets to about 0.033 {cite:p}`zahn2000`.
 
 # %%
 mean = layer_vibrations(motion)
@@ -319,8 +320,9 @@ for name in (
 # ## Do the layers move together?
 #
 # Two layers that touch should feel each other. `interlayer_correlation` correlates the displacements of particles of
-# one layer with those of the other, by distance. Its null shifts one layer in time, which keeps everything but the relation between the
-# two. We let each particle of a second layer, turned by 9°, follow the nearest particle below it to a third.
+# one layer with those of the other, by distance. Its null shifts one layer in time, which keeps everything but the
+# relation between the two. We let each particle of a second layer, turned by 9°, follow the nearest particle below it
+# to a third.
 
 # %%
 upper = hexagonal_lattice(SPACING, ANGLE + 9, (7.0, -4.0), 220.0)
@@ -354,31 +356,31 @@ plt.show()
 # %% [markdown]
 # ## Waves are the crystal's own coordinates
 #
-# Particles are coupled; waves are not. In a lattice, the wave
-# $\mathbf u(\mathbf q) = n^{-1/2}\sum_j \mathbf u_j e^{-i\mathbf q\cdot\mathbf r_j}$ has an energy of its own,
-# $\tfrac12\,\mathbf u^\dagger D(\mathbf q)\,\mathbf u$, with the {term}`dynamical matrix` $D$. Equipartition turns that around
-# {cite:p}`keim2004`:
+# Particles are coupled; waves are not. In a lattice, the wave $\mathbf u(\mathbf q) = n^{-1/2}\sum_j \mathbf u_j
+# e^{-i\mathbf q\cdot\mathbf r_j}$ has an energy of its own, $\tfrac12\,\mathbf u^\dagger D(\mathbf q)\,\mathbf u$,
+# with the {term}`dynamical matrix` $D$. Equipartition turns that around {cite:p}`keim2004`:
 #
 # $$ D(\mathbf q) = k_\mathrm BT\,\langle \mathbf u(\mathbf q)\,\mathbf u^\dagger(\mathbf q)\rangle^{-1} . $$
 #
-# A finite crystal has an edge where particles move more. We hide it with a window that falls to zero there. By hand at M, the middle of
-# the Brillouin zone's side, where this lattice has stiffnesses of 2 and 6 springs:
+# A finite crystal has an edge where particles move more. We hide it with a window that falls to zero there. By hand
+# at M, the middle of the Brillouin zone's side, where this lattice has stiffnesses of 2 and 6 springs, and for a film
+# from a better camera, with errors of a fifth of the vibration:
 
 # %%
 path = symmetry_path(SPACING, ANGLE, points=28)
 m_point = path.wave_vectors[np.isclose(path.distance, path.ticks[1])][0]
-edge = motion.sites[labels == "edge"]
-depth = cKDTree(edge).query(motion.sites)[0]
+sharp = site_displacements(filmed(sites, u, 0.2 * error, rng))
+edge = sharp.sites[labels == "edge"]
+depth = cKDTree(edge).query(sharp.sites)[0]
 window = np.sin(0.5 * np.pi * depth / depth.max()) ** 2
-present = motion.seen / FRAMES
-waves = np.nan_to_num(motion.values).transpose(0, 2, 1) @ (
-    window / present * np.exp(-1j * motion.sites @ m_point)
+present = sharp.seen / FRAMES
+waves = np.nan_to_num(sharp.values).transpose(0, 2, 1) @ (
+    window / present * np.exp(-1j * sharp.sites @ m_point)
 )
 power = np.einsum("ti,tj->ij", waves, waves.conj()) / FRAMES / np.sum(window**2)
-blinking = (1 / present - 1) * raw[
-    :, 0
-]  # a particle that is missed now and then scatters like noise
-noise = window**2 @ (motion.localization_std[:, 0] ** 2 + blinking) / np.sum(window**2)
+# a particle that is missed now and then scatters like noise
+blinking = (1 / present - 1) * np.nanvar(sharp.values[..., 0], axis=0)
+noise = window**2 @ (sharp.localization_std[:, 0] ** 2 + blinking) / np.sum(window**2)
 print("with the error: ", np.linalg.eigvalsh(np.linalg.inv(power)).round(2), "kT/nm²")
 print("without:        ", np.linalg.eigvalsh(np.linalg.inv(power - noise * np.eye(2))).round(2))
 print(
@@ -387,21 +389,21 @@ print(
 )
 
 # %% [markdown]
-# Localization errors of different particles are independent: *white* in space as in time. They add the same power to every
-# wave, however weak the wave, so the stiffest waves suffer most. Left in, a noisy lattice looks soft, and its dispersion flat.
+# Localization errors of different particles are independent: *white* in space as in time. They add the same power to
+# every wave, however weak the wave, so the stiffest waves suffer most. Left in, a noisy lattice looks soft, and its
+# dispersion flat.
 #
-# `dispersion` does all waves along Γ–M–K–Γ and corrects three more things: particles that are missed (they scatter like
-# noise), few frames (the inverse of a sample covariance is too large, by $N/(N-2)$ for two complex components), and the window's
-# own blur of $\mathbf q$, which lets strong long waves leak into weak short ones. For the last it needs a model:
-# `fit_springs` fits force constants of two shells of neighbours, after Born and von Kármán, to the
+# `dispersion` does all waves along Γ–M–K–Γ and corrects three more things: particles that are missed (they scatter
+# like noise), few frames (the inverse of a sample covariance is too large, by $N/(N-2)$ for two complex components),
+# and the window's own blur of $\mathbf q$, which lets strong long waves leak into weak short ones. For the last it
+# needs a model: `fit_springs` fits force constants of two shells of neighbours, after Born and von Kármán, to the
 # *blurred* spectrum of the whole Brillouin zone. That fit never inverts a noisy matrix and is the best estimate where
-# noise is large; the points stay free of its assumptions but for the blur. One movie as noisy as above, and one with the
-# error bars of a better camera:
+# noise is large; the points stay free of its assumptions but for the blur. Both films, the noisy one and the better
+# one:
 
 # %%
 springs, branches = {}, {}
-for name, scale in (("error = vibration", 1.0), ("error = vibration / 5", 0.2)):
-    film = motion if scale == 1 else site_displacements(filmed(sites, u, scale * error, rng))
+for name, film in (("error = vibration", motion), ("error = vibration / 5", sharp)):
     springs[name] = fit_springs(film)
     branches[name] = dispersion(film, path=path, model=springs[name])
     good = branches[name].dropna()
@@ -428,9 +430,10 @@ plt.show()
 # %% [markdown]
 # ## Long waves feel an elastic sheet
 #
-# For long waves only the sheet's moduli count: $D = s + A\,(\lambda+2\mu)\,q^2$ along $\mathbf q$ and $s + A\,\mu\,q^2$ across,
-# with the area $A$ of a site and the hold $s$. So the slopes give two-dimensional {term}`elastic constants`. Springs between nearest
-# neighbours make $\lambda = \mu = \tfrac{\sqrt3}{4}k$ (Cauchy's relation) and Poisson's ratio 1/3:
+# For long waves only the sheet's moduli count: $D = s + A\,(\lambda+2\mu)\,q^2$ along $\mathbf q$ and $s +
+# A\,\mu\,q^2$ across, with the area $A$ of a site and the hold $s$. So the slopes give two-dimensional {term}`elastic
+# constants`. Springs between nearest neighbours make $\lambda = \mu = \tfrac{\sqrt3}{4}k$ (Cauchy's relation) and
+# Poisson's ratio 1/3:
 
 # %%
 lame = np.sqrt(3) / 4 * SPRING
@@ -450,9 +453,10 @@ pd.DataFrame(
 # %% [markdown]
 # ## Modes of a crystal that is not periodic
 #
-# Near edges and defects, waves are not the crystal's own coordinates. Its {term}`normal modes` are: the eigenvectors of the covariance of all
-# $2n$ coordinates, with the inverse eigenvalues as stiffnesses. The layer's own shifts and turn went with the drift, so $2n - 3$ are left, and all of these from $T$ frames. Eigenvalues of
-# a sample spread by about $\sqrt{2n/T}$, which makes stiff modes look too stiff. The spread vanishes as $1/T$, so `normal_modes`
+# Near edges and defects, waves are not the crystal's own coordinates. Its {term}`normal modes` are: the eigenvectors
+# of the covariance of all $2n$ coordinates, with the inverse eigenvalues as stiffnesses. The layer's own shifts and
+# turn went with the drift, so $2n - 3$ are left, and all of these from $T$ frames. Eigenvalues of a sample spread by
+# about $\sqrt{2n/T}$, which makes stiff modes look too stiff. The spread vanishes as $1/T$, so `normal_modes`
 # computes them from all frames and from halves and extrapolates to $1/T = 0$ {cite:p}`henkes2012,maggs2015`.
 
 # %%
@@ -490,7 +494,7 @@ plt.show()
 # ## Published trajectories
 #
 # Trajectories of hexagonal lattices of gold nanorods and nanoprisms, filmed in liquid, are published with the code of
-# {cite:t}`qian2025`, who mapped phonons of nanoparticle lattices with them. The code states a tracking error
+# {cite:t}`qian2024`, who mapped phonons of nanoparticle lattices with them. The code states a tracking error
 # of 1 nm for rods and 5.7 nm for prisms. We ask the same questions as above.
 
 # %%
@@ -520,9 +524,10 @@ pd.DataFrame(rows).transpose()
 
 # %% [markdown]
 # With the stated errors, the corrected variance is negative for rods along y and for prisms along both axes. A
-# variance cannot be. So at least as far as motion relative to the lattice is concerned, the stated errors are too large, and the table shows how
-# much. The bound by time is that of lag 1. The bound by space is new: independent errors give
-# every wave the same power, so they cannot exceed the power of the weakest wave (`localization_bound`, 95 % confidence).
+# variance cannot be. So at least as far as motion relative to the lattice is concerned, the stated errors are too
+# large, and the table shows how much. The bound by time is that of lag 1. The bound by space is new: independent
+# errors give every wave the same power, so they cannot exceed the power of the weakest wave (`localization_bound`, 95
+# % confidence).
 
 # %% mystnb={"figure": {"caption": "Published trajectories. Left, autocovariance as a share of the variance, mean over particles and axes: most of the variance is gone after one frame. Middle and right, stiffness of the waves if the localization error were zero: lower bounds. The horizontal lines are the inverse of the stated error's variance; where points lie above them, the stated error is larger than all that was measured.", "name": "fig-real-phonons"}}
 fig, axes = plt.subplots(1, 3, figsize=(11, 3.7), layout="constrained")
@@ -544,20 +549,21 @@ plt.show()
 # %% [markdown]
 # What can be concluded:
 #
-# - **Rods.** Relative to the lattice, rods move by no more than the raw amplitude, so their springs are at least as stiff as the raw $k$. From one
-#   frame to the next, displacements are almost uncorrelated. Whether the rest is vibration faster than the frame rate or tracking error, no
-#   analysis of these tracks can say; the stated 1 nm would leave nothing along y.
-# - **Yet not all of it is error.** Error has the same power at every wave. Measured power falls to about a half from the
-#   longest waves to the shortest, as in an elastic lattice. The shape of the dispersion is evidence of phonons, or of errors that neighbours share,
-#   even where its height is not known.
-# - **Prisms.** The stated 5.7 nm exceeds the whole of what was measured, and exceeds both bounds. Without a better error, only lower
-#   bounds of the stiffness remain. One feature stands, since independent errors cannot make it: transverse waves along Γ–M
-#   are several times softer than longitudinal ones and hardly depend on $q$. These are waves in which close-packed rows
-#   slide along themselves, each row nearly on its own. A model of central springs between round neighbours has no such branch, so one spring
-#   constant fitted to both branches describes neither.
-# - **What cannot be concluded** is a spring constant with an upper bound, for either. What would settle it: repeated images of
-#   fixed particles at the same dose, error bars from the fit ({doc}`chapter 7 <07_particles>`), or a frame rate at which
-#   neighbouring frames are correlated.
+# - **Rods.** Relative to the lattice, rods move by no more than the raw amplitude, so their springs are at least as
+#   stiff as the raw $k$. From one frame to the next, displacements are almost uncorrelated. Whether the rest is
+#   vibration faster than the frame rate or tracking error, no analysis of these tracks can say; the stated 1 nm would
+#   leave nothing along y.
+# - **Yet not all of it is error.** Error has the same power at every wave. Measured power falls to about a half from
+#   the longest waves to the shortest, as in an elastic lattice. The shape of the dispersion is evidence of phonons,
+#   or of errors that neighbours share, even where its height is not known.
+# - **Prisms.** The stated 5.7 nm exceeds the whole of what was measured, and exceeds both bounds. Without a better
+#   error, only lower bounds of the stiffness remain. One feature stands, since independent errors cannot make it:
+#   transverse waves along Γ–M are several times softer than longitudinal ones and hardly depend on $q$. These are
+#   waves in which close-packed rows slide along themselves, each row nearly on its own. A model of central springs
+#   between round neighbours has no such branch, so one spring constant fitted to both branches describes neither.
+# - **What cannot be concluded** is a spring constant with an upper bound, for either. What would settle it: repeated
+#   images of fixed particles at the same dose, error bars from the fit ({doc}`chapter 7 <07_particles>`), or a frame
+#   rate at which neighbouring frames are correlated.
 #
 # Compare also how much went as drift before all of this:
 
@@ -640,24 +646,25 @@ if "prism" in real:
 # ## Summary
 #
 # - Drift and rotation are removed frame by frame; amplitudes are relative to the layer.
-# - Variances add: the localization error's part is subtracted per particle. Intervals come from chi-square with the number of
-#   independent frames, and hold the truth as often as they say, also when the error equals the vibration.
+# - Variances add: the localization error's part is subtracted per particle. Intervals come from chi-square with the
+#   number of independent frames, and hold the truth as often as they say, also when the error equals the vibration.
 # - Without error bars, only motion that is correlated from frame to frame tells itself from error. If it is not, there
 #   is no answer, but two bounds: by time and by space.
 # - Waves turn the covariance into a dispersion; errors are white and subtract out. Fitted springs carry less noise than
 #   single points, and give elastic constants.
-# - In the published trajectories the stated errors exceed what was measured. Spring constants have lower bounds there, and
-#   the softness of sliding rows of prisms stands.
+# - In the published trajectories the stated errors exceed what was measured. Spring constants have lower bounds
+#   there, and the softness of sliding rows of prisms stands.
 #
 # ## In practice
 #
-# - **Error bars decide.** Where error and vibration are equal, an error bar wrong by 10 % makes the variance wrong by 20 %. Check
-#   them: image fixed particles, or compare with `localization_bound`.
+# - **Error bars decide.** Where error and vibration are equal, an error bar wrong by 10 % makes the variance wrong by
+#   20 %. Check them: image fixed particles, or compare with `localization_bound`.
 # - **Correlated errors look like motion.** Two overlapping particles share noise, a moving background shifts all
 #   particles around it, and pixel locking follows the drift. None of that is white.
 # - **Exposure blurs.** A particle that moves during the exposure is averaged, and its variance comes out too small.
-# - **Slow motion needs long movies**: at least ten times the slowest wave's relaxation time. In a shorter one it ends up in sites and strain;
-#   with 600 frames and waves that relax over 50, some 3 % of the variance is lost.
-# - **Hops are no vibration.** Intervals suppose Gaussian displacements. A particle that changes site, or a track that changes
-#   particle, makes its variance huge and its interval too narrow: look at the map of amplitudes first.
-# - **The dispersion** is that of one grain of a hexagonal lattice. It needs an interior at least some five rows deep, and says nothing of waves longer than that.
+# - **Slow motion needs long movies**: at least ten times the slowest wave's relaxation time. In a shorter one it ends
+#   up in sites and strain; with 600 frames and waves that relax over 50, some 3 % of the variance is lost.
+# - **Hops are no vibration.** Intervals suppose Gaussian displacements. A particle that changes site, or a track that
+#   changes particle, makes its variance huge and its interval too narrow: look at the map of amplitudes first.
+# - **The dispersion** is that of one grain of a hexagonal lattice. It needs an interior at least some five rows deep,
+#   and says nothing of waves longer than that.

@@ -154,6 +154,19 @@ def test_correlated_frames_count_less():
     np.testing.assert_allclose(autocovariance(motion, 6), np.exp(-np.arange(7) / tau)[:, None] * [1, 1], atol=0.05)
 
 
+@pytest.mark.parametrize(("frames", "tau"), [(12, 0.0), (80, 3.0)])
+def test_few_frames_do_not_shrink_the_variance(frames, tau):
+    """The sites' estimated means take 1/T of it, or 2τ/T of correlated motion: 8 % here."""
+    sites, memory, found = crystal(), np.exp(-1 / tau) if tau else 0.0, []
+    for seed in range(71, 81):
+        u = np.random.default_rng(seed).standard_normal((frames, len(sites), 2))
+        for t in range(1, frames):
+            u[t] = memory * u[t - 1] + np.sqrt(1 - memory**2) * u[t]
+        table = site_vibrations(site_displacements(tracks_of(sites + u, error=1e-9), strain=None))
+        found.append((table["std_y_nm"] ** 2 + table["std_x_nm"] ** 2).mean() / 2)
+    assert np.mean(found) == pytest.approx(1, abs=0.035)
+
+
 def test_upper_bound_of_k_is_infinite_when_noise_explains_everything():
     rng, sites = np.random.default_rng(4), crystal(60.0)
     moved = sites + rng.standard_normal((100, len(sites), 2))

@@ -498,6 +498,7 @@ def dispersion(
     path: SymmetryPath | None = None,
     model: SpringModel | None = None,
     symmetric: bool = True,
+    smooth: float = 0.35,
 ) -> pd.DataFrame:
     """Phonon dispersion of a layer along Γ-M-K-Γ: the rows of ``phonons.csv``.
 
@@ -511,15 +512,18 @@ def dispersion(
         Of `fit_springs`, which is called by default.
     symmetric : bool
         Average over the three paths that hexagonal symmetry makes equal; False for the one path alone.
+    smooth : float
+        Radius of a circle of wave vectors that are averaged into each, over the inverse spacing; 0 for none. It shrinks
+        towards Γ.
 
     Returns
     -------
     pandas.DataFrame
         ``layer, branch`` (``longitudinal`` or ``transverse``), ``q_y_per_nm, q_x_per_nm`` (rad/nm), ``distance_per_nm``
-        along the path, ``stiffness_kt_nm2`` and ``stiffness_std_kt_nm2``, its standard error, NaN where the
-        localization error explains all of the power; ``model_kt_nm2``, the fitted model's. ``attrs`` holds the
-        ``ticks`` of the path and ``shortest_q_per_nm``, below which waves are longer than the window and are not
-        measured: they are NaN.
+        along the path, ``stiffness_kt_nm2`` and ``stiffness_std_kt_nm2``, its standard error with a tenth of the
+        correction for blur; NaN where the localization error explains all of the power; ``model_kt_nm2``, the fitted
+        model's. ``attrs`` holds the ``ticks`` of the path and ``shortest_q_per_nm``, below which waves are longer than
+        the window and are not measured: they are NaN.
 
     Raises
     ------
@@ -531,9 +535,9 @@ def dispersion(
     Localization error is white in space: its variance is subtracted from the power of every wave. The inverse of a
     covariance from few samples is too large; the factor for Gaussian samples is applied, with the number of samples
     that are independent in time. A finite window averages the spectrum over neighbouring q, and since it rises as
-    1/q², long waves leak into shorter ones: the ratio of the model's spectrum before and after such an average is
-    taken out. In a lattice that is not symmetric, by strain or by the particles' shape, branches mix: see
-    `plane_wave_stiffness`. Explained in chapter 8, "Vibrations".
+    1/q², long waves leak into shorter ones: the ratio of the model's spectrum before and after such averages is
+    taken out. Neighbouring points share waves and scatter alike. In a lattice that is not symmetric, by strain or by
+    the particles' shape, branches mix: see `plane_wave_stiffness`. Explained in chapter 8, "Vibrations".
 
     References
     ----------
@@ -542,26 +546,59 @@ def dispersion(
     weight = _window(motion)
     model = fit_springs(motion) if model is None else model
     path = symmetry_path(model.spacing, model.angle) if path is None else path
-    turned = [path.turned(60.0 * k) for k in range(3 if symmetric else 1)]
-    spectra = [_spectrum(motion, p.wave_vectors, weight) for p in turned]
-    total = np.mean([_in_branches(s.total, p) for s, p in zip(spectra, turned, strict=True)], axis=0)
-    power = np.mean([_in_branches(s.motion, p) for s, p in zip(spectra, turned, strict=True)], axis=0)
-    samples, realness = sum(s.samples for s in spectra), spectra[0].realness
     blur = _Blur(motion.sites, weight)
-    sharp = _in_branches(_inverse(model.dynamical_matrix(path.wave_vectors)), path)
-    blurred = np.einsum("s,msij->mij", blur.power, _inverse(model.dynamical_matrix(blur.around(path.wave_vectors))))
-    ratio = np.sqrt(np.einsum("maa->ma", sharp) / np.einsum("maa->ma", _in_branches(blurred, path)))
-    power = power * ratio[:, :, None] * ratio[:, None, :]
-    matrix = _inverted(power, samples, realness)
+    around = _neighbours(path, smooth / model.spacing)
+    turned = [around.turned(60.0 * k) for k in range(3 if symmetric else 1)]
+    spectra = [_spectrum(motion, p.wave_vectors, weight) for p in turned]
+    count = len(path.wave_vectors)
+
+    def averaged(matrices):  # over the equivalent paths, then over the neighbours of each point
+        branches = [_in_branches(x, p) for x, p in zip(matrices, turned, strict=True)]
+        return np.mean(branches, axis=0).reshape(count, -1, 2, 2).mean(axis=1)
+
+    total, power = averaged([x.total for x in spectra]), averaged([x.motion for x in spectra])
+    realness = spectra[0].realness.reshape(count, -1)[:, 0]
+    samples = sum(x.samples for x in spectra).reshape(count, -1).mean(axis=1)
+    share = _shared(around.wave_vectors.reshape(count, -1, 2), motion.sites, weight)
+    sharp = _diagonal(_in_branches(_inverse(model.dynamical_matrix(path.wave_vectors)), path))
+    blurred = _inverse(model.dynamical_matrix(blur.around(around.wave_vectors)))
+    blurred = _in_branches(np.einsum("s,msij->mij", blur.power, blurred), around).reshape(count, -1, 2, 2)
+    ratio = np.sqrt(sharp / _diagonal(blurred.mean(axis=1)))
+    matrix = _inverted(power * ratio[:, :, None] * ratio[:, None, :], samples / share, realness)
     matrix[np.hypot(*path.wave_vectors.T) < blur.shortest] = np.nan
-    stiffness = np.einsum("maa->ma", matrix).real
-    scatter = np.einsum("maa->ma", total).real * ratio**2 / np.einsum("maa->ma", power).real
-    error = stiffness * scatter * np.sqrt((1 + realness**2) / samples)[:, None]
-    expected = np.einsum("maa->ma", _in_branches(model.dynamical_matrix(path.wave_vectors), path))
-    tables = [_branch_table(motion.layer, path, b, stiffness, error, expected) for b in (0, 1)]
+    stiffness = _diagonal(matrix)
+    scatter = _diagonal(total) / _diagonal(power) * np.sqrt(share / samples)[:, None]
+    scatter = np.hypot(scatter, 0.1 * np.abs(ratio**2 - 1))  # a tenth of the blur's correction may be wrong
+    expected = _diagonal(_in_branches(model.dynamical_matrix(path.wave_vectors), path))
+    tables = [_branch_table(motion.layer, path, b, stiffness, stiffness * scatter, expected) for b in (0, 1)]
     table = pd.concat(tables, ignore_index=True)
     table.attrs = {"ticks": path.ticks, "shortest_q_per_nm": blur.shortest}
     return table
+
+
+def _diagonal(matrices) -> np.ndarray:
+    return np.einsum("maa->ma", matrices).real
+
+
+def _neighbours(path, radius) -> SymmetryPath:
+    """Each wave vector and six on a circle around it, seven times as many; the circle shrinks towards Γ."""
+    t = np.radians(60.0 * np.arange(6))
+    ring = np.concatenate([np.zeros((1, 2)), np.stack([np.sin(t), np.cos(t)], axis=1)])
+    ring = ring[: 7 if radius > 0 else 1]
+    radius = np.minimum(radius, 0.3 * np.linalg.norm(path.wave_vectors, axis=1))
+    q = path.wave_vectors[:, None] + radius[:, None, None] * ring
+    along = np.repeat(path.longitudinal, len(ring), axis=0)
+    return SymmetryPath(q.reshape(-1, 2), along, np.repeat(path.distance, len(ring)), path.ticks)
+
+
+def _shared(q, sites, weight) -> np.ndarray:
+    """Relative variance of the mean power of waves (m, s, 2) under one window, over that of one complex amplitude.
+
+    Powers of Gaussian amplitudes have the covariance |⟨a b*⟩|² + |⟨a b⟩|².
+    """
+    wave = np.exp(-1j * q @ sites.T) * weight / np.sqrt(np.sum(weight**2))  # (m, s, n)
+    overlap = np.abs(wave @ wave.conj().transpose(0, 2, 1)) ** 2 + np.abs(wave @ wave.transpose(0, 2, 1)) ** 2
+    return overlap.mean(axis=(1, 2))
 
 
 def _in_branches(matrices, path) -> np.ndarray:

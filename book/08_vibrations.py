@@ -299,9 +299,9 @@ plt.show()
 # %% [markdown]
 # One particle's variance is known to some 10 %, but the layer's mean much better. `layer_vibrations` gives it, with
 # an error from how the frames' means scatter, since neighbours do not move independently. It also gives the
-# anisotropy with the probability that isotropic motion would show as much, and two {term}`Lindemann parameters
-# <Lindemann parameter>`. The relative one compares neighbours, and needs no site; in two dimensions a crystal melts
-# when it gets to about 0.033 {cite:p}`zahn2000`.
+# anisotropy with the probability that isotropic motion would show as much, and two
+# {term}`Lindemann parameters <Lindemann parameter>`. The relative one compares neighbours, and needs no site; in two
+# dimensions a crystal melts when it gets to about 0.033 {cite:p}`zahn2000`.
 
 # %%
 mean = layer_vibrations(motion)
@@ -393,9 +393,10 @@ print(
 # every wave, however weak the wave, so the stiffest waves suffer most. Left in, a noisy lattice looks soft, and its
 # dispersion flat.
 #
-# `dispersion` does all waves along Γ–M–K–Γ and corrects three more things: particles that are missed (they scatter
-# like noise), few frames (the inverse of a sample covariance is too large, by $N/(N-2)$ for two complex components),
-# and the window's own blur of $\mathbf q$, which lets strong long waves leak into weak short ones. For the last it
+# `dispersion` does all waves along Γ–M–K–Γ. It averages the three paths that symmetry makes equal and, about each
+# point, waves on a small circle. It corrects three more things: particles that are missed, few frames (the inverse of
+# a sample covariance is too large, by $N/(N-2)$ for two complex components), and blur. Both the window and the circle
+# average over neighbouring $\mathbf q$, and let strong long waves leak into weak short ones. To take that out it
 # needs a model: `fit_springs` fits force constants of two shells of neighbours, after Born and von Kármán, to the
 # *blurred* spectrum of the whole Brillouin zone. That fit never inverts a noisy matrix and is the best estimate where
 # noise is large; the points stay free of its assumptions but for the blur. Both films, the noisy one and the better
@@ -431,9 +432,8 @@ plt.show()
 # ## Long waves feel an elastic sheet
 #
 # For long waves only the sheet's moduli count: $D = s + A\,(\lambda+2\mu)\,q^2$ along $\mathbf q$ and $s +
-# A\,\mu\,q^2$ across, with the area $A$ of a site and the hold $s$. So the slopes give two-dimensional {term}`elastic
-# constants`. Springs between nearest neighbours make $\lambda = \mu = \tfrac{\sqrt3}{4}k$ (Cauchy's relation) and
-# Poisson's ratio 1/3:
+# A\,\mu\,q^2$ across, with the area $A$ of a site and the hold $s$. So the slopes give two-dimensional {term}`elastic constants`. Springs between nearest neighbours make $\lambda
+# = \mu = \tfrac{\sqrt3}{4}k$ (Cauchy's relation) and Poisson's ratio 1/3:
 
 # %%
 lame = np.sqrt(3) / 4 * SPRING

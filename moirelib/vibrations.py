@@ -704,10 +704,11 @@ def _relative_variance(motion, spacing) -> float:
     i, j = cKDTree(motion.sites).query_pairs(1.35 * spacing, output_type="ndarray").T
     if len(i) == 0:
         return np.nan
-    relative = motion.values[:, i] - motion.values[:, j]
-    count = np.isfinite(relative[..., 0]).sum()
-    frames = len(relative)
-    return float(np.nansum(relative**2) / max(count, 1) * frames / (frames - motion.creep - 1))
+    frames, total, count = len(motion.values), 0.0, 0
+    for part in np.array_split(np.arange(len(i)), len(i) // 1000 + 1):  # a long movie of all bonds fills the memory
+        relative = motion.values[:, i[part]] - motion.values[:, j[part]]
+        total, count = total + np.nansum(relative**2), count + np.isfinite(relative[..., 0]).sum()
+    return float(total / max(count, 1) * frames / (frames - motion.creep - 1))
 
 
 # --- Groups of sites ---
@@ -825,13 +826,13 @@ def interlayer_correlation(
     edges = _spacing(one.sites) * np.arange(0, 3.01, 0.5) if edges is None else np.asarray(edges, float)
     pairs = cKDTree(one.sites).sparse_distance_matrix(cKDTree(other.sites), edges[-1], output_type="ndarray")
     weights = [pairs[(pairs["v"] >= low) & (pairs["v"] < high)] for low, high in zip(edges, edges[1:], strict=False)]
-    scaled = [_scaled(m, k) for m, k in ((one, i), (other, j))]
+    spectra = [rfft(_scaled(m, k), axis=0) for m, k in ((one, i), (other, j))]
     rng = np.random.default_rng(seed)
     # a shift in time keeps the correlation of each layer and breaks that between them
     shifts = [0, *rng.integers(len(frames) // 10, len(frames) - len(frames) // 10, shuffles)]
     rows = []
     for k, bin_pairs in enumerate(weights):
-        product = _lagged_products(scaled[0][:, bin_pairs["i"]], scaled[1][:, bin_pairs["j"]])[shifts]
+        product = _lagged_products(*spectra, bin_pairs, len(frames))[shifts]
         low, high = np.quantile(product[1:], [0.025, 0.975])
         rows.append((0.5 * (edges[k] + edges[k + 1]), len(bin_pairs), product[0], low, high))
     return pd.DataFrame(rows, columns=["distance_nm", "pairs", "correlation", "null_low", "null_high"])
@@ -845,9 +846,11 @@ def _scaled(motion, frames):
     return np.nan_to_num(motion.values[frames]) / np.sqrt(variance if variance > 0 else np.nan)
 
 
-def _lagged_products(one, other):
-    """Mean over pairs, axes and frames of one(t) other(t + shift), for every cyclic shift."""
-    if one.shape[1] == 0:
-        return np.full(len(one), np.nan)
-    spectrum = np.einsum("fpi,fpi->f", rfft(one, axis=0).conj(), rfft(other, axis=0))
-    return irfft(spectrum, len(one)) / (len(one) * one.shape[1] * 2)
+def _lagged_products(one, other, pairs, frames):
+    """Mean over pairs, axes and frames of one(t) other(t + shift), for every cyclic shift, from their spectra."""
+    if len(pairs) == 0:
+        return np.full(frames, np.nan)
+    spectrum = np.zeros(len(one), complex)
+    for part in np.array_split(pairs, len(pairs) // 1000 + 1):
+        spectrum += np.einsum("fpi,fpi->f", one[:, part["i"]].conj(), other[:, part["j"]])
+    return irfft(spectrum, frames) / (frames * len(pairs) * 2)

@@ -57,6 +57,7 @@ def table(sites, u, error, rng, drift=True, missing=0.05) -> pd.DataFrame:
     """Track table of sites that move by u (t, n, 2), with drift, rotation, missing particles and errors (n,) in nm."""
     frames, n, _ = u.shape
     angle = np.radians(np.cumsum(rng.normal(0, 0.05, frames))) * drift
+    angle -= angle.mean()  # the lattice's mean direction stays the one that the truth is computed for
     shift = np.cumsum(rng.normal(0, 1.0, (frames, 2)), axis=0) * drift
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     middle = sites.mean(axis=0)

@@ -77,6 +77,7 @@ def filmed(sites, u, error, rng, layer=1):
     frames = len(u)
     drift = np.cumsum(rng.normal(0, 1.5, (frames, 1, 2)), axis=0)
     angle = np.radians(np.cumsum(rng.normal(0, 0.02, frames)))
+    angle -= angle.mean()  # so that the lattice keeps its mean direction
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     seen = np.einsum("ijt,tnj->tni", turn, sites + u) + drift
     seen = seen + error[:, None] * rng.standard_normal(seen.shape)
@@ -561,6 +562,7 @@ plt.show()
 #   transverse waves along Γ–M are several times softer than longitudinal ones and hardly depend on $q$. These are
 #   waves in which close-packed rows slide along themselves, each row nearly on its own. A model of central springs
 #   between round neighbours has no such branch, so one spring constant fitted to both branches describes neither.
+#   (The power of these waves is near the square of the stated error; we do not know whether by chance.)
 # - **What cannot be concluded** is a spring constant with an upper bound, for either. What would settle it: repeated
 #   images of fixed particles at the same dose, error bars from the fit ({doc}`chapter 7 <07_particles>`), or a frame
 #   rate at which neighbouring frames are correlated.

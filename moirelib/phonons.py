@@ -17,7 +17,14 @@ from scipy.spatial import cKDTree
 from scipy.stats import chi2
 
 from .assignment import Lattice, find_lattice
-from .vibrations import Displacements, _error_variance, _spacing, _total_variance, coordination_labels
+from .vibrations import (
+    Displacements,
+    _error_variance,
+    _spacing,
+    _total_variance,
+    coordination_labels,
+    site_displacements,
+)
 
 __all__ = [
     "ElasticConstants",
@@ -31,6 +38,7 @@ __all__ = [
     "fit_springs",
     "localization_bound",
     "normal_modes",
+    "phonons",
     "plane_wave_stiffness",
     "symmetry_path",
 ]
@@ -500,7 +508,7 @@ def dispersion(
     symmetric: bool = True,
     smooth: float = 0.35,
 ) -> pd.DataFrame:
-    """Phonon dispersion of a layer along Γ-M-K-Γ: the rows of ``phonons.csv``.
+    """Phonon dispersion of a layer along Γ-M-K-Γ.
 
     Parameters
     ----------
@@ -574,6 +582,45 @@ def dispersion(
     table = pd.concat(tables, ignore_index=True)
     table.attrs = {"ticks": path.ticks, "shortest_q_per_nm": blur.shortest}
     return table
+
+
+def phonons(tracks: pd.DataFrame, **options) -> pd.DataFrame:
+    """Phonon dispersion of every layer along Γ-M-K-Γ: the rows of ``phonons.csv``.
+
+    Parameters
+    ----------
+    tracks : pandas.DataFrame
+        As for `moirelib.vibrations.site_displacements`.
+    **options
+        Of `moirelib.vibrations.site_displacements`: ``localization_std, strain, creep, min_share, drift_window``.
+
+    Returns
+    -------
+    pandas.DataFrame
+        As `dispersion`, one layer after the other. ``attrs["note"]`` has a line for each layer that has none.
+
+    Raises
+    ------
+    ValueError
+        If no layer has enough frames and particles, or a known localization error.
+
+    Notes
+    -----
+    Explained in chapter 8, "Vibrations".
+    """
+    tables, notes = [], []
+    for layer in sorted(tracks["layer"].unique()) if "layer" in tracks else [1]:
+        try:
+            tables.append(dispersion(site_displacements(tracks, layer, **options)))
+        except ValueError as error:
+            notes.append(str(error))
+    if not tables:
+        raise ValueError(notes[0] if notes else "the table holds no tracks")
+    for table in tables:
+        table.attrs = {}
+    result = pd.concat(tables, ignore_index=True)
+    result.attrs["note"] = "\n".join(notes)
+    return result
 
 
 def _diagonal(matrices) -> np.ndarray:

@@ -16,6 +16,7 @@ from moirelib.phonons import (
     fit_springs,
     localization_bound,
     normal_modes,
+    phonons,
     plane_wave_stiffness,
     symmetry_path,
 )
@@ -193,6 +194,25 @@ def site_displacements_without_error():
     table = pd.DataFrame({"frame": t, "particle": k, "layer": 1})
     table["y_nm"], table["x_nm"] = (sites + u).reshape(-1, 2).T
     return site_displacements(table)
+
+
+def test_every_layer_has_its_branches_in_one_table():
+    rng, sites = np.random.default_rng(13), hexagonal_lattice(SPACING, ANGLE, (0.0, 0.0), 110.0)
+    tables = []
+    for layer, stiff in ((1, 1.0), (2, 3.0)):
+        u = thermal_displacements(sites, SPACING, stiff * SPRING, 300, rng, HOLD)
+        t, k = (i.ravel() for i in np.indices(u.shape[:2]))
+        table = pd.DataFrame({"frame": t, "particle": k + 1000 * layer, "layer": layer})
+        table["y_nm"], table["x_nm"] = (sites + u).reshape(-1, 2).T
+        tables.append(table)
+    tracks = pd.concat([*tables, tables[0].head(5).assign(layer=3)])
+    waves = phonons(tracks, localization_std=0.0)
+    agreed = {"layer", "branch", "q_y_per_nm", "q_x_per_nm", "stiffness_kt_nm2"}
+    assert agreed <= set(waves)
+    assert "layer 3" in waves.attrs["note"]
+    highest = waves.groupby(["layer", "branch"])["stiffness_kt_nm2"].max()
+    assert highest[2, "longitudinal"] / highest[1, "longitudinal"] == pytest.approx(3, rel=0.15)
+    assert highest[1, "longitudinal"] == pytest.approx(6 * SPRING, rel=0.1)
 
 
 def test_dispersion_is_drawn_with_its_theory(large):

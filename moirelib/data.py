@@ -18,7 +18,7 @@ from moirelib.movies import Movie, read_movie
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["REGISTRY", "RealData", "data_dir", "fetch", "path", "sample", "weights_path"]
+__all__ = ["REGISTRY", "RealData", "data_dir", "fetch", "path", "sample", "trajectories", "weights_path"]
 
 
 def data_dir() -> Path:
@@ -167,6 +167,51 @@ def fetch(name: str) -> Path:
     if folder and (Path(folder) / name).is_file():
         return _verified(Path(folder) / name, entry)
     return _download(name, entry)
+
+
+#: Tracking error that the authors state for their trajectories, in nm.
+_TRACKING_ERROR = {"rod": 1.0, "prism": 5.7}
+
+
+def trajectories(name: str) -> "pd.DataFrame":
+    """Published trajectories of vibrating particles in a hexagonal lattice, as a track table.
+
+    Parameters
+    ----------
+    name : str
+        ``"rod"`` (standing rods, 271 particles, 137 frames) or ``"prism"`` (prisms, 91 particles, 47 frames).
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``frame, particle, layer`` (1), ``y_nm, x_nm`` and, as ``y_std_nm, x_std_nm``, the tracking error that the
+        authors state: 1 nm (rod) and 5.7 nm (prism).
+
+    Raises
+    ------
+    ValueError
+        If `name` is another, or the file is not what was published.
+    OSError
+        If the file is neither at hand nor can be downloaded.
+
+    Notes
+    -----
+    The published variable ``pos`` holds particle × (x, y) × frame, in nm, before drift and rotation were removed.
+    Explained in chapter 8, "Vibrations".
+    """
+    import numpy as np
+    import pandas as pd
+    from scipy.io import loadmat
+
+    if name not in _TRACKING_ERROR:
+        raise ValueError(f"no published trajectories are called {name!r}; there are {', '.join(_TRACKING_ERROR)}")
+    points = loadmat(fetch(f"trajectories_{name.capitalize()}_raw.mat"))["pos"].astype(float)
+    particles, _, frames = points.shape
+    frame, particle = (i.ravel() for i in np.indices((frames, particles)))
+    x, y = points.transpose(1, 2, 0).reshape(2, -1)
+    error = _TRACKING_ERROR[name]
+    table = {"frame": frame, "particle": particle, "layer": 1, "y_nm": y, "x_nm": x}
+    return pd.DataFrame({**table, "y_std_nm": error, "x_std_nm": error})
 
 
 def _verified(file: Path, entry: RealData) -> Path:

@@ -13,6 +13,9 @@ from matplotlib.patches import Rectangle
 
 __all__ = [
     "LAYER_COLORS",
+    "show_amplitudes",
+    "show_dispersion",
+    "show_displacements",
     "show_frame",
     "show_layers",
     "show_library",
@@ -178,6 +181,136 @@ def show_tracks(tracks, ax=None, layer: int | None = None, linewidth: float = 1.
             ax.add_collection(
                 LineCollection(paths, colors=_OUTLINES[(number - 1) % len(_OUTLINES)], linewidths=linewidth)
             )
+    return ax
+
+
+def show_displacements(motion, frame: int = 0, ax=None, magnify: float = 10.0):
+    """Draw the displacements of a layer's particles in one frame as arrows from their sites.
+
+    Parameters
+    ----------
+    motion : moirelib.vibrations.Displacements
+        Of one layer.
+    frame : int
+        Index into ``motion.frames``.
+    ax : matplotlib.axes.Axes, optional
+        Drawn into; the current axes by default. Both axes in nm, y downwards.
+    magnify : float
+        Arrows are this many times as long as the displacements.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+    """
+    ax = plt.gca() if ax is None else ax
+    y, x = motion.sites.T
+    v, u = motion.values[frame].T * magnify
+    color = _OUTLINES[(motion.layer - 1) % len(_OUTLINES)]
+    ax.quiver(x, y, u, v, angles="xy", scale_units="xy", scale=1, color=color, width=0.004)
+    return _dress_map(ax, motion.sites, f"displacements × {magnify:g}")
+
+
+def show_amplitudes(vibrations, ax=None, magnify: float | None = None, **style):
+    """Draw the vibration of every site as an ellipse of one sigma along and across, coloured by its amplitude.
+
+    Parameters
+    ----------
+    vibrations : pandas.DataFrame
+        Of `moirelib.vibrations.site_vibrations`: ``y_nm, x_nm, std_y_nm, std_x_nm, cov_yx_nm2``.
+    ax : matplotlib.axes.Axes, optional
+        Drawn into; the current axes by default. Both axes in nm, y downwards.
+    magnify : float, optional
+        Of the ellipses; by default the mean one becomes a third of the spacing wide.
+    **style
+        Of `matplotlib.collections.EllipseCollection`, such as ``cmap, clim``.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        Its last collection can be given a colour bar: √⟨|u|²⟩/√2 in nm. Sites whose amplitude is not above the
+        localization error are dots.
+    """
+    from matplotlib.collections import EllipseCollection
+    from scipy.spatial import cKDTree
+
+    ax = plt.gca() if ax is None else ax
+    sites = vibrations[["y_nm", "x_nm"]].to_numpy()
+    variance = vibrations[["std_y_nm", "std_x_nm"]].to_numpy() ** 2
+    known = np.isfinite(variance).all(axis=1)
+    ax.plot(*sites[~known, ::-1].T, ".", color="0.6", ms=3)
+    tensor = np.zeros((known.sum(), 2, 2))
+    tensor[:, [0, 1], [0, 1]] = variance[known]
+    tensor[:, 0, 1] = tensor[:, 1, 0] = vibrations["cov_yx_nm2"].to_numpy()[known]
+    values, vectors = np.linalg.eigh(tensor)
+    axes = 2 * np.sqrt(np.maximum(values, 0))  # diameters: minor, major
+    if magnify is None:
+        spacing = np.median(cKDTree(sites).query(sites, k=2)[0][:, 1]) if len(sites) > 1 else 1.0
+        magnify = spacing / 3 / np.mean(axes) if known.any() else 1.0
+    turn = np.degrees(np.arctan2(vectors[:, 0, 1], vectors[:, 1, 1]))
+    look = {"cmap": "cividis", "edgecolors": "none", **style}
+    ellipses = EllipseCollection(
+        magnify * axes[:, 1],
+        magnify * axes[:, 0],
+        turn,
+        units="xy",
+        offsets=sites[known, ::-1],
+        offset_transform=ax.transData,
+        array=np.sqrt(variance[known].mean(axis=1)),
+        **look,
+    )
+    ax.add_collection(ellipses)
+    return _dress_map(ax, sites, f"one-sigma ellipses × {magnify:.2g}")
+
+
+def show_dispersion(phonons, ax=None, theory=None, path=None):
+    """Draw a phonon dispersion along Γ-M-K-Γ, with its fit and a theory.
+
+    Parameters
+    ----------
+    phonons : pandas.DataFrame
+        Of `moirelib.phonons.dispersion`.
+    ax : matplotlib.axes.Axes, optional
+        Drawn into; the current axes by default.
+    theory : callable, optional
+        Gives D(q), shape (m, 2, 2) in kT/nm², for wave vectors (m, 2); its two stiffnesses are drawn in black.
+    path : moirelib.phonons.SymmetryPath, optional
+        Where the theory is drawn; at the table's wave vectors by default.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+    """
+    ax = plt.gca() if ax is None else ax
+    for branch, color, marker in zip(("longitudinal", "transverse"), LAYER_COLORS, "os", strict=True):
+        rows = phonons[phonons["branch"] == branch]
+        distance, stiffness = rows["distance_per_nm"], rows["stiffness_kt_nm2"]
+        error = rows["stiffness_std_kt_nm2"]
+        ax.errorbar(distance, stiffness, error, fmt=marker, ms=3.5, color=color, lw=1, label=branch)
+        if "model_kt_nm2" in rows:
+            ax.plot(distance, rows["model_kt_nm2"], color=color, lw=1.2)
+    if theory is not None:
+        q = phonons[phonons["branch"] == "longitudinal"]
+        wave_vectors = q[["q_y_per_nm", "q_x_per_nm"]].to_numpy() if path is None else path.wave_vectors
+        distance = q["distance_per_nm"] if path is None else path.distance
+        lines = ax.plot(distance, np.linalg.eigvalsh(theory(wave_vectors)), "--", color="black", lw=1)
+        lines[0].set_label("theory")
+    ticks = phonons.attrs.get("ticks", ())
+    for tick in ticks:
+        ax.axvline(tick, color="0.8", lw=0.8, zorder=0)
+    if ticks:
+        ax.set(xticks=ticks, xticklabels=["Γ", "M", "K", "Γ"], xlim=(0, ticks[-1]))
+    ax.set(xlabel="wave vector", ylabel="stiffness / (kT/nm²)", ylim=(0, None))
+    ax.legend(frameon=False, fontsize=8)
+    return ax
+
+
+def _dress_map(ax, sites, title):
+    """Equal axes in nm around the sites, y downwards as in an image."""
+    low, high = sites.min(axis=0), sites.max(axis=0)
+    rim = 0.05 * max(high - low)
+    ax.set(xlim=(low[1] - rim, high[1] + rim), ylim=(high[0] + rim, low[0] - rim), aspect="equal")
+    ax.set(xlabel="x / nm", ylabel="y / nm")
+    ax.set_title(title, fontsize=10)
     return ax
 
 

@@ -1,0 +1,672 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# (vibrations)=
+# # Measure how nanoparticles vibrate
+#
+# ```{admonition} In this chapter
+# :class: tip
+# - remove drift, rotation and slow strain, and know what goes with them
+# - tell motion from localization error, with error bars and without
+# - turn amplitudes into spring constants, with intervals that hold the truth as often as they say
+# - compare bulk, edge and vacancy sites, and the two layers
+# - read phonons, springs and elastic constants off the displacements
+# - say what published trajectories do and do not show
+#
+# Needs chapter 7, or any table of tracks · CPU · 1 minute (fast), 2 minutes (full) · 1 GB
+# ```
+#
+# A particle in a lattice never rests. Collisions with the liquid push it, its neighbours pull it back, and how far it
+# gets says how strong they pull. {doc}`Chapter 7 <07_particles>` gave every particle a track. This chapter takes
+# tracks to physics with two modules: `moirelib.vibrations`, particle by particle, and `moirelib.phonons`, wave by wave.
+#
+# First on a crystal whose springs we know. It has a free edge and one {term}`vacancy`, every particle is tied to its
+# nearest neighbours by springs of 1.5 kT/nm², and weakly to its site, as by friction on what is below. Its thermal
+# displacements are drawn exactly ({doc}`chapter 1 <01_lattices>`). Then everything happens to it that happens in a
+# microscope: it drifts, turns, is missed in some frames, and is located with an error as large as the vibration.
+
+# %%
+import os
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from scipy.spatial import cKDTree
+
+from moirelib import data, plot
+from moirelib.elastic import dynamical_matrix, stiffness_matrix, thermal_displacements
+from moirelib.lattice import hexagonal_lattice
+from moirelib.phonons import (
+    density_of_states,
+    dispersion,
+    elastic_constants,
+    fit_springs,
+    localization_bound,
+    normal_modes,
+    symmetry_path,
+)
+from moirelib.vibrations import (
+    autocovariance,
+    coordination_labels,
+    group_vibrations,
+    interlayer_correlation,
+    layer_vibrations,
+    localization_from_covariance,
+    pn_per_um,
+    site_displacements,
+    site_vibrations,
+)
+
+FAST = os.environ.get("MOIRELIB_FAST", "1") != "0"
+FRAMES = 600 if FAST else 2000
+SPACING, ANGLE, SPRING, HOLD = 40.0, 13.0, 1.5, 0.06  # nm, degrees, kT/nm², kT/nm²
+
+
+def filmed(sites, u, error, rng, layer=1):
+    """Track table of sites that move by u, seen through drift, rotation, missed particles and error (n,)."""
+    frames = len(u)
+    drift = np.cumsum(rng.normal(0, 1.5, (frames, 1, 2)), axis=0)
+    angle = np.radians(np.cumsum(rng.normal(0, 0.02, frames)))
+    angle -= angle.mean()  # so that the lattice keeps its mean direction
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    seen = np.einsum("ijt,tnj->tni", turn, sites + u) + drift
+    seen = seen + error[:, None] * rng.standard_normal(seen.shape)
+    t, k = np.nonzero(rng.random(u.shape[:2]) > 0.05)  # one in twenty is missed
+    table = pd.DataFrame({"frame": t, "particle": 10000 * (layer - 1) + k, "layer": layer})
+    table[["y_nm", "x_nm"]] = seen[t, k]
+    return table.assign(y_std_nm=error[k], x_std_nm=error[k])
+
+
+rng = np.random.default_rng(8)
+sites = hexagonal_lattice(SPACING, ANGLE, (0.0, 0.0), 440.0)
+hole = np.argmin(np.hypot(*(sites - [200, 220]).T))
+sites = np.delete(sites, hole, axis=0)
+u = thermal_displacements(sites, SPACING, SPRING, FRAMES, rng, HOLD)
+error = u.std() * rng.uniform(0.6, 1.4, len(sites))
+tracks = filmed(sites, u, error, rng)
+print(f"{len(sites)} particles, {FRAMES} frames; vibration {u.std():.2f} nm along each axis")
+print(f"localization errors {error.min():.2f} to {error.max():.2f} nm")
+tracks.head(3)
+
+# %% [markdown]
+# ## What all particles share is no vibration
+#
+# Displacements are counted from the {term}`site`, the place about which a particle moves. But the sites themselves
+# move with the specimen. The motion that all particles share, a shift and a turn, is found in every frame by least
+# squares. For a small turn $\theta$ a particle at $\mathbf r$ moves by $\mathbf d + \theta\,\hat z\times\mathbf r$,
+# which is linear in three unknowns:
+
+
+# %%
+def remove_rigid_by_hand(displaced, home):
+    """Residual of the least-squares fit of shift and small turn to displacements (n, 2) of sites (n, 2)."""
+    r = home - home.mean(axis=0)
+    one, zero = np.ones(len(r)), np.zeros(len(r))
+    columns = [np.stack(c, axis=1).ravel() for c in ((one, zero), (zero, one), (r[:, 1], -r[:, 0]))]
+    design = np.stack(columns, axis=1)
+    fit = np.linalg.lstsq(design, displaced.ravel(), rcond=None)[0]
+    return (displaced.ravel() - design @ fit).reshape(-1, 2)
+
+
+last = tracks[tracks["frame"] == FRAMES - 1]
+home = sites[last["particle"]]
+by_hand = remove_rigid_by_hand(last[["y_nm", "x_nm"]].to_numpy() - home, home)
+motion = site_displacements(tracks)
+tested = motion.values[-1, last["particle"]]
+print(
+    f"largest displacement before {np.abs(last[['y_nm', 'x_nm']] - home).to_numpy().max():.0f} nm"
+)
+print(
+    f"after, by hand {by_hand.std():.3f} nm, by site_displacements {tested.std():.3f} nm (one sigma)"
+)
+
+# %% [markdown]
+# `site_displacements` does this without knowing the sites. It fits the frames to the sites and takes the sites as the
+# means of the fitted frames, in turn, until neither changes. That way, a particle that is missed while the specimen
+# drifts does not drag its site along. It allows turns of any size, and strain that grows steadily, as when the
+# magnification creeps. From then on everything is in nm about the sites, NaN where a particle was not seen.
+
+# %% mystnb={"figure": {"caption": "Left, the drift that was removed (the particles' own noise is far below the line's width). Right, what is left in one frame, as arrows ten times as long: each particle's own motion, and its localization error.", "name": "fig-displacements"}}
+fig, axes = plt.subplots(1, 2, figsize=(9, 4.2), layout="constrained")
+for values, axis, color in zip(motion.drift.T, "yx", plot.LAYER_COLORS, strict=True):
+    axes[0].plot(motion.frames, values, color=color, label=axis)
+axes[0].set(xlabel="frame", ylabel="drift / nm")
+axes[0].legend(frameon=False)
+plot.show_displacements(motion, FRAMES - 1, axes[1], magnify=10)
+plt.show()
+
+# %% [markdown]
+# Removing three unknowns per frame removes three degrees of freedom in $2n$, and the mean over time one frame in $T$;
+# both are small, known, and corrected for in what follows. But one thing goes that no formula brings back: the
+# crystal as a whole also moves thermally, and nothing in the tracks tells that from the stage. **Amplitudes are
+# relative to the layer.** In our crystal the difference can be had from the springs:
+
+# %%
+stiffness = stiffness_matrix(sites, SPACING, SPRING, HOLD).toarray()
+covariance = np.linalg.inv(stiffness)  # kT = 1
+r = sites - sites.mean(axis=0)
+rigid = np.concatenate(
+    [np.tile(np.eye(2), (len(r), 1)), (r[:, ::-1] * [1, -1]).reshape(-1, 1)], axis=1
+)
+rigid = np.linalg.qr(rigid)[0]
+relative = covariance - rigid @ (rigid.T @ covariance)
+relative = relative - (relative @ rigid) @ rigid.T
+truth = np.diag(relative).reshape(-1, 2) / motion.kept
+print(
+    f"mean variance, absolute {np.diag(covariance).mean():.3f} nm², relative to the layer {truth.mean():.3f} nm²"
+)
+
+# %% [markdown]
+# (If the stage is known to move smoothly, `drift_window=51` smooths the fitted drift over 51 frames before it is
+# removed, and keeps the fast thermal part. Exercise 1 tries it.)
+#
+# ## Subtract the localization error
+#
+# What was measured is motion plus error, and since the two are independent, variances add:
+#
+# $$ \langle u^2\rangle_\text{measured} = \langle u^2\rangle + \sigma^2 . $$
+#
+# So each particle's mean squared error bar is taken off its variance. By {term}`equipartition`, what remains is a
+# spring constant, $k = k_\mathrm BT / \langle u^2\rangle$. Here is the whole of it by hand, and the tested function:
+
+# %%
+raw = np.nanvar(motion.values, axis=0, ddof=1)
+by_hand = raw / motion.kept - motion.localization_std**2
+table = site_vibrations(motion)
+corrected = table[["std_y_nm", "std_x_nm"]].to_numpy() ** 2
+print(
+    f"mean over the layer: raw {raw.mean():.3f}, corrected by hand {by_hand.mean():.3f}, true {truth.mean():.3f} nm²"
+)
+print(
+    f"largest difference between hand and function {np.nanmax(np.abs(by_hand - corrected)):.4f} nm²"
+)
+table.iloc[:3, :13].round(2)
+
+# %% mystnb={"figure": {"caption": "Variance of every particle along x against the true one. Raw values (orange) are too large, by each particle's own error; corrected ones (blue) scatter about the truth (line), and no more than so many frames allow.", "name": "fig-corrected"}}
+fig, ax = plt.subplots(figsize=(5, 4.2), layout="constrained")
+ax.plot(truth[:, 1], raw[:, 1], "s", ms=3, color=plot.LAYER_COLORS[1], label="raw")
+ax.plot(truth[:, 1], corrected[:, 1], "o", ms=3, color=plot.LAYER_COLORS[0], label="corrected")
+span = [0.95 * truth.min(), 1.05 * truth.max()]
+ax.plot(span, span, color="black", lw=1, label="truth")
+ax.set(xlabel="true variance / nm²", ylabel="measured variance / nm²", ylim=(0, None))
+ax.legend(frameon=False)
+plt.show()
+
+# %% [markdown]
+# ## An interval for each spring constant
+#
+# A variance from $N$ independent samples scatters like chi-square with $N$ degrees of freedom, which gives its
+# interval. The error's variance is then taken from both ends, and $k$ is the inverse:
+#
+# $$ k_\text{low} = \frac{k_\mathrm BT}{V_\text{high} - \sigma^2}, \qquad
+#    k_\text{high} = \frac{k_\mathrm BT}{V_\text{low} - \sigma^2} . $$
+#
+# If the lower end does not exceed $\sigma^2$, the motion may be nothing and $k_\text{high}$ is infinite. That is not
+# a failure of the method: it says that with this error and so many frames a stiff particle cannot be told from a
+# fixed one. An interval is a claim that can be checked: of nominal 95 % intervals, 95 % should hold the truth.
+
+# %%
+for axis, true in zip("yx", truth.T, strict=True):
+    low, high = table[f"k_{axis}_low_kt_nm2"], table[f"k_{axis}_high_kt_nm2"]
+    holds = np.mean((low <= 1 / true) & (1 / true <= high))
+    print(
+        f"{axis}: {holds:.1%} of the intervals hold the true k; median {low.median():.2f} to {high.median():.2f}"
+    )
+k = table["k_x_kt_nm2"].median()
+print(f"median k_x {k:.2f} kT/nm² = {pn_per_um(k):.0f} pN/µm at 25 °C")
+
+# %% [markdown]
+# $N$ is the number of frames only if each shows something new. Filmed fast, a particle is nearly where it was one frame
+# ago. For Gaussian motion with the autocorrelation $\rho_k$, the variance has
+# $N = T / (1 + 2\sum_k \rho_k^2)$ independent samples. `site_vibrations` takes $\rho_k$ from the layer's mean
+# {term}`autocovariance`; the column `samples` says what is left.
+#
+# ## When there are no error bars, motion must show them
+#
+# The same correlation has a use. Errors of different frames are independent, while motion that is filmed fast enough is
+# not. In the autocovariance, the error therefore shows only at lag 0, as a step above the smooth curve through the
+# other lags. {cite:t}`vestergaard2014` used this for free diffusion. `localization_from_covariance` continues the curve
+# from lags 1 to 3 to lag 0. Let us film the same crystal fast and slowly, and withhold the error bars:
+
+# %%
+smaller = sites[np.hypot(*sites.T) < 250]
+films, found = {}, {}
+for name, time in (("fast", 2.0), ("slow", 0.0)):
+    w = thermal_displacements(smaller, SPACING, SPRING, FRAMES, rng, 0.3, correlation_time=time)
+    one_error = np.full(len(smaller), w.std())
+    films[name] = site_displacements(
+        filmed(smaller, w, one_error, rng).drop(columns=["y_std_nm", "x_std_nm"])
+    )
+    found[name] = localization_from_covariance(films[name])
+    print(f"{name}: true error {one_error[0]:.3f} nm, estimated {found[name].std.round(3)} nm")
+    print("  ", found[name].note)
+
+# %% mystnb={"figure": {"caption": "Autocovariance of displacements along y, mean over particles. Filmed fast (blue), the step at lag 0 is the localization error's variance; the dashed line is the variance of the motion that the continued curve gives. Filmed slowly (orange), all of the variance is in the step, whatever its cause.", "name": "fig-autocovariance"}}
+fig, ax = plt.subplots(figsize=(5.5, 3.6), layout="constrained")
+for (name, film), color, marker in zip(films.items(), plot.LAYER_COLORS, "os", strict=True):
+    ax.plot(autocovariance(film, 20)[:, 0], marker + "-", ms=4, color=color, label=f"filmed {name}")
+inside = autocovariance(films["fast"])[0, 0] - found["fast"].std[0] ** 2
+ax.axhline(inside, ls="--", color="0.4", lw=1)
+ax.set(xlabel="lag / frames", ylabel="autocovariance / nm²", ylim=(0, None))
+ax.legend(frameon=False)
+plt.show()
+
+# %% [markdown]
+# Filmed slowly, a particle that vibrates by 1 nm and one that is located to 1 nm look the same, in every statistic of
+# that particle. No estimator can help, so the answer is NaN and a note, and with it every column that would need it.
+# Two bounds hold even then. Motion has at least the covariance of lag 1, so the error has at most the rest: this is
+# `largest`. The other comes from space instead of time, further below.
+#
+# ## Where a particle sits decides how it moves
+#
+# A particle at the edge has fewer springs. `coordination_labels` sorts sites into bulk, edge and next to a vacancy;
+# `group_vibrations` averages any groups, also those of {term}`registry` on the other layer (top, bridge, hollow),
+# given as a label for each particle.
+
+# %%
+labels = coordination_labels(motion.sites)
+groups = group_vibrations(table, dict(zip(table["particle"], labels, strict=True)))
+groups["true_variance_nm2"] = pd.Series(truth.mean(axis=1)).groupby(labels).mean()
+groups.round(3)
+
+# %% mystnb={"figure": {"caption": "Left, the vibration of every site: ellipses of one sigma, magnified, coloured by amplitude; dots where the error explains all. Right, mean variance by coordination with standard errors, and the truth (crosses).", "name": "fig-amplitudes"}}
+fig, axes = plt.subplots(1, 2, figsize=(9.5, 4.3), layout="constrained", width_ratios=[1.5, 1])
+plot.show_amplitudes(table, axes[0])
+fig.colorbar(axes[0].collections[-1], ax=axes[0], label="amplitude / nm", shrink=0.8)
+x = np.arange(len(groups))
+axes[1].errorbar(
+    x, groups["variance_nm2"], groups["variance_std_nm2"], fmt="o", color=plot.LAYER_COLORS[0]
+)
+axes[1].plot(x, groups["true_variance_nm2"], "x", color="black", ms=9)
+axes[1].set(
+    xticks=x,
+    xticklabels=groups.index,
+    ylabel="variance / nm²",
+    ylim=(0, None),
+    xlim=(-0.5, len(x) - 0.5),
+)
+plt.show()
+
+# %% [markdown]
+# One particle's variance is known to some 10 %, but the layer's mean much better. `layer_vibrations` gives it, with
+# an error from how the frames' means scatter, since neighbours do not move independently. It also gives the
+# anisotropy with the probability that isotropic motion would show as much, and two
+# {term}`Lindemann parameters <Lindemann parameter>`. The relative one compares neighbours, and needs no site; in two
+# dimensions a crystal melts when it gets to about 0.033 {cite:p}`zahn2000`.
+
+# %%
+mean = layer_vibrations(motion)
+for name in (
+    "variance_y_nm2",
+    "variance_y_std_nm2",
+    "anisotropy",
+    "anisotropy_std",
+    "isotropy_p",
+    "lindemann",
+    "lindemann_relative",
+):
+    print(f"{name:20s} {mean[name]:.4g}")
+
+# %% [markdown]
+# ## Do the layers move together?
+#
+# Two layers that touch should feel each other. `interlayer_correlation` correlates the displacements of particles of
+# one layer with those of the other, by distance. Its null shifts one layer in time, which keeps everything but the
+# relation between the two. We let each particle of a second layer, turned by 9°, follow the nearest particle below it
+# to a third.
+
+# %%
+upper = hexagonal_lattice(SPACING, ANGLE + 9, (7.0, -4.0), 220.0)
+below = cKDTree(sites).query(upper)[1]
+u2 = 0.33 * u[:, below] + 0.9 * thermal_displacements(upper, SPACING, SPRING, FRAMES, rng, 0.3)
+second = site_displacements(filmed(upper, u2, np.full(len(upper), 0.5), rng, layer=2), layer=2)
+coupling = interlayer_correlation(motion, second, edges=np.arange(0, 161, 20))
+coupling.round(3)
+
+# %% mystnb={"figure": {"caption": "Correlation of the displacements of two layers' particles against their distance. Grey, the middle 95 % when one layer is shifted in time. Particles over each other move together; further ones follow because neighbours of one layer move together too.", "name": "fig-interlayer"}}
+fig, ax = plt.subplots(figsize=(5.5, 3.4), layout="constrained")
+ax.fill_between(
+    coupling["distance_nm"],
+    coupling["null_low"],
+    coupling["null_high"],
+    color="0.8",
+    label="shifted in time",
+)
+ax.plot(
+    coupling["distance_nm"],
+    coupling["correlation"],
+    "o-",
+    color=plot.LAYER_COLORS[0],
+    label="measured",
+)
+ax.axhline(0, color="0.5", lw=0.8)
+ax.set(xlabel="distance between the particles / nm", ylabel="correlation")
+ax.legend(frameon=False)
+plt.show()
+
+# %% [markdown]
+# ## Waves are the crystal's own coordinates
+#
+# Particles are coupled; waves are not. In a lattice, the wave $\mathbf u(\mathbf q) = n^{-1/2}\sum_j \mathbf u_j
+# e^{-i\mathbf q\cdot\mathbf r_j}$ has an energy of its own, $\tfrac12\,\mathbf u^\dagger D(\mathbf q)\,\mathbf u$,
+# with the {term}`dynamical matrix` $D$. Equipartition turns that around {cite:p}`keim2004`:
+#
+# $$ D(\mathbf q) = k_\mathrm BT\,\langle \mathbf u(\mathbf q)\,\mathbf u^\dagger(\mathbf q)\rangle^{-1} . $$
+#
+# A finite crystal has an edge where particles move more. We hide it with a window that falls to zero there. By hand
+# at M, the middle of the Brillouin zone's side, where this lattice has stiffnesses of 2 and 6 springs, and for a film
+# from a better camera, with errors of a fifth of the vibration:
+
+# %%
+path = symmetry_path(SPACING, ANGLE, points=28)
+m_point = path.wave_vectors[np.isclose(path.distance, path.ticks[1])][0]
+sharp = site_displacements(filmed(sites, u, 0.2 * error, rng))
+edge = sharp.sites[labels == "edge"]
+depth = cKDTree(edge).query(sharp.sites)[0]
+window = np.sin(0.5 * np.pi * depth / depth.max()) ** 2
+present = sharp.seen / FRAMES
+waves = np.nan_to_num(sharp.values).transpose(0, 2, 1) @ (
+    window / present * np.exp(-1j * sharp.sites @ m_point)
+)
+power = np.einsum("ti,tj->ij", waves, waves.conj()) / FRAMES / np.sum(window**2)
+# a particle that is missed now and then scatters like noise
+blinking = (1 / present - 1) * np.nanvar(sharp.values[..., 0], axis=0)
+noise = window**2 @ (sharp.localization_std[:, 0] ** 2 + blinking) / np.sum(window**2)
+print("with the error: ", np.linalg.eigvalsh(np.linalg.inv(power)).round(2), "kT/nm²")
+print("without:        ", np.linalg.eigvalsh(np.linalg.inv(power - noise * np.eye(2))).round(2))
+print(
+    "truth:          ",
+    np.linalg.eigvalsh(dynamical_matrix(m_point, SPACING, ANGLE, SPRING, HOLD)).round(2),
+)
+
+# %% [markdown]
+# Localization errors of different particles are independent: *white* in space as in time. They add the same power to
+# every wave, however weak the wave, so the stiffest waves suffer most. Left in, a noisy lattice looks soft, and its
+# dispersion flat.
+#
+# `dispersion` does all waves along Γ–M–K–Γ. It averages the three paths that symmetry makes equal and, about each
+# point, waves on a small circle. It corrects three more things: particles that are missed, few frames (the inverse of
+# a sample covariance is too large, by $N/(N-2)$ for two complex components), and blur. Both the window and the circle
+# average over neighbouring $\mathbf q$, and let strong long waves leak into weak short ones. To take that out it
+# needs a model: `fit_springs` fits force constants of two shells of neighbours, after Born and von Kármán, to the
+# *blurred* spectrum of the whole Brillouin zone. That fit never inverts a noisy matrix and is the best estimate where
+# noise is large; the points stay free of its assumptions but for the blur. Both films, the noisy one and the better
+# one:
+
+# %%
+springs, branches = {}, {}
+for name, film in (("error = vibration", motion), ("error = vibration / 5", sharp)):
+    springs[name] = fit_springs(film)
+    branches[name] = dispersion(film, path=path, model=springs[name])
+    good = branches[name].dropna()
+    q = good[["q_y_per_nm", "q_x_per_nm"]].to_numpy()
+    exact = np.linalg.eigvalsh(dynamical_matrix(q, SPACING, ANGLE, SPRING, HOLD))
+    exact = np.where(good["branch"] == "longitudinal", exact[:, 1], exact[:, 0])
+    points, line = (
+        np.sqrt(np.mean((good[c] / exact - 1) ** 2)) for c in ("stiffness_kt_nm2", "model_kt_nm2")
+    )
+    print(
+        f"{name}: points within {points:.1%}, fitted springs within {line:.1%} of the dynamical matrix (rms)"
+    )
+
+# %% mystnb={"figure": {"caption": "Phonon dispersion along Γ–M–K–Γ. Points with standard errors, measured; coloured lines, fitted springs; dashed, the dynamical matrix of the springs that were put in. Near Γ waves are longer than the window, and nothing is measured there.", "name": "fig-dispersion"}}
+fig, axes = plt.subplots(1, 2, figsize=(9.5, 3.9), layout="constrained", sharey=True)
+for ax, (name, waves) in zip(axes, branches.items(), strict=True):
+    plot.show_dispersion(
+        waves, ax, theory=lambda q: dynamical_matrix(q, SPACING, ANGLE, SPRING, HOLD)
+    )
+    ax.set_title(name, fontsize=10)
+axes[1].set_ylabel("")
+plt.show()
+
+# %% [markdown]
+# ## Long waves feel an elastic sheet
+#
+# For long waves only the sheet's moduli count: $D = s + A\,(\lambda+2\mu)\,q^2$ along $\mathbf q$ and $s +
+# A\,\mu\,q^2$ across, with the area $A$ of a site and the hold $s$. So the slopes give two-dimensional {term}`elastic constants`. Springs between nearest neighbours make $\lambda
+# = \mu = \tfrac{\sqrt3}{4}k$ (Cauchy's relation) and Poisson's ratio 1/3:
+
+# %%
+lame = np.sqrt(3) / 4 * SPRING
+expected = [lame, 3 * lame, 2 * lame, 1 / 3]
+rows = {}
+for name, model in springs.items():
+    c = elastic_constants(model)
+    rows[name] = [
+        f"{getattr(c, x):.3f} ± {getattr(c, x + '_std'):.3f}"
+        for x in ("shear", "longitudinal", "bulk", "poisson_ratio")
+    ]
+pd.DataFrame(
+    rows | {"truth": np.round(expected, 3)},
+    index=["μ / kT/nm²", "λ+2μ / kT/nm²", "λ+μ / kT/nm²", "Poisson's ratio"],
+)
+
+# %% [markdown]
+# ## Modes of a crystal that is not periodic
+#
+# Near edges and defects, waves are not the crystal's own coordinates. Its {term}`normal modes` are: the eigenvectors
+# of the covariance of all $2n$ coordinates, with the inverse eigenvalues as stiffnesses. The layer's own shifts and
+# turn went with the drift, so $2n - 3$ are left, and all of these from $T$ frames. Eigenvalues of a sample spread by
+# about $\sqrt{2n/T}$, which makes stiff modes look too stiff. The spread vanishes as $1/T$, so `normal_modes`
+# computes them from all frames and from halves and extrapolates to $1/T = 0$ {cite:p}`henkes2012,maggs2015`.
+
+# %%
+small = hexagonal_lattice(SPACING, ANGLE, (0.0, 0.0), 3.1 * SPACING)
+v = thermal_displacements(small, SPACING, SPRING, FRAMES, rng, HOLD)
+modes = normal_modes(site_displacements(filmed(small, v, np.full(len(small), 0.1), rng)))
+exact = np.linalg.inv(stiffness_matrix(small, SPACING, SPRING, HOLD).toarray())
+r = small - small.mean(axis=0)
+rigid = np.concatenate(
+    [np.tile(np.eye(2), (len(r), 1)), (r[:, ::-1] * [1, -1]).reshape(-1, 1)], axis=1
+)
+inner = np.linalg.qr(rigid, mode="complete")[0][:, 3:]  # all motion but shifts and turn
+exact = 1 / np.linalg.eigvalsh(inner.T @ exact @ inner)[::-1]
+upper_half = slice(len(exact) // 2, None)
+for name, values in (("all frames", modes.stiffness_raw), ("extrapolated", modes.stiffness)):
+    print(
+        f"{name:13s} stiffer half wrong by {np.mean(np.abs(values / exact - 1)[upper_half]):.1%} on average"
+    )
+
+# %% mystnb={"figure": {"caption": "Density of states of a crystal of 37 particles over the square root of the stiffness. Dashed, the truth; orange, eigenvalues of the sample covariance; blue, extrapolated to infinitely many frames and freed of the error.", "name": "fig-dos"}}
+fig, ax = plt.subplots(figsize=(5.5, 3.4), layout="constrained")
+bins = np.linspace(0, 1.15 * np.sqrt(exact[-1]), 13)
+series = (
+    (modes.stiffness_raw, plot.LAYER_COLORS[1], "all frames", "-"),
+    (modes.stiffness, plot.LAYER_COLORS[0], "extrapolated", "-"),
+    (exact, "black", "truth", "--"),
+)
+for values, color, label, style in series:
+    ax.stairs(density_of_states(values, bins)[1], bins, color=color, label=label, ls=style)
+ax.set(xlabel=r"$\omega$ = √stiffness / (√kT/nm)", ylabel="density of states")
+ax.legend(frameon=False)
+plt.show()
+
+# %% [markdown]
+# ## Published trajectories
+#
+# Trajectories of hexagonal lattices of gold nanorods and nanoprisms, filmed in liquid, are published with the code of
+# {cite:t}`qian2024`, who mapped phonons of nanoparticle lattices with them. The code states a tracking error
+# of 1 nm for rods and 5.7 nm for prisms. We ask the same questions as above.
+
+# %%
+real = {}
+for name in ("rod", "prism"):
+    try:
+        real[name] = site_displacements(data.trajectories(name))
+    except OSError as problem:
+        print("This section needs the published trajectories.", problem)
+rows = {}
+for name, film in real.items():
+    bulk = film.select(coordination_labels(film.sites) == "bulk")
+    whole, each = layer_vibrations(bulk), site_vibrations(bulk)
+    free, bound = localization_from_covariance(film), localization_bound(film)
+    bounded = np.isfinite(each[["k_y_high_kt_nm2", "k_x_high_kt_nm2"]].to_numpy()).mean()
+    for i, axis in enumerate("yx"):
+        rows[f"{name}, {axis}"] = {
+            "std raw / nm": whole[f"std_raw_{axis}_nm"],
+            "stated error / nm": film.localization_std[0, i],
+            "corrected variance / nm²": whole[f"variance_{axis}_nm2"],
+            "error at most, by time / nm": free.largest[i],
+            "error at most, by space / nm": bound[i],
+            "k raw / kT/nm²": 1 / whole[f"std_raw_{axis}_nm"] ** 2,
+            "sites with upper bound of k": f"{bounded:.0%}",
+        }
+pd.DataFrame(rows).transpose()
+
+# %% [markdown]
+# With the stated errors, the corrected variance is negative for rods along y and for prisms along both axes. A
+# variance cannot be. So at least as far as motion relative to the lattice is concerned, the stated errors are too
+# large, and the table shows how much. The bound by time is that of lag 1. The bound by space is new: independent
+# errors give every wave the same power, so they cannot exceed the power of the weakest wave (`localization_bound`, 95
+# % confidence).
+
+# %% mystnb={"figure": {"caption": "Published trajectories. Left, autocovariance as a share of the variance, mean over particles and axes: most of the variance is gone after one frame. Middle and right, stiffness of the waves if the localization error were zero: lower bounds. The horizontal lines are the inverse of the stated error's variance; where points lie above them, the stated error is larger than all that was measured.", "name": "fig-real-phonons"}}
+fig, axes = plt.subplots(1, 3, figsize=(11, 3.7), layout="constrained")
+for (name, film), color, marker, ax in zip(
+    real.items(), plot.LAYER_COLORS, "os", axes[1:], strict=False
+):
+    total = autocovariance(film, 10).mean(axis=1)
+    axes[0].plot(total / total[0], marker + "-", ms=4, color=color, label=name)
+    free_of_error = site_displacements(data.trajectories(name), localization_std=0.0)
+    waves = dispersion(free_of_error).drop(columns="model_kt_nm2")
+    plot.show_dispersion(waves, ax)
+    ax.axhline(1 / film.localization_std[0, 0] ** 2, color="0.4", lw=1)
+    ax.set_title(f"{name}, nothing subtracted", fontsize=10)
+axes[0].set(xlabel="lag / frames", ylabel="autocovariance / variance", ylim=(0, 1.05))
+if real:
+    axes[0].legend(frameon=False)
+plt.show()
+
+# %% [markdown]
+# What can be concluded:
+#
+# - **Rods.** Relative to the lattice, rods move by no more than the raw amplitude, so their springs are at least as
+#   stiff as the raw $k$. From one frame to the next, displacements are almost uncorrelated. Whether the rest is
+#   vibration faster than the frame rate or tracking error, no analysis of these tracks can say; the stated 1 nm would
+#   leave nothing along y.
+# - **Yet not all of it is error.** Error has the same power at every wave. Measured power falls to about a half from
+#   the longest waves to the shortest, as in an elastic lattice. The shape of the dispersion is evidence of phonons,
+#   or of errors that neighbours share, even where its height is not known.
+# - **Prisms.** The stated 5.7 nm exceeds the whole of what was measured, and exceeds both bounds. Without a better
+#   error, only lower bounds of the stiffness remain. One feature stands, since independent errors cannot make it:
+#   transverse waves along Γ–M are several times softer than longitudinal ones and hardly depend on $q$. These are
+#   waves in which close-packed rows slide along themselves, each row nearly on its own. A model of central springs
+#   between round neighbours has no such branch, so one spring constant fitted to both branches describes neither.
+#   (The power of these waves is near the square of the stated error; we do not know whether by chance.)
+# - **What cannot be concluded** is a spring constant with an upper bound, for either. What would settle it: repeated
+#   images of fixed particles at the same dose, error bars from the fit ({doc}`chapter 7 <07_particles>`), or a frame
+#   rate at which neighbouring frames are correlated.
+#
+# Compare also how much went as drift before all of this:
+
+# %%
+for name, film in real.items():
+    whole = layer_vibrations(film)
+    print(
+        f"{name}: drift up to {np.abs(film.drift).max():.0f} nm, rotation up to {np.abs(film.rotation).max():.1f}°;"
+    )
+    print(
+        f"   fast jitter of the layer {whole['layer_jitter_y_nm']:.1f} and {whole['layer_jitter_x_nm']:.1f} nm (y, x)"
+    )
+
+# %% [markdown]
+# ## Exercises
+#
+# **1.** Let the crystal drift smoothly instead of at random. Show that `drift_window=51` recovers the absolute
+# variance, and what happens if you use it on the random drift of `tracks`.
+
+# %% tags=["hide-cell"]
+smooth = pd.DataFrame({"frame": tracks["frame"], "particle": tracks["particle"], "layer": 1})
+t, p = tracks["frame"].to_numpy(), tracks["particle"].to_numpy()
+smooth[["y_nm", "x_nm"]] = sites[p] + u[t, p] + 0.05 * t[:, None] * [1.0, -0.5]
+print(f"true absolute variance {np.diag(covariance).mean():.3f} nm²")
+for name, table_of, sigma in (("smooth drift", smooth, 0.0), ("random drift", tracks, None)):
+    for size in (1, 51):
+        film = site_displacements(table_of, localization_std=sigma, drift_window=size)
+        mean = layer_vibrations(film)
+        print(f"{name}, window {size:2d}: {mean['variance_y_nm2']:.3f} nm²")
+
+# %% [markdown]
+# **2.** How many frames does an interval need? For errors of 0, 1 and 2 times the vibration, find from how many
+# frames on half of the particles have an upper bound of $k$. Use independent vibrations of 1 nm.
+
+# %% tags=["hide-cell"]
+few = hexagonal_lattice(SPACING, ANGLE, (0.0, 0.0), 4 * SPACING)
+for ratio in (0, 1, 2):
+    for frames in (10, 20, 40, 80, 160, 320, 640):
+        w = (
+            few
+            + rng.normal(0, 1.0, (frames, len(few), 2))
+            + ratio * rng.standard_normal((frames, len(few), 2))
+        )
+        t, p = (i.ravel() for i in np.indices(w.shape[:2]))
+        w = pd.DataFrame(
+            {
+                "frame": t,
+                "particle": p,
+                "layer": 1,
+                "y_nm": w[..., 0].ravel(),
+                "x_nm": w[..., 1].ravel(),
+            }
+        )
+        high = site_vibrations(site_displacements(w, localization_std=float(ratio)))[
+            "k_y_high_kt_nm2"
+        ]
+        if np.isfinite(high).mean() >= 0.5:
+            print(f"error {ratio} × vibration: {frames} frames")
+            break
+
+# %% [markdown]
+# **3.** Are all three Γ–M directions of the prisms soft? Compute the transverse branch along each, without averaging.
+
+# %% tags=["hide-cell"]
+if "prism" in real:
+    film = site_displacements(data.trajectories("prism"), localization_std=0.0)
+    model = fit_springs(film)
+    first = symmetry_path(model.spacing, model.angle, 20)
+    for turn in (0, 60, 120):
+        one = dispersion(film, path=first.turned(turn), model=model, symmetric=False)
+        on_gm = one[
+            (one["branch"] == "transverse") & (one["distance_per_nm"] <= first.ticks[1] * 1.001)
+        ]
+        k = on_gm["stiffness_kt_nm2"].dropna()
+        print(
+            f"Γ–M at {(model.angle + 30 + turn) % 180:5.1f}°: {k.min():.3f} to {k.max():.3f} kT/nm²"
+        )
+
+# %% [markdown]
+# ## Summary
+#
+# - Drift and rotation are removed frame by frame; amplitudes are relative to the layer.
+# - Variances add: the localization error's part is subtracted per particle. Intervals come from chi-square with the
+#   number of independent frames, and hold the truth as often as they say, also when the error equals the vibration.
+# - Without error bars, only motion that is correlated from frame to frame tells itself from error. If it is not, there
+#   is no answer, but two bounds: by time and by space.
+# - Waves turn the covariance into a dispersion; errors are white and subtract out. Fitted springs carry less noise than
+#   single points, and give elastic constants.
+# - In the published trajectories the stated errors exceed what was measured. Spring constants have lower bounds
+#   there, and the softness of sliding rows of prisms stands.
+#
+# ## In practice
+#
+# - **Error bars decide.** Where error and vibration are equal, an error bar wrong by 10 % makes the variance wrong by
+#   20 %. Check them: image fixed particles, or compare with `localization_bound`.
+# - **Correlated errors look like motion.** Two overlapping particles share noise, a moving background shifts all
+#   particles around it, and pixel locking follows the drift. None of that is white.
+# - **Exposure blurs.** A particle that moves during the exposure is averaged, and its variance comes out too small.
+# - **Slow motion needs long movies**: at least ten times the slowest wave's relaxation time. In a shorter one it ends
+#   up in sites and strain; with 600 frames and waves that relax over 50, some 3 % of the variance is lost.
+# - **Hops are no vibration.** Intervals suppose Gaussian displacements. A particle that changes site, or a track that
+#   changes particle, makes its variance huge and its interval too narrow: look at the map of amplitudes first.
+# - **The dispersion** is that of one grain of a hexagonal lattice. It needs an interior at least some five rows deep,
+#   and says nothing of waves longer than that.

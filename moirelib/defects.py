@@ -57,9 +57,9 @@ BOUNDARY_COLUMNS = (
 class Tolerance:
     """How much a boundary may deviate from a coherent twin and still be called one; and what makes a grain."""
 
-    max_sigma: int = 31  # coincident sites sparser than one in so many make no twin
-    misorientation: float = 1.0  # degrees, from that of the nearest Σ
-    asymmetry: float = 3.0  # degrees, of the boundary's direction from the mirror line of the two lattices
+    max_sigma: int = 19  # coincident sites sparser than one in so many make no twin
+    misorientation: float = 2.2  # degrees / √Σ, from that of the nearest Σ
+    asymmetry: float = 2.0  # degrees, or three standard deviations, of the boundary from the lattices' mirror line
     mismatch: float = 0.15  # spacings, of one lattice from the mirror image of the other
     grain_misorientation: float = 3.5  # degrees; rows that turn by more across a line are two grains
     smallest_grain: int = 12  # particles
@@ -168,14 +168,14 @@ def _empty_sites(site, q, p, tree, known, spacing):
     """Neighbouring sites without a particle, each once: the mean of what its neighbours predict."""
     predicted = _six(site, q, p)
     own = np.broadcast_to(np.arange(len(site))[:, None], predicted.shape)
-    free = tree.query(_pairs(predicted))[0] > 0.6 * spacing
+    free = tree.query(_pairs(predicted))[0] > 0.55 * spacing
     predicted, own = predicted[free], own[free]
     if len(known) and len(predicted):
         new = cKDTree(_pairs(known)).query(_pairs(predicted))[0] > 0.5 * spacing
         predicted, own = predicted[new], own[new]
     if len(predicted) == 0:
         return (np.empty(0, complex),) * 3
-    i, j = cKDTree(_pairs(predicted)).query_pairs(0.35 * spacing, output_type="ndarray").T
+    i, j = cKDTree(_pairs(predicted)).query_pairs(0.4 * spacing, output_type="ndarray").T
     name = _components(len(predicted), i, j)
     # Neighbours know their rows up to 60°; one frame for each site's mean.
     first = q[own][np.unique(name, return_index=True)[1]][name]
@@ -193,11 +193,11 @@ def _enclosed(site, q, p, tree, spacing, least: int = 5) -> np.ndarray:
     if len(site) == 0:
         return site
     around = _pairs(_six(site, q, p))
-    particles = np.sum(tree.query(around)[0] < 0.4 * spacing, axis=1)
+    particles = np.sum(tree.query(around)[0] < 0.5 * spacing, axis=1)
     own = cKDTree(_pairs(site))
     distance, index = own.query(around)
-    also = (distance < 0.4 * spacing) & (tree.query(around)[0] >= 0.4 * spacing)
-    alive = tree.query(_pairs(site))[0] > 0.68 * spacing
+    also = (distance < 0.5 * spacing) & (tree.query(around)[0] >= 0.5 * spacing)
+    alive = tree.query(_pairs(site))[0] > 0.69 * spacing
     while True:
         count = particles + np.sum(also & alive[np.minimum(index, len(site) - 1)], axis=1)
         keep = alive & (count >= least)
@@ -211,7 +211,7 @@ def _interstitials(mesh, grain) -> np.ndarray:
     local = _local_fit(mesh.points, mesh.spacing, mesh.angle, 2.15, grain)
     use = np.flatnonzero(local.good & (np.nan_to_num(local.residual, nan=np.inf) < 0.13 * mesh.spacing))
     tree = cKDTree(mesh.points)
-    crowded = np.flatnonzero(tree.query(mesh.points, k=3)[0][:, 2] < 0.93 * mesh.spacing)
+    crowded = np.flatnonzero(tree.query(mesh.points, k=2)[0][:, 1] < 0.93 * mesh.spacing)
     if len(use) < 3 or len(crowded) == 0:
         return np.empty((0, 2))
     near = cKDTree(mesh.points[crowded]).sparse_distance_matrix(
@@ -225,11 +225,10 @@ def _interstitials(mesh, grain) -> np.ndarray:
     site = _pairs(local.site[i] + q * w + p * np.conj(w))
     distance, nearest = tree.query(site, k=2)
     taken = np.where(nearest[:, 0] == k, distance[:, 1], distance[:, 0]) < 0.5 * mesh.spacing
-    off = (np.abs(u - w) > 0.3) & taken
     count = np.bincount(k, minlength=mesh.n)
-    share = np.bincount(k, off, mesh.n) / np.maximum(count, 1)
+    off, taken = (np.bincount(k, x, mesh.n) / np.maximum(count, 1) for x in (np.abs(u - w) > 0.3, taken))
     misfit = np.bincount(k, np.abs(u - w), mesh.n) / np.maximum(count, 1)
-    chosen = np.flatnonzero((count >= 6) & (share > 0.75))
+    chosen = np.flatnonzero((count >= 6) & (off > 0.75) & (taken > 0.5))
     chosen = chosen[np.argsort(-misfit[chosen])]
     kept: list[int] = []
     for c in chosen:  # two that share a site are one too many
@@ -527,8 +526,8 @@ def _described(segment, mesh, grain, pair, tolerance) -> dict | None:
     mismatch = _mirror_mismatch(segment, one, other, inclination - asymmetry, mesh.spacing)
     twin = (
         1 < sigma <= tolerance.max_sigma
-        and abs(deviation) <= tolerance.misorientation
-        and abs(asymmetry) <= tolerance.asymmetry
+        and abs(deviation) <= tolerance.misorientation / np.sqrt(sigma)
+        and abs(asymmetry) <= max(tolerance.asymmetry, 3 * segment.inclination_std)
         and mismatch <= tolerance.mismatch * mesh.spacing
     )
     (y0, x0), (y1, x1) = _pairs(np.array([segment.start, segment.end])).tolist()

@@ -14,7 +14,7 @@ import freud
 import numpy as np
 import pandas as pd
 from scipy import sparse
-from scipy.ndimage import distance_transform_edt
+from scipy.ndimage import distance_transform_edt, maximum_filter
 from scipy.signal import fftconvolve
 from scipy.sparse.csgraph import breadth_first_order, connected_components, minimum_spanning_tree
 from scipy.spatial import Delaunay, cKDTree
@@ -946,8 +946,10 @@ def _phase_gradient(z, phase, spacing):
         local = np.conj(turn[j]) * z
         wave = np.exp(-1j * np.outer(axis, local.imag)) * np.exp(1j * phase[:, j])
         power += np.abs(wave @ np.exp(-1j * np.outer(local.real, axis)))
-    y, x = np.unravel_index(power.argmax(), power.shape)
-    k = axis[x] + 1j * axis[y]
+    # On the sites of a lattice a wave and its sums with the lattice's own waves are one: the longest counts.
+    peaks = np.argwhere((power == maximum_filter(power, 5)) & (power > 0.75 * power.max()))
+    waves = axis[peaks[:, 1]] + 1j * axis[peaks[:, 0]]
+    k = waves[np.abs(waves).argmin()]
     design = np.zeros((3 * len(z), 5))
     for j in range(3):
         rows, local = slice(j * len(z), (j + 1) * len(z)), np.conj(turn[j]) * z

@@ -19,10 +19,10 @@ from scipy.spatial.distance import cdist
 from .lattice import commensurate_angles, fold_hexagonal
 from .order import (
     _SIXTH,
-    REACH,
     LatticeFit,
     _complex,
     _components,
+    _enough,
     _fit_mesh,
     _grains_of,
     _layers_of,
@@ -104,10 +104,10 @@ def find_defects(points, spacing: float | None = None, tolerance: Tolerance | No
     Notes
     -----
     Vacancies are sites that the lattices around predict and that are empty. They are filled; in the triangulation of
-    particles and filled sites every edge is named by the lattice vector it stands for, and where the three of a triangle
-    do not add up to zero a dislocation is near (Stukowski & Albe, Modelling Simul. Mater. Sci. Eng. 18, 085001 (2010),
-    in two dimensions). The sum over such triangles that touch is the Burgers vector. Explained in chapter 9, "Order
-    and defects".
+    particles and filled sites every edge is named by the lattice vector it stands for, and where the three of a
+    triangle do not add up to zero a dislocation is near (Stukowski & Albe, Modelling Simul. Mater. Sci. Eng. 18, 085001
+    (2010), in two dimensions). The sum over such triangles that touch is the Burgers vector. Explained in chapter 9,
+    "Order and defects".
     """
     tolerance = Tolerance() if tolerance is None else tolerance
     mesh = _Mesh(points, spacing)
@@ -354,8 +354,8 @@ def burgers_circuit(points, center, radius: float, spacing: float | None = None)
     Notes
     -----
     The frame of the lattice vectors is carried along the circuit from step to step, so it may turn by more than 30° on
-    the way. With a net disclination inside it does not come back to itself, and there is no Burgers vector. Explained in
-    chapter 9, "Order and defects".
+    the way. With a net disclination inside it does not come back to itself, and there is no Burgers vector. Explained
+    in chapter 9, "Order and defects".
     """
     mesh = _Mesh(points, spacing)
     middle = mesh.z[mesh.triangles].mean(axis=1) if len(mesh.triangles) else np.empty(0, complex)
@@ -471,7 +471,7 @@ def _straight(middle, mesh, one, other, depth: int = 3):
     """Straight segments of a piece of boundary: divided where it bends."""
     if len(middle) < 4:
         return
-    segment, wrong = _fitted_line(middle, mesh, one, other)
+    segment = _fitted_line(middle, mesh, one, other)
     if segment is None or segment.length < 4 * mesh.spacing:
         return
     along, across = segment.seen(middle)
@@ -488,13 +488,13 @@ def _straight(middle, mesh, one, other, depth: int = 3):
 def _fitted_line(middle, mesh, one, other):
     """The line that best parts the particles of two grains (logistic regression with a fixed width)."""
     center = middle.mean()
-    values, axes = np.linalg.eigh(np.cov(np.stack([middle.real, middle.imag])))
+    axes = np.linalg.eigh(np.cov(np.stack([middle.real, middle.imag])))[1]
     start = np.arctan2(axes[1, 1], axes[0, 1])
     near = cKDTree(_pairs(middle)).query(mesh.points)[0] < 2.2 * mesh.spacing
     z = np.concatenate([mesh.z[near & one], mesh.z[near & other]]) - center
     side = np.concatenate([-np.ones(np.sum(near & one)), np.ones(np.sum(near & other))])
     if len(np.unique(side)) < 2:
-        return None, 0
+        return None
     width, reach = 0.25 * mesh.spacing, max(np.ptp(np.real(middle * np.exp(-1j * start))) / 2, mesh.spacing)
     if np.mean(side * np.imag(z * np.exp(-1j * start))) < 0:
         start += np.pi  # the second grain lies to the +90° side
@@ -509,14 +509,13 @@ def _fitted_line(middle, mesh, one, other):
     line = np.exp(1j * angle)
     along = np.real((middle - center) / line)
     origin = center + 1j * line * shift
-    return _Segment(origin + along.min() * line, origin + along.max() * line, float(std)), 0
+    return _Segment(origin + along.min() * line, origin + along.max() * line, float(std))
 
 
 def _described(segment, mesh, grain, pair, tolerance) -> dict | None:
     """A row of the table; None where a grain is too small for a lattice."""
-    try:
-        one, other = (_lattice_beside(segment, mesh, grain == k) for k in pair)
-    except ValueError:
+    one, other = (_lattice_beside(segment, mesh, grain == k) for k in pair)
+    if one is None or other is None:
         return None
     turn = fold_hexagonal(other.angle - one.angle)
     sigma, deviation = _nearest_sigma(turn)
@@ -550,15 +549,15 @@ def _described(segment, mesh, grain, pair, tolerance) -> dict | None:
     }
 
 
-def _lattice_beside(segment, mesh, members, reach: float = 10.0) -> LatticeFit:
+def _lattice_beside(segment, mesh, members, reach: float = 10.0) -> LatticeFit | None:
     """Lattice of a grain: of all of it, or of its part beside the boundary where that is turned against the rest."""
     whole = _fit_mesh(mesh, members)
     along, across = segment.seen(mesh.z)
     beside = members & (np.abs(across) < reach * mesh.spacing)
     beside &= np.abs(along) < segment.length / 2 + 3 * mesh.spacing
-    if beside.sum() < 40 or beside.sum() > 0.8 * members.sum():
+    part = _fit_mesh(mesh, beside) if 40 <= beside.sum() < 0.8 * members.sum() else None
+    if whole is None or part is None:
         return whole
-    part = _fit_mesh(mesh, beside)
     bend = (part.angle - whole.angle + 30) % 60 - 30
     return part if abs(bend) > 3 * np.hypot(part.angle_std, whole.angle_std) else whole
 
@@ -755,10 +754,8 @@ def tables(particles, tolerance: Tolerance | None = None, other_layer: bool = Tr
     for frame, both in layers.items():
         found = {}
         for layer, points in both.items():
-            try:
+            if _enough(points):
                 found[layer] = find_defects(points, tolerance=tolerance)
-            except ValueError:  # too few particles for a lattice
-                continue
         for layer, analysis in found.items():
             defects = analysis.defects
             if other_layer and 3 - layer in found:

@@ -72,7 +72,7 @@ def neighbour_spacing(points) -> float:
     Explained in chapter 9, "Order and defects".
     """
     points = _points(points)
-    if len(points) < 4 or np.linalg.matrix_rank(points - points.mean(axis=0), 1e-9 * np.ptp(points)) < 2:
+    if not _enough(points):
         raise ValueError(f"a spacing needs at least 4 particles that do not lie on a line, got {len(points)}")
     triangles = Delaunay(points).simplices
     edges = np.unique(np.sort(triangles[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2), axis=1), axis=0)
@@ -80,6 +80,11 @@ def neighbour_spacing(points) -> float:
     for _ in range(3):
         length = length[length < 1.3 * np.median(length)]
     return float(np.median(length))
+
+
+def _enough(points) -> bool:
+    """Whether points suffice for a spacing: four that do not lie on a line."""
+    return len(points) >= 4 and np.linalg.matrix_rank(points - points.mean(axis=0), 1e-9 * np.ptp(points)) == 2
 
 
 def _points(points) -> np.ndarray:
@@ -454,7 +459,9 @@ def _joined(mesh, grain, i, j, misorientation) -> np.ndarray:
 
 def _turn_between(mesh, grain, one, other, i, j) -> float:
     """Turn of the rows of one grain against the other's within four spacings of where they meet, in degrees."""
-    met = np.concatenate([i, j])[np.tile(np.sort([grain[i], grain[j]], axis=0).T == sorted((one, other)), (2, 1)).all(1)]
+    met = np.concatenate([i, j])[
+        np.tile(np.sort([grain[i], grain[j]], axis=0).T == sorted((one, other)), (2, 1)).all(1)
+    ]
     near = cKDTree(mesh.points[met]).query(mesh.points)[0] < 4 * mesh.spacing
     near[met] = False  # bonds across the boundary say nothing
     rows = [np.nansum(mesh.psi6[near & (grain == k)]) for k in (one, other)]
@@ -518,21 +525,24 @@ def fit_lattice(points, spacing: float | None = None) -> LatticeFit:
 
     Explained in chapter 9, "Order and defects".
     """
-    return _fit_mesh(_Mesh(points, spacing))
+    mesh = _Mesh(points, spacing)
+    fit = _fit_mesh(mesh, np.ones(mesh.n, bool))
+    if fit is None:
+        raise ValueError(f"a lattice needs at least 6 particles in one piece; the {mesh.n} given form none")
+    return fit
 
 
-def _fit_mesh(mesh, members=None) -> LatticeFit:
-    """Fit of those particles of a mesh that belong to a grain."""
-    members = np.ones(mesh.n, bool) if members is None else members
+def _fit_mesh(mesh, members) -> LatticeFit | None:
+    """Fit of those particles of a mesh that belong to a grain; None where fewer than six hang together."""
     site = _site_numbers(mesh, members)
     known = np.isfinite(site)
-    if known.sum() < 6:
-        raise ValueError(f"a lattice needs at least 6 particles in one piece, got {int(known.sum())}")
-    for _ in range(3):  # without those that sit on no site
+    for last in (False, False, True):  # without those that sit on no site
+        if known.sum() < 6:
+            return None
         coefficients, inverse, residual, center = _regress(mesh.z[known], site[known])
         scatter = 1.4826 * np.median(np.abs(residual.view(float)))
         keep = np.abs(residual) < max(5 * scatter, 0.05 * mesh.spacing)
-        if keep.all() or keep.sum() < 6:
+        if keep.all() or last:
             break
         known[np.flatnonzero(known)[~keep]] = False
     return _described(mesh, site, known, coefficients, inverse, residual, center)
@@ -746,11 +756,9 @@ def strain_map(
     q0 = np.full(mesh.n, np.nan + 0j)
     for name in np.unique(grain[grain >= 0]) if reference is None else [None]:
         members = np.ones(mesh.n, bool) if name is None else grain == name
-        try:
-            fit = _fit_mesh(mesh, members) if reference is None else reference
-        except ValueError:  # too few particles in one piece
-            continue
-        q0[members] = fit.spacing * np.exp(1j * np.radians(fit.angle))
+        fit = _fit_mesh(mesh, members) if reference is None else reference
+        if fit is not None:
+            q0[members] = fit.spacing * np.exp(1j * np.radians(fit.angle))
     q = local.q * _turns(-np.angle(local.q), -np.angle(q0))
     stretch, shear = q / q0, local.p * (local.q / q) / np.conj(q0)
     # The right factor of the polar decomposition: what remains without the rotation.
@@ -895,17 +903,23 @@ def fit_moire(first, second) -> Moire:
     gave way to the other. Explained in chapter 9, "Order and defects".
     """
     meshes = _Mesh(first), _Mesh(second)
-    return _fit_moire(meshes, [np.ones(mesh.n, bool) for mesh in meshes])
+    members = [np.ones(mesh.n, bool) for mesh in meshes]
+    moire = _fit_moire(meshes, members, [_fit_mesh(mesh, m) for mesh, m in zip(meshes, members, strict=True)])
+    if moire is None:
+        raise ValueError("a Moiré lattice needs two lattices and at least 6 particles of the second on the first")
+    return moire
 
 
-def _fit_moire(meshes, members) -> Moire:
-    one, other = (_fit_mesh(mesh, m) for mesh, m in zip(meshes, members, strict=True))
+def _fit_moire(meshes, members, fits) -> Moire | None:
+    one, other = fits
+    if one is None or other is None:
+        return None
     mesh, grain = meshes[0], np.where(members[0], 0, -1)
     points = meshes[1].points[members[1]]
     u, _, nearest = _registry(points, mesh, grain)
     on = np.isfinite(u) & (grain[nearest] == 0)
     if on.sum() < 6:
-        raise ValueError(f"a Moiré lattice needs 6 particles of layer 2 on layer 1, got {int(on.sum())}")
+        return None
     z, u = _complex(points[on]), u[on]
     middle = z.mean()
     phase = np.real(np.conj(_WAVES) * u[:, None])
@@ -1038,16 +1052,14 @@ def lattice_table(particles: pd.DataFrame) -> pd.DataFrame:
 
 def _grain_fits(points):
     """Number, mesh, members and fit of every grain that has a lattice."""
-    try:
-        mesh = _Mesh(points)
-    except ValueError:  # too few for a spacing
+    if not _enough(points):
         return
+    mesh = _Mesh(points)
     grain = _grains_of(mesh)
     for name in range(grain.max() + 1):
-        try:
-            yield name, mesh, grain == name, _fit_mesh(mesh, grain == name)
-        except ValueError:
-            continue
+        fit = _fit_mesh(mesh, grain == name)
+        if fit is not None:
+            yield name, mesh, grain == name, fit
 
 
 def moire_table(particles: pd.DataFrame) -> pd.DataFrame:
@@ -1077,9 +1089,9 @@ def moire_table(particles: pd.DataFrame) -> pd.DataFrame:
         largest = [next(_grain_fits(both[k]), None) for k in (1, 2) if k in both]
         if len(largest) < 2 or None in largest:
             continue
-        try:
-            m = _fit_moire([g[1] for g in largest], [g[2] for g in largest])
-        except ValueError:  # the layers do not overlap
+        _, meshes, members, fits = zip(*largest, strict=True)
+        m = _fit_moire(meshes, members, fits)
+        if m is None:  # the layers do not overlap
             continue
         rows.append((frame, m.twist, m.period, m.twist_std, m.period_std, m.formula, m.formula_std, m.rotation,
                      *m.offset, m.offset_std, m.n))  # fmt: skip

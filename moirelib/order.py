@@ -759,8 +759,10 @@ def strain_map(
         fit = _fit_mesh(mesh, members) if reference is None else reference
         if fit is not None:
             q0[members] = fit.spacing * np.exp(1j * np.radians(fit.angle))
-    q = local.q * _turns(-np.angle(local.q), -np.angle(q0))
-    stretch, shear = q / q0, local.p * (local.q / q) / np.conj(q0)
+    known = np.isfinite(local.q) & np.isfinite(q0)
+    q, p, q0 = (np.where(known, value, 1.0) for value in (local.q, local.p, q0))
+    turn = _turns(-np.angle(q), -np.angle(q0))  # to the reference's row
+    stretch, shear = q * turn / q0, p * np.conj(turn) / np.conj(q0)
     # The right factor of the polar decomposition: what remains without the rotation.
     rotation = np.angle(stretch)
     shear = shear * np.exp(-1j * rotation)
@@ -771,6 +773,7 @@ def strain_map(
     table["shear"], table["rotation_deg"] = np.abs(shear), np.degrees(rotation)
     scatter = np.nanmedian(local.residual) if np.isfinite(local.residual).any() else np.nan
     table["strain_std"] = scatter * np.sqrt(local.variance) / np.abs(q0)
+    table.loc[~known, "strain_yy":"strain_std"] = np.nan
     table["neighbours"], table["edge"] = local.neighbours, edge_particles(mesh.points, mesh.spacing)
     return table
 

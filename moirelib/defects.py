@@ -604,13 +604,11 @@ def _spacing_of_dislocations(segment, mesh, coordination, misorientation) -> dic
     along, across = segment.seen(mesh.z)
     close = (np.abs(across) < 1.6 * mesh.spacing) & (np.abs(along) < segment.length / 2)
     five, seven = (np.flatnonzero(close & (coordination == k)) for k in (5, 7))
-    paired = np.flatnonzero(~_unpaired(mesh.points[five], mesh.points[seven], 1.5 * mesh.spacing)[0])
-    known = np.abs(along[close & (coordination > 0)])
-    length = 2 * known.max() if len(known) else 0.0  # the rim has no coordination
+    paired = five[~_unpaired(mesh.points[five], mesh.points[seven], 1.5 * mesh.spacing)[0]]
     half = np.sin(np.radians(misorientation) / 2)
     return {
         "dislocations": len(paired),
-        "dislocation_spacing_nm": length / len(paired) if len(paired) else np.inf,
+        "dislocation_spacing_nm": float(np.ptp(along[paired]) / (len(paired) - 1)) if len(paired) > 1 else np.nan,
         "frank_spacing_nm": mesh.spacing / (2 * half) if half > 0 else np.inf,
     }
 
@@ -732,8 +730,8 @@ def boundary_table(particles: pd.DataFrame, tolerance: Tolerance | None = None) 
         180, from x towards y) with standard deviations; nearest ``sigma`` (1: a low-angle boundary) and the
         misorientation's ``sigma_deviation_deg`` from it; ``asymmetry_deg``, of the boundary from the lattices' mirror
         line; ``mirror_mismatch_nm``, of one lattice from the other's mirror image; ``dislocations``, pairs of five- and
-        seven-fold particles along it, their ``dislocation_spacing_nm`` and Frank's ``frank_spacing_nm``, a / (2
-        sin(θ/2)); the grains' numbers.
+        seven-fold particles along it, their mean ``dislocation_spacing_nm`` (NaN for fewer than two) and Frank's
+        ``frank_spacing_nm``, a / (2 sin(θ/2)); the grains' numbers.
 
     References
     ----------

@@ -13,9 +13,11 @@ import argparse
 import json
 import time
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
+from scipy.spatial import cKDTree
 
 from moirelib.defects import find_defects
 from moirelib.lattice import Defect, Layer, Scene, grain_boundary, hexagonal_lattice, moire_period, twin_boundary
@@ -118,23 +120,39 @@ def bicrystals(count: int, twin: bool, rng):
 # --- Measurements ---
 
 
-def point_defects(count: int, rng) -> dict:
-    """Precision and recall of vacancies, dislocations and interstitials."""
-    scores: dict = {"vacancy": [], "dislocation": [], "interstitial": []}
-    for layer in single_crystals(count, rng):
-        inside = np.all((layer.positions > 0) & (layer.positions < FIELD), axis=1)
-        found, truth = find_defects(layer.positions[inside]).defects, planted(layer)
+#: How far from the border of the field a defect counts, and how near a found one must be, in spacings.
+MARGIN = {"vacancy": 1.0, "interstitial": 1.5, "dislocation": 2.0}
+REACH = {"vacancy": 0.5, "interstitial": 0.7, "dislocation": 1.5}
+
+
+def away(points, layer: Layer, margin: float) -> np.ndarray:
+    """Which points are a margin (nm) from the field's border and two spacings from the layer's boundaries."""
+    inside = np.all((points > margin) & (points < FIELD - margin), axis=1)
+    for defect in layer.defects:
+        if defect.end is not None and len(points):
+            line = np.linspace(defect.position, defect.end, 400)
+            inside &= cKDTree(line).query(points)[0] > 2 * layer.spacing
+    return inside
+
+
+def seen(layer: Layer) -> np.ndarray:
+    """Positions of the particles whose centres are in the field."""
+    return layer.positions[np.all((layer.positions > 0) & (layer.positions < FIELD), axis=1)]
+
+
+def point_defects(layers) -> dict:
+    """Precision and recall of vacancies, dislocations and interstitials away from boundaries."""
+    scores: dict = {kind: [] for kind in MARGIN}
+    for layer in layers:
+        if len(seen(layer)) < 40:
+            continue
+        found, truth = find_defects(seen(layer)).defects, planted(layer)
+        found = found[~found["in_boundary"].astype(bool)]
         for kind, some in scores.items():
-            margin = {"vacancy": 1.0, "interstitial": 1.5, "dislocation": 2.0}[kind] * layer.spacing
-            some.append(
-                score_points(
-                    found[found["kind"] == kind],
-                    truth[truth["kind"] == kind],
-                    layer.spacing,
-                    lambda p, m=margin: np.all((p > m) & (p < FIELD - m), axis=1),
-                    {"vacancy": 0.5, "interstitial": 0.7, "dislocation": 1.5}[kind],
-                )
-            )
+            one, other = found[found["kind"] == kind], truth[truth["kind"] == kind]
+            margin = MARGIN[kind] * layer.spacing
+            counts = partial(away, layer=layer, margin=margin)
+            some.append(score_points(one, other, layer.spacing, counts, REACH[kind]))
     return {f"{kind}_{name}": value for kind, some in scores.items() for name, value in rates(some).items()}
 
 
@@ -185,6 +203,23 @@ def lattices(count: int, rng) -> dict:
     return dict(zip(names, map(float, rms), strict=True))
 
 
+def scenes(count: int, rng) -> dict:
+    """The same for random scenes with all that training images have: 5 % scatter, 10 % vacancies, 3 % strain, islands."""
+    config = replace(LatticeConfig(), boundary=0.6, twin=0.5, single_layer=0.0)
+    layers = [layer for _ in range(count) for layer in random_scene(config, (FIELD, FIELD), rng, SPACING).layers]
+    called: dict = {True: [], False: []}
+    for layer in layers:
+        for defect in layer.defects:
+            if defect.end is None or np.hypot(*np.subtract(defect.end, defect.position)) < 8 * layer.spacing:
+                continue
+            found = main_boundary(find_defects(seen(layer)).boundaries, defect, layer.spacing)
+            called[defect.sigma > 0].append(found is not None and found["kind"] == "twin")
+    numbers = point_defects(layers)
+    numbers |= {"twin_recall": np.mean(called[True]), "plain_called_twin": np.mean(called[False])}
+    numbers |= {"twin_n": len(called[True]), "plain_n": len(called[False])}
+    return {f"scenes_{name}": value for name, value in numbers.items()}
+
+
 def perfect_crystals(count: int, rng) -> dict:
     """False finds per layer in crystals without defects, cut off by the field."""
     number = 0
@@ -197,12 +232,14 @@ def perfect_crystals(count: int, rng) -> dict:
 
 def measure(quick: bool) -> dict:
     """All numbers by name."""
-    rngs = [np.random.default_rng((SEED, k)) for k in range(4)]
-    scale = 1 if quick else 5
-    numbers = point_defects(40 * scale, rngs[0])
-    numbers |= boundaries(60 * scale, rngs[1])
-    numbers |= lattices(40 * scale, rngs[2])
-    return numbers | perfect_crystals(20 * scale, rngs[3])
+    rngs = [np.random.default_rng((SEED, k)) for k in range(5)]
+    scale = 1 if quick else 6
+    numbers = point_defects(single_crystals(50 * scale, rngs[0]))
+    numbers |= boundaries(80 * scale, rngs[1])
+    numbers |= lattices(100 * scale, rngs[2])
+    numbers |= perfect_crystals(20 * scale, rngs[3])
+    numbers |= scenes(20 * scale, rngs[4])
+    return {name: float(value) for name, value in numbers.items()}
 
 
 if __name__ == "__main__":

@@ -966,22 +966,34 @@ def _phase_gradient(z, phase, spacing):
     # On the sites of a lattice a wave and its sums with the lattice's own waves are one: the longest counts.
     peaks = np.argwhere((power == maximum_filter(power, 5)) & (power > 0.75 * power.max()))
     waves = axis[peaks[:, 1]] + 1j * axis[peaks[:, 0]]
-    k = waves[np.abs(waves).argmin()]
     design = np.zeros((3 * len(z), 5))
     for j in range(3):
         rows, local = slice(j * len(z), (j + 1) * len(z)), np.conj(turn[j]) * z
         design[rows, 0], design[rows, 1], design[rows, 2 + j] = local.real, local.imag, 1
-    constants = np.zeros(3)
+    near = waves[np.abs(waves) < np.abs(waves).min() + 2 * (axis[1] - axis[0])]
+    k, constants, left = min((_refined(wave, z, phase, design) for wave in near), key=lambda x: abs(x[0]))
+    inverse = np.linalg.inv(design.T @ design)
+    # Of a particle's three phases two are independent; and neighbours share what the first layer's lattice is off by.
+    plain = 1.5 * np.sum(left**2) / max(3 * len(z) - 5, 1) * np.diag(inverse)
+    block = np.floor(np.stack([z.real, z.imag]) / (4 * spacing))
+    name = np.unique(block, axis=1, return_inverse=True)[1].ravel()
+    score = np.zeros((name.max() + 1, 5))
+    np.add.at(score, np.tile(name, 3), design * left.T.reshape(-1, 1))
+    shared = np.sum((score @ inverse) ** 2, axis=0) * len(score) / max(len(score) - 3, 1)
+    use = plain if len(score) < 8 else np.maximum(plain, shared)
+    return k, constants, (use[:2].mean(), use[2:].mean())
+
+
+def _refined(k, z, phase, design):
+    """Wave vector, constants and residual phases after least squares from a start on the right peak."""
+    turn = np.exp(1j * _SIXTH * np.arange(3))
     for _ in range(6):
-        model = np.stack([np.real(np.conj(k * turn[j]) * z) for j in range(3)], axis=1)
+        model = np.stack([np.real(np.conj(k * t) * z) for t in turn], axis=1)
         constants = np.angle(np.exp(1j * (phase - model)).sum(axis=0))
         left = np.angle(np.exp(1j * (phase - model - constants)))
         change = np.linalg.lstsq(design, left.T.ravel(), rcond=None)[0]
         k, constants = k + change[0] + 1j * change[1], constants + change[2:]
-    inverse = np.linalg.inv(design.T @ design)
-    # Of a particle's three phases two are independent.
-    scatter = 1.5 * np.sum(left**2) / max(3 * len(z) - 5, 1)
-    return k, constants, (scatter * inverse[0, 0], scatter * inverse[2, 2])
+    return k, constants, left
 
 
 def _top(k, constants) -> complex:

@@ -178,7 +178,7 @@ def boundaries(count: int, rng) -> dict:
         "misorientation_z": float(np.std(errors / claims)),
         "twin_recall": float(np.mean(called[True])),
         "plain_called_twin": float(np.mean(called[False])),
-        "dislocation_spacing_over_frank": float(np.median(frank)),
+        "dislocation_spacing_over_frank": float(np.nanmedian(frank)),
     }
 
 
@@ -204,7 +204,7 @@ def lattices(count: int, rng) -> dict:
 
 
 def scenes(count: int, rng) -> dict:
-    """The same for random scenes with all that training images have: 5 % scatter, 10 % vacancies, 3 % strain, islands."""
+    """The same for random scenes with all at once: 5 % scatter, 10 % vacancies, 3 % strain, islands."""
     config = replace(LatticeConfig(), boundary=0.6, twin=0.5, single_layer=0.0)
     layers = [layer for _ in range(count) for layer in random_scene(config, (FIELD, FIELD), rng, SPACING).layers]
     called: dict = {True: [], False: []}
@@ -236,9 +236,9 @@ def measure(quick: bool) -> dict:
     scale = 1 if quick else 6
     numbers = point_defects(single_crystals(50 * scale, rngs[0]))
     numbers |= boundaries(80 * scale, rngs[1])
-    numbers |= lattices(100 * scale, rngs[2])
+    numbers |= lattices(60 * scale, rngs[2])
     numbers |= perfect_crystals(20 * scale, rngs[3])
-    numbers |= scenes(20 * scale, rngs[4])
+    numbers |= scenes(15 * scale, rngs[4])
     return {name: float(value) for name, value in numbers.items()}
 
 

@@ -517,7 +517,8 @@ def fit_lattice(points, spacing: float | None = None) -> LatticeFit:
     Particles are numbered by walking from neighbour to neighbour, over the most regular bonds first, which neither slow
     strain nor the edge disturbs; then origin and vectors follow from linear regression of the positions on the numbers.
     Where residuals are not independent, as under slow strain, the errors are those of blocks of five spacings that are
-    (a cluster-robust covariance [1]_), so that they do not promise too much.
+    (a cluster-robust covariance [1]_), so that they do not promise too much. Around a dislocation numbers depend on the
+    way; where bonds contradict them, vectors come from the bonds alone, which costs precision.
 
     References
     ----------
@@ -534,7 +535,8 @@ def fit_lattice(points, spacing: float | None = None) -> LatticeFit:
 
 def _fit_mesh(mesh, members) -> LatticeFit | None:
     """Fit of those particles of a mesh that belong to a grain; None where fewer than six hang together."""
-    site = _site_numbers(mesh, members)
+    bonds_ = _named_bonds(mesh, members)
+    site = _site_numbers(mesh, *bonds_)
     known = np.isfinite(site)
     for last in (False, False, True):  # without those that sit on no site
         if known.sum() < 6:
@@ -545,19 +547,25 @@ def _fit_mesh(mesh, members) -> LatticeFit | None:
         if keep.all() or last:
             break
         known[np.flatnonzero(known)[~keep]] = False
-    return _described(mesh, site, known, coefficients, inverse, residual, center)
+    q, p, errors = _from_sites(mesh.z[known], site[known] - center, coefficients, inverse, residual)
+    if _torn(site, *bonds_):  # by dislocations: numbers depend on the way, bonds do not
+        q, p, errors = _from_bonds(mesh, *bonds_)
+    return _described(site, known, coefficients[0], q, p, errors, residual, center)
 
 
-def _site_numbers(mesh, members) -> np.ndarray:
-    """Lattice vector (complex, in units of the spacing) of every member's site from one of them; NaN where none."""
-    site = np.full(mesh.n, np.nan + 0j)
+def _named_bonds(mesh, members):
+    """Indices of bonds (i, j) between members, their lattice vectors in one frame, and misfits, in spacings."""
     i, j = mesh.edges.T if len(mesh.edges) else np.empty((2, 0), int)
     use = members[i] & members[j] & (np.abs(np.abs(mesh.vector) - 1) < 0.1)
-    i, j, misfit, vector, frame = i[use], j[use], mesh.misfit[use], mesh.vector[use], mesh.frame[use]
+    row = np.angle(np.nansum(mesh.psi6[members])) / 6
+    return i[use], j[use], mesh.vector[use] * _turns(mesh.frame[use], row), mesh.misfit[use]
+
+
+def _site_numbers(mesh, i, j, vector, misfit) -> np.ndarray:
+    """Lattice vector (complex, in units of the spacing) of every site from one of them; NaN where no bond leads."""
+    site = np.full(mesh.n, np.nan + 0j)
     if len(i) == 0:
         return site
-    row = np.angle(np.nansum(mesh.psi6[members])) / 6
-    vector = vector * _turns(frame, row)
     tree = minimum_spanning_tree(sparse.coo_array((misfit + 1e-3, (i, j)), shape=(mesh.n, mesh.n)))
     label = connected_components(tree, directed=False)[1]
     largest = np.flatnonzero(label == np.bincount(label).argmax())
@@ -582,53 +590,73 @@ def _regress(z, site):
     return coefficients, inverse, z - design @ coefficients, center
 
 
-def _described(mesh, site, known, coefficients, inverse, residual, center) -> LatticeFit:
-    c, q, p = coefficients
-    n = int(known.sum())
-    variance = np.sum(np.abs(residual) ** 2) / max(2 * n - 6, 1)  # per component
-    radial, tangential, component = _errors(mesh.z[known], site[known] - center, inverse, residual, variance, q)
-    basis = np.array([1, np.exp(1j * _SIXTH)])
-    vectors = q * basis + p * np.conj(basis)
-    origin = c - q * center - p * np.conj(center)
-    second = site.imag / np.sin(_SIXTH)
-    index = np.stack([site.real - second / 2, second], axis=1)
-    index[~known] = np.nan
-    return LatticeFit(
-        origin=_pairs(origin),
-        vectors=_pairs(vectors),
-        spacing=float(np.abs(q)),
-        angle=float(np.degrees(np.angle(q)) % 60),
-        spacing_std=float(radial),
-        angle_std=float(np.degrees(tangential / np.abs(q))),
-        vector_std=float(component),
-        origin_std=float(np.sqrt(variance / n)),
-        residual_std=float(np.sqrt(variance)),
-        shear=float(np.abs(p / q)),
-        n=n,
-        index=np.rint(index),
-    )
+def _torn(site, i, j, vector, misfit, least: int = 3) -> bool:
+    """Whether good bonds contradict the numbers of the sites: there is a dislocation."""
+    good = (misfit < 0.25) & np.isfinite(site[i]) & np.isfinite(site[j])
+    return bool(np.sum(np.abs(site[j] - site[i] - vector)[good] > 0.5) >= least)
 
 
-def _errors(z, w, inverse, residual, variance, q):
+def _from_sites(z, w, coefficients, inverse, residual):
+    """Spacing and row, shear, and their errors, from numbered sites w."""
+    design = np.stack([np.ones_like(w), w, np.conj(w)], axis=1)
+    return *coefficients[1:], _errors(z, design, inverse, residual, coefficients[1], column=1)
+
+
+def _from_bonds(mesh, i, j, vector, misfit):
+    """The same from the bonds between neighbours alone: the mean of the lattices around all particles."""
+    good = misfit < 0.3
+    i, j, w = i[good], j[good], vector[good]
+    design, step = np.stack([w, np.conj(w)], axis=1), mesh.z[j] - mesh.z[i]
+    inverse = np.linalg.pinv(np.conj(design.T) @ design)
+    q, p = inverse @ (np.conj(design.T) @ step)
+    residual = step - q * w - p * np.conj(w)
+    return q, p, _errors((mesh.z[i] + mesh.z[j]) / 2, design, inverse, residual, q, column=0)
+
+
+def _errors(z, design, inverse, residual, q, column):
     """Standard deviations of q along itself and across it, and of a component of a lattice vector."""
-    plain = np.sqrt(variance * inverse[1, 1].real)
-    component = np.sqrt(variance * (inverse[1, 1] + inverse[2, 2]).real)
+    n, parameters = design.shape
+    variance = np.sum(np.abs(residual) ** 2) / max(2 * (n - parameters), 1)  # per component
+    plain = np.sqrt(variance * inverse[column, column].real)
+    component = np.sqrt(variance * (inverse[column, column] + inverse[column + 1, column + 1]).real)
     block = np.floor(np.stack([z.real, z.imag]) / (5 * np.abs(q)))
     name = np.unique(block, axis=1, return_inverse=True)[1].ravel()
     blocks = name.max() + 1
     if blocks < 8:
         return plain, plain, component
-    design = np.stack([np.ones_like(w), w, np.conj(w)], axis=1)
-    score = np.zeros((blocks, 3), complex)
+    score = np.zeros((blocks, parameters), complex)
     np.add.at(score, name, np.conj(design) * residual[:, None])
-    half = score @ inverse.T
-    scale = blocks / (blocks - 3)
-    ahead = half[:, 1] * np.exp(-1j * np.angle(q))
-    radial, tangential = (np.sqrt(scale * np.sum(part**2)) for part in (ahead.real, ahead.imag))
-    both = np.sqrt(scale * np.sum(np.abs(half[:, 1:]) ** 2) / 2)
+    half = np.sqrt(blocks / (blocks - 3)) * score @ inverse.T
+    ahead = half[:, column] * np.exp(-1j * np.angle(q))
+    radial, tangential = (np.sqrt(np.sum(part**2)) for part in (ahead.real, ahead.imag))
     if max(radial, tangential) < 1.5 * plain:  # as good as independent; few blocks would only add their own scatter
         return plain, plain, component
+    both = np.sqrt(np.sum(np.abs(half[:, column:]) ** 2) / 2)
     return max(radial, plain), max(tangential, plain), max(both, component)
+
+
+def _described(site, known, c, q, p, errors, residual, center) -> LatticeFit:
+    basis = np.array([1, np.exp(1j * _SIXTH)])
+    second = site.imag / np.sin(_SIXTH)
+    index = np.stack([site.real - second / 2, second], axis=1)
+    index[~known] = np.nan
+    n = int(known.sum())
+    scatter = float(np.sqrt(np.sum(np.abs(residual) ** 2) / max(2 * n - 6, 1)))
+    radial, tangential, component = map(float, errors)
+    return LatticeFit(
+        origin=_pairs(c - q * center - p * np.conj(center)),
+        vectors=_pairs(q * basis + p * np.conj(basis)),
+        spacing=float(np.abs(q)),
+        angle=float(np.degrees(np.angle(q)) % 60),
+        spacing_std=radial,
+        angle_std=float(np.degrees(tangential / np.abs(q))),
+        vector_std=component,
+        origin_std=scatter / np.sqrt(n),
+        residual_std=scatter,
+        shear=float(np.abs(p / q)),
+        n=n,
+        index=np.rint(index),
+    )
 
 
 # --- The lattice around each particle ---

@@ -240,19 +240,20 @@ def _interstitials(mesh, grain) -> np.ndarray:
 # --- Dislocations and disclinations ---
 
 
-def _rim(mesh) -> np.ndarray:
-    """Which particles lie on the edge of the triangulation: their neighbours are not all known."""
-    count = np.bincount(mesh.of_triangle[0].ravel(), minlength=len(mesh.edges))
+def _rim(mesh, reach: float = np.inf) -> np.ndarray:
+    """Which particles lie on the edge of the triangles whose circles have a radius within reach, in spacings."""
+    triangles = mesh.radius < reach * mesh.spacing
+    count = np.bincount(mesh.of_triangle[0][triangles].ravel(), minlength=len(mesh.edges))
     rim = np.ones(mesh.n, bool)
-    rim[mesh.triangles] = False
+    rim[mesh.triangles[triangles]] = False
     rim[mesh.edges[count == 1]] = True
     return rim
 
 
 def _coordination(mesh) -> np.ndarray:
-    """Number of neighbours in the triangulation, 0 on its rim."""
+    """Number of neighbours in the triangulation; 0 on its rim, which neither bays of the edge nor holes belong to."""
     count = np.bincount(mesh.edges.ravel(), minlength=mesh.n)
-    return np.where(_rim(mesh), 0, count)
+    return np.where(_rim(mesh, 0.95), 0, count)
 
 
 def _dislocations(mesh) -> tuple[np.ndarray, np.ndarray]:
@@ -388,7 +389,7 @@ def _disclinations(mesh, coordination, cores, interstitials) -> np.ndarray:
     minus = np.repeat(np.arange(mesh.n), np.maximum(-charge, 0))
     alone = np.concatenate(_unpaired(mesh.points[plus], mesh.points[minus], 2.3 * mesh.spacing))
     alone = np.concatenate([plus, minus])[alone.astype(bool)]
-    rim = mesh.points[_rim(mesh)]
+    rim = mesh.points[_rim(mesh, 0.95)]
     far = cKDTree(rim).query(mesh.points[alone])[0] > 2.3 * mesh.spacing if len(rim) else np.ones(len(alone), bool)
     return mesh.points[alone[far]].reshape(-1, 2)
 

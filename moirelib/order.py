@@ -316,14 +316,14 @@ class _Mesh:
 
     def _triangulate(self):
         """Corners in the sense from x towards y. A vacancy's triangles have a radius of a spacing, the rim's more."""
-        if self.n < 3:
-            return np.empty((0, 3), int)
         corners = Delaunay(self.points).simplices
         a, b, c = self.z[corners].T
         area = 0.5 * np.imag(np.conj(b - a) * (c - a))
         radius = np.abs(a - b) * np.abs(b - c) * np.abs(c - a) / np.maximum(4 * np.abs(area), 1e-12)
         corners[area < 0] = corners[area < 0][:, ::-1]
-        return corners[radius < 1.35 * self.spacing]
+        keep = radius < 1.35 * self.spacing
+        self.radius = radius[keep]
+        return corners[keep]
 
     def _edges(self):
         """Every edge once, smaller index first; and the three of each triangle, negative where run backwards."""
@@ -755,7 +755,8 @@ def strain_map(
     points : array_like, shape (n, 2)
         (y, x) in nm, of one layer in one frame.
     reference : LatticeFit, optional
-        The unstrained lattice (its spacing and angle); by default each grain's own mean lattice.
+        The unstrained lattice (its spacing and angle); by default the mean of the lattices around all particles of
+        each grain.
     spacing : float, optional
         Nearest-neighbour distance, in nm; measured by default.
     grain : array_like of int, shape (n,), optional
@@ -784,9 +785,10 @@ def strain_map(
     q0 = np.full(mesh.n, np.nan + 0j)
     for name in np.unique(grain[grain >= 0]) if reference is None else [None]:
         members = np.ones(mesh.n, bool) if name is None else grain == name
-        fit = _fit_mesh(mesh, members) if reference is None else reference
-        if fit is not None:
-            q0[members] = fit.spacing * np.exp(1j * np.radians(fit.angle))
+        if reference is not None:
+            q0[members] = reference.spacing * np.exp(1j * np.radians(reference.angle))
+        elif len((named := _named_bonds(mesh, members))[0]) > 6:
+            q0[members] = _from_bonds(mesh, *named)[0]
     known = np.isfinite(local.q) & np.isfinite(q0)
     q, p, q0 = (np.where(known, value, 1.0) for value in (local.q, local.p, q0))
     turn = _turns(-np.angle(q), -np.angle(q0))  # to the reference's row

@@ -467,7 +467,7 @@ def show_defects(defects, ax=None, pixel_size=None, boundaries=None, size: float
         burgers = lines[["burgers_y_nm", "burgers_x_nm"]]
         show_vectors(lines[["y_nm", "x_nm"]], burgers, ax, pixel_size, scale=2.0, color="#D55E00")
     if legend and ax.get_legend_handles_labels()[0]:
-        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, fontsize=8, frameon=False)
+        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, fontsize=8, frameon=False)
     return ax
 
 

@@ -119,7 +119,7 @@ for name, values in (("within 1.35 spacings", np.abs(psi6)), ("six nearest", nai
 # function $g_6(r)$ is the mean of $\psi_6^*(0)\,\psi_6(r)$ over pairs of particles $r$ apart. It stays up in a crystal,
 # and falls off in a polycrystal over the size of a grain.
 
-# %% mystnb={"figure": {"caption": "Bond-orientational order of layer 1. Left, magnitude of ψ6: the edge is as ordered as the inside; lower values surround the dislocations. Right, its correlation function, beside that of two grains 30° apart, which have opposite ψ6.", "name": "fig-psi6"}}
+# %% mystnb={"figure": {"caption": "Bond-orientational order of layer 1. Left, magnitude of ψ6: the edge is as ordered as the inside; lower values surround a dislocation and an interstitial. Right, its correlation function, beside that of two grains 30° apart, which have opposite ψ6.", "name": "fig-psi6"}}
 fig, axes = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
 plot.show_hexatic(base, psi6, axes[0], direction=False)
 grains, _ = grain_boundary(spacing, 5.0, 30.0, 90.0, (350, 350), 350)
@@ -215,7 +215,7 @@ error = strain["rotation_deg"] - np.degrees(slope / 2)
 print(f"rotation: true up to ±{np.degrees(slope / 2).max():.2f}°, error {error.std():.2f}°")
 print(f"claimed error {np.degrees(strain['strain_std']).median():.2f}° (median)")
 
-# %% mystnb={"figure": {"caption": "Local rotation of the lattice. Left, a bent lattice; middle, measured against true rotation of the same particles, edge included (orange). Right, layer 1 of the scene: a dislocation turns its surroundings one way on one side and the other way on the other.", "name": "fig-strain"}}
+# %% mystnb={"figure": {"caption": "Local rotation of the lattice. Left, a bent lattice; middle, measured against true rotation of the same particles, edge included (orange). Right, layer 1 of the scene: the dislocation turns its surroundings one way on one side and the other way on the other.", "name": "fig-strain"}}
 fig, axes = plt.subplots(1, 3, figsize=(11, 3.5), layout="constrained")
 plot.show_strain(strain, "rotation_deg", axes[0])
 for at_edge, color in zip((False, True), plot.LAYER_COLORS, strict=True):
@@ -235,14 +235,14 @@ plt.show()
 # is a continuous coordinate, 3 on top, −1 on a bridge, −1.5 in a hollow.
 #
 # From particle to particle of layer 2 the phases advance by the *difference* of the two lattices' waves. That is a wave
-# itself, long where the twist is small: the Moiré pattern. So the gradient of the phases measures the {term}`Moiré
-# lattice`'s period from where particles really are. The formula $a/(2\sin(\theta/2))$ predicts it from spacing and
+# itself, long where the twist is small: the Moiré pattern. So the gradient of the phases measures the period of the
+# {term}`Moiré lattice` from where particles really are. The formula $a/(2\sin(\theta/2))$ predicts it from spacing and
 # twist. The two agree for rigid lattices; where layers relaxed towards each other, only the first knows.
 
 # %%
 on_base = order.registry(layers[1], base)
 moire = order.fit_moire(*layers)
-print(f"twist {moire.twist:.3f} ± {moire.twist_std:.3f}°")
+print(f"twist {moire.twist:.3f} ± {moire.twist_std:.3f}° (planted: 6°)")
 print(f"period {moire.period:.1f} ± {moire.period_std:.1f} nm measured, "
       f"{moire.formula:.1f} ± {moire.formula_std:.1f} nm by formula")  # fmt: skip
 print(on_base["registry"].value_counts(normalize=True).round(3).to_dict())
@@ -442,8 +442,8 @@ plt.show()
 #
 # - the misorientation is that of a low Σ, or no sites would coincide on the line ({doc}`chapter 1 <01_lattices>`);
 # - the line runs along the mirror line between the two grains' rows, $\tfrac12(\theta_1+\theta_2)$ up to multiples of 30°;
-# - the second lattice lies *where* the mirror image of the first is, not slid along the line: it is {term}`coherent
-#   <coherence>`.
+# - the second lattice lies *where* the mirror image of the first is, not slid along the line. That is
+#   {term}`coherence`.
 #
 # The table holds how far each boundary is from each: `sigma_deviation_deg`, `asymmetry_deg`, `mirror_mismatch_nm`.
 # `Tolerance` says how far a twin may be; the misorientation's tolerance shrinks with $\sqrt\Sigma$, as in Brandon's
@@ -468,7 +468,7 @@ columns = (
 ).split()
 pd.DataFrame(rows)[columns].transpose()
 
-# %% mystnb={"figure": {"caption": "A twin boundary (solid) and two plain grain boundaries (dashed), with the direction of the rows at each particle. The middle one has the misorientation of the twin, but its line is no mirror line. Dislocations are those of the boundary itself.", "name": "fig-boundaries"}}
+# %% mystnb={"figure": {"caption": "A twin boundary (solid) and two plain grain boundaries (dashed), with the direction of the rows at each particle. The middle one has the misorientation of the twin, but its line is no mirror line.", "name": "fig-boundaries"}}
 fig, axes = plt.subplots(1, 3, figsize=(11, 4.2), layout="constrained")
 for ax, (name, (points, analysis)) in zip(axes, analyses.items(), strict=True):
     last = ax is axes[-1]
@@ -547,8 +547,9 @@ plt.show()
 
 # %% [markdown]
 # The spacing is that of chapter 7, with an error bar. Of the defects one should believe those that lie in the regular
-# part: where the bright liquid hides the particles, what was found is partly not there, and "vacancies" are particles
-# that were not seen. A defect that stays in place over many frames is one; a defect of a single frame is a suspicion.
+# part. Most marks, and what is called a grain boundary, lie where ψ6 is low: there bright liquid hides the particles,
+# part of what was found is not there, and what was not found would be a vacancy. A defect that stays in place over many
+# frames is one; a defect of a single frame is a suspicion.
 #
 # ## Exercises
 #

@@ -178,8 +178,8 @@ print(f"fit_lattice claims ± {claimed.mean():.3f} nm")
 # %% [markdown]
 # `fit_lattice` walks over the most regular bonds first and never rounds far from a numbered site, so slow {term}`strain`
 # does not derail it. Around a {term}`dislocation` the numbers depend on the way; where bonds contradict them, the vectors
-# come from the bonds alone, with a larger error. Where the lattice is bent, residuals of neighbours are alike, and a regression that takes them for
-# independent would promise too much. Then the errors come from blocks of particles instead.
+# come from the bonds alone, with a larger error. Where the lattice is bent, residuals of neighbours are alike, and a
+# regression that takes them for independent would promise too much. Then the errors come from blocks of particles.
 #
 # In the simulated scene each layer is one grain, and the {term}`twist angle` is the difference of the angles:
 
@@ -325,7 +325,8 @@ dislocated = crystal + dislocation_displacement(crystal, core, a1)
 dislocated = dislocated + rng.normal(0, 0.4, crystal.shape)
 first = cKDTree(dislocated).query(-3 * (a1 + a2))[1]
 far = cKDTree(dislocated).query(-3 * (a1 + a2) + 5 * row(120.0))[1]
-around, beside = walk(dislocated, first, steps), walk(dislocated, far, steps[:4] + steps[6:10] + steps[12:16] + steps[18:22])  # fmt: skip
+shorter = [step for k, step in enumerate(steps) if k % 6 < 4]
+around, beside = walk(dislocated, first, steps), walk(dislocated, far, shorter)
 for name, path in (("around", around), ("beside", beside)):
     print(f"{name} the core: end - start = {(path[-1] - path[0]).round(1)} nm (y, x)")
 print(f"planted: {a1.round(1)}")

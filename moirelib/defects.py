@@ -219,8 +219,7 @@ def _interstitials(mesh, grain) -> np.ndarray:
     )
     near = near[near["v"] > 1.2 * mesh.spacing]  # those nearer gave way
     k, i = crowded[near["i"]], use[near["j"]]
-    q, p, step = local.q[i], local.p[i], mesh.z[k] - local.site[i]
-    u = (np.conj(q) * step - p * np.conj(step)) / (np.abs(q) ** 2 - np.abs(p) ** 2)
+    q, p, u = local.q[i], local.p[i], local.place(i, mesh.z[k])
     w = _round(u)
     site = _pairs(local.site[i] + q * w + p * np.conj(w))
     distance, nearest = tree.query(site, k=2)

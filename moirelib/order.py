@@ -398,7 +398,7 @@ def _grains_of(mesh, misorientation: float = 3.5, smallest: int = 12) -> np.ndar
     for k, name in enumerate(names[np.argsort(-count, kind="stable")]):
         if np.sum(grain == name) >= smallest:
             renamed[grain == name] = k
-    return _grown(mesh, renamed, i, j)
+    return _sharpened(mesh, _grown(mesh, renamed, i, j), i, j)
 
 
 def _components(n, i, j) -> np.ndarray:
@@ -441,6 +441,32 @@ def _grown(mesh, grain, i, j) -> np.ndarray:
             np.add.at(vote[:, k], one, np.where(column == k, fits + 0.01, 0.0))
         reached = np.unique(one)
         grain[reached] = names[vote[reached].argmax(axis=1)]
+    return grain
+
+
+def _sharpened(mesh, grain, i, j) -> np.ndarray:
+    """Particles beside a boundary go to the grain whose lattice, continued from inside, has a site nearer to them."""
+    met = (grain[i] >= 0) & (grain[j] >= 0) & (grain[i] != grain[j])
+    beside = np.unique([i[met], j[met]])
+    if len(beside) == 0:
+        return grain
+    local = _local_fit(mesh.points, mesh.spacing, mesh.angle, 2.15, grain)
+    inside = local.good & (grain >= 0)
+    inside[beside] = False
+    inside = np.flatnonzero(inside)
+    near = cKDTree(mesh.points[beside]).sparse_distance_matrix(
+        cKDTree(mesh.points[inside]), 3.0 * mesh.spacing, output_type="ndarray"
+    )
+    u = local.place(inside[near["j"]], mesh.z[beside[near["i"]]])
+    names = grain.max() + 1
+    key = near["i"] * names + grain[inside[near["j"]]]
+    count = np.bincount(key, minlength=len(beside) * names).reshape(-1, names)
+    misfit = np.bincount(key, np.abs(u - _round(u)), count.size).reshape(-1, names)
+    misfit = np.where(count >= 2, misfit / np.maximum(count, 1), np.inf)
+    own = misfit[np.arange(len(beside)), grain[beside]]
+    better = misfit.min(axis=1) < own - 0.05
+    grain = grain.copy()
+    grain[beside[better]] = misfit.argmin(axis=1)[better]
     return grain
 
 
@@ -681,6 +707,12 @@ class LocalLattices:
         """Where at least three neighbours in different directions were found."""
         return np.isfinite(self.q)
 
+    def place(self, i, z) -> np.ndarray:
+        """Points z (x + iy, nm) in the lattices around particles i, in lattice vectors from their sites."""
+        q, p, step = self.q[i], self.p[i], z - self.site[i]
+        # The inverse of u → q u + p u*
+        return (np.conj(q) * step - p * np.conj(step)) / (np.abs(q) ** 2 - np.abs(p) ** 2)
+
 
 def local_lattices(points, spacing: float | None = None, reach: float = REACH, grain=None) -> LocalLattices:
     """Affine fit of a hexagonal lattice to the neighbours of each particle.
@@ -879,9 +911,7 @@ def _registry(points, mesh, grain):
     nearest = use[nearest]
     covered = distance < 0.8 * mesh.spacing
     covered |= tree.query_ball_point(points, REACH * mesh.spacing, return_length=True) >= 3
-    q, p, step = local.q[nearest], local.p[nearest], z - local.site[nearest]
-    # The inverse of u → q u + p u*
-    u = (np.conj(q) * step - p * np.conj(step)) / (np.abs(q) ** 2 - np.abs(p) ** 2)
+    q, p, u = local.q[nearest], local.p[nearest], local.place(nearest, z)
     u = np.where(covered, u - _round(u), np.nan)
     # One frame for all particles of a grain, so that places can be compared
     row = np.zeros(mesh.n)

@@ -31,6 +31,7 @@ from .order import (
     _pairs,
     _round,
     _turns,
+    registry,
 )
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "boundary_table",
     "burgers_circuit",
     "defect_table",
+    "defect_tables",
     "find_defects",
     "follow_boundaries",
     "follow_defects",
@@ -709,7 +711,7 @@ def defect_table(particles: pd.DataFrame, tolerance: Tolerance | None = None, ot
     -----
     Explained in chapter 9, "Order and defects".
     """
-    return tables(particles, tolerance, other_layer)[0]
+    return defect_tables(particles, tolerance, other_layer)[0]
 
 
 def boundary_table(particles: pd.DataFrame, tolerance: Tolerance | None = None) -> pd.DataFrame:
@@ -738,13 +740,28 @@ def boundary_table(particles: pd.DataFrame, tolerance: Tolerance | None = None) 
     Brandon, Acta Metall. 14, 1479 (1966); Read & Shockley, Phys. Rev. 78, 275 (1950). Explained in chapter 9, "Order
     and defects".
     """
-    return tables(particles, tolerance, False)[1]
+    return defect_tables(particles, tolerance, False)[1]
 
 
-def tables(particles, tolerance: Tolerance | None = None, other_layer: bool = True):
-    """Defects and boundaries of every layer and frame in one pass: see `defect_table` and `boundary_table`."""
-    from .order import registry
+def defect_tables(
+    particles: pd.DataFrame, tolerance: Tolerance | None = None, other_layer: bool = True
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Defects and boundaries of every layer and frame, in one pass.
 
+    Parameters
+    ----------
+    particles, tolerance, other_layer
+        As for `defect_table`.
+
+    Returns
+    -------
+    defects, boundaries : pandas.DataFrame
+        As from `defect_table` and `boundary_table`.
+
+    Notes
+    -----
+    Explained in chapter 9, "Order and defects".
+    """
     layers: dict = {}
     for frame, layer, rows in _layers_of(particles):
         layers.setdefault(frame, {})[layer] = rows[["y_nm", "x_nm"]].to_numpy(float)

@@ -175,6 +175,8 @@ def hexatic_correlation(points, psi6, r_max: float, bin_width: float) -> pd.Data
     """
     points, psi6 = _points(points), np.asarray(psi6)
     known = np.isfinite(psi6)
+    if known.sum() < 2:
+        return pd.DataFrame({"r_nm": [], "g6": [], "pairs": []})
     box, xyz = _in_freud(points[known])
     r_max = min(float(r_max), 0.99 * box.Lx / 2)
     bins = max(round(r_max / bin_width), 1)

@@ -272,6 +272,18 @@ def test_a_twin_boundary_is_recognised_with_its_sigma_and_plane(sigma):
         assert found["mirror_mismatch_nm"] < 0.1 * A
 
 
+def test_a_twin_is_coherent_all_along_also_where_no_sites_coincide():
+    points, _ = twin_boundary(A, 0.0, 13, CENTER, 320.0)
+    for cut in np.arange(100.0, 141.0, 8.0):  # the middle of what is left of the boundary moves
+        found = boundary(points[points[:, 1] > CENTER[1] - cut])
+        assert found["kind"] == "twin"
+        assert found["mirror_mismatch_nm"] < 0.02 * A
+    side = (points - CENTER) @ unit(found["inclination_deg"] + 90) > 1.0
+    slid = points + side[:, None] * (A * np.sqrt(13) / 52 * unit(found["inclination_deg"]))
+    mismatch = boundary(slid)["mirror_mismatch_nm"]
+    assert mismatch == pytest.approx(A * np.sqrt(13) / 52, rel=0.3)  # half the smallest of its periods
+
+
 def test_only_a_coherent_mirror_image_is_a_twin():
     twist = float(commensurate_angles(7)["twist_deg"].iloc[0])
     bisector = ANGLE + twist / 2

@@ -7,6 +7,7 @@ import pytest
 from moirelib.lattice import (
     coincidence_period,
     commensurate_angles,
+    dislocation_displacement,
     grain_boundary,
     hexagonal_lattice,
     moire_period,
@@ -156,6 +157,30 @@ def test_two_grains_are_found_with_their_misorientation(turn):
     assert max(np.mean(grain == side), np.mean(grain == 1 - side)) > 0.96
     angles = lattice_table(pd.DataFrame(points, columns=["y_nm", "x_nm"]).assign(frame=0, layer=1))["angle_deg"]
     assert off(abs(angles[0] - angles[1]), turn) < 0.1
+
+
+def test_particles_beside_a_boundary_belong_to_the_lattice_they_sit_on():
+    wrong = []
+    for seed in range(6):
+        turn, inclination = 8.0 + 4 * seed, 25.0 * seed
+        points, _ = grain_boundary(A, 3.0, turn, inclination, CENTER, 200.0)
+        normal = [np.cos(np.radians(inclination)), -np.sin(np.radians(inclination))]
+        side = ((points - CENTER) @ normal > 1e-6).astype(int)
+        grain = find_grains(points + 0.3 * np.random.default_rng(seed).standard_normal(points.shape))
+        wrong.append(min(np.sum(grain != side), np.sum(grain != 1 - side)))
+    assert np.mean(wrong) < 2.0  # sites of both lattices may coincide
+
+
+def test_a_dislocation_does_not_turn_the_mean_lattice():
+    core = np.array(CENTER) + [63.0, -41.0]
+    crystals = crystal(0.0, noise=0.2)
+    burgers = A * np.array([np.sin(np.radians(60.0)), np.cos(np.radians(60.0))])
+    points = crystals + dislocation_displacement(crystals, core, burgers)
+    fit = fit_lattice(points)
+    rows = np.degrees(np.angle(np.nansum(hexatic(points)))) / 6
+    assert off(fit.angle, rows) < 0.1
+    assert off(fit.angle, rows) < fit.angle_std
+    assert fit.angle_std > 3 * fit_lattice(crystals).angle_std
 
 
 def test_slow_bending_strain_and_a_missing_tenth_do_not_divide_a_crystal():

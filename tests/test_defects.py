@@ -162,9 +162,10 @@ def test_the_burgers_vector_turns_with_the_crystal_and_changes_sign_in_a_mirror(
     points = noisy(with_dislocations(crystal(), (hollow(), burgers)), 0.02 * A)
     columns = ["y_nm", "x_nm", "burgers_y_nm", "burgers_x_nm"]
     where = find_defects(points).defects[columns].to_numpy(float)[0]
-    moved = find_defects(turned(points, 100.0) + 50).defects[columns].to_numpy(float)[0]
-    np.testing.assert_allclose(moved[:2], turned(where[None, :2], 100.0)[0] + 50, atol=1e-3)
-    np.testing.assert_allclose(moved[2:], turned(where[None, 2:], 100.0)[0], atol=1e-3)
+    for turn in (100.0, *np.arange(20.0, 26.1, 0.75)):  # rows at 30° have two names
+        moved = find_defects(turned(points, turn) + 50).defects[columns].to_numpy(float)[0]
+        np.testing.assert_allclose(moved[:2], turned(where[None, :2], turn)[0] + 50, atol=1e-3)
+        np.testing.assert_allclose(moved[2:], turned(where[None, 2:], turn)[0], atol=1e-3)
     # In a mirror the circuit runs the other way.
     mirrored = find_defects(points * [1, -1]).defects[columns].to_numpy(float)[0]
     np.testing.assert_allclose(mirrored, where * [1, -1, -1, 1], atol=1e-3)

@@ -161,14 +161,14 @@ def test_two_grains_are_found_with_their_misorientation(turn):
 
 def test_particles_beside_a_boundary_belong_to_the_lattice_they_sit_on():
     wrong = []
-    for seed in range(6):
-        turn, inclination = 8.0 + 4 * seed, 25.0 * seed
+    for seed in range(12):
+        turn, inclination = 8.0 + 2 * seed, 25.0 * seed
         points, _ = grain_boundary(A, 3.0, turn, inclination, CENTER, 200.0)
         normal = [np.cos(np.radians(inclination)), -np.sin(np.radians(inclination))]
         side = ((points - CENTER) @ normal > 1e-6).astype(int)
         grain = find_grains(points + 0.3 * np.random.default_rng(seed).standard_normal(points.shape))
         wrong.append(min(np.sum(grain != side), np.sum(grain != 1 - side)))
-    assert np.mean(wrong) < 2.0  # sites of both lattices may coincide
+    assert np.mean(wrong) < 0.5  # of some 360 particles; sites of both lattices may coincide
 
 
 def test_a_dislocation_does_not_turn_the_mean_lattice():
@@ -305,6 +305,15 @@ def test_registry_of_the_high_symmetry_places():
     assert found["registry"].tolist() == list(places)
     np.testing.assert_allclose(found["coordinate"], [REGISTRY[name] for name in places], atol=1e-9)
     np.testing.assert_allclose(np.hypot(found["offset_y_nm"], found["offset_x_nm"]), [0, A / 2, A / np.sqrt(3)])
+
+
+def test_registry_offset_leads_from_the_nearest_site_to_the_point():
+    first = crystal(23.0)
+    points = first[::7] + [3.0, -1.5]
+    inner = np.hypot(*(points - CENTER).T) < 170.0
+    found = registry(points[inner], first)
+    np.testing.assert_allclose(found["offset_y_nm"], 3.0, atol=1e-9)
+    np.testing.assert_allclose(found["offset_x_nm"], -1.5, atol=1e-9)
 
 
 def test_registry_is_not_known_beyond_the_other_layer_but_over_its_vacancies():

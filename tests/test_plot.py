@@ -88,3 +88,69 @@ def test_library_shows_every_layer_in_a_colour_of_its_own(three_layers):
 def test_library_is_drawn_into_given_axes(ax, three_layers):
     assert plot.show_library(three_layers, ax, count=1) is ax
     assert len(ax.images) == 1
+
+
+@pytest.fixture
+def map_table():
+    rows = {"y_nm": [0.0, 0.0, 20.0], "x_nm": [0.0, 20.0, 10.0], "rotation_deg": [-1.0, 0.0, 2.0]}
+    return pd.DataFrame({**rows, "strain_yy": [0.01, np.nan, -0.02], "coordinate": [3.0, -1.0, -1.5]})
+
+
+def test_a_map_colours_disks_of_a_spacing_at_their_particles(ax, map_table):
+    assert plot.show_map(map_table, map_table["rotation_deg"], ax, pixel_size=2.0, limits=(-1, 2)) is ax
+    (disks,) = ax.collections
+    np.testing.assert_allclose(disks.get_offsets(), map_table[["x_nm", "y_nm"]] / 2.0)
+    assert disks.get_widths() == pytest.approx([10.0] * 3)
+    assert disks.get_clim() == (-1, 2)
+    assert len(ax.figure.axes) == 2  # with its colour bar
+
+
+def test_strain_is_in_percent_with_zero_in_the_middle_and_unknown_in_grey(ax, map_table):
+    plot.show_strain(map_table, "strain_yy", ax)
+    (disks,) = ax.collections
+    low, high = disks.get_clim()
+    assert low == -high
+    assert 1.0 < high <= 2.0
+    disks.update_scalarmappable()
+    np.testing.assert_allclose(disks.get_facecolors()[1, :3], [0.85] * 3)
+    assert ax.yaxis_inverted()
+
+
+def test_registry_spans_from_hollow_to_top(ax, map_table):
+    plot.show_registry(map_table, ax, colorbar=False)
+    assert ax.collections[0].get_clim() == (-1.5, 3.0)
+
+
+def test_hexatic_shows_the_direction_of_rows(ax):
+    points = np.array([[0.0, 0.0], [0.0, 20.0]])
+    plot.show_hexatic(points, np.exp(6j * np.radians([10.0, 70.0])), ax)  # 60° apart: the same rows
+    np.testing.assert_allclose(ax.collections[0].get_array(), [10.0, 10.0])
+    plot.show_hexatic(points, np.array([0.5, 1j]), ax, direction=False)
+    np.testing.assert_allclose(ax.collections[1].get_array(), [0.5, 1.0])
+
+
+def test_vectors_are_as_long_as_they_are_times_the_scale(ax):
+    plot.show_vectors([[10.0, 20.0]], [[2.0, -1.0]], ax, pixel_size=2.0, scale=3.0)
+    (arrows,) = ax.collections
+    np.testing.assert_allclose([arrows.U[0], arrows.V[0]], [-1.5, 3.0])
+    np.testing.assert_allclose(arrows.get_offsets()[0], [10.0, 5.0])
+
+
+def test_defects_have_a_mark_for_each_kind_and_boundaries_a_line(ax):
+    nan = np.nan
+    rows = [("vacancy", 1.0, 2.0, nan, nan), ("dislocation", 5.0, 6.0, 0.0, 20.0), ("vacancy", 9.0, 9.0, nan, nan)]
+    defects = pd.DataFrame(rows, columns=["kind", "y_nm", "x_nm", "burgers_y_nm", "burgers_x_nm"])
+    lines = [("twin", 0.0, 0.0, 10.0, 20.0), ("grain", 5.0, 0.0, 5.0, 20.0), ("grain", 7.0, 0.0, 7.0, 20.0)]
+    boundaries = pd.DataFrame(lines, columns=["kind", "y0_nm", "x0_nm", "y1_nm", "x1_nm"])
+    assert plot.show_defects(defects, ax, boundaries=boundaries) is ax
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert labels == ["twin boundary", "grain boundary", "vacancy", "dislocation"]
+    assert [line.get_linestyle() for line in ax.lines] == ["-", "--", "--"]
+    marks = next(c for c in ax.collections if c.get_label() == "vacancy")
+    np.testing.assert_allclose(marks.get_offsets(), [[2, 1], [9, 9]])
+
+
+def test_no_defects_are_drawn_without_complaint(ax):
+    empty = pd.DataFrame(columns=["kind", "y_nm", "x_nm", "burgers_y_nm", "burgers_x_nm"])
+    assert plot.show_defects(empty, ax) is ax
+    assert ax.get_legend() is None

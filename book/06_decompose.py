@@ -657,8 +657,8 @@ for name, part in (
 # - **Read the note in the summary first.** It says whether a second lattice was found, and whether the field holds a
 #   Moiré period. With less than one period in view, positions are still good, and layers are a guess.
 # - **Slanted columns look like two layers.** In the real frame above most columns are drawn out, and the network sees two
-#   ends of one. The whole frame holds enough of them to tell that the ends are not turned against each other; a small
-#   part of it may come out as two layers with a twist of about a degree, and the note then says that the field is small.
+#   ends of one. Ends are not turned against each other, layers are: what fits as two lattices of one spacing and one
+#   direction, less than half a spacing apart, is called one layer. Two real layers stacked that way are called one, too.
 # - **Twists near 0° or 30°** with equal spacings leave little to tell the lattices apart: at 30°, {term}`grains
 #   <grain>` turned either way look alike; near 0°, the two lattices have one set of peaks.
 # - **The semi-real Moiré is easier than reality** in one respect: real second layers are out of focus by their height,

@@ -567,9 +567,18 @@ plt.show()
 #
 # Detection, layers and fit help each other. Layers say which sites should hold a particle, the fit says whether they
 # do, better positions make better layers. `find` goes round up to three times; in a movie it starts from the frame
-# before, and once is enough. Layers are named with every particle kept near its row of neighbours, which the crystal's
-# regularity justifies, and layer movies show the outlines of that fit; positions and error bars of the table are then
-# fitted **without** it, so that a particle is where the frame says, not where its lattice would like it.
+# before, and once is enough. Whether there are one or two layers is decided by the peaks that are sure; weak ones, which
+# the network likes to put into both channels, are then only asked which layer they are in.
+#
+# At the end everything is fitted twice. Once **without** the lattice: a particle is where the frame says. And once with
+# every particle kept near the middle between its neighbours, as far as the crystal is regular; rows that are bent more
+# than noise and regularity explain, next to a dislocation, have little say. That fit is the likeliest (its root mean
+# square error on simulated frames is up to a third smaller), and layer movies show its outlines. The table of a
+# single image has its positions. In a movie the table holds those without: kept near their rows in every frame, particles
+# would seem to vibrate less than they do.
+#
+# Error bars need the noise, and the residual has less of it than the frame: each fitted number took its share. In two
+# dense layers that is half of it, and the error bars give it back.
 
 # %%
 tables, before = [], None
@@ -891,8 +900,8 @@ print(pd.concat(rows).groupby("overlapped")["claim"].describe()[["count", "50%"]
 #   holds less than a Moiré period.
 # - **A grain in the wrong layer is wrong as a whole.** Two grains of one layer that touch a third in projection by bad
 #   luck can be divided wrongly; the figure of the layers shows it at once, `layer_confidence` may not.
-# - **Tilted columns of a single layer** look like two layers slightly shifted. The rules that tell them apart compare
-#   directions; where too few particles lie in pairs, they cannot.
+# - **Tilted columns of a single layer** look like two layers slightly shifted. What tells them apart is that their ends
+#   are not turned against each other; two layers exactly parallel and less than half a spacing apart are called one.
 # - **Error bars do not know the model's mistakes**: strongly defocused particles with fringes, cubes or triangles, and
 #   particles at the border are fitted with a round profile all the same.
 # - **A search range above half the spacing** makes tracks jump to neighbours, most of all across dropped frames.

@@ -137,3 +137,44 @@ def test_a_known_crystal_steadies_what_the_frame_shows_badly():
     steadied = fit.take(free.assign(layer=1)).fit(2, shared=False).put(start)
     error = [np.sqrt(np.mean((t[["y", "x"]].to_numpy() - points) ** 2)) for t in (free, steadied)]
     assert error[1] < 0.8 * error[0]
+
+
+def two_layers(rng):
+    """Two square lattices of one spacing, turned by 15° against each other: half of the particles overlap."""
+    return np.concatenate([square_of_points(spacing=16.0, angle=angle, rng=rng) for angle in (7.0, 22.0)])
+
+
+def test_error_bars_stay_true_where_every_other_pixel_is_fitted():
+    z = []
+    for seed in range(20, 24):
+        rng = np.random.default_rng(seed)
+        points = two_layers(rng)
+        frame = noisy_frame(points, rng, 25.0)
+        table = refine(frame, pd.DataFrame(points, columns=["y", "x"]), D)
+        inner = np.all((points > 8) & (points < 152), axis=1)
+        z.append(((table[["y", "x"]].to_numpy() - points) / table[["y_std", "x_std"]].to_numpy())[inner])
+    z = np.concatenate(z)
+    assert 0.85 < 1.48 * np.median(np.abs(z)) < 1.15
+
+
+def test_the_crystal_does_not_pull_on_a_particle_that_left_its_row():
+    rng = np.random.default_rng(6)
+    points = square_of_points(spacing=16.0, rng=rng, jitter=0.1)
+    middle = int(np.argmin(np.hypot(*(points - 80).T)))
+    points[middle] += (0.0, 4.0)
+    start = pd.DataFrame(points, columns=["y", "x"])
+    fit = FrameFit(noisy_frame(points, rng, 20.0), start, D).fit(2)
+    free = fit.take(start).fit(2, shared=False).put(start)
+    steadied = fit.take(free.assign(layer=1)).fit(2, shared=False).put(start)
+    assert np.hypot(*(steadied[["y", "x"]].to_numpy()[middle] - points[middle])) < 0.4
+
+
+def test_the_border_that_does_not_count_is_held_while_the_blur_is_fitted():
+    points = square_of_points(spacing=18.0, rng=np.random.default_rng(0))
+    table = pd.DataFrame(points, columns=["y", "x"]).assign(diameter=11.5, depth=0.8)
+    fit = FrameFit(rendered(table, Imaging(blur=0.1), np.random.default_rng(1)), table, D)
+    counted = set()
+    original = fit.model.residual
+    fit.model.residual = lambda image: counted.add(fit.model.margin) or original(image)
+    fit._fit_shared()
+    assert len(counted) == 1

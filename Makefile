@@ -20,7 +20,7 @@ export MOIRELIB_FAST ?= 1
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-browser book test lint format pages scores bench-optics bench-layers notebooks clean distclean
+.PHONY: help env env-browser book test lint format pages scores bench-optics bench-layers bench-science notebooks clean distclean
 
 help:  ## list the targets
 	@$(PYTHON) -c "import re; [print('make %-13s %s' % m) for m in re.findall(r'^([\w-]+):.*?## (.*)', open('Makefile').read(), re.M)]"
@@ -69,6 +69,10 @@ ifeq ($(QUICK),1)
 else
 	@$(VENV_PYTHON) benchmarks/layers.py --out data/bench_layers.json
 endif
+
+bench-science: export OMP_NUM_THREADS ?= 2
+bench-science: env  ## vibrations, order, defects and growth against simulations of known truth
+	@$(VENV_PYTHON) benchmarks/science.py
 
 # Keeps what `make bench-layers` trained and scored: that took hours.
 clean:  ## remove the built book and its execution cache

@@ -47,7 +47,9 @@ import pandas as pd
 
 import moirelib
 from moirelib import data, plot
+from moirelib.analysis import analyze
 from moirelib.assignment import find_lattice
+from moirelib.order import strain_map
 from moirelib.unet import choose_device
 
 file = Path(MOVIE) if MOVIE is not None else data.path("sample.tif")
@@ -210,10 +212,42 @@ for saved in sorted(out.iterdir()):
 # | `particles.csv` | any spreadsheet, `pandas.read_csv`, or Fiji's *File ▸ Import ▸ Table* |
 # | `summary.json` | any text editor; keep it with your results, since it says what made them |
 #
-# Everything on this page without the pictures is one command:
+# All of this without the pictures is one command:
 #
 # ```
 # moirelib decompose my_movie.dm4 --pixel-size 0.52 --diameter 30 --out my_movie_layers
+# ```
+#
+# ## 6. What is the lattice doing?
+#
+# `analyze` runs everything of chapters {doc}`8 <08_vibrations>` to {doc}`10 <10_growth>` that the particles support, and
+# says in one line each what they do not.
+
+# %%
+found = analyze(table)
+for name, rows in found.tables.items():
+    print(f"{name:12}{len(rows):6} rows")
+for name, why in found.notes.items():
+    print(f"{name}: {why}")
+
+# %% mystnb={"figure": {"caption": "Layer 1 in the last frame: how far the neighbourhood of each particle is turned, with defects and boundaries.", "name": "fig-your-defects"}}
+frame = table["frame"].max()
+layer = table[(table["frame"] == frame) & (table["layer"] == 1)]
+defects, boundaries = (
+    t[(t["frame"] == frame) & (t["layer"] == 1)]
+    for t in (found.tables["defects"], found.tables["boundaries"])
+)
+fig, ax = plt.subplots(figsize=(5.8, 4.8), layout="constrained")
+plot.show_strain(strain_map(layer[["y_nm", "x_nm"]].to_numpy()), ax=ax)
+plot.show_defects(defects, ax, boundaries=boundaries)
+plt.show()
+
+# %% [markdown]
+# The same as a command, with all figures, a movie of the tracks and one page for the group meeting, `report.html`, in
+# `my_movie_layers/analysis`:
+#
+# ```
+# moirelib analyze my_movie_layers
 # ```
 #
 # ## Record movies that can be taken apart
@@ -282,7 +316,7 @@ print(
 # %% [markdown]
 # ## Summary
 #
-# - One cell of parameters, one call, four files.
+# - One cell of parameters, one call, four files; one more call for all analyses.
 # - Look in this order: pixel size, circles on particles, note, confidence, steadiness from frame to frame.
 # - Field of view, magnification, raw data: what is not recorded cannot be taken apart.
 #

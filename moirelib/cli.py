@@ -12,6 +12,7 @@ _EXAMPLES = """\
 examples:
   moirelib decompose movie.dm4 --out movie_layers
   moirelib decompose frames.tif --pixel-size 0.52 --out frames_layers
+  moirelib analyze movie_layers
   moirelib library --out library --images 3000 --size 448 --seed 1
   moirelib train --library library --out my_unet.safetensors
 """
@@ -52,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"moirelib {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_decompose(commands)
+    _add_analyze(commands)
     _add_library(commands)
     _add_train(commands)
     _add_remakers(commands)
@@ -96,6 +98,49 @@ def _decompose(args) -> None:
     s = result.summary
     print(f"{s['frames']} frame(s), {s['particles']['layer_1']} + {s['particles']['layer_2']} particles -> {args.out}")
     print(s["note"])
+
+
+def _add_analyze(commands) -> None:
+    p = commands.add_parser(
+        "analyze",
+        help="vibrations, order, defects and growth of a decomposed movie",
+        description="Run every analysis that the particles of a decomposed movie support.",
+        epilog="""\
+DIR is a folder that moirelib decompose wrote, or any other that holds particles.csv with at least the columns
+frame, particle, layer, y_nm, x_nm. Written into DIR/analysis:
+  report.html     everything on one page that needs no other file
+  lattice.csv     spacing and direction of every grain, per frame and layer
+  moire.csv       twist and Moiré period per frame
+  defects.csv     vacancies, interstitials, dislocations with Burgers vectors, disclinations
+  boundaries.csv  grain and twin boundaries
+  vibrations.csv  amplitude and spring constant of every particle
+  phonons.csv     stiffness of plane waves along Γ-M-K-Γ
+  growth.csv      particles that came and went
+  figures (.png) and tracks.gif
+What the particles do not allow is left out, with a line that says why.
+""",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument("folder", metavar="DIR", help="folder with particles.csv")
+    p.add_argument("--no-movie", action="store_true", help="do not write tracks.gif")
+    p.set_defaults(run=_analyze)
+
+
+def _analyze(args) -> None:
+    from .analysis import analyze, read_particles
+    from .decompose import output_folder
+    from .report import forget_earlier, write_analysis
+
+    particles = read_particles(args.folder)
+    out = os.path.join(args.folder, "analysis")
+    with output_folder(out) as folder:
+        result = analyze(particles, progress=True)
+        write_analysis(result, folder, os.path.basename(os.path.abspath(args.folder)), movie=not args.no_movie)
+        written = os.listdir(folder)
+    forget_earlier(out, written)
+    print(f"{', '.join(f'{name}.csv' for name in result.tables)}, report.html -> {out}")
+    for name, note in result.notes.items():
+        print(f"{name}: {note}")
 
 
 def _add_library(commands) -> None:

@@ -298,17 +298,27 @@ def estimate_diameter(frame: np.ndarray, model) -> float:
     -----
     The network knows particles of `WORKING_DIAMETER` pixels. At a magnification near the right one, what it finds
     explains the image's darkness (or brightness) best and forms the strongest lattice; there the size of what it finds
-    corrects the rest. Explained in chapter 6, "Decompose".
+    corrects the rest, unless the corrected diameter suits the frame much less: of very dark or defocused particles the
+    network sees too little. Explained in chapter 6, "Decompose".
     """
     largest = max(min(frame.shape) / 3, 1.2 * SMALLEST_DIAMETER)
     trials = np.geomspace(SMALLEST_DIAMETER, largest, 2 + int(np.log(largest / SMALLEST_DIAMETER) / 0.18))
-    diameter = trials[int(np.argmax([abs(_plausibility(frame, model, d)) for d in trials]))]
+    suits = np.array([_plausibility(frame, model, d) for d in trials])
+    best = int(np.argmax(np.abs(suits)))
+    polarity = np.sign(suits[best])
+    corrected = _corrected(polarity * frame, model, trials[best])
+    spoiled = _plausibility(polarity * frame, model, corrected) < 0.5 * abs(suits[best])
+    return float(trials[best] if spoiled else corrected)
+
+
+def _corrected(frame, model, diameter) -> float:
+    """Diameter corrected by the size of what the network finds at it."""
     for _ in range(2):
         measured = _measured_diameter(*predict(model, _middle(frame, diameter)))
         if measured is None:
             break
         diameter *= np.clip(measured / WORKING_DIAMETER, 0.7, 1.4)
-    return float(diameter)
+    return diameter
 
 
 def _middle(frame, diameter, view: int = 224) -> np.ndarray:

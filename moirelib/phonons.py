@@ -597,7 +597,8 @@ def phonons(tracks: pd.DataFrame, **options) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        As `dispersion`, one layer after the other. ``attrs["note"]`` has a line for each layer that has none.
+        As `dispersion`, one layer after the other. ``attrs["note"]`` has a line for each layer that has none;
+        ``attrs["ticks"]`` has each layer's distances of Γ, M, K and Γ.
 
     Raises
     ------
@@ -608,10 +609,11 @@ def phonons(tracks: pd.DataFrame, **options) -> pd.DataFrame:
     -----
     Explained in chapter 8, "Vibrations".
     """
-    tables, notes = [], []
+    tables, notes, ticks = [], [], {}
     for layer in sorted(tracks["layer"].unique()) if "layer" in tracks else [1]:
         try:
             tables.append(dispersion(site_displacements(tracks, layer, **options)))
+            ticks[layer] = tables[-1].attrs["ticks"]
         except ValueError as error:
             notes.append(str(error))
     if not tables:
@@ -619,6 +621,7 @@ def phonons(tracks: pd.DataFrame, **options) -> pd.DataFrame:
     for table in tables:
         table.attrs = {}
     result = pd.concat(tables, ignore_index=True)
+    result.attrs["ticks"] = ticks
     result.attrs["note"] = "\n".join(notes)
     return result
 

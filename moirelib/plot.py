@@ -13,11 +13,12 @@ from matplotlib.patches import Rectangle
 
 __all__ = [
     "LAYER_COLORS",
+    "animate_tracks",
     "show_amplitudes",
-    "show_dispersion",
-    "show_displacements",
     "show_boundaries",
     "show_defects",
+    "show_dispersion",
+    "show_displacements",
     "show_frame",
     "show_hexatic",
     "show_layers",
@@ -189,6 +190,60 @@ def show_tracks(tracks, ax=None, layer: int | None = None, linewidth: float = 1.
                 LineCollection(paths, colors=_OUTLINES[(number - 1) % len(_OUTLINES)], linewidths=linewidth)
             )
     return ax
+
+
+def animate_tracks(particles, ax=None, movie=None, trail: int = 8):
+    """Movie of both layers' particles in their colours, each drawing its track behind it.
+
+    Parameters
+    ----------
+    particles : pandas.DataFrame
+        ``frame, particle, layer, y_nm, x_nm``; particles that are not linked (-1) have no track.
+    ax : matplotlib.axes.Axes, optional
+        Drawn into; new axes by default. Both axes in nm, y downwards.
+    movie : moirelib.movies.Movie, optional
+        Shown below the particles, with its pixel size.
+    trail : int
+        Frames that a track reaches back.
+
+    Returns
+    -------
+    matplotlib.animation.FuncAnimation
+        ``save("tracks.gif", writer="pillow")`` writes a GIF, ``save("tracks.mp4")`` a movie where ffmpeg is installed.
+    """
+    from matplotlib.animation import FuncAnimation
+    from matplotlib.collections import LineCollection
+
+    ax = plt.subplots(figsize=(5, 5), layout="constrained")[1] if ax is None else ax
+    _dress_map(ax, particles[["y_nm", "x_nm"]].to_numpy(float), "")
+    picture = None if movie is None else ax.imshow(movie.frame(0), cmap="gray", extent=_extent(movie), origin="upper")
+    layers = sorted(particles["layer"].unique())
+    colors = [_OUTLINES[(k - 1) % len(_OUTLINES)] for k in layers]
+    dots = [ax.plot([], [], ".", ms=4, color=c, label=f"layer {k}")[0] for k, c in zip(layers, colors, strict=True)]
+    tails = [ax.add_collection(LineCollection([], colors=c, linewidths=1)) for c in colors]
+    ax.legend(loc="upper right", fontsize=8)
+
+    def draw(frame):
+        ax.set_title(f"frame {frame}", fontsize=10)
+        recent = particles[particles["frame"].between(frame - trail, frame)]
+        for layer, dot, tail in zip(layers, dots, tails, strict=True):
+            rows = recent[recent["layer"] == layer]
+            now = rows[rows["frame"] == frame]
+            dot.set_data(now["x_nm"], now["y_nm"])
+            linked = rows[rows["particle"] >= 0].sort_values("frame")
+            tail.set_segments([t[["x_nm", "y_nm"]].to_numpy() for _, t in linked.groupby("particle")])
+        if picture is not None:
+            image = movie.frame(frame)
+            picture.set(data=image, clim=np.percentile(image, [0.5, 99.5]))
+        return [*dots, *tails]
+
+    return FuncAnimation(ax.figure, draw, frames=[int(t) for t in np.unique(particles["frame"])], blit=False)
+
+
+def _extent(movie):
+    """Of a movie's frames in nm, for imshow: pixel centres lie at whole numbers of pixels."""
+    height, width = movie.shape[1:]
+    return tuple(movie.pixel_size * e for e in (-0.5, width - 0.5, height - 0.5, -0.5))
 
 
 def show_displacements(motion, frame: int = 0, ax=None, magnify: float = 10.0):

@@ -1,0 +1,183 @@
+"""Run every analysis that a particle table supports: what ``moirelib analyze`` does.
+
+Explained in chapter 11, "Your movie".
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from .defects import defect_tables
+from .growth import growth_events
+from .order import lattice_table, moire_table
+from .phonons import phonons
+from .vibrations import vibrations
+
+__all__ = ["NEEDED", "TABLES", "Analysis", "analyze", "read_particles"]
+
+#: Columns that a table must have.
+NEEDED = ("frame", "particle", "layer", "y_nm", "x_nm")
+#: Tables in the order of the report; each is written as NAME.csv.
+TABLES = ("lattice", "moire", "defects", "boundaries", "vibrations", "phonons", "growth")
+
+
+@dataclass
+class Analysis:
+    """Everything that was found, and what the data did not allow.
+
+    Attributes
+    ----------
+    particles : pandas.DataFrame
+        The input.
+    tables : dict of str to pandas.DataFrame
+        By the names in `TABLES`; those that the data do not support are missing.
+    notes : dict of str to str
+        By the same names, one line each: why a table is missing or what limits it.
+    """
+
+    particles: pd.DataFrame
+    tables: dict[str, pd.DataFrame] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
+
+    def write(self, folder) -> None:
+        """Write each table as NAME.csv into an existing folder."""
+        for name, table in self.tables.items():
+            table.to_csv(Path(folder) / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
+
+
+def read_particles(folder) -> pd.DataFrame:
+    """Read and check ``particles.csv`` of a decomposition's folder, or of any other.
+
+    Parameters
+    ----------
+    folder : path-like
+        Holds ``particles.csv`` with at least `NEEDED`; lengths in nm, ``frame`` from 0, ``particle`` -1 where unlinked.
+
+    Returns
+    -------
+    pandas.DataFrame
+        With integer ``frame, particle, layer``.
+
+    Raises
+    ------
+    OSError
+        If there is no such file.
+    ValueError
+        If it is no table of particles: a column is missing or holds something else than numbers.
+
+    Notes
+    -----
+    Explained in chapter 11, "Your movie".
+    """
+    file = Path(folder) / "particles.csv"
+    if not file.is_file():
+        raise FileNotFoundError(f"no particles.csv in {folder}; name a folder that moirelib decompose wrote")
+    try:
+        table = pd.read_csv(file)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is not a table: {error}; write it as comma-separated values") from error
+    return _checked(table, str(file))
+
+
+def _checked(table, name) -> pd.DataFrame:
+    missing = [c for c in NEEDED if c not in table]
+    if missing:
+        raise ValueError(f"{name} has no column {', '.join(missing)}; needed are {', '.join(NEEDED)} (lengths in nm)")
+    if table.empty:
+        raise ValueError(f"{name} holds no particles; decompose a movie with particles in it")
+    numbers = table[list(NEEDED)].apply(pd.to_numeric, errors="coerce")
+    bad = ~np.isfinite(numbers.to_numpy(float))
+    if bad.any():
+        row, column = np.argwhere(bad)[0]
+        raise ValueError(f"{name}: {NEEDED[column]} in data row {row + 1} is not a number; correct or remove that row")
+    table = table.assign(**{c: numbers[c] for c in ("y_nm", "x_nm")})
+    whole = ["frame", "particle", "layer"]
+    if np.any(numbers[whole].to_numpy() % 1) or (numbers["frame"] < 0).any():
+        raise ValueError(f"{name}: frame, particle and layer must be whole numbers, frames from 0 on")
+    return table.assign(**{c: numbers[c].astype(int) for c in whole})
+
+
+def analyze(particles: pd.DataFrame, progress: bool = False) -> Analysis:
+    """Vibrations, phonons, lattices, Moiré, defects, boundaries and growth of a particle table, as far as it allows.
+
+    Parameters
+    ----------
+    particles : pandas.DataFrame
+        At least `NEEDED`; also ``y_std_nm, x_std_nm`` where known.
+    progress : bool
+        Show a progress bar over the frames.
+
+    Returns
+    -------
+    Analysis
+        Tables, and notes on what is missing.
+
+    Raises
+    ------
+    ValueError
+        If a column is missing or holds something else than numbers.
+
+    Notes
+    -----
+    Explained in chapter 11, "Your movie".
+    """
+    particles = _checked(particles, "the table")
+    result = Analysis(particles)
+    _frame_by_frame(result, progress)
+    tracks = particles[particles["particle"] >= 0]
+    frames = particles["frame"].nunique()
+    if frames < 2 or tracks.empty:
+        why = "one frame" if frames < 2 else "no linked particles"
+        for name in ("vibrations", "phonons", "growth"):
+            result.notes[name] = f"needs particles followed over several frames; here is {why} only"
+        return result
+    _try(result, "vibrations", lambda: vibrations(tracks))
+    _try(result, "phonons", lambda: phonons(tracks))
+    _try(result, "growth", lambda: growth_events(particles))
+    return result
+
+
+def _frame_by_frame(result, progress) -> None:
+    """Lattices, Moiré and defects: each frame on its own."""
+    from tqdm import tqdm
+
+    parts = {name: [] for name in ("lattice", "moire", "defects", "boundaries")}
+    groups = result.particles.groupby("frame")
+    for _, frame in tqdm(groups, total=len(groups), disable=not progress, desc="analyze", unit="frame"):
+        tables = lattice_table(frame), moire_table(frame), *defect_tables(frame)
+        for name, table in zip(parts, tables, strict=True):
+            parts[name].append(table)
+    for name, tables in parts.items():
+        filled = [table for table in tables if len(table)]
+        result.tables[name] = pd.concat(filled, ignore_index=True) if filled else tables[0]
+    if result.tables["lattice"].empty:
+        result.notes["lattice"] = "no lattice: too few particles of one layer beside each other"
+    if result.tables["moire"].empty:
+        del result.tables["moire"]
+        result.notes["moire"] = "needs two layers with a lattice each that lie upon each other"
+
+
+def _try(result, name, compute: Callable[[], pd.DataFrame]) -> None:
+    """Keep a table, or the line that says why there is none."""
+    try:
+        table = compute()
+    except ValueError as error:
+        result.notes[name] = str(error)
+        return
+    result.tables[name] = table
+    if table.attrs.get("note"):
+        result.notes[name] = " ".join(table.attrs["note"].split("\n"))
+
+
+def read_summary(folder) -> dict:
+    """``summary.json`` of a decomposition; empty where there is none or it cannot be read."""
+    try:
+        return json.loads((Path(folder) / "summary.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}

@@ -1,0 +1,152 @@
+"""Tables of a known crystal, what is left out and why, and the page that holds it all."""
+
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from moirelib.analysis import NEEDED, analyze, read_particles
+from moirelib.cli import main
+from moirelib.elastic import thermal_displacements
+from moirelib.lattice import hexagonal_lattice, moire_period
+from moirelib.report import report
+
+SPACING, TWIST = 40.0, 9.0
+
+
+def crystals(frames, seed=0, vacancy=True):
+    """Two elastic layers twisted by nine degrees, the upper one smaller and without its middle particle."""
+    rng, tables = np.random.default_rng(seed), []
+    for layer, angle, radius in ((1, 5.0, 270.0), (2, 5.0 + TWIST, 220.0)):
+        sites = hexagonal_lattice(SPACING, angle, (300.0, 300.0), radius)
+        if layer == 2 and vacancy:
+            sites = sites[np.hypot(*(sites - 300.0).T) > 1.0]
+        u = thermal_displacements(sites, SPACING, 3.0, frames, rng) if frames > 1 else np.zeros((1, len(sites), 2))
+        places = sites + u + 0.2 * rng.standard_normal(u.shape)
+        t, particle = np.indices(places.shape[:2]).reshape(2, -1)
+        columns = {"frame": t, "particle": particle + 1000 * layer, "layer": layer}
+        columns |= {"y_nm": places[..., 0].ravel(), "x_nm": places[..., 1].ravel(), "y_std_nm": 0.2, "x_std_nm": 0.2}
+        tables.append(pd.DataFrame(columns))
+    return pd.concat(tables, ignore_index=True)
+
+
+@pytest.fixture(scope="module")
+def movie():
+    return crystals(24)
+
+
+@pytest.fixture(scope="module")
+def folder(movie, tmp_path_factory):
+    """A folder that was analysed by the command."""
+    folder = tmp_path_factory.mktemp("movie_layers")
+    movie.to_csv(folder / "particles.csv", index=False)
+    assert main(["analyze", str(folder)]) == 0
+    return folder
+
+
+def test_every_table_is_written_with_its_columns(folder):
+    expected = {
+        "vibrations": "particle layer y_nm x_nm std_y_nm std_x_nm std_raw_y_nm std_raw_x_nm k_y_kt_nm2 k_x_kt_nm2",
+        "lattice": "frame layer grain spacing_nm angle_deg",
+        "moire": "frame twist_deg period_nm",
+        "defects": "frame layer kind y_nm x_nm burgers_y_nm burgers_x_nm",
+        "boundaries": "frame layer kind y0_nm x0_nm y1_nm x1_nm misorientation_deg inclination_deg sigma",
+        "phonons": "layer branch q_y_per_nm q_x_per_nm stiffness_kt_nm2",
+        "growth": "frame layer event particle y_nm x_nm coordination registry",
+    }
+    for name, columns in expected.items():
+        table = pd.read_csv(folder / "analysis" / f"{name}.csv")
+        assert set(columns.split()) <= set(table.columns), name
+
+
+def test_twist_period_and_spacing_are_those_of_the_crystals(folder):
+    moire = pd.read_csv(folder / "analysis" / "moire.csv")
+    assert moire["twist_deg"].median() == pytest.approx(TWIST, abs=0.1)
+    assert moire["period_nm"].median() == pytest.approx(moire_period(SPACING, TWIST), rel=0.02)
+    lattice = pd.read_csv(folder / "analysis" / "lattice.csv")
+    assert lattice.groupby("layer")["spacing_nm"].median().to_numpy() == pytest.approx([SPACING] * 2, rel=2e-3)
+
+
+def test_the_planted_vacancy_is_in_every_frame(folder):
+    defects = pd.read_csv(folder / "analysis" / "defects.csv")
+    near = np.hypot(defects["y_nm"] - 300, defects["x_nm"] - 300) < 0.3 * SPACING
+    here = defects[near & (defects["kind"] == "vacancy") & (defects["layer"] == 2)]
+    assert here["frame"].nunique() == 24
+
+
+def test_a_crystal_that_neither_grows_nor_dissolves_has_no_events(folder):
+    assert pd.read_csv(folder / "analysis" / "growth.csv").empty
+
+
+def test_the_report_needs_no_other_file_and_names_every_section(folder):
+    page = (folder / "analysis" / "report.html").read_text(encoding="utf-8")
+    sources = re.findall(r'(?:src|href)="([^"]{0,30})', page)
+    assert len(sources) >= 6
+    assert all(source.startswith("data:image/png;base64,") for source in sources)
+    for title in ("Lattices", "Moiré", "Vibrations", "Phonons", "Growth", "twin boundaries"):
+        assert title in page
+
+
+def test_one_frame_gets_what_it_supports_and_a_line_on_each_that_it_does_not(tmp_path, capsys):
+    crystals(1).assign(particle=-1).to_csv(tmp_path / "particles.csv", index=False)
+    assert main(["analyze", str(tmp_path)]) == 0
+    written = {file.name for file in (tmp_path / "analysis").iterdir()}
+    assert {"lattice.csv", "moire.csv", "defects.csv", "boundaries.csv", "report.html"} <= written
+    assert not written & {"vibrations.csv", "phonons.csv", "growth.csv", "tracks.gif"}
+    lines = capsys.readouterr().out.splitlines()
+    for name in ("vibrations", "phonons", "growth"):
+        assert sum(line.startswith(f"{name}: ") for line in lines) == 1
+
+
+def test_what_an_earlier_analysis_left_does_not_stay_beside_the_new(folder, tmp_path):
+    crystals(1).assign(particle=-1).to_csv(tmp_path / "particles.csv", index=False)
+    (tmp_path / "analysis").mkdir()
+    (tmp_path / "analysis" / "vibrations.csv").write_text("old", encoding="utf-8")
+    (tmp_path / "analysis" / "my_notes.txt").write_text("mine", encoding="utf-8")
+    assert main(["analyze", str(tmp_path), "--no-movie"]) == 0
+    assert not (tmp_path / "analysis" / "vibrations.csv").exists()
+    assert (tmp_path / "analysis" / "my_notes.txt").read_text(encoding="utf-8") == "mine"
+
+
+def test_one_layer_alone_has_no_moire(movie):
+    result = analyze(movie[(movie["layer"] == 1) & (movie["frame"] < 2)])
+    assert "moire" not in result.tables
+    assert "two layers" in result.notes["moire"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda t: t.drop(columns="x_nm"), "has no column x_nm"),
+        (lambda t: t.assign(y_nm=t["y_nm"].where(t.index != 3)), "y_nm in data row 4 is not a number"),
+        (lambda t: t.assign(frame=t["frame"] + 0.5), "whole numbers"),
+        (lambda t: t.iloc[:0], "no particles"),
+    ],
+)
+def test_a_table_that_is_none_is_refused_in_one_line(movie, spoil, says, tmp_path, capsys):
+    spoil(movie.iloc[:50]).to_csv(tmp_path / "particles.csv", index=False)
+    assert main(["analyze", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "analysis").exists()
+
+
+def test_a_folder_without_particles_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no particles\.csv"):
+        read_particles(tmp_path)
+
+
+def test_notes_are_shown_as_text_not_as_markup(movie):
+    result = analyze(movie[movie["frame"] == 0])
+    result.notes["growth"] = "<b>&"
+    assert "&lt;b&gt;&amp;" in report(result, [], "x < y")
+    assert "x &lt; y" in report(result, [], "x < y")
+
+
+def test_the_needed_columns_are_enough(movie):
+    result = analyze(movie.loc[movie["frame"] < 12, list(NEEDED)])
+    assert "vibrations" in result.tables or "vibrations" in result.notes
+    assert json.dumps(result.notes)

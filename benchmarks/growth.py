@@ -46,7 +46,9 @@ class Seeing:
     error: float = 0.02  # spacings, one-sigma, of localization and vibration together, per component
     miss: float = 0.02  # probability of missing a particle seen before
     miss_again: float = 0.25  # of missing it again
-    false: float = 0.01  # false finds per particle and frame: half of them at random, half at the other layer's particles
+    false: float = (
+        0.01  # false finds per particle and frame: half of them at random, half at the other layer's particles
+    )
     false_again: float = 0.25  # of the same false find in the next frame
     breaks: float = 0.005  # probability per frame that a track goes on under another number
     drift: tuple[float, float] = (0.25, -0.15)  # nm per frame
@@ -107,7 +109,9 @@ def particle_table(layers, presence, seeing, rng, relative=None):
         part = part + np.arange(there.shape[1])
         number = part.max(initial=number) + 1
         other = layers[2 - k].positions
-        n = max(round(0.005 * seeing.false / 0.01 * 2 * frames * there.sum(axis=1).mean() * (1 - seeing.false_again)), 0)
+        n = max(
+            round(0.005 * seeing.false / 0.01 * 2 * frames * there.sum(axis=1).mean() * (1 - seeing.false_again)), 0
+        )
         # Each false find has a place of its own; half of them are particles of the other layer.
         places = rng.uniform(-20, np.asarray(FIELD) + 20, (n, 2))
         if len(other):
@@ -118,7 +122,9 @@ def particle_table(layers, presence, seeing, rng, relative=None):
             points = np.concatenate([layer.positions[seen[t]], places[now]])
             points = moved(points, drift[t], own[t]) + seeing.error * SPACING * rng.standard_normal(points.shape)
             names = np.concatenate([part[t][seen[t]], np.full(now.sum(), -1)])
-            table = pd.DataFrame({"frame": t, "particle": names, "layer": k, "y_nm": points[:, 0], "x_nm": points[:, 1]})
+            table = pd.DataFrame(
+                {"frame": t, "particle": names, "layer": k, "y_nm": points[:, 0], "x_nm": points[:, 1]}
+            )
             parts.append(table[((points > 0) & (points < FIELD)).all(axis=1)])
     return pd.concat(parts, ignore_index=True), drift, angle
 

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy.ndimage import gaussian_filter
 from scipy.optimize import curve_fit, linear_sum_assignment
+from scipy.sparse import csr_array
 from scipy.spatial import cKDTree
 from scipy.stats import chi2
 from skimage.feature import peak_local_max
@@ -75,8 +76,9 @@ class Occupancy:
         Width of the strip along the field's edge in which nothing is said, in nm.
     rates : dict
         Estimated probabilities: ``miss`` and ``false`` of a particle or an empty site after a frame in which it was
-        seen right, ``miss_again`` and ``false_again`` after one in which it was not; ``attach`` and ``detach`` of a
-        site per frame.
+        seen right, ``miss_again`` and ``false_again`` after one in which it was not; ``taken`` of a site in the first
+        frame; ``attach`` and ``detach`` of a site per frame, arrays for sites with 0, 1 to 2, 3 to 4, and 5 or more
+        taken neighbours.
     """
 
     layer: int
@@ -149,7 +151,8 @@ def site_occupancy(
     A hidden Markov model [1]_ with two states, taken and empty, then has its probabilities of misses, false finds,
     attachment and detachment estimated from all sites of a layer by the Baum-Welch algorithm, and the likeliest
     history of every site found by Viterbi's. Misses may depend on whether the particle was missed before: they come
-    in runs. Explained in chapter 10, "Growth".
+    in runs. Attachment and detachment depend on how many neighbours are there, so that a gap is more readily believed
+    at the rim than inside. Explained in chapter 10, "Growth".
 
     References
     ----------
@@ -296,7 +299,7 @@ def _layer_occupancy(layer, rows, frames, motion, spacing, field, border, min_fr
     blank = Occupancy(layer, frames, _pairs(sites), seen, seen, seen, tracks, turn, shift, spacing, field, border, {})
     visible = np.array([blank.in_view(blank.sites, t) for t in range(len(frames))]).reshape(seen.shape)
     visible &= np.isin(np.arange(len(frames)), row)[:, None]
-    occupied, rates = _histories(seen, visible, min_frames)
+    occupied, rates = _histories(seen, visible, blank.sites, spacing, min_frames)
     ever = occupied.any(axis=0)
     return Occupancy(
         layer,
@@ -361,19 +364,24 @@ def _observed(rest, row, track, sites, of, count):
 _MISS, _MISS_AGAIN, _FALSE, _FALSE_AGAIN = 0.3, 0.6, 0.1, 0.5  # more than that is no observation of anything
 
 
-def _histories(seen, visible, min_frames, iterations: int = 30):
+def _histories(seen, visible, sites, spacing, min_frames, iterations: int = 20):
     """Whether each site is taken in each frame (t, n), and the estimated rates."""
-    rates = {"miss": 0.05, "miss_again": 0.2, "false": 0.005, "false_again": 0.1, "attach": 2e-3, "detach": 2e-3}
+    rates = {"miss": 0.05, "miss_again": 0.2, "false": 0.005, "false_again": 0.1, "taken": 0.5}
+    rates |= {"attach": np.full(4, 2e-3), "detach": np.full(4, 2e-3)}
     if seen.shape[1] == 0:
         return seen, rates
-    context = _context(seen, visible)
+    context, near = _context(seen, visible), _adjacency(sites, spacing)
+    state, old = seen, None
     for _ in range(iterations):
-        old = np.array(list(rates.values()))
-        emission, transition = _emission(context, rates), _transition(rates)
-        rates = _updated(context, *_forward_backward(emission, transition))
-        if np.abs(np.log(np.array(list(rates.values())) / old)).max() < 0.02:
+        group = _group(state, near)
+        posterior, jumps = _forward_backward(_emission(context, rates), *_chances(group, rates))
+        rates = _updated(context, posterior, jumps)
+        state = posterior[..., 1] > 0.5
+        new = np.log(np.concatenate([np.ravel(v) for v in rates.values()]))
+        if old is not None and np.abs(new - old).max() < 0.02:
             break
-    path = _viterbi(_emission(context, rates), _transition(rates))
+        old = new
+    path = _viterbi(_emission(context, rates), *_chances(_group(state, near), rates))
     return _without_short(path, visible, seen, min_frames), rates
 
 
@@ -385,6 +393,18 @@ def _context(seen, visible) -> np.ndarray:
     return code
 
 
+def _adjacency(sites, spacing):
+    """Which sites are neighbours, sparse (n, n)."""
+    i, j = cKDTree(sites).query_pairs(REACH * spacing, output_type="ndarray").T
+    return csr_array((np.ones(2 * len(i)), (np.r_[i, j], np.r_[j, i])), shape=(len(sites),) * 2)
+
+
+def _group(taken, near) -> np.ndarray:
+    """Of each step (t - 1, n): 0 for no taken neighbour before or after it, 1 for one or two, 2 for up to four, 3."""
+    count = (near @ taken.T.astype(float)).T
+    return np.digitize(np.maximum(count[1:], count[:-1]), [0.5, 2.5, 4.5])
+
+
 def _emission(context, rates) -> np.ndarray:
     """Probability of each observation if the site is empty or taken, (t, n, 2)."""
     m, again, f, f_again = (rates[k] for k in ("miss", "miss_again", "false", "false_again"))
@@ -394,52 +414,56 @@ def _emission(context, rates) -> np.ndarray:
     return np.stack([np.array(empty)[context], np.array(taken)[context]], axis=-1)
 
 
-def _transition(rates) -> np.ndarray:
+def _chances(group, rates):
+    """Probability of each state at first (2,), and of each step (t - 1, n, 2, 2) from empty and taken to either."""
     a, d = rates["attach"], rates["detach"]
-    return np.array([[1 - a, a], [d, 1 - d]])
+    step = np.moveaxis(np.array([[1 - a, a], [d, 1 - d]]), -1, 0)
+    return np.array([1 - rates["taken"], rates["taken"]]), step[group], group
 
 
-def _forward_backward(emission, transition):
-    """Posterior probability of the states (t, n, 2), and expected number of transitions (2, 2)."""
+def _forward_backward(emission, first, step, group):
+    """Posterior probability of the states (t, n, 2), and expected number of transitions by group (4, 2, 2)."""
     forward, backward = np.empty_like(emission), np.ones_like(emission)
-    forward[0] = emission[0] / emission[0].sum(axis=-1, keepdims=True)
+    forward[0] = first * emission[0] / (emission[0] @ first)[:, None]
     for t in range(1, len(emission)):
-        now = (forward[t - 1] @ transition) * emission[t]
+        now = np.einsum("ni,nij->nj", forward[t - 1], step[t - 1]) * emission[t]
         forward[t] = now / now.sum(axis=-1, keepdims=True)
-    jumps = np.zeros((2, 2))
+    jumps = np.zeros((4, 2, 2))
     for t in range(len(emission) - 1, 0, -1):
         ahead = emission[t] * backward[t]
-        joint = forward[t - 1][:, :, None] * transition * ahead[:, None, :]
-        jumps += np.sum(joint / joint.sum(axis=(1, 2), keepdims=True), axis=0)
-        before = ahead @ transition.T
+        joint = forward[t - 1][:, :, None] * step[t - 1] * ahead[:, None, :]
+        np.add.at(jumps, group[t - 1], joint / joint.sum(axis=(1, 2), keepdims=True))
+        before = np.einsum("nij,nj->ni", step[t - 1], ahead)
         backward[t - 1] = before / before.sum(axis=-1, keepdims=True)
-    state = forward * backward
-    return state / state.sum(axis=-1, keepdims=True), jumps
+    posterior = forward * backward
+    return posterior / posterior.sum(axis=-1, keepdims=True), jumps
 
 
-def _updated(context, state, jumps) -> dict:
-    """Rates from expected counts, with a few made-up counts, so that none is 0 or beyond what makes sense."""
-    empty, taken = (np.bincount(context.ravel(), state[..., k].ravel(), 7) for k in (0, 1))
+def _updated(context, posterior, jumps) -> dict:
+    """Rates from expected counts, with some made-up counts, so that none is 0 or beyond what makes sense."""
+    empty, taken = (np.bincount(context.ravel(), posterior[..., k].ravel(), 7) for k in (0, 1))
 
-    def share(part, rest, guess, most):
-        return float(np.clip((part + 10 * guess) / (part + rest + 10), 1e-5, most))
+    def share(part, rest, guess, most, weight=50):
+        return np.clip((part + weight * guess) / (part + rest + weight), 1e-5, most)
 
+    first = posterior[0, :, 1]
     return {
-        "miss": share(taken[2], taken[3], 0.03, _MISS),
-        "miss_again": share(taken[0], taken[1], 0.1, _MISS_AGAIN),
-        "false": share(empty[1], empty[0], 0.003, _FALSE),
-        "false_again": share(empty[3], empty[2], 0.1, _FALSE_AGAIN),
-        "attach": share(jumps[0, 1], jumps[0, 0], 1e-3, 0.2),
-        "detach": share(jumps[1, 0], jumps[1, 1], 1e-3, 0.2),
+        "miss": float(share(taken[2], taken[3], 0.03, _MISS)),
+        "miss_again": float(share(taken[0], taken[1], 0.1, _MISS_AGAIN)),
+        "false": float(share(empty[1], empty[0], 0.003, _FALSE)),
+        "false_again": float(share(empty[3], empty[2], 0.1, _FALSE_AGAIN)),
+        "taken": float(share(first.sum(), np.sum(1 - first), 0.5, 0.999, 1)),
+        "attach": share(jumps[:, 0, 1], jumps[:, 0, 0], 1e-3, 0.2),
+        "detach": share(jumps[:, 1, 0], jumps[:, 1, 1], 1e-3, 0.2),
     }
 
 
-def _viterbi(emission, transition) -> np.ndarray:
+def _viterbi(emission, first, step, _) -> np.ndarray:
     """The likeliest sequence of states (t, n)."""
-    step, score = np.log(transition), np.log(emission[0])
+    log_step, score = np.log(step), np.log(emission[0] * first)
     back = np.empty((len(emission), emission.shape[1], 2), np.int8)
     for t in range(1, len(emission)):
-        ways = score[:, :, None] + step
+        ways = score[:, :, None] + log_step[t - 1]
         back[t] = ways.argmax(axis=1)
         score = ways.max(axis=1) + np.log(emission[t])
     path = np.empty(emission.shape[:2], bool)

@@ -18,6 +18,7 @@ from scipy.sparse import csr_array
 from scipy.spatial import cKDTree
 from scipy.stats import chi2
 from skimage.feature import peak_local_max
+from skimage.morphology import disk
 
 from .defects import _empty_sites
 from .order import REACH, REGISTRY, _complex, _enough, _pairs, find_grains, local_lattices, neighbour_spacing, registry
@@ -326,7 +327,9 @@ def _sites(rest, spacing):
     heap = np.zeros(index.max(axis=0) + 1 + int(spacing / step))
     np.add.at(heap, tuple(index.T), 1.0)
     heap = gaussian_filter(heap, 0.1 * spacing / step, mode="constant")
-    peaks = peak_local_max(heap, min_distance=round(0.55 * spacing / step), threshold_abs=1e-9, exclude_border=False)
+    # A disk: in the corners of a square the flank of a neighbour that is there longer would be the higher
+    around = disk(round(0.5 * spacing / step))
+    peaks = peak_local_max(heap, footprint=around, threshold_abs=1e-9, exclude_border=False)
     sites = (peaks + 0.5) @ [1, 1j] * step + low @ [1, 1j]
     for _ in range(2):
         distance, of = cKDTree(_pairs(sites)).query(_pairs(rest))
@@ -859,7 +862,7 @@ def site_preference(
     SitePreference
         ``table``: ``registry``; ``attached``, counted; ``expected`` and its standard deviation, without preference;
         their ``ratio`` with an interval (``low, high``); ``share_free``, share of the registry among all free edge
-        sites on offer; ``share_layer``, among all sites of the layer. ``p_value`` is the chance of so large a chi-square
+        sites on offer; ``share_layer``, among all sites of the layer. ``p_value``, the chance of so large a chi-square
         without preference; NaN without any attachment that had a choice.
 
     Raises

@@ -78,8 +78,8 @@ class Occupancy:
     rates : dict
         Estimated probabilities: ``miss`` and ``false`` of a particle or an empty site after a frame in which it was
         seen right, ``miss_again`` and ``false_again`` after one in which it was not; ``taken`` of a site in the first
-        frame; ``attach`` and ``detach`` of a site per frame, arrays for sites with 0, 1 to 2, 3 to 4, and 5 or more
-        taken neighbours.
+        frame; ``attach`` and ``detach`` of a site per frame; these three are arrays for sites with 0, 1 to 2, 3 to 4,
+        and 5 or more taken neighbours.
     """
 
     layer: int
@@ -369,8 +369,8 @@ _MISS, _MISS_AGAIN, _FALSE, _FALSE_AGAIN = 0.3, 0.6, 0.1, 0.5  # more than that 
 
 def _histories(seen, visible, sites, spacing, min_frames, iterations: int = 20):
     """Whether each site is taken in each frame (t, n), and the estimated rates."""
-    rates = {"miss": 0.05, "miss_again": 0.2, "false": 0.005, "false_again": 0.1, "taken": 0.5}
-    rates |= {"attach": np.full(4, 2e-3), "detach": np.full(4, 2e-3)}
+    rates = {"miss": 0.05, "miss_again": 0.2, "false": 0.005, "false_again": 0.1}
+    rates |= {"taken": np.full(4, 0.5), "attach": np.full(4, 2e-3), "detach": np.full(4, 2e-3)}
     if seen.shape[1] == 0:
         return seen, rates
     context, near = _context(seen, visible), _adjacency(sites, spacing)
@@ -378,7 +378,7 @@ def _histories(seen, visible, sites, spacing, min_frames, iterations: int = 20):
     for _ in range(iterations):
         group = _group(state, near)
         posterior, jumps = _forward_backward(_emission(context, rates), *_chances(group, rates))
-        rates = _updated(context, posterior, jumps)
+        rates = _updated(context, posterior, jumps, group[0])
         state = posterior[..., 1] > 0.5
         new = np.log(np.concatenate([np.ravel(v) for v in rates.values()]))
         if old is not None and np.abs(new - old).max() < 0.02:
@@ -418,16 +418,17 @@ def _emission(context, rates) -> np.ndarray:
 
 
 def _chances(group, rates):
-    """Probability of each state at first (2,), and of each step (t - 1, n, 2, 2) from empty and taken to either."""
+    """Probability of each state at first (n, 2), and of each step (t - 1, n, 2, 2) from empty and taken to either."""
     a, d = rates["attach"], rates["detach"]
     step = np.moveaxis(np.array([[1 - a, a], [d, 1 - d]]), -1, 0)
-    return np.array([1 - rates["taken"], rates["taken"]]), step[group], group
+    taken = rates["taken"][group[0]]
+    return np.stack([1 - taken, taken], axis=1), step[group], group
 
 
 def _forward_backward(emission, first, step, group):
     """Posterior probability of the states (t, n, 2), and expected number of transitions by group (4, 2, 2)."""
     forward, backward = np.empty_like(emission), np.ones_like(emission)
-    forward[0] = first * emission[0] / (emission[0] @ first)[:, None]
+    forward[0] = first * emission[0] / np.sum(first * emission[0], axis=1, keepdims=True)
     for t in range(1, len(emission)):
         now = np.einsum("ni,nij->nj", forward[t - 1], step[t - 1]) * emission[t]
         forward[t] = now / now.sum(axis=-1, keepdims=True)
@@ -442,20 +443,20 @@ def _forward_backward(emission, first, step, group):
     return posterior / posterior.sum(axis=-1, keepdims=True), jumps
 
 
-def _updated(context, posterior, jumps) -> dict:
+def _updated(context, posterior, jumps, first) -> dict:
     """Rates from expected counts, with some made-up counts, so that none is 0 or beyond what makes sense."""
     empty, taken = (np.bincount(context.ravel(), posterior[..., k].ravel(), 7) for k in (0, 1))
 
     def share(part, rest, guess, most, weight=50):
         return np.clip((part + weight * guess) / (part + rest + weight), 1e-5, most)
 
-    first = posterior[0, :, 1]
+    begun = [np.bincount(first, posterior[0, :, k], 4) for k in (0, 1)]
     return {
         "miss": float(share(taken[2], taken[3], 0.03, _MISS)),
         "miss_again": float(share(taken[0], taken[1], 0.1, _MISS_AGAIN)),
         "false": float(share(empty[1], empty[0], 0.003, _FALSE)),
         "false_again": float(share(empty[3], empty[2], 0.1, _FALSE_AGAIN)),
-        "taken": float(share(first.sum(), np.sum(1 - first), 0.5, 0.999, 1)),
+        "taken": share(begun[1], begun[0], 0.5, 0.999, 1),
         "attach": share(jumps[:, 0, 1], jumps[:, 0, 0], 1e-3, 0.2),
         "detach": share(jumps[:, 1, 0], jumps[:, 1, 1], 1e-3, 0.2),
     }

@@ -252,7 +252,7 @@ def relaxation(count, frames, rng, seeing) -> dict:
             turn = np.radians(amplitude) * (np.exp(-np.arange(frames) / time_constant) - 1)
             table = particle_table(layers, [np.ones((frames, len(layers[0])), bool), there], seeing, rng, turn)[0]
             twist = relative_motion(site_occupancy(table, FIELD))
-            fit = fit_relaxation(twist["frame"], twist["twist_change_deg"])
+            fit = fit_relaxation(twist["frame"], twist["twist_change_deg"], twist["twist_std_deg"])
             if amplitude == 0:
                 wrong += fit.supported
             elif fit.supported:

@@ -80,6 +80,8 @@ class Occupancy:
         seen right, ``miss_again`` and ``false_again`` after one in which it was not; ``taken`` of a site in the first
         frame; ``attach`` and ``detach`` of a site per frame; these three are arrays for sites with 0, 1 to 2, 3 to 4,
         and 5 or more taken neighbours.
+    scatter : float
+        One-sigma distance of finds from their sites along each axis, in nm: vibration and localization error.
     """
 
     layer: int
@@ -95,6 +97,7 @@ class Occupancy:
     field: tuple
     border: float
     rates: dict
+    scatter: float = float("nan")
 
     @property
     def drift(self) -> np.ndarray:
@@ -296,8 +299,10 @@ def _layer_occupancy(layer, rows, frames, motion, spacing, field, border, min_fr
     rest = (z - shift[row]) * np.conj(turn[row])
     seen, tracks = _observed(rest, row, track, sites, of, len(frames))
     enough = seen.sum(axis=0) >= min(min_frames, 2)
-    sites, seen, tracks = sites[enough], seen[:, enough], tracks[:, enough]
-    blank = Occupancy(layer, frames, _pairs(sites), seen, seen, seen, tracks, turn, shift, spacing, field, border, {})
+    seen, tracks = seen[:, enough], tracks[:, enough]
+    blank = Occupancy(
+        layer, frames, _pairs(sites[enough]), seen, seen, seen, tracks, turn, shift, spacing, field, border, {}
+    )
     visible = np.array([blank.in_view(blank.sites, t) for t in range(len(frames))]).reshape(seen.shape)
     visible &= np.isin(np.arange(len(frames)), row)[:, None]
     occupied, rates = _histories(seen, visible, blank.sites, spacing, min_frames)
@@ -316,6 +321,7 @@ def _layer_occupancy(layer, rows, frames, motion, spacing, field, border, min_fr
         field,
         border,
         rates,
+        float(np.median(np.abs(rest - sites[of])[of >= 0]) / np.sqrt(2 * np.log(2))),  # of a Rayleigh distribution
     )
 
 
@@ -967,7 +973,8 @@ def relative_motion(occupancy: dict[int, Occupancy]) -> pd.DataFrame:
     -------
     pandas.DataFrame
         ``frame, twist_change_deg`` (rotation of layer 2 against layer 1, from x towards y) and ``offset_y_nm,
-        offset_x_nm``, how far the middle of layer 2 has slid on layer 1, along the axes of the first frame.
+        offset_x_nm``, how far the middle of layer 2 has slid on layer 1, along the axes of the first frame; one standard
+        deviation of each frame, ``twist_std_deg, offset_std_nm`` (inf where nothing was seen).
 
     Raises
     ------
@@ -987,7 +994,20 @@ def relative_motion(occupancy: dict[int, Occupancy]) -> pd.DataFrame:
     at = (two.turn * middle + two.shift - one.shift) * np.conj(one.turn)  # as layer 1 sees it
     y, x = _pairs(at - middle).T
     twist = np.degrees(np.unwrap(np.angle(two.turn * np.conj(one.turn))))
-    return pd.DataFrame({"frame": one.frames, "twist_change_deg": twist, "offset_y_nm": y, "offset_x_nm": x})
+    table = pd.DataFrame({"frame": one.frames, "twist_change_deg": twist, "offset_y_nm": y, "offset_x_nm": x})
+    twist_std, offset_std = np.sqrt(_motion_variance(one, middle) + _motion_variance(two, middle))
+    return table.assign(twist_std_deg=np.degrees(twist_std), offset_std_nm=offset_std)
+
+
+def _motion_variance(one, middle) -> np.ndarray:
+    """Variances of each frame's rotation, in rad², and shift of a point along an axis, in nm², (2, t)."""
+    step = _complex(one.sites)
+    count = np.maximum(one.seen.sum(axis=1), 1e-9)
+    center = one.seen @ step / count
+    square = np.sum(one.seen * np.abs(step - center[:, None]) ** 2, axis=1)
+    turn = 1 / np.maximum(square, 1e-300)
+    shift = 1 / count + 0.5 * np.abs(center - middle) ** 2 * turn
+    return one.scatter**2 * np.stack([turn, shift])
 
 
 @dataclass(frozen=True)

@@ -233,7 +233,9 @@ def test_a_layer_that_turns_on_the_other_is_followed():
     motion = relative_motion(site_occupancy(seen(pd.concat(tables, ignore_index=True)), FIELD))
     np.testing.assert_allclose(motion["twist_change_deg"], np.degrees(turn), atol=0.25)  # 0.04° each
     assert np.abs(motion[["offset_y_nm", "offset_x_nm"]].to_numpy()).max() < 0.6
-    fit = fit_relaxation(motion["frame"], motion["twist_change_deg"])
+    step = np.diff(motion["twist_change_deg"] - np.degrees(turn)).std() / np.sqrt(2)
+    assert motion["twist_std_deg"].mean() == pytest.approx(step, rel=0.4)
+    fit = fit_relaxation(motion["frame"], motion["twist_change_deg"], motion["twist_std_deg"])
     assert fit.supported
     assert fit.time == pytest.approx(12, abs=2)
 

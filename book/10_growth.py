@@ -81,6 +81,9 @@ def turned(points, degrees):
     return (points - MIDDLE) @ np.array([[c, s], [-s, c]]).T + MIDDLE
 
 
+# Where the sites are in the first frame
+truth[["y_nm", "x_nm"]] = turned(truth[["y_nm", "x_nm"]].to_numpy(), extra_twist[0])
+
 # %% [markdown]
 # What a decomposition makes of it is less perfect. Of 40 particles one is missed, and then again in the next frame with a
 # chance of a quarter. One find in a hundred is false. Positions have an error of 0.6 nm, everything drifts, and every
@@ -95,7 +98,7 @@ def as_found(layer, number, present, twist):
     for frame in range(FRAMES):
         missed = rng.random(len(layer)) < np.where(missed, 0.25, 0.02)
         seen = present[frame] & ~missed
-        points = turned(layer.positions, twist[frame] - twist[0])[seen] + frame * DRIFT
+        points = turned(layer.positions, twist[frame])[seen] + frame * DRIFT
         false = rng.uniform(0, FIELD[0], (rng.poisson(0.01 * len(points)), 2))
         names = np.r_[track[frame][seen] + 5000 * number, np.full(len(false), -1)]
         points = np.r_[points, false]
@@ -293,7 +296,8 @@ print(f"planted: 1.6° over {0.15 * FRAMES:.1f} frames")
 for name, fit in (("twist", by_twist), ("relative rotation", by_motion)):
     print(f"{name}: {fit.amplitude:.2f} ± {fit.amplitude_std:.2f}°, "
           f"{fit.time:.1f} ± {fit.time_std:.1f} frames")  # fmt: skip
-print(f"offset along x: exponential supported: {offset.supported}")
+print(f"offset along x: {motion['offset_x_nm'].iloc[0] - motion['offset_x_nm'].iloc[-1]:.2f} nm, "
+      f"exponential supported: {offset.supported}")  # fmt: skip
 
 # %% mystnb={"figure": {"caption": "Left, twist of the island in each frame (points), with the fitted relaxation (line) and the planted one (dashed); early frames have few particles and large errors. Right, vacancies found in the two layers: misses of single particles inside the crystal, for the most part.", "name": "fig-relaxation"}}
 fig, axes = plt.subplots(1, 2, figsize=(9.5, 3.5), layout="constrained")
@@ -301,7 +305,7 @@ axes[0].errorbar(
     moire["frame"], moire["rotation_deg"], moire["twist_std_deg"], fmt=".", color="0.6", zorder=1
 )
 axes[0].plot(t, by_twist.at(t, moire["frame"].iloc[0]), color="#D55E00", lw=2)
-axes[0].plot(t, 7.0 + extra_twist - extra_twist[0], "--", color="black", lw=1)
+axes[0].plot(t, 7.0 + extra_twist, "--", color="black", lw=1)
 axes[0].set(xlabel="frame", ylabel="twist / degrees")
 some = tracks[tracks["frame"] % (8 if FAST else 4) == 0]
 numbers = growth.defect_numbers(defect_table(some, other_layer=False), some)

@@ -334,8 +334,10 @@ def _sites(rest, spacing):
     np.add.at(heap, tuple(index.T), 1.0)
     heap = gaussian_filter(heap, 0.1 * spacing / step, mode="constant")
     # A disk: in the corners of a square the flank of a neighbour that is there longer would be the higher
-    around = disk(round(0.5 * spacing / step))
-    peaks = peak_local_max(heap, footprint=around, threshold_abs=1e-9, exclude_border=False)
+    reach = round(0.5 * spacing / step)
+    peaks = peak_local_max(
+        heap, footprint=disk(reach), min_distance=reach, p_norm=2, threshold_abs=1e-9, exclude_border=False
+    )  # the distance again, for peaks of equal height
     sites = (peaks + 0.5) @ [1, 1j] * step + low @ [1, 1j]
     for _ in range(2):
         distance, of = cKDTree(_pairs(sites)).query(_pairs(rest))
@@ -973,8 +975,8 @@ def relative_motion(occupancy: dict[int, Occupancy]) -> pd.DataFrame:
     -------
     pandas.DataFrame
         ``frame, twist_change_deg`` (rotation of layer 2 against layer 1, from x towards y) and ``offset_y_nm,
-        offset_x_nm``, how far the middle of layer 2 has slid on layer 1, along the axes of the first frame; one standard
-        deviation of each frame, ``twist_std_deg, offset_std_nm`` (inf where nothing was seen).
+        offset_x_nm``, how far the middle of layer 2 has slid on layer 1, along the axes of the first frame; one
+        standard deviation of each frame, ``twist_std_deg, offset_std_nm`` (huge where nothing was seen).
 
     Raises
     ------

@@ -1086,8 +1086,9 @@ def fit_relaxation(t, values, std=None, evidence: float = 6.0) -> Relaxation:
         return none
     value, error, left = best
     plain = [np.polyval(np.polyfit(t, y, degree, w=1 / std), t) for degree in (0, 1)]
-    criteria = [_akaike((y - line) / std, k) for line, k in zip(plain, (2, 3), strict=True)]
-    gain = float(min(criteria) - _akaike(left, 4))
+    n = len(y) / _inflation(left) ** 2  # independent values, as the best model leaves them
+    criteria = [_akaike((y - line) / std, k, n) for line, k in zip(plain, (2, 3), strict=True)]
+    gain = float(min(criteria) - _akaike(left, 4, n))
     supported = gain > evidence and value[2] < np.ptp(t) and error[2] < 0.5 * value[2]
     if not supported:
         return Relaxation(False, mean, mean_std, np.nan, np.nan, np.nan, np.nan, gain)
@@ -1120,9 +1121,8 @@ def _exponential(t, y, std):
     return (value[0], value[1], time), (error[0], error[1], error[2] * time), left
 
 
-def _akaike(left, parameters) -> float:
-    """Corrected criterion of residuals with unknown scatter, fewer of them where successive ones are alike."""
-    n = len(left) / _inflation(left) ** 2
+def _akaike(left, parameters, n) -> float:
+    """Corrected criterion of residuals with unknown scatter, n of them independent."""
     return float(n * np.log(max(np.mean(left**2), 1e-300)) + 2 * parameters * n / max(n - parameters - 1, 1))
 
 

@@ -274,8 +274,8 @@ def relaxation(count, frames, rng, seeing) -> dict:
 def measure(quick: bool) -> dict:
     """All numbers by name."""
     rngs = [np.random.default_rng((SEED, k)) for k in range(7)]
-    seeing, frames = Seeing(), 60 if quick else 120
-    one, some, many = (1, 2, 2) if quick else (6, 12, 40)
+    seeing, frames = Seeing(), 100 if quick else 120
+    one, some, many = (1, 1, 2) if quick else (6, 12, 40)
     numbers = events(some, frames, rngs[0], seeing, 0.0, "growth")
     numbers |= events(one, frames, rngs[1], seeing, 0.003, "exchange")
     numbers |= events(one, frames, rngs[2], seeing, 0.0, "linked", linked)
@@ -288,7 +288,7 @@ def measure(quick: bool) -> dict:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="fewer and shorter movies")
+    parser.add_argument("--quick", action="store_true", help="fewer movies")
     began = time.perf_counter()
     numbers = measure(parser.parse_args().quick)
     for name, value in numbers.items():

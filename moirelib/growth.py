@@ -352,10 +352,10 @@ def _onto_sites(z, row, sites, of, turn, shift):
     """Motion again, now from the sites to the positions of each frame that has at least 12 of them."""
     turn, shift = turn.copy(), shift.copy()
     count = np.bincount(of[of >= 0], minlength=len(sites))
-    trusted = (of >= 0) & (count[of] >= 3)
-    for t in range(len(turn)):
-        use = trusted & (row == t)
-        if use.sum() >= 12:
+    trusted = np.flatnonzero((of >= 0) & (count[of] >= 3))
+    trusted = trusted[np.argsort(row[trusted], kind="stable")]
+    for t, use in enumerate(np.split(trusted, np.searchsorted(row[trusted], np.arange(1, len(turn))))):
+        if len(use) >= 12:
             turn[t], shift[t] = _rigid(sites[of[use]], z[use])
     return turn, shift
 

@@ -423,7 +423,7 @@ def growth_schedule(
     Raises
     ------
     ValueError
-        If a fraction is not between 0 and 1 or there is no frame.
+        If a fraction is not between 0 and 1, there is no frame, or preferences are negative or not one per particle.
 
     Notes
     -----
@@ -438,6 +438,8 @@ def growth_schedule(
     """
     if frames < 1 or not (0 <= start <= 1 and 0 <= end <= 1):
         raise ValueError(f"growth needs frames and fractions between 0 and 1, got {frames}, {start} and {end}")
+    if preference is not None and (np.shape(preference) != (len(layer),) or np.min(preference, initial=0) < 0):
+        raise ValueError(f"preference is one number of 0 or more for each of {len(layer)} particles")
     growing = _Growing(layer, rng, preference)
     if start == 1:  # patches that no chain of neighbours joins are there as well
         growing.present[:] = True

@@ -273,6 +273,7 @@ def test_bad_input_gives_one_clear_line(movie):
         (lambda: site_preference({}), "both layers"),
         (lambda: relative_motion({}), "layers 1 and 2"),
         (lambda: fit_relaxation([1, 2], [1]), "as many"),
+        (lambda: growth_schedule(crystal(50.0), 5, np.random.default_rng(0), preference=[1.0]), "for each of"),
     ]
     for call, message in cases:
         with pytest.raises(ValueError, match=message) as error:

@@ -19,13 +19,16 @@ __all__ = [
     "show_defects",
     "show_dispersion",
     "show_displacements",
+    "show_events",
     "show_frame",
+    "show_fronts",
     "show_hexatic",
     "show_layers",
     "show_library",
     "show_map",
     "show_particles",
     "show_registry",
+    "show_sizes",
     "show_split",
     "show_strain",
     "show_tracks",
@@ -706,3 +709,104 @@ def _scale_bar(ax, shape, pixel_size) -> None:
     ax.add_patch(bar)
     label = f"{length:g} nm"
     ax.text(x + width / 2, y - 0.028 * shape[0], label, color="white", ha="center", va="bottom", fontsize=8, zorder=4)
+
+
+# --- Growth ---
+
+
+def show_sizes(sizes, ax=None, frame_time: float | None = None, column: str = "number"):
+    """Draw the size of every layer against time.
+
+    Parameters
+    ----------
+    sizes : pandas.DataFrame
+        From `moirelib.growth.size_table`.
+    ax : matplotlib.axes.Axes, optional
+        The current axes by default.
+    frame_time : float, optional
+        In s; without it time is in frames.
+    column : str
+        ``number``, ``area_nm2`` or ``radius_nm``.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+    """
+    ax = plt.gca() if ax is None else ax
+    for (layer, rows), color in zip(sizes.groupby("layer"), cycle(_OUTLINES)):
+        ax.plot(rows["frame"] * (frame_time or 1), rows[column], color=color, label=f"layer {layer}")
+    names = {"number": "particles", "area_nm2": "area / nm²", "radius_nm": "radius / nm"}
+    ax.set(xlabel="time / s" if frame_time else "frame", ylabel=names.get(column, column), ylim=(0, None))
+    ax.legend(frameon=False, fontsize=8)
+    return ax
+
+
+def show_events(events, ax=None, particles=None, frames=None, size: float = 40.0, colorbar: bool = True):
+    """Draw where and when particles attached (filled circles) and detached (crosses), coloured by the frame.
+
+    Parameters
+    ----------
+    events : pandas.DataFrame
+        ``frame, event, y_nm, x_nm`` from `moirelib.growth.growth_events`.
+    ax : matplotlib.axes.Axes, optional
+        The current axes by default.
+    particles : array_like, shape (n, 2), optional
+        (y, x) in nm, drawn as grey dots below: the sites of a layer.
+    frames : tuple of int, optional
+        Frames of the first and the last colour; those of the first and last event by default.
+    size : float
+        Of the marks, in points squared.
+    colorbar : bool
+        Draw a colour bar.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+    """
+    ax, where = _placed(events, ax, None)
+    if particles is not None:
+        sites = _in_axes(np.reshape(np.asarray(particles, float), (-1, 2)), ax, None)
+        ax.plot(sites[:, 1], sites[:, 0], ".", color="0.75", ms=4, zorder=1)
+    time = events["frame"].to_numpy(float)
+    low, high = frames or ((time.min(), time.max()) if len(time) else (0, 1))
+    look = {"cmap": "cividis", "vmin": low, "vmax": high, "s": size}
+    marks = None
+    for kind, marker, zorder in (("attachment", "o", 3), ("detachment", "x", 4)):
+        some = (events["event"] == kind).to_numpy()
+        if some.any():
+            marks = ax.scatter(*where[some].T[::-1], c=time[some], marker=marker, zorder=zorder, label=kind, **look)
+    if colorbar and marks is not None:
+        ax.figure.colorbar(marks, ax=ax, label="frame", shrink=0.8)
+    return ax
+
+
+def show_fronts(fronts, ax=None, every: int = 10, colorbar: bool = True):
+    """Draw the front of a layer as closed lines, one for every so many frames, coloured by the frame.
+
+    Parameters
+    ----------
+    fronts : pandas.DataFrame
+        Of one layer, from `moirelib.growth.front_table`. Directions in which the front is out of view break the line.
+    ax : matplotlib.axes.Axes, optional
+        The current axes by default.
+    every : int
+        Frames from line to line.
+    colorbar : bool
+        Draw a colour bar.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+    """
+    from matplotlib.collections import LineCollection
+
+    ax, _ = _placed(fronts, ax, None)
+    lines, time = [], np.unique(fronts["frame"])[::every]
+    for frame in time:
+        ring = fronts.loc[fronts["frame"] == frame].sort_values("direction_deg")[["x_nm", "y_nm"]].to_numpy(float)
+        lines.append(np.concatenate([ring, ring[:1]]))
+    drawn = LineCollection(lines, array=time.astype(float), cmap="cividis", linewidths=1.6)
+    ax.add_collection(drawn)
+    if colorbar and len(time) > 1:
+        ax.figure.colorbar(drawn, ax=ax, label="frame", shrink=0.8)
+    return ax

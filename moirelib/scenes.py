@@ -387,7 +387,13 @@ def _close_pairs(points, diameters, reach):
 
 
 def growth_schedule(
-    layer: Layer, frames: int, rng: np.random.Generator, start: float = 0.2, end: float = 1.0, detachment: float = 0.0
+    layer: Layer,
+    frames: int,
+    rng: np.random.Generator,
+    start: float = 0.2,
+    end: float = 1.0,
+    detachment: float = 0.0,
+    preference=None,
 ) -> tuple[np.ndarray, pd.DataFrame]:
     """When each particle of a layer is there in a movie in which the layer grows or dissolves.
 
@@ -403,6 +409,8 @@ def growth_schedule(
         Fraction of the layer's particles that are there in the first and the last frame; the number changes evenly.
     detachment : float
         Probability per frame that a particle at the rim leaves again; others attach instead.
+    preference : array_like, shape (n,), optional
+        How much likelier each particle's site is taken than another with as many neighbours; alike by default.
 
     Returns
     -------
@@ -415,7 +423,7 @@ def growth_schedule(
     Raises
     ------
     ValueError
-        If a fraction is not between 0 and 1 or there is no frame.
+        If a fraction is not between 0 and 1, there is no frame, or preferences are negative or not one per particle.
 
     Notes
     -----
@@ -430,7 +438,9 @@ def growth_schedule(
     """
     if frames < 1 or not (0 <= start <= 1 and 0 <= end <= 1):
         raise ValueError(f"growth needs frames and fractions between 0 and 1, got {frames}, {start} and {end}")
-    growing = _Growing(layer, rng)
+    if preference is not None and (np.shape(preference) != (len(layer),) or np.min(preference, initial=0) < 0):
+        raise ValueError(f"preference is one number of 0 or more for each of {len(layer)} particles")
+    growing = _Growing(layer, rng, preference)
     if start == 1:  # patches that no chain of neighbours joins are there as well
         growing.present[:] = True
         growing.touching[:] = [len(n) for n in growing.neighbours]
@@ -452,8 +462,9 @@ def growth_schedule(
 class _Growing:
     """Which particles of a layer are there, and how many neighbours of each."""
 
-    def __init__(self, layer, rng):
+    def __init__(self, layer, rng, preference=None):
         self.rng, self.positions = rng, layer.positions
+        self.preference = 1 if preference is None else np.asarray(preference, float)
         pairs = cKDTree(layer.positions).query_pairs(1.4 * layer.spacing, output_type="ndarray") if len(layer) else []
         self.neighbours = [[] for _ in range(len(layer))]
         for i, j in pairs:
@@ -471,7 +482,7 @@ class _Growing:
         """Attach one particle after the other; returns their indices."""
         came = []
         while self.present.sum() < goal:
-            weight = np.where(self.present, 0.0, self.touching**2)
+            weight = np.where(self.present, 0.0, self.touching**2 * self.preference)
             weight[list(avoid)] = 0
             if not self.present.any():
                 weight[np.argmin(np.hypot(*(self.positions - self.positions.mean(axis=0)).T))] = 1

@@ -150,8 +150,9 @@ def figures(analysis: Analysis) -> Iterator[tuple[str, str, str, Figure]]:
         plot.show_dispersion(table, ax)
         caption = f"Layer {layer}: stiffness of plane waves along Γ-M-K-Γ (points) and of fitted springs (lines)."
         yield f"phonons_{layer}", "phonons", caption, fig
-    if len(analysis.tables.get("growth", ())):
-        yield "growth", "growth", "Number of particles in each layer, frame by frame.", _sizes(analysis)
+    if "growth" in analysis.tables:
+        caption = "Left, number of particles in each layer, frame by frame. Right, where particles came and went."
+        yield "growth", "growth", caption, _growth(analysis)
 
 
 def _by_layer(table):
@@ -205,13 +206,15 @@ def _defect_number(analysis) -> Figure:
     return fig
 
 
-def _sizes(analysis) -> Figure:
-    fig, ax = plt.subplots(figsize=(6, 3.5), layout="constrained")
+def _growth(analysis) -> Figure:
+    fig, axes = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained")
     for layer, rows in analysis.particles.groupby("layer"):
         number = rows.groupby("frame").size()
-        ax.plot(number.index, number, color=plot.LAYER_COLORS[(layer - 1) % 2], label=f"layer {layer}")
-    ax.set(xlabel="frame", ylabel="particles", ylim=(0, None))
-    ax.legend(fontsize=8, frameon=False)
+        axes[0].plot(number.index, number, color=plot.LAYER_COLORS[(layer - 1) % 2], label=f"layer {layer}")
+    axes[0].set(xlabel="frame", ylabel="particles", ylim=(0, None))
+    axes[0].legend(fontsize=8, frameon=False)
+    last = analysis.particles[analysis.particles["frame"] == analysis.particles["frame"].max()]
+    plot.show_events(analysis.tables["growth"], axes[1], last[["y_nm", "x_nm"]])
     return fig
 
 

@@ -19,7 +19,7 @@ from .order import lattice_table, moire_table
 from .phonons import phonons
 from .vibrations import vibrations
 
-__all__ = ["NEEDED", "TABLES", "Analysis", "analyze", "read_particles"]
+__all__ = ["NEEDED", "TABLES", "Analysis", "analyze", "field_of_view", "read_particles"]
 
 #: Columns that a table must have.
 NEEDED = ("frame", "particle", "layer", "y_nm", "x_nm")
@@ -103,13 +103,15 @@ def _checked(table, name) -> pd.DataFrame:
     return table.assign(**{c: numbers[c].astype(int) for c in whole})
 
 
-def analyze(particles: pd.DataFrame, progress: bool = False) -> Analysis:
+def analyze(particles: pd.DataFrame, field_nm=None, progress: bool = False) -> Analysis:
     """Vibrations, phonons, lattices, Moiré, defects, boundaries and growth of a particle table, as far as it allows.
 
     Parameters
     ----------
     particles : pandas.DataFrame
         At least `NEEDED`; also ``y_std_nm, x_std_nm`` where known.
+    field_nm : tuple of float, optional
+        Height and width of the field of view, in nm: what drift carries over its edges has not grown.
     progress : bool
         Show a progress bar over the frames.
 
@@ -139,7 +141,7 @@ def analyze(particles: pd.DataFrame, progress: bool = False) -> Analysis:
         return result
     _try(result, "vibrations", lambda: vibrations(tracks))
     _try(result, "phonons", lambda: phonons(tracks))
-    _try(result, "growth", lambda: growth_events(particles))
+    _try(result, "growth", lambda: growth_events(particles, field_nm))
     return result
 
 
@@ -175,9 +177,25 @@ def _try(result, name, compute: Callable[[], pd.DataFrame]) -> None:
         result.notes[name] = " ".join(table.attrs["note"].split("\n"))
 
 
-def read_summary(folder) -> dict:
-    """``summary.json`` of a decomposition; empty where there is none or it cannot be read."""
+def field_of_view(folder) -> tuple[float, float] | None:
+    """Height and width of the frames, in nm, from ``summary.json`` of a decomposition; None where it does not say.
+
+    Parameters
+    ----------
+    folder : path-like
+        Where ``summary.json`` may be.
+
+    Returns
+    -------
+    tuple of float or None
+
+    Notes
+    -----
+    Explained in chapter 11, "Your movie".
+    """
     try:
-        return json.loads((Path(folder) / "summary.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
+        summary = json.loads((Path(folder) / "summary.json").read_text(encoding="utf-8"))
+        height, width = (float(n) * float(summary["pixel_size_nm"]) for n in summary["shape_px"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return height, width

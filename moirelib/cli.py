@@ -127,14 +127,14 @@ What the particles do not allow is left out, with a line that says why.
 
 
 def _analyze(args) -> None:
-    from .analysis import analyze, read_particles
+    from .analysis import analyze, field_of_view, read_particles
     from .decompose import output_folder
     from .report import forget_earlier, write_analysis
 
     particles = read_particles(args.folder)
     out = os.path.join(args.folder, "analysis")
     with output_folder(out) as folder:
-        result = analyze(particles, progress=True)
+        result = analyze(particles, field_of_view(args.folder), progress=True)
         write_analysis(result, folder, os.path.basename(os.path.abspath(args.folder)), movie=not args.no_movie)
         written = os.listdir(folder)
     forget_earlier(out, written)

@@ -132,10 +132,11 @@ def site_occupancy(
         ``frame, particle, layer, y_nm, x_nm``; particle is the track's number, -1 where there is none. Tracks may be
         broken and continued under other numbers.
     field_nm : tuple of float, optional
-        Height and width of the field of view, in nm. By default the extent of all particles, so that without it
-        nothing is said of the outermost particles of a crystal that ends within the field.
+        Height and width of the field of view, in nm. By default the extent of all particles: where they fill it, it is
+        taken for the field; where they leave corners free, the crystal ends within the field.
     border_nm : float, optional
-        Width of the strip along the field's edge in which nothing is said, in nm; 0.6 spacings by default.
+        Width of the strip along the field's edge in which nothing is said, in nm; 0.6 spacings by default, and none
+        around a crystal that ends within an unknown field.
     min_frames : int
         What was there, or missing, for fewer frames is a false find, or a miss.
 
@@ -177,7 +178,9 @@ def site_occupancy(
         spacing = _typical_spacing(rows)
         if spacing is None:
             continue
-        border = 0.6 * spacing if border_nm is None else float(border_nm)
+        open_border = field_nm is None and not _filled(positions, spacing)
+        usual = -spacing if open_border else 0.6 * spacing
+        border = usual if border_nm is None else float(border_nm)
         motion = _accumulated(_steps(rows, len(frames), spacing, whole))
         found[int(layer)] = _layer_occupancy(int(layer), rows, frames, motion, spacing, field, border, min_frames)
     return found
@@ -204,6 +207,14 @@ def _field(positions, field_nm):
     if field.shape != (2,) or not (field > 0).all():
         raise ValueError(f"field_nm is height and width in nm, got {field_nm}")
     return (0.0, 0.0), tuple(field)
+
+
+def _filled(positions, spacing, least: float = 0.93) -> bool:
+    """Whether particles fill the rectangle around them, as they do where the field's edges cut them off."""
+    low, high = positions.min(axis=0), positions.max(axis=0)
+    axes = (np.arange(a, b + 1e-9, spacing) for a, b in zip(low, high, strict=True))
+    grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 2)
+    return bool(np.mean(cKDTree(positions).query(grid)[0] < spacing) > least)
 
 
 def _typical_spacing(rows) -> float | None:

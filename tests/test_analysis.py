@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from moirelib.analysis import NEEDED, analyze, read_particles
+from moirelib.analysis import NEEDED, analyze, field_of_view, read_particles
 from moirelib.cli import main
 from moirelib.elastic import thermal_displacements
 from moirelib.lattice import hexagonal_lattice, moire_period
@@ -132,6 +132,14 @@ def test_a_table_that_is_none_is_refused_in_one_line(movie, spoil, says, tmp_pat
     assert says in error
     assert error.count("\n") == 1
     assert not (tmp_path / "analysis").exists()
+
+
+def test_field_of_view_is_that_of_the_decomposition(tmp_path):
+    assert field_of_view(tmp_path) is None
+    (tmp_path / "summary.json").write_text('{"shape_px": [100, 200], "pixel_size_nm": 0.5}', encoding="utf-8")
+    assert field_of_view(tmp_path) == (50.0, 100.0)
+    (tmp_path / "summary.json").write_text('{"shape_px": null}', encoding="utf-8")
+    assert field_of_view(tmp_path) is None
 
 
 def test_a_folder_without_particles_is_refused(tmp_path):

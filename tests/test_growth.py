@@ -80,6 +80,22 @@ def test_a_static_crystal_with_misses_and_false_finds_has_no_events():
         assert len(growth_events(seen(table, 0.03, 0.02, seed=seed), FIELD)) == 0
 
 
+def test_the_rim_of_an_island_counts_where_the_field_is_unknown():
+    island = crystal(90.0)
+    there, truth = growth_schedule(island, FRAMES, np.random.default_rng(3), 0.6, 1.0)
+    table = table_of(island.positions, there)
+    score = score_events(growth_events(table), truth.assign(layer=1), A / 2, 2, truth["frame"].between(2, FRAMES - 3))
+    assert score["recall"] >= 0.97
+    assert score["precision"] >= 0.97
+
+
+def test_particles_cut_off_by_an_unknown_field_do_not_come_and_go_with_the_drift():
+    whole = crystal(260.0)
+    walk = np.cumsum(np.random.default_rng(0).normal(0, 1.5, (FRAMES, 1, 2)), axis=0)
+    table = seen(table_of(whole.positions + walk, np.ones((FRAMES, len(whole)), bool)), 0.0, 0.0)
+    assert len(growth_events(table)) <= 2
+
+
 def test_final_less_initial_number_is_attachments_less_detachments(movie):
     table, _, there, occupancy = movie
     events = growth_events(occupancy)

@@ -351,7 +351,8 @@ print(numbers.groupby("kind")["number"].mean().to_dict(), "per frame, from the s
 # growth.growth_events(occupancy).to_csv("growth.csv", index=False)
 # ```
 #
-# Give the field: without it, the outermost particles pass for those at the border, and nothing is said of them. Then look at
+# Give the field, so that what drift carries over its edges is not taken for growth. Without it, particles that fill a
+# rectangle are taken to be cut off by the field, and others to end within it. Then look at
 # `occupancy[2].rates`. A `miss` above 0.1, or a `false` above 0.02, says that events rest on a shaky
 # decomposition. Check ten events by eye, at the places `y_frame_nm, x_frame_nm`, before you believe the rest.
 #

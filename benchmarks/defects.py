@@ -9,14 +9,12 @@ their positions; the seeds are used for nothing else.
 
 from __future__ import annotations
 
-import argparse
-import json
-import time
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pandas as pd
+from measuring import run
 from scipy.spatial import cKDTree
 
 from moirelib.defects import find_defects
@@ -243,11 +241,4 @@ def measure(quick: bool) -> dict:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="fewer layers")
-    began = time.perf_counter()
-    numbers = measure(parser.parse_args().quick)
-    for name, value in numbers.items():
-        print(f"{name:32} {value:.4g}")
-    print(f"{time.perf_counter() - began:.0f} s")
-    print(json.dumps(numbers))
+    run(__doc__, defects=measure)

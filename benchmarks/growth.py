@@ -10,13 +10,11 @@ runs), false finds at random and at the other layer's particles, broken tracks. 
 
 from __future__ import annotations
 
-import argparse
-import json
-import time
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
+from measuring import run
 
 from moirelib.growth import (
     fit_relaxation,
@@ -287,11 +285,4 @@ def measure(quick: bool) -> dict:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="fewer movies")
-    began = time.perf_counter()
-    numbers = measure(parser.parse_args().quick)
-    for name, value in numbers.items():
-        print(f"{name:32} {value:.4g}")
-    print(f"{time.perf_counter() - began:.0f} s")
-    print(json.dumps(numbers))
+    run(__doc__, growth=measure)

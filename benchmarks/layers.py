@@ -206,7 +206,7 @@ def cache_file(cell, index, seed, method, weights) -> Path:
 
 #: Modules that make no difference to any method's scores.
 NOBODYS = {"__init__", "__main__", "analysis", "cli", "data", "defects", "growth", "order", "phonons", "plot"}
-NOBODYS |= {"report", "statistics", "vibrations"}
+NOBODYS |= {"output", "report", "statistics", "vibrations"}
 #: Modules that make no difference to the other methods, and to those without a network.
 OURS_ONLY = {"assignment", "completion", "decompose", "particles", "refinement", "tracks"}
 NETWORKS_ONLY = {"training", "unet"}

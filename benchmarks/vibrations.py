@@ -4,11 +4,9 @@ Every simulated table has drift, rotation, missing particles and unequal error b
 the last line. ``--quick`` takes smaller samples. Seeds were used for nothing else.
 """
 
-import argparse
-import json
-
 import numpy as np
 import pandas as pd
+from measuring import run
 
 from moirelib import data
 from moirelib.elastic import dynamical_matrix, stiffness_matrix, thermal_displacements
@@ -25,16 +23,6 @@ from moirelib.vibrations import (
 SEED = 271828
 SPACING, ANGLE, SPRING, HOLD = 20.0, 13.0, 1.5, 0.06  # nm, degrees, kT/nm², kT/nm²
 LAME = np.sqrt(3) / 4 * SPRING  # λ = μ of the crystal
-
-
-def main() -> None:
-    """Print every number and, last, all as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="smaller samples, under 30 s")
-    numbers = measure(parser.parse_args().quick)
-    for name, value in numbers.items():
-        print(f"{name:55s} {value if isinstance(value, str) else format(value, '.4g')}")
-    print(json.dumps(numbers))
 
 
 def measure(quick: bool = False) -> dict:
@@ -240,7 +228,7 @@ def real(name) -> dict:
         f"{name}_variance_raw_nm2": float(raw**2),
         f"{name}_variance_corrected_nm2": float(variance),
         f"{name}_k_raw_kt_nm2": float(1 / raw**2),
-        f"{name}_k_corrected_kt_nm2": float(1 / variance) if variance > 0 else "inf",
+        f"{name}_k_corrected_kt_nm2": float(1 / variance) if variance > 0 else None,
         f"{name}_largest_error_by_covariance_y_nm": float(free.largest[0]),
         f"{name}_largest_error_by_covariance_x_nm": float(free.largest[1]),
         f"{name}_largest_error_by_spectrum_y_nm": float(bound[0]),
@@ -250,4 +238,4 @@ def real(name) -> dict:
 
 
 if __name__ == "__main__":
-    main()
+    run(__doc__, vibrations=measure)

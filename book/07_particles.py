@@ -572,13 +572,12 @@ plt.show()
 #
 # At the end everything is fitted twice. Once **without** the lattice: a particle is where the frame says. And once with
 # every particle kept near the middle between its neighbours, as far as the crystal is regular; rows that are bent more
-# than noise and regularity explain, next to a dislocation, have little say. That fit is the likeliest (its root mean
-# square error on simulated frames is up to a third smaller), and layer movies show its outlines. The table of a
-# single image has its positions. In a movie the table holds those without: kept near their rows in every frame, particles
-# would seem to vibrate less than they do.
+# than noise and regularity explain, next to a dislocation, have little say. That fit is the likeliest, and layer movies
+# show its outlines. The table of a single image has its positions. In a movie the table holds those without: kept near
+# their rows in every frame, particles would seem to vibrate less than they do.
 #
-# Error bars need the noise, and the residual has less of it than the frame: each fitted number took its share. In two
-# dense layers that is half of it, and the error bars give it back.
+# Error bars need the noise, and the residual has less of it than the frame: each fitted number took its share. The error
+# bars give it back.
 
 # %%
 tables, before = [], None
@@ -605,6 +604,9 @@ from_network = assign_layers(located.assign(**unfitted), WORKING_DIAMETER)[0]
 steps = {
     "network, layers by lattices": in_nm(from_network, 0),
     "find: completed and fitted": in_nm(tables[0], 0),
+    "the same, crystal included": in_nm(
+        tables[0].assign(y=tables[0]["y_likeliest"], x=tables[0]["x_likeliest"]), 0
+    ),
 }
 pd.DataFrame(
     {k: score_particles(v, true_first, diameter, field) for k, v in steps.items()}

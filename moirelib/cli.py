@@ -88,8 +88,9 @@ Layer 1 is the layer that reaches furthest; layer_confidence says how sure each 
 
 
 def _decompose(args) -> None:
-    from .decompose import decompose, output_folder
+    from .decompose import decompose
     from .movies import read_movie
+    from .output import output_folder
 
     with output_folder(args.out) as folder:
         movie = read_movie(args.movie, args.pixel_size, args.frame_time)
@@ -128,16 +129,14 @@ What the particles do not allow is left out, with a line that says why.
 
 def _analyze(args) -> None:
     from .analysis import analyze, field_of_view, read_particles
-    from .decompose import output_folder
-    from .report import forget_earlier, write_analysis
+    from .output import output_folder
+    from .report import WRITTEN, write_analysis
 
     particles = read_particles(args.folder)
     out = os.path.join(args.folder, "analysis")
-    with output_folder(out) as folder:
+    with output_folder(out, replaces=WRITTEN) as folder:
         result = analyze(particles, field_of_view(args.folder), progress=True)
         write_analysis(result, folder, os.path.basename(os.path.abspath(args.folder)), movie=not args.no_movie)
-        written = os.listdir(folder)
-    forget_earlier(out, written)
     print(f"{', '.join(f'{name}.csv' for name in result.tables)}, report.html -> {out}")
     for name, note in result.notes.items():
         print(f"{name}: {note}")

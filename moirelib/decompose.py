@@ -5,12 +5,8 @@ Explained in chapter 6, "Decompose".
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +23,7 @@ from scipy.spatial import cKDTree
 from .assignment import find_lattice, twist_note, vote
 from .data import weights_path
 from .movies import LayerMovieWriter, Movie, as_movie
+from .output import output_folder
 from .particles import LIKELIEST, Found, find, locate
 from .tracks import link
 from .unet import WORKING_DIAMETER, choose_device, load_weights, normalize, predict, resample
@@ -37,7 +34,6 @@ __all__ = [
     "SemiRealMoire",
     "decompose",
     "estimate_diameter",
-    "output_folder",
     "semi_real_moire",
 ]
 
@@ -93,50 +89,6 @@ class Decomposition:
         self.particles.to_csv(Path(folder) / "particles.csv", index=False, float_format="%.6g", lineterminator="\n")
         text = json.dumps(self.summary, indent=1)
         (Path(folder) / "summary.json").write_text(text + "\n", encoding="utf-8")
-
-
-@contextlib.contextmanager
-def output_folder(folder):
-    """A folder beside the wanted one to write into; its files are moved there at the end, if there was no error.
-
-    Raises
-    ------
-    OSError
-        If the wanted folder cannot be made or written, before any work is done.
-    """
-    folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise OSError(f"cannot write into {folder}: it is a file, not a folder; choose another output folder")
-    created = [p for p in (folder, *folder.parents) if not p.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder))
-    except OSError as error:
-        raise OSError(f"cannot write into {folder} ({error.strerror}); choose another output folder") from error
-    try:
-        yield partial
-        _move_all(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        for path in created:
-            with contextlib.suppress(OSError):
-                path.rmdir()  # only succeeds when nothing was written
-
-
-def _move_all(partial, folder) -> None:
-    """Move files to their places, after making sure that every old one there can be replaced."""
-    files = sorted(partial.iterdir())
-    for target in (folder / file.name for file in files):
-        if target.exists():
-            try:
-                with open(target, "r+b"):
-                    pass
-            except OSError as error:
-                raise OSError(
-                    f"cannot replace {target} ({error.strerror}); close or move it, then run again"
-                ) from error
-    for file in files:
-        os.replace(file, folder / file.name)
 
 
 def decompose(

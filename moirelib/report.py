@@ -19,7 +19,7 @@ from . import plot
 from .analysis import TABLES, Analysis
 from .order import find_grains, registry, strain_map
 
-__all__ = ["figures", "forget_earlier", "report", "write_analysis"]
+__all__ = ["WRITTEN", "figures", "report", "write_analysis"]
 
 TITLES = {
     "lattice": "Lattices",
@@ -89,26 +89,6 @@ def write_analysis(analysis: Analysis, folder, name: str = "", movie: bool = Tru
         animation.save(folder / "tracks.gif", writer="pillow", fps=8, dpi=80)
         plt.close("all")
     (folder / "report.html").write_text(report(analysis, drawn, name), encoding="utf-8")
-
-
-def forget_earlier(folder, written) -> None:
-    """Remove what an earlier analysis left in a folder and the latest did not write anew.
-
-    Parameters
-    ----------
-    folder : path-like
-        Where both wrote.
-    written : collection of str
-        Names of the files that the latest wrote.
-
-    Notes
-    -----
-    Otherwise a table of other particles would lie beside the new ones. Explained in chapter 11, "Your movie".
-    """
-    for pattern in WRITTEN:
-        for file in Path(folder).glob(pattern):
-            if file.name not in written:
-                file.unlink()
 
 
 # --- Figures ---

@@ -9,8 +9,9 @@ import tifffile
 
 import moirelib
 from moirelib import data
-from moirelib.decompose import COLUMNS, decompose, output_folder, semi_real_moire
+from moirelib.decompose import COLUMNS, decompose, semi_real_moire
 from moirelib.movies import Movie
+from moirelib.output import output_folder
 from moirelib.scoring import score_particles
 
 

@@ -1,0 +1,70 @@
+"""Results that are written as a whole or not at all.
+
+Used by every command that writes a folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+__all__ = ["output_folder"]
+
+
+@contextlib.contextmanager
+def output_folder(folder, replaces=()):
+    """A folder beside the wanted one to write into; its files are moved there at the end, if there was no error.
+
+    Parameters
+    ----------
+    folder : path-like
+        Where the files shall be; made if absent.
+    replaces : iterable of str
+        Patterns of names: files there that match one and were not written anew go, or results of an earlier run would
+        lie beside the new ones.
+
+    Raises
+    ------
+    OSError
+        If the wanted folder cannot be made or written, before any work is done.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise OSError(f"cannot write into {folder}: it is a file, not a folder; choose another output folder")
+    created = [p for p in (folder, *folder.parents) if not p.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder))
+    except OSError as error:
+        raise OSError(f"cannot write into {folder} ({error.strerror}); choose another output folder") from error
+    try:
+        yield partial
+        written = _move_all(partial, folder)
+        for old in (file for pattern in replaces for file in folder.glob(pattern)):
+            if old.name not in written:
+                old.unlink()
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        for path in created:
+            with contextlib.suppress(OSError):
+                path.rmdir()  # only succeeds when nothing was written
+
+
+def _move_all(partial, folder) -> set[str]:
+    """Move files to their places, after making sure that every old one there can be replaced; returns their names."""
+    files = sorted(partial.iterdir())
+    for target in (folder / file.name for file in files):
+        if target.exists():
+            try:
+                with open(target, "r+b"):
+                    pass
+            except OSError as error:
+                raise OSError(
+                    f"cannot replace {target} ({error.strerror}); close or move it, then run again"
+                ) from error
+    for file in files:
+        os.replace(file, folder / file.name)
+    return {file.name for file in files}

@@ -613,6 +613,8 @@ pd.DataFrame(
 ).T.round(3)
 
 # %% [markdown]
+# In a frame as clear as this one the crystal adds nothing; where noise hides a particle, it steadies it.
+#
 # ## Votes in time
 #
 # A particle keeps its layer through a movie, so its track may vote. First the *names* are aligned, since in each frame

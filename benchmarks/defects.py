@@ -19,7 +19,8 @@ from scipy.spatial import cKDTree
 
 from moirelib.defects import find_defects
 from moirelib.lattice import Defect, Layer, Scene, grain_boundary, hexagonal_lattice, moire_period, twin_boundary
-from moirelib.order import find_grains, fit_lattice, fit_moire
+from moirelib.moire import fit_moire
+from moirelib.order import find_grains, fit_lattice
 from moirelib.scenes import LatticeConfig, random_scene
 from moirelib.scoring import match
 

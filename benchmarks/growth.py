@@ -17,18 +17,17 @@ import pandas as pd
 from measuring import run
 
 from moirelib.growth import (
-    fit_relaxation,
     front_table,
     front_velocity,
     growth_events,
-    relative_motion,
     score_events,
-    site_occupancy,
     site_preference,
     size_table,
 )
 from moirelib.lattice import Layer, hexagonal_lattice
-from moirelib.order import registry
+from moirelib.moire import registry
+from moirelib.occupancy import site_occupancy
+from moirelib.relaxation import fit_relaxation, relative_motion
 from moirelib.scenes import LatticeConfig, growth_schedule
 from moirelib.simulation import scene_with_margin
 from moirelib.tracks import link

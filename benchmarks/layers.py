@@ -205,8 +205,9 @@ def cache_file(cell, index, seed, method, weights) -> Path:
 
 
 #: Modules that make no difference to any method's scores.
-NOBODYS = {"__init__", "__main__", "analysis", "cli", "data", "defects", "growth", "order", "phonons", "plot"}
-NOBODYS |= {"output", "report", "statistics", "vibrations"}
+NOBODYS = {"__init__", "__main__", "analysis", "boundaries", "cli", "data", "defects", "growth", "mesh", "moire"}
+NOBODYS |= {"occupancy", "order", "output", "phonons", "plot", "relaxation", "report", "statistics", "tables"}
+NOBODYS |= {"vibrations"}
 #: Modules that make no difference to the other methods, and to those without a network.
 OURS_ONLY = {"assignment", "completion", "decompose", "particles", "refinement", "tracks"}
 NETWORKS_ONLY = {"training", "unet"}

@@ -52,6 +52,7 @@ from moirelib.lattice import (
     moire_period,
     twin_boundary,
 )
+from moirelib.moire import fit_moire, registry
 from moirelib.scenes import LatticeConfig, random_scene
 from moirelib.scoring import match
 
@@ -240,8 +241,8 @@ plt.show()
 # twist. The two agree for rigid lattices; where layers relaxed towards each other, only the first knows.
 
 # %%
-on_base = order.registry(layers[1], base)
-moire = order.fit_moire(*layers)
+on_base = registry(layers[1], base)
+moire = fit_moire(*layers)
 print(f"twist {moire.twist:.3f} ± {moire.twist_std:.3f}° (planted: 6°)")
 print(f"period {moire.period:.1f} ± {moire.period_std:.1f} nm measured, "
       f"{moire.formula:.1f} ± {moire.formula_std:.1f} nm by formula")  # fmt: skip
@@ -261,7 +262,7 @@ for twist in np.linspace(2, 28, 14):
         + rng.normal(0, 0.6, (len(hexagonal_lattice(spacing, a, (350, 350), 300)), 2))
         for a in (0.0, twist)
     ]
-    found = order.fit_moire(*pair)
+    found = fit_moire(*pair)
     ratio = moire_period(spacing, twist)
     axes[1].errorbar(
         twist,

@@ -39,9 +39,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from moirelib import growth, order, plot
+from moirelib import growth, plot
 from moirelib.defects import defect_table
 from moirelib.lattice import Layer, hexagonal_lattice
+from moirelib.moire import moire_table, registry
+from moirelib.occupancy import site_occupancy
+from moirelib.relaxation import fit_relaxation, relative_motion
 from moirelib.scenes import growth_schedule
 
 FAST = os.environ.get("MOIRELIB_FAST", "1") != "0"
@@ -66,7 +69,7 @@ base, island = (
         (7.0, hexagonal_lattice(SPACING, 7.0, MIDDLE, 170.0)),
     )
 )
-on_base = order.registry(island.positions, base.positions)["registry"]
+on_base = registry(island.positions, base.positions)["registry"]
 weight = np.where(on_base == "hollow", 6.0, 1.0)
 there, truth = growth_schedule(island, FRAMES, rng, 0.16, 0.75, 0.0015, weight)
 truth = truth.assign(layer=2)
@@ -169,7 +172,7 @@ for record in ("000100000111101111111", "111111101111111111111", "11111000000010
 # neighbours that are there, so a gap is more readily believed to be a departure at the rim than inside.
 
 # %%
-occupancy = growth.site_occupancy(tracks, field_nm=FIELD)
+occupancy = site_occupancy(tracks, field_nm=FIELD)
 for layer, one in occupancy.items():
     rates = {k: np.round(v, 3).tolist() for k, v in one.rates.items() if k != "taken"}
     print(f"layer {layer}: {len(one.sites)} sites, {rates}")
@@ -277,7 +280,7 @@ preference.table.round(2)
 #
 # ## Relaxation
 #
-# The island turned while it grew. Two ways lead there. `order.moire_table` measures the twist in each frame from the
+# The island turned while it grew. Two ways lead there. `moire_table` measures the twist in each frame from the
 # two lattices. `relative_motion` follows the rotation and sliding of one layer on the other from its particles, also in
 # sliding by less than a spacing, which the Moiré pattern only shows up to a lattice vector. An exponential is fitted
 # only where Akaike's criterion {cite:p}`hurvich1989` prefers it clearly to a constant and a line; where it does not,
@@ -285,13 +288,11 @@ preference.table.round(2)
 
 # %%
 every = 2 if FAST else 1
-moire = order.moire_table(tracks[tracks["frame"] % every == 0])
-motion = growth.relative_motion(occupancy)
-by_twist = growth.fit_relaxation(moire["frame"], moire["rotation_deg"], moire["twist_std_deg"])
-by_motion = growth.fit_relaxation(
-    motion["frame"], motion["twist_change_deg"], motion["twist_std_deg"]
-)
-offset = growth.fit_relaxation(motion["frame"], motion["offset_x_nm"], motion["offset_std_nm"])
+moire = moire_table(tracks[tracks["frame"] % every == 0])
+motion = relative_motion(occupancy)
+by_twist = fit_relaxation(moire["frame"], moire["rotation_deg"], moire["twist_std_deg"])
+by_motion = fit_relaxation(motion["frame"], motion["twist_change_deg"], motion["twist_std_deg"])
+offset = fit_relaxation(motion["frame"], motion["offset_x_nm"], motion["offset_std_nm"])
 print(f"planted: 1.6° over {0.15 * FRAMES:.1f} frames")
 for name, fit in (("twist", by_twist), ("relative rotation", by_motion)):
     print(f"{name}: {fit.amplitude:.2f} ± {fit.amplitude_std:.2f}°, "
@@ -347,7 +348,7 @@ print(numbers.groupby("kind")["number"].mean().to_dict(), "per frame, from the s
 #
 # ```python
 # tracks = pd.read_csv("particles.csv")                     # frame, particle, layer, y_nm, x_nm
-# occupancy = growth.site_occupancy(tracks, field_nm=(height, width))
+# occupancy = site_occupancy(tracks, field_nm=(height, width))
 # growth.growth_events(occupancy).to_csv("growth.csv", index=False)
 # ```
 #
@@ -384,7 +385,7 @@ for seed in range(3):
         ],
         ignore_index=True,
     )
-    test = growth.site_preference(growth.site_occupancy(found, FIELD))
+    test = growth.site_preference(site_occupancy(found, FIELD))
     print(f"movie {seed}: p = {test.p_value:.2f}")
 
 # %% [markdown]

@@ -10,19 +10,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from .defects import defect_tables
 from .growth import growth_events
-from .order import lattice_table, moire_table
+from .moire import moire_table
+from .order import lattice_table
 from .phonons import phonons
+from .tables import TRACK_COLUMNS, checked_particles
 from .vibrations import vibrations
 
 __all__ = ["NEEDED", "TABLES", "Analysis", "analyze", "field_of_view", "read_particles"]
 
 #: Columns that a table must have.
-NEEDED = ("frame", "particle", "layer", "y_nm", "x_nm")
+NEEDED = TRACK_COLUMNS
 #: Tables in the order of the report; each is written as NAME.csv.
 TABLES = ("lattice", "moire", "defects", "boundaries", "vibrations", "phonons", "growth")
 
@@ -30,6 +31,8 @@ TABLES = ("lattice", "moire", "defects", "boundaries", "vibrations", "phonons", 
 @dataclass
 class Analysis:
     """Everything that was found, and what the data did not allow.
+
+    Explained in chapter 11, "Your movie".
 
     Attributes
     ----------
@@ -86,21 +89,10 @@ def read_particles(folder) -> pd.DataFrame:
 
 
 def _checked(table, name) -> pd.DataFrame:
-    missing = [c for c in NEEDED if c not in table]
-    if missing:
-        raise ValueError(f"{name} has no column {', '.join(missing)}; needed are {', '.join(NEEDED)} (lengths in nm)")
+    table = checked_particles(table, NEEDED, name)
     if table.empty:
         raise ValueError(f"{name} holds no particles; decompose a movie with particles in it")
-    numbers = table[list(NEEDED)].apply(pd.to_numeric, errors="coerce")
-    bad = ~np.isfinite(numbers.to_numpy(float))
-    if bad.any():
-        row, column = np.argwhere(bad)[0]
-        raise ValueError(f"{name}: {NEEDED[column]} in data row {row + 1} is not a number; correct or remove that row")
-    table = table.assign(**{c: numbers[c] for c in ("y_nm", "x_nm")})
-    whole = ["frame", "particle", "layer"]
-    if np.any(numbers[whole].to_numpy() % 1) or (numbers["frame"] < 0).any():
-        raise ValueError(f"{name}: frame, particle and layer must be whole numbers, frames from 0 on")
-    return table.assign(**{c: numbers[c].astype(int) for c in whole})
+    return table
 
 
 def analyze(particles: pd.DataFrame, field_nm=None, progress: bool = False) -> Analysis:

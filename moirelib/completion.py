@@ -105,7 +105,7 @@ def complete(fit, particles: pd.DataFrame, spacing: float) -> pd.DataFrame:
     odds = np.where(on_site, site_odds(yx, layer, yx, layer, spacing), OFF_SITE_ODDS)
     # What the network said counts too: logarithm of the odds of its score, not counted beyond one in fifty.
     said = np.clip(particles["score"].to_numpy(), 0.02, 0.98)
-    expected, gain = odds + np.log(said / (1 - said)), fit.evidence()
+    expected, gain = odds + np.log(said / (1 - said)), fit.evidence() - fit.oddness()
     doubtful = np.flatnonzero((expected < DOUBTFUL_ODDS) & (expected + gain > 0))
     if len(doubtful):
         gain[doubtful] -= fit.replaceable(doubtful)
@@ -143,7 +143,8 @@ def settle_overlaps(fit, particles: pd.DataFrame, spacing: float) -> pd.DataFram
     """Decide between one particle and two where a site of one layer lies under or over a particle of the other.
 
     Both answers are fitted to the frame, for all such places at once, and the squared residuals around each place
-    decide together with the odds that its lattice gives.
+    decide together with the odds that its lattice gives and with how usual the particles' sizes and depths would be:
+    one particle can be made up of two, but of two thin ones.
 
     Parameters and returns as for `complete`.
     """
@@ -156,15 +157,17 @@ def settle_overlaps(fit, particles: pd.DataFrame, spacing: float) -> pd.DataFram
     near = _distance(single, asked) < reach
     single.loc[near, ["diameter", "depth"]] = np.nan
     double = _with(single, asked)
-    squares, fits = [], []
+    squares, odd, fits = [], [], []
     for table in (single, double):
         fit.take(table).fit(1, shared=False)
         squares.append(gaussian_filter(fit.residual.numpy().astype(float) ** 2, 0.4 * fit.model.diameter))
         fits.append(fit.put(table))
+        places = cKDTree(fits[-1][["y", "x"]]).query_ball_point(asked[["y", "x"]], reach)
+        odd.append(np.array([fit.oddness()[near].sum() for near in places]))
     area = 2 * np.pi * (0.4 * fit.model.diameter) ** 2  # a Gaussian of height 1 over the residuals around a place
     at = np.clip(np.rint(asked[["y", "x"]].to_numpy()).astype(int), 0, np.array(fit.model.shape) - 1)
     gain = 0.5 * area / fit.misfit * (squares[0] - squares[1])[tuple(at.T)]
-    two = asked["odds"].to_numpy() + gain > 0
+    two = asked["odds"].to_numpy() + gain + odd[0] - odd[1] > 0
     kept = np.r_[np.ones(len(single), bool), two]
     out = fits[1][kept].reset_index(drop=True)
     alone = _distance(out, asked[~two]) < reach

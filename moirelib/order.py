@@ -1,153 +1,66 @@
-"""Order of a layer: grains, lattice vectors, strain, bond order, and how two layers lie on each other.
+"""Order of a layer: grains, lattice vectors, strain, and correlation functions.
 
 Positions in, numbers with errors out. Nothing here calls a particle disordered for the neighbours that the edge of its
-crystal, or of the frame, took from it.
+crystal, or of the frame, took from it. How two layers lie on each other is in `moirelib.moire`.
 
 Explained in chapter 9, "Order and defects".
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import freud
 import numpy as np
 import pandas as pd
 from scipy import sparse
-from scipy.ndimage import distance_transform_edt, maximum_filter
+from scipy.ndimage import distance_transform_edt
 from scipy.signal import fftconvolve
 from scipy.sparse.csgraph import breadth_first_order, connected_components, minimum_spanning_tree
-from scipy.spatial import Delaunay, cKDTree
+from scipy.spatial import cKDTree
 
 from .elastic import bonds
-from .lattice import moire_period
+from .mesh import (
+    REACH,
+    SIXTH_TURN,
+    THREE_SHELLS,
+    Mesh,
+    checked_points,
+    connected_groups,
+    freud_system,
+    hexatic,
+    nearest_vector,
+    neighbour_spacing,
+    sixth_turns,
+    spans_plane,
+    to_complex,
+    to_points,
+)
+from .tables import layers_by_frame
 
 __all__ = [
     "LatticeFit",
     "LocalLattices",
-    "Moire",
+    "checked_grain",
     "edge_particles",
     "find_grains",
     "fit_lattice",
-    "fit_moire",
+    "fit_members",
+    "grain_fits",
+    "grains_of",
     "hexatic",
     "hexatic_correlation",
     "lattice_table",
+    "lattices_around",
     "local_lattices",
-    "moire_table",
     "neighbour_spacing",
     "radial_distribution",
-    "registry",
     "strain_map",
 ]
 
-REACH = 1.35  # spacings: half-way between the first neighbours at 1 and the second at √3
-_SIXTH = np.pi / 3
 
-
-# --- Neighbours and bond order ---
-
-
-def neighbour_spacing(points) -> float:
-    """Typical distance of nearest neighbours.
-
-    Parameters
-    ----------
-    points : array_like, shape (n, 2)
-        (y, x) in nm.
-
-    Returns
-    -------
-    float
-        In nm: the middle of the edges of the Delaunay triangulation, without the long ones along the rim and across
-        holes. Scattered positions do not make it smaller, as they do the distance to the nearest neighbour.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than four points, or all lie on a line.
-
-    Notes
-    -----
-    Explained in chapter 9, "Order and defects".
-    """
-    points = _points(points)
-    if not _enough(points):
-        raise ValueError(f"a spacing needs at least 4 particles that do not lie on a line, got {len(points)}")
-    triangles = Delaunay(points).simplices
-    edges = np.unique(np.sort(triangles[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2), axis=1), axis=0)
-    length = np.hypot(*(points[edges[:, 0]] - points[edges[:, 1]]).T)
-    for _ in range(3):
-        length = length[length < 1.3 * np.median(length)]
-    return float(np.median(length))
-
-
-def _enough(points) -> bool:
-    """Whether points suffice for a spacing: four that do not lie on a line."""
-    return len(points) >= 4 and np.linalg.matrix_rank(points - points.mean(axis=0), 1e-9 * np.ptp(points)) == 2
-
-
-def _points(points) -> np.ndarray:
-    points = np.asarray(points, float)
-    if points.ndim != 2 or points.shape[1] != 2:
-        raise ValueError(f"positions must have the shape (n, 2), in the order (y, x), got {points.shape}")
-    if not np.isfinite(points).all():
-        raise ValueError(f"{np.sum(~np.isfinite(points).all(axis=1))} positions are not finite; drop them first")
-    return points
-
-
-def _complex(points) -> np.ndarray:
-    """Points (n, 2) in the order (y, x) as x + iy, whose argument is an angle from x towards y."""
-    return points[:, 1] + 1j * points[:, 0]
-
-
-def _pairs(z) -> np.ndarray:
-    """Complex numbers x + iy as (y, x), shape (..., 2)."""
-    return np.stack([np.imag(z), np.real(z)], axis=-1)
-
-
-def _in_freud(points):
-    """Points as freud wants them: in a periodic box too wide for anything to reach around it."""
-    xyz = np.zeros((len(points), 3))
-    xyz[:, :2] = (points - points.mean(axis=0))[:, ::-1]
-    return freud.box.Box.square(float(3 * np.ptp(points, axis=0).max() + 1)), xyz
-
-
-def hexatic(points, spacing: float | None = None) -> np.ndarray:
-    """Bond-orientational order ψ6 of each particle over the neighbours that it has.
-
-    Parameters
-    ----------
-    points : array_like, shape (n, 2)
-        (y, x) in nm.
-    spacing : float, optional
-        Nearest-neighbour distance, in nm; measured by default. Particles within 1.35 of it are neighbours.
-
-    Returns
-    -------
-    ndarray of complex, shape (n,)
-        The mean of exp(6iα) over the directions α of the neighbours, from x towards y. Its magnitude is 1 in a perfect
-        lattice, at a straight edge and beside a vacancy alike; a sixth of its argument is the direction of a row. NaN
-        with fewer than two neighbours.
-
-    References
-    ----------
-    Nelson & Halperin, Phys. Rev. B 19, 2457 (1979). Computed by freud (Ramasubramani et al., Comput. Phys. Commun. 254,
-    107275 (2020)). Explained in chapter 9, "Order and defects".
-    """
-    points = _points(points)
-    if len(points) < 2:
-        return np.full(len(points), np.nan + 0j)
-    spacing = neighbour_spacing(points) if spacing is None else spacing
-    pairs = bonds(points, spacing)
-    both = np.concatenate([pairs, pairs[:, ::-1]])
-    both = both[np.lexsort(both.T[::-1])]
-    box, xyz = _in_freud(points)
-    vectors = xyz[both[:, 1]] - xyz[both[:, 0]]
-    near = freud.locality.NeighborList.from_arrays(len(xyz), len(xyz), both[:, 0], both[:, 1], vectors)
-    psi6 = freud.order.Hexatic(k=6).compute((box, xyz), neighbors=near).particle_order.astype(complex)
-    psi6[np.bincount(both[:, 0], minlength=len(points)) < 2] = np.nan
-    return psi6
+# --- Correlation functions and the edge ---
 
 
 def hexatic_correlation(points, psi6, r_max: float, bin_width: float) -> pd.DataFrame:
@@ -169,15 +82,21 @@ def hexatic_correlation(points, psi6, r_max: float, bin_width: float) -> pd.Data
         |ψ6|². It stays near 1 in a crystal, decays algebraically in a hexatic, exponentially in a liquid. Being a mean
         over the pairs there are, it needs no correction for the edge.
 
+    Raises
+    ------
+    ValueError
+        If positions are not finite, or distances not positive.
+
     Notes
     -----
     Explained in chapter 9, "Order and defects".
     """
-    points, psi6 = _points(points), np.asarray(psi6)
+    points, psi6 = checked_points(points), np.asarray(psi6)
+    _refuse_bins(r_max, bin_width)
     known = np.isfinite(psi6)
     if known.sum() < 2:
         return pd.DataFrame({"r_nm": [], "g6": [], "pairs": []})
-    box, xyz = _in_freud(points[known])
+    box, xyz = freud_system(points[known])
     r_max = min(float(r_max), 0.99 * box.Lx / 2)
     bins = max(round(r_max / bin_width), 1)
     pair = freud.density.CorrelationFunction(bins=bins, r_max=r_max)
@@ -206,12 +125,18 @@ def radial_distribution(points, r_max: float, bin_width: float, spacing: float |
         ``r_nm, g, pairs``: pairs at each distance over those expected of as many particles strewn at random over the
         same region.
 
+    Raises
+    ------
+    ValueError
+        If positions are not finite or too few for a spacing, or distances not positive.
+
     Notes
     -----
     The region is what lies within 0.6 spacings of a particle. Its autocorrelation says how many pairs of its points
     there are at each distance, which corrects for edges of any shape. Explained in chapter 9, "Order and defects".
     """
-    points = _points(points)
+    points = checked_points(points)
+    _refuse_bins(r_max, bin_width)
     spacing = neighbour_spacing(points) if spacing is None else spacing
     edges = np.arange(0, r_max + bin_width, bin_width)
     distance = cKDTree(points).sparse_distance_matrix(cKDTree(points), edges[-1], output_type="ndarray")
@@ -235,6 +160,11 @@ def radial_distribution(points, r_max: float, bin_width: float, spacing: float |
     return pd.DataFrame({"r_nm": (edges[1:] + edges[:-1]) / 2, "g": g, "pairs": pairs})
 
 
+def _refuse_bins(r_max, bin_width) -> None:
+    if not (r_max > 0 and bin_width > 0):
+        raise ValueError(f"r_max and bin_width must be positive (nm), got {r_max} and {bin_width}")
+
+
 def edge_particles(points, spacing: float | None = None) -> np.ndarray:
     """Which particles lie at the edge of their crystal or of the frame.
 
@@ -251,15 +181,20 @@ def edge_particles(points, spacing: float | None = None) -> np.ndarray:
         True where two neighbours in succession are 150° or more apart as seen from the particle: 180° at a straight
         edge, 60° inside and 120° beside a single vacancy.
 
+    Raises
+    ------
+    ValueError
+        If positions are not finite, or too few to measure the spacing.
+
     Notes
     -----
     Explained in chapter 9, "Order and defects".
     """
-    points = _points(points)
+    points = checked_points(points)
     spacing = neighbour_spacing(points) if spacing is None else spacing
     pairs = bonds(points, spacing)
     i, j = np.concatenate([pairs, pairs[:, ::-1]]).T
-    angle = np.angle(_complex(points[j] - points[i]))
+    angle = np.angle(to_complex(points[j] - points[i]))
     order = np.lexsort([angle, i])
     i, angle = i[order], angle[order]
     count = np.bincount(i, minlength=len(points))
@@ -272,81 +207,6 @@ def edge_particles(points, spacing: float | None = None) -> np.ndarray:
     widest = np.full(len(points), 2 * np.pi)
     widest[count > 0] = np.maximum.reduceat(gap, first[count > 0]) if len(i) else 0
     return widest >= np.radians(150) - 1e-9
-
-
-# --- The triangulation, its edges named by the lattice vectors they stand for ---
-
-
-def _round(w) -> np.ndarray:
-    """Nearest point of the hexagonal lattice 1, exp(iπ/3) to complex numbers."""
-    n = w.imag / np.sin(_SIXTH)
-    m = w.real - n / 2
-    m0, n0 = np.floor(m), np.floor(n)
-    corner = np.stack([(m0 + i) + (n0 + j) * np.exp(1j * _SIXTH) for i in (0, 1) for j in (0, 1)])
-    return np.take_along_axis(corner, np.abs(corner - w).argmin(axis=0)[None], axis=0)[0]
-
-
-def _turns(angle, reference) -> np.ndarray:
-    """Multiples of 60° that bring angles nearest to a reference, as factors by which lattice vectors are multiplied."""
-    return np.exp(1j * _SIXTH * np.rint((angle - reference) / _SIXTH))
-
-
-class _Mesh:
-    """Delaunay triangulation of a layer without its thin rim, with a lattice vector for every edge.
-
-    Lattice vectors are complex: whole multiples of 1 and exp(iπ/3) in units of the spacing, in a frame turned with the
-    rows around. Frames are known up to 60°, so vectors are only compared after `_turns`.
-    """
-
-    def __init__(self, points, spacing=None, psi6=None):
-        self.points = _points(points)
-        self.spacing = neighbour_spacing(self.points) if spacing is None else float(spacing)
-        self.z, self.n = _complex(self.points), len(self.points)
-        self.psi6 = hexatic(self.points, self.spacing) if psi6 is None else psi6
-        self.smooth = self._smoothed(np.nan_to_num(self.psi6))
-        self.angle = np.angle(self.smooth) / 6
-        self.triangles = self._triangulate()
-        self.edges, self.of_triangle = self._edges()
-        self.vector, self.frame, self.misfit = self._named()
-
-    def _smoothed(self, psi6):
-        i, j = bonds(self.points, self.spacing).T
-        total = psi6.copy()
-        np.add.at(total, i, psi6[j])
-        np.add.at(total, j, psi6[i])
-        return total
-
-    def _triangulate(self):
-        """Corners in the sense from x towards y. A vacancy's triangles have a radius of a spacing, the rim's more."""
-        corners = Delaunay(self.points).simplices
-        a, b, c = self.z[corners].T
-        area = 0.5 * np.imag(np.conj(b - a) * (c - a))
-        radius = np.abs(a - b) * np.abs(b - c) * np.abs(c - a) / np.maximum(4 * np.abs(area), 1e-12)
-        corners[area < 0] = corners[area < 0][:, ::-1]
-        keep = radius < 1.35 * self.spacing
-        self.radius = radius[keep]
-        return corners[keep]
-
-    def _edges(self):
-        """Every edge once, smaller index first; and the three of each triangle, negative where run backwards."""
-        run = self.triangles[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2)
-        edges, index = np.unique(np.sort(run, axis=1), axis=0, return_inverse=True)
-        sign = np.where(run[:, 0] < run[:, 1], 1, -1)
-        return edges, (index.reshape(-1, 3), sign.reshape(-1, 3))
-
-    def _named(self):
-        i, j = self.edges.T if len(self.edges) else np.empty((2, 0), int)
-        frame = np.angle(self.smooth[i] + self.smooth[j]) / 6
-        step = (self.z[j] - self.z[i]) / (self.spacing * np.exp(1j * frame))
-        vector = _round(step)
-        return vector, frame, np.abs(step - vector)
-
-    def closures(self):
-        """Sum of each triangle's three lattice vectors, and the frame it is in: zero in good crystal (m,)."""
-        index, sign = self.of_triangle
-        frame = np.angle(self.smooth[self.triangles].sum(axis=1)) / 6
-        vector = sign * self.vector[index] * _turns(self.frame[index], frame[:, None])
-        return vector.sum(axis=1), frame
 
 
 # --- Grains ---
@@ -371,6 +231,11 @@ def find_grains(points, spacing: float | None = None, misorientation: float = 3.
     ndarray of int, shape (n,)
         0, 1, ... by falling size; -1 for particles of no grain.
 
+    Raises
+    ------
+    ValueError
+        If positions are not finite.
+
     Notes
     -----
     An edge between neighbours is cut where the mean ψ6 on its one side, within 2.3 spacings, is turned against that on
@@ -378,19 +243,20 @@ def find_grains(points, spacing: float | None = None, misorientation: float = 3.
     particles without a cut edge, so that neither a lone dislocation, which cuts a few edges, nor a single gap in a
     boundary decides. Regions whose lattices agree where they meet are one. Explained in chapter 9, "Order and defects".
     """
-    points = _points(points)
-    if len(points) < max(smallest, 4):
+    points = checked_points(points)
+    if len(points) < smallest or not spans_plane(points):
         return np.full(len(points), -1)
-    return _grains_of(_Mesh(points, spacing), misorientation, smallest)
+    return grains_of(Mesh(points, spacing), misorientation, smallest)
 
 
-def _grains_of(mesh, misorientation: float = 3.5, smallest: int = 12) -> np.ndarray:
+def grains_of(mesh: Mesh, misorientation: float = 3.5, smallest: int = 12) -> np.ndarray:
+    """The same as `find_grains`, of a layer that is triangulated already."""
     good = np.abs(mesh.vector) < 1.1
     i, j = mesh.edges[good].T
     cut = _turn_across(mesh, i, j) > misorientation
     inner = np.bincount(np.concatenate([i[cut], j[cut]]), minlength=mesh.n) == 0
     core = inner[i] & inner[j]
-    grain = _components(mesh.n, i[core], j[core])
+    grain = connected_groups(mesh.n, i[core], j[core])
     grain[~inner] = -1
     grain[np.isin(grain, np.flatnonzero(np.bincount(grain[grain >= 0], minlength=1) < 4))] = -1
     grain = _grown(mesh, grain, i, j)
@@ -403,8 +269,18 @@ def _grains_of(mesh, misorientation: float = 3.5, smallest: int = 12) -> np.ndar
     return _sharpened(mesh, _grown(mesh, renamed, i, j), i, j)
 
 
-def _components(n, i, j) -> np.ndarray:
-    return connected_components(sparse.coo_array((np.ones(len(i)), (i, j)), shape=(n, n)), directed=False)[1]
+def checked_grain(grain, mesh: Mesh) -> np.ndarray:
+    """Grain of every particle of a mesh, shape (n,): as given, or found for None.
+
+    Raises
+    ------
+    ValueError
+        If there is not one grain for every particle.
+    """
+    grain = grains_of(mesh) if grain is None else np.asarray(grain)
+    if grain.shape != (mesh.n,):
+        raise ValueError(f"{grain.size} grains for {mesh.n} positions; pass one for each")
+    return grain
 
 
 def _turn_across(mesh, i, j, reach: float = 2.3) -> np.ndarray:
@@ -430,10 +306,10 @@ def _grown(mesh, grain, i, j) -> np.ndarray:
     grain = grain.copy()
     i, j = np.concatenate([i, j]), np.concatenate([j, i])
     for _ in range(30):
-        open_ = (grain[i] < 0) & (grain[j] >= 0)
-        if not open_.any():
+        next_to = (grain[i] < 0) & (grain[j] >= 0)
+        if not next_to.any():
             break
-        one, other = i[open_], j[open_]
+        one, other = i[next_to], j[next_to]
         names = np.unique(grain[other])
         vote = np.zeros((mesh.n, len(names)))
         column = np.searchsorted(names, grain[other])
@@ -452,7 +328,7 @@ def _sharpened(mesh, grain, i, j) -> np.ndarray:
     beside = np.unique([i[met], j[met]])
     if len(beside) == 0:
         return grain
-    local = _local_fit(mesh.points, mesh.spacing, mesh.angle, 2.15, grain)
+    local = lattices_around(mesh, THREE_SHELLS, grain)
     inside = local.good & (grain >= 0)
     inside[beside] = False
     inside = np.flatnonzero(inside)
@@ -463,7 +339,7 @@ def _sharpened(mesh, grain, i, j) -> np.ndarray:
     names = grain.max() + 1
     key = near["i"] * names + grain[inside[near["j"]]]
     count = np.bincount(key, minlength=len(beside) * names).reshape(-1, names)
-    misfit = np.bincount(key, np.abs(u - _round(u)), count.size).reshape(-1, names)
+    misfit = np.bincount(key, np.abs(u - nearest_vector(u)), count.size).reshape(-1, names)
     misfit = np.where(count >= 2, misfit / np.maximum(count, 1), np.inf)
     own = misfit[np.arange(len(beside)), grain[beside]]
     better = misfit.min(axis=1) < own - 0.05
@@ -554,17 +430,17 @@ def fit_lattice(points, spacing: float | None = None) -> LatticeFit:
 
     Explained in chapter 9, "Order and defects".
     """
-    mesh = _Mesh(points, spacing)
-    fit = _fit_mesh(mesh, np.ones(mesh.n, bool))
+    mesh = Mesh(points, spacing)
+    fit = fit_members(mesh, np.ones(mesh.n, bool))
     if fit is None:
         raise ValueError(f"a lattice needs at least 6 particles in one piece; the {mesh.n} given form none")
     return fit
 
 
-def _fit_mesh(mesh, members) -> LatticeFit | None:
-    """Fit of those particles of a mesh that belong to a grain; None where fewer than six hang together."""
-    bonds_ = _named_bonds(mesh, members)
-    site = _site_numbers(mesh, *bonds_)
+def fit_members(mesh: Mesh, members: np.ndarray) -> LatticeFit | None:
+    """Fit of those particles (mask, shape (n,)) of a mesh that form a grain; None if fewer than six hang together."""
+    named = _named_bonds(mesh, members)
+    site = _site_numbers(mesh, *named)
     known = np.isfinite(site)
     for last in (False, False, True):  # without those that sit on no site
         if known.sum() < 6:
@@ -576,17 +452,17 @@ def _fit_mesh(mesh, members) -> LatticeFit | None:
             break
         known[np.flatnonzero(known)[~keep]] = False
     q, p, errors = _from_sites(mesh.z[known], site[known] - center, coefficients, inverse, residual)
-    if _torn(site, *bonds_):  # by dislocations: numbers depend on the way, bonds do not
-        q, p, errors = _from_bonds(mesh, *bonds_)
+    if _torn(site, *named):  # by dislocations: numbers depend on the way, bonds do not
+        q, p, errors = _from_bonds(mesh, *named)
     return _described(site, known, coefficients[0], q, p, errors, residual, center)
 
 
 def _named_bonds(mesh, members):
     """Indices of bonds (i, j) between members, their lattice vectors in one frame, and misfits, in spacings."""
-    i, j = mesh.edges.T if len(mesh.edges) else np.empty((2, 0), int)
+    i, j = mesh.edges.T
     use = members[i] & members[j] & (np.abs(np.abs(mesh.vector) - 1) < 0.1)
     row = np.angle(np.nansum(mesh.psi6[members])) / 6
-    return i[use], j[use], mesh.vector[use] * _turns(mesh.frame[use], row), mesh.misfit[use]
+    return i[use], j[use], mesh.vector[use] * sixth_turns(mesh.frame[use], row), mesh.misfit[use]
 
 
 def _site_numbers(mesh, i, j, vector, misfit) -> np.ndarray:
@@ -664,16 +540,16 @@ def _errors(z, design, inverse, residual, q, column):
 
 
 def _described(site, known, c, q, p, errors, residual, center) -> LatticeFit:
-    basis = np.array([1, np.exp(1j * _SIXTH)])
-    second = site.imag / np.sin(_SIXTH)
+    basis = np.array([1, np.exp(1j * SIXTH_TURN)])
+    second = site.imag / np.sin(SIXTH_TURN)
     index = np.stack([site.real - second / 2, second], axis=1)
     index[~known] = np.nan
     n = int(known.sum())
     scatter = float(np.sqrt(np.sum(np.abs(residual) ** 2) / max(2 * n - 6, 1)))
     radial, tangential, component = map(float, errors)
     return LatticeFit(
-        origin=_pairs(c - q * center - p * np.conj(center)),
-        vectors=_pairs(q * basis + p * np.conj(basis)),
+        origin=to_points(c - q * center - p * np.conj(center)),
+        vectors=to_points(q * basis + p * np.conj(basis)),
         spacing=float(np.abs(q)),
         angle=float(np.degrees(np.angle(q)) % 60),
         spacing_std=radial,
@@ -735,25 +611,30 @@ def local_lattices(points, spacing: float | None = None, reach: float = REACH, g
     LocalLattices
         NaN where fewer than three neighbours in different directions are near.
 
+    Raises
+    ------
+    ValueError
+        If positions are not finite, fewer than four, or all on a line, or there is not one grain for each.
+
     Notes
     -----
     Neighbours farther than 0.3 spacings from a lattice site as the particle sees it are left out. Falk & Langer, Phys.
     Rev. E 57, 7192 (1998) for the fit. Explained in chapter 9, "Order and defects".
     """
-    mesh = _Mesh(points, spacing)
-    return _local_fit(mesh.points, mesh.spacing, mesh.angle, reach, grain)
+    mesh = Mesh(points, spacing)
+    return lattices_around(mesh, reach, None if grain is None else checked_grain(grain, mesh))
 
 
-def _local_fit(points, spacing, angle, reach, grain=None) -> LocalLattices:
-    z, n = _complex(points), len(points)
-    i, j = cKDTree(points).query_pairs(reach * spacing, output_type="ndarray").T if n else np.empty((2, 0), int)
+def lattices_around(mesh: Mesh, reach: float, grain: np.ndarray | None = None) -> LocalLattices:
+    """The same as `local_lattices`, of a layer that is triangulated already; reach in spacings."""
+    z, n, spacing, angle = mesh.z, mesh.n, mesh.spacing, mesh.angle
+    i, j = cKDTree(mesh.points).query_pairs(reach * spacing, output_type="ndarray").T
     i, j = np.concatenate([i, j, np.arange(n)]), np.concatenate([j, i, np.arange(n)])
     if grain is not None:
-        grain = np.asarray(grain)
         same = grain[i] == grain[j]
         i, j = i[same], j[same]
     step = (z[j] - z[i]) / (spacing * np.exp(1j * angle[i]))
-    w = _round(step)
+    w = nearest_vector(step)
     near = (np.abs(step - w) < 0.3) & ((w != 0) | (i == j))
     i, j, w = i[near], j[near], w[near] * np.exp(1j * angle[i[near]])
     design = np.stack([np.ones_like(w), w, np.conj(w)], axis=1)  # (pairs, 3)
@@ -802,9 +683,16 @@ def strain_map(
     -------
     pandas.DataFrame
         ``y_nm, x_nm, grain``; ``strain_yy, strain_xx, strain_yx``; ``dilatation`` (relative change of area), ``shear``
-        (half the difference of the principal strains), ``rotation_deg`` from x towards y; ``strain_std`` from the
-        scatter of the neighbours about the fit (the layer's median scatter, for all alike but for their numbers of
-        neighbours); ``neighbours``; ``edge``. NaN without three neighbours in different directions.
+        (half the difference of the principal strains), ``rotation_deg`` from x towards y; ``strain_std``, one standard
+        deviation of half the dilatation, of ``strain_yx`` and of the rotation in rad (√2 times as much of ``strain_yy``
+        and ``strain_xx``), from the scatter of the neighbours about the fit (the layer's median scatter, for all alike
+        but for their numbers of neighbours); ``neighbours``; ``edge``. NaN without three neighbours in different
+        directions.
+
+    Raises
+    ------
+    ValueError
+        If positions are not finite, fewer than four, or all on a line, or there is not one grain for each.
 
     Notes
     -----
@@ -812,9 +700,9 @@ def strain_map(
     (q/q₀) z + (p/q₀*) z*, exactly. The polar angle of the first factor is the rotation. Edge particles are fitted to
     the neighbours they have. Explained in chapter 9, "Order and defects".
     """
-    mesh = _Mesh(points, spacing)
-    grain = _grains_of(mesh) if grain is None else np.asarray(grain)
-    local = _local_fit(mesh.points, mesh.spacing, mesh.angle, reach, grain)
+    mesh = Mesh(points, spacing)
+    grain = checked_grain(grain, mesh)
+    local = lattices_around(mesh, reach, grain)
     table = pd.DataFrame({"y_nm": mesh.points[:, 0], "x_nm": mesh.points[:, 1], "grain": grain})
     q0 = np.full(mesh.n, np.nan + 0j)
     for name in np.unique(grain[grain >= 0]) if reference is None else [None]:
@@ -825,7 +713,7 @@ def strain_map(
             q0[members] = _from_bonds(mesh, *named)[0]
     known = np.isfinite(local.q) & np.isfinite(q0)
     q, p, q0 = (np.where(known, value, 1.0) for value in (local.q, local.p, q0))
-    turn = _turns(-np.angle(q), -np.angle(q0))  # to the reference's row
+    turn = sixth_turns(-np.angle(q), -np.angle(q0))  # to the reference's row
     stretch, shear = q * turn / q0, p * np.conj(turn) / np.conj(q0)
     # The right factor of the polar decomposition: what remains without the rotation.
     rotation = np.angle(stretch)
@@ -842,260 +730,7 @@ def strain_map(
     return table
 
 
-# --- One layer on the other ---
-
-#: Coordinate of the three kinds of places on a hexagonal lattice: the sum of the cosines of its three waves.
-REGISTRY = {"top": 3.0, "bridge": -1.0, "hollow": -1.5}
-_PLACES = np.array(
-    [0, *(0.5 * np.exp(1j * _SIXTH * np.arange(6))), *(np.exp(1j * _SIXTH * (np.arange(6) + 0.5)) / np.sqrt(3))]
-)
-_WAVES = 4 * np.pi / np.sqrt(3) * np.exp(1j * _SIXTH * (np.arange(3) + 0.5))
-
-
-def registry(points, other, spacing: float | None = None, grain=None) -> pd.DataFrame:
-    """Where on the other layer's lattice each point lies.
-
-    Parameters
-    ----------
-    points : array_like, shape (n, 2)
-        (y, x) in nm: particles of one layer, or defects.
-    other : array_like, shape (m, 2)
-        Particles of the other layer.
-    spacing : float, optional
-        Nearest-neighbour distance of the other layer, in nm; measured by default.
-    grain : array_like of int, shape (m,), optional
-        Grain of the other layer's particles; found by default.
-
-    Returns
-    -------
-    pandas.DataFrame
-        ``y_nm, x_nm``; ``registry`` (top, bridge or hollow, whichever is nearest in the cell; empty where the other
-        layer is not there); ``coordinate``, the sum of the cosines of the other lattice's three waves, 3 on top, -1 on
-        a bridge, -1.5 in a hollow; ``offset_y_nm, offset_x_nm`` from the nearest site of the other lattice;
-        ``other_grain``, that site's grain.
-
-    Notes
-    -----
-    The lattice is the one around: an affine fit over three shells of the nearest particle of the other layer, whose own
-    displacement is averaged out. Explained in chapter 9, "Order and defects".
-    """
-    points, other = np.asarray(points, float).reshape(-1, 2), np.asarray(other, float).reshape(-1, 2)
-    columns = {"y_nm": points[:, 0], "x_nm": points[:, 1]}
-    if len(other) < 6 or len(points) == 0:
-        empty = np.full(len(points), np.nan)
-        columns |= {"registry": "", "coordinate": empty, "offset_y_nm": empty, "offset_x_nm": empty}
-        return pd.DataFrame(columns).assign(other_grain=-1)
-    mesh = _Mesh(other, spacing)
-    grain = _grains_of(mesh) if grain is None else np.asarray(grain)
-    u, offset, nearest = _registry(points, mesh, grain)
-    coordinate = np.cos(np.real(np.conj(_WAVES) * u[:, None])).sum(axis=1)
-    place = np.abs(u[:, None] - _PLACES).argmin(axis=1)
-    name = np.where(place == 0, "top", np.where(place < 7, "bridge", "hollow")).astype(object)
-    name[~np.isfinite(u)] = ""
-    y, x = _pairs(offset).T
-    table = pd.DataFrame(columns | {"registry": name, "coordinate": coordinate, "offset_y_nm": y, "offset_x_nm": x})
-    return table.assign(other_grain=np.where(np.isfinite(u), grain[nearest], -1))
-
-
-def _registry(points, mesh, grain):
-    """Place of points in the cell of the lattice around (complex, in spacings and its rows' frame), in nm, and whose.
-
-    NaN where no particle of the other layer is within 0.8 spacings, unless three are within 1.35: a vacancy.
-    """
-    local = _local_fit(mesh.points, mesh.spacing, mesh.angle, 2.15, grain)
-    z = _complex(points)
-    use = np.flatnonzero(local.good)
-    if len(use) == 0:
-        nowhere = np.full(len(z), np.nan + 0j)
-        return nowhere, nowhere, np.zeros(len(z), int)
-    tree = cKDTree(mesh.points[use])
-    distance, nearest = tree.query(points)
-    nearest = use[nearest]
-    covered = distance < 0.8 * mesh.spacing
-    covered |= tree.query_ball_point(points, REACH * mesh.spacing, return_length=True) >= 3
-    q, p, u = local.q[nearest], local.p[nearest], local.place(nearest, z)
-    u = np.where(covered, u - _round(u), np.nan)
-    # One frame for all particles of a grain, so that places can be compared
-    row = np.zeros(mesh.n)
-    for name in np.unique(grain):
-        row[grain == name] = np.angle(np.nansum(mesh.psi6[grain == name])) / 6
-    offset = q * u + p * np.conj(u)
-    return u * _turns(np.angle(q), row[nearest]), offset, nearest
-
-
-@dataclass(frozen=True)
-class Moire:
-    """How two lattices lie on each other, measured. Explained in chapter 9, "Order and defects"."""
-
-    twist: float  # degrees, 0 to 30
-    twist_std: float  # degrees
-    rotation: float  # degrees, -30 to 30: of the second lattice against the first, from x towards y
-    period: float  # nm, from the particles' registry
-    period_std: float  # nm
-    angle: float  # degrees, 0 to 60, direction of a row of the Moiré lattice, from x towards y
-    formula: float  # nm, period from spacings and twist
-    formula_std: float  # nm
-    offset: np.ndarray  # (y, x) nm, of the nearest top place from `center`
-    offset_std: float  # nm, per component
-    center: np.ndarray  # (y, x) nm, middle of the particles that were used
-    n: int  # particles used
-
-
-def fit_moire(first, second) -> Moire:
-    """Twist, offset and Moiré period of two layers, measured from the registry of their particles.
-
-    Parameters
-    ----------
-    first, second : array_like, shape (n, 2) and (m, 2)
-        (y, x) in nm, of one grain of each layer.
-
-    Returns
-    -------
-    Moire
-        Errors are one standard deviation.
-
-    Raises
-    ------
-    ValueError
-        If fewer than six particles of the second layer lie on the first.
-
-    Notes
-    -----
-    Each particle of the second layer has three phases, those of the waves of the first layer's lattice around it. Along
-    the second layer they advance by the difference of the two lattices' waves, whose gradient is found by a
-    periodogram and refined by least squares; the period is 4π/√3 over its length. The formula takes the same number
-    from the spacings and angles of the two fitted lattices; the two agree for rigid lattices, and differ where one
-    gave way to the other. Explained in chapter 9, "Order and defects".
-    """
-    meshes = _Mesh(first), _Mesh(second)
-    members = [np.ones(mesh.n, bool) for mesh in meshes]
-    moire = _fit_moire(meshes, members, [_fit_mesh(mesh, m) for mesh, m in zip(meshes, members, strict=True)])
-    if moire is None:
-        raise ValueError("a Moiré lattice needs two lattices and at least 6 particles of the second on the first")
-    return moire
-
-
-def _fit_moire(meshes, members, fits) -> Moire | None:
-    one, other = fits
-    if one is None or other is None:
-        return None
-    mesh, grain = meshes[0], np.where(members[0], 0, -1)
-    points = meshes[1].points[members[1]]
-    u, _, nearest = _registry(points, mesh, grain)
-    on = np.isfinite(u) & (grain[nearest] == 0)
-    if on.sum() < 6:
-        return None
-    z, u = _complex(points[on]), u[on]
-    middle = z.mean()
-    phase = np.real(np.conj(_WAVES) * u[:, None])
-    k, constants, variance = _phase_gradient(z - middle, phase, mesh.spacing)
-    period = 4 * np.pi / np.sqrt(3) / np.abs(k)
-    top = _top(k, constants)
-    rotation = (other.angle - one.angle + 30) % 60 - 30
-    twist_std = float(np.hypot(one.angle_std, other.angle_std))
-    formula, formula_std = _formula(one, other, twist_std)
-    k_std = np.sqrt(variance[0])
-    offset_std = float(np.sqrt(variance[1]) * np.sqrt(2 / 3) / np.abs(k))
-    return Moire(
-        twist=float(abs(rotation)),
-        twist_std=twist_std,
-        rotation=float(rotation),
-        period=float(period),
-        period_std=float(period * k_std / np.abs(k)),
-        angle=float((np.degrees(np.angle(k)) + 30) % 60),  # rows lie between the waves
-        formula=formula,
-        formula_std=formula_std,
-        offset=_pairs(top),
-        offset_std=offset_std,
-        center=_pairs(middle),
-        n=int(on.sum()),
-    )
-
-
-def _phase_gradient(z, phase, spacing):
-    """Wave vector k whose turns by 60° are the gradients of the three phases; constants; variances of both.
-
-    Phases are φ_j = Re(k* exp(-iπj/3) z) + c_j, modulo 2π.
-    """
-    turn = np.exp(1j * _SIXTH * np.arange(3))
-    size = max(np.ptp(z.real), np.ptp(z.imag), spacing)
-    axis = np.arange(-4.0 / spacing, 4.0 / spacing, 1.2 / size)
-    power = np.zeros((len(axis), len(axis)))
-    for j in range(3):
-        local = np.conj(turn[j]) * z
-        wave = np.exp(-1j * np.outer(axis, local.imag)) * np.exp(1j * phase[:, j])
-        power += np.abs(wave @ np.exp(-1j * np.outer(local.real, axis)))
-    # On the sites of a lattice a wave and its sums with the lattice's own waves are one: the longest counts.
-    peaks = np.argwhere((power == maximum_filter(power, 5)) & (power > 0.75 * power.max()))
-    waves = axis[peaks[:, 1]] + 1j * axis[peaks[:, 0]]
-    design = np.zeros((3 * len(z), 5))
-    for j in range(3):
-        rows, local = slice(j * len(z), (j + 1) * len(z)), np.conj(turn[j]) * z
-        design[rows, 0], design[rows, 1], design[rows, 2 + j] = local.real, local.imag, 1
-    near = waves[np.abs(waves) < np.abs(waves).min() + 2 * (axis[1] - axis[0])]
-    k, constants, left = min((_refined(wave, z, phase, design) for wave in near), key=lambda x: abs(x[0]))
-    inverse = np.linalg.inv(design.T @ design)
-    # Of a particle's three phases two are independent; and neighbours share what the first layer's lattice is off by.
-    plain = 1.5 * np.sum(left**2) / max(3 * len(z) - 5, 1) * np.diag(inverse)
-    block = np.floor(np.stack([z.real, z.imag]) / (4 * spacing))
-    name = np.unique(block, axis=1, return_inverse=True)[1].ravel()
-    score = np.zeros((name.max() + 1, 5))
-    np.add.at(score, np.tile(name, 3), design * left.T.reshape(-1, 1))
-    shared = np.sum((score @ inverse) ** 2, axis=0) * len(score) / max(len(score) - 3, 1)
-    use = plain if len(score) < 8 else np.maximum(plain, shared)
-    return k, constants, (use[:2].mean(), use[2:].mean())
-
-
-def _refined(k, z, phase, design):
-    """Wave vector, constants and residual phases after least squares from a start on the right peak."""
-    turn = np.exp(1j * _SIXTH * np.arange(3))
-    for _ in range(6):
-        model = np.stack([np.real(np.conj(k * t) * z) for t in turn], axis=1)
-        constants = np.angle(np.exp(1j * (phase - model)).sum(axis=0))
-        left = np.angle(np.exp(1j * (phase - model - constants)))
-        change = np.linalg.lstsq(design, left.T.ravel(), rcond=None)[0]
-        k, constants = k + change[0] + 1j * change[1], constants + change[2:]
-    return k, constants, left
-
-
-def _top(k, constants) -> complex:
-    """The place nearest to the origin at which all three phases are zero."""
-    turn = np.exp(1j * _SIXTH * np.arange(3))
-    waves = k * turn
-    # Any two of the three phases fix it up to a vector of the Moiré lattice; least squares over all would mix periods.
-    matrix = np.stack([waves[:2].real, waves[:2].imag], axis=1)
-    vectors = np.linalg.inv(matrix) * 2 * np.pi
-    start = np.linalg.solve(matrix, -constants[:2])
-    grid = np.stack(np.meshgrid(*[np.arange(-3, 4)] * 2), axis=-1).reshape(-1, 2)
-    choices = start + grid @ vectors.T
-    x, y = choices[np.hypot(*choices.T).argmin()]
-    return complex(x, y)
-
-
-def _formula(one, other, twist_std):
-    """Period from spacings and twist, and its error by small changes of each."""
-    values = np.array([one.spacing, other.angle - one.angle, other.spacing])
-    errors = np.array([one.spacing_std, max(twist_std, 1e-12), other.spacing_std])
-    period = moire_period(*values)
-    changes = []
-    for k in range(3):
-        up, down = values.copy(), values.copy()
-        up[k], down[k] = up[k] + errors[k], down[k] - errors[k]
-        changes.append((moire_period(*up) - moire_period(*down)) / 2)
-    return float(period), float(np.hypot(np.hypot(*changes[:2]), changes[2]))
-
-
 # --- Tables of a movie ---
-
-
-def _layers_of(particles, columns=("frame", "layer", "y_nm", "x_nm")):
-    """Frame, layer and positions of every layer of every frame."""
-    missing = [c for c in columns if c not in particles]
-    if missing:
-        raise ValueError(f"the particle table has no column {', '.join(missing)}; it needs {', '.join(columns)}")
-    for (frame, layer), rows in particles.groupby(["frame", "layer"]):
-        rows = rows[np.isfinite(rows[["y_nm", "x_nm"]]).all(axis=1)]
-        yield int(frame), int(layer), rows
 
 
 def lattice_table(particles: pd.DataFrame) -> pd.DataFrame:
@@ -1113,67 +748,33 @@ def lattice_table(particles: pd.DataFrame) -> pd.DataFrame:
         from x towards y (0 to 60 degrees), standard deviations, mean |ψ6| of the grain's particles, particles used.
         Grains are numbered in each frame anew, by falling size.
 
+    Raises
+    ------
+    ValueError
+        If a column is missing or holds something else than numbers.
+
     Notes
     -----
     Explained in chapter 9, "Order and defects".
     """
     rows = []
-    for frame, layer, table in _layers_of(particles):
-        for grain, mesh, members, fit in _grain_fits(table[["y_nm", "x_nm"]].to_numpy(float)):
-            psi6 = float(np.nanmean(np.abs(mesh.psi6[members])))
-            rows.append((frame, layer, grain, fit.spacing, fit.angle, fit.spacing_std, fit.angle_std, fit.shear, psi6,
-                         fit.n))  # fmt: skip
+    for frame, layers in layers_by_frame(particles):
+        for layer, points in layers.items():
+            for grain, mesh, members, fit in grain_fits(points):
+                psi6 = float(np.nanmean(np.abs(mesh.psi6[members])))
+                rows.append((frame, layer, grain, fit.spacing, fit.angle, fit.spacing_std, fit.angle_std, fit.shear,
+                             psi6, fit.n))  # fmt: skip
     columns = "frame layer grain spacing_nm angle_deg spacing_std_nm angle_std_deg shear psi6 n"
     return pd.DataFrame(rows, columns=columns.split())
 
 
-def _grain_fits(points):
-    """Number, mesh, members and fit of every grain that has a lattice."""
-    if not _enough(points):
+def grain_fits(points: np.ndarray) -> Iterator[tuple[int, Mesh, np.ndarray, LatticeFit]]:
+    """Number, mesh, members (mask, shape (n,)) and fit of every grain of points (n, 2) that has a lattice."""
+    if not spans_plane(points):
         return
-    mesh = _Mesh(points)
-    grain = _grains_of(mesh)
+    mesh = Mesh(points)
+    grain = grains_of(mesh)
     for name in range(grain.max() + 1):
-        fit = _fit_mesh(mesh, grain == name)
+        fit = fit_members(mesh, grain == name)
         if fit is not None:
             yield name, mesh, grain == name, fit
-
-
-def moire_table(particles: pd.DataFrame) -> pd.DataFrame:
-    """Twist, offset and Moiré period of the two layers in every frame.
-
-    Parameters
-    ----------
-    particles : pandas.DataFrame
-        ``frame, layer, y_nm, x_nm``, layers 1 and 2.
-
-    Returns
-    -------
-    pandas.DataFrame
-        ``frame, twist_deg, period_nm, twist_std_deg, period_std_nm, formula_nm, formula_std_nm, rotation_deg,
-        offset_y_nm, offset_x_nm, offset_std_nm, n``: see `Moire`. The largest grain of each layer is taken; frames
-        without two lattices on each other have no row.
-
-    Notes
-    -----
-    Explained in chapter 9, "Order and defects".
-    """
-    layers = {}
-    for frame, layer, table in _layers_of(particles):
-        layers.setdefault(frame, {})[layer] = table[["y_nm", "x_nm"]].to_numpy(float)
-    rows = []
-    for frame, both in layers.items():
-        largest = [next(_grain_fits(both[k]), None) for k in (1, 2) if k in both]
-        if len(largest) < 2 or None in largest:
-            continue
-        _, meshes, members, fits = zip(*largest, strict=True)
-        m = _fit_moire(meshes, members, fits)
-        if m is None:  # the layers do not overlap
-            continue
-        rows.append((frame, m.twist, m.period, m.twist_std, m.period_std, m.formula, m.formula_std, m.rotation,
-                     *m.offset, m.offset_std, m.n))  # fmt: skip
-    columns = (
-        "frame twist_deg period_nm twist_std_deg period_std_nm formula_nm formula_std_nm rotation_deg "
-        "offset_y_nm offset_x_nm offset_std_nm n"
-    )
-    return pd.DataFrame(rows, columns=columns.split())

@@ -19,11 +19,12 @@ from scipy.stats import chi2
 from .assignment import Lattice, find_lattice
 from .vibrations import (
     Displacements,
-    _error_variance,
-    _spacing,
-    _total_variance,
     coordination_labels,
+    error_variance,
+    every_layer,
     site_displacements,
+    site_spacing,
+    total_variance,
 )
 
 __all__ = [
@@ -50,6 +51,8 @@ __all__ = [
 @dataclass(frozen=True)
 class SymmetryPath:
     """Wave vectors along Γ-M-K-Γ of a hexagonal lattice.
+
+    Explained in chapter 8, "Vibrations".
 
     Parameters
     ----------
@@ -131,6 +134,10 @@ def brillouin_zone(spacing: float, angle: float, divisions: int = 12) -> np.ndar
     -------
     ndarray, shape (m, 2)
         (q_y, q_x) in radians per nm, each the shortest of its equivalents.
+
+    Notes
+    -----
+    Explained in chapter 8, "Vibrations".
     """
     b = Lattice(spacing, angle).wave_vectors[[0, 2]]
     i, j = (x.ravel() for x in np.meshgrid(np.arange(divisions), np.arange(divisions), indexing="ij"))
@@ -154,11 +161,14 @@ class _Spectrum:
     realness: np.ndarray  # (m,) 0 for a complex amplitude, 1 for one that is real but for a phase (Γ, M)
 
 
+_INTERIOR = 7  # sites inside the edge: a hexagon five rows wide. Fewer have no extent for a wave to run over
+
+
 def _window(motion) -> np.ndarray:
     """Weight of each site: 0 at the layer's edge, 1 deepest inside it, rising as sin²."""
     labels = coordination_labels(motion.sites)
     edge = motion.sites[labels == "edge"]
-    if len(edge) == 0 or len(edge) == len(motion.sites):
+    if len(edge) == 0 or len(motion.sites) - len(edge) < _INTERIOR:
         raise ValueError(
             f"layer {motion.layer} has no interior ({len(motion.sites)} sites, {len(edge)} of them at its edge); "
             "phonons need an island at least five rows wide"
@@ -179,8 +189,8 @@ def _spectrum(motion, q, weight) -> _Spectrum:
     measured = measured / np.sqrt(kept[:, :, None] * kept[:, None, :])
     share = weight**2 / np.sum(weight**2)
     # a particle that blinks scatters like noise; what is white in space is the same at every q
-    blinking = share @ ((1 / present - 1)[:, None] * _total_variance(motion)[0])
-    error, _, note = _error_variance(motion)
+    blinking = share @ ((1 / present - 1)[:, None] * total_variance(motion)[0])
+    error, _, note = error_variance(motion)
     if note:
         raise ValueError(f"phonons of layer {motion.layer} need the localization error: {note}")
     realness = np.abs((weight**2) @ np.exp(-2j * motion.sites @ q.T)) / np.sum(weight**2)
@@ -275,15 +285,20 @@ def localization_bound(motion: Displacements, confidence: float = 0.95) -> np.nd
     needed. Errors shared by neighbours are not bounded. Explained in chapter 8, "Vibrations".
     """
     weight = _window(motion)
-    blur, spacing = _Blur(motion.sites, weight), _spacing(motion.sites)
-    lattice, _ = find_lattice(motion.sites, spacing)
-    q = brillouin_zone(lattice.spacing, lattice.angle, blur.divisions(spacing))
-    q = q[np.hypot(*q.T) > blur.shortest]
+    _, _, q = _resolved_waves(motion, weight)
     spectrum = _spectrum(replace(motion, localization_std=np.zeros(motion.sites.shape)), q, weight)
     power = np.einsum("maa->ma", spectrum.motion).real
     degrees = 2 * spectrum.samples / (1 + spectrum.realness**2)
     upper = power * (degrees / chi2.ppf((1 - confidence) / len(q), degrees))[:, None]
     return np.sqrt(upper.min(axis=0))
+
+
+def _resolved_waves(motion, weight):
+    """Lattice of the sites, the window's blur, and the waves of the Brillouin zone (m, 2) that the window resolves."""
+    lattice, _ = find_lattice(motion.sites, site_spacing(motion.sites))
+    blur = _Blur(motion.sites, weight)
+    q = brillouin_zone(lattice.spacing, lattice.angle, blur.divisions(lattice.spacing))
+    return lattice, blur, q[np.hypot(*q.T) > blur.shortest]
 
 
 # --- Springs ---
@@ -292,6 +307,8 @@ def localization_bound(motion: Displacements, confidence: float = 0.95) -> np.nd
 @dataclass(frozen=True)
 class SpringModel:
     """Force constants of an infinite hexagonal lattice, fitted to the spectrum of a layer's displacements.
+
+    Explained in chapter 8, "Vibrations".
 
     Parameters
     ----------
@@ -360,7 +377,7 @@ def fit_springs(motion: Displacements, shells: int = 2) -> SpringModel:
     Raises
     ------
     ValueError
-        As `plane_wave_stiffness`, or if no spectrum is left above the localization error.
+        As `plane_wave_stiffness`, or if no spectrum is left above the localization error, or not 1 to 3 shells.
 
     Notes
     -----
@@ -368,11 +385,10 @@ def fit_springs(motion: Displacements, shells: int = 2) -> SpringModel:
     all over the Brillouin zone by weighted least squares. The spectrum is not inverted, so noise does no harm, and
     waves longer than the window are left out. Explained in chapter 8, "Vibrations".
     """
+    if shells not in (1, 2, 3):
+        raise ValueError(f"springs reach over 1, 2 or 3 shells of neighbours, got {shells}")
     weight = _window(motion)
-    lattice, _ = find_lattice(motion.sites, _spacing(motion.sites))
-    blur = _Blur(motion.sites, weight)
-    q = brillouin_zone(lattice.spacing, lattice.angle, blur.divisions(lattice.spacing))
-    q = q[np.hypot(*q.T) > blur.shortest]
+    lattice, blur, q = _resolved_waves(motion, weight)
     spectrum = _spectrum(motion, q, weight)
     typical = np.median(np.trace(spectrum.motion, axis1=1, axis2=2).real) / 2
     if not typical > 0:
@@ -380,7 +396,12 @@ def fit_springs(motion: Displacements, shells: int = 2) -> SpringModel:
             f"the localization error explains all displacements of layer {motion.layer}; no springs to fit"
         )
     basis = _spring_basis(blur.around(q), lattice.spacing, lattice.angle, shells)
-    scale = 1 / (3 * typical)
+    found, covariance, misfit = _fitted(spectrum, blur, basis, 1 / (3 * typical))
+    return SpringModel(lattice.spacing, lattice.angle, float(found[0]), found[1::2], found[2::2], covariance, misfit)
+
+
+def _fitted(spectrum, blur, basis, scale):
+    """Force constants (1 + 2 shells,) in kT/nm² near a scale, their covariance, and χ² per degree of freedom."""
 
     def predicted(parameters):
         return np.einsum("s,msij->mij", blur.power, _inverse(basis @ (scale * parameters)))
@@ -393,17 +414,13 @@ def fit_springs(motion: Displacements, shells: int = 2) -> SpringModel:
         difference = ((spectrum.motion - predicted(parameters)) / spread)[:, *upper]
         return np.concatenate([difference.real.ravel(), difference.imag[:, 1]])
 
-    start = np.zeros(1 + 2 * shells)
+    start = np.zeros(basis.shape[-1])
     start[:2] = 0.01, 1.0
     low = np.full(len(start), -np.inf)
     low[:2] = 1e-4, 1e-3
     fit = least_squares(residual, start, bounds=(low, np.inf), x_scale=0.1)
-    found = fit.x * scale
     covariance = np.linalg.pinv(fit.jac.T @ fit.jac) * scale**2
-    misfit = 2 * fit.cost / (len(fit.fun) - len(start))
-    return SpringModel(
-        lattice.spacing, lattice.angle, float(found[0]), found[1::2], found[2::2], covariance, float(misfit)
-    )
+    return fit.x * scale, covariance, float(2 * fit.cost / (len(fit.fun) - len(start)))
 
 
 def _inverse(matrix) -> np.ndarray:
@@ -440,6 +457,8 @@ class _Blur:
 @dataclass(frozen=True)
 class ElasticConstants:
     """Two-dimensional elastic moduli of a layer, in kT/nm², with standard errors.
+
+    Explained in chapter 8, "Vibrations".
 
     Parameters
     ----------
@@ -603,27 +622,15 @@ def phonons(tracks: pd.DataFrame, **options) -> pd.DataFrame:
     Raises
     ------
     ValueError
-        If no layer has enough frames and particles, or a known localization error.
+        If the table is bad, or no layer has enough frames and particles, or a known localization error.
 
     Notes
     -----
     Explained in chapter 8, "Vibrations".
     """
-    tables, notes, ticks = [], [], {}
-    for layer in sorted(tracks["layer"].unique()) if "layer" in tracks else [1]:
-        try:
-            tables.append(dispersion(site_displacements(tracks, layer, **options)))
-            ticks[layer] = tables[-1].attrs["ticks"]
-        except ValueError as error:
-            notes.append(str(error))
-    if not tables:
-        raise ValueError(notes[0] if notes else "the table holds no tracks")
-    for table in tables:
-        table.attrs = {}
-    result = pd.concat(tables, ignore_index=True)
-    result.attrs["ticks"] = ticks
-    result.attrs["note"] = "\n".join(notes)
-    return result
+    table, attributes = every_layer(tracks, lambda k: dispersion(site_displacements(tracks, k, **options)))
+    table.attrs["ticks"] = {layer: own["ticks"] for layer, own in attributes.items()}
+    return table
 
 
 def _diagonal(matrices) -> np.ndarray:
@@ -680,6 +687,8 @@ def _branch_table(layer, path, branch, stiffness, error, expected) -> pd.DataFra
 class NormalModes:
     """Normal modes of a finite layer, from the softest to the stiffest.
 
+    Explained in chapter 8, "Vibrations".
+
     Parameters
     ----------
     stiffness : ndarray, shape (m,)
@@ -735,7 +744,7 @@ def normal_modes(motion: Displacements) -> NormalModes:
             f"{frames} frames cannot give {modes} normal modes; film more frames or select fewer particles "
             "(Displacements.select)"
         )
-    error, _, note = _error_variance(motion)
+    error, _, note = error_variance(motion)
     if note:
         raise ValueError(f"normal modes of layer {motion.layer} need the localization error: {note}")
     frame = _inner_coordinates(motion)
@@ -787,12 +796,19 @@ def density_of_states(stiffness, bins=20, weights=None) -> tuple[np.ndarray, np.
     density : ndarray, shape (b,)
         Share of the modes per √kT/nm; its integral is 1.
 
+    Raises
+    ------
+    ValueError
+        If no stiffness is finite and positive.
+
     Notes
     -----
     Explained in chapter 8, "Vibrations".
     """
     stiffness = np.asarray(stiffness, float).ravel()
     good = np.isfinite(stiffness) & (stiffness > 0)
+    if not good.any():
+        raise ValueError("a density of states needs modes of finite, positive stiffness, got none")
     weights = None if weights is None else np.asarray(weights, float).ravel()[good]
     density, edges = np.histogram(np.sqrt(stiffness[good]), bins, density=True, weights=weights)
     return 0.5 * (edges[1:] + edges[:-1]), density

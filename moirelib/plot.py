@@ -538,7 +538,7 @@ def show_registry(registry, ax=None, pixel_size=None, **style):
     Parameters
     ----------
     registry : pandas.DataFrame
-        From `moirelib.order.registry`.
+        From `moirelib.moire.registry`.
     ax, pixel_size
         As in `show_map`.
     **style

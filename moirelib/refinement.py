@@ -23,26 +23,37 @@ FINE = 2  # samples of the transmission per pixel and axis
 EDGE = 0.04  # softness of a particle's outline on these samples, in squared radii
 DEEPEST = 6.0  # optical depth; darker particles look the same
 KNOTS = 2.0  # diameters between the background's knots
+ODDEST = 6.0  # most that an unusual size and depth count against a particle, as a logarithm of odds
 BENT = 5.0  # standard deviations; rows of particles that are bent more than this say little
 
 
 @dataclass(frozen=True)
 class Imaging:
-    """What all particles of a frame share: how thickness falls from the centre, the blur, and the dark level."""
+    """What all particles of a frame share: their form, how the microscope blurs it, and the dark level."""
 
     exponent: float = 0.25  # of (1 - r²/R²) in the thickness: 0 a standing rod or plate, 0.5 a sphere
     blur: float = 0.12  # standard deviation of the blur along one axis / diameter
     disk: float = 0.3  # share of the blur's variance that is a disk's (defocus); the rest is Gaussian
     tail: float = 0.03  # decay length of the long-tailed blur of cameras, exp(-length × wave number) / diameter
     offset: float = 0.0  # counts without light / median of the frame
+    coma_y: float = 0.0  # of a pattern that repeats every diameter, in radians of phase: one side's edge is sharper
+    coma_x: float = 0.0
+    long_y: float = 0.0  # logarithm of the particles' extent along y over that along x
+    long_diagonal: float = 0.0  # the same along the diagonals, y = x over y = -x
 
-    lowest: ClassVar = (0.02, 0.0, 0.0, 0.0, -0.5)
-    highest: ClassVar = (0.6, 0.5, 1.0, 0.3, 0.95)
+    lowest: ClassVar = (0.02, 0.0, 0.0, 0.0, -0.5, -1.0, -1.0, -0.6, -0.6)
+    highest: ClassVar = (0.6, 0.5, 1.0, 0.3, 0.95, 1.0, 1.0, 0.6, 0.6)
 
     def moved(self, step, greatest_offset: float = 0.95) -> Imaging:
         """Parameters after a step, within what is physical."""
-        highest = (*self.highest[:-1], min(greatest_offset, self.highest[-1]))
-        return Imaging(*np.clip(np.add(astuple(self), step), self.lowest, highest).tolist())
+        moved = Imaging(*np.clip(np.add(astuple(self), step), self.lowest, self.highest).tolist())
+        return replace(moved, offset=min(moved.offset, greatest_offset))
+
+    def stretch(self) -> tuple[float, float, float]:
+        """Elements yy, yx and xx of the matrix, of determinant 1, that makes a circle of the particles' ellipse."""
+        size = np.hypot(self.long_y, self.long_diagonal)
+        along = np.sinh(size) / size if size else 1.0
+        return np.cosh(size) - along * self.long_y, -along * self.long_diagonal, np.cosh(size) + along * self.long_y
 
     def transfer(self, shape, diameter):
         """Transfer function of the blur on the frequencies of ``rfft2`` of an image (y, x); ``diameter`` in pixels."""
@@ -51,11 +62,13 @@ class Imaging:
         variance = (self.blur * diameter) ** 2
         soft = torch.exp(-0.5 * (1 - self.disk) * variance * q2 - self.tail * diameter * torch.sqrt(q2))
         u = torch.sqrt(4 * self.disk * variance * q2).clamp(min=1e-3)  # a disk of radius R has the variance R²/4
-        return soft * 2 * torch.special.bessel_j1(u) / u
+        # Third order in the wave number: it moves no centre of mass.
+        phase = (diameter / (2 * np.pi)) ** 2 * q2 * diameter * (self.coma_y * ky[:, None] + self.coma_x * kx[None, :])
+        return soft * 2 * torch.special.bessel_j1(u) / u * torch.polar(torch.ones_like(phase), phase)
 
     def reach(self, diameter) -> int:
         """Pixels that the blur carries light across, all but its far tail."""
-        return int(np.ceil((3.0 - self.disk) * self.blur * diameter)) + 1
+        return int(np.ceil(((3.0 - self.disk) * self.blur + 0.5 * np.hypot(self.coma_y, self.coma_x)) * diameter)) + 1
 
 
 def _profile(rho2, depth, exponent, slopes: bool = True):
@@ -151,17 +164,19 @@ class _Model:
         self.inside = inside.float()
         self.latest = None
 
-    def depths(self, theta, exponent, slopes: bool = True):
-        """Offsets (px), squared relative distance, optical depth and its derivatives in every window."""
+    def depths(self, theta, imaging, slopes: bool = True):
+        """In every window: offsets (px) as for round particles, squared relative distance, depth and its derivatives."""
         y = self.axis[None, :, None] + (self.corner[:, 0] - theta[:, 0])[:, None, None]
         x = self.axis[None, None, :] + (self.corner[:, 1] - theta[:, 1])[:, None, None]
-        rho2 = (y * y + x * x) * (4 * torch.exp(-2 * theta[:, 2]))[:, None, None]
-        depths = _profile(rho2, torch.exp(theta[:, 3])[:, None, None], exponent, slopes)
-        return y, x, rho2, *(d * self.inside for d in depths)
+        yy, yx, xx = imaging.stretch()
+        along_y, along_x = yy * y + yx * x, yx * y + xx * x
+        rho2 = (y * along_y + x * along_x) * (4 * torch.exp(-2 * theta[:, 2]))[:, None, None]
+        depths = _profile(rho2, torch.exp(theta[:, 3])[:, None, None], imaging.exponent, slopes)
+        return along_y, along_x, rho2, *(d * self.inside for d in depths)
 
-    def transmission(self, theta, exponent, depths=None):
+    def transmission(self, theta, imaging, depths=None):
         """Product of all particles' transmissions on the fine grid, with a border around the frame."""
-        depths = self.depths(theta, exponent, slopes=False) if depths is None else depths
+        depths = self.depths(theta, imaging, slopes=False) if depths is None else depths
         total = torch.zeros(self.fine_shape[0] * self.fine_shape[1])
         total.index_add_(0, self.index.flatten(), depths[3].flatten())
         return torch.exp(-total).reshape(self.fine_shape)
@@ -170,7 +185,7 @@ class _Model:
         """Fitted frame and background."""
         if self.latest is not None and self.latest[0] is theta and self.latest[1] == imaging:
             return self.latest[2:]
-        t = self.transmission(theta, imaging.exponent) if transmission is None else transmission
+        t = self.transmission(theta, imaging) if transmission is None else transmission
         t = _block_mean(t)
         t = torch.fft.irfft2(torch.fft.rfft2(t) * imaging.transfer(t.shape, self.diameter), s=t.shape)
         t = t[self.pad : self.pad + self.shape[0], self.pad : self.pad + self.shape[1]]
@@ -191,8 +206,8 @@ class _Model:
 
     def jacobian(self, theta, imaging):
         """Derivatives of the frame by each particle's parameters, in units of the noise; and the model's frame."""
-        y, x, rho2, _, by_rho2, by_depth = depths = self.depths(theta, imaging.exponent)
-        t = self.transmission(theta, imaging.exponent, depths)
+        y, x, rho2, _, by_rho2, by_depth = depths = self.depths(theta, imaging)
+        t = self.transmission(theta, imaging, depths)
         image, background = self.image(theta, imaging, t)
         through = -t.flatten()[self.index]
         inverse = -8 * torch.exp(-2 * theta[:, 2])[:, None, None]
@@ -417,12 +432,12 @@ def _fit_particles(model, theta, imaging, prior, steps):
 
 
 #: Steps by which derivatives of what is shared are taken: log diameter, log depth, then `Imaging`'s parameters.
-STEPS = (1e-3, 1e-2, 0.02, 0.005, 0.05, 0.005, 0.01)
+STEPS = (1e-3, 1e-2, 0.02, 0.005, 0.05, 0.005, 0.01, 0.02, 0.02, 0.01, 0.01)
 #: Exponents of common solids seen from the top, plates and standing rods with rounded rims, and spheres; and how far
 #: a particle's may lie from them.
 SOLIDS, SOLID_STD = (0.05, 0.5), 0.03
 #: One-sigma steps that the shared parameters may be expected to take.
-SHARED_STD = (0.2, 1.0, 0.3, 0.2, 0.5, 0.03, 0.3)
+SHARED_STD = (0.2, 1.0, 0.3, 0.2, 0.5, 0.03, 0.3, 0.2, 0.2, 0.1, 0.1)
 
 
 def _fit_shared(model, theta, imaging, steps, solid):
@@ -458,7 +473,7 @@ def _fit_shared(model, theta, imaging, steps, solid):
 
 
 def _shared_jacobian(model, theta, imaging, residual) -> np.ndarray:
-    """Derivatives (pixels, 7) of the frame by what is shared, by small steps."""
+    """Derivatives (pixels, 11) of the frame by what is shared, by small steps."""
     columns = []
     for k, size in enumerate(STEPS):
         step = np.zeros(len(STEPS))
@@ -568,7 +583,7 @@ class FrameFit:
                 self.spread = self.prior.std
                 self.usual = self.prior.center[0, 2:]
                 self.rounds += 1
-        self.transmission = model.transmission(self.theta, self.imaging.exponent)
+        self.transmission = model.transmission(self.theta, self.imaging)
         image, self.background = model.image(self.theta, self.imaging, self.transmission)
         self.residual = model.residual(image)
         self.misfit = self._misfit()
@@ -629,10 +644,15 @@ class FrameFit:
         """Change of the frame over the noise by taking away (or adding) each particle, (n, pixels), and its pixels."""
         other = copy.copy(self.model)
         other.place(theta)
-        depth = other.depths(theta, self.imaging.exponent, slopes=False)[3]
+        depth = other.depths(theta, self.imaging, slopes=False)[3]
         change = self.transmission.flatten()[other.index] * torch.expm1(depth if present else -depth)
         windows, index = other.blurred(change[:, None], self.imaging, self.background)
         return windows.flatten(1), index.flatten(1)
+
+    def oddness(self) -> np.ndarray:
+        """How improbable each particle's size and depth are among the others', (n,): a logarithm, at most `ODDEST`."""
+        own = (self.theta - self.prior.center)[:, 2:] / self.prior.std[2:]
+        return (0.5 * (own**2).sum(dim=1)).clamp(max=ODDEST).numpy().astype(float)
 
     def replaceable(self, rows: np.ndarray) -> np.ndarray:
         """Log-likelihood that the particles around a particle regain by moving and changing once it is taken away.

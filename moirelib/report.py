@@ -17,7 +17,9 @@ from matplotlib.figure import Figure
 
 from . import plot
 from .analysis import TABLES, Analysis
-from .order import find_grains, registry, strain_map
+from .mesh import spans_plane
+from .moire import registry
+from .order import find_grains, strain_map
 
 __all__ = ["WRITTEN", "figures", "report", "write_analysis"]
 
@@ -146,11 +148,11 @@ def _maps(analysis):
     frame = analysis.particles[analysis.particles["frame"] == last]
     here = {k: t[t["frame"] == last] for k, t in analysis.tables.items() if k in ("defects", "boundaries")}
     for layer, rows in frame.groupby("layer"):
-        if len(rows) < 8:
+        points = rows[["y_nm", "x_nm"]].to_numpy(float)
+        if len(points) < 8 or not spans_plane(points):
             continue
         defects, boundaries = (here[k][here[k]["layer"] == layer] for k in ("defects", "boundaries"))
         fig, axes = plt.subplots(1, 2, figsize=(11, 5), layout="constrained")
-        points = rows[["y_nm", "x_nm"]].to_numpy(float)
         grain = find_grains(points)
         plot.show_map(rows, grain, axes[0], cmap="Pastel2", limits=(-0.5, 7.5), colorbar=False)
         plot.show_defects(defects, axes[0], boundaries=boundaries)

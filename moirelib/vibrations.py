@@ -6,6 +6,7 @@ Explained in chapter 8, "Vibrations".
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,18 +16,25 @@ from scipy.signal import savgol_coeffs, savgol_filter
 from scipy.spatial import cKDTree
 from scipy.stats import chi2, norm
 
+from .elastic import bonds
+from .tables import checked_particles, require_unique_tracks
+
 __all__ = [
     "Displacements",
     "Localization",
     "autocovariance",
     "coordination_labels",
+    "error_variance",
+    "every_layer",
     "group_vibrations",
     "interlayer_correlation",
     "layer_vibrations",
     "localization_from_covariance",
     "pn_per_um",
     "site_displacements",
+    "site_spacing",
     "site_vibrations",
+    "total_variance",
     "vibrations",
 ]
 
@@ -41,6 +49,8 @@ _AXES = ("y", "x")
 @dataclass(frozen=True)
 class Displacements:
     """Motion of one layer's particles about their sites, without the layer's own motion.
+
+    Explained in chapter 8, "Vibrations".
 
     Parameters
     ----------
@@ -83,8 +93,10 @@ class Displacements:
         return np.isfinite(self.values[..., 0]).sum(axis=0)
 
     def select(self, keep) -> Displacements:
-        """Only some particles: a mask or indices, shape (n,)."""
+        """Only some particles: a mask or indices, shape (n,). ValueError if none is left."""
         error = self.localization_std
+        if len(self.particles[keep]) == 0:
+            raise ValueError(f"the selection leaves no particle of layer {self.layer}; select at least one")
         return replace(
             self,
             particles=self.particles[keep],
@@ -131,7 +143,8 @@ def site_displacements(
     Raises
     ------
     ValueError
-        If columns are missing, a particle stands twice in a frame, or fewer than 10 frames or 3 particles are left.
+        If a column is missing or holds something else than numbers, a particle stands twice in a frame, or fewer than
+        10 frames or 3 particles are left.
 
     Notes
     -----
@@ -163,21 +176,13 @@ def site_displacements(
 
 def _arrays(tracks, layer, min_share):
     """Frames, particles, positions (t, n, 2) and mean error bars (n, 2) of a layer's tracks."""
-    need = ["frame", "particle", "layer", "y_nm", "x_nm"]
-    missing = [c for c in need if c not in tracks]
-    if missing:
-        raise ValueError(f"tracks lack the column {', '.join(missing)}; link particles first (moirelib.tracks.link)")
-    rows = tracks[(tracks["layer"] == layer) & (tracks["particle"] >= 0)]
+    rows = checked_particles(tracks, name="the track table")
+    rows = rows[(rows["layer"] == layer) & (rows["particle"] >= 0)]
+    require_unique_tracks(rows)
     frames, row = np.unique(rows["frame"], return_inverse=True)
-    if len(frames) < MIN_FRAMES:
-        raise ValueError(
-            f"layer {layer} has tracks in {len(frames)} frames; vibrations need at least {MIN_FRAMES}, so pass a "
-            "longer movie or link its particles"
-        )
+    _refuse_few_frames(layer, len(frames))
     count = rows.groupby("particle")["frame"].transform("size")
     row, rows = row[count >= min_share * len(frames)], rows[count >= min_share * len(frames)]
-    if rows.duplicated(["frame", "particle"]).any():
-        raise ValueError(f"a particle of layer {layer} stands twice in one frame; link the tracks again")
     particles, column = np.unique(rows["particle"], return_inverse=True)
     if len(particles) < 3:
         raise ValueError(
@@ -186,12 +191,23 @@ def _arrays(tracks, layer, min_share):
         )
     points = np.full((len(frames), len(particles), 2), np.nan)
     points[row, column] = rows[["y_nm", "x_nm"]]
+    seen = np.isfinite(points[..., 0])
+    some = seen.sum(axis=1) >= 3  # a rotation needs more than two
+    _refuse_few_frames(layer, some.sum(), " of at least 3 particles")
+    left = seen[some].any(axis=0)
     error = None
     if {"y_std_nm", "x_std_nm"} <= set(rows):
-        squares = (rows[["y_std_nm", "x_std_nm"]] ** 2).groupby(column).mean().to_numpy()
+        squares = (rows[["y_std_nm", "x_std_nm"]] ** 2).groupby(column).mean().to_numpy()[left]
         error = np.sqrt(squares) if np.isfinite(squares).all() else None
-    some = np.isfinite(points[..., 0]).sum(axis=1) >= 3  # a rotation needs more than two
-    return frames[some], particles, points[some], error
+    return frames[some], particles[left], points[np.ix_(some, left)], error
+
+
+def _refuse_few_frames(layer, number, what="") -> None:
+    if number < MIN_FRAMES:
+        raise ValueError(
+            f"layer {layer} has tracks{what} in {number} frames; vibrations need at least {MIN_FRAMES}, so pass a "
+            "longer movie or link its particles"
+        )
 
 
 def _aligned(points, seen, sites, window):
@@ -238,6 +254,7 @@ def _slow_strain(residual, sites, seen, degree):
 
 
 def _legendre(frames, degree):
+    """Polynomials in time (t, degree + 1), of a degree that so many frames can bear."""
     return np.polynomial.legendre.legvander(np.linspace(-1, 1, frames), min(degree, frames // 5))
 
 
@@ -280,17 +297,25 @@ def autocovariance(motion: Displacements, lags: int | None = None) -> np.ndarray
         Along y and x, in nm². Lag 0 holds the localization error's variance as well. What removing the sites' means
         took is put back.
 
+    Raises
+    ------
+    ValueError
+        If the largest lag is not positive.
+
     Notes
     -----
     Explained in chapter 8, "Vibrations".
     """
+    if lags is not None and lags < 1:
+        raise ValueError(f"lags must be 1 or more frames, got {lags}")
     return _mean_restored(_pooled_covariance(motion, lags), len(motion.values), motion.creep)[0]
 
 
 def _pooled_covariance(motion, lags=None):
+    """Autocovariance (lags + 1, 2) about the estimated sites, over all pairs of frames of all particles, in nm²."""
     seen = np.isfinite(motion.values)
     frames = len(seen)
-    lags = min(lags or max(frames // 4, 2), frames - 2)
+    lags = min(max(frames // 4, 2) if lags is None else lags, frames - 2)
     scaled = np.where(seen, motion.values, 0.0) / np.sqrt(motion.kept)
     products, pairs = _correlation(scaled, lags), _correlation(seen.astype(float), lags)
     return products / np.maximum(pairs, 1)
@@ -335,6 +360,8 @@ def _independent_share(covariance, frames):
 @dataclass(frozen=True)
 class Localization:
     """Localization error that a layer's own motion shows.
+
+    Explained in chapter 8, "Vibrations".
 
     Parameters
     ----------
@@ -429,7 +456,7 @@ def _continued(covariance, spread, terms=None):
 # --- Amplitudes and spring constants ---
 
 
-def pn_per_um(spring_constant, temperature: float = 298.15):
+def pn_per_um(spring_constant: float | np.ndarray, temperature: float = 298.15) -> float | np.ndarray:
     """Convert a spring constant from kT/nm² to pN/µm.
 
     Parameters
@@ -448,6 +475,10 @@ def pn_per_um(spring_constant, temperature: float = 298.15):
     --------
     >>> round(pn_per_um(1.0))
     4116
+
+    Notes
+    -----
+    Explained in chapter 8, "Vibrations".
     """
     return spring_constant * 1.380649e-23 * temperature * 1e24  # J/nm² = 10¹⁸ N/m = 10²⁴ pN/µm
 
@@ -486,8 +517,8 @@ def site_vibrations(motion: Displacements, confidence: float = 0.95) -> pd.DataF
     """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be between 0 and 1, got {confidence}")
-    error, error_spread, note = _error_variance(motion)
-    total, samples, covariance = _total_variance(motion)
+    error, error_spread, note = error_variance(motion)
+    total, samples, covariance = total_variance(motion)
     low, high = _variance_interval(total, samples, confidence)
     z = norm.ppf(0.5 + confidence / 2)
     variance = total - error
@@ -516,16 +547,16 @@ def site_vibrations(motion: Displacements, confidence: float = 0.95) -> pd.DataF
     return table
 
 
-def _error_variance(motion):
-    """Localization error's variance (n, 2) and its standard error (2,), and a note."""
+def error_variance(motion: Displacements) -> tuple[np.ndarray, np.ndarray, str]:
+    """Localization error's variance (n, 2) and its standard error (2,), in nm², and a note: given, or estimated."""
     if motion.localization_std is not None:
         return motion.localization_std**2, np.zeros(2), ""
     found = localization_from_covariance(motion)
     return np.broadcast_to(found.std**2, motion.sites.shape), found.variance_std, found.note
 
 
-def _total_variance(motion):
-    """Variance (n, 2) of motion and error together, its independent samples (n, 2), covariance of y and x (n,)."""
+def total_variance(motion: Displacements) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Variance (n, 2) of motion and error in nm², its independent samples (n, 2), covariance (n,) of y and x in nm²."""
     frames, seen = len(motion.values), motion.seen[:, None]
     restored, share = _mean_restored(_pooled_covariance(motion), frames, motion.creep)
     kept = motion.kept * (1 - np.minimum(share * frames / seen, 0.6))
@@ -536,6 +567,7 @@ def _total_variance(motion):
 
 
 def _variance_interval(variance, samples, confidence):
+    """Interval of a variance from so many independent Gaussian samples (chi-square)."""
     tail = 0.5 * (1 - confidence)
     return variance * samples / chi2.ppf(1 - tail, samples), variance * samples / chi2.ppf(tail, samples)
 
@@ -561,7 +593,7 @@ def vibrations(tracks: pd.DataFrame, confidence: float = 0.95, **options) -> pd.
     confidence : float
         Of the intervals.
     **options
-        Of `site_displacements`: ``localization_std, strain, creep, min_share``.
+        Of `site_displacements`: ``localization_std, strain, creep, min_share, drift_window``.
 
     Returns
     -------
@@ -571,25 +603,60 @@ def vibrations(tracks: pd.DataFrame, confidence: float = 0.95, **options) -> pd.
     Raises
     ------
     ValueError
-        If no layer has enough frames and particles.
+        If the table is bad, or no layer has enough frames and particles.
+
+    Notes
+    -----
+    Explained in chapter 8, "Vibrations".
     """
-    tables, notes = [], []
-    for layer in sorted(tracks["layer"].unique()) if "layer" in tracks else [1]:
+    return every_layer(tracks, lambda k: site_vibrations(site_displacements(tracks, k, **options), confidence))[0]
+
+
+def every_layer(tracks: pd.DataFrame, measure: Callable[[int], pd.DataFrame]) -> tuple[pd.DataFrame, dict[int, dict]]:
+    """One table of all layers that allow one.
+
+    Parameters
+    ----------
+    tracks : pandas.DataFrame
+        As for `site_displacements`.
+    measure : callable
+        Takes the number of a layer and gives its table, or raises ValueError where the layer does not allow one.
+        ``attrs["note"]`` of the table may say what limits it.
+
+    Returns
+    -------
+    table : pandas.DataFrame
+        The tables, one after the other. ``attrs["note"]`` has a line for each layer that allows less, or nothing at
+        all.
+    attributes : dict of int to dict
+        The other attributes of each layer's table.
+
+    Raises
+    ------
+    ValueError
+        If the table is bad, or no layer allows one of its own: the first layer's reason.
+
+    Notes
+    -----
+    Explained in chapter 8, "Vibrations".
+    """
+    tracks = checked_particles(tracks, name="the track table")
+    tables, notes, attributes = [], [], {}
+    for layer in sorted(tracks["layer"].unique()):
         try:
-            table = site_vibrations(site_displacements(tracks, layer, **options), confidence)
+            table = measure(layer)
         except ValueError as error:
             notes.append(str(error))
             continue
-        tables.append(table)
-        if table.attrs["note"]:
+        if table.attrs.get("note"):
             notes.append(f"layer {layer}: {table.attrs['note']}")
+        tables.append(table)
+        attributes[layer], table.attrs = {k: v for k, v in table.attrs.items() if k != "note"}, {}
     if not tables:
-        raise ValueError(notes[0] if notes else "the table holds no tracks")
-    for table in tables:
-        table.attrs = {}
+        raise ValueError(notes[0] if notes else "the table holds no tracks; link particles first")
     result = pd.concat(tables, ignore_index=True)
-    result.attrs["note"] = "\n".join(notes)
-    return result
+    result.attrs = {"note": "\n".join(notes)}
+    return result, attributes
 
 
 # --- A layer as a whole ---
@@ -616,6 +683,11 @@ def layer_vibrations(motion: Displacements, spacing: float | None = None) -> dic
         fast motion of the layer as a whole that was removed as drift: stage and heat together; ``independent_frames``;
         ``note``.
 
+    Raises
+    ------
+    ValueError
+        If there is one particle only, and no spacing given.
+
     Notes
     -----
     Standard errors come from the scatter of the frames' means, with their correlation in time, since
@@ -623,15 +695,15 @@ def layer_vibrations(motion: Displacements, spacing: float | None = None) -> dic
     size; the relative Lindemann parameter does not, and melting is near 0.033 (Zahn & Maret, Phys. Rev. Lett. 85, 3656
     (2000)). Explained in chapter 8, "Vibrations".
     """
-    error, error_spread, note = _error_variance(motion)
-    total, _, _ = _total_variance(motion)
+    error, error_spread, note = error_variance(motion)
+    total, _, _ = total_variance(motion)
     raw, mean_error = total.mean(axis=0), error.mean(axis=0)
     variance = raw - mean_error
     tensor, spread, frames = _mean_tensor(motion, total)  # yy, xx, yx
     tensor[:2] -= mean_error
     spread_total = np.hypot(np.sqrt(np.diag(spread))[:2], error_spread)
     spread = spread + np.diag([*np.nan_to_num(error_spread**2), 0.0])
-    a = _spacing(motion.sites) if spacing is None else spacing
+    a = site_spacing(motion.sites) if spacing is None else spacing
     result = {f"variance_{x}_nm2": variance[i] for i, x in enumerate(_AXES)}
     result |= {f"variance_{x}_std_nm2": spread_total[i] for i, x in enumerate(_AXES)}
     result |= {f"std_raw_{x}_nm": np.sqrt(raw[i]) for i, x in enumerate(_AXES)}
@@ -694,14 +766,16 @@ def _anisotropy(tensor, spread) -> dict:
     }
 
 
-def _spacing(sites) -> float:
-    """Median distance to the nearest neighbour."""
+def site_spacing(sites: np.ndarray) -> float:
+    """Median distance of sites (n, 2) to their nearest neighbours, in nm. ValueError for fewer than two."""
+    if len(sites) < 2:
+        raise ValueError(f"a spacing needs at least 2 sites, got {len(sites)}; pass spacing=... (nm)")
     return float(np.median(cKDTree(sites).query(sites, k=2)[0][:, 1]))
 
 
 def _relative_variance(motion, spacing) -> float:
     """⟨|u_i - u_j|²⟩ over bonds, in nm², mean over time restored as for uncorrelated frames."""
-    i, j = cKDTree(motion.sites).query_pairs(1.35 * spacing, output_type="ndarray").T
+    i, j = bonds(motion.sites, spacing).T
     if len(i) == 0:
         return np.nan
     frames, total, count = len(motion.values), 0.0, 0
@@ -735,7 +809,9 @@ def coordination_labels(sites, spacing: float | None = None) -> np.ndarray:
     The border of the field of view counts as edge: what is behind it is not seen. Explained in chapter 8, "Vibrations".
     """
     sites = np.asarray(sites, float)
-    a = _spacing(sites) if spacing is None else spacing
+    if len(sites) < 2:
+        return np.full(len(sites), "edge")
+    a = site_spacing(sites) if spacing is None else spacing
     tree = cKDTree(sites)
     neighbours = tree.query_ball_point(sites, 1.35 * a)
     labels = np.full(len(sites), "bulk", dtype="<U7")
@@ -811,7 +887,7 @@ def interlayer_correlation(
     Raises
     ------
     ValueError
-        If the layers share fewer than 10 frames.
+        If the layers share fewer than 10 frames, or there is no shuffle.
 
     Notes
     -----
@@ -823,7 +899,9 @@ def interlayer_correlation(
     frames, i, j = np.intersect1d(one.frames, other.frames, return_indices=True)
     if len(frames) < MIN_FRAMES:
         raise ValueError(f"the layers share {len(frames)} frames; their correlation needs at least {MIN_FRAMES}")
-    edges = _spacing(one.sites) * np.arange(0, 3.01, 0.5) if edges is None else np.asarray(edges, float)
+    if shuffles < 1:
+        raise ValueError(f"the null needs at least 1 shuffle, got {shuffles}")
+    edges = site_spacing(one.sites) * np.arange(0, 3.01, 0.5) if edges is None else np.asarray(edges, float)
     pairs = cKDTree(one.sites).sparse_distance_matrix(cKDTree(other.sites), edges[-1], output_type="ndarray")
     weights = [pairs[(pairs["v"] >= low) & (pairs["v"] < high)] for low, high in zip(edges, edges[1:], strict=False)]
     spectra = [rfft(_scaled(m, k), axis=0) for m, k in ((one, i), (other, j))]
@@ -840,8 +918,8 @@ def interlayer_correlation(
 
 def _scaled(motion, frames):
     """Displacements per one-sigma amplitude of the motion alone, mean over the layer; 0 where not seen."""
-    error, _, _ = _error_variance(motion)
-    total, _, _ = _total_variance(motion)
+    error, _, _ = error_variance(motion)
+    total, _, _ = total_variance(motion)
     variance = (total - np.nan_to_num(error)).mean()
     return np.nan_to_num(motion.values[frames]) / np.sqrt(variance if variance > 0 else np.nan)
 

@@ -1,5 +1,7 @@
 """Tables of a known crystal, what is left out and why, and the page that holds it all."""
 
+import contextlib
+import io
 import json
 import re
 
@@ -13,13 +15,13 @@ from moirelib.elastic import thermal_displacements
 from moirelib.lattice import hexagonal_lattice, moire_period
 from moirelib.report import report
 
-SPACING, TWIST = 40.0, 9.0
+SPACING, TWIST, FRAMES = 40.0, 9.0, 12
 
 
 def crystals(frames, seed=0, vacancy=True):
     """Two elastic layers twisted by nine degrees, the upper one smaller and without its middle particle."""
     rng, tables = np.random.default_rng(seed), []
-    for layer, angle, radius in ((1, 5.0, 270.0), (2, 5.0 + TWIST, 220.0)):
+    for layer, angle, radius in ((1, 5.0, 230.0), (2, 5.0 + TWIST, 190.0)):
         sites = hexagonal_lattice(SPACING, angle, (300.0, 300.0), radius)
         if layer == 2 and vacancy:
             sites = sites[np.hypot(*(sites - 300.0).T) > 1.0]
@@ -34,7 +36,7 @@ def crystals(frames, seed=0, vacancy=True):
 
 @pytest.fixture(scope="module")
 def movie():
-    return crystals(24)
+    return crystals(FRAMES)
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +61,7 @@ def test_every_table_is_written_with_its_columns(folder):
     for name, columns in expected.items():
         table = pd.read_csv(folder / "analysis" / f"{name}.csv")
         assert set(columns.split()) <= set(table.columns), name
+    assert (folder / "analysis" / "tracks.gif").stat().st_size > 0
 
 
 def test_twist_period_and_spacing_are_those_of_the_crystals(folder):
@@ -73,7 +76,7 @@ def test_the_planted_vacancy_is_in_every_frame(folder):
     defects = pd.read_csv(folder / "analysis" / "defects.csv")
     near = np.hypot(defects["y_nm"] - 300, defects["x_nm"] - 300) < 0.3 * SPACING
     here = defects[near & (defects["kind"] == "vacancy") & (defects["layer"] == 2)]
-    assert here["frame"].nunique() == 24
+    assert here["frame"].nunique() == FRAMES
 
 
 def test_a_crystal_that_neither_grows_nor_dissolves_has_no_events(folder):
@@ -89,25 +92,32 @@ def test_the_report_needs_no_other_file_and_names_every_section(folder):
         assert title in page
 
 
-def test_one_frame_gets_what_it_supports_and_a_line_on_each_that_it_does_not(tmp_path, capsys):
-    crystals(1).assign(particle=-1).to_csv(tmp_path / "particles.csv", index=False)
-    assert main(["analyze", str(tmp_path)]) == 0
-    written = {file.name for file in (tmp_path / "analysis").iterdir()}
+@pytest.fixture(scope="module")
+def still(tmp_path_factory):
+    """Results of one frame without tracks, beside what was there before, and the lines that the command printed."""
+    folder, printed = tmp_path_factory.mktemp("frame_layers"), io.StringIO()
+    crystals(1).assign(particle=-1).to_csv(folder / "particles.csv", index=False)
+    (folder / "analysis").mkdir()
+    (folder / "analysis" / "vibrations.csv").write_text("old", encoding="utf-8")
+    (folder / "analysis" / "my_notes.txt").write_text("mine", encoding="utf-8")
+    with contextlib.redirect_stdout(printed):
+        assert main(["analyze", str(folder)]) == 0
+    return folder / "analysis", printed.getvalue().splitlines()
+
+
+def test_one_frame_gets_what_it_supports_and_a_line_on_each_that_it_does_not(still):
+    folder, lines = still
+    written = {file.name for file in folder.iterdir()}
     assert {"lattice.csv", "moire.csv", "defects.csv", "boundaries.csv", "report.html"} <= written
     assert not written & {"vibrations.csv", "phonons.csv", "growth.csv", "tracks.gif"}
-    lines = capsys.readouterr().out.splitlines()
     for name in ("vibrations", "phonons", "growth"):
         assert sum(line.startswith(f"{name}: ") for line in lines) == 1
 
 
-def test_what_an_earlier_analysis_left_does_not_stay_beside_the_new(folder, tmp_path):
-    crystals(1).assign(particle=-1).to_csv(tmp_path / "particles.csv", index=False)
-    (tmp_path / "analysis").mkdir()
-    (tmp_path / "analysis" / "vibrations.csv").write_text("old", encoding="utf-8")
-    (tmp_path / "analysis" / "my_notes.txt").write_text("mine", encoding="utf-8")
-    assert main(["analyze", str(tmp_path), "--no-movie"]) == 0
-    assert not (tmp_path / "analysis" / "vibrations.csv").exists()
-    assert (tmp_path / "analysis" / "my_notes.txt").read_text(encoding="utf-8") == "mine"
+def test_what_an_earlier_analysis_left_does_not_stay_beside_the_new(still):
+    folder, _ = still
+    assert not (folder / "vibrations.csv").exists()
+    assert (folder / "my_notes.txt").read_text(encoding="utf-8") == "mine"
 
 
 def test_one_layer_alone_has_no_moire(movie):
@@ -147,6 +157,14 @@ def test_a_folder_without_particles_is_refused(tmp_path):
         read_particles(tmp_path)
 
 
+def test_particles_on_a_line_give_a_report_without_maps(tmp_path):
+    line = pd.DataFrame({"frame": 0, "particle": -1, "layer": 1, "y_nm": 50.0, "x_nm": SPACING * np.arange(9)})
+    line.to_csv(tmp_path / "particles.csv", index=False)
+    assert main(["analyze", str(tmp_path), "--no-movie"]) == 0
+    assert "no lattice" in (tmp_path / "analysis" / "report.html").read_text(encoding="utf-8")
+    assert not list((tmp_path / "analysis").glob("layer_*.png"))
+
+
 def test_notes_are_shown_as_text_not_as_markup(movie):
     result = analyze(movie[movie["frame"] == 0])
     result.notes["growth"] = "<b>&"
@@ -155,6 +173,6 @@ def test_notes_are_shown_as_text_not_as_markup(movie):
 
 
 def test_the_needed_columns_are_enough(movie):
-    result = analyze(movie.loc[movie["frame"] < 12, list(NEEDED)])
+    result = analyze(movie.loc[(movie["layer"] == 1) & (movie["frame"] < 10), list(NEEDED)])
     assert "vibrations" in result.tables or "vibrations" in result.notes
     assert json.dumps(result.notes)

@@ -193,6 +193,23 @@ def test_burgers_vectors_in_a_region_add_up_to_the_circuit_around_it():
         burgers_circuit(points, (5000.0, 0.0), 1.0)
 
 
+def test_a_circuit_around_a_hole_counts_what_the_hole_hides():
+    burgers, rng = A * unit(ANGLE), np.random.default_rng(0)
+    hidden, open_ = CENTER + [-90.0, 0.0], CENTER + [70.0, 0.0]
+    points = with_dislocations(crystal(260.0), (hidden, burgers), (open_, burgers))
+    points = points[np.hypot(*(points - hidden).T) > 2.6 * A]
+    for seed in range(6):  # in whatever order the particles come
+        shuffled = noisy(rng.permutation(points), 0.2, seed)
+        np.testing.assert_allclose(burgers_circuit(shuffled, CENTER, 8.6 * A), 2 * burgers, atol=0.3 * A)
+
+
+def test_a_circuit_around_two_pieces_is_refused():
+    points = crystal()
+    parted = points[np.abs(points[:, 1] - CENTER[1]) > 35.0]
+    with pytest.raises(ValueError, match="fall into 2 pieces"):
+        burgers_circuit(parted, CENTER, 5 * A, A)
+
+
 def test_vacancies_beside_a_dislocation_do_not_hide_it():
     core, burgers = hollow(), A * unit(ANGLE)
     holes = sites((5, 0), (-4, 2), (2, -5))
@@ -366,6 +383,10 @@ def test_tables_are_empty_where_there_is_nothing_and_say_what_is_missing():
         defect_table(none.drop(columns="y_nm"))
     with pytest.raises(ValueError, match="at least 4 particles"):
         find_defects(crystal()[:3])
+    with pytest.raises(ValueError, match="table of defects has no column kind"):
+        follow_defects(defect_table(none).drop(columns="kind"), A)
+    with pytest.raises(ValueError, match="table of boundaries has no column y0_nm"):
+        follow_boundaries(boundary_table(none).drop(columns="y0_nm"), A)
 
 
 def test_hops_of_a_vacancy_are_followed_site_by_site():
@@ -378,6 +399,12 @@ def test_hops_of_a_vacancy_are_followed_site_by_site():
     np.testing.assert_allclose(hops["step"], A, atol=2.0)
     assert hops["defect"].nunique() == 1
     assert moves["glide_nm"].isna().all()
+
+
+def test_tables_of_frames_that_were_analysed_one_by_one_are_followed():
+    frames = [defect_table(table(without(crystal(), sites((0, 0), (-6, 2))), k)) for k in range(3)]
+    moves = follow_defects(pd.concat(frames), A)  # every frame's rows have the index 0 and 1
+    assert moves.groupby("defect")["frame"].apply(list).tolist() == [[0, 1, 2]] * 2
 
 
 def test_a_dislocation_that_glides_moves_along_its_burgers_vector():
@@ -426,3 +453,5 @@ def test_prisms_that_point_up_and_down_on_one_lattice_are_orientational_twins():
     assert alike[1].empty
     with pytest.raises(ValueError, match="1 orientations for"):
         orientational_twins(points, [1.0], symmetry=3)
+    with pytest.raises(ValueError, match="symmetry must be 1 or more"):
+        orientational_twins(points, prisms, symmetry=0)

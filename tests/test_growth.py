@@ -9,19 +9,18 @@ from moirelib import plot
 from moirelib.growth import (
     _matched_test,
     defect_numbers,
-    fit_relaxation,
     front_table,
     front_velocity,
     growth_events,
     growth_rate,
-    relative_motion,
     score_events,
-    site_occupancy,
     site_preference,
     size_table,
 )
 from moirelib.lattice import Layer, hexagonal_lattice
-from moirelib.order import registry
+from moirelib.moire import registry
+from moirelib.occupancy import site_occupancy
+from moirelib.relaxation import fit_relaxation, relative_motion
 from moirelib.scenes import growth_schedule
 
 A, SIZE, FRAMES = 20.0, 300.0, 50  # nm, nm, frames
@@ -159,12 +158,12 @@ def test_coordination_counts_the_neighbours_and_registry_the_place_on_the_other_
     places = {"top": 0 * a1, "bridge": a1 / 2, "hollow": (a1 + a2) / 3}
     for place, shift in places.items():
         second = hexagonal_lattice(A, 0.0, CENTER + shift, 55.0)
-        there = np.ones((FRAMES, len(second)), bool)
+        there = np.ones((20, len(second)), bool)
         center = np.argmin(np.hypot(*(second - second.mean(axis=0)).T))
-        there[:30, center] = False
-        tables = table_of(base.positions, np.ones((FRAMES, len(base)), bool)), table_of(second, there, 2, 900)
+        there[:9, center] = False
+        tables = table_of(base.positions, np.ones((20, len(base)), bool)), table_of(second, there, 2, 900)
         events = growth_events(seen(pd.concat(tables, ignore_index=True), 0.0, 0.0), FIELD)
-        assert events[["frame", "coordination", "registry"]].to_numpy().tolist() == [[30, 6, place]]
+        assert events[["frame", "coordination", "registry"]].to_numpy().tolist() == [[9, 6, place]]
 
 
 def test_rate_interval_is_the_exact_one_of_a_poisson_count():
@@ -177,12 +176,25 @@ def test_rate_interval_is_the_exact_one_of_a_poisson_count():
     np.testing.assert_allclose(rates.loc["detachment", ["low", "high"]].to_numpy(float) * 5, [0, 3.6889], atol=1e-4)
 
 
+def test_no_events_leave_an_upper_bound_of_the_rate():
+    none = pd.DataFrame(columns=["frame", "layer", "event"])
+    rates = growth_rate(none, np.arange(11), layers=[1, 2]).set_index(["layer", "event"])
+    assert len(rates) == 6
+    assert (rates["count"] == 0).all()
+    np.testing.assert_allclose(
+        rates.loc[(2, "attachment"), ["low", "high"]].to_numpy(float) * 10, [0, 3.6889], atol=1e-4
+    )
+    assert growth_rate(none, np.arange(11)).empty
+
+
 def test_front_of_a_disk_moves_as_fast_as_its_radius():
     whole, velocity = crystal(115.0), 0.8
     radius = 50.0 + velocity * np.arange(FRAMES)
     there = np.hypot(*(whole.positions - CENTER).T) < radius[:, None]
     table = seen(table_of(whole.positions, there))
-    found = front_velocity(front_table(site_occupancy(table, FIELD), 6, CENTER), frame_time=0.5)
+    fronts = front_table(site_occupancy(table, FIELD), 6, CENTER)
+    found = front_velocity(fronts, frame_time=0.5)
+    pd.testing.assert_frame_equal(found, front_velocity(fronts.iloc[::-1], frame_time=0.5))  # rows in any order
     mean, error = found["velocity_nm_per_s"].mean(), found["velocity_std_nm_per_s"].mean() / np.sqrt(6)
     assert len(found) == 6
     assert mean == pytest.approx(velocity / 0.5, abs=3 * error)
@@ -200,8 +212,8 @@ def test_planted_preference_for_hollow_sites_is_told_from_none(factor, expected)
     base, island = crystal(230.0), crystal(130.0, 13.0)
     place = registry(island.positions, base.positions)["registry"]
     weight = np.where(place == "hollow", factor, 1.0)
-    there, _ = growth_schedule(island, FRAMES, np.random.default_rng(3), 0.2, 0.75, 0.0, weight)
-    tables = table_of(base.positions, np.ones((FRAMES, len(base)), bool)), table_of(island.positions, there, 2, 2000)
+    there, _ = growth_schedule(island, 30, np.random.default_rng(3), 0.2, 0.75, 0.0, weight)
+    tables = table_of(base.positions, np.ones((30, len(base)), bool)), table_of(island.positions, there, 2, 2000)
     found = site_preference(site_occupancy(seen(pd.concat(tables, ignore_index=True)), FIELD))
     assert found.events > 30
     assert found.table["attached"].sum() == pytest.approx(found.table["expected"].sum())
@@ -235,6 +247,19 @@ def test_relaxation_is_recovered_and_not_invented():
         assert np.isnan(fit_relaxation(t[:5], walk[:5]).time)
     assert invented <= 1
     np.testing.assert_allclose(np.sqrt(np.mean(np.square(z), axis=0)), 1.0, atol=0.45)
+
+
+def test_relaxation_does_not_depend_on_the_order_of_the_values():
+    rng, t = np.random.default_rng(4), np.arange(80.0)
+    values = 6.0 + 1.5 * np.exp(-t / 12) + 0.05 * np.convolve(rng.standard_normal(82), np.ones(3), "valid")
+    shuffled = rng.permutation(80)
+    assert fit_relaxation(t[shuffled], values[shuffled]) == fit_relaxation(t, values)
+
+
+def test_two_times_support_no_relaxation():
+    fit = fit_relaxation([0, 0, 0, 0, 1, 1, 1, 1], [1, 1.1, 0.9, 1, 2, 2.1, 1.9, 2])
+    assert not fit.supported
+    assert fit.final == pytest.approx(1.5)
 
 
 def test_a_layer_that_turns_on_the_other_is_followed():
@@ -283,11 +308,17 @@ def test_bad_input_gives_one_clear_line(movie):
     cases = [
         (lambda: growth_events(table.drop(columns="particle")), "no column particle"),
         (lambda: growth_events(table[table["frame"] < 2]), "at least 3 frames"),
-        (lambda: growth_events(table.assign(y_nm=np.nan)), "not finite"),
+        (lambda: growth_events(table.assign(y_nm=np.nan)), "y_nm in data row 1 is not a number"),
         (lambda: growth_events(table, (300.0,)), "height and width"),
-        (lambda: growth_rate(pd.DataFrame({"layer": []}), [1]), "at least two frames"),
+        (lambda: growth_rate(pd.DataFrame(columns=["frame", "layer", "event"]), [1]), "at least two frames"),
         (lambda: site_preference({}), "both layers"),
         (lambda: relative_motion({}), "layers 1 and 2"),
+        (lambda: front_table(movie[3], 2), "at least 3 directions"),
+        (lambda: front_table(movie[3], center=(1.0, 2.0, 3.0)), r"center is \(y, x\)"),
+        (lambda: front_velocity(pd.DataFrame({"frame": [0]})), "fronts has no column layer"),
+        (lambda: defect_numbers(pd.DataFrame({"frame": [0]}), table), "defects has no column layer, kind"),
+        (lambda: score_events(movie[1], table, 1.0), "true events has no column event"),
+        (lambda: fit_relaxation([np.nan], [1.0]), "finite values"),
         (lambda: fit_relaxation([1, 2], [1]), "as many"),
         (lambda: growth_schedule(crystal(50.0), 5, np.random.default_rng(0), preference=[1.0]), "for each of"),
     ]

@@ -47,6 +47,11 @@ def large():
     return movie(240.0, 2000, 1)
 
 
+@pytest.fixture(scope="module")
+def springs(large):
+    return fit_springs(large)
+
+
 def test_path_visits_the_symmetry_points():
     path = symmetry_path(SPACING, ANGLE, 30)
     at = dict(
@@ -72,8 +77,8 @@ def test_waves_of_the_brillouin_zone_carry_the_trace_of_the_crystal():
     np.testing.assert_allclose(full.mean(axis=0), 3 * SPRING * np.eye(2), atol=1e-9)
 
 
-def test_dispersion_agrees_with_the_dynamical_matrix(large):
-    waves = dispersion(large)
+def test_dispersion_agrees_with_the_dynamical_matrix(large, springs):
+    waves = dispersion(large, model=springs)
     assert waves["stiffness_kt_nm2"].isna().sum() < 0.2 * len(waves)  # only waves longer than the window
     waves = waves.dropna()
     relative = waves["stiffness_kt_nm2"] / truth(waves) - 1
@@ -84,8 +89,8 @@ def test_dispersion_agrees_with_the_dynamical_matrix(large):
     assert np.abs(waves["model_kt_nm2"] / truth(waves) - 1).max() < 0.05
 
 
-def test_springs_and_elastic_constants_are_recovered(large):
-    model = fit_springs(large)
+def test_springs_and_elastic_constants_are_recovered(springs):
+    model = springs
     assert model.spacing == pytest.approx(SPACING, rel=1e-3)
     assert model.central[0] == pytest.approx(SPRING, rel=0.03)
     assert abs(model.central[1]) < 5 * model.central_std[1]  # no springs between second neighbours
@@ -182,6 +187,15 @@ def test_too_little_is_refused_in_one_line():
         normal_modes(few)
     with pytest.raises(ValueError, match="no interior"):
         dispersion(few.select(few.sites[:, 0] > 40))
+    hexagon = movie(1.05 * SPACING, 40, 8)  # of seven, whose one inner site has no extent
+    for measure in (localization_bound, fit_springs, dispersion):
+        with pytest.raises(ValueError, match="7 sites, 6 of them at its edge"):
+            measure(hexagon)
+    for shells in (0, 4):
+        with pytest.raises(ValueError, match="1, 2 or 3 shells"):
+            fit_springs(few, shells)
+    with pytest.raises(ValueError, match="finite, positive stiffness"):
+        density_of_states([np.inf, np.nan, -1.0])
     unknown = site_displacements_without_error()
     with pytest.raises(ValueError, match="cannot be told apart"):
         dispersion(unknown)
@@ -215,11 +229,11 @@ def test_every_layer_has_its_branches_in_one_table():
     assert highest[1, "longitudinal"] == pytest.approx(6 * SPRING, rel=0.1)
 
 
-def test_dispersion_is_drawn_with_its_theory(large):
+def test_dispersion_is_drawn_with_its_theory():
     import matplotlib.pyplot as plt
 
     _, ax = plt.subplots()
-    waves = dispersion(large, path=symmetry_path(SPACING, ANGLE, 12))
+    waves = dispersion(movie(90.0, 100, 14), path=symmetry_path(SPACING, ANGLE, 12))
     assert plot.show_dispersion(waves, ax, theory=lambda q: dynamical_matrix(q, SPACING, ANGLE, SPRING, HOLD)) is ax
     assert [label.get_text() for label in ax.get_xticklabels()] == ["Γ", "M", "K", "Γ"]
     black = [line for line in ax.lines if line.get_linestyle() == "--"]

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from test_particles import D, disks, square_of_points
 
 from moirelib.refinement import FrameFit, Imaging, refine, rows_of_three
@@ -72,9 +73,9 @@ def test_frames_below_zero_are_fitted_as_well():
 def rendered(particles, imaging, rng=None, noise=3.0, shape=(160, 160)):
     """A frame of the fit's own model: 300 counts of light, with noise where a generator is given."""
     fit = FrameFit(np.full(shape, 300.0) + np.arange(shape[1]), particles, D, imaging)
-    t = fit.model.transmission(fit.theta, imaging.exponent)
+    t = fit.model.transmission(fit.theta, imaging)
     fit.model.frame = fit.model.frame / fit.model.frame.mean()
-    clean = 300 * fit.model.image(fit.theta, Imaging(blur=imaging.blur, disk=imaging.disk), t)[0].numpy()
+    clean = 300 * fit.model.image(fit.theta, imaging, t)[0].numpy()
     return clean if rng is None else clean + noise * rng.standard_normal(shape)
 
 
@@ -90,10 +91,33 @@ def test_what_particles_share_is_recovered(exponent):
     assert fit.put(table)["diameter"].median() == pytest.approx(11.5, rel=0.02)
 
 
+def test_coma_and_elongation_are_recovered_and_leave_positions_unbiased():
+    rng = np.random.default_rng(4)
+    points = square_of_points(spacing=18.0, rng=rng)
+    table = pd.DataFrame(points, columns=["y", "x"]).assign(diameter=11.5, depth=0.5)
+    true = Imaging(0.5, blur=0.12, disk=0.9, tail=0.0, coma_y=-0.4, coma_x=0.1, long_y=-0.2, long_diagonal=0.1)
+    fit = FrameFit(rendered(table, true, rng), table[["y", "x"]] + 0.3, D).fit(4)
+    assert (fit.imaging.coma_y, fit.imaging.coma_x) == pytest.approx((-0.4, 0.1), abs=0.06)
+    assert (fit.imaging.long_y, fit.imaging.long_diagonal) == pytest.approx((-0.2, 0.1), abs=0.04)
+    error = fit.put(table)[["y", "x"]].to_numpy() - points
+    assert np.abs(np.median(error, axis=0)).max() < 0.1
+    assert fit.put(table)["diameter"].median() == pytest.approx(11.5, rel=0.03)
+
+
+def test_a_coma_moves_no_centre_of_mass():
+    spot = torch.zeros(64, 64)
+    spot[32, 32] = 1.0
+    transfer = Imaging(blur=0.2, coma_y=-0.5, coma_x=0.3).transfer(spot.shape, D)
+    blurred = torch.fft.irfft2(torch.fft.rfft2(spot) * transfer, s=spot.shape).numpy()
+    y, x = np.indices(blurred.shape)
+    assert ((blurred * y).sum(), (blurred * x).sum()) == pytest.approx((32.0, 32.0), abs=0.02)
+    assert np.hypot(*np.subtract(np.unravel_index(blurred.argmax(), blurred.shape), 32)) > 1
+
+
 def test_jacobian_is_the_derivative_of_the_frame():
     points = square_of_points(spacing=20.0, rng=np.random.default_rng(0))
     table = pd.DataFrame(points, columns=["y", "x"]).assign(diameter=12.3, depth=1.1)
-    imaging = Imaging(0.3, 0.15, 0.5, 0.0)
+    imaging = Imaging(0.3, 0.15, 0.5, 0.0, 0.0, -0.3, 0.2, 0.15, -0.1)
     frame = rendered(table, imaging, np.random.default_rng(1))
     fit = FrameFit(frame, table, D, imaging)
     jacobian, image = fit.model.jacobian(fit.theta, imaging)

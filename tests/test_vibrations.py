@@ -295,11 +295,16 @@ def test_both_layers_come_in_one_table_with_the_agreed_columns():
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda t: t.drop(columns="particle"), "lack the column particle"),
+        (lambda t: t.drop(columns="particle"), "no column particle"),
         (lambda t: t[t["frame"] < 5], "tracks in 5 frames; vibrations need at least 10"),
-        (lambda t: pd.concat([t, t.head(1)]), "stands twice in one frame"),
+        (lambda t: pd.concat([t, t.head(1)]), "stands twice in frame 0"),
         (lambda t: t[t["particle"] < 1002], "has 2 particles"),
         (lambda t: t.assign(particle=-1), "tracks in 0 frames"),
+        (lambda t: t.assign(x_nm=t["x_nm"].where(t["particle"] != 1003)), "x_nm in data row 4 is not a number"),
+        (
+            lambda t: t[(t["particle"] - 1000 + t["frame"]) % 3 > 0].query("particle < 1003"),
+            "at least 3 particles in 0",
+        ),
     ],
 )
 def test_bad_tables_are_refused_in_one_line(spoil, message):
@@ -308,6 +313,35 @@ def test_bad_tables_are_refused_in_one_line(spoil, message):
     with pytest.raises(ValueError, match=message) as caught:
         site_displacements(spoil(good))
     assert "\n" not in str(caught.value)
+
+
+def test_a_particle_seen_only_beside_too_few_others_is_left_out():
+    sites = crystal(30.0)
+    seen = np.ones((30, len(sites)), bool)
+    seen[15:, 0] = False  # and in the first half only one other particle
+    seen[:15, 2:] = False
+    motion = site_displacements(tracks_of(np.broadcast_to(sites, (30, *sites.shape)), seen=seen))
+    assert motion.frames.tolist() == list(range(15, 30))
+    assert motion.particles.tolist() == list(range(1001, 1000 + len(sites)))
+    assert np.abs(motion.values).max() < 1e-6
+
+
+def test_too_little_is_refused_in_one_line():
+    rng, sites = np.random.default_rng(53), crystal(30.0)
+    motion = site_displacements(tracks_of(sites + rng.normal(0, 1, (40, len(sites), 2)), error=0.5))
+    cases = [
+        (lambda: motion.select(np.zeros(len(sites), bool)), "leaves no particle of layer 1"),
+        (lambda: layer_vibrations(motion.select([0])), "at least 2 sites, got 1; pass spacing"),
+        (lambda: autocovariance(motion, 0), "lags must be 1 or more"),
+        (lambda: interlayer_correlation(motion, motion, shuffles=0), "at least 1 shuffle"),
+        (lambda: site_vibrations(motion, 95.0), "confidence must be between 0 and 1"),
+    ]
+    for call, message in cases:
+        with pytest.raises(ValueError, match=message):
+            call()
+    assert np.isnan(layer_vibrations(motion.select([0]), SPACING)["lindemann_relative"])  # no neighbour
+    assert coordination_labels(np.empty((0, 2))).tolist() == []
+    assert coordination_labels(np.zeros((1, 2))).tolist() == ["edge"]
 
 
 def test_published_trajectories_become_a_track_table():

@@ -1,0 +1,145 @@
+"""Tables of particles: one check of what every analysis takes in.
+
+Explained in chapter 7, "Particles".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import pandas as pd
+
+__all__ = [
+    "PARTICLE_COLUMNS",
+    "TRACK_COLUMNS",
+    "checked_particles",
+    "layers_by_frame",
+    "require_columns",
+    "require_unique_tracks",
+]
+
+#: What an analysis of single frames needs; lengths in nm.
+PARTICLE_COLUMNS = ("frame", "layer", "y_nm", "x_nm")
+#: What an analysis of motion needs; ``particle`` is the track's number, -1 where there is none.
+TRACK_COLUMNS = ("frame", "particle", "layer", "y_nm", "x_nm")
+
+
+def require_columns(table: pd.DataFrame, columns: Iterable[str], name: str) -> None:
+    """Refuse a table that lacks a column.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        Any table.
+    columns : iterable of str
+        What it must have.
+    name : str
+        What the table is, for the message.
+
+    Raises
+    ------
+    ValueError
+        If a column is missing.
+
+    Notes
+    -----
+    Explained in chapter 7, "Particles".
+    """
+    columns = list(columns)
+    missing = [c for c in columns if c not in table]
+    if missing:
+        raise ValueError(f"{name} has no column {', '.join(missing)}; needed are {', '.join(columns)} (lengths in nm)")
+
+
+def checked_particles(
+    table: pd.DataFrame, columns: Iterable[str] = TRACK_COLUMNS, name: str = "the particle table"
+) -> pd.DataFrame:
+    """A particle table whose columns are there and hold finite numbers.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        One row per particle and frame.
+    columns : iterable of str
+        What it must have: `PARTICLE_COLUMNS` or `TRACK_COLUMNS`.
+    name : str
+        What the table is, for the message.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The same rows and columns; ``frame``, ``particle`` and ``layer`` are integers, positions floats.
+
+    Raises
+    ------
+    ValueError
+        If a column is missing, an entry is not a finite number, or a frame, particle or layer is not a whole one.
+
+    Notes
+    -----
+    Explained in chapter 7, "Particles".
+    """
+    columns = list(columns)
+    require_columns(table, columns, name)
+    numbers = table[columns].apply(pd.to_numeric, errors="coerce")
+    bad = ~np.isfinite(numbers.to_numpy(float))
+    if bad.any():
+        row, column = np.argwhere(bad)[0]
+        raise ValueError(f"{name}: {columns[column]} in data row {row + 1} is not a number; correct or remove that row")
+    whole = [c for c in columns if c in ("frame", "particle", "layer")]
+    if np.any(numbers[whole].to_numpy(float) % 1) or (numbers["frame"] < 0).any():
+        raise ValueError(f"{name}: {', '.join(whole)} must be whole numbers, frames from 0 on; number them anew")
+    return table.assign(**{c: numbers[c].astype(int if c in whole else float) for c in columns})
+
+
+def require_unique_tracks(tracks: pd.DataFrame) -> None:
+    """Refuse tracks of which one is in two places at once.
+
+    Parameters
+    ----------
+    tracks : pandas.DataFrame
+        ``frame, particle, layer``; particle -1, of no track, may stand many times.
+
+    Raises
+    ------
+    ValueError
+        If a particle stands twice in one frame of one layer.
+
+    Notes
+    -----
+    Explained in chapter 7, "Particles".
+    """
+    linked = tracks[tracks["particle"] >= 0]
+    twice = linked.duplicated(["frame", "layer", "particle"]).to_numpy()
+    if twice.any():
+        frame, layer, particle = linked[["frame", "layer", "particle"]].to_numpy(int)[twice.argmax()]
+        raise ValueError(f"particle {particle} of layer {layer} stands twice in frame {frame}; link the tracks again")
+
+
+def layers_by_frame(particles: pd.DataFrame) -> Iterator[tuple[int, dict[int, np.ndarray]]]:
+    """Positions of every layer of every frame.
+
+    Parameters
+    ----------
+    particles : pandas.DataFrame
+        ``frame, layer, y_nm, x_nm``.
+
+    Yields
+    ------
+    frame : int
+        In rising order.
+    layers : dict of int to ndarray, shape (n, 2)
+        By layer, (y, x) in nm.
+
+    Raises
+    ------
+    ValueError
+        As `checked_particles`.
+
+    Notes
+    -----
+    Explained in chapter 7, "Particles".
+    """
+    for frame, rows in checked_particles(particles, PARTICLE_COLUMNS).groupby("frame"):
+        yield int(frame), {int(k): own[["y_nm", "x_nm"]].to_numpy() for k, own in rows.groupby("layer")}

@@ -165,7 +165,7 @@ class _Model:
         self.latest = None
 
     def depths(self, theta, imaging, slopes: bool = True):
-        """In every window: offsets (px) as for round particles, squared relative distance, depth and its derivatives."""
+        """In every window: offsets (px) as of round particles, squared relative distance, depth and its derivatives."""
         y = self.axis[None, :, None] + (self.corner[:, 0] - theta[:, 0])[:, None, None]
         x = self.axis[None, None, :] + (self.corner[:, 1] - theta[:, 1])[:, None, None]
         yy, yx, xx = imaging.stretch()
@@ -433,6 +433,7 @@ def _fit_particles(model, theta, imaging, prior, steps):
 
 #: Steps by which derivatives of what is shared are taken: log diameter, log depth, then `Imaging`'s parameters.
 STEPS = (1e-3, 1e-2, 0.02, 0.005, 0.05, 0.005, 0.01, 0.02, 0.02, 0.01, 0.01)
+OPTICAL = range(3, 9)  # those of them that leave the transmission as it is
 #: Exponents of common solids seen from the top, plates and standing rods with rounded rims, and spheres; and how far
 #: a particle's may lie from them.
 SOLIDS, SOLID_STD = (0.05, 0.5), 0.03
@@ -474,13 +475,14 @@ def _fit_shared(model, theta, imaging, steps, solid):
 
 def _shared_jacobian(model, theta, imaging, residual) -> np.ndarray:
     """Derivatives (pixels, 11) of the frame by what is shared, by small steps."""
-    columns = []
+    columns, transmission = [], model.transmission(theta, imaging)
     for k, size in enumerate(STEPS):
         step = np.zeros(len(STEPS))
         step[k] = size
         moved = theta + torch.tensor([0.0, 0.0, *step[:2]], dtype=torch.float32)
         # Not bounded: the derivative is wanted at a bound as well.
-        image, _ = model.image(moved, Imaging(*np.add(astuple(imaging), step[2:]).tolist()))
+        other = Imaging(*np.add(astuple(imaging), step[2:]).tolist())
+        image, _ = model.image(moved, other, transmission if k in OPTICAL else None)
         columns.append(((residual - model.residual(image)) / size).numpy().ravel())
     return np.stack(columns, axis=1).astype(float)
 

@@ -37,6 +37,7 @@ import os
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from scipy.ndimage import map_coordinates
 from scipy.spatial import cKDTree
 
 import moirelib
@@ -360,7 +361,7 @@ for k in range(1, 6):
 # exchanged in patches and wrong at random.
 
 # %%
-from scipy.ndimage import gaussian_filter, map_coordinates
+from scipy.ndimage import gaussian_filter
 
 
 def judged(config, seed):
@@ -461,10 +462,14 @@ print(f"claimed {claimed.mean():.4f} px, observed {np.std(found - [12.4, 11.7]):
 #
 # Each particle lets a fraction of the light through, most at its rim, and {term}`transmissions <transmission>` multiply:
 # position $\mathbf r_j$, radius $R_j$ and optical depth $\delta_j$ are its own. What all share is fitted as well: the
-# exponent $e$ of the profile, 0 for a standing rod or a plate and ½ for a sphere; the blur $K$, of a disk (defocus), a
-# Gaussian and a camera's long tail; the counts $I_0$ without light; and a background $B$ of smooth splines. The
+# exponent $e$ of the profile, 0 for a standing rod or a plate and ½ for a sphere; how much longer particles are one way
+# than the other; the blur $K$, of a disk (defocus), a Gaussian and a camera's long tail, with a {term}`coma` that makes
+# one side's edge sharper than the other's; the counts $I_0$ without light; and a background $B$ of smooth splines. The
 # steps are those of the fit of one spot. Only the matrix is larger, and nearly empty, since distant particles do not
 # meet, so conjugate gradients solve it.
+#
+# Simulated particles have neither coma nor a long side, and the fit finds next to none of either (below, `coma_y` to
+# `long_diagonal`). Real ones have both, as the last section shows.
 
 # %%
 named, _ = assign_layers(located, WORKING_DIAMETER)
@@ -516,7 +521,8 @@ print(
 # so it is divided by how much more than noise the residual holds at a particle's size. It is added to the **odds
 # before looking**: a site whose six neighbours are all there is probably occupied, a place off every lattice is
 # probably not; and for what the network found, its word counts as well. `complete` keeps what has a positive sum, and
-# adds the vacant sites and dark blobs that have one. To see it work, we let `find` (below) find the particles of the
+# adds the vacant sites and dark blobs that have one. Against a particle counts a size or a depth unlike the others', for
+# one particle can always be made up of two thin ones. To see it work, we let `find` (below) find the particles of the
 # first frame, take eight out that overlap no other, and put eight in that are not there:
 
 # %%
@@ -819,6 +825,67 @@ else:
     axes[1].set(xlabel="pair distance / nm", ylabel="pairs per area, relative", ylim=(0, None))
 
 # %% [markdown]
+# ## The mean particle of a real frame
+#
+# No simulation has everything that a real frame has, so look at what the model leaves over. Noise hides it in one
+# particle; in the mean over all, cut out around their fitted centres, it does not.
+
+# %%
+if real is not None:
+    shape = [round(n * WORKING_DIAMETER * real.pixel_size / 100) for n in counts.shape]
+    image, zoom = resample(counts, shape), np.array(shape) / counts.shape
+    start = (result.particles[["y", "x"]] + 0.5) * zoom - 0.5
+    fit = FrameFit(image, start, WORKING_DIAMETER).fit(4)
+    shared = fit.imaging
+    print(f"long side: {np.exp(np.hypot(shared.long_y, shared.long_diagonal)):.2f} times the short")
+    print(f"coma: {np.hypot(shared.coma_y, shared.coma_x):.2f} rad at one period per diameter")
+
+# %% mystnb={"figure": {"caption": "The mean particle of the real frame. Left, cut out of the frame over its background; the contour runs at half its depth. Middle, cut out of the fitted model. Right, what is left over, on a finer scale; the other particles around lie where the lattice puts them.", "name": "fig-mean-particle"}}
+fig, axes = plt.subplots(1, 3, figsize=(9.5, 3.2), layout="constrained")
+if real is None:
+    for ax in axes:
+        ax.text(0.5, 0.5, "the real frame is not at hand", ha="center")
+        ax.axis("off")
+else:
+    points = fit.put(start)[["y", "x"]].to_numpy()
+    points = points[np.all((points > 14) & (points < np.array(shape) - 15), axis=1)]
+    grid = np.indices((25, 25)) - 12
+    seen, light, left = (t.numpy() for t in (fit.model.frame, fit.background, fit.residual))
+    cuts = [
+        np.array([map_coordinates(part, grid + p[:, None, None], order=1) for p in points])
+        for part in (seen / light, (seen - fit.model.noise * left) / light)
+    ]
+    frame_mean, model_mean = (cut.mean(axis=0) for cut in cuts)
+    reach = 12.5 * 100 / WORKING_DIAMETER  # nm, of 12.5 working pixels
+    panels = {"frame": frame_mean, "model": model_mean, "frame − model": frame_mean - model_mean}
+    for ax, (title, panel) in zip(axes, panels.items(), strict=True):
+        last = title == "frame − model"
+        limits = (-0.06, 0.06) if last else (frame_mean.min(), frame_mean.max())
+        shown = ax.imshow(
+            panel,
+            cmap="cividis" if last else "gray",
+            extent=(-reach, reach, reach, -reach),
+            clim=limits,
+        )
+        fig.colorbar(shown, ax=ax, label="counts / background")
+        ax.set(title=title, xlabel="nm")
+    level = 0.5 * (frame_mean.min() + np.median(frame_mean))
+    for ax, panel in zip(axes[:2], (frame_mean, model_mean), strict=True):
+        ax.contour(
+            grid[1][0] * reach / 12.5,
+            grid[0][:, 0] * reach / 12.5,
+            panel,
+            [level],
+            colors="#E69F00",
+        )
+plt.show()
+
+# %% [markdown]
+# A model of round particles with even edges pays for what it cannot show with positions: every particle moves away from
+# its bright side, and where two overlap, each by another amount, or one falls apart into two. Something is left over all
+# the same: every second gap between particles is brighter than the model has it, which no ellipse can do. A shape with
+# three corners, as of a triangular prism, would.
+#
 # ## Exercises
 #
 # **1.** The median distance to the nearest neighbour is smaller than the lattice's spacing. Show with a perfect
@@ -907,6 +974,6 @@ print(pd.concat(rows).groupby("overlapped")["claim"].describe()[["count", "50%"]
 # - **Tilted columns of a single layer** look like two layers slightly shifted. What tells them apart is that their ends
 #   are not turned against each other; two layers exactly parallel and less than half a spacing apart are called one.
 # - **Error bars do not know the model's mistakes**: strongly defocused particles with fringes, cubes or triangles, and
-#   particles at the border are fitted with a round profile all the same.
+#   particles at the border are fitted with an ellipse's profile all the same.
 # - **A search range above half the spacing** makes tracks jump to neighbours, most of all across dropped frames.
 #   Remove large drift first.

@@ -445,7 +445,9 @@ else:
 #   with fixed channel names, as in published work on liquid-phase TEM; two decoders with the soft minimum as a loss,
 #   in the manner of Gomb-Net {cite:p}`houston2025`; and moirelib's own network with three losses.
 #
-# All but moirelib are also given the true diameter. Everything below is read from the file that the benchmark writes.
+# All but moirelib are also given the true diameter. The truth of semi-real Moirés is what trackpy finds in the single
+# layer; their masks are cut at half the mean particle's depth, while fitted outlines go to its foot, so mask scores of
+# that family compare two definitions as well. Everything below is read from the file that the benchmark writes.
 
 # %%
 ORDER = "python benchmarks/layers.py --out data/bench_layers.json"

@@ -26,6 +26,8 @@ from .lattice import fold_hexagonal, moire_period
 
 __all__ = ["Evidence", "Lattice", "assign_layers", "extent", "find_lattice", "twist_note", "vote"]
 
+SMALLEST_COPY = 8  # particles; fewer are no copy of a lattice
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -406,7 +408,7 @@ def _copies(group, s, depth: int = 0) -> list[_Grain]:
     whole = _Grain(group[0].lattice, member.astype(float), group[0].family)
     side, agreement_cut = _split(member, [g.lattice for g in group], s)
     parts = [np.maximum(sign * side, 0) for sign in (1, -1)]
-    if min(np.sum(part > 0.5) for part in parts) < max(8, 0.03 * s.n) or agreement_cut > 0:
+    if min(np.sum(part > 0.5) for part in parts) < max(SMALLEST_COPY, 0.03 * s.n) or agreement_cut > 0:
         return [whole]
     twins = depth == 0 and not s.two_layers and _look_like_twins(s.points[member], s.spacing)
     lattice = group[0].lattice
@@ -432,6 +434,8 @@ def _split(member, lattices, s) -> tuple[np.ndarray, float]:
     agreement[d < 0.7] = -3.0
     agreement += 0.4 * s.sign[i] * s.sign[j] * (d < 2)
     graph = s.symmetric(agreement, i, j)[member][:, member]
+    if graph.count_nonzero() == 0 or graph.shape[0] < 2 * SMALLEST_COPY:  # strewn or few: nothing to split by
+        return np.zeros(s.n), 0.0
     scale = sparse.diags(1 / np.sqrt(np.asarray(abs(graph).sum(axis=1)).ravel() + 1.0))
     normal = scale @ graph @ scale
     start = 1 + 0.1 * np.cos(np.arange(graph.shape[0]))

@@ -566,8 +566,8 @@ plt.show()
 
 # %% [markdown]
 # A site under a particle of the other layer is a harder case: one particle in the frame, or two? When one of two is
-# missing, the other slides between them to explain both. There both answers are fitted, for all such places at once,
-# and compared (`settle_overlaps`).
+# missing, the other slides between them to explain both; when there is one, two that share its darkness explain it as
+# well. There both answers are fitted, for all such places at once, and compared (`settle_overlaps`).
 #
 # ## All together: `find`
 #

@@ -18,6 +18,7 @@ SITE_ODDS = (-6.0, -3.0, -1.5, 0.0, 1.5, 2.5, 3.0)
 OFF_SITE_ODDS = -6.0  # of a place that no lattice predicts
 
 CLOUD_LIMIT = 6.5  # most that the frame says for one there; leaves those that the network saw at 0.4 or higher
+UPON = 0.3  # diameters; of two particles found nearer to each other, the second is asked for
 DOUBTFUL_ODDS = 3.0  # particles expected less than this are asked whether those around them can stand in for them
 
 
@@ -140,39 +141,52 @@ def _least_needed(posterior, yx, reach) -> np.ndarray:
 
 
 def settle_overlaps(fit, particles: pd.DataFrame, spacing: float) -> pd.DataFrame:
-    """Decide between one particle and two where a site of one layer lies under or over a particle of the other.
+    """Decide between one particle and two wherever two of different layers lie upon each other, or could.
 
-    Both answers are fitted to the frame, for all such places at once, and the squared residuals around each place
-    decide together with the odds that its lattice gives and with how usual the particles' sizes and depths would be:
-    one particle can be made up of two, but of two thin ones.
+    Asked is for the less expected of two that were found, and for a vacant site of one layer under or over a particle
+    of the other. Both answers are fitted to the frame, for all such places at once, and the squared residuals around
+    each place decide together with the odds that its lattice gives and with how usual the particles' sizes and depths
+    would be: one particle can be made up of two, but of two thin ones.
 
     Parameters and returns as for `complete`.
     """
     reach = 0.5 * fit.model.diameter
     sites = _sites(fit, particles, spacing)
-    vacant = sites[(_distance(sites, particles) < reach) & (sites["odds"] > -2)]
-    if len(vacant) == 0:
+    vacant = sites[(_distance(sites, particles) < reach) & (sites["odds"] > -2)].reset_index(drop=True)
+    second, odds = _seconds(particles, UPON * fit.model.diameter, spacing)
+    if len(vacant) + second.sum() == 0:
         return particles
-    asked, single = vacant.reset_index(drop=True), particles.copy()
-    near = _distance(single, asked) < reach
-    single.loc[near, ["diameter", "depth"]] = np.nan
-    double = _with(single, asked)
+    double, asked = _with(particles, vacant), np.r_[second, np.ones(len(vacant), bool)]
+    places, single = double[asked], double[~asked].copy()
+    single.loc[_distance(single, places) < reach, ["diameter", "depth"]] = np.nan
     squares, odd, fits = [], [], []
     for table in (single, double):
         fit.take(table).fit(1, shared=False)
         squares.append(gaussian_filter(fit.residual.numpy().astype(float) ** 2, 0.4 * fit.model.diameter))
         fits.append(fit.put(table))
-        places = cKDTree(fits[-1][["y", "x"]]).query_ball_point(asked[["y", "x"]], reach)
-        odd.append(np.array([fit.oddness()[near].sum() for near in places]))
+        near = cKDTree(fits[-1][["y", "x"]]).query_ball_point(places[["y", "x"]], reach)
+        odd.append(np.array([fit.oddness()[some].sum() for some in near]))
     area = 2 * np.pi * (0.4 * fit.model.diameter) ** 2  # a Gaussian of height 1 over the residuals around a place
-    at = np.clip(np.rint(asked[["y", "x"]].to_numpy()).astype(int), 0, np.array(fit.model.shape) - 1)
+    at = np.clip(np.rint(places[["y", "x"]]).to_numpy(int), 0, np.array(fit.model.shape) - 1)
     gain = 0.5 * area / fit.misfit * (squares[0] - squares[1])[tuple(at.T)]
-    two = asked["odds"].to_numpy() + gain + odd[0] - odd[1] > 0
-    kept = np.r_[np.ones(len(single), bool), two]
+    two = np.r_[odds, vacant["odds"]] + gain + odd[0] - odd[1] > 0
+    kept = ~asked
+    kept[asked] = two
     out = fits[1][kept].reset_index(drop=True)
-    alone = _distance(out, asked[~two]) < reach
-    out.loc[alone, ["diameter", "depth"]] = np.nan
+    out.loc[_distance(out, places[~two]) < reach, ["diameter", "depth"]] = np.nan
     return out
+
+
+def _seconds(particles, reach, spacing) -> tuple[np.ndarray, np.ndarray]:
+    """Which particles are the less expected of two, of different layers, within reach of each other; and their odds."""
+    yx, layer = particles[["y", "x"]].to_numpy(), particles["layer"].to_numpy()
+    odds = site_odds(yx, layer, yx, layer, spacing)
+    distance, nearest = cKDTree(yx).query(yx, k=2)
+    distance, nearest = distance[:, 1], nearest[:, 1]
+    mutual = (nearest[nearest] == np.arange(len(yx))) & (layer[nearest] != layer) & (distance < reach)
+    order = np.lexsort((-particles["score"].to_numpy(), -odds)).argsort()  # of two alike, the lower score
+    second = mutual & (order > order[nearest])
+    return second, odds[second]
 
 
 def _sites(fit, particles, spacing) -> pd.DataFrame:

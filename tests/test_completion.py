@@ -210,3 +210,14 @@ def test_a_site_over_a_particle_is_filled_only_where_the_frame_shows_two(seed, c
         assert len(done) == len(table) + there
         upper = done.loc[done["layer"] == 2, ["y", "x"]]
         assert (nearest(site, upper)[0] < 0.6) if there else (nearest(site, upper)[0] > 12)
+
+
+@pytest.mark.parametrize(("seed", "contrast"), [(0, 0.35), (1, 0.7)])
+def test_two_found_upon_each_other_stay_two_only_where_the_frame_shows_two(seed, contrast):
+    for there in (True, False):
+        frame, table, site = overlapping(seed, there, contrast)
+        table = pd.concat([table, table_of(site[None], 2)], ignore_index=True)
+        done = completed(frame, table, 18.0, settle_overlaps)
+        assert len(done) == len(table) - (not there)
+        upper = done.loc[done["layer"] == 2, ["y", "x"]]
+        assert (nearest(site, upper)[0] < 0.6) if there else (nearest(site, upper)[0] > 12)

@@ -184,7 +184,10 @@ def _add_train(commands) -> None:
     )
     p.add_argument("--library", required=True, metavar="DIR", help="Zarr store made by moirelib library")
     p.add_argument("--out", required=True, metavar="FILE", help="weights to write (.safetensors)")
-    p.add_argument("--steps", type=int, help="optimiser steps")
+    p.add_argument(
+        "--steps", type=int, help="optimiser steps (default 20,000: some minutes on a GPU; 2,500 take a CPU hours)"
+    )
+    p.add_argument("--batch", type=int, help="images a step (default 16)")
     p.add_argument("--fast", action="store_true", help="a toy of 30 steps")
     p.add_argument("--workers", type=int, metavar="N", help="processes that prepare crops (default 8 on CUDA, else 0)")
     p.add_argument("--seed", type=int, default=0)
@@ -198,10 +201,10 @@ def _train(args) -> None:
     from .training import TrainingConfig, train
 
     config = TrainingConfig.fast() if args.fast else TrainingConfig.full()
-    if args.steps is not None:
-        config = replace(config, steps=args.steps)
+    given = {key: value for key in ("steps", "batch") if (value := getattr(args, key)) is not None}
+    config = replace(config, **given)
     command = f"moirelib train --library LIBRARY --out {os.path.basename(args.out)} --steps {config.steps}"
-    command = f"{command} --seed {args.seed}"
+    command = f"{command} --batch {config.batch} --seed {args.seed}"
     card = train(args.library, args.out, config, args.seed, args.device, command, args.workers)
     print(f"validation: {card['validation']}")
 

@@ -32,8 +32,8 @@ __all__ = ["TrainingConfig", "permutation_loss", "train"]
 class TrainingConfig:
     """How long and how fast to train."""
 
-    steps: int = 5000
-    batch: int = 8
+    steps: int = 20_000
+    batch: int = 16
     crop: int = 128  # pixels, at working sampling
     learning_rate: float = 2e-3  # peak of a one-cycle schedule
     window: int = 64  # pixels; channel names may differ from one such window to the next
@@ -171,7 +171,7 @@ class LibraryCrops(Dataset):
         width = 0.41 * np.sqrt(max(abs(np.linalg.det(view)) - 1, 0))
         offset = np.indices((edge, edge)).reshape(2, -1) - (edge - 1) / 2
         at = (middle - low)[:, None] + view @ offset
-        out = [map_coordinates(gaussian_filter(a, width), at, order=1, mode="reflect") for a in source]
+        out = [map_coordinates(gaussian_filter(a, width, truncate=3), at, order=1, mode="reflect") for a in source]
         out = np.reshape(out, (-1, edge, edge))
         layer, yx = self.particles[k][:, 0], self.particles[k][:, 1:]
         layer, yx = _mirrored(layer, yx, shape)
@@ -199,14 +199,15 @@ def _turn(angle) -> np.ndarray:
 
 def _peaks(yx, edge) -> np.ndarray:
     """Peaks of height 1 at the given pixels of a square image; where two meet, the higher counts."""
-    reach = 4 * CENTER_WIDTH
-    yx = yx[np.all((yx > -reach) & (yx < edge + reach), axis=1)]
-    axis = np.arange(edge)
-    rows, columns = (np.exp(-0.5 * ((axis - c[:, None]) / CENTER_WIDTH) ** 2) for c in yx.T)
-    image = np.zeros((edge, edge), np.float32)
-    for row, column in zip(rows, columns, strict=True):
-        np.maximum(image, np.outer(row, column), out=image)
-    return image
+    reach = int(4 * CENTER_WIDTH)
+    image, axis = np.zeros((edge + 4 * reach,) * 2, np.float32), np.arange(-reach, reach + 1)
+    for center in yx[np.all((yx > -reach) & (yx < edge - 1 + reach), axis=1)]:
+        pixel = np.rint(center).astype(int)
+        row, column = np.exp(-0.5 * (((pixel - center)[:, None] + axis) / CENTER_WIDTH) ** 2)
+        y, x = pixel + reach
+        part = image[y : y + len(axis), x : x + len(axis)]
+        np.maximum(part, np.outer(row, column), out=part)
+    return image[2 * reach : -2 * reach, 2 * reach : -2 * reach]
 
 
 def _disturbed(image, rng) -> np.ndarray:

@@ -185,7 +185,7 @@ def _add_train(commands) -> None:
     p.add_argument("--library", required=True, metavar="DIR", help="Zarr store made by moirelib library")
     p.add_argument("--out", required=True, metavar="FILE", help="weights to write (.safetensors)")
     p.add_argument(
-        "--steps", type=int, help="optimiser steps (default 20,000: some minutes on a GPU; 2,500 take a CPU hours)"
+        "--steps", type=int, help="optimiser steps (default 15,000: minutes on a GPU; a CPU takes hours for 2,500)"
     )
     p.add_argument("--batch", type=int, help="images a step (default 16)")
     p.add_argument("--fast", action="store_true", help="a toy of 30 steps")

@@ -78,7 +78,7 @@ class LibraryConfig:
     @classmethod
     def training(cls) -> LibraryConfig:
         """What the shipped weights were trained on."""
-        return cls(images=6000, shape=(448, 448), recipe=0.25)
+        return cls(images=4000, shape=(448, 448), recipe=0.25)
 
     @classmethod
     def published(cls) -> LibraryConfig:

@@ -32,7 +32,7 @@ __all__ = ["TrainingConfig", "permutation_loss", "train"]
 class TrainingConfig:
     """How long and how fast to train."""
 
-    steps: int = 20_000
+    steps: int = 15_000
     batch: int = 16
     crop: int = 128  # pixels, at working sampling
     learning_rate: float = 2e-3  # peak of a one-cycle schedule

@@ -87,23 +87,24 @@ def main() -> None:
         prepare_networks(names, args)
     families = [Cell(f, c, k, names, args.scenes) for k, (f, c) in enumerate(FAMILIES.items(), 1)]
     families = [cell for cell in families if cell.config is not None or real_frame_at_hand()]
-    sweeps = [] if args.quick or args.no_sweeps else sweep_cells(names, args.scenes)
+    families = families if "families" in args.parts else []
+    sweeps = sweep_cells(names, args.scenes) if "sweeps" in args.parts and not args.quick else []
     rows = run(families + sweeps, args)
     table = {cell.name: {m: average(rows[cell.name, m]) for m in names} for cell in families}
-    print_table(table, rows, args)
+    print_table(table, rows, names, args)
     result = {
         "families": table,
         "sweeps": tabulate_sweeps(sweeps, rows),
         "methods": {name: describe(name) for name in names},
     }
-    if set(ABLATION) <= set(names):
+    if families and set(ABLATION) <= set(names):
         result["ablation"] = ablation(table)
-    if OURS in names:
+    if families and OURS in names:
         result["real_frame"] = score_real_frame(args.weights)
-    if OURS in names and not args.quick:
-        result["movie_s_per_frame"], result["movie_f1"] = film(args.seed, args.weights)
+        if not args.quick:
+            result["movie_s_per_frame"], result["movie_f1"] = film(args.seed, args.weights)
     if args.out and not args.quick:
-        write(args.out, header(args) | result)
+        write(args.out, united(earlier(args), stamped(result, args)))
     print(last_line(table))
 
 
@@ -115,13 +116,17 @@ def arguments():
     parser.add_argument("--scenes", type=int, help="scenes of each family and cell (default 30, quick 2)")
     parser.add_argument("--seed", type=int, default=SEED, help=f"default {SEED}; use 990 while developing")
     parser.add_argument("--methods", nargs="+", choices=METHODS, help="only these")
-    parser.add_argument("--no-sweeps", action="store_true", help="families only")
+    parts = "families", "sweeps"
+    parser.add_argument("--parts", nargs="+", choices=parts, default=parts, help="only these")
     parser.add_argument("--weights", help="moirelib's weights instead of the shipped ones")
     parser.add_argument("--library", default=networks.BUILD / "library", help="to train missing networks on")
     parser.add_argument("--hours", type=float, default=6.0, help="longest training of one missing network")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument(
-        "--out", type=Path, help="JSON file to write in a full run, data/bench_layers.json for the book"
+        "--out",
+        type=Path,
+        help="JSON file of a full run, data/bench_layers.json for the book; what it says of other methods and parts of "
+        "the same scenes stays, with the commit that scored them",
     )
     args = parser.parse_args()
     args.scenes = args.scenes or (2 if args.quick else 30)
@@ -257,7 +262,7 @@ def mean_interval(values) -> dict:
     return {key: float(f"{v:.4g}") for key, v in zip(("mean", "low", "high"), (x.mean(), low, high), strict=True)}
 
 
-def print_table(table, rows, args) -> None:
+def print_table(table, rows, names, args) -> None:
     """One block per family: methods by metrics, each mean with its interval."""
     for family, by_method in table.items():
         scenes = len(next(rows[family, m] for m in by_method))
@@ -266,7 +271,7 @@ def print_table(table, rows, args) -> None:
         for method, row in by_method.items():
             print(f"{method:28s}" + "".join(f"{cell_text(row[m]):>22s}" for m in METRICS))
     print()
-    for method in next(iter(table.values())):
+    for method in names:
         about = describe(method)
         seen = f", trained on {about['training']['images']:,} crops" if about.get("training") else ""
         print(f"{method}: {about['parameters']:,} parameters{seen}")
@@ -348,19 +353,40 @@ def film(seed, weights) -> tuple[float, float]:
     return float(f"{seconds:.3g}"), float(f"{f1:.4g}")
 
 
-def header(args) -> dict:
-    """What was run, on what."""
+def stamped(result, args) -> dict:
+    """The result with what was run, on what; the commit in every method's rows, as parts may be run one by one."""
     git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=12", "--dirty=+"]
-    commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() or None
-    return {
+    stamp = {"commit": subprocess.run(git, capture_output=True, text=True).stdout.strip() or None}
+    about = {
         "command": "benchmarks/layers.py",
-        "commit": commit,
         "seed": args.seed,
         "scenes": args.scenes,
         "metrics": METRICS,
         "hardware": f"{args.workers} processes of one thread, {platform.machine()}, {os.cpu_count()} cores",
         "weights_sha256": hashlib.sha256(Path(args.weights or weights_path()).read_bytes()).hexdigest(),
     }
+    families = {f: {m: row | stamp for m, row in by.items()} for f, by in result["families"].items()}
+    sweeps = {
+        what: {value: {m: row | stamp for m, row in by.items()} for value, by in sweep.items()}
+        for what, sweep in result["sweeps"].items()
+    }
+    losses = {"ablation": {m: row | stamp for m, row in result["ablation"].items()}} if "ablation" in result else {}
+    return about | result | {"families": families, "sweeps": sweeps} | losses
+
+
+def earlier(args) -> dict:
+    """What the file holds already, if of the same scenes."""
+    if not args.out.exists():
+        return {}
+    before = json.loads(args.out.read_text(encoding="utf-8"))
+    return before if (before.get("seed"), before.get("scenes")) == (args.seed, args.scenes) else {}
+
+
+def united(before, now):
+    """Nested dictionaries as one; where both have a value, the later one's."""
+    if not (isinstance(before, dict) and isinstance(now, dict)):
+        return now
+    return before | {key: united(before.get(key), value) for key, value in now.items()}
 
 
 if __name__ == "__main__":

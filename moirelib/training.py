@@ -99,7 +99,7 @@ def _assignment_loss(logits, truth, window, layers) -> torch.Tensor:
     weight[layers:] = CENTER_WEIGHT
     probability = torch.sigmoid(logits[:, :layers])
     # The lowest cross-entropy of a soft mask is its own entropy; taking it off makes zero mean perfect.
-    floor = block_mean(weight * functional.binary_cross_entropy(truth, truth, reduction="none"))
+    floor = block_mean(weight * -(torch.xlogy(truth, truth) + torch.xlogy(1 - truth, 1 - truth)))
     losses = []
     for order in itertools.permutations(range(layers)):
         channels = [k + start for start in range(0, logits.shape[1], layers) for k in order]
@@ -250,7 +250,7 @@ class LayerUNet(lightning.LightningModule):
     def training_step(self, batch, _):
         """One optimiser step's loss."""
         image = batch[0].to(memory_format=torch.channels_last)
-        loss = permutation_loss(self.model(image), batch[1], self.config.window)
+        loss = permutation_loss(self.model(image).float(), batch[1], self.config.window)  # half precision on CUDA
         self.curve.append(float(loss.detach()))
         self.log("loss", loss, prog_bar=True)
         return loss

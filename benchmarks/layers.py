@@ -363,8 +363,9 @@ def stamped(result, args) -> dict:
         "scenes": args.scenes,
         "metrics": METRICS,
         "hardware": f"{args.workers} processes of one thread, {platform.machine()}, {os.cpu_count()} cores",
-        "weights_sha256": hashlib.sha256(Path(args.weights or weights_path()).read_bytes()).hexdigest(),
     }
+    if OURS in result["methods"]:
+        about["weights_sha256"] = hashlib.sha256(Path(args.weights or weights_path()).read_bytes()).hexdigest()
     families = {f: {m: row | stamp for m, row in by.items()} for f, by in result["families"].items()}
     sweeps = {
         what: {value: {m: row | stamp for m, row in by.items()} for value, by in sweep.items()}

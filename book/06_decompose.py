@@ -494,18 +494,18 @@ if whole:
 means.groupby("method", sort=False).mean().round(3) if long else None
 
 # %% [markdown]
-# The networks beside ours had no GPU either; how much they saw:
+# How much each network saw, and what it was trained on:
 
 # %%
+card = json.loads(data.path("unet.json").read_text(encoding="utf-8"))
+card |= card["training"] | {"images": card["training"]["steps"] * card["training"]["batch"]}
 learned = {
-    name: {"parameters": f"{about['parameters']:,}", **about.get("training", {})}
+    name: about.get("training", card) | {"parameters": f"{about['parameters']:,}"}
     for name, about in bench.get("methods", {}).items()
     if about["parameters"]
 }
-table = pd.DataFrame(learned).T
-table.reindex(columns=["parameters", "steps", "images", "hours"]).fillna(
-    "as shipped"
-) if learned else None
+COLUMNS = ["parameters", "steps", "images", "hours", "hardware"]
+pd.DataFrame(learned, index=COLUMNS).T if learned else None
 
 # %% [markdown]
 # And what is left for a better method to find: the layer images of moirelib beside those of the same fit started from

@@ -1,0 +1,47 @@
+"""Frames per second of the shipped network alone, on 512 px frames at working sampling: on CUDA if there is one.
+
+    python benchmarks/network_speed.py
+
+One line for every batch size; the last line is the same as JSON.
+"""
+
+import json
+import os
+import platform
+import time
+
+import torch
+
+from moirelib.unet import choose_device, load_weights
+
+PIXELS = 512
+
+
+def main() -> None:
+    """Measure and print."""
+    device = choose_device("auto")
+    cuda = device.type == "cuda"
+    model = load_weights(device="auto").to(memory_format=torch.channels_last)
+    name = torch.cuda.get_device_name() if cuda else f"{platform.machine()}, {os.cpu_count()} cores"
+    speeds = {batch: frames_per_second(model, batch, device) for batch in ((1, 16) if cuda else (1,))}
+    for batch, speed in speeds.items():
+        print(f"{name}, {torch.get_default_dtype()}, batch of {batch}: {speed:.3g} frames per second")
+    print(json.dumps({"device": name, "frames_per_s": speeds}))
+
+
+@torch.inference_mode()
+def frames_per_second(model, batch: int, device: torch.device, repeats: int = 20) -> float:
+    """After two runs that are not counted."""
+    frames = torch.randn(batch, 1, PIXELS, PIXELS, device=device).to(memory_format=torch.channels_last)
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    for repeat in range(2 + repeats):
+        if repeat == 2:
+            wait()
+            start = time.perf_counter()
+        model(frames)
+    wait()
+    return repeats * batch / (time.perf_counter() - start)
+
+
+if __name__ == "__main__":
+    main()

@@ -423,13 +423,13 @@ for plan in card["training"].get("earlier_plans", []):
     print(f"until step {plan['until_step']} planned for {plan['planned_steps']} steps")
 
 # %% [markdown]
-# Two commands make such weights, with these seeds. For the same weights, the code has to be the same as well, and the
-# length of the run never changed on the way; the card keeps the commit, the library's whole configuration, and earlier
-# plans where there were any.
+# Two commands make such weights, with these steps and seeds; a GPU is used if there is one, and turns hours into minutes.
+# For the same weights, the code has to be the same as well, and the length of the run never changed on the way; the
+# card keeps the commit, the library's whole configuration, and earlier plans where there were any.
 #
 # ```
 # moirelib library --training --seed LIBRARY_SEED --out library
-# moirelib train --library library --seed TRAINING_SEED --out data/unet.safetensors
+# moirelib train --library library --steps STEPS --seed TRAINING_SEED --out data/unet.safetensors
 # ```
 
 # %% mystnb={"figure": {"caption": "Training loss of the toy and of the shipped weights against the number of optimiser steps, as means over stretches of the run. Zero would be a perfect separation. The dashed line is taken on whole-size crops of kept-out scenes, without the changes of zoom and contrast that make training crops harder.", "name": "fig-curves"}}

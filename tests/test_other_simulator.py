@@ -4,6 +4,7 @@ import beer_lambert
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.ndimage import gaussian_filter
 
 from moirelib.decompose import decompose
 from moirelib.scoring import match, score_layers
@@ -71,3 +72,15 @@ def test_diameters_are_those_of_the_particles(scenes):
     # To be tightened with the weights and the refinement: those of November make spheres a fifth too small.
     for name in SCENES:
         assert scenes(name)[1].summary["diameter_nm"] == pytest.approx(diameter(name), rel=0.27)
+
+
+def test_two_layers_nearly_upon_each_other_stay_two():
+    rng, size, spacing, diameter, passed = np.random.default_rng(5), 288, 24.0, 17.0, 0.0
+    for angle, origin in ((20.0, (144.0, 144.0)), (22.0, (146.0, 145.0))):
+        points = beer_lambert.hexagonal_points(spacing, angle, origin, size, 2 * diameter)
+        points = points + 0.5 * rng.standard_normal(points.shape)
+        passed = passed + 1.4 * beer_lambert.thickness_map(points, diameter, "sphere", size) / diameter
+    light = gaussian_filter(np.exp(-passed), 4.0).reshape(size, 4, size, 4).mean(axis=(1, 3))
+    frame = rng.poisson(120 * light) + 1.5 * rng.standard_normal(light.shape)
+    particles = decompose(frame, pixel_size=PIXEL_SIZE, device="cpu").particles
+    assert particles["layer"].value_counts().min() > 0.4 * len(particles)

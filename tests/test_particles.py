@@ -1,11 +1,13 @@
 """Particles: detection in the network's output."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from scipy.spatial import cKDTree
 
 from moirelib.lattice import hexagonal_lattice
-from moirelib.particles import locate
+from moirelib.particles import _drawn_out, locate
 from moirelib.unet import CENTER_WIDTH
 
 D = 12.0
@@ -92,3 +94,21 @@ def test_locate_of_nothing_is_an_empty_table():
     found = locate(np.zeros((2, 64, 64)), D)
     assert len(found) == 0
     assert {"channel", "y", "x", "score"} <= set(found)
+
+
+@pytest.mark.parametrize(
+    ("found", "unexplained", "drawn_out"),
+    [
+        ((145, 269), (0.416, 0.356), True),  # part of the real frame of one layer
+        ((89, 192), (0.260, 0.190), True),  # another
+        ((359, 522), (0.119, 0.064), False),  # two simulated layers, twist 3°
+        ((275, 327), (0.091, 0.058), False),  # two, twist 2°, everywhere nearly upon each other
+    ],
+)
+def test_one_layer_of_long_particles_is_told_from_two_layers(found, unexplained, drawn_out):
+    # Particles and unexplained variation of fits with one layer and with two, as measured.
+    one, two = (
+        (SimpleNamespace(model=SimpleNamespace(noise=noise)), range(n), None)
+        for n, noise in zip(found, unexplained, strict=True)
+    )
+    assert _drawn_out(one, two) is drawn_out

@@ -82,6 +82,7 @@ def main() -> None:
     """Run everything that is asked for, print tables and JSON."""
     args = arguments()
     load_weights(args.weights)  # weights that do not fit are noticed here, not scene by scene
+    before, commit = earlier(args.out, args.seed, args.scenes) if args.out and not args.quick else {}, head()
     names = QUICK_METHODS if args.quick else tuple(args.methods or METHODS)
     if not args.quick:
         prepare_networks(names, args)
@@ -95,7 +96,7 @@ def main() -> None:
     result = {
         "families": table,
         "sweeps": tabulate_sweeps(sweeps, rows),
-        "methods": {name: describe(name) for name in names},
+        "methods": {name: describe(name, args.weights) for name in names},
     }
     if families and set(ABLATION) <= set(names):
         result["ablation"] = ablation(table)
@@ -104,7 +105,7 @@ def main() -> None:
         if not args.quick:
             result["movie_s_per_frame"], result["movie_f1"] = film(args.seed, args.weights)
     if args.out and not args.quick:
-        write(args.out, united(earlier(args), stamped(result, args)))
+        write(args.out, united(before, stamped(result, commit, args)))
     print(last_line(table))
 
 
@@ -117,7 +118,9 @@ def arguments():
     parser.add_argument("--seed", type=int, default=SEED, help=f"default {SEED}; use 990 while developing")
     parser.add_argument("--methods", nargs="+", choices=METHODS, help="only these")
     parts = "families", "sweeps"
-    parser.add_argument("--parts", nargs="+", choices=parts, default=parts, help="only these")
+    parser.add_argument(
+        "--parts", nargs="+", choices=parts, default=parts, help="families (with real frame and movie) or sweeps alone"
+    )
     parser.add_argument("--weights", help="moirelib's weights instead of the shipped ones")
     parser.add_argument("--library", default=networks.BUILD / "library", help="to train missing networks on")
     parser.add_argument("--hours", type=float, default=6.0, help="longest training of one missing network")
@@ -129,6 +132,8 @@ def arguments():
         "the same scenes stays, with the commit that scored them",
     )
     args = parser.parse_args()
+    if args.quick and args.parts != parts:
+        parser.error("--parts is for full runs; --quick takes a few scenes of every family")
     args.scenes = args.scenes or (2 if args.quick else 30)
     return args
 
@@ -290,17 +295,18 @@ def cell_text(value) -> str:
     return "{mean:.3f} ({low:.3f}–{high:.3f})".format(**value)
 
 
-def describe(method) -> dict:
+def describe(method, weights=None) -> dict:
     """Parameters of a method and, of a trained network, what its card says."""
-    if method == OURS:
-        return {"parameters": sum(p.numel() for p in networks.build_unet().parameters())}
-    if method not in networks.NETWORKS:
+    if method not in (OURS, *networks.NETWORKS):
         return {"parameters": 0}
-    card = networks.weights_file(method).with_suffix(".json")
-    about = {"parameters": networks.NETWORKS[method].parameters}
-    if card.exists():
-        card = json.loads(card.read_text(encoding="utf-8"))
-        about["training"] = {k: card[k] for k in ("steps", "images", "hours", "seed", "hardware")}
+    weights = Path(weights or weights_path()) if method == OURS else networks.weights_file(method)
+    network = networks.NETWORKS["hard minimum" if method == OURS else method]
+    about = {"parameters": network.parameters, "sha256": hashlib.sha256(weights.read_bytes()).hexdigest()}
+    if (file := weights.with_suffix(".json")).exists():
+        card = json.loads(file.read_text(encoding="utf-8"))
+        steps = card.get("steps", card["training"]["steps"])  # of a training cut short, those that it took
+        seen = {"steps": steps, "images": steps * card["training"]["batch"]}
+        about["training"] = seen | {k: card[k] for k in ("hours", "seed", "hardware")}
     return about
 
 
@@ -353,10 +359,15 @@ def film(seed, weights) -> tuple[float, float]:
     return float(f"{seconds:.3g}"), float(f"{f1:.4g}")
 
 
-def stamped(result, args) -> dict:
-    """The result with what was run, on what; the commit in every method's rows, as parts may be run one by one."""
+def head() -> str | None:
+    """Commit of the checkout, with a plus sign where files differ from it."""
     git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=12", "--dirty=+"]
-    stamp = {"commit": subprocess.run(git, capture_output=True, text=True).stdout.strip() or None}
+    return subprocess.run(git, capture_output=True, text=True).stdout.strip() or None
+
+
+def stamped(result, commit, args) -> dict:
+    """The result with what was run, on what; the commit in every row, as methods and parts may be run one by one."""
+    stamp = {"commit": commit}
     about = {
         "command": "benchmarks/layers.py",
         "seed": args.seed,
@@ -364,23 +375,25 @@ def stamped(result, args) -> dict:
         "metrics": METRICS,
         "hardware": f"{args.workers} processes of one thread, {platform.machine()}, {os.cpu_count()} cores",
     }
-    if OURS in result["methods"]:
-        about["weights_sha256"] = hashlib.sha256(Path(args.weights or weights_path()).read_bytes()).hexdigest()
     families = {f: {m: row | stamp for m, row in by.items()} for f, by in result["families"].items()}
     sweeps = {
         what: {value: {m: row | stamp for m, row in by.items()} for value, by in sweep.items()}
         for what, sweep in result["sweeps"].items()
     }
-    losses = {"ablation": {m: row | stamp for m, row in result["ablation"].items()}} if "ablation" in result else {}
-    return about | result | {"families": families, "sweeps": sweeps} | losses
+    alone = {m: row | stamp for m, row in result.get("ablation", {}).items()}
+    return about | result | {"families": families, "sweeps": sweeps} | ({"ablation": alone} if alone else {})
 
 
-def earlier(args) -> dict:
-    """What the file holds already, if of the same scenes."""
-    if not args.out.exists():
+def earlier(file, seed, scenes) -> dict:
+    """What the file holds already; refused if of other scenes, whose results would be lost."""
+    if not file.exists():
         return {}
-    before = json.loads(args.out.read_text(encoding="utf-8"))
-    return before if (before.get("seed"), before.get("scenes")) == (args.seed, args.scenes) else {}
+    before = json.loads(file.read_text(encoding="utf-8"))
+    if (before["seed"], before["scenes"]) != (seed, scenes):
+        raise ValueError(
+            f"{file} holds results of seed {before['seed']}, {before['scenes']} scenes; choose another --out"
+        )
+    return before
 
 
 def united(before, now):

@@ -12,20 +12,20 @@ import time
 
 import torch
 
-from moirelib.unet import choose_device, load_weights
+from moirelib.unet import load_weights
 
 PIXELS = 512
 
 
 def main() -> None:
     """Measure and print."""
-    device = choose_device("auto")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     cuda = device.type == "cuda"
-    model = load_weights(device="auto").to(memory_format=torch.channels_last)
+    model = load_weights(device=device.type).to(memory_format=torch.channels_last)
     name = torch.cuda.get_device_name() if cuda else f"{platform.machine()}, {os.cpu_count()} cores"
     speeds = {batch: frames_per_second(model, batch, device) for batch in ((1, 16) if cuda else (1,))}
     for batch, speed in speeds.items():
-        print(f"{name}, {torch.get_default_dtype()}, batch of {batch}: {speed:.3g} frames per second")
+        print(f"{name}, batch of {batch}: {speed:.3g} frames per second")
     print(json.dumps({"device": name, "frames_per_s": speeds}))
 
 

@@ -419,17 +419,19 @@ for name, value in card["validation"].items():
     print(f"{name:18}{toy['validation'][name]:16}{value:16}")
 print("shipped weights trained on:", card["hardware"], "with PyTorch", card["torch"])
 print(f"seeds of the shipped weights: library {card['library']['seed']}, training {card['seed']}")
+if "crops" in card:
+    print("shipped weights:", card["crops"])
 for plan in card["training"].get("earlier_plans", []):
     print(f"until step {plan['until_step']} planned for {plan['planned_steps']} steps")
 
 # %% [markdown]
-# Two commands make such weights, with these steps and seeds; a GPU is used if there is one, and turns hours into minutes.
+# Two commands make such weights, with these seeds; a GPU is used if there is one.
 # For the same weights, the code has to be the same as well, and the length of the run never changed on the way; the
 # card keeps the commit, the library's whole configuration, and earlier plans where there were any.
 #
 # ```
 # moirelib library --training --seed LIBRARY_SEED --out library
-# moirelib train --library library --steps STEPS --seed TRAINING_SEED --out data/unet.safetensors
+# moirelib train --library library --seed TRAINING_SEED --out data/unet.safetensors
 # ```
 
 # %% mystnb={"figure": {"caption": "Training loss of the toy and of the shipped weights against the number of optimiser steps, as means over stretches of the run. Zero would be a perfect separation. The dashed line is taken on whole-size crops of kept-out scenes, without the changes of zoom and contrast that make training crops harder.", "name": "fig-curves"}}

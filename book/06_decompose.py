@@ -453,10 +453,14 @@ else:
 ORDER = "python benchmarks/layers.py --out data/bench_layers.json"
 try:
     bench = json.loads(data.path("bench_layers.json").read_text(encoding="utf-8"))
-    print(
-        f"{bench['scenes']} scenes of each family, seed {bench['seed']}, commit {bench['commit']}"
-    )
+    print(f"{bench['scenes']} scenes of each family, seed {bench['seed']}")
     print("seconds measured on", bench["hardware"])
+    commits = {}
+    for methods in bench["families"].values():
+        for method, row in methods.items():
+            commits.setdefault(row["commit"], set()).add(method)
+    for commit, methods in commits.items():
+        print(f"scored at commit {commit}:", ", ".join(sorted(methods)))
 except FileNotFoundError:
     bench = {"families": {}, "sweeps": {}}
     print(f"The results are not here yet; this command makes them, in some hours: {ORDER}")
@@ -494,13 +498,11 @@ if whole:
 means.groupby("method", sort=False).mean().round(3) if long else None
 
 # %% [markdown]
-# How much each network saw, and what it was trained on:
+# How much each network saw in training, and on which machine:
 
 # %%
-card = json.loads(data.path("unet.json").read_text(encoding="utf-8"))
-card |= card["training"] | {"images": card["training"]["steps"] * card["training"]["batch"]}
 learned = {
-    name: about.get("training", card) | {"parameters": f"{about['parameters']:,}"}
+    name: about.get("training", {}) | {"parameters": f"{about['parameters']:,}"}
     for name, about in bench.get("methods", {}).items()
     if about["parameters"]
 }
@@ -699,8 +701,9 @@ for name, part in (
 # - **Read the note in the summary first.** It says whether a second lattice was found, and whether the field holds a
 #   Moiré period. With less than one period in view, positions are still good, and layers are a guess.
 # - **Slanted columns look like two layers.** In the real frame above most columns are drawn out, and the network sees two
-#   ends of one. Ends are not turned against each other, layers are: what fits as two lattices of one spacing and one
-#   direction, less than half a spacing apart, is called one layer. Two real layers stacked that way are called one, too.
+#   ends of one. Ends are not turned against each other, layers are: where two lattices are
+#   that alike, the frame is fitted with one layer and with two, and the second has to explain much to be believed. Two
+#   real layers that lie upon each other nearly everywhere may be called one, too.
 # - **Twists near 0° or 30°** with equal spacings leave little to tell the lattices apart: at 30°, {term}`grains
 #   <grain>` turned either way look alike; near 0°, the two lattices have one set of peaks.
 # - **The semi-real Moiré is easier than reality** in one respect: real second layers are out of focus by their height,

@@ -567,8 +567,9 @@ plt.show()
 # %% [markdown]
 # A site under a particle of the other layer is a harder case: one particle in the frame, or two? When one of two is
 # missing, the other slides between them to explain both; when there is one, two that share its darkness explain it as
-# well. There both answers are fitted, for all such places at once, and compared (`settle_overlaps`). In the same way
-# `find` decides for the whole frame between one layer and two that lie nearly upon each other.
+# well. There both answers are fitted, for all such places at once, and compared (`settle_overlaps`). For a
+# whole frame, `find` asks so too: where two lattices are nearly alike, it fits one layer and two, and takes two only if
+# one leaves much more of the frame unexplained, or needs nearly as many particles.
 #
 # ## All together: `find`
 #
@@ -973,8 +974,8 @@ print(pd.concat(rows).groupby("overlapped")["claim"].describe()[["count", "50%"]
 # - **A grain in the wrong layer is wrong as a whole.** Two grains of one layer that touch a third in projection by bad
 #   luck can be divided wrongly; the figure of the layers shows it at once, `layer_confidence` may not.
 # - **Tilted columns of a single layer** look like two layers slightly shifted. Where lattices are that alike, the frame is
-#   fitted both ways; it is one layer if nearly every particle was found twice and a second layer explains little more.
-#   Two layers that really lie within a quarter of a spacing of each other all over the field can then come out as one.
+#   fitted both ways; it is one layer if most particles were found twice and a second layer explains little more. Two
+#   layers that really lie upon each other all over the field can then come out as one, most of all at low doses.
 # - **Error bars do not know the model's mistakes**: strongly defocused particles with fringes, cubes or triangles, and
 #   particles at the border are fitted with an ellipse's profile all the same.
 # - **A search range above half the spacing** makes tracks jump to neighbours, most of all across dropped frames.

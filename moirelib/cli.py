@@ -13,7 +13,7 @@ examples:
   moirelib decompose movie.dm4 --out movie_layers
   moirelib decompose frames.tif --pixel-size 0.52 --out frames_layers
   moirelib analyze movie_layers
-  moirelib library --out library --images 3000 --size 448 --seed 1
+  moirelib library --out library --training --seed 1
   moirelib train --library library --out my_unet.safetensors
 """
 
@@ -184,10 +184,8 @@ def _add_train(commands) -> None:
     )
     p.add_argument("--library", required=True, metavar="DIR", help="Zarr store made by moirelib library")
     p.add_argument("--out", required=True, metavar="FILE", help="weights to write (.safetensors)")
-    p.add_argument(
-        "--steps", type=int, help="optimiser steps (default 15,000: minutes on a GPU; a CPU takes hours for 2,500)"
-    )
-    p.add_argument("--batch", type=int, help="images a step (default 16)")
+    p.add_argument("--steps", type=int, help="optimiser steps (default 8000, 30 with --fast; a CPU takes hours)")
+    p.add_argument("--batch", type=int, help="crops in each step (default 16, 4 with --fast)")
     p.add_argument("--fast", action="store_true", help="a toy of 30 steps")
     p.add_argument("--workers", type=int, metavar="N", help="processes that prepare crops (default 8 on CUDA, else 0)")
     p.add_argument("--seed", type=int, default=0)

@@ -32,7 +32,7 @@ __all__ = ["TrainingConfig", "permutation_loss", "train"]
 class TrainingConfig:
     """How long and how fast to train."""
 
-    steps: int = 15_000
+    steps: int = 8000
     batch: int = 16
     crop: int = 128  # pixels, at working sampling
     learning_rate: float = 2e-3  # peak of a one-cycle schedule
@@ -98,7 +98,8 @@ def _assignment_loss(logits, truth, window, layers) -> torch.Tensor:
     weight = torch.ones(logits.shape[1], 1, 1, device=logits.device)
     weight[layers:] = CENTER_WEIGHT
     probability = torch.sigmoid(logits[:, :layers])
-    # The lowest cross-entropy of a soft mask is its own entropy; taking it off makes zero mean perfect.
+    # The lowest cross-entropy of a soft mask is its own entropy; taking it off makes zero mean perfect. Written out, as
+    # PyTorch refuses binary_cross_entropy in half precision, and logits may be.
     floor = block_mean(weight * -(torch.xlogy(truth, truth) + torch.xlogy(1 - truth, 1 - truth)))
     losses = []
     for order in itertools.permutations(range(layers)):
@@ -250,7 +251,7 @@ class LayerUNet(lightning.LightningModule):
     def training_step(self, batch, _):
         """One optimiser step's loss."""
         image = batch[0].to(memory_format=torch.channels_last)
-        loss = permutation_loss(self.model(image).float(), batch[1], self.config.window)  # half precision on CUDA
+        loss = permutation_loss(self.model(image).float(), batch[1], self.config.window)  # from half precision on CUDA
         self.curve.append(float(loss.detach()))
         self.log("loss", loss, prog_bar=True)
         return loss

@@ -18,7 +18,7 @@ SCENES = {
     "inverted contrast": {"twist": 18.0, "inverted": True},
     "higher magnification": {"twist": 15.0, "spacing": 38.0, "electrons": 60.0, "size": 448},
 }
-# Floors of the weights of November, less a margin. To be raised with the weights.
+# Floors that the weights of early November passed with a margin. To be raised with the weights.
 FLOORS = dict.fromkeys(SCENES, 0.92) | {"higher magnification": 0.84}
 
 
@@ -75,11 +75,11 @@ def test_diameters_are_those_of_the_particles(scenes):
 
 
 def test_two_layers_nearly_upon_each_other_stay_two():
-    rng, size, spacing, diameter, passed = np.random.default_rng(5), 288, 24.0, 17.0, 0.0
+    rng, size, spacing, width, passed = np.random.default_rng(5), 288, 24.0, 17.0, 0.0
     for angle, origin in ((20.0, (144.0, 144.0)), (22.0, (146.0, 145.0))):
-        points = beer_lambert.hexagonal_points(spacing, angle, origin, size, 2 * diameter)
+        points = beer_lambert.hexagonal_points(spacing, angle, origin, size, 2 * width)
         points = points + 0.5 * rng.standard_normal(points.shape)
-        passed = passed + 1.4 * beer_lambert.thickness_map(points, diameter, "sphere", size) / diameter
+        passed = passed + 1.4 * beer_lambert.thickness_map(points, width, "sphere", size) / width
     light = gaussian_filter(np.exp(-passed), 4.0).reshape(size, 4, size, 4).mean(axis=(1, 3))
     frame = rng.poisson(120 * light) + 1.5 * rng.standard_normal(light.shape)
     particles = decompose(frame, pixel_size=PIXEL_SIZE, device="cpu").particles

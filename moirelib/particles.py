@@ -177,16 +177,22 @@ def _drawn_out(one, two) -> bool:
 
 
 def _too_few(frame, table, diameter) -> Found:
-    """One or two particles, or none: no lattice, and nothing that they could share."""
+    """One or two particles, or none: no lattice speaks for them, and the frame has to be clear about each."""
     table = assign_layers(table, diameter)[0]
-    if table.empty:
+    while len(table):
+        fit = FrameFit(frame, table, diameter).fit(3)
+        borne_out = fit.evidence() > ALONE
+        if borne_out.all():
+            table = fit.result(table)
+            break
+        table = table[borne_out].reset_index(drop=True)
+    else:
         fitted = ("diameter", "depth", "opacity", "y_std", "x_std", "diameter_std", "depth_std")
         table = table.assign(**dict.fromkeys(fitted, 0.0))
-    else:
-        table = FrameFit(frame, table, diameter).fit(1, shared=False).result(table)
     return Found(_with_likeliest(table, table), [[], []], None)
 
 
+ALONE = 20.0  # logarithm of the likelihood that a particle without a lattice must add; noise reaches some 10
 LIKELIEST = ["y", "x", "diameter", "y_std", "x_std"]
 SURE = 0.3  # peaks from this height on are particles, whatever their neighbours say
 FITTED = ["channel", "y", "x", "score", "diameter", "depth"]

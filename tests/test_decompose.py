@@ -123,12 +123,21 @@ def test_a_movie_may_lose_its_particles_and_regain_them(sample):
     assert count[2] == pytest.approx(count[0], rel=0.1)
 
 
-def test_a_movie_without_any_particle_says_so():
-    noise = np.random.default_rng(0).poisson(300.0, (2, 128, 128)).astype(float)
+@pytest.mark.parametrize("seed", range(3))
+def test_a_movie_without_any_particle_says_so(seed):
+    noise = np.random.default_rng(seed).poisson(300.0, (2, 128, 128)).astype(float)
     result = decompose(noise, pixel_size=1.0, diameter=20.0, device="cpu")
     assert len(result.particles) == 0
     assert result.summary["note"] == "No particles found."
     assert not np.asarray(result.layers).any()
+
+
+def test_a_particle_alone_is_found():
+    y, x = np.indices((128, 128))
+    height = np.sqrt(np.clip(1 - ((y - 50) ** 2 + (x - 60) ** 2) / 100, 0, None))
+    frame = np.random.default_rng(1).poisson(300 * np.exp(-0.5 * height)).astype(float)
+    particles = decompose(frame, pixel_size=1.0, diameter=20.0, device="cpu").particles
+    assert np.hypot(particles["y_nm"] - 50, particles["x_nm"] - 60).tolist() == pytest.approx([0], abs=1)
 
 
 def test_positions_are_inside_the_frame(sample, result):

@@ -153,4 +153,8 @@ def test_shipped_sample_is_what_its_command_makes(tmp_path):
     truth, again = (pd.read_csv(folder / "sample_truth.csv") for folder in (path("sample.tif").parent, tmp_path))
     pd.testing.assert_frame_equal(truth, again, atol=2e-4)
     shipped, remade = (np.asarray(read_movie(f / "sample.tif").data) for f in (path("sample.tif").parent, tmp_path))
-    assert np.mean(shipped != remade) < 0.01  # another processor may round a few Poisson means differently
+    # On another processor a few Poisson means are rounded differently, and all that is drawn after them is other noise.
+    difference = shipped.astype(float) - remade
+    blocks = difference.reshape(len(difference), 48, 8, 48, 8).mean(axis=(2, 4))
+    assert blocks.std() <= 1.2 * difference.std() / 8
+    assert difference.std() < 0.1 * shipped.std()

@@ -468,6 +468,10 @@ print(f"claimed {claimed.mean():.4f} px, observed {np.std(found - [12.4, 11.7]):
 # steps are those of the fit of one spot. Only the matrix is larger, and nearly empty, since distant particles do not
 # meet, so conjugate gradients solve it.
 #
+# Under a strong blur different answers look nearly alike: rods, or spheres 5 % wider; dark particles above a dark level,
+# or paler ones without it. From a wrong start the fit ends in the wrong answer, so it starts from each and keeps what
+# leaves least unexplained.
+#
 # Simulated particles have neither coma nor a long side, and the fit finds next to none of either (below, `coma_y` to
 # `long_diagonal`). Real ones have both, as the last section shows.
 

@@ -116,7 +116,7 @@ def find(frame: np.ndarray, centers: np.ndarray, diameter: float, before: Found 
     Detection, layers and fit help each other: layers say which sites should hold a particle, the fit says whether
     they do, and better positions make better layers. Up to three rounds settle it; one where an earlier frame is
     known. Where two layers would be nearly alike, one layer is fitted as well, and what each leaves of the frame
-    decides.
+    decides; in a movie again where the number of layers changes.
     Explained in chapter 7, "Particles".
     """
     table = locate(centers, diameter)
@@ -128,7 +128,9 @@ def find(frame: np.ndarray, centers: np.ndarray, diameter: float, before: Found 
     layers = 2 if known and before.particles["layer"].nunique() == 2 else _layers_seen(table, diameter)
     before = before if known else None
     answer = _named(frame, table, diameter, before, layers)
-    if layers == 1 or _nearly_alike(*answer[1:]):
+    # In a movie the answer stands until it changes.
+    as_before = known and answer[1]["layer"].nunique() == before.particles["layer"].nunique()
+    if not as_before and (layers == 1 or _nearly_alike(*answer[1:])):
         other = _named(frame, table, diameter, before, 2 if layers == 1 else 1)
         one, two = (answer, other) if layers == 1 else (other, answer)
         answer = two if _nearly_alike(*two[1:]) and not _drawn_out(one, two) else one
@@ -206,15 +208,15 @@ def _settled(frame, table, diameter, layers):
     fit = FrameFit(frame, table, diameter).fit(2)
     table = fit.put(table)
     for _ in range(3):
-        known = len(table)
+        known = table[["y", "x"]].to_numpy()
         table, spacing = _completed(fit, table, layers)
         if len(table) < 3:
             break
         table = settle_overlaps(fit, table, spacing)
         table = _channels_of_new(table, spacing)
         table = fit.take(table).fit(1).put(table)[FITTED]
-        if len(table) == known:
-            break
+        if len(table) == len(known) and cKDTree(known).query(table[["y", "x"]])[0].max() < 0.3 * diameter:
+            break  # the same particles as before
     return fit, table
 
 

@@ -437,6 +437,9 @@ OPTICAL = range(3, 9)  # those of them that leave the transmission as it is
 #: Exponents of common solids seen from the top, plates and standing rods with rounded rims, and spheres; and how far
 #: a particle's may lie from them.
 SOLIDS, SOLID_STD = (0.05, 0.5), 0.03
+#: Flat and round particles, and a dark level or none, are different valleys of the cost: rounds of the fit that look
+#: into all of them.
+LOOK_AROUND = 0, 3
 #: One-sigma steps that the shared parameters may be expected to take.
 SHARED_STD = (0.2, 1.0, 0.3, 0.2, 0.5, 0.03, 0.3, 0.2, 0.2, 0.1, 0.1)
 
@@ -607,13 +610,25 @@ class FrameFit:
             model.noise = model.block_noise(model.image(self.theta, self.imaging)[0])
         if self.known:
             return
-        # Flat and round particles are different valleys of the cost: look into both, at first and once more later.
-        both = self.rounds in (0, 3)
-        trials = []
-        for solid in SOLIDS if both else (self.solid,):
-            start = replace(self.imaging, exponent=solid) if both else self.imaging
-            trials.append((*_fit_shared(model, self.theta, start, 6 if both else 3, solid), solid))
-        self.theta, self.imaging, _, self.solid = min(trials, key=lambda trial: trial[2])
+        if self.rounds not in LOOK_AROUND:
+            self.theta, self.imaging, _ = _fit_shared(model, self.theta, self.imaging, 3, self.solid)
+            return
+        # A dark level starts at none and just below the darkest places; later it is known.
+        offsets = (self.imaging.offset,) if self.rounds else (self.imaging.offset, 0.9 * model.darkest)
+        starts = [(solid, replace(self.imaging, exponent=solid, offset=o)) for solid in SOLIDS for o in offsets]
+        found = [self._look_into(*start) for start in starts]
+        self.theta, self.imaging, _, self.solid = min(found, key=lambda one: one[2])
+
+    def _look_into(self, solid, imaging):
+        """Where a fit from this start leads: particles, imaging, the cost, and the solid.
+
+        Particles take part: with depths of their own they hide a wrong dark level, and with sizes a wrong profile.
+        """
+        prior = copy.copy(self.prior)
+        theta, imaging, _ = _fit_shared(self.model, self.theta, imaging, 6, solid)
+        prior.set_population(theta)
+        theta = _fit_particles(self.model, theta, imaging, prior, 2)
+        return *_fit_shared(self.model, theta, imaging, 3, solid), solid
 
     def evidence(self, candidates: pd.DataFrame | None = None) -> np.ndarray:
         """Log-likelihood that the frame gains by each particle, the others as they are.

@@ -91,6 +91,19 @@ def test_what_particles_share_is_recovered(exponent):
     assert fit.put(table)["diameter"].median() == pytest.approx(11.5, rel=0.02)
 
 
+@pytest.mark.parametrize("exponent", [0.08, 0.5])
+def test_a_dark_level_is_told_from_thin_particles_under_a_strong_blur(exponent):
+    rng = np.random.default_rng(5)
+    points = np.concatenate([square_of_points(spacing=18.0, rng=rng), square_of_points(spacing=19.0, rng=rng) + 7])
+    depth, size = 3.0, 11.5 * np.exp(rng.normal(0, 0.03, len(points)))
+    table = pd.DataFrame(points, columns=["y", "x"]).assign(diameter=size, depth=depth)
+    true = Imaging(exponent, blur=0.21, disk=0.98, tail=0.0, offset=0.5)
+    fit = FrameFit(rendered(table, true, rng), table[["y", "x"]] + 0.2, D).fit(4)
+    assert fit.imaging.exponent == pytest.approx(exponent, abs=0.1)
+    assert fit.imaging.offset * np.median(fit.model.frame) == pytest.approx(0.5, abs=0.08)
+    assert np.median(fit.put(table)["diameter"] / size) == pytest.approx(1.0, abs=0.02)
+
+
 def test_coma_and_elongation_are_recovered_and_leave_positions_unbiased():
     rng = np.random.default_rng(4)
     points = square_of_points(spacing=18.0, rng=rng)

@@ -131,7 +131,7 @@ def find(frame: np.ndarray, centers: np.ndarray, diameter: float, before: Found 
     # In a movie the answer stands until it changes.
     as_before = known and answer[1]["layer"].nunique() == before.particles["layer"].nunique()
     if not as_before and (layers == 1 or _nearly_alike(*answer[1:])):
-        other = _named(frame, table, diameter, before, 2 if layers == 1 else 1)
+        other = _named(frame, table, diameter, before, 2 if layers == 1 else 1, like=answer[0])
         one, two = (answer, other) if layers == 1 else (other, answer)
         answer = two if _nearly_alike(*two[1:]) and not _drawn_out(one, two) else one
     fit, named, lattices = answer
@@ -142,14 +142,17 @@ def find(frame: np.ndarray, centers: np.ndarray, diameter: float, before: Found 
     return Found(_with_likeliest(free, likeliest), lattices, fit.imaging)
 
 
-def _named(frame, table, diameter, before, layers):
-    """Fit, particles with their layers, and lattices, given how many layers there are (None: open)."""
+def _named(frame, table, diameter, before, layers, like=None):
+    """Fit, particles with their layers, and lattices, given how many layers there are (None: open).
+
+    What particles share is fitted from another fit on, where one is given.
+    """
     table = _without_crowding(table, diameter) if layers == 1 else table
     if before is not None:
         table = _with_earlier(table, before.particles, diameter)
         fit, table = _settled_once(frame, table, diameter, before.imaging, layers)
     else:
-        fit, table = _settled(frame, table, diameter, layers)
+        fit, table = _settled(frame, table, diameter, layers, like)
     return fit, *assign_layers(table, diameter, layers=layers)
 
 
@@ -200,12 +203,12 @@ SURE = 0.3  # peaks from this height on are particles, whatever their neighbours
 FITTED = ["channel", "y", "x", "score", "diameter", "depth"]
 
 
-def _settled(frame, table, diameter, layers):
+def _settled(frame, table, diameter, layers, like):
     """Fit and particles of a frame of which nothing is known but what the network found."""
     # A particle that the network put into both channels is one until the frame shows two: fitted as two, it would
     # fall apart along whatever the model of a particle does not have.
     table = assign_layers(table, diameter, layers=layers)[0][list(table)]
-    fit = FrameFit(frame, table, diameter).fit(2)
+    fit = FrameFit(frame, table, diameter, like=like).fit(2)
     table = fit.put(table)
     for _ in range(3):
         known = table[["y", "x"]].to_numpy()

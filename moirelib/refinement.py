@@ -22,6 +22,7 @@ __all__ = ["FrameFit", "Imaging", "refine", "rows_of_three", "typical_spacing"]
 FINE = 2  # samples of the transmission per pixel and axis
 EDGE = 0.04  # softness of a particle's outline on these samples, in squared radii
 DEEPEST = 6.0  # optical depth; darker particles look the same
+FAINT = 3e-3  # of a derivative's largest value; less is taken for nothing
 KNOTS = 2.0  # diameters between the background's knots
 ODDEST = 6.0  # most that an unusual size and depth count against a particle, as a logarithm of odds
 BENT = 5.0  # standard deviations; rows of particles that are bent more than this say little
@@ -79,14 +80,15 @@ def _profile(rho2, depth, exponent, slopes: bool = True):
     """
     u = 1 - rho2
     root = torch.sqrt(u * u + EDGE * EDGE)
-    edge, shape = torch.sigmoid(u / EDGE), (0.5 * (root + u)) ** exponent
+    thick = torch.log((0.5 * (root + u)).clamp(min=1e-6))
+    edge, shape = torch.sigmoid(u / EDGE), torch.exp(exponent * thick)
     passed = torch.exp(-depth * shape)
     t = (1 - edge * (1 - passed)).clamp(min=1e-6)
     if not slopes:
         return (-torch.log(t),)
     by_depth = edge * passed * depth * shape / t
     by_rho2 = -edge * (1 - edge) * (1 - passed) / (EDGE * t) - by_depth * exponent / root
-    return -torch.log(t), by_rho2, by_depth
+    return -torch.log(t), by_rho2, by_depth, by_depth * thick
 
 
 class _Background:
@@ -102,8 +104,16 @@ class _Background:
 
     def fit(self, frame, t):
         """Background that explains ``frame = background · t`` best (least squares)."""
-        one, other = self.axes
-        p, q = len(one), len(other)
+        return self._solved(self._normal(t), frame * t)
+
+    def answer(self, frame, t, background, changes):
+        """Changes of the fitted background for changes (k, y, x) of ``t`` and, the last, for a frame darker by 1."""
+        weighted = torch.cat([changes * (frame - 2 * t * background), -t[None]])
+        return self._solved(self._normal(t), weighted)
+
+    def _normal(self, t):
+        """Normal matrix of the coefficients."""
+        p, q = (len(b) for b in self.axes)
         moments = self.pairs[0].reshape(4 * p, -1) @ (t * t) @ self.pairs[1].reshape(4 * q, -1).T
         moments = moments.reshape(4, p, 4, q)
         normal = torch.zeros(p, p, q, q)
@@ -113,9 +123,14 @@ class _Background:
                     band = torch.diagonal(torch.diagonal(normal, i, 0, 1), j, 0, 1)
                     band.copy_(moments[a, : p - a, b, : q - b])
         normal = normal.permute(0, 2, 1, 3).reshape(p * q, p * q)
-        normal += 1e-3 * torch.diagonal(normal).mean() * self.bending
-        coefficients = torch.linalg.solve(normal, (one @ (frame * t) @ other.T).flatten())
-        return one.T @ coefficients.reshape(p, q) @ other
+        return normal + 1e-3 * torch.diagonal(normal).mean() * self.bending
+
+    def _solved(self, normal, images):
+        """Backgrounds (..., y, x) whose coefficients solve the normal equations for images as they are weighted."""
+        one, other = self.axes
+        moments = one @ images @ other.T
+        coefficients = torch.linalg.solve(normal, moments.reshape(-1, len(normal)).T).T
+        return one.T @ coefficients.reshape(moments.shape) @ other
 
 
 def _spline_basis(n, distance):
@@ -164,10 +179,14 @@ class _Model:
         self.inside = inside.float()
         self.latest = None
 
+    def _offsets(self, theta):
+        """Distances (px) along y and x from the particles, in their windows."""
+        y = self.axis[None, :, None] + (self.corner[:, 0] - theta[:, 0])[:, None, None]
+        return y, self.axis[None, None, :] + (self.corner[:, 1] - theta[:, 1])[:, None, None]
+
     def depths(self, theta, imaging, slopes: bool = True):
         """In every window: offsets (px) as of round particles, squared relative distance, depth and its derivatives."""
-        y = self.axis[None, :, None] + (self.corner[:, 0] - theta[:, 0])[:, None, None]
-        x = self.axis[None, None, :] + (self.corner[:, 1] - theta[:, 1])[:, None, None]
+        y, x = self._offsets(theta)
         yy, yx, xx = imaging.stretch()
         along_y, along_x = yy * y + yx * x, yx * y + xx * x
         rho2 = (y * along_y + x * along_x) * (4 * torch.exp(-2 * theta[:, 2]))[:, None, None]
@@ -181,6 +200,23 @@ class _Model:
         total.index_add_(0, self.index.flatten(), depths[3].flatten())
         return torch.exp(-total).reshape(self.fine_shape)
 
+    def changes_of_form(self, theta, imaging):
+        """Transmission, then its derivatives by all log diameters, all log depths, exponent and the two elongations."""
+        _, _, rho2, depth, by_rho2, by_depth, by_exponent = self.depths(theta, imaging)
+        y, x = self._offsets(theta)
+        long = []
+        for name in ("long_y", "long_diagonal"):
+            moved = replace(imaging, **{name: getattr(imaging, name) + 0.01})
+            yy, yx, xx = np.subtract(moved.stretch(), imaging.stretch()) / 0.01
+            scale = (4 * torch.exp(-2 * theta[:, 2]))[:, None, None]
+            long.append(by_rho2 * (y * (yy * y + 2 * yx * x) + xx * x * x) * scale)
+        changes = torch.stack([depth, -2 * rho2 * by_rho2, by_depth, by_exponent, *long]).flatten(1)
+        total = torch.zeros(len(changes), self.fine_shape[0] * self.fine_shape[1])
+        total.index_add_(1, self.index.flatten(), changes)
+        t = torch.exp(-total[0])
+        total[0], total[1:] = t, -t * total[1:]
+        return total.reshape(-1, *self.fine_shape)
+
     def image(self, theta, imaging, transmission=None):
         """Fitted frame and background."""
         if self.latest is not None and self.latest[0] is theta and self.latest[1] == imaging:
@@ -193,12 +229,15 @@ class _Model:
         self.latest = theta, imaging, imaging.offset + background * t, background
         return self.latest[2:]
 
+    def counted(self):
+        """1 where pixels count, 0 at the border."""
+        counted = torch.zeros(self.shape)
+        counted[(slice(self.margin, -self.margin or None),) * 2] = 1
+        return counted
+
     def residual(self, image):
         """Frame minus model over the noise; 0 at the border."""
-        inner = (slice(self.margin, -self.margin or None),) * 2
-        r = torch.zeros_like(image)
-        r[inner] = (self.frame - image)[inner] / self.noise
-        return r
+        return self.counted() * (self.frame - image) / self.noise
 
     def cost(self, theta, imaging) -> float:
         """Sum of squared residuals over the noise variance."""
@@ -206,7 +245,7 @@ class _Model:
 
     def jacobian(self, theta, imaging):
         """Derivatives of the frame by each particle's parameters, in units of the noise; and the model's frame."""
-        y, x, rho2, _, by_rho2, by_depth = depths = self.depths(theta, imaging)
+        y, x, rho2, _, by_rho2, by_depth, _ = depths = self.depths(theta, imaging)
         t = self.transmission(theta, imaging, depths)
         image, background = self.image(theta, imaging, t)
         through = -t.flatten()[self.index]
@@ -224,9 +263,7 @@ class _Model:
         changes = torch.fft.irfft2(torch.fft.rfft2(changes) * transfer, s=changes.shape[-2:])
         around = self.corner[:, :, None] + torch.arange(edge) - (self.half + reach)
         index, inside = _flat_index(around[:, 0], around[:, 1], self.shape)
-        counted = torch.zeros(self.shape)
-        counted[(slice(self.margin, -self.margin or None),) * 2] = 1
-        weight = inside * (counted * background).flatten()[index] / self.noise
+        weight = inside * (self.counted() * background).flatten()[index] / self.noise
         return changes * weight[:, None], index
 
     def block_noise(self, image, fitted: float = 0.0) -> float:
@@ -289,7 +326,10 @@ class _Jacobian:
         """All derivatives as one matrix (4 n, pixels of the frame)."""
         n, k, p = self.windows.shape
         index = np.repeat(self.index.numpy(), k, axis=0)
-        return _sparse_rows(self.windows.reshape(n * k, p).numpy(), index, self.size)
+        seen = self.windows.abs() > FAINT * self.windows.abs().amax(dim=2, keepdim=True)
+        matrix = _sparse_rows((self.windows * seen).reshape(n * k, p).numpy(), index, self.size)
+        matrix.eliminate_zeros()
+        return matrix
 
     def variances(self, yx, precision, reach) -> np.ndarray:
         """Variances (n, 4) of each particle's parameters, its neighbours' left free and all others held.
@@ -431,16 +471,15 @@ def _fit_particles(model, theta, imaging, prior, steps):
     return theta
 
 
-#: Steps by which derivatives of what is shared are taken: log diameter, log depth, then `Imaging`'s parameters.
-STEPS = (1e-3, 1e-2, 0.02, 0.005, 0.05, 0.005, 0.01, 0.02, 0.02, 0.01, 0.01)
-OPTICAL = range(3, 9)  # those of them that leave the transmission as it is
+#: Steps by which derivatives of the blur are taken.
+OPTICAL = {"blur": 5e-4, "disk": 5e-3, "tail": 5e-4, "coma_y": 2e-3, "coma_x": 2e-3}
 #: Exponents of common solids seen from the top, plates and standing rods with rounded rims, and spheres; and how far
 #: a particle's may lie from them.
 SOLIDS, SOLID_STD = (0.05, 0.5), 0.03
 #: Flat and round particles, and a dark level or none, are different valleys of the cost: rounds of the fit that look
 #: into all of them.
 LOOK_AROUND = 0, 3
-#: One-sigma steps that the shared parameters may be expected to take.
+#: One-sigma steps that what is shared may be expected to take: log diameter, log depth, then `Imaging`'s parameters.
 SHARED_STD = (0.2, 1.0, 0.3, 0.2, 0.5, 0.03, 0.3, 0.2, 0.2, 0.1, 0.1)
 
 
@@ -454,7 +493,7 @@ def _fit_shared(model, theta, imaging, steps, solid):
     residual = model.residual(image)
     cost = float((residual**2).sum()) + ((imaging.exponent - solid) / SOLID_STD) ** 2
     for _ in range(steps):
-        jacobian = _shared_jacobian(model, theta, imaging, residual)
+        jacobian = _shared_jacobian(model, theta, imaging)
         normal = jacobian.T @ jacobian + np.diag(np.array(SHARED_STD) ** -2.0)
         gradient = jacobian.T @ residual.numpy().ravel().astype(float)
         normal[2, 2] += SOLID_STD**-2
@@ -476,18 +515,25 @@ def _fit_shared(model, theta, imaging, steps, solid):
     return theta, imaging, cost
 
 
-def _shared_jacobian(model, theta, imaging, residual) -> np.ndarray:
-    """Derivatives (pixels, 11) of the frame by what is shared, by small steps."""
-    columns, transmission = [], model.transmission(theta, imaging)
-    for k, size in enumerate(STEPS):
-        step = np.zeros(len(STEPS))
-        step[k] = size
-        moved = theta + torch.tensor([0.0, 0.0, *step[:2]], dtype=torch.float32)
-        # Not bounded: the derivative is wanted at a bound as well.
-        other = Imaging(*np.add(astuple(imaging), step[2:]).tolist())
-        image, _ = model.image(moved, other, transmission if k in OPTICAL else None)
-        columns.append(((residual - model.residual(image)) / size).numpy().ravel())
-    return np.stack(columns, axis=1).astype(float)
+def _shared_jacobian(model, theta, imaging) -> np.ndarray:
+    """Derivatives (pixels, 11) of the frame over the noise by what is shared; the background follows."""
+    waves = torch.fft.rfft2(_block_mean(model.changes_of_form(theta, imaging)))
+    shape = tuple(n + 2 * model.pad for n in model.shape)
+    transfer = imaging.transfer(shape, model.diameter)
+    by_optics = [
+        (replace(imaging, **{name: getattr(imaging, name) + step}).transfer(shape, model.diameter) - transfer) / step
+        for name, step in OPTICAL.items()
+    ]
+    waves = torch.cat([waves * transfer, waves[:1] * torch.stack(by_optics)])
+    images = torch.fft.irfft2(waves, s=shape)
+    t, *_ = images = images[:, model.pad : -model.pad, model.pad : -model.pad]
+    level = model.frame - imaging.offset
+    background = model.background.fit(level, t)
+    answers = model.background.answer(level, t, background, images[1:])
+    columns = torch.cat([background * images[1:] + t * answers[:-1], 1 + t * answers[-1:]])
+    # Size, depth, exponent and elongation were followed by the blur and the dark level.
+    columns = columns[[0, 1, 2, 5, 6, 7, 10, 8, 9, 3, 4]] * model.counted() / model.noise
+    return columns.flatten(1).T.numpy().astype(float)
 
 
 def _shifted(model, theta, imaging, step):
@@ -510,6 +556,8 @@ class FrameFit:
         Expected diameter, in pixels.
     imaging : Imaging, optional
         What particles share, when known from another frame; fitted otherwise.
+    like : FrameFit, optional
+        Another fit of the same frame: what particles share is fitted from there on.
 
     Notes
     -----
@@ -518,11 +566,21 @@ class FrameFit:
     by Gauss-Newton steps, in turn what is shared and what is each particle's own. Explained in chapter 7.
     """
 
-    def __init__(self, frame, particles: pd.DataFrame, diameter: float, imaging: Imaging | None = None):
+    def __init__(
+        self,
+        frame,
+        particles: pd.DataFrame,
+        diameter: float,
+        imaging: Imaging | None = None,
+        like: FrameFit | None = None,
+    ):
         self.model = _Model(frame, diameter)
         depth = -np.log1p(-min(0.7 * self.model.contrast, 0.9))
         self.usual = torch.tensor([np.log(diameter), np.log(depth)], dtype=torch.float32)
         self.known, self.imaging = imaging is not None, imaging or Imaging()
+        self.looks = LOOK_AROUND  # rounds
+        if like is not None:
+            self.looks, self.imaging, self.solid = (), like.imaging, like.solid
         self.rounds = 0
         self.spread = torch.tensor([0.2 * diameter, 0.2 * diameter, 0.1, 0.4])
         self.take(particles)
@@ -610,7 +668,7 @@ class FrameFit:
             model.noise = model.block_noise(model.image(self.theta, self.imaging)[0])
         if self.known:
             return
-        if self.rounds not in LOOK_AROUND:
+        if self.rounds not in self.looks:
             self.theta, self.imaging, _ = _fit_shared(model, self.theta, self.imaging, 3, self.solid)
             return
         # A dark level starts at none and just below the darkest places; later it is known.
@@ -690,15 +748,15 @@ class FrameFit:
         windows, index = self._changes(self.theta[torch.from_numpy(rows)], present=True)
         columns = self.model.jacobian(self.theta, self.imaging)[0].matrix()
         overlap = (columns @ _sparse_rows(windows.numpy(), index.numpy(), columns.shape[1]).T).toarray()
-        precision, yx = self.prior.diagonal().numpy().ravel(), self.theta[:, :2].numpy()
+        normal = (columns @ columns.T + sparse.diags(self.prior.diagonal().numpy().ravel())).tocsr()
+        yx = self.theta[:, :2].numpy()
         regained = np.zeros(len(rows))
         near = cKDTree(yx).query_ball_point(yx[rows], 1.5 * self.model.diameter)
         for k, (i, around) in enumerate(zip(rows, near, strict=True)):
             own = (4 * np.array([j for j in around if j != i], int)[:, None] + np.arange(4)).ravel()
             if own.size:
-                part = columns[own]
-                normal = (part @ part.T).toarray() + np.diag(precision[own])
-                regained[k] = 0.5 * overlap[own, k] @ np.linalg.solve(normal, overlap[own, k])
+                part = normal[own][:, own].toarray()
+                regained[k] = 0.5 * overlap[own, k] @ np.linalg.solve(part, overlap[own, k])
         return regained / self.misfit
 
     def _fitted_numbers(self, jacobian) -> float:

@@ -26,6 +26,7 @@ __all__ = [
     "bragg_filtering",
     "everything_in_both",
     "fit_told_all_particles",
+    "fit_told_all_particles_and_sizes",
     "moirelib_decompose",
     "trackpy_true_lattices",
 ]
@@ -37,10 +38,11 @@ def moirelib_decompose(frame, pixel_size, diameter=None, truth=None, weights=Non
     return np.asarray(result.layers[0]) / 255, result.particles[["layer", "y_nm", "x_nm"]]
 
 
-def fit_told_all_particles(frame, pixel_size, diameter, truth):
+def fit_told_all_particles(frame, pixel_size, diameter, truth, sizes: bool = False):
     """Our fit of the frame, started from the true positions in the true layers: about what the frame has to say.
 
-    What it misses of positions and outlines, noise and blur have taken; no naming and no finding is left to do.
+    What it misses of positions and outlines, noise and blur have taken; no naming and no finding is left to do. With
+    ``sizes``, outlines are drawn with the true diameters at the fitted positions.
     """
     zoom = WORKING_DIAMETER * pixel_size / diameter
     shape = [round(n * zoom) for n in frame.shape]
@@ -48,10 +50,17 @@ def fit_told_all_particles(frame, pixel_size, diameter, truth):
     known = truth[["layer"]].assign(**{c: (truth[c] + 0.5) * z - 0.5 for c, z in zip("yx", zooms, strict=True)})
     fit = FrameFit(resample(frame, shape), known.drop(columns="layer"), WORKING_DIAMETER).fit(3)
     fitted = fit.take(fit.put(known)).fit(1).put(known)  # with layers: the crystal's regularity counts as well
+    if sizes:
+        fitted["diameter"] = truth["diameter_nm"] / pixel_size * np.sqrt(zooms.prod())
     outlines = fitted.assign(**{f"{c}_likeliest": fitted[c] for c in ("y", "x", "diameter")})
     native = (fitted[["y", "x"]].to_numpy() + 0.5) / zooms - 0.5
     layers = render_layers(outlines, shape, frame.shape) / 255
     return layers, particle_table(native, fitted["layer"].to_numpy(), pixel_size)
+
+
+def fit_told_all_particles_and_sizes(frame, pixel_size, diameter, truth):
+    """The same, and outlines drawn with the true diameters: what uncertain positions alone cost."""
+    return fit_told_all_particles(frame, pixel_size, diameter, truth, sizes=True)
 
 
 def darkness(frame, diameter_px) -> np.ndarray:

@@ -34,6 +34,7 @@ from baselines import (
     bragg_filtering,
     everything_in_both,
     fit_told_all_particles,
+    fit_told_all_particles_and_sizes,
     moirelib_decompose,
     trackpy_true_lattices,
 )
@@ -53,13 +54,14 @@ from moirelib.unet import load_weights
 
 SEED = 27182
 METRICS = "f1", "f1_agnostic", "assignment", "mask_accuracy", "mask_iou", "rmse_nm", "s_per_frame"
-OURS, TOLD = "moirelib", "fit told all particles"
+OURS, TOLD, TOLD_SIZES = "moirelib", "fit told all particles", "fit told all particles and sizes"
 METHODS = {
     OURS: moirelib_decompose,
     "Bragg filtering": bragg_filtering,
     "trackpy + true lattices": trackpy_true_lattices,
     "everything in both": everything_in_both,
     TOLD: fit_told_all_particles,
+    TOLD_SIZES: fit_told_all_particles_and_sizes,
     **{name: networks.Decomposer(name) for name in networks.NETWORKS},
 }
 ABLATION = "fixed channels", "soft minimum", "hard minimum"  # one network, three losses, without lattices or fit
@@ -86,9 +88,7 @@ def main() -> None:
     names = QUICK_METHODS if args.quick else tuple(args.methods or METHODS)
     if not args.quick:
         prepare_networks(names, args)
-    families = [Cell(f, c, k, names, args.scenes) for k, (f, c) in enumerate(FAMILIES.items(), 1)]
-    families = [cell for cell in families if cell.config is not None or real_frame_at_hand()]
-    families = families if "families" in args.parts else []
+    families = family_cells(names, args) if "families" in args.parts else []
     sweeps = sweep_cells(names, args.scenes) if "sweeps" in args.parts and not args.quick else []
     rows = run(families + sweeps, args)
     table = {cell.name: {m: average(rows[cell.name, m]) for m in names} for cell in families}
@@ -100,7 +100,7 @@ def main() -> None:
     }
     if families and set(ABLATION) <= set(names):
         result["ablation"] = ablation(table)
-    if families and OURS in names:
+    if families and OURS in names and args.families == tuple(FAMILIES):
         result["real_frame"] = score_real_frame(args.weights)
         if not args.quick:
             result["movie_s_per_frame"], result["movie_f1"] = film(args.seed, args.weights)
@@ -121,6 +121,7 @@ def arguments():
     parser.add_argument(
         "--parts", nargs="+", choices=parts, default=parts, help="families (with real frame and movie) or sweeps alone"
     )
+    parser.add_argument("--families", nargs="+", choices=FAMILIES, default=tuple(FAMILIES), help="only these")
     parser.add_argument("--weights", help="moirelib's weights instead of the shipped ones")
     parser.add_argument("--library", default=networks.BUILD / "library", help="to train missing networks on")
     parser.add_argument("--hours", type=float, default=6.0, help="longest training of one missing network")
@@ -154,6 +155,12 @@ def real_frame_at_hand() -> bool:
         print("semi-real Moiré and real frame left out:", error)
         return False
     return True
+
+
+def family_cells(names, args) -> list[Cell]:
+    """One cell for every family that is asked for and can be made."""
+    cells = [Cell(f, c, k, names, args.scenes) for k, (f, c) in enumerate(FAMILIES.items(), 1) if f in args.families]
+    return [cell for cell in cells if cell.config is not None or real_frame_at_hand()]
 
 
 def sweep_cells(names, scenes) -> list[Cell]:
@@ -228,7 +235,7 @@ def code(method, weights) -> str:
     """Hash of the sources and weights that a method's rows depend on."""
     package, here = Path(moirelib.__file__).parent, Path(__file__).parent
     others = OURS_ONLY if method in networks.NETWORKS else OURS_ONLY | NETWORKS_ONLY
-    others = set() if method in (OURS, TOLD) else others
+    others = set() if method in (OURS, TOLD, TOLD_SIZES) else others
     files = [f for f in sorted(package.glob("*.py")) if f.stem not in others | NOBODYS]
     files += [here / "families.py", here / "baselines.py"]
     if method == OURS:

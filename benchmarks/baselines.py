@@ -1,8 +1,8 @@
-"""What moirelib is compared with: Bragg filtering, trackpy with the true lattices, everything in both layers.
+"""What moirelib is compared with: Bragg filtering, trackpy with the true lattices, a floor, and its fit told the truth.
 
 Every method takes (frame, pixel size in nm, true median diameter in nm, truth) and gives the layers' masks,
 (2, y, x) from 0 to 1, and a table ``layer, y_nm, x_nm``. All but moirelib are given the true diameter and that
-particles are dark; only the two oracles look at the truth.
+particles are dark; only the oracles, trackpy with the true lattices and our fit told the truth, look at it.
 """
 
 from __future__ import annotations

@@ -98,9 +98,9 @@ def main() -> None:
         "sweeps": tabulate_sweeps(sweeps, rows),
         "methods": {name: describe(name, args.weights) for name in names},
     }
-    if families and set(ABLATION) <= set(names):
+    if "spheres" in table and set(ABLATION) <= set(names):
         result["ablation"] = ablation(table)
-    if families and OURS in names and args.families == tuple(FAMILIES):
+    if families and OURS in names and set(args.families) == set(FAMILIES):
         result["real_frame"] = score_real_frame(args.weights)
         if not args.quick:
             result["movie_s_per_frame"], result["movie_f1"] = film(args.seed, args.weights)
@@ -121,7 +121,9 @@ def arguments():
     parser.add_argument(
         "--parts", nargs="+", choices=parts, default=parts, help="families (with real frame and movie) or sweeps alone"
     )
-    parser.add_argument("--families", nargs="+", choices=FAMILIES, default=tuple(FAMILIES), help="only these")
+    parser.add_argument(
+        "--families", nargs="+", choices=FAMILIES, default=tuple(FAMILIES), help="only these (and sweeps)"
+    )
     parser.add_argument("--weights", help="moirelib's weights instead of the shipped ones")
     parser.add_argument("--library", default=networks.BUILD / "library", help="to train missing networks on")
     parser.add_argument("--hours", type=float, default=6.0, help="longest training of one missing network")
@@ -279,9 +281,9 @@ def print_table(table, rows, names, args) -> None:
     for family, by_method in table.items():
         scenes = len(next(rows[family, m] for m in by_method))
         print(f"\n{family} ({scenes} scenes, seed {args.seed}; 95 % intervals)")
-        print(f"{'':28s}" + "".join(f"{m:>22s}" for m in METRICS))
+        print(f"{'':34s}" + "".join(f"{m:>22s}" for m in METRICS))
         for method, row in by_method.items():
-            print(f"{method:28s}" + "".join(f"{cell_text(row[m]):>22s}" for m in METRICS))
+            print(f"{method:34s}" + "".join(f"{cell_text(row[m]):>22s}" for m in METRICS))
     print()
     for method in names:
         about = describe(method)

@@ -515,9 +515,9 @@ pd.DataFrame(learned, index=COLUMNS).T if learned else None
 # %% [markdown]
 # And what is left for a better method to find: the layer images of moirelib beside those of the same fit started from
 # all true particles in their true layers. Where the two are close, it is not particles and layers that are missing but
-# outlines, which noise and blur have taken. The last columns go one step further: the true outlines, drawn where that
-# fit puts the particles. What is missing there, uncertain positions alone have cost; no better knowledge of sizes and
-# shapes would bring it back.
+# outlines, which noise and blur have taken. The last column of each score goes one step further: disks of the true
+# diameters, drawn where that fit puts the particles. What spheres and rods lack there, uncertain positions alone have
+# cost; better sizes would not bring it back.
 
 # %%
 SHOWN = ["mask_accuracy", "mask_iou"]

@@ -116,7 +116,7 @@ def find(frame: np.ndarray, centers: np.ndarray, diameter: float, before: Found 
     Detection, layers and fit help each other: layers say which sites should hold a particle, the fit says whether
     they do, and better positions make better layers. Up to three rounds settle it; one where an earlier frame is
     known. Where two layers would be nearly alike, one layer is fitted as well, and what each leaves of the frame
-    decides; in a movie again where the number of layers changes.
+    decides; in a movie its first frame, as long as the particles themselves do not say otherwise.
     Explained in chapter 7, "Particles".
     """
     table = locate(centers, diameter)
@@ -128,7 +128,7 @@ def find(frame: np.ndarray, centers: np.ndarray, diameter: float, before: Found 
     layers = 2 if known and before.particles["layer"].nunique() == 2 else _layers_seen(table, diameter)
     before = before if known else None
     answer = _named(frame, table, diameter, before, layers)
-    # In a movie the answer stands until it changes.
+    # In a movie the first frame's answer stands; asked in every frame it would flicker, and take twice as long.
     as_before = known and answer[1]["layer"].nunique() == before.particles["layer"].nunique()
     if not as_before and (layers == 1 or _nearly_alike(*answer[1:])):
         other = _named(frame, table, diameter, before, 2 if layers == 1 else 1, like=answer[0])
@@ -145,7 +145,7 @@ def find(frame: np.ndarray, centers: np.ndarray, diameter: float, before: Found 
 def _named(frame, table, diameter, before, layers, like=None):
     """Fit, particles with their layers, and lattices, given how many layers there are (None: open).
 
-    What particles share is fitted from another fit on, where one is given.
+    What particles share is fitted from another fit of the frame on, where one is given and none is known ``before``.
     """
     table = _without_crowding(table, diameter) if layers == 1 else table
     if before is not None:

@@ -76,7 +76,8 @@ def _profile(rho2, depth, exponent, slopes: bool = True):
     """Optical depth of particles against squared distance over squared radius, and its derivatives.
 
     ``depth`` is that of their centres. The outline is softened over a sample in transmission, not in depth: pixels
-    average light. Derivatives, left out without ``slopes``, are by ``rho2`` and by the logarithm of ``depth``.
+    average light. Derivatives, left out without ``slopes``, are by ``rho2``, the logarithm of ``depth``
+    and ``exponent``.
     """
     u = 1 - rho2
     root = torch.sqrt(u * u + EDGE * EDGE)
@@ -204,11 +205,10 @@ class _Model:
         """Transmission, then its derivatives by all log diameters, all log depths, exponent and the two elongations."""
         _, _, rho2, depth, by_rho2, by_depth, by_exponent = self.depths(theta, imaging)
         y, x = self._offsets(theta)
-        long = []
-        for name in ("long_y", "long_diagonal"):
-            moved = replace(imaging, **{name: getattr(imaging, name) + 0.01})
-            yy, yx, xx = np.subtract(moved.stretch(), imaging.stretch()) / 0.01
-            scale = (4 * torch.exp(-2 * theta[:, 2]))[:, None, None]
+        long, scale = [], (4 * torch.exp(-2 * theta[:, 2]))[:, None, None]
+        for name, step in ELONGATION.items():
+            moved = replace(imaging, **{name: getattr(imaging, name) + step})
+            yy, yx, xx = np.subtract(moved.stretch(), imaging.stretch()) / step
             long.append(by_rho2 * (y * (yy * y + 2 * yx * x) + xx * x * x) * scale)
         changes = torch.stack([depth, -2 * rho2 * by_rho2, by_depth, by_exponent, *long]).flatten(1)
         total = torch.zeros(len(changes), self.fine_shape[0] * self.fine_shape[1])
@@ -471,13 +471,14 @@ def _fit_particles(model, theta, imaging, prior, steps):
     return theta
 
 
-#: Steps by which derivatives of the blur are taken.
+#: Steps by which derivatives of elongation and blur are taken.
+ELONGATION = {"long_y": 0.01, "long_diagonal": 0.01}
 OPTICAL = {"blur": 5e-4, "disk": 5e-3, "tail": 5e-4, "coma_y": 2e-3, "coma_x": 2e-3}
 #: Exponents of common solids seen from the top, plates and standing rods with rounded rims, and spheres; and how far
 #: a particle's may lie from them.
 SOLIDS, SOLID_STD = (0.05, 0.5), 0.03
 #: Flat and round particles, and a dark level or none, are different valleys of the cost: rounds of the fit that look
-#: into all of them.
+#: into all of them, and then once more at both forms.
 LOOK_AROUND = 0, 3
 #: One-sigma steps that what is shared may be expected to take: log diameter, log depth, then `Imaging`'s parameters.
 SHARED_STD = (0.2, 1.0, 0.3, 0.2, 0.5, 0.03, 0.3, 0.2, 0.2, 0.1, 0.1)
@@ -525,12 +526,11 @@ def _shared_jacobian(model, theta, imaging) -> np.ndarray:
         for name, step in OPTICAL.items()
     ]
     waves = torch.cat([waves * transfer, waves[:1] * torch.stack(by_optics)])
-    images = torch.fft.irfft2(waves, s=shape)
-    t, *_ = images = images[:, model.pad : -model.pad, model.pad : -model.pad]
-    level = model.frame - imaging.offset
-    background = model.background.fit(level, t)
-    answers = model.background.answer(level, t, background, images[1:])
-    columns = torch.cat([background * images[1:] + t * answers[:-1], 1 + t * answers[-1:]])
+    images = torch.fft.irfft2(waves, s=shape)[:, model.pad : -model.pad, model.pad : -model.pad]
+    t, changes = images[0], images[1:]
+    _, background = model.image(theta, imaging)
+    answers = model.background.answer(model.frame - imaging.offset, t, background, changes)
+    columns = torch.cat([background * changes + t * answers[:-1], 1 + t * answers[-1:]])
     # Size, depth, exponent and elongation were followed by the blur and the dark level.
     columns = columns[[0, 1, 2, 5, 6, 7, 10, 8, 9, 3, 4]] * model.counted() / model.noise
     return columns.flatten(1).T.numpy().astype(float)
@@ -557,7 +557,7 @@ class FrameFit:
     imaging : Imaging, optional
         What particles share, when known from another frame; fitted otherwise.
     like : FrameFit, optional
-        Another fit of the same frame: what particles share is fitted from there on.
+        Another fit of the same frame, from which what particles share is fitted on; of no account with ``imaging``.
 
     Notes
     -----
@@ -578,11 +578,11 @@ class FrameFit:
         depth = -np.log1p(-min(0.7 * self.model.contrast, 0.9))
         self.usual = torch.tensor([np.log(diameter), np.log(depth)], dtype=torch.float32)
         self.known, self.imaging = imaging is not None, imaging or Imaging()
-        self.looks = LOOK_AROUND  # rounds
-        if like is not None:
-            self.looks, self.imaging, self.solid = (), like.imaging, like.solid
-        self.rounds = 0
         self.spread = torch.tensor([0.2 * diameter, 0.2 * diameter, 0.1, 0.4])
+        self.solid, self.looks, self.rounds = SOLIDS[0], LOOK_AROUND, 0
+        if like is not None and not self.known:
+            self.imaging, self.usual, self.spread = like.imaging, like.usual, like.spread
+            self.solid, self.looks = like.solid, ()
         self.take(particles)
 
     def take(self, particles: pd.DataFrame) -> FrameFit:
@@ -604,27 +604,36 @@ class FrameFit:
         """Rows of three within each layer, and how far their middles usually lie off, in pixels."""
         yx, layer = particles[["y", "x"]].to_numpy(), particles["layer"].to_numpy()
         spacing = typical_spacing(yx, layer, self.model.diameter)
-        blocks = self.model.jacobian(self.theta, self.imaging)[0].blocks() + 1e-2 * torch.eye(4)
-        error = torch.linalg.inv(blocks).diagonal(dim1=1, dim2=2)[:, :2].mean(dim=1).sqrt().numpy()
-        rows = rows_of_three(yx, layer, spacing)
-        bend = yx[rows[:, 0]] + yx[rows[:, 2]] - 2 * yx[rows[:, 1]]
+        rows, (free, error) = rows_of_three(yx, layer, spacing), self._without_rows()
+        bend = free[rows[:, 0]] + free[rows[:, 2]] - 2 * free[rows[:, 1]]
         noise = np.sqrt((error[rows] ** 2) @ [1.0, 4.0, 1.0])
-        std, worth = np.ones((2, len(rows)))
+        std = np.ones(len(rows))
         for k in np.unique(layer):
             mine = layer[rows[:, 1]] == k
-            if not mine.any():
-                continue
-            # Only particles that the frame locates well show how regular the crystal is.
+            # Particles that the frame locates well show best how regular the crystal is.
             sure = mine & np.all(error[rows] < 0.02 * spacing, axis=1)
-            usual = 1.48 * np.median(np.abs(bend[sure])) if sure.sum() > 20 else 0.07 * spacing
-            std[mine] = usual = np.clip(usual, 0.02 * spacing, 0.2 * spacing)
-            # Where all rows are bent more than that and the errors together explain, the errors are larger than said.
-            excess = (1.48 * np.median(np.abs(bend[mine]))) ** 2 - usual**2
-            worth[mine] = max(excess / np.median(noise[mine]) ** 2, 1.0)
+            shown = sure if sure.sum() > 20 else mine
+            if shown.any():
+                own = (1.48 * np.median(np.abs(bend[shown]))) ** 2 - np.median(noise[shown]) ** 2
+                std[mine] = np.clip(np.sqrt(max(own, 0.0)), 0.012 * spacing, 0.2 * spacing)
         # Next to defects rows are bent more than elsewhere; there they say little (Cauchy's weights).
-        bent = (bend**2).sum(axis=1) / (std**2 + worth * noise**2)
-        std *= np.sqrt((1 + bent / BENT**2) / worth)
+        bent = (bend**2).sum(axis=1) / (std**2 + noise**2)
+        # There are more rows than particles to bend them: taken for independent, they would ask for too much.
+        std *= np.sqrt((1 + bent / BENT**2) * max(len(rows) / len(yx), 1.0))
         return rows, std
+
+    def _without_rows(self) -> tuple[np.ndarray, np.ndarray]:
+        """Where the frame alone would have the particles (n, 2), to first order, and their standard deviations (n,).
+
+        Rows seem straighter than they are where they have pulled on their particles already.
+        """
+        prior = _Prior(self.theta[:, :2].clone(), self.model.diameter)
+        prior.std = self.spread
+        prior.set_population(self.theta)
+        jacobian, image = self.model.jacobian(self.theta, self.imaging)
+        step = _solve(jacobian, self.model.residual(image).flatten(), prior, self.theta, 1e-3)
+        free = prior.bound(self.theta + step)[:, :2]
+        return free.numpy().astype(float), np.sqrt((self._errors(jacobian, image, prior)[:, :2] ** 2).mean(axis=1))
 
     def put(self, particles: pd.DataFrame) -> pd.DataFrame:
         """The particles that were taken, in their order, with fitted ``y, x, diameter, depth``."""
@@ -672,7 +681,8 @@ class FrameFit:
             self.theta, self.imaging, _ = _fit_shared(model, self.theta, self.imaging, 3, self.solid)
             return
         # A dark level starts at none and just below the darkest places; later it is known.
-        offsets = (self.imaging.offset,) if self.rounds else (self.imaging.offset, 0.9 * model.darkest)
+        lit = self.rounds == 0 and model.darkest > 0.05
+        offsets = (self.imaging.offset, 0.9 * model.darkest) if lit else (self.imaging.offset,)
         starts = [(solid, replace(self.imaging, exponent=solid, offset=o)) for solid in SOLIDS for o in offsets]
         found = [self._look_into(*start) for start in starts]
         self.theta, self.imaging, _, self.solid = min(found, key=lambda one: one[2])
@@ -759,10 +769,14 @@ class FrameFit:
                 regained[k] = 0.5 * overlap[own, k] @ np.linalg.solve(part, overlap[own, k])
         return regained / self.misfit
 
-    def _fitted_numbers(self, jacobian) -> float:
-        """How many numbers the frame was asked for: each counts as far as it was not known before."""
+    def _errors(self, jacobian, image, prior) -> np.ndarray:
+        """Standard deviations (n, 4) of all particles' parameters."""
         blocks = jacobian.blocks()
-        return float((blocks * torch.linalg.inv(blocks + torch.diag_embed(self.prior.diagonal()))).sum())
+        # How many numbers the frame was asked for: each counts as far as it was not known before.
+        asked = float((blocks * torch.linalg.inv(blocks + torch.diag_embed(prior.diagonal()))).sum())
+        noise = self.model.block_noise(image, asked) / self.model.noise
+        reach = (1.6 if len(prior.rows) else 1.3) * self.model.diameter  # rows tie a particle to its own layer's
+        return noise * np.sqrt(jacobian.variances(self.theta[:, :2].numpy(), prior.matrix(), reach))
 
     def result(self, particles: pd.DataFrame) -> pd.DataFrame:
         """The particles that were taken with fitted parameters and one-sigma errors.
@@ -770,10 +784,7 @@ class FrameFit:
         ``y, x, diameter`` in pixels, ``depth`` (optical, at the centre), ``opacity`` (fraction of light taken there),
         and ``y_std, x_std, diameter_std, depth_std``.
         """
-        jacobian, image = self.model.jacobian(self.theta, self.imaging)
-        noise = self.model.block_noise(image, self._fitted_numbers(jacobian)) / self.model.noise
-        reach = (1.6 if len(self.prior.rows) else 1.3) * self.model.diameter  # rows tie a particle to its own layer's
-        std = noise * np.sqrt(jacobian.variances(self.theta[:, :2].numpy(), self.prior.matrix(), reach))
+        std = self._errors(*self.model.jacobian(self.theta, self.imaging), self.prior)
         table = self.put(particles)
         relative = {"diameter_std": std[:, 2] * table["diameter"], "depth_std": std[:, 3] * table["depth"]}
         return table.assign(opacity=-np.expm1(-table["depth"]), y_std=std[:, 0], x_std=std[:, 1], **relative)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from test_particles import D, disks, square_of_points
 
+from moirelib.lattice import hexagonal_lattice
 from moirelib.refinement import FrameFit, Imaging, _shared_jacobian, refine, rows_of_three
 
 
@@ -224,6 +225,22 @@ def test_the_crystal_does_not_pull_on_a_particle_that_left_its_row():
     free = fit.take(start).fit(2, shared=False).put(start)
     steadied = fit.take(free.assign(layer=1)).fit(2, shared=False).put(start)
     assert np.hypot(*(steadied[["y", "x"]].to_numpy()[middle] - points[middle])) < 0.4
+
+
+def test_rows_do_not_make_a_crystal_straighter_than_it_is():
+    rng = np.random.default_rng(11)
+    sites = hexagonal_lattice(18.0, 7.0, (120, 120), 150)
+    points = sites + rng.normal(0, 1.0, sites.shape)
+    points = points[((points > -6) & (points < 246)).all(axis=1)]
+    table = pd.DataFrame(points, columns=["y", "x"]).assign(diameter=11.5, depth=0.5, layer=1)
+    frame = rendered(table, Imaging(0.5, blur=0.1), rng, noise=60.0, shape=(240, 240))
+    fit = FrameFit(frame, table[["y", "x", "layer"]], D).fit(2)
+    for _ in range(5):
+        fit.take(fit.put(table)).fit(1)
+    rows = rows_of_three(points, np.ones(len(points)), 18.0)
+    rows = rows[((points > 10) & (points < 230)).all(axis=1)[rows].all(axis=1)]
+    bend = [x[rows[:, 0]] + x[rows[:, 2]] - 2 * x[rows[:, 1]] for x in (points, fit.put(table)[["y", "x"]].to_numpy())]
+    assert bend[1].std() == pytest.approx(bend[0].std(), rel=0.1)
 
 
 def test_the_border_that_does_not_count_is_held_while_the_blur_is_fitted():

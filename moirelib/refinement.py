@@ -331,18 +331,19 @@ class _Jacobian:
         matrix.eliminate_zeros()
         return matrix
 
-    def variances(self, yx, precision, reach) -> np.ndarray:
-        """Variances (n, 4) of each particle's parameters, its neighbours' left free and all others held.
+    def variances(self, yx, precision, reach, some=slice(None)) -> np.ndarray:
+        """Variances (m, 4) of some particles' parameters, their neighbours' left free and all others held.
 
         ``precision`` (4 n, 4 n) is the prior's normal matrix.
         """
         matrix = self.matrix()
         normal = (matrix @ matrix.T + precision).tocsr()
-        out = np.empty((len(yx), 4))
-        for i, near in enumerate(cKDTree(yx).query_ball_point(yx, reach)):
+        chosen = np.arange(len(yx))[some]
+        out = np.empty((len(chosen), 4))
+        for k, (i, near) in enumerate(zip(chosen, cKDTree(yx).query_ball_point(yx[chosen], reach), strict=True)):
             near = np.array([i, *(j for j in near if j != i)])
             index = (4 * near[:, None] + np.arange(4)).ravel()
-            out[i] = np.diag(np.linalg.inv(normal[index][:, index].toarray()))[:4]
+            out[k] = np.diag(np.linalg.inv(normal[index][:, index].toarray()))[:4]
         return out
 
 
@@ -632,8 +633,11 @@ class FrameFit:
         prior.set_population(self.theta)
         jacobian, image = self.model.jacobian(self.theta, self.imaging)
         step = _solve(jacobian, self.model.residual(image).flatten(), prior, self.theta, 1e-3)
-        free = prior.bound(self.theta + step)[:, :2]
-        return free.numpy().astype(float), np.sqrt((self._errors(jacobian, image, prior)[:, :2] ** 2).mean(axis=1))
+        free = prior.bound(self.theta + step)[:, :2].numpy().astype(float)
+        # What neighbours add to the errors is alike all over the frame; some fifty particles show it.
+        alone, some = prior.variance[:, :2].mean(dim=1).sqrt().numpy(), slice(None, None, max(len(free) // 50, 1))
+        crowded = self._errors(jacobian, image, prior, some)[:, :2]
+        return free, alone * np.median(np.sqrt((crowded**2).mean(axis=1)) / alone[some])
 
     def put(self, particles: pd.DataFrame) -> pd.DataFrame:
         """The particles that were taken, in their order, with fitted ``y, x, diameter, depth``."""
@@ -769,14 +773,14 @@ class FrameFit:
                 regained[k] = 0.5 * overlap[own, k] @ np.linalg.solve(part, overlap[own, k])
         return regained / self.misfit
 
-    def _errors(self, jacobian, image, prior) -> np.ndarray:
-        """Standard deviations (n, 4) of all particles' parameters."""
+    def _errors(self, jacobian, image, prior, some=slice(None)) -> np.ndarray:
+        """Standard deviations (m, 4) of some particles' parameters."""
         blocks = jacobian.blocks()
         # How many numbers the frame was asked for: each counts as far as it was not known before.
         asked = float((blocks * torch.linalg.inv(blocks + torch.diag_embed(prior.diagonal()))).sum())
         noise = self.model.block_noise(image, asked) / self.model.noise
         reach = (1.6 if len(prior.rows) else 1.3) * self.model.diameter  # rows tie a particle to its own layer's
-        return noise * np.sqrt(jacobian.variances(self.theta[:, :2].numpy(), prior.matrix(), reach))
+        return noise * np.sqrt(jacobian.variances(self.theta[:, :2].numpy(), prior.matrix(), reach, some))
 
     def result(self, particles: pd.DataFrame) -> pd.DataFrame:
         """The particles that were taken with fitted parameters and one-sigma errors.

@@ -520,7 +520,8 @@ except OSError as error:
     print("This section needs the real frame.", error)
 
 if real is not None:
-    counts = real.frame(0)[246:954, 46:754].astype(float) - 32768  # the file stores zero as 32768
+    square = np.s_[420:920, 60:560] if FAST else np.s_[246:954, 46:754]
+    counts = real.frame(0)[square].astype(float) - 32768  # the file stores zero as 32768
     result = moirelib.decompose(counts, pixel_size=real.pixel_size, diameter=100)
     table = result.particles
     points = table.loc[table["layer"] == 1, ["y_nm", "x_nm"]].to_numpy()

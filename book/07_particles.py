@@ -573,7 +573,7 @@ plt.show()
 # missing, the other slides between them to explain both; when there is one, two that share its darkness explain it as
 # well. There both answers are fitted, for all such places at once, and compared (`settle_overlaps`). For a
 # whole frame, `find` asks so too: where two lattices are nearly alike, it fits one layer and two, and takes two only if
-# one leaves much more of the frame unexplained, or needs nearly as many particles.
+# one leaves much more of the frame unexplained, or needs nearly as many particles. In a movie the first frame decides.
 #
 # ## All together: `find`
 #

@@ -319,7 +319,8 @@ except OSError as error:
     print("This section needs the real frame.", error)
 
 if real is not None:
-    shown = counts[256:, :768] if FAST else counts
+    top = 256 if FAST else 0
+    shown = counts[top:, : 1024 - top]
     taken_apart = moirelib.decompose(shown, pixel_size=real.pixel_size)
     table, summary = taken_apart.particles, taken_apart.summary
     print(f"{len(table)} particles, {np.mean(table['layer'] == 1):.1%} of them in layer 1")
@@ -397,7 +398,7 @@ if real is not None:
 
 # %%
 if real is not None:
-    source = table[["y", "x"]].to_numpy() - corner - moire.origin
+    source = table[["y", "x"]].to_numpy() + [top, 0] - corner - moire.origin
     known = pd.concat(
         [
             pd.DataFrame(points, columns=["y", "x"]).assign(layer=k, frame=0)
@@ -529,7 +530,7 @@ if long:
             row and row[metric]["mean"] for row in map(sized.get, pairs.index)
         ]
     pairs = pairs.reindex(list(bench["families"]))[SHOWN].astype(float)
-pairs.round(3) if long else None
+pairs.round(3).astype(object).fillna("–") if long else None
 
 
 # %%

@@ -55,8 +55,17 @@ from moirelib.unet import load_weights
 SEED = 27182
 METRICS = "f1", "f1_agnostic", "assignment", "mask_accuracy", "mask_iou", "rmse_nm", "s_per_frame"
 OURS, TOLD, TOLD_SIZES = "moirelib", "fit told all particles", "fit told all particles and sizes"
+ALONE = "moirelib's network alone"
+
+
+def network_alone(frame, pixel_size, diameter, truth=None, weights=None):
+    """Our network as the others are used: its channels are the layers, without lattices and without the fit."""
+    return networks.decompose_with(load_weights(weights, "cpu"), frame, pixel_size, diameter)
+
+
 METHODS = {
     OURS: moirelib_decompose,
+    ALONE: network_alone,
     "Bragg filtering": bragg_filtering,
     "trackpy + true lattices": trackpy_true_lattices,
     "everything in both": everything_in_both,
@@ -196,7 +205,7 @@ def score_scene(cell: Cell, index: int, seed: int, weights=None) -> dict[str, di
             rows[method] = json.loads(file.read_text(encoding="utf-8"))
             continue
         problem = problem or make_problem(cell.name, cell.config, seed, cell.number, index)
-        rows[method] = score(METHODS[method], problem, **({"weights": weights} if method == OURS else {}))
+        rows[method] = score(METHODS[method], problem, **({"weights": weights} if method in (OURS, ALONE) else {}))
         if "error" not in rows[method]:
             write(file, rows[method])
     return rows
@@ -236,12 +245,14 @@ NETWORKS_ONLY = {"training", "unet"}
 def code(method, weights) -> str:
     """Hash of the sources and weights that a method's rows depend on."""
     package, here = Path(moirelib.__file__).parent, Path(__file__).parent
-    others = OURS_ONLY if method in networks.NETWORKS else OURS_ONLY | NETWORKS_ONLY
+    others = OURS_ONLY if method in (ALONE, *networks.NETWORKS) else OURS_ONLY | NETWORKS_ONLY
     others = set() if method in (OURS, TOLD, TOLD_SIZES) else others
     files = [f for f in sorted(package.glob("*.py")) if f.stem not in others | NOBODYS]
     files += [here / "families.py", here / "baselines.py"]
-    if method == OURS:
+    if method in (OURS, ALONE):
         files.append(Path(weights or weights_path()))
+    if method == ALONE:
+        files.append(here / "networks.py")
     if method in networks.NETWORKS:
         files += [here / "networks.py", networks.weights_file(method)]
     semi_real = inspect.getsource(SemiRealMoire) + inspect.getsource(moirelib.semi_real_moire)
@@ -306,10 +317,11 @@ def cell_text(value) -> str:
 
 def describe(method, weights=None) -> dict:
     """Parameters of a method and, of a trained network, what its card says."""
-    if method not in (OURS, *networks.NETWORKS):
+    if method not in (OURS, ALONE, *networks.NETWORKS):
         return {"parameters": 0}
-    weights = Path(weights or weights_path()) if method == OURS else networks.weights_file(method)
-    network = networks.NETWORKS["hard minimum" if method == OURS else method]
+    ours = method in (OURS, ALONE)
+    weights = Path(weights or weights_path()) if ours else networks.weights_file(method)
+    network = networks.NETWORKS["hard minimum" if ours else method]
     about = {"parameters": network.parameters, "sha256": hashlib.sha256(weights.read_bytes()).hexdigest()}
     if (file := weights.with_suffix(".json")).exists():
         card = json.loads(file.read_text(encoding="utf-8"))

@@ -187,7 +187,7 @@ plt.show()
 
 # %% [markdown]
 # How small a twist can this tell apart? Peaks are as wide as $2\pi$ over the size of the field, so two of them separate
-# once the field spans about $1/\theta$ spacings, which is one Moiré period: 15 spacings at 4°.
+# once the field spans about $1/\theta$ spacings, which is one Moiré period: 14 spacings at 4°.
 #
 # ## Below that, neighbours still know who they belong to
 #
@@ -356,7 +356,8 @@ for k in range(1, 6):
 # The final log-odds become `layer_confidence`, the {term}`layer confidence`. It claims to be a probability, so it can
 # be checked: of all particles with a confidence near 0.8, eight in ten should be right. Pieces of evidence that are
 # not quite independent make a sum too sure of itself, so two constants of `moirelib.assignment.Evidence`, a
-# temperature and a head start, are set by what `benchmarks/calibrate_confidence.py` fits on simulated scenes. Here are other
+# temperature and a head start, temper it; `benchmarks/calibrate_confidence.py` fits both on simulated scenes, and the
+# head start is kept at half of what it says, to stay modest on harder scenes than those. Here are other
 # scenes, from seeds of our own: true positions are scattered, some are lost, some invented, and the channels are
 # exchanged in patches and wrong at random.
 
@@ -408,8 +409,8 @@ plt.show()
 
 # %% [markdown]
 # Two things to keep in mind. Errors come in flocks: when a whole grain is put into the wrong layer, all its particles
-# are wrong together, whatever each of them claims, so the intervals are too narrow and no confidence exceeds a
-# ceiling. And 0.5 means what it says: where the image does not decide, the table does not pretend to.
+# are wrong together, whatever each of them claims, so the intervals are too narrow, and confidence is capped at 0.999.
+# And 0.5 means what it says: where the image does not decide, the table does not pretend to.
 #
 # ## A fit of one particle, with its error bar
 #
@@ -460,7 +461,7 @@ print(f"claimed {claimed.mean():.4f} px, observed {np.std(found - [12.4, 11.7]):
 #
 # $$ I(\mathbf r) = I_0 + B(\mathbf r)\; K * \prod_j \exp\Bigl[-\delta_j\,\bigl(1 - |\mathbf r-\mathbf r_j|^2/R_j^2\bigr)^{e}\Bigr] . $$
 #
-# Each particle lets a fraction of the light through, most at its rim, and {term}`transmissions <transmission>` multiply:
+# Each particle lets a fraction of the light through, a sphere most at its rim, and {term}`transmissions <transmission>` multiply:
 # position $\mathbf r_j$, radius $R_j$ and optical depth $\delta_j$ are its own. What all share is fitted as well: the
 # exponent $e$ of the profile, 0 for a standing rod or a plate and ½ for a sphere; how much longer particles are one way
 # than the other; the blur $K$, of a disk (defocus), a Gaussian and a camera's long tail, with a {term}`coma` that makes
@@ -579,8 +580,9 @@ plt.show()
 #
 # Detection, layers and fit help each other. Layers say which sites should hold a particle, the fit says whether they
 # do, better positions make better layers. `find` goes round up to three times; in a movie it starts from the frame
-# before, and once is enough. Whether there are one or two layers is decided by the peaks that are sure; weak ones, which
-# the network likes to put into both channels, are then only asked which layer they are in.
+# before, and once is enough. Whether there are one or two layers is first decided by the peaks that are sure; weak ones,
+# which the network likes to put into both channels, are then only asked which layer they are in. Only where that answer
+# is two nearly equal lattices does the frame have the last word, as said above.
 #
 # At the end everything is fitted twice. Once **without** the lattice: a particle is where the frame says. And once with
 # every particle kept near the middle between its neighbours, as far as the crystal is regular; rows that are bent more
@@ -625,7 +627,7 @@ pd.DataFrame(
 ).T.round(3)
 
 # %% [markdown]
-# In a frame as clear as this one the crystal adds nothing; where noise hides a particle, it steadies it.
+# In a frame as clear as this one the crystal adds little; where noise hides a particle, it steadies it.
 #
 # ## Votes in time
 #
@@ -725,7 +727,7 @@ axes[1].legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# A width above 1 is the share of the model's own mistakes. When the claims are a twentieth of a pixel, what the model
+# A width above 1 shows the model's own mistakes. When the claims are a small part of a pixel, what the model
 # does not have, such as a profile that is not quite the particle's, weighs as much as noise, most of all where
 # particles overlap. The tails beyond three come from particles whose surroundings the model has wrong: a neighbour
 # that was missed, one that is not there, or a layer mistaken. An error bar covers the noise, not mistakes of that
@@ -889,8 +891,8 @@ plt.show()
 
 # %% [markdown]
 # A model of round particles with even edges pays for what it cannot show with positions: every particle moves away from
-# its bright side, and where two overlap, each by another amount, or one falls apart into two. Something is left over all
-# the same: every second gap between particles is brighter than the model has it, which no ellipse can do. A shape with
+# its bright side; overlapping particles shift by different amounts, or one is fitted as two. Something is left over all
+# the same: some gaps between particles are brighter than the model has them, which no ellipse can do. A shape with
 # three corners, as of a triangular prism, would.
 #
 # ## Exercises
@@ -962,7 +964,8 @@ print(pd.concat(rows).groupby("overlapped")["claim"].describe()[["count", "50%"]
 #
 # - Particles are peaks of the network's centre channels, placed at the centre of mass of their share of them.
 # - Two lattices show as two hexagons in the structure factor of all points together, whatever the channels are called.
-#   Below a Moiré period in the field, the graph of agreeing and disagreeing neighbours still splits them.
+#   Below a Moiré period in the field, the graph of agreeing and disagreeing neighbours may still split them, but what it
+#   says has to be trusted less.
 # - Grains that overlap are different layers, grains that meet are one. Then every particle weighs place, presence, channel
 #   and exclusions, and its confidence is a probability that can be checked.
 # - The whole frame is fitted at once through a forward model. The residual says which particles are missing or too many;

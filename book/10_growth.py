@@ -30,7 +30,8 @@
 # carries whole rows in and out of view.
 #
 # There is no real movie of growth among the data of this book. So everything here is shown on a simulated one, whose
-# every event is known; the last section says what you do with your own.
+# every event is known. At the end, real tracks of a crystal that does not grow must show no event, and the last section
+# says what you do with your own movie.
 
 # %%
 import os
@@ -39,7 +40,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from moirelib import growth, plot
+from moirelib import data, growth, plot
 from moirelib.defects import defect_table
 from moirelib.lattice import Layer, hexagonal_lattice
 from moirelib.moire import moire_table, registry
@@ -166,10 +167,11 @@ for record in ("000100000111101111111", "111111101111111111111", "11111000000010
 
 # %% [markdown]
 # A single find in an empty stretch is false, a gap in a full one is a miss, and the change is put where the record
-# turns. No threshold was set: four probabilities weigh one explanation against the other. `site_occupancy` estimates
+# turns. Four probabilities weigh one explanation against the other. `site_occupancy` estimates
 # them from the movie itself, from all sites of a layer together (the Baum-Welch algorithm), with two refinements.
 # Misses come in runs, so the chance of a miss depends on whether the particle was missed before. And $a$ and $d$ depend on the
-# neighbours that are there, so a gap is more readily believed to be a departure at the rim than inside.
+# neighbours that are there, so a gap is more readily believed to be a departure at the rim than inside. One threshold
+# remains: what lasts for less than `min_frames`, three by default, is not believed.
 
 # %%
 occupancy = site_occupancy(tracks, field_nm=FIELD)
@@ -240,6 +242,8 @@ print("balance closes:", bool((left.groupby(sizes["layer"]).nunique() == 1).all(
 rates = growth.growth_rate(events[events["layer"] == 2], two.frames, FRAME_TIME, windows=2)
 velocity = growth.front_velocity(fronts, FRAME_TIME)
 print(rates.round(2).to_string(index=False))
+came = (truth["event"] == "attach").sum()
+print(f"attachments put in: {came / (FRAMES * FRAME_TIME):.2f} /s over the whole movie")
 print(velocity.round(2).to_string(index=False))
 
 # %% mystnb={"figure": {"caption": "Left, particles of the two layers in view; the true number of the island is dashed, and steps of layer 1 are rows that drift carries across the border. Right, velocity of the front by direction with one standard deviation.", "name": "fig-sizes"}}
@@ -261,8 +265,8 @@ plt.show()
 # ## Does the second layer prefer sites?
 #
 # Of all attachments, how many were in a hollow? That alone says little: it must be compared with what was on offer. And
-# what was on offer is not all sites but the free ones at the edge, at that moment; among them, those with as many
-# neighbours, or a preference for kinks would be taken for one for hollows. So each attachment is a choice among its
+# what was on offer is not all sites but the free ones at the edge, at that moment. Only sites with as many neighbours are
+# compared; otherwise a preference for kinks would pass for one for hollows. So each attachment is a choice among its
 # equals {cite:p}`mcfadden1974`. With $p_{ek}$ the share of registry $k$ among the equals of event $e$, the number expected
 # without preference is $\sum_e p_{ek}$. A chi-square compares, and its p-value comes from drawing the choices anew.
 
@@ -274,15 +278,15 @@ print(
 preference.table.round(2)
 
 # %% [markdown]
-# We planted a factor of six for hollows. The ratio of attached to expected is smaller than that, since hollows are a good part
-# of the offer and soon used up; it measures *whether*, and its interval how surely. Bridges look disfavoured only
-# because shares add up to one.
+# We planted a factor of six for hollows. The ratio of attached to expected is smaller than that: with a share $p$ of the
+# offer, a weight of $w$ leads to $w / (1 + p\,(w - 1))$, and places already taken are no longer on offer. The ratio
+# measures *whether*, and its interval how surely. Bridges look disfavoured only because shares add up to one.
 #
 # ## Relaxation
 #
 # The island turned while it grew. Two ways lead there. `moire_table` measures the twist in each frame from the
-# two lattices. `relative_motion` follows the rotation and sliding of one layer on the other from its particles, also in
-# sliding by less than a spacing, which the Moiré pattern only shows up to a lattice vector. An exponential is fitted
+# two lattices. `relative_motion` follows the rotation and sliding of one layer on the other from its particles, and it
+# keeps count where the Moiré pattern, which only shows offsets up to a lattice vector, repeats. An exponential is fitted
 # only where Akaike's criterion {cite:p}`hurvich1989` prefers it clearly to a constant and a line; where it does not,
 # `supported` is False and there is no time constant to quote.
 
@@ -301,7 +305,7 @@ print(f"offset along x: {motion['offset_x_nm'].iloc[0] - motion['offset_x_nm'].i
       f"exponential supported: {offset.supported}")  # fmt: skip
 
 # %% [markdown]
-# The offset moves too, by half a nanometre. Nothing was planted there; but the island turned about the middle of the
+# The offset moves too. Nothing was planted there; but the island turned about the middle of the
 # field, and its own middle, once it has grown, is elsewhere and is swung along. A rotation about a distant pivot is a
 # rotation and a slide: which of the two is meant depends on the point one follows.
 
@@ -340,6 +344,26 @@ filled = pd.concat(
 )
 numbers = growth.defect_numbers(defect_table(filled, other_layer=False), filled)
 print(numbers.groupby("kind")["number"].mean().to_dict(), "per frame, from the sites")
+
+# %% [markdown]
+# ## A real movie in which nothing grows
+#
+# No public movie of a growing Moiré lattice comes with its events. What can be asked of real tracks is the opposite. In
+# the published trajectories of {doc}`chapter 8 <08_vibrations>` {cite:p}`qian2024` every particle is followed from the
+# first frame to the last, while it vibrates and the lattice drifts. Whatever comes or goes there is an error:
+
+# %%
+for name in ("rod", "prism"):
+    try:
+        real = data.trajectories(name)
+    except OSError as problem:
+        print("This section needs the published trajectories.", problem)
+        continue
+    found = site_occupancy(real)
+    thinned = real[np.random.default_rng(3).random(len(real)) > 0.03]
+    for what, some in (("as published", real), ("3 % of the finds taken out", thinned)):
+        number = len(growth.growth_events(some))
+        print(f"{name}, {what}: {len(found[1].sites)} sites, {number} events")
 
 # %% [markdown]
 # ## With your own movie
@@ -390,7 +414,7 @@ for seed in range(3):
 
 # %% [markdown]
 # **3.** Attachments per free edge site are a rate constant of the surface, which the growth rate of a large island is not.
-# Divide, in four windows, and see which of the two is steadier.
+# Divide, in four windows. This simulation was told to grow evenly: which of the two must then change?
 
 # %% tags=["hide-cell"]
 rates = growth.growth_rate(events[events["layer"] == 2], two.frames, FRAME_TIME, windows=4)
@@ -398,7 +422,7 @@ rates = rates[rates["event"] == "attachment"]
 edge = sizes[sizes["layer"] == 2].set_index("frame")["free_edge_sites"]
 for row in rates.itertuples():
     free = edge[(edge.index >= row.frame_start) & (edge.index < row.frame_end)].mean()
-    print(f"{row.rate:.2f} /s in all, {row.rate / free:.3f} /s per free edge site known")
+    print(f"{row.rate:.2f} /s in all, {row.rate / free:.3f} /s per free edge site")
 
 # %% [markdown]
 # ## Summary
@@ -421,7 +445,6 @@ for row in rates.itertuples():
 # - **One motion per layer.** A layer moves as a whole, with its rotation. Grains that turn on their own, and strain that moves
 #   sites by more than 0.4 spacings in the course of the movie, blur the sites.
 # - **Fast drift.** Between two frames, tracks must survive: beyond half a spacing per frame they do not.
-# - **Free sites** next to the layer are those that its lattice predicts one row ahead. `free_edge_sites` in the table
-#   of sizes knows only those that are taken at some time.
+# - **Free sites** next to the layer are those that its lattice predicts one row ahead, filled later or never.
 # - **Simulation only.** The scores here and in the benchmark are of simulated tables with the stated misses and false
 #   finds; a real movie of growth with known events was not available.

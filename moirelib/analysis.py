@@ -5,20 +5,32 @@ Explained in chapter 11, "Your movie".
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
-from .defects import defect_tables
-from .growth import growth_events
+from .defects import defect_tables, follow_defects
+from .growth import front_table, front_velocity, growth_events, growth_rate, site_preference, size_table
 from .moire import moire_table
+from .occupancy import site_occupancy
 from .order import lattice_table
-from .phonons import phonons
+from .phonons import elastic_constants, fit_springs, phonons
+from .relaxation import fit_relaxation, relative_motion
 from .tables import TRACK_COLUMNS, checked_particles
-from .vibrations import vibrations
+from .vibrations import (
+    coordination_labels,
+    group_vibrations,
+    interlayer_correlation,
+    layer_vibrations,
+    site_displacements,
+    site_vibrations,
+    vibrations,
+)
 
 __all__ = ["NEEDED", "TABLES", "Analysis", "analyze", "field_of_view", "read_particles"]
 
@@ -42,11 +54,17 @@ class Analysis:
         By the names in `TABLES`; those that the data do not support are missing.
     notes : dict of str to str
         By the same names, one line each: why a table is missing or what limits it.
+    summaries : dict of str to dict of str to pandas.DataFrame
+        By the same names, and then by title: what the report says besides, of whole layers.
+    sizes : pandas.DataFrame, optional
+        Of `moirelib.growth.size_table`.
     """
 
     particles: pd.DataFrame
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
+    summaries: dict[str, dict[str, pd.DataFrame]] = field(default_factory=dict)
+    sizes: pd.DataFrame | None = None
 
     def write(self, folder) -> None:
         """Write each table as NAME.csv into an existing folder."""
@@ -133,8 +151,106 @@ def analyze(particles: pd.DataFrame, field_nm=None, progress: bool = False) -> A
         return result
     _try(result, "vibrations", lambda: vibrations(tracks))
     _try(result, "phonons", lambda: phonons(tracks))
-    _try(result, "growth", lambda: growth_events(particles, field_nm))
+    _try(result, "growth", lambda: _growth(result, field_nm))
+    _summarise(result, tracks)
     return result
+
+
+def _growth(result, field_nm) -> pd.DataFrame:
+    """Events; what else the occupancy of sites says is kept beside them."""
+    occupancy = site_occupancy(result.particles, field_nm)
+    events, result.sizes = growth_events(occupancy), size_table(occupancy)
+    frames = result.particles["frame"].unique()
+    _keep(result, "growth", "Rates per frame", lambda: growth_rate(events, frames, layers=sorted(occupancy)))
+    _keep(result, "growth", "Velocity of the front, nm per frame", lambda: _fronts(occupancy))
+    _keep(result, "growth", "Attachments of layer 2 by registry", lambda: _preference(occupancy))
+    _keep(result, "growth", "Turning of layer 2 on layer 1", lambda: _relaxation(occupancy))
+    return events
+
+
+def _fronts(occupancy) -> pd.DataFrame:
+    table = front_velocity(front_table(occupancy))
+    names = {"velocity_nm_per_s": "velocity_nm_per_frame", "velocity_std_nm_per_s": "velocity_std_nm_per_frame"}
+    return table.rename(columns=names)
+
+
+def _preference(occupancy) -> pd.DataFrame:
+    """Attached against expected without preference; nothing where no attachment had a choice."""
+    preference = site_preference(occupancy)
+    return preference.table.assign(p_value=preference.p_value) if preference.events else preference.table.iloc[:0]
+
+
+def _relaxation(occupancy) -> pd.DataFrame:
+    motion = relative_motion(occupancy)
+    fit = fit_relaxation(motion["frame"], motion["twist_change_deg"], motion["twist_std_deg"])
+    change = motion["twist_change_deg"].iloc[-1] - motion["twist_change_deg"].iloc[0]
+    row = {"change_deg": change, "exponential": "yes" if fit.supported else "not supported"}
+    row |= {"amplitude_deg": fit.amplitude, "amplitude_std_deg": fit.amplitude_std}
+    return pd.DataFrame([row | {"time_frames": fit.time, "time_std_frames": fit.time_std}])
+
+
+def _summarise(result, tracks) -> None:
+    """Numbers of whole layers: vibrations, elastic constants, defects that last."""
+    motions = {}
+    for layer in sorted(tracks["layer"].unique()):
+        with contextlib.suppress(ValueError):  # the notes say already why a layer has none
+            motions[layer] = site_displacements(tracks, layer)
+    _keep(result, "vibrations", "Layers as a whole", lambda: _layers(motions))
+    _keep(result, "vibrations", "By coordination", lambda: _by_coordination(motions))
+    if {1, 2} <= set(motions):
+        title = "Correlation of the two layers' displacements, by distance"
+        _keep(result, "vibrations", title, lambda: interlayer_correlation(motions[1], motions[2]))
+    _keep(result, "phonons", "Elastic constants, kT/nm²", lambda: _elastic(motions))
+    _keep(result, "defects", "Followed through the frames", lambda: _followed(result.tables))
+
+
+def _keep(result, section, title, compute: Callable[[], pd.DataFrame]) -> None:
+    """Add a summary where the data allow it; the section's own note says why where they do not."""
+    with contextlib.suppress(ValueError):
+        table = compute()
+        if len(table):
+            result.summaries.setdefault(section, {})[title] = table
+
+
+LAYER_NUMBERS = "variance_y_nm2 variance_y_std_nm2 variance_x_nm2 variance_x_std_nm2 anisotropy anisotropy_std "
+LAYER_NUMBERS += "isotropy_p lindemann lindemann_relative"
+
+
+def _layers(motions) -> pd.DataFrame:
+    rows = [{"layer": layer} | layer_vibrations(motion) for layer, motion in motions.items()]
+    return pd.DataFrame(rows, columns=["layer", *LAYER_NUMBERS.split()])
+
+
+def _by_coordination(motions) -> pd.DataFrame:
+    tables = []
+    for layer, motion in motions.items():
+        groups = group_vibrations(site_vibrations(motion), coordination_labels(motion.sites))
+        tables.append(groups.reset_index().assign(layer=layer))
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+
+def _elastic(motions) -> pd.DataFrame:
+    rows = []
+    for layer, motion in motions.items():
+        with contextlib.suppress(ValueError):
+            rows.append({"layer": layer} | asdict(elastic_constants(fit_springs(motion))))
+    return pd.DataFrame(rows)
+
+
+LASTING = 3  # frames; a defect of fewer may be a particle that was missed
+
+
+def _followed(tables) -> pd.DataFrame:
+    """Of every kind of defect, how many last, for how long and how far they move."""
+    spacing = tables["lattice"]["spacing_nm"].median()
+    paths = follow_defects(tables["defects"], 1.2 * spacing)
+    step = np.hypot(paths["step_y_nm"], paths["step_x_nm"])
+    each = paths.assign(moved=step > 0.5 * spacing).groupby(["layer", "kind", "defect"])
+    each = each.agg(frames=("frame", "nunique"), moves=("moved", "sum")).reset_index()
+    lasting = each[each["frames"] >= LASTING].groupby(["layer", "kind"])
+    columns = {"frames": "longest_frames", "moves": "steps_beyond_half_a_spacing"}
+    summary = lasting.agg({"frames": "max", "moves": "sum"}).rename(columns=columns)
+    return summary.assign(**{f"seen_in_{LASTING}_frames_or_more": lasting.size()}).reset_index()
 
 
 def _frame_by_frame(result, progress) -> None:

@@ -169,7 +169,8 @@ def size_table(occupancy: dict[int, Occupancy]) -> pd.DataFrame:
     pandas.DataFrame
         ``frame, layer``; ``number`` of taken sites in view; ``area_nm2``, number times the lattice cell √3/2 a²;
         ``radius_nm`` of a disk of that area; ``attached, detached``, events so far; ``carried``, net number that drift
-        carried into view so far; ``free_edge_sites``, known empty sites in view with a taken neighbour.
+        carried into view so far; ``free_edge_sites``, free places of the lattice in view with a taken neighbour, also
+        those that no frame ever fills.
 
     Notes
     -----
@@ -188,18 +189,20 @@ def size_table(occupancy: dict[int, Occupancy]) -> pd.DataFrame:
         table["radius_nm"] = np.sqrt(area / np.pi)
         for name, steps in (("attached", attached), ("detached", detached), ("carried", carried)):
             table[name] = np.concatenate([[0], np.cumsum(steps)])
-        table["free_edge_sites"] = _free_edge_sites(one).sum(axis=1)
+        table["free_edge_sites"] = _free_edge_sites(one)
         tables.append(table)
     columns = "frame layer number area_nm2 radius_nm attached detached carried free_edge_sites".split()
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
 
 
 def _free_edge_sites(one) -> np.ndarray:
-    """Empty sites (t, n) in view that have a taken neighbour."""
-    if len(one.sites) == 0:
-        return one.occupied
-    touching = (adjacency(one.sites, one.spacing) @ one.occupied.T.astype(float)).T
-    return ~one.occupied & one.visible & (touching > 0)
+    """Number (t,) of free places of the lattice in view that have a taken neighbour."""
+    places, known = _possible_sites(one)
+    there = np.zeros((len(one.frames), len(places)), bool)
+    there[:, : len(known)] = one.occupied
+    touching = (adjacency(places, one.spacing) @ there.T.astype(float)).T
+    view = np.stack([one.in_view(places, row) for row in range(len(there))])
+    return np.sum(~there & view & (touching > 0), axis=1)
 
 
 def growth_rate(

@@ -119,7 +119,10 @@ def figures(analysis: Analysis) -> Iterator[tuple[str, str, str, Figure]]:
     if len(analysis.tables.get("moire", ())) > 1:
         yield "moire", "moire", "Twist and Moiré period in every frame, with error bars.", _moire(analysis)
     if analysis.particles["frame"].nunique() > 1:
-        yield "defect_number", "defects", "Number of defects in every frame.", _defect_number(analysis)
+        caption = (
+            "Defects found in every frame. A particle that is missed in a frame looks like a vacancy of that frame."
+        )
+        yield "defect_number", "defects", caption, _defect_number(analysis)
     for layer, table in _by_layer(analysis.tables.get("vibrations")):
         fig, ax = plt.subplots(figsize=(6, 5), layout="constrained")
         plot.show_amplitudes(table, ax)
@@ -133,7 +136,7 @@ def figures(analysis: Analysis) -> Iterator[tuple[str, str, str, Figure]]:
         caption = f"Layer {layer}: stiffness of plane waves along Γ-M-K-Γ (points) and of fitted springs (lines)."
         yield f"phonons_{layer}", "phonons", caption, fig
     if "growth" in analysis.tables:
-        caption = "Left, number of particles in each layer, frame by frame. Right, where particles came and went."
+        caption = "Left, taken sites of each layer, frame by frame. Right, where particles came and went."
         yield "growth", "growth", caption, _growth(analysis)
 
 
@@ -190,11 +193,7 @@ def _defect_number(analysis) -> Figure:
 
 def _growth(analysis) -> Figure:
     fig, axes = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained")
-    for layer, rows in analysis.particles.groupby("layer"):
-        number = rows.groupby("frame").size()
-        axes[0].plot(number.index, number, color=plot.LAYER_COLORS[(layer - 1) % 2], label=f"layer {layer}")
-    axes[0].set(xlabel="frame", ylabel="particles", ylim=(0, None))
-    axes[0].legend(fontsize=8, frameon=False)
+    plot.show_sizes(analysis.sizes, axes[0])
     last = analysis.particles[analysis.particles["frame"] == analysis.particles["frame"].max()]
     plot.show_events(analysis.tables["growth"], axes[1], last[["y_nm", "x_nm"]])
     return fig
@@ -234,6 +233,8 @@ def report(analysis: Analysis, drawn, name: str = "") -> str:
             parts.append(f'<p class="note">{html.escape(analysis.notes[section])}</p>')
         if section in analysis.tables:
             parts.append(_summary(section, analysis.tables[section]))
+        for title, table in analysis.summaries.get(section, {}).items():
+            parts += [f"<h3>{html.escape(title)}</h3>", _html(table)]
         parts += [_figure(caption, png) for where, caption, png in drawn if where == section]
     title = html.escape(f"Analysis of {name}" if name else "Analysis")
     return PAGE.format(title=title, style=STYLE, body="\n".join(parts))
@@ -249,8 +250,11 @@ def _summary(section, table) -> str:
     """The numbers that a group meeting asks for, as an HTML table."""
     if table.empty:
         return "<p>None found.</p>"
-    summary = SUMMARIES[section](table)
-    return summary.to_html(index=False, border=0, float_format=lambda v: f"{v:.4g}", na_rep="–")
+    return _html(SUMMARIES[section](table))
+
+
+def _html(table) -> str:
+    return table.to_html(index=False, border=0, float_format=lambda v: f"{v:.4g}", na_rep="–")
 
 
 def _lattices(table):
@@ -272,8 +276,9 @@ def _counted(columns):
 
 
 def _vibrations(table):
-    """Medians over the sites of each layer."""
-    columns = ["std_raw_y_nm", "std_raw_x_nm", "std_y_nm", "std_x_nm", "k_y_kt_nm2", "k_x_kt_nm2"]
+    """Medians over the sites of each layer, spring constants with their intervals."""
+    columns = ["std_raw_y_nm", "std_raw_x_nm", "std_y_nm", "std_x_nm"]
+    columns += [f"k_{axis}_{end}kt_nm2" for axis in "yx" for end in ("", "low_", "high_")]
     return table.groupby("layer")[columns].median().reset_index()
 
 

@@ -904,13 +904,15 @@ def interlayer_correlation(
     edges = site_spacing(one.sites) * np.arange(0, 3.01, 0.5) if edges is None else np.asarray(edges, float)
     pairs = cKDTree(one.sites).sparse_distance_matrix(cKDTree(other.sites), edges[-1], output_type="ndarray")
     weights = [pairs[(pairs["v"] >= low) & (pairs["v"] < high)] for low, high in zip(edges, edges[1:], strict=False)]
-    spectra = [rfft(_scaled(m, k), axis=0) for m, k in ((one, i), (other, j))]
+    moved = [rfft(_scaled(m, k), axis=0) for m, k in ((one, i), (other, j))]
+    seen = [rfft(np.isfinite(m.values[k]).astype(float), axis=0) for m, k in ((one, i), (other, j))]
     rng = np.random.default_rng(seed)
     # a shift in time keeps the correlation of each layer and breaks that between them
     shifts = [0, *rng.integers(len(frames) // 10, len(frames) - len(frames) // 10, shuffles)]
     rows = []
     for k, bin_pairs in enumerate(weights):
-        product = _lagged_products(*spectra, bin_pairs, len(frames))[shifts]
+        sums, seen_together = (_lagged_sums(*both, bin_pairs, len(frames))[shifts] for both in (moved, seen))
+        product = sums / seen_together
         low, high = np.quantile(product[1:], [0.025, 0.975])
         rows.append((0.5 * (edges[k] + edges[k + 1]), len(bin_pairs), product[0], low, high))
     return pd.DataFrame(rows, columns=["distance_nm", "pairs", "correlation", "null_low", "null_high"])
@@ -924,11 +926,11 @@ def _scaled(motion, frames):
     return np.nan_to_num(motion.values[frames]) / np.sqrt(variance if variance > 0 else np.nan)
 
 
-def _lagged_products(one, other, pairs, frames):
-    """Mean over pairs, axes and frames of one(t) other(t + shift), for every cyclic shift, from their spectra."""
+def _lagged_sums(one, other, pairs, frames):
+    """Sum over pairs, axes and frames of one(t) other(t + shift), for every cyclic shift, from their spectra."""
     if len(pairs) == 0:
         return np.full(frames, np.nan)
     spectrum = np.zeros(len(one), complex)
     for part in np.array_split(pairs, len(pairs) // 1000 + 1):
         spectrum += np.einsum("fpi,fpi->f", one[:, part["i"]].conj(), other[:, part["j"]])
-    return irfft(spectrum, frames) / (frames * len(pairs) * 2)
+    return irfft(spectrum, frames)

@@ -83,12 +83,27 @@ def test_a_crystal_that_neither_grows_nor_dissolves_has_no_events(folder):
     assert pd.read_csv(folder / "analysis" / "growth.csv").empty
 
 
+def test_layers_as_a_whole_are_summarised(movie):
+    summaries = analyze(movie).summaries
+    layers = summaries["vibrations"]["Layers as a whole"].set_index("layer")
+    assert (layers["lindemann"] > 0).all()
+    assert (layers["lindemann"] < 0.05).all()
+    around = summaries["vibrations"]["By coordination"].set_index(["layer", "group"])["sites"]
+    assert around[2, "vacancy"] == 6  # those around the one that was taken out
+    followed = summaries["defects"]["Followed through the frames"].set_index(["layer", "kind"])
+    assert followed.loc[(2, "vacancy"), "longest_frames"] == FRAMES
+    rates = summaries["growth"]["Rates per frame"]
+    assert (rates["count"] == 0).all()
+    assert "Turning of layer 2 on layer 1" in summaries["growth"]
+
+
 def test_the_report_needs_no_other_file_and_names_every_section(folder):
     page = (folder / "analysis" / "report.html").read_text(encoding="utf-8")
     sources = re.findall(r'(?:src|href)="([^"]{0,30})', page)
     assert len(sources) >= 6
     assert all(source.startswith("data:image/png;base64,") for source in sources)
-    for title in ("Lattices", "Moiré", "Vibrations", "Phonons", "Growth", "twin boundaries"):
+    titles = "Lattices", "Moiré", "Vibrations", "Phonons", "Growth", "twin boundaries", "By coordination", "Rates"
+    for title in titles:
         assert title in page
 
 

@@ -109,6 +109,13 @@ def test_final_less_initial_number_is_attachments_less_detachments(movie):
     assert events["layer"].eq(2).any()
 
 
+def test_free_edge_sites_are_those_around_the_island_filled_later_or_never():
+    sites = crystal(3.1 * A).positions  # a hexagon of 37 sites, with 24 around it
+    table = table_of(sites, np.ones((6, len(sites)), bool))
+    sizes = size_table(site_occupancy(seen(table, miss=0, false=0), FIELD))
+    assert (sizes["free_edge_sites"] == 24).all()
+
+
 def test_drift_carries_particles_through_the_field_without_events():
     whole = crystal(260.0)
     drift = np.arange(FRAMES)[:, None, None] * [1.5, -1.0]  # 75 and 50 nm: several rows leave and enter

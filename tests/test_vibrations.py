@@ -275,6 +275,16 @@ def test_coupled_layers_correlate_and_others_do_not():
         assert abs(table["correlation"][2]) < 0.05
 
 
+def test_missed_particles_do_not_dilute_the_correlation_of_layers():
+    rng, sites = np.random.default_rng(45), crystal(90.0)
+    moved = rng.standard_normal((600, len(sites), 2))
+    layers = []
+    for layer in (1, 2):
+        table = tracks_of(sites + 3.0 * layer + moved, error=1e-6, layer=layer)
+        layers.append(site_displacements(table[rng.random(len(table)) > 0.2], layer=layer))
+    assert interlayer_correlation(*layers, edges=[0, 8])["correlation"][0] == pytest.approx(1, abs=0.03)
+
+
 # --- Tables and errors ---
 
 

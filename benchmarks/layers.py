@@ -108,7 +108,7 @@ def main() -> None:
         "methods": {name: describe(name, args.weights) for name in names},
     }
     if "spheres" in table and set(ABLATION) <= set(names):
-        result["ablation"] = ablation(table)
+        result |= ablation(table)
     if families and OURS in names and set(args.families) == set(FAMILIES):
         result["real_frame"] = score_real_frame(args.weights)
         if not args.quick:
@@ -332,9 +332,12 @@ def describe(method, weights=None) -> dict:
 
 
 def ablation(table) -> dict:
-    """What three losses make of the same network: its scores alone on the spheres, and how long it was trained."""
+    """What three losses make of the same network: its scores alone on the spheres; nothing if trained unequally."""
     steps = {name: describe(name).get("training", {}).get("steps") for name in ABLATION}
-    return {name: table["spheres"][name] | {"steps": steps[name]} for name in ABLATION}
+    if len(set(steps.values())) > 1:
+        print("no ablation: its networks were trained for", steps, "steps")
+        return {}
+    return {"ablation": {name: table["spheres"][name] | {"steps": steps[name]} for name in ABLATION}}
 
 
 def tabulate_sweeps(cells, rows) -> dict:

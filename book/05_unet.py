@@ -645,7 +645,8 @@ if example is not None:
     print("particles of the whole frame in layers 1 and 2:", *about["particles"])
 
 # %% [markdown]
-# This is the trap of {numref}`fig-trap`, as a trained network shows it: one half in both channels is what it was asked
+# (These networks differ in more than their loss: ours also learns centres, and was shown fewer crops. For the loss alone
+# see the table above.) This is the trap of {numref}`fig-trap`, as a trained network shows it: one half in both channels is what it was asked
 # for. More training does not help, as the answer is not in the patch. That the whole frame's F1 is far above two thirds
 # has another reason: most of its particles lie outside the smaller layer, where there is only one layer to name.
 #

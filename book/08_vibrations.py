@@ -576,8 +576,8 @@ pd.DataFrame(rows).transpose()
 # (`localization_bound`, 95 % confidence).
 #
 # The other questions of this chapter, with nothing subtracted. Amplitudes and Lindemann parameters are then at most
-# as large; an error that all particles share makes ratios, of edge to bulk or of one axis to the other, look nearer to
-# 1 than they are:
+# as large; errors of equal size make ratios, of edge to bulk or of one axis to the other, look nearer to 1 than they
+# are (the edge includes particles that the frame's border cuts off from their neighbours):
 
 # %%
 rows = {}

@@ -256,11 +256,11 @@ for name, some in (("particles", on_base), ("area", cell)):
     print(f"{name:10}", some["registry"].value_counts(normalize=True).round(3).to_dict())
 
 # %% [markdown]
-# Two things may surprise. More than half of the particles lie on bridges: not that they like it there, but there are
+# Two things may surprise. About half of the particles lie on bridges: not that they like it there, but there are
 # three bridges to each site and two hollows, so bridges have the largest share of the *area*. A preference is a
-# deviation from that. And the period is not quite the one of 6°, {math}`a/(2\sin 3°)`: slow strain
-# of a lattice by $\varepsilon$ changes the period by about $\varepsilon/\theta$, ten times as much at this twist. A Moiré is a magnifying
-# glass for strain.
+# deviation from that. And the period is not quite the one of 6°: the slow strain that was planted also turns the lattices
+# a little, and a turn of one against the other by $\delta$ changes the period by a share $\delta/\theta$. A Moiré is a
+# magnifying glass for rotation.
 
 # %% mystnb={"figure": {"caption": "Registry of layer 2 on layer 1. Left, each particle of layer 2 in the colour of its coordinate, over the particles of layer 1 (grey dots); bright ones lie on top, and the pattern repeats with the Moiré period (bar). Right, measured period over the formula's for twisted pairs of lattices with 2 % scatter and two standard deviations as error bars.", "name": "fig-registry"}}
 fig, axes = plt.subplots(1, 2, figsize=(9.5, 3.9), layout="constrained", width_ratios=(1.2, 1))
@@ -443,7 +443,7 @@ for kind, (found, planted, matched) in tally.items():
 # dislocations share the work, and stand up to 13 % closer. `boundary_table` counts pairs of five- and seven-fold
 # particles, each with one Burgers vector, and puts the formula beside it.
 
-# %% mystnb={"figure": {"caption": "Spacing of the dislocations along symmetric boundaries, counted as pairs of five- and seven-fold particles, against Frank's formula. They agree: the boundary is a row of dislocations, though beyond some 15° they stand within two spacings of each other. Inset, one of 8°.", "name": "fig-frank"}}
+# %% mystnb={"figure": {"caption": "Spacing of the dislocations along symmetric boundaries, counted as pairs of five- and seven-fold particles, against Frank's formula. They agree: the boundary is a row of dislocations, at the largest angles hardly more than two spacings apart. Inset, one of 8°.", "name": "fig-frank"}}
 fig, ax = plt.subplots(figsize=(6.2, 3.9), layout="constrained")
 angles = np.arange(5.0, 25.0, 1.5)
 for theta in angles:
@@ -502,7 +502,7 @@ pd.DataFrame(rows)[columns].transpose()
 
 # %% [markdown]
 # The slid one has everything that a twin has but coherence: one grain was moved along the line by 0.35 spacings, and
-# `mirror_mismatch_nm` shows it.
+# is no longer the other's mirror image about this line, as `mirror_mismatch_nm` shows.
 
 # %% mystnb={"figure": {"caption": "A twin boundary (solid) and three plain grain boundaries (dashed), with the direction of the rows at each particle. The second is the twin with one grain slid along the line. The third has the misorientation of the twin, but its line is no mirror line.", "name": "fig-boundaries"}}
 fig, axes = plt.subplots(2, 2, figsize=(8.5, 7.6), layout="constrained")

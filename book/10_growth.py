@@ -279,8 +279,7 @@ preference.table.round(2)
 
 # %% [markdown]
 # We planted a factor of six for hollows. The ratio of attached to expected is smaller than that: with a share $p$ of the
-# offer, a weight of $w$ leads to $w / (1 + p\,(w - 1))$, and places already taken are no longer on offer. The ratio
-# measures *whether*, and its interval how surely. Bridges look disfavoured only because shares add up to one.
+# offer, a weight of $w$ leads to $w / (1 + p\,(w - 1))$. The ratio measures *whether*, and its interval how surely. Bridges look disfavoured only because shares add up to one.
 #
 # ## Relaxation
 #

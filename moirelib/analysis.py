@@ -200,7 +200,7 @@ def _summarise(result, tracks) -> None:
     if {1, 2} <= set(motions):
         title = "Correlation of the two layers' displacements, by distance"
         _keep(result, "vibrations", title, lambda: interlayer_correlation(motions[1], motions[2]))
-    _keep(result, "phonons", "Elastic constants, kT/nm²", lambda: _elastic(motions))
+    _keep(result, "phonons", "Elastic constants in kT/nm², and Poisson's ratio", lambda: _elastic(motions))
     _keep(result, "defects", "Followed through the frames", lambda: _followed(result.tables))
 
 

@@ -18,7 +18,7 @@ SITE_ODDS = (-6.0, -3.0, -1.5, 0.0, 1.5, 2.5, 3.0)
 OFF_SITE_ODDS = -6.0  # of a place that no lattice predicts
 
 CLOUD_LIMIT = 6.5  # most that the frame says for one there; leaves those that the network saw at 0.4 or higher
-UPON = 0.5  # diameters; of two particles found nearer to each other, the second is asked for
+UPON = 0.35  # spacings, or half a diameter if that is less; of two particles found nearer, the second is asked for
 DOUBTFUL_ODDS = 3.0  # particles expected less than this are asked whether those around them can stand in for them
 
 
@@ -84,7 +84,7 @@ def site_odds(sites, site_layer, yx, layer, spacing) -> np.ndarray:
     return odds
 
 
-def complete(fit, particles: pd.DataFrame, spacing: float, pairs: bool = True) -> pd.DataFrame:
+def complete(fit, particles: pd.DataFrame, spacing: float) -> pd.DataFrame:
     """Decide by the frame which particles are missing and which are none.
 
     Parameters
@@ -95,8 +95,6 @@ def complete(fit, particles: pd.DataFrame, spacing: float, pairs: bool = True) -
         Its particles, row by row, with ``layer`` and ``lattice_fit``.
     spacing : float
         Nearest-neighbour distance, in pixels.
-    pairs : bool
-        Decide on two particles upon each other as well; otherwise both stay, for `settle_overlaps` to decide.
 
     Returns
     -------
@@ -109,9 +107,6 @@ def complete(fit, particles: pd.DataFrame, spacing: float, pairs: bool = True) -
     # What the network said counts too: logarithm of the odds of its score, not counted beyond one in fifty.
     said = np.clip(particles["score"].to_numpy(), 0.02, 0.98)
     expected, gain = odds + np.log(said / (1 - said)), fit.evidence() - fit.oddness()
-    if not pairs:
-        second, first, _ = _seconds(particles, UPON * fit.model.diameter, spacing)
-        expected[np.r_[first, second]] = np.inf
     doubtful = np.flatnonzero((expected < DOUBTFUL_ODDS) & (expected + gain > 0))
     if len(doubtful):
         gain[doubtful] -= fit.replaceable(doubtful)
@@ -158,7 +153,7 @@ def settle_overlaps(fit, particles: pd.DataFrame, spacing: float) -> pd.DataFram
     reach = 0.5 * fit.model.diameter
     sites = _sites(fit, particles, spacing)
     vacant = sites[(_distance(sites, particles) < reach) & (sites["odds"] > -2)].reset_index(drop=True)
-    second, first, odds = _seconds(particles, UPON * fit.model.diameter, spacing)
+    second, first, odds = _seconds(particles, min(UPON * spacing, reach), spacing)
     if len(vacant) + len(second) == 0:
         return particles.assign(shown=False)
     single, double, asked = _both_answers(particles, second, first, vacant)
@@ -185,26 +180,24 @@ def settle_overlaps(fit, particles: pd.DataFrame, spacing: float) -> pd.DataFram
 
 
 def _both_answers(particles, second, first, vacant) -> tuple[pd.DataFrame, pd.DataFrame, np.ndarray]:
-    """Particles without and with those asked for, each where its answer would have it; and which rows are asked for.
+    """Particles without and with those asked for, and which rows are asked for.
 
-    One particle in place of two is fitted in their middle; beside a vacant site that is taken after all, the particle
-    that was found stands for both, and moves as far to the other side.
+    Beside a vacant site that is taken after all, the particle that was found stands for both: it starts as far to the
+    other side.
     """
     yx = particles[["y", "x"]].to_numpy()
     double, asked = _with(particles, vacant), np.r_[np.zeros(len(particles), bool), np.ones(len(vacant), bool)]
     asked[second] = True
-    middle, apart = yx.copy(), yx.copy()
-    middle[first] = 0.5 * (yx[first] + yx[second])
+    single, apart = particles[~asked[: len(particles)]].reset_index(drop=True), yx.copy()
     lone = np.setdiff1d(np.arange(len(particles)), np.r_[first, second])
     if len(vacant) and len(lone):
         site = vacant[["y", "x"]].to_numpy()
         beside = lone[cKDTree(yx[lone]).query(site)[1]]
         shift = yx[beside] - site
         near = np.hypot(*shift.T) < cKDTree(yx).query(site)[0] + 1e-9  # nearer than any of a pair
-        apart[beside[near]] += shift[near]
-    single = particles.assign(y=middle[:, 0], x=middle[:, 1])[~asked[: len(particles)]]
+        apart[beside[near]] = yx[beside[near]] + shift[near]
     double.loc[: len(particles) - 1, ["y", "x"]] = apart
-    return single.reset_index(drop=True), double, asked
+    return single, double, asked
 
 
 def _seconds(particles, reach, spacing) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -16,7 +16,7 @@ from scipy.spatial import cKDTree
 from scipy.stats import chi2
 
 from .defects import empty_sites
-from .mesh import REACH, THREE_SHELLS, to_complex, to_points
+from .mesh import REACH, THREE_SHELLS, spans_plane, to_complex, to_points
 from .moire import REGISTRY, registry
 from .occupancy import Occupancy, adjacency, site_occupancy
 from .order import find_grains, local_lattices
@@ -196,7 +196,9 @@ def size_table(occupancy: dict[int, Occupancy]) -> pd.DataFrame:
 
 
 def _free_edge_sites(one) -> np.ndarray:
-    """Number (t,) of free places of the lattice in view that have a taken neighbour."""
+    """Number (t,) of free places of the lattice in view that have a taken neighbour; none without a lattice."""
+    if len(one.sites) < 4 or not spans_plane(one.sites):
+        return np.zeros(len(one.frames), int)
     places, known = _possible_sites(one)
     there = np.zeros((len(one.frames), len(places)), bool)
     there[:, : len(known)] = one.occupied

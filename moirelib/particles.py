@@ -212,7 +212,7 @@ def _settled(frame, table, diameter, layers, like):
     table = fit.put(table)
     for _ in range(3):
         known = table[["y", "x"]].to_numpy()
-        table, spacing = _completed(fit, table, layers, pairs=False)
+        table, spacing = _completed(fit, table, layers)
         if len(table) < 3:
             break
         table = settle_overlaps(fit, table, spacing)
@@ -250,13 +250,13 @@ def _settled_once(frame, table, diameter, imaging, layers):
     return fit, _channels_of_new(table, spacing)[FITTED]
 
 
-def _completed(fit, table, layers, pairs=True) -> tuple[pd.DataFrame, float]:
+def _completed(fit, table, layers) -> tuple[pd.DataFrame, float]:
     """Layers, then what is missing or too much, then the fit again; also the spacing."""
     diameter = fit.model.diameter
     named, _ = assign_layers(table, diameter, layers=layers)
     spacing = typical_spacing(named[["y", "x"]].to_numpy(), named["layer"].to_numpy(), diameter)
     named = fit.take(named).fit(1).put(named)
-    table = complete(fit, named, spacing, pairs)
+    table = complete(fit, named, spacing)
     return (fit.take(table).fit(1).put(table) if len(table) > 2 else table), spacing
 
 

@@ -193,7 +193,8 @@ def _defect_number(analysis) -> Figure:
 
 def _growth(analysis) -> Figure:
     fig, axes = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained")
-    plot.show_sizes(analysis.sizes, axes[0])
+    if analysis.sizes is not None:
+        plot.show_sizes(analysis.sizes, axes[0])
     last = analysis.particles[analysis.particles["frame"] == analysis.particles["frame"].max()]
     plot.show_events(analysis.tables["growth"], axes[1], last[["y_nm", "x_nm"]])
     return fig

@@ -912,7 +912,7 @@ def interlayer_correlation(
     rows = []
     for k, bin_pairs in enumerate(weights):
         sums, seen_together = (_lagged_sums(*both, bin_pairs, len(frames))[shifts] for both in (moved, seen))
-        product = sums / seen_together
+        product = np.where(seen_together > 0.5, sums, np.nan) / seen_together  # NaN for pairs never seen together
         low, high = np.quantile(product[1:], [0.025, 0.975])
         rows.append((0.5 * (edges[k] + edges[k + 1]), len(bin_pairs), product[0], low, high))
     return pd.DataFrame(rows, columns=["distance_nm", "pairs", "correlation", "null_low", "null_high"])

@@ -217,7 +217,7 @@ def _settled(frame, table, diameter, layers, like):
             break
         table = settle_overlaps(fit, table, spacing)
         table = _channels_of_new(table, spacing)
-        table = fit.take(table).fit(1).put(table)[[*FITTED, "shown"]]
+        table = fit.take(table).fit(1).put(table)[FITTED]
         if len(table) == len(known) and cKDTree(known).query(table[["y", "x"]])[0].max() < 0.3 * diameter:
             break  # the same particles as before
     return fit, table

@@ -35,6 +35,7 @@ class Evidence:
 
     touching: float = 6.0  # log-odds against one layer for two particles nearer than 0.8 diameters
     crowded: float = 3.0  # the same for two nearer than 0.7 spacings or 0.88 diameters: at most interstitials are
+    shown: float = 12.0  # the same for two upon each other that the frame has been asked about
     reach: float = 2.25  # spacings, standard deviation of the surroundings that set a lattice's local phase
     contiguity: float = 1.4  # spacings, of the surroundings that say which grains are here
     strain: float = 0.025  # expected slow change of a grain's spacing and direction
@@ -194,7 +195,8 @@ def assign_layers(
     Parameters
     ----------
     particles : pandas.DataFrame
-        ``channel`` (0 or 1), ``y, x, score``; ``diameter`` of each particle where it was fitted.
+        ``channel`` (0 or 1), ``y, x, score``; ``diameter`` of each particle where it was fitted; ``shown`` (bool) of
+        particles that lie upon another one and are known, from the frame, to be two.
     diameter : float
         Typical particle diameter, in the unit of ``y, x``.
     evidence : Evidence, optional
@@ -270,8 +272,11 @@ class _Surroundings:
         sizes = sizes.clip(0.7 * diameter, 1.3 * diameter)
         touch = 0.5 * (sizes.to_numpy()[self.i] + sizes.to_numpy()[self.j])
         self.exclusive = (self.distance < 0.88 * touch) | (self.distance < 0.7 * self.spacing)
-        self.exclusion = np.where(self.distance < 0.8 * touch, evidence.touching, evidence.crowded)[self.exclusive]
-        self.first, self.second = self._doubles(channel, 0.3 * diameter)
+        exclusion = np.where(self.distance < 0.8 * touch, evidence.touching, evidence.crowded)
+        shown = particles["shown"].eq(True).to_numpy() if "shown" in particles else np.zeros(self.n, bool)
+        self.shown = shown[self.i] & shown[self.j] & (self.distance < 0.6 * diameter)
+        self.exclusion = np.where(self.shown, evidence.shown, exclusion)[self.exclusive]
+        self.first, self.second = self._doubles(channel, 0.3 * diameter, shown)
         nearest = tree.query(self.points, k=2)[0][:, 1] / self.spacing
         self.far = np.mean(nearest[nearest < 0.75] > 0.35) if np.any(nearest < 0.75) else 0.0
 
@@ -286,11 +291,11 @@ class _Surroundings:
         index = np.concatenate([i, j]), np.concatenate([j, i])
         return sparse.csr_matrix((np.concatenate([value, value]), index), shape=(self.n, self.n))
 
-    def _doubles(self, channel, reach):
+    def _doubles(self, channel, reach, shown):
         """Indices of pairs found in both channels at one place: mutual nearest neighbours within ``reach``.
 
-        Either two particles lie exactly on top of each other, or one was put into both channels; the pixels alone
-        do not tell which.
+        Either two particles lie exactly on top of each other, or one was put into both channels; the network alone
+        does not tell which. Pairs that the frame has shown to be two are none.
         """
         index = [np.flatnonzero(channel == k) for k in (0, 1)]
         if min(map(len, index)) == 0:
@@ -299,6 +304,7 @@ class _Surroundings:
         distance, there = trees[1].query(trees[0].data)
         back = trees[0].query(trees[1].data)[1]
         mutual = (distance < reach) & (back[there] == np.arange(len(index[0])))
+        mutual &= ~(shown[index[0]] & shown[index[1][there]])
         return index[0][mutual], index[1][there[mutual]]
 
     def extent(self, mask) -> float:

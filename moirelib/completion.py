@@ -18,7 +18,7 @@ SITE_ODDS = (-6.0, -3.0, -1.5, 0.0, 1.5, 2.5, 3.0)
 OFF_SITE_ODDS = -6.0  # of a place that no lattice predicts
 
 CLOUD_LIMIT = 6.5  # most that the frame says for one there; leaves those that the network saw at 0.4 or higher
-UPON = 0.3  # diameters; of two particles found nearer to each other, the second is asked for
+UPON = 0.35  # spacings, or half a diameter if that is less; of two particles found nearer, the second is asked for
 DOUBTFUL_ODDS = 3.0  # particles expected less than this are asked whether those around them can stand in for them
 
 
@@ -148,20 +148,20 @@ def settle_overlaps(fit, particles: pd.DataFrame, spacing: float) -> pd.DataFram
     each place decide together with the odds that its lattice gives and with how usual the particles' sizes and depths
     would be: one particle can be made up of two, but of two thin ones.
 
-    Parameters and returns as for `complete`.
+    Parameters and returns as for `complete`; particles of places where there are two are marked as ``shown``.
     """
     reach = 0.5 * fit.model.diameter
     sites = _sites(fit, particles, spacing)
     vacant = sites[(_distance(sites, particles) < reach) & (sites["odds"] > -2)].reset_index(drop=True)
-    second, odds = _seconds(particles, UPON * fit.model.diameter, spacing)
-    if len(vacant) + second.sum() == 0:
-        return particles
-    double, asked = _with(particles, vacant), np.r_[second, np.ones(len(vacant), bool)]
-    places, single = double[asked], double[~asked].copy()
+    second, first, odds = _seconds(particles, min(UPON * spacing, reach), spacing)
+    if len(vacant) + len(second) == 0:
+        return particles.assign(shown=False)
+    single, double, asked = _both_answers(particles, second, first, vacant)
+    places = double[asked]
     single.loc[_distance(single, places) < reach, ["diameter", "depth"]] = np.nan
     squares, odd, fits = [], [], []
     for table in (single, double):
-        fit.take(table).fit(1, shared=False)
+        fit.take(table).fit(2, shared=False)
         squares.append(gaussian_filter(fit.residual.numpy().astype(float) ** 2, 0.4 * fit.model.diameter))
         fits.append(fit.put(table))
         near = cKDTree(fits[-1][["y", "x"]]).query_ball_point(places[["y", "x"]], reach)
@@ -170,23 +170,46 @@ def settle_overlaps(fit, particles: pd.DataFrame, spacing: float) -> pd.DataFram
     at = np.clip(np.rint(places[["y", "x"]]).to_numpy(int), 0, np.array(fit.model.shape) - 1)
     gain = 0.5 * area / fit.misfit * (squares[0] - squares[1])[tuple(at.T)]
     two = np.r_[odds, vacant["odds"]] + gain + odd[0] - odd[1] > 0
-    kept = ~asked
-    kept[asked] = two
-    out = fits[1][kept].reset_index(drop=True)
-    out.loc[_distance(out, places[~two]) < reach, ["diameter", "depth"]] = np.nan
-    return out
+    # Each particle that was not asked for stays as the answer at the nearest place has it.
+    distance, nearest = cKDTree(places[["y", "x"]]).query(fits[0][["y", "x"]])
+    alone = (distance < reach) & ~two[nearest]
+    others = fits[1][~asked].reset_index(drop=True)
+    others[alone] = fits[0][alone]
+    table = pd.concat([others, fits[1][asked][two]], ignore_index=True)
+    return table.assign(shown=np.r_[(distance < reach) & two[nearest], np.ones(two.sum(), bool)])
 
 
-def _seconds(particles, reach, spacing) -> tuple[np.ndarray, np.ndarray]:
-    """Which particles are the less expected of two, of different layers, within reach of each other; and their odds."""
+def _both_answers(particles, second, first, vacant) -> tuple[pd.DataFrame, pd.DataFrame, np.ndarray]:
+    """Particles without and with those asked for, and which rows are asked for.
+
+    Beside a vacant site that is taken after all, the particle that was found stands for both: it starts as far to the
+    other side.
+    """
+    yx = particles[["y", "x"]].to_numpy()
+    double, asked = _with(particles, vacant), np.r_[np.zeros(len(particles), bool), np.ones(len(vacant), bool)]
+    asked[second] = True
+    single, apart = particles[~asked[: len(particles)]].reset_index(drop=True), yx.copy()
+    lone = np.setdiff1d(np.arange(len(particles)), np.r_[first, second])
+    if len(vacant) and len(lone):
+        site = vacant[["y", "x"]].to_numpy()
+        beside = lone[cKDTree(yx[lone]).query(site)[1]]
+        shift = yx[beside] - site
+        near = np.hypot(*shift.T) < cKDTree(yx).query(site)[0] + 1e-9  # nearer than any of a pair
+        apart[beside[near]] = yx[beside[near]] + shift[near]
+    double.loc[: len(particles) - 1, ["y", "x"]] = apart
+    return single, double, asked
+
+
+def _seconds(particles, reach, spacing) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of two particles of different layers within reach of each other, the less expected, its partner, and its odds."""
     yx, layer = particles[["y", "x"]].to_numpy(), particles["layer"].to_numpy()
     odds = site_odds(yx, layer, yx, layer, spacing)
     distance, nearest = cKDTree(yx).query(yx, k=2)
     distance, nearest = distance[:, 1], nearest[:, 1]
     mutual = (nearest[nearest] == np.arange(len(yx))) & (layer[nearest] != layer) & (distance < reach)
     order = np.lexsort((-particles["score"].to_numpy(), -odds)).argsort()  # of two alike, the lower score
-    second = mutual & (order > order[nearest])
-    return second, odds[second]
+    second = np.flatnonzero(mutual & (order > order[nearest]))
+    return second, nearest[second], odds[second]
 
 
 def _sites(fit, particles, spacing) -> pd.DataFrame:

@@ -7,6 +7,7 @@ from scipy.spatial import cKDTree
 from test_particles import D, disks
 from test_refinement import rendered
 
+from moirelib.assignment import assign_layers
 from moirelib.completion import SITE_ODDS, complete, settle_overlaps, site_odds, vacant_sites
 from moirelib.lattice import hexagonal_lattice
 from moirelib.refinement import FrameFit, Imaging
@@ -221,3 +222,30 @@ def test_two_found_upon_each_other_stay_two_only_where_the_frame_shows_two(seed,
         assert len(done) == len(table) - (not there)
         upper = done.loc[done["layer"] == 2, ["y", "x"]]
         assert (nearest(site, upper)[0] < 0.6) if there else (nearest(site, upper)[0] > 12)
+
+
+def test_one_particle_found_as_two_on_both_sides_of_it_becomes_one():
+    # Over a vacancy of the upper layer the two slide apart until the upper one is near its own site.
+    frame, table, site = overlapping(0, False, 0.35)
+    lower = table.index[(table["layer"] == 1)][nearest(table.loc[table["layer"] == 1, ["y", "x"]], site).argmin()]
+    along = site - table.loc[lower, ["y", "x"]].to_numpy(float)
+    along *= 0.4 * D / np.hypot(*along)
+    table.loc[lower, ["y", "x"]] -= 0.5 * along
+    half = table_of(table.loc[[lower], ["y", "x"]].to_numpy(float) + along, 2)
+    done = completed(frame, pd.concat([table, half], ignore_index=True), 18.0, settle_overlaps)
+    assert len(done) == len(table)
+    assert not done.loc[nearest(done[["y", "x"]], site) < 0.5 * D, "shown"].any()
+
+
+def test_two_that_the_frame_has_shown_are_both_kept_when_layers_are_named():
+    frame, table, site = overlapping(0, True, 0.35)
+    done = completed(frame, table, 18.0, settle_overlaps)
+    here = nearest(done[["y", "x"]], site) < 0.5 * D
+    assert done.loc[here, "shown"].tolist() == [True, True]
+    # Known badly, the upper one is by its place none of its lattice, and would be dropped as a second find.
+    upper = done.index[here & (done["layer"] == 2)]
+    done.loc[upper, ["y", "x"]] = done.loc[here & (done["layer"] == 1), ["y", "x"]].to_numpy() + [1.0, -1.0]
+    done["channel"] = done["layer"] - 1
+    named = [assign_layers(t, D)[0] for t in (done, done.drop(columns="shown"))]
+    assert len(named[0]) == len(done)
+    assert len(named[1]) == len(done) - 1

@@ -101,6 +101,7 @@ def test_locate_of_nothing_is_an_empty_table():
     [
         ((145, 269), (0.416, 0.356), True),  # part of the real frame of one layer
         ((89, 192), (0.260, 0.190), True),  # another
+        ((287, 376), (0.072, 0.100), True),  # another, which two layers explain less well than one
         ((359, 522), (0.119, 0.064), False),  # two simulated layers, twist 3°
         ((394, 462), (0.0767, 0.0768), False),  # two, at a spacing misfit of 7 %
         ((275, 327), (0.091, 0.058), False),  # two, twist 2°, everywhere nearly upon each other

@@ -2,9 +2,9 @@
 
     python benchmarks/example.py --out data/bench_example.npz
 
-The scene is the first of its family: nobody chose it. The file
-holds a part of the frame, the true masks and those of every method, its layers named in the better way over the whole
-frame, and, in ``about``, the scene and the scores as JSON. Networks have to be trained first: see `networks.py`.
+The scene is the first of its family: nobody chose it. The file holds a part of the frame, the true masks and those of
+every method, its layers named in the better way over the whole frame, and, in ``about``, the scene and the scores as
+JSON; `moirelib.data.benchmark_example` reads it. Networks have to be trained first: see `networks.py`.
 """
 
 from __future__ import annotations

@@ -60,7 +60,13 @@ ALONE = "moirelib's network alone"
 
 def network_alone(frame, pixel_size, diameter, truth=None, weights=None):
     """Our network as the others are used: its channels are the layers, without lattices and without the fit."""
-    return networks.decompose_with(load_weights(weights, "cpu"), frame, pixel_size, diameter)
+    return networks.decompose_with(own_network(weights), frame, pixel_size, diameter)
+
+
+@cache
+def own_network(weights):
+    """Our network, read once."""
+    return load_weights(weights, "cpu")
 
 
 METHODS = {

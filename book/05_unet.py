@@ -614,35 +614,23 @@ compared(ablation) if ablation else None
 # in chapter 6.
 
 # %%
-ORDER = "python benchmarks/example.py --out data/bench_example.npz"
-try:
-    with np.load(data.path("bench_example.npz")) as file:
-        example = dict(file)
-    about = json.loads(str(example["about"]))
-except FileNotFoundError:
-    example = None
-    print(f"This picture is not here yet; it comes from {ORDER}")
+example, about = data.benchmark_example()
+print("made by", about["command"], "at commit", about["commit"])
+print("particles of the whole frame in layers 1 and 2:", *about["particles"])
 
 # %% mystnb={"figure": {"caption": "A held-out simulated frame, the true layers, and what networks make of it, layer 1 blue, layer 2 orange, pale green where both channels answer; in brackets the layer-resolved F1 of the whole frame. With fixed names every particle stands in both channels at half strength, wherever the end of layer 2 is out of sight. Two decoders with the soft minimum put everything into both. The network of this chapter separates the layers, though its names may change within the frame.", "name": "fig-naive"}}
-PANELS = {
-    "frame": "raw frame",
-    "truth": "true layers",
+TITLES = {
     "published U-Net": "classic U-Net, fixed names",
     "fixed channels": "our network, fixed names",
     "two decoders, soft minimum": "two decoders, soft minimum",
     "moirelib's network alone": "our network, hard minimum",
 }
 fig, axes = plt.subplots(2, 3, figsize=(9, 6.4), layout="constrained")
-for ax, (name, title) in zip(axes.flat, PANELS.items(), strict=True):
-    if example is None:
-        ax.axis("off")
-    elif name == "frame":
-        show_frame(example[name], about["pixel_size"], ax, title=title)
-    else:
-        score = "" if name == "truth" else f" ({about['scores'][name]['f1']:.2f})"
-        show_layers(example[name] / 255, about["pixel_size"], ax, title=title + score)
-if example is not None:
-    print("particles of the whole frame in layers 1 and 2:", *about["particles"])
+show_frame(example["frame"], about["pixel_size"], axes[0, 0], title="raw frame")
+show_layers(example["truth"] / 255, about["pixel_size"], axes[0, 1], title="true layers")
+for ax, (name, title) in zip(axes.flat[2:], TITLES.items(), strict=True):
+    title = f"{title} ({about['scores'][name]['f1']:.2f})"
+    show_layers(example[name] / 255, about["pixel_size"], ax, title=title)
 
 # %% [markdown]
 # (These networks differ in more than their loss: ours also learns centres, and was shown fewer crops. For the loss alone
@@ -656,14 +644,8 @@ if example is not None:
 # always counts as named rightly in one of them. Its names are put right in {doc}`chapter 7 <07_particles>`:
 
 # %%
-NAMES = (
-    "published U-Net",
-    "fixed channels",
-    "two decoders, soft minimum",
-    "moirelib's network alone",
-)
 spheres = bench.get("families", {}).get("spheres", {})
-alone = {name: spheres[name] for name in (*NAMES, "moirelib") if name in spheres}
+alone = {name: spheres[name] for name in (*TITLES, "moirelib") if name in spheres}
 compared(alone) if alone else None
 
 # %% [markdown]

@@ -624,33 +624,19 @@ plt.show()
 # is missing or one too many. One scene shows it:
 
 # %% mystnb={"figure": {"caption": "A part of a held-out simulated frame (the one of {numref}`fig-naive`), its true layers, and the layers by four methods; in brackets the layer-resolved F1 of the whole frame. Layer 1 blue, layer 2 orange, pale green where both have a particle.", "name": "fig-example"}}
-PANELS = {
-    "frame": "raw frame",
-    "truth": "true layers",
-    "published U-Net": "published U-Net",
-    "moirelib's network alone": "moirelib's network alone",
-    "Bragg filtering": "Bragg filtering",
-    "moirelib": "moirelib",
+example, about = data.benchmark_example()
+seen = {
+    f"{name} ({about['scores'][name]['f1']:.2f})": example[name]
+    for name in ("published U-Net", "moirelib's network alone", "Bragg filtering", "moirelib")
 }
-try:
-    with np.load(data.path("bench_example.npz")) as file:
-        example = dict(file)
-    about = json.loads(str(example["about"]))
-except FileNotFoundError:
-    example = None
-    print("This picture comes from python benchmarks/example.py --out data/bench_example.npz")
 fig, axes = plt.subplots(2, 3, figsize=(9, 6.4), layout="constrained")
-for ax, (name, title) in zip(axes.flat, PANELS.items(), strict=True):
-    if example is None:
-        ax.axis("off")
-    elif name == "frame":
-        plot.show_frame(example[name], about["pixel_size"], ax, title=title)
-    else:
-        score = "" if name == "truth" else f" ({about['scores'][name]['f1']:.2f})"
-        plot.show_layers(example[name] / 255, about["pixel_size"], ax, title=title + score)
+plot.show_frame(example["frame"], about["pixel_size"], axes[0, 0], title="raw frame")
+for ax, (title, masks_of) in zip(
+    axes.flat[1:], ({"true layers": example["truth"]} | seen).items(), strict=True
+):
+    plot.show_layers(masks_of / 255, about["pixel_size"], ax, title=title)
 
 # %% [markdown]
-#
 # ## What cannot work says so in one line
 #
 # Wrong input stops at once, before anything is written, with one line that says what was wrong, where, and what to do.

@@ -205,20 +205,20 @@ def _summarise(result, tracks) -> None:
 
 
 def _keep(result, section, title, compute: Callable[[], pd.DataFrame]) -> None:
-    """Add a summary where the data allow it; the section's own note says why where they do not."""
+    """Add a summary; where the data do not allow it, the report goes without."""
     with contextlib.suppress(ValueError):
         table = compute()
         if len(table):
             result.summaries.setdefault(section, {})[title] = table
 
 
-LAYER_NUMBERS = "variance_y_nm2 variance_y_std_nm2 variance_x_nm2 variance_x_std_nm2 anisotropy anisotropy_std "
-LAYER_NUMBERS += "isotropy_p lindemann lindemann_relative"
+LAYER_NUMBERS = [f"variance_{axis}{kind}_nm2" for axis in "yx" for kind in ("", "_std")]
+LAYER_NUMBERS += ["anisotropy", "anisotropy_std", "isotropy_p", "lindemann", "lindemann_relative"]
 
 
 def _layers(motions) -> pd.DataFrame:
     rows = [{"layer": layer} | layer_vibrations(motion) for layer, motion in motions.items()]
-    return pd.DataFrame(rows, columns=["layer", *LAYER_NUMBERS.split()])
+    return pd.DataFrame(rows, columns=["layer", *LAYER_NUMBERS])
 
 
 def _by_coordination(motions) -> pd.DataFrame:

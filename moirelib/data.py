@@ -6,11 +6,13 @@ to a commit and checks its SHA-256. The folder named by the environment variable
 first, so everything works offline.
 """
 
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pooch
 
 from moirelib.movies import Movie, read_movie
@@ -18,7 +20,17 @@ from moirelib.movies import Movie, read_movie
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["REGISTRY", "RealData", "data_dir", "fetch", "path", "sample", "trajectories", "weights_path"]
+__all__ = [
+    "REGISTRY",
+    "RealData",
+    "benchmark_example",
+    "data_dir",
+    "fetch",
+    "path",
+    "sample",
+    "trajectories",
+    "weights_path",
+]
 
 
 def data_dir() -> Path:
@@ -64,6 +76,26 @@ def sample() -> "tuple[Movie, pd.DataFrame]":
     import pandas as pd
 
     return read_movie(path("sample.tif")), pd.read_csv(path("sample_truth.csv"))
+
+
+def benchmark_example() -> tuple[dict, dict]:
+    """One held-out simulated scene of the layer benchmark, and the layers that several methods see in it.
+
+    Returns
+    -------
+    images : dict of str to ndarray
+        ``frame`` (y, x) in counts; ``truth`` and, by the methods' names, masks (2, y, x) uint8, 255 = covered.
+    about : dict
+        ``pixel_size`` (nm), ``seed``, ``particles`` of each layer, ``scores`` of each method over the whole frame,
+        the ``command`` that made it and its ``commit``.
+
+    Notes
+    -----
+    Shown in chapter 5, "U-Net", and chapter 6, "Decompose".
+    """
+    with np.load(path("bench_example.npz")) as file:
+        images = dict(file)
+    return images, json.loads(str(images.pop("about")))
 
 
 @dataclass(frozen=True)
@@ -199,7 +231,6 @@ def trajectories(name: str) -> "pd.DataFrame":
     The published variable ``pos`` holds particle × (x, y) × frame, in nm, before drift and rotation were removed.
     Explained in chapter 8, "Vibrations".
     """
-    import numpy as np
     import pandas as pd
     from scipy.io import loadmat
 

@@ -199,9 +199,9 @@ def _free_edge_sites(one) -> np.ndarray:
     """Number (t,) of free places of the lattice in view that have a taken neighbour; none without a lattice."""
     if len(one.sites) < 4 or not spans_plane(one.sites):
         return np.zeros(len(one.frames), int)
-    places, known = _possible_sites(one)
+    places = _possible_sites(one)
     there = np.zeros((len(one.frames), len(places)), bool)
-    there[:, : len(known)] = one.occupied
+    there[:, : len(one.sites)] = one.occupied
     touching = (adjacency(places, one.spacing) @ there.T.astype(float)).T
     view = np.stack([one.in_view(places, row) for row in range(len(there))])
     return np.sum(~there & view & (touching > 0), axis=1)
@@ -456,7 +456,7 @@ def site_preference(
 
 def _choices(one, occupancy, kinds):
     """Of every attachment: what was chosen (m, 3), its chance without preference (m, 3); all that was on offer (3,)."""
-    places, site = _possible_sites(one)
+    places = _possible_sites(one)
     pairs = cKDTree(places).query_pairs(REACH * one.spacing, output_type="ndarray")
     rows, k = _changes(one)
     came = one.occupied[rows, k]
@@ -464,7 +464,7 @@ def _choices(one, occupancy, kinds):
     chosen, chance, offered = [], [], np.zeros(len(kinds))
     for row in np.unique(rows):
         there = np.zeros(len(places), bool)
-        there[: len(site)] = one.occupied[row - 1]
+        there[: len(one.sites)] = one.occupied[row - 1]
         touching = np.bincount(pairs[:, 0], there[pairs[:, 1]], len(places))
         touching += np.bincount(pairs[:, 1], there[pairs[:, 0]], len(places))
         free = np.flatnonzero(~there & (touching > 0) & one.in_view(places, row) & one.in_view(places, row - 1))
@@ -479,13 +479,13 @@ def _choices(one, occupancy, kinds):
     return np.reshape(chosen, (-1, len(kinds))), np.reshape(chance, (-1, len(kinds))), offered
 
 
-def _possible_sites(one) -> tuple[np.ndarray, np.ndarray]:
-    """The layer's sites and, after them, the empty lattice sites around; and the indices of the former."""
+def _possible_sites(one) -> np.ndarray:
+    """The layer's sites and, after them, the empty lattice sites around."""
     local = local_lattices(one.sites, one.spacing, THREE_SHELLS)
     use = local.good
     tree, none = cKDTree(one.sites), np.empty(0, complex)
     around, _, _ = empty_sites(local.site[use], local.q[use], local.p[use], tree, none, one.spacing)
-    return np.concatenate([one.sites, to_points(around)]), np.arange(len(one.sites))
+    return np.concatenate([one.sites, to_points(around)])
 
 
 def _matched_test(chosen, chance, draws, rng) -> tuple[float, float]:

@@ -170,3 +170,13 @@ def test_download_that_is_not_the_published_file_is_turned_down(monkeypatch, cac
     with pytest.raises(ValueError, match="is not the published file any more"):
         fetch("a.tif")
     assert not (cache / "a.tif").exists()
+
+
+def test_the_example_of_the_benchmark_holds_layers_of_every_method_that_it_scores():
+    images, about = data.benchmark_example()
+    size = images["frame"].shape
+    assert {"frame", "truth", *about["scores"]} == set(images)
+    assert all(images[name].shape == (2, *size) for name in images if name != "frame")
+    covered = images["truth"] > 127
+    share = {name: np.mean((images[name] > 127) == covered) for name in about["scores"]}
+    assert share["moirelib"] == max(share.values()) > 0.97

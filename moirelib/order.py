@@ -60,6 +60,9 @@ __all__ = [
 ]
 
 
+#: Bonds of a hexagonal lattice that a line crosses per spacing, mean over its directions.
+BONDS_ACROSS = 12 / (np.pi * np.sqrt(3))
+
 # --- Correlation functions and the edge ---
 
 
@@ -241,7 +244,9 @@ def find_grains(points, spacing: float | None = None, misorientation: float = 3.
     An edge between neighbours is cut where the mean ψ6 on its one side, within 2.3 spacings, is turned against that on
     its other side. Slow bending of rows changes little over such a distance, a boundary all. Regions grow together from
     particles without a cut edge, so that neither a lone dislocation, which cuts a few edges, nor a single gap in a
-    boundary decides. Regions whose lattices agree where they meet are one. Explained in chapter 9, "Order and defects".
+    boundary decides. Regions whose lattices agree where they meet are one, and so are those that meet along a line too
+    short to hold more than one dislocation by Frank's formula (Phil. Mag. 42, 809 (1951)). Explained in chapter 9,
+    "Order and defects".
     """
     points = checked_points(points)
     if len(points) < smallest or not spans_plane(points):
@@ -261,6 +266,7 @@ def grains_of(mesh: Mesh, misorientation: float = 3.5, smallest: int = 12) -> np
     grain[np.isin(grain, np.flatnonzero(np.bincount(grain[grain >= 0], minlength=1) < 4))] = -1
     grain = _grown(mesh, grain, i, j)
     grain = _joined(mesh, grain, i, j, misorientation)
+    grain = _joined_across_lone_dislocations(mesh, grain)
     names, count = np.unique(grain[grain >= 0], return_counts=True)
     renamed = np.full(mesh.n, -1)
     for k, name in enumerate(names[np.argsort(-count, kind="stable")]):
@@ -358,6 +364,28 @@ def _joined(mesh, grain, i, j, misorientation) -> np.ndarray:
         if not turns or min(turns)[0] > misorientation:
             return grain
         one, other = min(turns)[1]
+        grain[grain == other] = one
+
+
+def _joined_across_lone_dislocations(mesh, grain, least: float = 1.5) -> np.ndarray:
+    """Grains are one if the boundary between them is too short to hold more than one dislocation.
+
+    A boundary holds one every a / (2 sin(θ/2)) (Frank's formula). A lone dislocation turns the corner of a field that
+    it cuts off as much as a boundary of that length would. Smaller grains are asked first, so that splinters along a
+    boundary do not make it look short.
+    """
+    grain = grain.copy()
+    i, j = mesh.edges.T  # all of them: those between two grains are often too long for neighbours
+    while True:
+        met = (grain[i] >= 0) & (grain[j] >= 0) & (grain[i] != grain[j])
+        both = np.sort(np.stack([grain[i[met]], grain[j[met]]], axis=1), axis=1)
+        pairs, bonds = np.unique(both, axis=0, return_counts=True)
+        turns = np.radians([_turn_between(mesh, grain, *pair, i, j) for pair in pairs])
+        held = bonds / BONDS_ACROSS * 2 * np.sin(turns / 2)
+        lone = pairs[held < least]
+        if len(lone) == 0:
+            return grain
+        one, other = lone[np.bincount(grain[grain >= 0])[lone].min(axis=1).argmin()]
         grain[grain == other] = one
 
 

@@ -180,6 +180,17 @@ def test_a_dislocation_does_not_turn_the_mean_lattice():
     assert fit.angle_std > 3 * fit_lattice(crystals).angle_std
 
 
+@pytest.mark.parametrize("toward_edge", [80.0, 100.0])
+def test_a_lone_dislocation_does_not_cut_a_corner_off(toward_edge):
+    square = crystal(0.0, radius=300.0, noise=0.3)
+    for seed in range(24):  # every direction of the Burgers vector, at several places beside a corner
+        core = np.array(CENTER) + toward_edge + np.random.default_rng(seed).uniform(-10, 10, 2)
+        t = np.radians(60.0 * seed)
+        points = square + dislocation_displacement(square, core, A * np.array([np.sin(t), np.cos(t)]))
+        points = points[np.all(np.abs(points - CENTER) < 150.0, axis=1)]
+        assert find_grains(points).max() == 0
+
+
 def test_slow_bending_strain_and_a_missing_tenth_do_not_divide_a_crystal():
     rng = np.random.default_rng(5)
     points = crystal(noise=0.6)

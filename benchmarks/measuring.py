@@ -8,6 +8,8 @@ import os
 import time
 from collections.abc import Callable
 
+import numpy as np
+
 __all__ = ["run"]
 
 
@@ -19,7 +21,8 @@ def run(title: str, **parts: Callable[[bool], dict]) -> None:
     quick, result = parser.parse_args().quick, {}
     for name, measure in parts.items():
         start = time.perf_counter()
-        numbers = measure(quick)
+        # JSON knows no NaN: what a sample was too small to measure is null.
+        numbers = {k: None if v is None or not np.isfinite(v) else v for k, v in measure(quick).items()}
         print(f"\n{name} ({time.perf_counter() - start:.0f} s)")
         for key, value in numbers.items():
             print(f"  {key:50} {'–' if value is None else format(value, '.4g')}")

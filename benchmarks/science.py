@@ -1,7 +1,7 @@
 """What the lattice is doing: vibrations, order, defects, boundaries and growth measured on simulations of known truth.
 
     make bench-science            all of it; some twenty minutes
-    QUICK=1 make bench-science    a smaller sample; two to three minutes
+    QUICK=1 make bench-science    a smaller sample; under two minutes
 
 Every part is a script of its own (`vibrations.py`, `defects.py`, `whole_road.py`, `growth.py`). The last line is one
 JSON object of named numbers.

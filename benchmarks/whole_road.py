@@ -164,7 +164,7 @@ def points_behind(direct: dict, road: dict) -> dict:
 
 
 def measure(quick: bool) -> dict:
-    """All numbers by name; None where there was nothing to measure."""
+    """All numbers by name; NaN where there was nothing to measure."""
     # A quick look takes one scene of the few particles that a wide spacing leaves.
     scenes, spacing = (1, (50.0, 50.0)) if quick else (24, (30.0, 40.0))
     configs = [stacked_crystals(spacing, twin=i % 2 == 0) for i in range(scenes)]
@@ -176,7 +176,7 @@ def measure(quick: bool) -> dict:
     direct, road = analysed(direct), analysed(road)
     parts = {"road": road, "direct": direct, "behind": points_behind(direct, road)}
     numbers |= {f"{way}_{name}": value for way, part in parts.items() for name, value in part.items()}
-    return {name: None if np.isnan(value) else float(value) for name, value in numbers.items()}
+    return {name: float(value) for name, value in numbers.items()}
 
 
 if __name__ == "__main__":

@@ -554,6 +554,10 @@ moves[["defect", "kind", "frame", "step_nm", "glide_nm", "climb_nm"]].round(1)
 # of which share the strain of a dislocation; its place jumps among them from frame to frame, by a part of a spacing
 # along and across. Take single steps of climb for that, and the sum of many for climb.
 #
+# This crystal lies still. A film drifts and turns, and carries its defects along. Where particles have tracks, pass
+# `motion=moirelib.occupancy.site_occupancy(table)`, which knows how each layer moved ({doc}`chapter 10 <10_growth>`):
+# steps are then those on the layer's own lattice. `moirelib analyze` does so.
+#
 # `follow_boundaries` does the same for boundaries, and says how far each migrates across itself. Here both lattices stay
 # where they are, and one grows into the other by 12 nm a frame:
 

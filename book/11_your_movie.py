@@ -220,8 +220,9 @@ for saved in sorted(out.iterdir()):
 #
 # ## 6. What is the lattice doing?
 #
-# `analyze` runs everything of chapters {doc}`8 <08_vibrations>` to {doc}`10 <10_growth>` that the particles support, and
-# says in one line each what they do not.
+# `analyze` runs what chapters {doc}`8 <08_vibrations>` to {doc}`10 <10_growth>` measure, as far as the particles support
+# it, and says in one line each which tables they do not. Left to you are functions that need a choice: normal modes
+# (which particles?), densities of states, twins of orientation (which symmetry?).
 
 # %%
 found = analyze(table)

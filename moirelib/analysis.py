@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .defects import defect_tables, follow_defects
+from .defects import defect_tables, follow_boundaries, follow_defects
 from .growth import front_table, front_velocity, growth_events, growth_rate, site_preference, size_table
-from .moire import moire_table
-from .occupancy import site_occupancy
+from .moire import moire_table, registry
+from .occupancy import Occupancy, site_occupancy
 from .order import lattice_table
-from .phonons import elastic_constants, fit_springs, phonons
+from .phonons import elastic_constants, fit_springs, largest_grain, phonons
 from .relaxation import fit_relaxation, relative_motion
 from .tables import TRACK_COLUMNS, checked_particles
 from .vibrations import (
@@ -58,6 +58,8 @@ class Analysis:
         By the same names, and then by title: what the report says besides, of whole layers.
     sizes : pandas.DataFrame, optional
         Of `moirelib.growth.size_table`.
+    occupancy : dict of int to moirelib.occupancy.Occupancy
+        Sites of each layer, and how it moved.
     """
 
     particles: pd.DataFrame
@@ -65,6 +67,7 @@ class Analysis:
     notes: dict[str, str] = field(default_factory=dict)
     summaries: dict[str, dict[str, pd.DataFrame]] = field(default_factory=dict)
     sizes: pd.DataFrame | None = None
+    occupancy: dict[int, Occupancy] = field(default_factory=dict)
 
     def write(self, folder) -> None:
         """Write each table as NAME.csv into an existing folder."""
@@ -158,13 +161,13 @@ def analyze(particles: pd.DataFrame, field_nm=None, progress: bool = False) -> A
 
 def _growth(result, field_nm) -> pd.DataFrame:
     """Events; what else the occupancy of sites says is kept beside them."""
-    occupancy = site_occupancy(result.particles, field_nm)
+    result.occupancy = occupancy = site_occupancy(result.particles, field_nm)
     events, result.sizes = growth_events(occupancy), size_table(occupancy)
     frames = result.particles["frame"].unique()
     _keep(result, "growth", "Rates per frame", lambda: growth_rate(events, frames, layers=sorted(occupancy)))
     _keep(result, "growth", "Velocity of the front, nm per frame", lambda: _fronts(occupancy))
     _keep(result, "growth", "Attachments of layer 2 by registry", lambda: _preference(occupancy))
-    _keep(result, "growth", "Turning of layer 2 on layer 1", lambda: _relaxation(occupancy))
+    _keep(result, "growth", "Turning and sliding of layer 2 on layer 1", lambda: _relaxation(occupancy))
     return events
 
 
@@ -181,12 +184,16 @@ def _preference(occupancy) -> pd.DataFrame:
 
 
 def _relaxation(occupancy) -> pd.DataFrame:
-    motion = relative_motion(occupancy)
-    fit = fit_relaxation(motion["frame"], motion["twist_change_deg"], motion["twist_std_deg"])
-    change = motion["twist_change_deg"].iloc[-1] - motion["twist_change_deg"].iloc[0]
-    row = {"change_deg": change, "exponential": "yes" if fit.supported else "not supported"}
-    row |= {"amplitude_deg": fit.amplitude, "amplitude_std_deg": fit.amplitude_std}
-    return pd.DataFrame([row | {"time_frames": fit.time, "time_std_frames": fit.time_std}])
+    """Twist and both components of the offset: change over the movie, and the exponential where there is one."""
+    motion, rows = relative_motion(occupancy), []
+    errors = {"twist_change_deg": "twist_std_deg", "offset_y_nm": "offset_std_nm", "offset_x_nm": "offset_std_nm"}
+    for name, error in errors.items():
+        fit = fit_relaxation(motion["frame"], motion[name], motion[error])
+        row = {"of": name, "change": motion[name].iloc[-1] - motion[name].iloc[0]}
+        row |= {"exponential": "yes" if fit.supported else "not supported", "amplitude": fit.amplitude}
+        row |= {"amplitude_std": fit.amplitude_std, "time_frames": fit.time, "time_std_frames": fit.time_std}
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def _summarise(result, tracks) -> None:
@@ -198,10 +205,13 @@ def _summarise(result, tracks) -> None:
     _keep(result, "vibrations", "Layers as a whole", lambda: _layers(motions))
     _keep(result, "vibrations", "By coordination", lambda: _by_coordination(motions))
     if {1, 2} <= set(motions):
+        _keep(result, "vibrations", "By place on the other layer", lambda: _by_registry(motions))
         title = "Correlation of the two layers' displacements, by distance"
         _keep(result, "vibrations", title, lambda: interlayer_correlation(motions[1], motions[2]))
     _keep(result, "phonons", "Elastic constants in kT/nm², and Poisson's ratio", lambda: _elastic(motions))
-    _keep(result, "defects", "Followed through the frames", lambda: _followed(result.tables))
+    spacing = result.tables["lattice"]["spacing_nm"].median()
+    _keep(result, "defects", "Followed through the frames", lambda: _followed(result, spacing))
+    _keep(result, "boundaries", "Followed through the frames", lambda: _followed_boundaries(result, spacing))
 
 
 def _keep(result, section, title, compute: Callable[[], pd.DataFrame]) -> None:
@@ -229,28 +239,67 @@ def _by_coordination(motions) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
+def _by_registry(motions) -> pd.DataFrame:
+    tables = []
+    for layer in (1, 2):
+        motion = motions[layer]
+        place = registry(motion.sites, motions[3 - layer].sites)["registry"].replace("", np.nan).to_numpy()
+        tables.append(group_vibrations(site_vibrations(motion), place).reset_index().assign(layer=layer))
+    return pd.concat(tables, ignore_index=True)
+
+
 def _elastic(motions) -> pd.DataFrame:
     rows = []
     for layer, motion in motions.items():
         with contextlib.suppress(ValueError):
-            rows.append({"layer": layer} | asdict(elastic_constants(fit_springs(motion))))
+            rows.append({"layer": layer} | asdict(elastic_constants(fit_springs(largest_grain(motion)))))
     return pd.DataFrame(rows)
 
 
 LASTING = 3  # frames; a defect of fewer may be a particle that was missed
 
 
-def _followed(tables) -> pd.DataFrame:
-    """Of every kind of defect, how many last, for how long and how far they move."""
-    spacing = tables["lattice"]["spacing_nm"].median()
-    paths = follow_defects(tables["defects"], 1.2 * spacing)
+def _followed(result, spacing) -> pd.DataFrame:
+    """Of every kind of defect, how many last, for how long and how far they move on their layer's own lattice."""
+    paths = follow_defects(result.tables["defects"], 1.2 * spacing, motion=result.occupancy)
     step = np.hypot(paths["step_y_nm"], paths["step_x_nm"])
     each = paths.assign(moved=step > 0.5 * spacing).groupby(["layer", "kind", "defect"])
-    each = each.agg(frames=("frame", "nunique"), moves=("moved", "sum")).reset_index()
+    each = each.agg(
+        frames=("frame", "nunique"), moves=("moved", "sum"), glide=("glide_nm", "sum"), climb=("climb_nm", "sum")
+    ).reset_index()
     lasting = each[each["frames"] >= LASTING].groupby(["layer", "kind"])
-    columns = {"frames": "longest_frames", "moves": "steps_beyond_half_a_spacing"}
-    summary = lasting.agg({"frames": "max", "moves": "sum"}).rename(columns=columns)
-    return summary.assign(**{f"seen_in_{LASTING}_frames_or_more": lasting.size()}).reset_index()
+    summary = pd.DataFrame(
+        {
+            f"seen_in_{LASTING}_frames_or_more": lasting.size(),
+            "longest_frames": lasting["frames"].max(),
+            "steps_beyond_half_a_spacing": lasting["moves"].sum(),
+            "farthest_glide_nm": lasting["glide"].agg(lambda v: v.abs().max()),
+            "farthest_climb_nm": lasting["climb"].agg(lambda v: v.abs().max()),
+        }
+    ).reset_index()
+    other = summary["kind"] != "dislocation"
+    return summary.assign(**{c: summary[c].mask(other) for c in ("farthest_glide_nm", "farthest_climb_nm")})
+
+
+LONGEST = 10  # boundaries listed
+
+
+def _followed_boundaries(result, spacing) -> pd.DataFrame:
+    """The boundaries that are seen in most frames: what they are, and how far they migrate."""
+    paths = follow_boundaries(result.tables["boundaries"], 2 * spacing, motion=result.occupancy)
+    each = paths.groupby(["layer", "boundary"]).agg(
+        frames=("frame", "nunique"),
+        kind=("kind", lambda v: v.mode().iloc[0]),
+        misorientation_deg=("misorientation_deg", "median"),
+        sigma=("sigma", lambda v: v.mode().iloc[0]),
+        sigma_deviation_deg=("sigma_deviation_deg", "median"),
+        asymmetry_deg=("asymmetry_deg", "median"),
+        dislocation_spacing_nm=("dislocation_spacing_nm", "median"),
+        frank_spacing_nm=("frank_spacing_nm", "median"),
+        migration_nm=("migration_nm", "sum"),
+    )
+    lasting = each[each["frames"] >= LASTING].reset_index().drop(columns="boundary")
+    return lasting.sort_values(["layer", "frames"], ascending=[True, False]).head(LONGEST)
 
 
 def _frame_by_frame(result, progress) -> None:

@@ -604,7 +604,7 @@ def _joined(parts, columns) -> pd.DataFrame:
     return table.reindex(columns=columns)
 
 
-def follow_defects(defects: pd.DataFrame, search_range_nm: float, memory: int = 1) -> pd.DataFrame:
+def follow_defects(defects: pd.DataFrame, search_range_nm: float, memory: int = 1, motion=None) -> pd.DataFrame:
     """Link defects of one kind from frame to frame: hops of vacancies, glide and climb of dislocations.
 
     Parameters
@@ -615,18 +615,22 @@ def follow_defects(defects: pd.DataFrame, search_range_nm: float, memory: int = 
         Farthest that a defect may move from frame to frame, in nm; 1.3 spacings for hops to the next site.
     memory : int
         Frames for which a defect may be missed.
+    motion : dict of int to moirelib.occupancy.Occupancy, optional
+        Of the same movie, from `moirelib.occupancy.site_occupancy`: the drift and turn of each layer are taken out.
+        Without, steps hold them.
 
     Returns
     -------
     pandas.DataFrame
         The table with ``defect``, one number per defect over all frames, layers and kinds; ``step_y_nm, step_x_nm``
         since the frame it was last seen in, ``glide_nm`` and ``climb_nm``, the step's parts along and across the
-        Burgers vector (NaN for kinds without).
+        Burgers vector (NaN for kinds without). With ``motion``, steps are those on the layer's own lattice, along the
+        axes of the first frame.
 
     Raises
     ------
     ValueError
-        If a column is missing.
+        If a column is missing, or ``motion`` is of another movie.
 
     Notes
     -----
@@ -637,21 +641,42 @@ def follow_defects(defects: pd.DataFrame, search_range_nm: float, memory: int = 
     require_columns(defects, ["frame", "layer", *DEFECT_COLUMNS[:5]], "the table of defects")
     if defects.empty:
         return defects.assign(defect=0, step_y_nm=np.nan, step_x_nm=np.nan, glide_nm=np.nan, climb_nm=np.nan)
+    defects = defects.reset_index(drop=True)
+    where, burgers = (defects[c].to_numpy(float) for c in (["y_nm", "x_nm"], ["burgers_y_nm", "burgers_x_nm"]))
+    at_rest = _at_rest(defects, where, motion)
+    burgers = _at_rest(defects, where + burgers, motion) - at_rest
+    rest = pd.DataFrame(np.hstack([at_rest, burgers]), columns=["y", "x", "by", "bx"]).assign(frame=defects["frame"])
     parts = []
-    for (_, kind), rows in defects.reset_index(drop=True).groupby(["layer", "kind"]):
-        place = rows[["frame", "y_nm", "x_nm"]].copy()
+    for (_, kind), rows in defects.groupby(["layer", "kind"]):
+        place = rest.loc[rows.index, ["frame", "y", "x"]].copy()
         if kind == "dislocation":
-            b = rows[["burgers_y_nm", "burgers_x_nm"]]
+            b = rest.loc[rows.index, ["by", "bx"]]
             place[["by", "bx"]] = b * search_range_nm / np.hypot(*b.to_numpy(float).T).mean()
         parts.append((rows, place))
     table = _linked(parts, "defect", search_range_nm, memory)
-    step = table.groupby("defect")[["y_nm", "x_nm"]].diff()
-    table["step_y_nm"], table["step_x_nm"] = step["y_nm"], step["x_nm"]
-    b = table[["burgers_y_nm", "burgers_x_nm"]].to_numpy(float)
-    b = b / np.hypot(*b.T)[:, None]
-    table["glide_nm"] = step["y_nm"] * b[:, 0] + step["x_nm"] * b[:, 1]
-    table["climb_nm"] = step["y_nm"] * b[:, 1] - step["x_nm"] * b[:, 0]
-    return table
+    rest = rest.loc[table.index]
+    step_y, step_x = rest.groupby(table["defect"])[["y", "x"]].diff().to_numpy().T
+    length = np.hypot(rest["by"], rest["bx"])
+    return table.assign(
+        step_y_nm=step_y,
+        step_x_nm=step_x,
+        glide_nm=(step_y * rest["by"] + step_x * rest["bx"]) / length,
+        climb_nm=(step_y * rest["bx"] - step_x * rest["by"]) / length,
+    ).reset_index(drop=True)
+
+
+def _at_rest(table, points, motion) -> np.ndarray:
+    """Points (n, 2) of a table's rows where they would be in the first frame, moving with their layers."""
+    points = np.array(points, float)
+    for (layer, frame), rows in table.groupby(["layer", "frame"]).indices.items():
+        own = (motion or {}).get(layer)
+        if own is None:
+            continue
+        row = np.flatnonzero(own.frames == frame)
+        if len(row) == 0:
+            raise ValueError(f"motion of layer {layer} has no frame {frame}; pass the occupancy of the same movie")
+        points[rows] = own.in_first_frame(points[rows], row[0])
+    return points
 
 
 def _linked(parts, name, search_range, memory) -> pd.DataFrame:
@@ -667,10 +692,10 @@ def _linked(parts, name, search_range, memory) -> pd.DataFrame:
                               adaptive_stop=0.1 * search_range, adaptive_step=0.9)  # fmt: skip
         tables.append(rows.assign(**{name: linked["particle"].reindex(rows.index) + number}))
         number = tables[-1][name].max() + 1
-    return pd.concat(tables).sort_values([name, "frame"], ignore_index=True)
+    return pd.concat(tables).sort_values([name, "frame"])
 
 
-def follow_boundaries(boundaries: pd.DataFrame, search_range_nm: float, memory: int = 1) -> pd.DataFrame:
+def follow_boundaries(boundaries: pd.DataFrame, search_range_nm: float, memory: int = 1, motion=None) -> pd.DataFrame:
     """Link boundaries from frame to frame, and how far each migrates across itself.
 
     Parameters
@@ -681,32 +706,34 @@ def follow_boundaries(boundaries: pd.DataFrame, search_range_nm: float, memory: 
         Farthest that the middle of a segment may move from frame to frame, in nm.
     memory : int
         Frames for which a boundary may be missed.
+    motion : dict of int to moirelib.occupancy.Occupancy, optional
+        As for `follow_defects`.
 
     Returns
     -------
     pandas.DataFrame
         The table with ``boundary``, one number per boundary, and ``migration_nm``: the step of its middle since the
-        frame it was last seen in, to the +90° side of its direction.
+        frame it was last seen in, to the +90° side of the direction that it had when it was first seen (0 to 180°).
 
     Raises
     ------
     ValueError
-        If a column is missing.
+        If a column is missing, or ``motion`` is of another movie.
 
     Notes
     -----
     Explained in chapter 9, "Order and defects".
     """
-    require_columns(boundaries, ["frame", "layer", *_ENDS, "inclination_deg"], "the table of boundaries")
+    require_columns(boundaries, ["frame", "layer", *_ENDS], "the table of boundaries")
     if boundaries.empty:
         return boundaries.assign(boundary=0, migration_nm=np.nan)
-    parts = []
-    for _, rows in boundaries.reset_index(drop=True).groupby("layer"):
-        place = pd.DataFrame({"frame": rows["frame"]})
-        place["y"], place["x"] = (rows[[f"{c}0_nm", f"{c}1_nm"]].mean(axis=1) for c in "yx")
-        parts.append((rows, place))
+    boundaries = boundaries.reset_index(drop=True)
+    start, end = (_at_rest(boundaries, boundaries[[f"y{k}_nm", f"x{k}_nm"]], motion) for k in "01")
+    rest = pd.DataFrame((start + end) / 2, columns=["y", "x"]).assign(frame=boundaries["frame"])
+    rest["direction"] = np.arctan2(*(end - start).T) % np.pi
+    parts = [(rows, rest.loc[rows.index, ["frame", "y", "x"]]) for _, rows in boundaries.groupby("layer")]
     table = _linked(parts, "boundary", search_range_nm, memory)
-    middle = pd.DataFrame({c: table[[f"{c}0_nm", f"{c}1_nm"]].mean(axis=1) for c in "yx"})
-    step = middle.groupby(table["boundary"]).diff()
-    t = np.radians(table["inclination_deg"])
-    return table.assign(migration_nm=step["y"] * np.cos(t) - step["x"] * np.sin(t))
+    own = rest.loc[table.index].groupby(table["boundary"])
+    step = own[["y", "x"]].diff()
+    t = own["direction"].transform(lambda angles: np.unwrap(angles, period=np.pi))  # no leap between 180° and 0°
+    return table.assign(migration_nm=step["y"] * np.cos(t) - step["x"] * np.sin(t)).reset_index(drop=True)

@@ -96,6 +96,10 @@ class Occupancy:
         """Where points (n, 2) of the first frame are in the frame of a row, in nm."""
         return to_points(self.turn[row] * to_complex(np.reshape(points, (-1, 2))) + self.shift[row])
 
+    def in_first_frame(self, points, row: int) -> np.ndarray:
+        """Where points (n, 2) of the frame of a row would be in the first frame, moving with the layer, in nm."""
+        return to_points((to_complex(np.reshape(points, (-1, 2))) - self.shift[row]) * np.conj(self.turn[row]))
+
     def in_view(self, points, row: int, border: float | None = None) -> np.ndarray:
         """Which points (n, 2) of the first frame are in view in the frame of a row, away from the border."""
         border = self.border if border is None else border

@@ -17,6 +17,7 @@ from scipy.spatial import cKDTree
 from scipy.stats import chi2
 
 from .assignment import Lattice, find_lattice
+from .order import find_grains
 from .vibrations import (
     Displacements,
     coordination_labels,
@@ -37,6 +38,7 @@ __all__ = [
     "dispersion",
     "elastic_constants",
     "fit_springs",
+    "largest_grain",
     "localization_bound",
     "normal_modes",
     "phonons",
@@ -603,8 +605,31 @@ def dispersion(
     return table
 
 
+def largest_grain(motion: Displacements) -> Displacements:
+    """The part of a layer's motion that has one lattice, as plane waves need it.
+
+    Parameters
+    ----------
+    motion : Displacements
+        Of one layer.
+
+    Returns
+    -------
+    Displacements
+        Of the sites of the largest grain of `moirelib.order.find_grains`; unchanged where there are not several.
+
+    Notes
+    -----
+    Explained in chapter 8, "Vibrations".
+    """
+    grain = find_grains(motion.sites)
+    return motion.select(grain == 0) if grain.max(initial=-1) > 0 else motion
+
+
 def phonons(tracks: pd.DataFrame, **options) -> pd.DataFrame:
     """Phonon dispersion of every layer along Γ-M-K-Γ: the rows of ``phonons.csv``.
+
+    Of a layer with several grains, the largest one's.
 
     Parameters
     ----------
@@ -616,7 +641,8 @@ def phonons(tracks: pd.DataFrame, **options) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        As `dispersion`, one layer after the other. ``attrs["note"]`` has a line for each layer that has none;
+        As `dispersion`, one layer after the other. ``attrs["note"]`` has a line for each layer that has none, or only
+        of a part of it;
         ``attrs["ticks"]`` has each layer's distances of Γ, M, K and Γ.
 
     Raises
@@ -628,7 +654,16 @@ def phonons(tracks: pd.DataFrame, **options) -> pd.DataFrame:
     -----
     Explained in chapter 8, "Vibrations".
     """
-    table, attributes = every_layer(tracks, lambda k: dispersion(site_displacements(tracks, k, **options)))
+
+    def measure(layer):
+        motion = site_displacements(tracks, layer, **options)
+        grain = largest_grain(motion)
+        table, one, all_ = dispersion(grain), len(grain.sites), len(motion.sites)
+        if one < all_:
+            table.attrs["note"] = f"several grains; phonons of the largest, {one} of {all_} sites"
+        return table
+
+    table, attributes = every_layer(tracks, measure)
     table.attrs["ticks"] = {layer: own["ticks"] for layer, own in attributes.items()}
     return table
 
@@ -749,7 +784,8 @@ def normal_modes(motion: Displacements) -> NormalModes:
         raise ValueError(f"normal modes of layer {motion.layer} need the localization error: {note}")
     frame = _inner_coordinates(motion)
     values, vectors = eigh(frame.T @ _covariance(u) @ frame)
-    halves = [eigh(frame.T @ _covariance(part) @ frame, eigvals_only=True) for part in (u[::2], u[1::2])]
+    # One after the other: every second frame of a fast film says nearly as much as all of them.
+    halves = [eigh(frame.T @ _covariance(part) @ frame, eigvals_only=True) for part in np.array_split(u, 2)]
     halves, vectors = np.mean(halves, axis=0), frame @ vectors
     corrected = np.sort(2 * values - halves)[::-1] - error.mean()
     stiffness = np.where(corrected > 0, 1 / np.where(corrected > 0, corrected, 1), np.inf)

@@ -136,7 +136,10 @@ def figures(analysis: Analysis) -> Iterator[tuple[str, str, str, Figure]]:
         caption = f"Layer {layer}: stiffness of plane waves along Γ-M-K-Γ (points) and of fitted springs (lines)."
         yield f"phonons_{layer}", "phonons", caption, fig
     if "growth" in analysis.tables:
-        caption = "Left, taken sites of each layer, frame by frame. Right, where particles came and went."
+        caption = (
+            "Left, taken sites of each layer, frame by frame. Right, where particles came and went, among all sites, "
+            "as they lay in the first frame."
+        )
         yield "growth", "growth", caption, _growth(analysis)
 
 
@@ -195,8 +198,8 @@ def _growth(analysis) -> Figure:
     fig, axes = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained")
     if analysis.sizes is not None:
         plot.show_sizes(analysis.sizes, axes[0])
-    last = analysis.particles[analysis.particles["frame"] == analysis.particles["frame"].max()]
-    plot.show_events(analysis.tables["growth"], axes[1], last[["y_nm", "x_nm"]])
+    sites = np.concatenate([one.sites for one in analysis.occupancy.values()])
+    plot.show_events(analysis.tables["growth"], axes[1], sites)
     return fig
 
 
@@ -259,11 +262,17 @@ def _html(table) -> str:
 
 
 def _lattices(table):
-    """Medians over the frames, of the largest grain of each layer."""
+    """Over the frames, of the largest grain of each layer: medians, and the mean direction of its rows."""
     largest = table.sort_values("n").groupby(["frame", "layer"]).tail(1)
     grains = table.groupby(["layer", "frame"]).size().groupby("layer").median()
-    summary = largest.groupby("layer")[["spacing_nm", "spacing_std_nm", "angle_deg", "angle_std_deg"]].median()
-    return summary.assign(grains=grains).reset_index()
+    summary = largest.groupby("layer")[["spacing_nm", "spacing_std_nm", "angle_std_deg"]].median()
+    angle = largest.groupby("layer")["angle_deg"].agg(_mean_row)
+    return summary.assign(angle_deg=angle, grains=grains).reset_index()
+
+
+def _mean_row(angles) -> float:
+    """Mean direction of rows, in degrees: 59.9° and 0.1° are neighbours."""
+    return float(np.degrees(np.angle(np.exp(6j * np.radians(angles)).mean())) / 6 % 60)
 
 
 def _counted(columns):

@@ -892,9 +892,10 @@ def interlayer_correlation(
     Notes
     -----
     Localization error is taken from the variances in the denominator; in the products of different particles it
-    averages out. Each layer's own drift and rotation are gone: layers that move as wholes against each other show
-    nothing here, and far particles of small layers (n) are anticorrelated by about 1/n. Errors of two overlapping
-    particles may be correlated, and look like motion. Explained in chapter 8, "Vibrations".
+    averages out. Where a layer's error is not known, nothing is taken, and the correlation is too small. Each layer's
+    own drift and rotation are gone: layers that move as wholes against each other show nothing here, and far particles
+    of small layers (n) are anticorrelated by about 1/n. Errors of two overlapping particles may be correlated, and look
+    like motion. Explained in chapter 8, "Vibrations".
     """
     frames, i, j = np.intersect1d(one.frames, other.frames, return_indices=True)
     if len(frames) < MIN_FRAMES:

@@ -12,8 +12,8 @@ import pytest
 from moirelib.analysis import NEEDED, analyze, field_of_view, read_particles
 from moirelib.cli import main
 from moirelib.elastic import thermal_displacements
-from moirelib.lattice import hexagonal_lattice, moire_period
-from moirelib.report import report
+from moirelib.lattice import grain_boundary, hexagonal_lattice, moire_period
+from moirelib.report import SUMMARIES, report
 
 SPACING, TWIST, FRAMES = 40.0, 9.0, 12
 
@@ -94,7 +94,30 @@ def test_layers_as_a_whole_are_summarised(movie):
     assert followed.loc[(2, "vacancy"), "longest_frames"] == FRAMES
     rates = summaries["growth"]["Rates per frame"]
     assert (rates["count"] == 0).all()
-    assert "Turning of layer 2 on layer 1" in summaries["growth"]
+    places = summaries["vibrations"]["By place on the other layer"]
+    assert set(places["group"]) == {"top", "bridge", "hollow"}
+    assert places.groupby("layer")["sites"].sum()[2] == (movie["layer"] == 2).sum() / FRAMES
+    assert "Turning and sliding of layer 2 on layer 1" in summaries["growth"]
+
+
+def test_directions_of_rows_beside_zero_are_not_averaged_to_thirty():
+    table = pd.DataFrame({"frame": range(4), "layer": 1, "n": 90, "spacing_nm": 40.0, "spacing_std_nm": 0.1})
+    table = table.assign(angle_deg=[59.9, 0.1, 59.8, 0.3], angle_std_deg=0.1)
+    angle = SUMMARIES["lattice"](table)["angle_deg"][0]
+    assert min(angle, 60 - angle) < 0.1
+
+
+def test_boundaries_are_followed_and_summed_up():
+    points, truth = grain_boundary(SPACING, 3.0, 21.0, 40.0, (300.0, 300.0), 300.0)
+    frames = []
+    for t in range(5):
+        seen = points + 0.4 * np.random.default_rng(t).standard_normal(points.shape) + [3.0 * t, 2.0 * t]
+        frames.append(pd.DataFrame(seen, columns=["y_nm", "x_nm"]).assign(frame=t, particle=range(len(seen)), layer=1))
+    followed = analyze(pd.concat(frames, ignore_index=True)).summaries["boundaries"]["Followed through the frames"]
+    row = followed.iloc[0]
+    assert row["frames"] == 5
+    assert row["misorientation_deg"] == pytest.approx(truth.misorientation, abs=0.1)
+    assert abs(row["migration_nm"]) < 3.0  # the field drifts by 14 nm
 
 
 def test_the_report_needs_no_other_file_and_names_every_section(folder):

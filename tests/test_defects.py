@@ -23,6 +23,7 @@ from moirelib.lattice import (
     hexagonal_lattice,
     twin_boundary,
 )
+from moirelib.occupancy import site_occupancy
 
 A = 20.0  # nm
 CENTER = np.array([300.0, 280.0])
@@ -431,6 +432,35 @@ def test_a_migrating_boundary_is_followed_across_itself():
     assert np.abs(moves["migration_nm"].iloc[1:]).sum() == pytest.approx(20.0, abs=6.0)
     assert follow_boundaries(moves.iloc[:0], A).empty
     assert follow_defects(defect_table(table(crystal())), A).empty
+
+
+def test_the_sign_of_a_migration_does_not_turn_where_inclinations_go_from_180_to_0_degrees():
+    tilt = np.array([0.4, -0.3, 0.5, -0.6, 0.2, -0.2])  # degrees about the x axis
+    slope = 50 * np.tan(np.radians(tilt))
+    rows = {"frame": np.arange(6), "layer": 1, "kind": "grain", "inclination_deg": tilt % 180}
+    rows |= {"y0_nm": 5.0 * np.arange(6) - slope, "x0_nm": 0.0, "y1_nm": 5.0 * np.arange(6) + slope, "x1_nm": 100.0}
+    moves = follow_boundaries(pd.DataFrame(rows), 20.0)
+    np.testing.assert_allclose(moves["migration_nm"][1:], 5.0, rtol=1e-3)
+
+
+def test_the_motion_of_the_layer_is_no_motion_of_its_defects():
+    perfect = with_dislocations(without(crystal(), sites((-6, 2))), (hollow() - [0.0, 4 * A], A * unit(ANGLE)))
+    frames = []
+    for t in range(6):  # 3 nm and half a degree per frame
+        seen = noisy(turned(perfect - CENTER, 0.5 * t) + CENTER + [2.4 * t, 1.8 * t], 0.1, t)
+        frames.append(table(seen, t).assign(particle=np.arange(len(seen))))
+    film = pd.concat(frames, ignore_index=True)
+    found = defect_table(film)
+    still, carried = (follow_defects(found, A, motion=m) for m in (site_occupancy(film), None))
+    assert sorted(still.groupby("defect").size()) == [6, 6]
+    step = np.hypot(still["step_y_nm"], still["step_x_nm"])
+    assert step[still["kind"] == "vacancy"].max() < 0.3
+    assert np.hypot(carried["step_y_nm"], carried["step_x_nm"])[carried["kind"] == "vacancy"].min() > 2.0
+    core = still[still["kind"] == "dislocation"]
+    assert core["glide_nm"].sum() == pytest.approx(0.0, abs=0.4 * A)  # it jumps among the triangles of its core
+    later = found.assign(frame=found["frame"] + 100)
+    with pytest.raises(ValueError, match="has no frame 10"):
+        follow_defects(later, A, motion=site_occupancy(film))
 
 
 # --- particles with a direction ---

@@ -181,6 +181,41 @@ def test_normal_modes_of_a_small_crystal():
     assert np.sum(density) * (frequency[1] - frequency[0]) == pytest.approx(1)
 
 
+def test_normal_modes_of_a_film_too_fast_for_its_frames_to_be_independent():
+    sites = hexagonal_lattice(SPACING, ANGLE, (0.0, 0.0), 45.0)
+    exact = np.linalg.eigvalsh(stiffness_matrix(sites, SPACING, SPRING, 0.2).toarray())
+    half = slice(len(exact) // 2, None)
+    errors = []
+    for seed in range(3):
+        rng = np.random.default_rng((7, seed))
+        u = thermal_displacements(sites, SPACING, SPRING, 1000, rng, 0.2, correlation_time=2.0)
+        t, k = (i.ravel() for i in np.indices(u.shape[:2]))
+        table = pd.DataFrame({"frame": t, "particle": k, "layer": 1})
+        table["y_nm"], table["x_nm"] = (sites + u).reshape(-1, 2).T
+        found = normal_modes(site_displacements(table, localization_std=0.0, drift_window=51))
+        errors.append([np.mean((s / exact - 1)[half]) for s in (found.stiffness, found.stiffness_raw)])
+    corrected, raw = np.mean(errors, axis=0)
+    assert raw > 0.07  # the fewer independent frames, the more
+    assert abs(corrected) < 0.4 * raw
+
+
+def test_phonons_of_a_layer_with_two_grains_are_those_of_the_larger_and_say_so():
+    rng = np.random.default_rng(8)
+    small, sites = (hexagonal_lattice(SPACING, angle, (0.0, 0.0), 170.0) for angle in (ANGLE + 18.0, ANGLE))
+    parts = [sites[sites[:, 0] < 60.0], small[small[:, 0] > 60.0 + 0.6 * SPACING]]
+    u = [thermal_displacements(part, SPACING, SPRING, 300, rng, HOLD) for part in parts]
+    seen = np.concatenate([part + v for part, v in zip(parts, u, strict=True)], axis=1)
+    t, k = (i.ravel() for i in np.indices(seen.shape[:2]))
+    table = pd.DataFrame({"frame": t, "particle": k, "layer": 1}).assign(y_std_nm=1e-9, x_std_nm=1e-9)
+    table["y_nm"], table["x_nm"] = seen.reshape(-1, 2).T
+    waves = phonons(table)
+    assert f"of {len(seen[0])} sites" in waves.attrs["note"]
+    inner = waves.dropna()
+    exact = truth(inner)
+    assert np.sqrt(np.mean((inner["stiffness_kt_nm2"] / exact - 1) ** 2)) < 0.15
+    assert not phonons(table[table["particle"] < len(parts[0])]).attrs["note"]
+
+
 def test_too_little_is_refused_in_one_line():
     few = movie(60.0, 40, 8)
     with pytest.raises(ValueError, match="40 frames cannot give"):

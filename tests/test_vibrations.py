@@ -7,6 +7,7 @@ import pytest
 from moirelib import data, plot
 from moirelib.elastic import stiffness_matrix, thermal_displacements
 from moirelib.lattice import hexagonal_lattice
+from moirelib.moire import registry
 from moirelib.vibrations import (
     autocovariance,
     coordination_labels,
@@ -258,6 +259,19 @@ def test_edges_and_vacancies_are_told_apart_and_edges_are_softer():
     assert groups.loc["edge", "variance_nm2"] > 1.3 * groups.loc["bulk", "variance_nm2"]
     assert groups.loc["vacancy", "variance_nm2"] > 1.05 * groups.loc["bulk", "variance_nm2"]
     assert groups["sites"].sum() == len(sites)
+
+
+def test_particles_in_hollows_of_the_other_layer_are_found_to_vibrate_less():
+    rng, base = np.random.default_rng(47), crystal(130.0)
+    upper = hexagonal_lattice(SPACING, ANGLE + 7.0, (200.0, 300.0), 110.0)
+    place = registry(upper, base)["registry"].to_numpy()
+    amplitude = np.where(place == "hollow", 0.5, 1.0)[:, None]
+    seen = upper + amplitude * rng.standard_normal((300, len(upper), 2)) + 0.7 * rng.standard_normal((300, 1, 2))
+    motion = site_displacements(tracks_of(seen, error=1e-9))
+    groups = group_vibrations(site_vibrations(motion), registry(motion.sites, base)["registry"].to_numpy())
+    assert groups.loc["hollow", "variance_nm2"] == pytest.approx(0.25, rel=0.05)
+    for other in ("top", "bridge"):
+        assert groups.loc[other, "variance_nm2"] == pytest.approx(1.0, rel=0.05)
 
 
 def test_coupled_layers_correlate_and_others_do_not():

@@ -396,8 +396,7 @@ for i, ax in enumerate(axes.flat):
 #
 # ## A toy training run
 #
-# The next cell trains on the small library with the same function that trained the shipped weights, for a few steps
-# only. **It is a toy**: it shows that the loss falls, and its network is good for nothing. PyTorch
+# The next cell trains on the small library with the function behind `moirelib train`, for a few steps only. **It is a toy**: it shows that the loss falls, and its network is good for nothing. PyTorch
 # {cite:p}`paszke2019` does the computing; Lightning runs the loop, with checkpoints from which an interrupted run goes
 # on.
 

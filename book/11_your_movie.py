@@ -277,7 +277,7 @@ plt.show()
 # | `pixel size is missing` | the file carries none (many TIFF exports) | set `PIXEL_SIZE` from the microscope's calibration |
 # | circles much larger or smaller than the particles | size estimated wrongly | set `DIAMETER`; measure one particle on the screen, in nm |
 # | circles between the particles | contrast reversed by defocus, or the wrong polarity chosen (dark or bright particles are told apart by themselves) | look at the raw frame; pass `-movie.data.astype(float)` with its pixel size |
-# | "no second lattice found", and you see two | twist near zero, or a second layer of very few particles | record a larger field; nothing in this image decides |
+# | "no second lattice found in this field of view", and you see two | twist near zero, or a second layer of very few particles | record a larger field; nothing in this image decides |
 # | "which particle is in which layer is uncertain" | the field holds less than one Moiré period | record a larger field; use rows of high `layer_confidence` |
 # | layer 2 appears in a single-layer movie | strained or polycrystalline base layer, noise off the lattice | look at `layer_confidence` and `score`; drop what is low in both |
 # | layers exchanged from a frame on | few particles in common with the frame before: a jump, frames left out | cut the movie there; compare `by_frame` above |

@@ -432,7 +432,7 @@ def _note(counts, spacing, twist, lattices, field) -> str:
     if spacing[0] is None:
         return "No lattice found: layers are the network's word alone (layer_confidence 0.5)."
     if counts["layer_2"] < 0.03 * total:
-        return f"One layer, spacing {spacing[0]:.1f} nm; no second lattice found."
+        return f"One layer, spacing {spacing[0]:.1f} nm: no second lattice found in this field of view."
     if spacing[1] is None:
         upper = counts["layer_2"]
         return (

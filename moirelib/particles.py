@@ -174,13 +174,12 @@ def _drawn_out(one, two) -> bool:
     """Whether a frame shows one layer of particles that are longer one way, not two layers nearly upon each other.
 
     Then many particles were found twice, and one layer leaves little more of the frame unexplained than two, or even
-    less: in parts of a real frame 0.46 to 0.76 as many particles leave 0.7 to 1.4 times as much. Of two simulated
-    layers at twists of 1 to 3° they leave 1.6 to 1.9 times as much, or they are 0.7 times as many or more and leave no
-    less.
+    less: in parts of a real frame 0.5 to 0.55 as many particles leave 1.0 to 1.4 times as much, and 0.7 to 0.77 as many
+    0.9 to 1.0 times. Of two simulated layers at twists of 1 to 3° 0.7 to 0.95 as many leave 1.15 to 1.95 times as much.
     """
     (fit_one, named_one, _), (fit_two, named_two, _) = one, two
-    fewer, left = len(named_one) / len(named_two), fit_one.model.noise / fit_two.model.noise
-    return (fewer < 0.7 and left < 1.45) or (fewer < 0.8 and left < 0.9)
+    fewer, left = len(named_one) / len(named_two), fit_one.unexplained() / fit_two.unexplained()
+    return (fewer < 0.7 and left < 1.45) or (fewer < 0.8 and left < 1.07)
 
 
 def _too_few(frame, table, diameter) -> Found:

@@ -665,6 +665,13 @@ class FrameFit:
         self.misfit = self._misfit()
         return self
 
+    def unexplained(self) -> float:
+        """Standard deviation of what the model, as it is now, leaves of the frame, as of white noise per pixel.
+
+        In medians of the frame, at the scale of a third of a particle.
+        """
+        return self.model.block_noise(self.model.image(self.theta, self.imaging)[0])
+
     def _misfit(self) -> float:
         """Variance of the residual over areas as large as a particle, over that of white noise; at least 1.
 

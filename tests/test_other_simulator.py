@@ -18,8 +18,6 @@ SCENES = {
     "inverted contrast": {"twist": 18.0, "inverted": True},
     "higher magnification": {"twist": 15.0, "spacing": 38.0, "electrons": 60.0, "size": 448},
 }
-# Floors that the weights of early November passed with a margin. To be raised with the weights.
-FLOORS = dict.fromkeys(SCENES, 0.92) | {"higher magnification": 0.84}
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +49,9 @@ def test_layers_come_apart(scenes, name):
     field = np.array(image.frame.shape) * PIXEL_SIZE
     layers = np.asarray(result.layers)
     scores = score_layers(result.particles, layers, truth, image.masks[None], diameter(name), field)
-    assert scores["f1"] > FLOORS[name]
-    assert scores["mask_accuracy"] > 0.85
+    assert scores["f1"] > 0.99
+    assert scores["mask_accuracy"] > 0.985
+    assert scores["mask_iou"] > 0.97
 
 
 def test_positions_are_unbiased_to_a_tenth_of_a_pixel(scenes):
@@ -69,9 +68,8 @@ def test_positions_are_unbiased_to_a_tenth_of_a_pixel(scenes):
 
 
 def test_diameters_are_those_of_the_particles(scenes):
-    # To be tightened with the weights and the refinement: those of November make spheres a fifth too small.
     for name in SCENES:
-        assert scenes(name)[1].summary["diameter_nm"] == pytest.approx(diameter(name), rel=0.27)
+        assert scenes(name)[1].summary["diameter_nm"] == pytest.approx(diameter(name), rel=0.015)
 
 
 def test_two_layers_nearly_upon_each_other_stay_two():

@@ -97,20 +97,24 @@ def test_locate_of_nothing_is_an_empty_table():
 
 
 @pytest.mark.parametrize(
-    ("found", "unexplained", "drawn_out"),
+    ("fewer", "left", "drawn_out"),
     [
-        ((145, 269), (0.416, 0.356), True),  # part of the real frame of one layer
-        ((89, 192), (0.260, 0.190), True),  # another
-        ((287, 376), (0.072, 0.100), True),  # another, which two layers explain less well than one
-        ((359, 522), (0.119, 0.064), False),  # two simulated layers, twist 3°
-        ((394, 462), (0.0767, 0.0768), False),  # two, at a spacing misfit of 7 %
-        ((275, 327), (0.091, 0.058), False),  # two, twist 2°, everywhere nearly upon each other
+        (0.517, 1.422, True),  # a part of the real frame of one layer
+        (0.548, 0.983, True),  # others
+        (0.725, 0.996, True),
+        (0.736, 0.880, True),
+        (0.761, 0.969, True),
+        (0.711, 1.653, False),  # two simulated layers at twists of 1 to 3°
+        (0.742, 1.197, False),
+        (0.832, 1.154, False),
+        (0.929, 1.164, False),
+        (0.853, 1.0, False),  # two, at a spacing misfit of 7 %
     ],
 )
-def test_one_layer_of_long_particles_is_told_from_two_layers(found, unexplained, drawn_out):
-    # Particles and unexplained variation of fits with one layer and with two, as measured.
+def test_one_layer_of_long_particles_is_told_from_two_layers(fewer, left, drawn_out):
+    # Particles and unexplained variation of fits with one layer over those with two, as measured.
     one, two = (
-        (SimpleNamespace(model=SimpleNamespace(noise=noise)), range(n), None)
-        for n, noise in zip(found, unexplained, strict=True)
+        (SimpleNamespace(unexplained=lambda noise=noise: noise), range(n), None)
+        for n, noise in ((round(1000 * fewer), left), (1000, 1.0))
     )
     assert _drawn_out(one, two) is drawn_out

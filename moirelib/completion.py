@@ -159,8 +159,6 @@ def settle_overlaps(fit, particles: pd.DataFrame, spacing: float) -> pd.DataFram
     single, double, asked = _both_answers(particles, second, first, vacant)
     places = double[asked]
     single.loc[_distance(single, places) < reach, ["diameter", "depth"]] = np.nan
-    # As all particles were fitted together: while some are moved and others not, the model leaves much more.
-    misfit = fit.misfit
     squares, odd, fits = [], [], []
     for table in (single, double):
         fit.take(table).fit(2, shared=False)
@@ -170,7 +168,7 @@ def settle_overlaps(fit, particles: pd.DataFrame, spacing: float) -> pd.DataFram
         odd.append(np.array([fit.oddness()[some].sum() for some in near]))
     area = 2 * np.pi * (0.4 * fit.model.diameter) ** 2  # a Gaussian of height 1 over the residuals around a place
     at = np.clip(np.rint(places[["y", "x"]]).to_numpy(int), 0, np.array(fit.model.shape) - 1)
-    gain = 0.5 * area / misfit * (squares[0] - squares[1])[tuple(at.T)]
+    gain = 0.5 * area / fit.misfit * (squares[0] - squares[1])[tuple(at.T)]
     two = np.r_[odds, vacant["odds"]] + gain + odd[0] - odd[1] > 0
     # Each particle that was not asked for stays as the answer at the nearest place has it.
     distance, nearest = cKDTree(places[["y", "x"]]).query(fits[0][["y", "x"]])

@@ -441,7 +441,8 @@ for kind, (found, planted, matched) in tally.items():
 # the turn opens, so they are $b / (2\sin(\theta/2))$ apart: Frank's formula, from which Read and Shockley
 # {cite:p}`read1950` calculated the energy. It holds for a line across one set of rows. Along other lines two sets of
 # dislocations share the work, and stand up to 13 % closer. `boundary_table` counts pairs of five- and seven-fold
-# particles, each with one Burgers vector, and puts the formula beside it.
+# particles, each with one Burgers vector, and puts the formula beside it. A line too short to hold more than one is no
+# boundary: a lone dislocation turns the corner of a field that it cuts off just as much.
 
 # %% mystnb={"figure": {"caption": "Spacing of the dislocations along symmetric boundaries, counted as pairs of five- and seven-fold particles, against Frank's formula. They agree: the boundary is a row of dislocations, at the largest angles hardly more than two spacings apart. Inset, one of 8°.", "name": "fig-frank"}}
 fig, ax = plt.subplots(figsize=(6.2, 3.9), layout="constrained")

@@ -427,8 +427,8 @@ print(
 # every wave, however weak the wave, so the stiffest waves suffer most. Left in, a noisy lattice looks soft, and its
 # dispersion flat.
 #
-# `dispersion` does all waves along Γ–M–K–Γ. It averages the three paths that symmetry makes equal and, about each
-# point, waves on a small circle. It corrects three more things: particles that are missed, few frames (the inverse of
+# `dispersion` does all waves along Γ–M–K–Γ, of one grain (of several, `largest_grain` picks the largest). It averages
+# the three paths that symmetry makes equal and, about each point, waves on a small circle. It corrects three more things: particles that are missed, few frames (the inverse of
 # a sample covariance is too large, by $N/(N-2)$ for two complex components), and blur. Both the window and the circle
 # average over neighbouring $\mathbf q$, and let strong long waves leak into weak short ones. To take that out it
 # needs a model: `fit_springs` fits force constants of two shells of neighbours, after Born and von Kármán, to the

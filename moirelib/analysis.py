@@ -23,6 +23,7 @@ from .phonons import elastic_constants, fit_springs, largest_grain, phonons
 from .relaxation import fit_relaxation, relative_motion
 from .tables import TRACK_COLUMNS, checked_particles
 from .vibrations import (
+    Displacements,
     coordination_labels,
     group_vibrations,
     interlayer_correlation,
@@ -203,9 +204,10 @@ def _summarise(result, tracks) -> None:
         with contextlib.suppress(ValueError):  # the notes say already why a layer has none
             motions[layer] = site_displacements(tracks, layer)
     _keep(result, "vibrations", "Layers as a whole", lambda: _layers(motions))
-    _keep(result, "vibrations", "By coordination", lambda: _by_coordination(motions))
+    _keep(result, "vibrations", "By coordination", lambda: _grouped(motions, lambda m: coordination_labels(m.sites)))
     if {1, 2} <= set(motions):
-        _keep(result, "vibrations", "By place on the other layer", lambda: _by_registry(motions))
+        both, title = {k: motions[k] for k in (1, 2)}, "By place on the other layer"
+        _keep(result, "vibrations", title, lambda: _grouped(both, lambda m: _registered(m, both[3 - m.layer])))
         title = "Correlation of the two layers' displacements, by distance"
         _keep(result, "vibrations", title, lambda: interlayer_correlation(motions[1], motions[2]))
     _keep(result, "phonons", "Elastic constants in kT/nm², and Poisson's ratio", lambda: _elastic(motions))
@@ -231,21 +233,18 @@ def _layers(motions) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["layer", *LAYER_NUMBERS])
 
 
-def _by_coordination(motions) -> pd.DataFrame:
-    tables = []
-    for layer, motion in motions.items():
-        groups = group_vibrations(site_vibrations(motion), coordination_labels(motion.sites))
-        tables.append(groups.reset_index().assign(layer=layer))
+def _grouped(motions, labels: Callable[[Displacements], np.ndarray]) -> pd.DataFrame:
+    """Amplitudes of every layer's sites by their labels."""
+    tables = [
+        group_vibrations(site_vibrations(motion), labels(motion)).reset_index().assign(layer=layer)
+        for layer, motion in motions.items()
+    ]
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
-def _by_registry(motions) -> pd.DataFrame:
-    tables = []
-    for layer in (1, 2):
-        motion = motions[layer]
-        place = registry(motion.sites, motions[3 - layer].sites)["registry"].replace("", np.nan).to_numpy()
-        tables.append(group_vibrations(site_vibrations(motion), place).reset_index().assign(layer=layer))
-    return pd.concat(tables, ignore_index=True)
+def _registered(motion, other) -> np.ndarray:
+    """Registry of a layer's sites on the other layer's, NaN where that is not there."""
+    return registry(motion.sites, other.sites)["registry"].replace("", np.nan).to_numpy()
 
 
 def _elastic(motions) -> pd.DataFrame:

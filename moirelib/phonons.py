@@ -642,8 +642,7 @@ def phonons(tracks: pd.DataFrame, **options) -> pd.DataFrame:
     -------
     pandas.DataFrame
         As `dispersion`, one layer after the other. ``attrs["note"]`` has a line for each layer that has none, or only
-        of a part of it;
-        ``attrs["ticks"]`` has each layer's distances of Γ, M, K and Γ.
+        those of a part of it; ``attrs["ticks"]`` has each layer's distances of Γ, M, K and Γ.
 
     Raises
     ------

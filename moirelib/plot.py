@@ -737,7 +737,8 @@ def show_sizes(sizes, ax=None, frame_time: float | None = None, column: str = "n
         ax.plot(rows["frame"] * (frame_time or 1), rows[column], color=color, label=f"layer {layer}")
     names = {"number": "particles", "area_nm2": "area / nm²", "radius_nm": "radius / nm"}
     ax.set(xlabel="time / s" if frame_time else "frame", ylabel=names.get(column, column), ylim=(0, None))
-    ax.legend(frameon=False, fontsize=8)
+    if len(sizes):
+        ax.legend(frameon=False, fontsize=8)
     return ax
 
 

@@ -198,8 +198,8 @@ def _growth(analysis) -> Figure:
     fig, axes = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained")
     if analysis.sizes is not None:
         plot.show_sizes(analysis.sizes, axes[0])
-    sites = np.concatenate([one.sites for one in analysis.occupancy.values()])
-    plot.show_events(analysis.tables["growth"], axes[1], sites)
+    sites = [one.sites for one in analysis.occupancy.values()]
+    plot.show_events(analysis.tables["growth"], axes[1], np.concatenate(sites) if sites else None)
     return fig
 
 

@@ -13,7 +13,7 @@ from moirelib.analysis import NEEDED, analyze, field_of_view, read_particles
 from moirelib.cli import main
 from moirelib.elastic import thermal_displacements
 from moirelib.lattice import grain_boundary, hexagonal_lattice, moire_period
-from moirelib.report import SUMMARIES, report
+from moirelib.report import SUMMARIES, report, write_analysis
 
 SPACING, TWIST, FRAMES = 40.0, 9.0, 12
 
@@ -118,6 +118,12 @@ def test_boundaries_are_followed_and_summed_up():
     assert row["frames"] == 5
     assert row["misorientation_deg"] == pytest.approx(truth.misorientation, abs=0.1)
     assert abs(row["migration_nm"]) < 3.0  # the field drifts by 14 nm
+
+
+def test_a_layer_without_a_lattice_still_gets_its_report(tmp_path):
+    tracks = pd.DataFrame({"frame": range(4), "particle": 0, "layer": 1, "y_nm": 10.0, "x_nm": 20.0})
+    write_analysis(analyze(tracks), tmp_path, movie=False)
+    assert "too few particles" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_the_report_needs_no_other_file_and_names_every_section(folder):

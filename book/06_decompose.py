@@ -320,8 +320,7 @@ except OSError as error:
     print("This section needs the real frame.", error)
 
 if real is not None:
-    top = 256 if FAST else 0
-    shown = counts[top:, : 1024 - top]
+    shown = counts[420:920, 60:560] if FAST else counts  # fast: within the lattice
     taken_apart = moirelib.decompose(shown, pixel_size=real.pixel_size)
     table, summary = taken_apart.particles, taken_apart.summary
     print(f"{len(table)} particles, {np.mean(table['layer'] == 1):.1%} of them in layer 1")
@@ -336,8 +335,10 @@ if real is None:
 else:
     plot.show_frame(shown, real.pixel_size, axes[0])
     plot.show_particles(table, axes[0], real.pixel_size)
-    plot.show_frame(shown[300:600, 300:600], real.pixel_size, axes[1])
-    near = table.assign(y=table["y"] - 300, x=table["x"] - 300)
+    start = len(shown) // 2 - 100
+    enlarged = shown[start : start + 200, start : start + 200]
+    plot.show_frame(enlarged, real.pixel_size, axes[1])
+    near = table.assign(y=table["y"] - start, x=table["x"] - start)
     plot.show_particles(near, axes[1], real.pixel_size, linewidths=2)
 
 # %% [markdown]
@@ -387,18 +388,17 @@ if real is not None:
 from scipy.ndimage import rotate
 
 if real is not None:
-    corner = (246, 46)
-    part = counts[246:954, 46:754]
+    part = shown if FAST else counts[246:954, 46:754]
+    size = 350 if FAST else 500  # of the middle, which the turned copy fills
+    middle = slice((len(part) - size) // 2, (len(part) + size) // 2)
     background = gaussian_filter(part, 75)
     layer = part / background
     turned = rotate(gaussian_filter(layer, 5), -15, reshape=False, order=1, mode="nearest")
-    product = (layer * turned * background)[
-        104:604, 104:604
-    ]  # the middle, which the turned copy fills
+    product = (layer * turned * background)[middle, middle]
 
 # %%
 if real is not None:
-    moire = moirelib.semi_real_moire(part, 30, twist_angle=15, size=500)
+    moire = moirelib.semi_real_moire(part, 30, twist_angle=15, size=size)
     inner = (slice(50, -50),) * 2
     agreement = np.corrcoef(moire.frame[inner].ravel(), product[inner].ravel())[0, 1]
     split = moirelib.decompose(moire.frame, pixel_size=real.pixel_size)
@@ -412,17 +412,20 @@ if real is not None:
 
 # %%
 if real is not None:
-    source = table[["y", "x"]].to_numpy() + [top, 0] - corner - moire.origin
+    from_part = [0, 0] if FAST else [246, 46]
+    source = table[["y", "x"]].to_numpy() - from_part - moire.origin
     known = pd.concat(
         [
             pd.DataFrame(points, columns=["y", "x"]).assign(layer=k, frame=0)
             for k, points in ((1, source), (2, moire.turn(source)))
         ]
     )
-    known = known[(known[["y", "x"]] > -0.5).all(axis=1) & (known[["y", "x"]] < 499.5).all(axis=1)]
+    known = known[
+        (known[["y", "x"]] > -0.5).all(axis=1) & (known[["y", "x"]] < size - 0.5).all(axis=1)
+    ]
     known = known.assign(y_nm=known["y"] * real.pixel_size, x_nm=known["x"] * real.pixel_size)
-    size = table["diameter_nm"].median()
-    semi = score_particles(split.particles, known, size, np.array([500, 500]) * real.pixel_size)
+    width = table["diameter_nm"].median()
+    semi = score_particles(split.particles, known, width, (size * real.pixel_size,) * 2)
     print(pd.Series(semi).round(3).to_string())
 
 # %% mystnb={"figure": {"caption": "Semi-real Moiré, twist 15°. Top, the product and the two real transmissions that made it. Bottom, the product with the particles found, and the two layers that moirelib gives. Layers are named by their extent, which is equal here, so bottom and top may be exchanged.", "name": "fig-semi-real"}}

@@ -224,10 +224,11 @@ def animate_tracks(particles, ax=None, movie=None, trail: int = 8):
     colors = [_OUTLINES[(k - 1) % len(_OUTLINES)] for k in layers]
     dots = [ax.plot([], [], ".", ms=4, color=c, label=f"layer {k}")[0] for k, c in zip(layers, colors, strict=True)]
     tails = [ax.add_collection(LineCollection([], colors=c, linewidths=1)) for c in colors]
-    ax.legend(loc="upper right", fontsize=8)
+    # Beside the title, where no particle is hidden
+    ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=len(layers), fontsize=8, frameon=False, borderpad=0)
 
     def draw(frame):
-        ax.set_title(f"frame {frame}", fontsize=10)
+        ax.set_title(f"frame {frame}", fontsize=10, loc="left")
         recent = particles[particles["frame"].between(frame - trail, frame)]
         for layer, dot, tail in zip(layers, dots, tails, strict=True):
             rows = recent[recent["layer"] == layer]

@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
+from PIL import Image
 
 from moirelib import plot
 
@@ -154,3 +155,22 @@ def test_no_defects_are_drawn_without_complaint(ax):
     empty = pd.DataFrame(columns=["kind", "y_nm", "x_nm", "burgers_y_nm", "burgers_x_nm"])
     assert plot.show_defects(empty, ax) is ax
     assert ax.get_legend() is None
+
+
+def test_movie_of_tracks_is_written_with_all_frames_and_particles(ax, tmp_path):
+    rng = np.random.default_rng(5)
+    sites = rng.uniform(20, 180, (12, 2))
+    rows = [
+        pd.DataFrame(sites + t, columns=["y_nm", "x_nm"]).assign(frame=t, particle=range(12), layer=[1] * 8 + [2] * 4)
+        for t in range(5)
+    ]
+    animation = plot.animate_tracks(pd.concat(rows, ignore_index=True), ax, trail=2)
+    animation.save(tmp_path / "tracks.gif", writer="pillow", dpi=40)
+    with Image.open(tmp_path / "tracks.gif") as gif:
+        assert gif.n_frames == 5
+    # The last frame stays drawn: 8 + 4 dots where the particles are, and tracks of the last three frames.
+    dots = [np.column_stack(line.get_data())[:, ::-1] for line in ax.lines if len(line.get_xdata())]
+    assert sorted(map(len, dots)) == [4, 8]
+    np.testing.assert_allclose(np.sort(np.concatenate(dots), axis=0), np.sort(sites + 4, axis=0))
+    paths = [p for collection in ax.collections for p in collection.get_segments()]
+    assert [len(p) for p in paths] == [3] * 12

@@ -104,7 +104,7 @@ def main() -> None:
     if not args.quick:
         prepare_networks(names, args)
     families = family_cells(names, args) if "families" in args.parts else []
-    sweeps = sweep_cells(names, args.scenes) if "sweeps" in args.parts and not args.quick else []
+    sweeps = sweep_cells(names, args.scenes, args.sweeps) if "sweeps" in args.parts and not args.quick else []
     rows = run(families + sweeps, args)
     table = {cell.name: {m: average(rows[cell.name, m]) for m in names} for cell in families}
     print_table(table, rows, names, args)
@@ -139,6 +139,7 @@ def arguments():
     parser.add_argument(
         "--families", nargs="+", choices=FAMILIES, default=tuple(FAMILIES), help="only these (and sweeps)"
     )
+    parser.add_argument("--sweeps", nargs="+", choices=SWEEPS, default=tuple(SWEEPS), help="only these")
     parser.add_argument("--weights", help="moirelib's weights instead of the shipped ones")
     parser.add_argument("--library", default=networks.BUILD / "library", help="to train missing networks on")
     parser.add_argument("--hours", type=float, default=6.0, help="longest training of one missing network")
@@ -180,11 +181,12 @@ def family_cells(names, args) -> list[Cell]:
     return [cell for cell in cells if cell.config is not None or real_frame_at_hand()]
 
 
-def sweep_cells(names, scenes) -> list[Cell]:
-    """One cell for every value of every sweep."""
+def sweep_cells(names, scenes, sweeps=tuple(SWEEPS)) -> list[Cell]:
+    """One cell for every value of every sweep that is asked for; its number does not depend on the others."""
     methods = tuple(m for m in SWEEP_METHODS if m in names)
-    values = [(f"{what}={value:g}", config) for what, sweep in SWEEPS.items() for value, config in sweep.items()]
-    return [Cell(name, config, 101 + k, methods, scenes) for k, (name, config) in enumerate(values)]
+    values = [(what, value, config) for what, sweep in SWEEPS.items() for value, config in sweep.items()]
+    cells = enumerate(values, 101)
+    return [Cell(f"{w}={v:g}", config, k, methods, scenes) for k, (w, v, config) in cells if w in sweeps]
 
 
 def run(cells, args) -> dict[tuple[str, str], list[dict]]:

@@ -135,6 +135,8 @@ def test_semi_real_truth_lies_on_its_masks():
 
 def test_every_cell_has_seeds_of_its_own():
     cells = layers.sweep_cells(tuple(layers.METHODS), 3)
+    doses = layers.sweep_cells(tuple(layers.METHODS), 3, ["dose"])
+    assert doses == [cell for cell in cells if cell.name.startswith("dose=")]
     numbers = [cell.number for cell in cells] + list(range(1, len(families.FAMILIES) + 1))
     assert len(set(numbers)) == len(numbers)
     assert layers.SEED not in (0, 990)

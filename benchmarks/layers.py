@@ -136,10 +136,8 @@ def arguments():
     parser.add_argument(
         "--parts", nargs="+", choices=parts, default=parts, help="families (with real frame and movie) or sweeps alone"
     )
-    parser.add_argument(
-        "--families", nargs="+", choices=FAMILIES, default=tuple(FAMILIES), help="only these (and sweeps)"
-    )
-    parser.add_argument("--sweeps", nargs="+", choices=SWEEPS, default=tuple(SWEEPS), help="only these")
+    parser.add_argument("--families", nargs="+", choices=FAMILIES, default=tuple(FAMILIES), help="only these families")
+    parser.add_argument("--sweeps", nargs="+", choices=SWEEPS, default=tuple(SWEEPS), help="only these sweeps")
     parser.add_argument("--weights", help="moirelib's weights instead of the shipped ones")
     parser.add_argument("--library", default=networks.BUILD / "library", help="to train missing networks on")
     parser.add_argument("--hours", type=float, default=6.0, help="longest training of one missing network")

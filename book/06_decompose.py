@@ -193,7 +193,8 @@ result.particles.round(2).sample(5, random_state=0)
 # A score needs a rule for what counts as found. Ours: pairs of found and true particles are made one to one, at most
 # 0.3 diameters apart, so that the total distance is smallest (the Hungarian algorithm {cite:p}`kuhn1955`); particles
 # within half a diameter of the border do not count. From the pairs follow {term}`precision`, {term}`recall` and their
-# harmonic mean, the {term}`F1 score`. In plain NumPy, for one frame and with layers ignored:
+# harmonic mean, the {term}`F1 score`. In plain NumPy, for one frame and with layers ignored (moirelib's own score prefers,
+# where two particles lie upon each other, the pair in one layer, so that the two may differ by a pair at the border):
 
 
 # %%
@@ -388,9 +389,9 @@ if real is not None:
 from scipy.ndimage import rotate
 
 if real is not None:
-    part = shown if FAST else counts[246:954, 46:754]
-    size = 350 if FAST else 500  # of the middle, which the turned copy fills
-    middle = slice((len(part) - size) // 2, (len(part) + size) // 2)
+    corner, edge, size = ((0, 0), 500, 350) if FAST else ((246, 46), 708, 500)
+    part = shown[corner[0] : corner[0] + edge, corner[1] : corner[1] + edge]
+    middle = slice((edge - size) // 2, (edge + size) // 2)  # which the turned copy fills
     background = gaussian_filter(part, 75)
     layer = part / background
     turned = rotate(gaussian_filter(layer, 5), -15, reshape=False, order=1, mode="nearest")
@@ -412,8 +413,7 @@ if real is not None:
 
 # %%
 if real is not None:
-    from_part = [0, 0] if FAST else [246, 46]
-    source = table[["y", "x"]].to_numpy() - from_part - moire.origin
+    source = table[["y", "x"]].to_numpy() - corner - moire.origin
     known = pd.concat(
         [
             pd.DataFrame(points, columns=["y", "x"]).assign(layer=k, frame=0)

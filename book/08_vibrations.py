@@ -566,7 +566,7 @@ for name, film in real.items():
             "k raw / kT/nm²": 1 / whole[f"std_raw_{axis}_nm"] ** 2,
             "sites with upper bound of k": f"{bounded:.0%}",
         }
-pd.DataFrame(rows).transpose()
+pd.DataFrame(rows).transpose().infer_objects().round(3)
 
 # %% [markdown]
 # With the stated errors, the corrected variance is negative for rods along y and for prisms along both axes. A

@@ -397,7 +397,7 @@ plt.show()
 # anywhere; do they follow the areas above?
 
 # %%
-on_moire = defects.defect_table(table)
+on_moire = defects.defect_table(table).replace({"registry": {"": "other layer ends"}})
 on_moire.groupby(["layer", "kind"])["registry"].value_counts().unstack(fill_value=0)
 
 # %% [markdown]
@@ -499,7 +499,7 @@ columns = (
     "kind misorientation_deg misorientation_std_deg inclination_deg sigma "
     "sigma_deviation_deg asymmetry_deg mirror_mismatch_nm"
 ).split()
-pd.DataFrame(rows)[columns].transpose()
+pd.DataFrame(rows)[columns].infer_objects().round(3).transpose()
 
 # %% [markdown]
 # The slid one has everything that a twin has but coherence: one grain was moved along the line by 0.35 spacings, and
@@ -623,9 +623,9 @@ plt.show()
 
 # %% [markdown]
 # The spacing is that of chapter 7, with an error bar. Of the defects one should believe those that lie in the regular
-# part. Most marks, and what is called a grain boundary, lie where ψ6 is low: there bright liquid hides the particles,
-# some finds are not particles, and a missed particle would look like a vacancy. A defect that stays in place over many
-# frames is one; a defect of a single frame is a suspicion.
+# part. Most marks lie where ψ6 is low: there bright liquid hides the particles, some finds are not particles, and a
+# missed particle would look like a vacancy. A defect that stays in place over many frames is one; a defect of a single
+# frame is a suspicion.
 #
 # ## Exercises
 #

@@ -572,9 +572,11 @@ plt.show()
 # %% [markdown]
 # A site under a particle of the other layer is a harder case: one particle in the frame, or two? When one of two is
 # missing, the other slides between them to explain both; when there is one, two that share its darkness explain it as
-# well. There both answers are fitted, for all such places at once, and compared (`settle_overlaps`). For a
-# whole frame, `find` asks so too: where two lattices are nearly alike, it fits one layer and two, and takes two only if
-# one leaves much more of the frame unexplained, or needs nearly as many particles. In a movie the first frame decides.
+# well. There both answers are fitted, for all such places at once, and compared (`settle_overlaps`). Of two particles
+# nearly upon each other the frame shows no outlines, only that the place is twice as dark; so both answers are judged
+# by what was usual before the question was put. For a whole frame, `find` asks so too: where two lattices are nearly
+# alike, it fits one layer and two, and takes two only if one leaves much more of the frame unexplained, or needs nearly
+# as many particles. In a movie the first frame decides.
 #
 # ## All together: `find`
 #

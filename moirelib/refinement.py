@@ -24,7 +24,7 @@ EDGE = 0.04  # softness of a particle's outline on these samples, in squared rad
 DEEPEST = 6.0  # optical depth; darker particles look the same
 FAINT = 3e-3  # of a derivative's largest value; less is taken for nothing
 KNOTS = 2.0  # diameters between the background's knots
-ODDEST = 6.0  # most that an unusual size and depth count against a particle, as a logarithm of odds
+ODDEST = 12.0  # most that an unusual size and depth count against a particle, as a logarithm of odds
 BENT = 5.0  # standard deviations; rows of particles that are bent more than this say little
 
 
@@ -381,6 +381,10 @@ class _Prior:
             spread = torch.minimum(torch.maximum(spread, torch.tensor([0.01, 0.02])), torch.tensor([0.12, 0.6]))
             self.std = torch.cat([self.std[:2], spread])
 
+    def hold_population(self, usual, std):
+        """Sizes and depths are about ``usual`` (2,) to within ``std`` (4,), whatever the particles themselves say."""
+        self.center, self.std = torch.cat([self.start, usual.expand(len(self.start), 2)], dim=1), std
+
     def _alone(self, theta):
         """Particles that overlap no other, if there are enough: one that was taken for two must not count twice."""
         yx = theta[:, :2].numpy()
@@ -645,13 +649,18 @@ class FrameFit:
         return particles.assign(y=own[:, 0], x=own[:, 1], diameter=np.exp(own[:, 2]), depth=np.exp(own[:, 3]))
 
     def fit(self, rounds: int = 1, shared: bool = True) -> FrameFit:
-        """Alternate between what is shared (unless told not to) and what is each particle's own."""
+        """Alternate between what is shared (unless told not to) and what is each particle's own.
+
+        What is usual for sizes and depths counts as shared.
+        """
         model = self.model
         for _ in range(rounds):
             model.margin = int(np.ceil(self.imaging.blur * model.diameter))  # held: costs must count the same pixels
             if shared:
                 self._fit_shared()
-            self.prior.set_population(self.theta)
+                self.prior.set_population(self.theta)
+            else:
+                self.prior.hold_population(self.usual, self.spread)
             self.theta = _fit_particles(model, self.theta, self.imaging, self.prior, 2)
             model.place(self.theta)
             if shared:

@@ -224,6 +224,23 @@ def test_two_found_upon_each_other_stay_two_only_where_the_frame_shows_two(seed,
         assert (nearest(site, upper)[0] < 0.6) if there else (nearest(site, upper)[0] > 12)
 
 
+def test_one_for_two_is_unusual_even_where_most_are_asked_for():
+    # Three quarters of the base lie nearly under an island. Were sizes and depths compared with those of the answer
+    # that is on trial, the dark ones would be the usual ones.
+    rng = np.random.default_rng(5)
+    base = hexagonal_lattice(18.0, 7.0, MIDDLE, 160.0)
+    base = base[np.all((base > -4) & (base < 163), axis=1)]
+    island = hexagonal_lattice(18.0, 7.0, MIDDLE, 80.0) + [0.6, 0.6]
+    table = pd.concat([table_of(base), table_of(island, 2)], ignore_index=True)
+    fit = FrameFit(frame_of(np.concatenate([base, island]), rng), table, D).fit(3)
+    dark = nearest(base, island) < 2
+    assert dark.mean() > 0.6
+    inside = np.all((base > D) & (base < 159 - D), axis=1)  # at the border the frame says less of depths
+    odd = fit.take(table_of(base)).fit(2, shared=False).oddness()
+    assert np.all(odd[dark & inside] > 6)
+    assert np.median(odd[~dark]) < 2
+
+
 def test_one_particle_found_as_two_on_both_sides_of_it_becomes_one():
     # Over a vacancy of the upper layer the two slide apart until the upper one is near its own site.
     frame, table, site = overlapping(0, False, 0.35)

@@ -603,6 +603,8 @@ if bench["families"]:
     axes["families"].set_xticks(
         range(len(bench["families"])), bench["families"], rotation=20, ha="right"
     )
+    for k in range(1, len(bench["families"])):
+        axes["families"].axvline(k - 0.5, color="0.85", lw=0.8, zorder=0)
     axes["families"].legend(frameon=False, ncols=3, loc="lower left", fontsize=8)
 for name, label in SWEEPS.items():
     values = {float(k): v for k, v in bench["sweeps"].get(name, {}).items()}

@@ -24,7 +24,7 @@ EDGE = 0.04  # softness of a particle's outline on these samples, in squared rad
 DEEPEST = 6.0  # optical depth; darker particles look the same
 FAINT = 3e-3  # of a derivative's largest value; less is taken for nothing
 KNOTS = 2.0  # diameters between the background's knots
-ODDEST = 12.0  # most that an unusual size and depth count against a particle, as a logarithm of odds
+ODDEST = 8.0  # most that an unusual size and depth count against a particle, as a logarithm of odds
 BENT = 5.0  # standard deviations; rows of particles that are bent more than this say little
 
 

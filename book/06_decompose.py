@@ -701,7 +701,7 @@ with tempfile.TemporaryDirectory() as folder:
 
 # %% tags=["hide-cell"]
 rng = np.random.default_rng(6)
-edge = 192 if FAST else frame.shape[0]
+edge = 150 if FAST else frame.shape[0]
 electrons = np.clip(frame[:edge, :edge] - 100.0, 0, None).astype(int)
 part = true_first[true_first[["y", "x"]].lt(edge - 0.5).all(axis=1)]
 for share in (1, 0.1, 0.01, 0.001):

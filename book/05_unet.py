@@ -71,7 +71,8 @@ print("fast mode" if FAST else "full mode", "with PyTorch", torch.__version__)
 # particle, and the detail, because outlines are a few pixels wide. A U-Net {cite:p}`ronneberger2015` gets the first by
 # halving the image again and again, so that each remaining pixel summarises a growing area, and the second by passing
 # the undiminished maps across to the way back up. `build_unet` is MONAI's implementation {cite:p}`cardoso2022`, with
-# one input channel and two output channels per layer: a mask, and a {term}`centre channel` of which more below.
+# one input channel and two output channels per layer: a mask, and a {term}`centre channel` of which more below. Two
+# layers are the rule in this book; from a library of three, `train` makes a network of three.
 
 # %%
 torch.manual_seed(0)

@@ -240,18 +240,19 @@ class CountingSampler(Sampler):
 
 
 class LayerUNet(lightning.LightningModule):
-    """U-Net, loss and schedule for Lightning's loop."""
+    """U-Net for so many nanoparticle layers, loss and schedule for Lightning's loop."""
 
-    def __init__(self, config: TrainingConfig):
+    def __init__(self, config: TrainingConfig, layers: int = 2):
         super().__init__()
-        self.config, self.curve = config, []
+        self.config, self.layers, self.curve = config, layers, []
         self.plans = []  # other lengths that earlier parts of this run were planned for
-        self.model = build_unet().to(memory_format=torch.channels_last)  # a quarter faster on CPUs
+        self.model = build_unet(layers).to(memory_format=torch.channels_last)  # a quarter faster on CPUs
 
     def training_step(self, batch, _):
         """One optimiser step's loss."""
         image = batch[0].to(memory_format=torch.channels_last)
-        loss = permutation_loss(self.model(image).float(), batch[1], self.config.window)  # from half precision on CUDA
+        logits = self.model(image).float()  # from half precision on CUDA
+        loss = permutation_loss(logits, batch[1], self.config.window, self.layers)
         self.curve.append(float(loss.detach()))
         self.log("loss", loss, prog_bar=True)
         return loss
@@ -271,12 +272,16 @@ class LayerUNet(lightning.LightningModule):
 
     def on_save_checkpoint(self, checkpoint):
         """Keep the training curve with the weights."""
-        checkpoint["curve"], checkpoint["config"], checkpoint["plans"] = self.curve, asdict(self.config), self.plans
+        checkpoint["curve"], checkpoint["config"], checkpoint["plans"] = self.curve, self._configuration(), self.plans
+
+    def _configuration(self) -> dict:
+        """What a run must not change between its parts, and its number of steps, which it may."""
+        return asdict(self.config) | {"layers": self.layers}
 
     def on_load_checkpoint(self, checkpoint):
         """Take the training curve up again; only the number of steps may have changed since."""
         before = checkpoint["config"]
-        if before | {"steps": self.config.steps} != asdict(self.config):
+        if before | {"steps": self.config.steps} != self._configuration():
             raise ValueError(
                 "checkpoints beside --out are of another configuration; choose another --out or delete them"
             )
@@ -300,7 +305,7 @@ def train(
     Parameters
     ----------
     library : path-like
-        Zarr store made by `moirelib.library.make_library`.
+        Zarr store made by `moirelib.library.make_library`. Its number of layers is the network's.
     out : path-like
         Weights to write (``.safetensors``); the model card goes beside them as ``.json``, checkpoints into a folder
         ``OUT.checkpoints`` from which an interrupted run goes on. It may go on with another number of steps: the
@@ -331,7 +336,7 @@ def train(
     count = group["frame"].shape[0]
     split = count - max(1, round(config.validation * count))
     lightning.seed_everything(seed, verbose=False)
-    module = LayerUNet(config)
+    module = LayerUNet(config, group["mask"].shape[1])
     hours = fit(module, LibraryCrops(group, range(split), config, seed), config, out, device, workers)
     scores = validate(module.model, LibraryCrops(group, range(split, count), config, seed, augment=False))
     card = {

@@ -68,7 +68,7 @@ def save_weights(model: torch.nn.Module, path) -> None:
 
 
 def load_weights(path=None, device: str = "auto") -> torch.nn.Module:
-    """Read a trained network, ready to predict.
+    """Read a trained network, ready to predict; its number of layers is that of the weights.
 
     Parameters
     ----------
@@ -96,10 +96,11 @@ def load_weights(path=None, device: str = "auto") -> torch.nn.Module:
         path = weights_path()
     if not Path(path).is_file():
         raise FileNotFoundError(f"no such weights: {path}; train some with moirelib train, or leave weights out")
-    model = build_unet()
     try:
-        model.load_state_dict(load_file(str(path)))
-    except (SafetensorError, RuntimeError) as error:
+        weights = load_file(str(path))
+        model = build_unet(len(weights["final_conv.bias"]) // 2)
+        model.load_state_dict(weights)
+    except (SafetensorError, KeyError, RuntimeError) as error:
         raise ValueError(f"{path} does not hold weights of this network; train some with moirelib train") from error
     return model.to(choose_device(device)).eval()
 

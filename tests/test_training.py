@@ -10,7 +10,7 @@ from scipy.ndimage import center_of_mass, label
 
 from moirelib.library import LibraryConfig, make_library, open_library
 from moirelib.training import CENTER_WEIGHT, LayerUNet, LibraryCrops, TrainingConfig, permutation_loss, train
-from moirelib.unet import CENTER_WIDTH, WORKING_DIAMETER, load_weights
+from moirelib.unet import CENTER_WIDTH, WORKING_DIAMETER, load_weights, predict
 
 # --- The loss ---
 
@@ -247,6 +247,19 @@ def test_training_writes_weights_and_card(library, tmp_path):
     load_weights(out, "cpu")
     with pytest.raises(ValueError, match="another configuration"):
         train(library, out, replace(TOY, learning_rate=1e-3), seed=1, device="cpu")
+
+
+def test_a_library_of_three_layers_trains_a_network_of_three(library, tmp_path):
+    config = LibraryConfig.fast()
+    config = replace(config, images=3, shape=(128, 128), lattice=replace(config.lattice, layers=3))
+    make_library(tmp_path / "three", config, seed=3, workers=1, progress=False)
+    out, toy = tmp_path / "toy.safetensors", replace(TOY, steps=2, checkpoint_every=2)
+    card = train(tmp_path / "three", out, toy, seed=1, device="cpu")
+    assert 0 <= card["validation"]["mask_iou"] <= 1
+    masks, centers = predict(load_weights(out, "cpu"), np.random.default_rng(0).normal(300, 20, (64, 64)))
+    assert masks.shape == centers.shape == (3, 64, 64)
+    with pytest.raises(ValueError, match="another configuration"):
+        train(library, out, toy, seed=1, device="cpu")
 
 
 def test_a_run_may_go_on_for_longer_and_its_card_says_so(library, tmp_path):

@@ -78,8 +78,9 @@ def test_an_image_without_contrast_is_nothing_to_the_network():
     assert np.abs(normalize(np.full((64, 64), 300.0))).max() == 0
 
 
-def test_weights_survive_saving(tmp_path):
-    model = build_unet()
+@pytest.mark.parametrize("layers", [2, 3])
+def test_weights_survive_saving(tmp_path, layers):
+    model = build_unet(layers)
     save_weights(model, tmp_path / "w.safetensors")
     again = load_weights(tmp_path / "w.safetensors", "cpu")
     for a, b in zip(model.parameters(), again.parameters(), strict=True):

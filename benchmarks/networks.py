@@ -3,7 +3,8 @@
     python benchmarks/networks.py --train "published U-Net" --library FOLDER --steps 8000 --hours 6
 
 trains one of them, going on from its last checkpoint, and writes weights and a card into `_build/bench-layers`.
-All see the same crops as `moirelib train` with the same settings. At the end each is given the true particle diameter
+All see the same crops as `moirelib train` with the same settings and library; the book's were trained for other numbers
+of steps, which chapter 6 lists. At the end each is given the true particle diameter
 to resample by, its channels are the layers, and its particles are the maxima of its masks: no lattice logic.
 """
 

@@ -72,7 +72,8 @@ print("fast mode" if FAST else "full mode", "with PyTorch", torch.__version__)
 # halving the image again and again, so that each remaining pixel summarises a growing area, and the second by passing
 # the undiminished maps across to the way back up. `build_unet` is MONAI's implementation {cite:p}`cardoso2022`, with
 # one input channel and two output channels per layer: a mask, and a {term}`centre channel` of which more below. Two
-# layers are the rule in this book; from a library of three, `train` makes a network of three.
+# layers are the rule in this book; from a library of three, `train` makes a network of three, for work of your own with
+# its channels: `decompose` takes two.
 
 # %%
 torch.manual_seed(0)
@@ -426,8 +427,9 @@ for plan in card["training"].get("earlier_plans", []):
     print(f"until step {plan['until_step']} planned for {plan['planned_steps']} steps")
 
 # %% [markdown]
-# Two commands make such weights, with these seeds; a GPU is used if there is one.
-# For the same weights, the code has to be the same as well, and the length of the run never changed on the way; the
+# Two commands make such weights, with these seeds; a GPU is used if there is one. (The run of the shipped weights was a
+# variant of that training on a lent machine, where other processes drew the crops and rounded them as printed; what the
+# card says of hardware and crops comes from there.) For the same weights, the code has to be the same as well, and the length of the run never changed on the way; the
 # card keeps the commit, the library's whole configuration, and earlier plans where there were any.
 #
 # ```
@@ -635,7 +637,7 @@ for ax, (name, title) in zip(axes.flat[2:], TITLES.items(), strict=True):
 # %% [markdown]
 # (These networks differ in more than their loss: ours also learns centres, and was shown fewer crops. For the loss alone
 # see the table above.) With fixed names, it is the trap of {numref}`fig-trap` as a trained network shows it: one half in
-# both channels is what it was asked for. More training does not help, as the answer is not in the patch. That the whole
+# both channels is what it was asked for. More training can help little where the answer is not in the patch. That the whole
 # frame's F1 is far above two thirds has another reason: most of its particles lie outside the smaller layer, where there
 # is only one layer to name.
 #

@@ -127,8 +127,8 @@ def decompose(
     Raises
     ------
     ValueError
-        If the pixel size is missing or absurd, the particles are under 4 pixels wide, or a frame holds NaN or is
-        constant.
+        If the pixel size is missing or absurd, the particles are under 4 pixels wide, a frame holds NaN or is
+        constant, or the weights are not of two layers.
 
     Notes
     -----
@@ -140,6 +140,7 @@ def decompose(
     movie = as_movie(movie, pixel_size, frame_time)
     _check_pixel_size(movie, diameter)
     model = load_weights(weights, device)
+    _check_layers(model, weights)
     diameter_px, polarity = _look_around(movie, model, None if diameter is None else diameter / movie.pixel_size)
     _check_diameter(diameter_px, movie)
     working = _working_shape(movie.shape[1:], diameter_px)
@@ -186,6 +187,13 @@ def _find_all(movie, model, working, polarity) -> Iterator[list[Found]]:
                 yield some
         finally:
             torch.set_num_threads(threads)
+
+
+def _check_layers(model, weights) -> None:
+    """Refuse networks of other than two layers, whose channels `moirelib.assignment` could not name."""
+    layers = model.final_conv.out_channels // 2
+    if layers != 2:
+        raise ValueError(f"{weights} is a network of {layers} layers; decompose takes two apart: pass weights of two")
 
 
 def _check_pixel_size(movie, diameter) -> None:

@@ -13,6 +13,7 @@ from moirelib.decompose import COLUMNS, decompose, semi_real_moire
 from moirelib.movies import Movie
 from moirelib.output import output_folder
 from moirelib.scoring import score_particles
+from moirelib.unet import build_unet, save_weights
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +34,12 @@ def test_sample_comes_apart(sample, result):
     assert scores["f1"] > 0.98
     assert scores["assignment"] > 0.99
     assert scores["rmse_nm"] < 2.0
+
+
+def test_weights_of_three_layers_are_refused(sample, tmp_path):
+    save_weights(build_unet(3), tmp_path / "three.safetensors")
+    with pytest.raises(ValueError, match="three.safetensors is a network of 3 layers"):
+        decompose(sample[0], weights=tmp_path / "three.safetensors", device="cpu")
 
 
 def test_table_has_the_promised_columns(result):

@@ -37,8 +37,7 @@ def main() -> None:
         futures = [pool.submit(judged, *job) for job in jobs]
         tables = [future.result() for future in tqdm(as_completed(futures), total=len(jobs), unit="scene")]
     table = pd.concat(tables)
-    bins = pd.cut(table["confidence"], EDGES, include_lowest=True, right=False)
-    bins = bins.fillna(bins.cat.categories[-1])  # 1 itself
+    bins = pd.cut(table["confidence"], EDGES, right=False)  # it never says 1, see `Evidence.ceiling`
     print(table.groupby(bins, observed=True).agg(**SUMS).round(4).to_string())
     print("\nwhere it says 0.9 or more:")
     sure = table[table["confidence"] >= 0.9]

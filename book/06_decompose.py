@@ -530,8 +530,8 @@ means.groupby("method", sort=False).mean().round(3) if long else None
 # %% [markdown]
 # How much each network saw in training, and on which machine. It is not the same for all: most of the others saw nearly
 # twice as much as moirelib's, those of the two minima that stand alone for chapter 5's comparison much less. Their
-# weights are too large for this repository; where they are missing, `make bench-layers` trains each anew, for as many
-# steps as moirelib's, and then scores those.
+# weights are together too large for this repository; where they are missing, `make bench-layers` trains each anew, for
+# as many steps as moirelib's, and then scores those.
 
 # %%
 learned = {
@@ -633,8 +633,8 @@ plt.show()
 # well, below it. The distance between a method's `f1_agnostic` and its `f1` is what it loses by giving particles to the
 # wrong layer; what it loses by giving them to both is in neither, but missing from 1. At small twists, everything that
 # relies on waves alone must fail once a Moiré period no longer fits into the field. moirelib's mean at 1 and 2 degrees is
-# that of mostly right frames and a few in which whole regions went to the other layer, which `layer_confidence`
-# does not see.
+# that of mostly right frames and a few in which whole regions went to the other layer; `layer_confidence` does not
+# see all of these.
 #
 # What makes the difference? The rows of moirelib's network alone and of moirelib differ by the lattices and the fit.
 # The network sees a few spacings around a particle, and where it is not sure it gives both channels half an answer.

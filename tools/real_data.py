@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pooch
+
 from moirelib import data
 
 # What the chapters fetch; tests/test_tools.py compares it with their code.
@@ -12,6 +14,7 @@ CHAPTER_DATA = ("np_lattice_2p593nm.tif", "trajectories_Prism_raw.mat", "traject
 
 def split_by_presence(names=CHAPTER_DATA) -> tuple[list[str], list[str]]:
     """Names of the files at hand (after a download, where there is a network), and of those that are not."""
+    pooch.get_logger().setLevel("WARNING")  # not a line for every attempt to download
     present, absent = [], []
     for name in names:
         try:
@@ -32,5 +35,5 @@ def notice(absent: list[str]) -> str:
     return (
         f"Real data not at hand: {', '.join(absent)}. The chapters show simulations instead. To see the real data, "
         "build again with a network (the files are then downloaded), or with MOIRELIB_DATA=FOLDER make book, where "
-        "FOLDER holds files of these names; moirelib/data.py says where they are published."
+        "FOLDER holds files of these names; moirelib.data.REGISTRY says where they are published."
     )

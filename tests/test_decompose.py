@@ -4,12 +4,15 @@ import json
 
 import dask.array as da
 import numpy as np
+import pandas as pd
 import pytest
 import tifffile
+from trackpy.linking.utils import SubnetOversizeException
 
 import moirelib
 from moirelib import data
-from moirelib.decomposition import COLUMNS, build_unet, decompose, save_weights
+from moirelib.crystal import Lattice, hexagonal_lattice
+from moirelib.decomposition import COLUMNS, Found, build_unet, decompose, pipeline, save_weights
 from moirelib.movies import Movie
 from moirelib.output import output_folder
 from moirelib.validation import score_particles, semi_real_moire
@@ -235,6 +238,70 @@ def test_semi_real_moire_turns_the_second_layer_as_it_says():
     np.testing.assert_allclose(found, expected, atol=1.5)
     with pytest.raises(ValueError, match="leaves the frame"):
         semi_real_moire(spot, 20.0, size=399)
+
+
+# --- After the last frame nothing is lost ---
+
+
+def found_in_frame(lattice_shown):
+    """Particles of two layers at a twist of 10°; the lattice of each layer only where ``lattice_shown`` says so."""
+    tables = []
+    for layer, angle in ((1, 5.0), (2, 15.0)):
+        points = hexagonal_lattice(24.0, angle, (96.0, 96.0), 90.0 if layer == 1 else 60.0)
+        tables.append(pd.DataFrame({"layer": layer, "grain": layer - 1, "y": points[:, 0], "x": points[:, 1]}))
+    table = pd.concat(tables, ignore_index=True).assign(layer_confidence=0.9, score=0.9, diameter=16.0, opacity=0.5)
+    table = table.assign(**dict.fromkeys(["y_std", "x_std", "diameter_std"], 0.1))
+    table = table.assign(**{f"{name}_likeliest": table[name] for name in ("y", "x", "diameter", "y_std", "x_std")})
+    lattices = [
+        [Lattice(24.0, angle)] if shown else [] for angle, shown in zip((5.0, 15.0), lattice_shown, strict=True)
+    ]
+    return Found(table, lattices, None)
+
+
+@pytest.fixture
+def decompose_computed(monkeypatch):
+    """`decompose` of a movie whose frames have been computed before: all that follows is real."""
+
+    def run(*frames):
+        monkeypatch.setattr(pipeline, "estimate_size_and_polarity", lambda movie, model, diameter: (16.0, 1.0))
+        monkeypatch.setattr(pipeline, "working_shape", lambda shape, diameter: (192, 192))
+        monkeypatch.setattr(pipeline, "_find_all", lambda *_: iter([[frame] for frame in frames]))
+        images = np.random.default_rng(0).normal(100, 5, (len(frames), 192, 192))
+        return decompose(images, pixel_size=1.0, device="cpu")
+
+    return run
+
+
+def test_layers_whose_lattices_never_show_in_one_frame_have_no_known_twist(decompose_computed, tmp_path):
+    result = decompose_computed(found_in_frame((True, False)), found_in_frame((False, True)))
+    assert result.summary["spacing_nm"] == {"layer_1": 24.0, "layer_2": 24.0}
+    assert result.summary["twist_deg"] is None
+    assert "never show in the same frame, so the twist is unknown" in result.summary["note"]
+    assert result.summary["problems"] == []
+    result.save(tmp_path)
+    assert len(pd.read_csv(tmp_path / "particles.csv")) == len(result.particles) > 0
+
+
+@pytest.mark.parametrize("step", ["link", "vote", "_measure_lattices", "_note"])
+def test_a_step_that_fails_after_the_last_frame_does_not_lose_the_result(
+    decompose_computed, monkeypatch, tmp_path, step
+):
+    whole = decompose_computed(found_in_frame((True, True)), found_in_frame((True, True)))
+
+    def fail(*_):
+        raise SubnetOversizeException("Subnetwork contains 40 points")
+
+    monkeypatch.setattr(pipeline, step, fail)
+    with pytest.warns(RuntimeWarning, match="SubnetOversizeException"):
+        result = decompose_computed(found_in_frame((True, True)), found_in_frame((True, True)))
+    assert len(result.particles) == len(whole.particles)
+    np.testing.assert_array_equal(result.layers, whole.layers)
+    assert (result.particles["particle"] == -1).all() == (step == "link")
+    assert (result.summary["twist_deg"] is None) == (step in ("_measure_lattices", "_note"))
+    assert len(result.summary["problems"]) == 1
+    assert "Subnetwork contains 40 points" in result.summary["note"]
+    result.save(tmp_path)
+    assert json.loads((tmp_path / "summary.json").read_text())["problems"] == result.summary["problems"]
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,6 +127,8 @@ def decompose(
 
     Notes
     -----
+    Once all frames are computed no error loses them: a step that fails then (tracks, twist ...) is left out, with a
+    warning and a line in ``summary["problems"]`` and ``summary["note"]``.
     Explained in chapter 6, "Decompose".
     """
     from tqdm import tqdm
@@ -145,9 +148,8 @@ def decompose(
         for some in _find_all(movie, model, working, polarity):
             found += some
             bar.update(len(some))
-    tables, lattices = [f.particles for f in found], [f.lattices for f in found]
-    tables, exchanged = vote(tables, WORKING_DIAMETER)
-    lattices = [found[::-1] if other else found for found, other in zip(lattices, exchanged, strict=True)]
+    problems: list[str] = []
+    tables, lattices = _vote_or_keep(found, problems)
     particles = pd.concat([table.assign(frame=t) for t, table in enumerate(tables)], ignore_index=True)
     layers = lazy_layers(particles, working, movie.shape)
     if len(movie) == 1:
@@ -156,8 +158,9 @@ def decompose(
         particles = particles.assign(**{c: particles[f"{c}_likeliest"] for c in LIKELIEST})
     table = _native_table(particles, working, movie.shape[1:], movie.pixel_size)
     if len(table):
-        table = link(table, 0.5 * diameter_px)
-    summary = _summarize(movie, table, lattices, _working_pixel_size(working, movie), weights, device)
+        lost = "The particles are not linked from frame to frame"
+        table = _keep_going(problems, lost, table, lambda: link(table, 0.5 * diameter_px))
+    summary = _summarize(movie, table, lattices, _working_pixel_size(working, movie), weights, device, problems)
     summary["seconds"] = round(time.time() - start, 2)
     return Decomposition(layers, table[COLUMNS], summary, movie)
 
@@ -183,6 +186,26 @@ def _find_all(movie, model, working, polarity) -> Iterator[list[Found]]:
                 yield some
         finally:
             torch.set_num_threads(threads)
+
+
+def _keep_going(problems: list[str], lost: str, instead, step: Callable):
+    """Result of a step or, if it fails, ``instead``: once all frames are computed, no error may lose them."""
+    try:
+        return step()
+    except Exception as error:  # any: hours of work may have gone before
+        problems.append(f"{lost}: {type(error).__name__}: {str(error).strip()}")
+        warnings.warn(problems[-1], RuntimeWarning, stacklevel=3)
+        return instead
+
+
+def _vote_or_keep(found: list[Found], problems: list[str]) -> tuple[list[pd.DataFrame], list]:
+    """Particle tables and lattices of all frames after the vote or, if it fails, as each frame has them."""
+    tables, lattices = [f.particles for f in found], [f.lattices for f in found]
+    lost = "The layers are those of each frame by itself, not made consistent over the movie"
+    tables, exchanged = _keep_going(
+        problems, lost, (tables, [False] * len(found)), lambda: vote(tables, WORKING_DIAMETER)
+    )
+    return tables, [both[::-1] if swap else both for both, swap in zip(lattices, exchanged, strict=True)]
 
 
 def _check_layers(model, weights) -> None:
@@ -220,14 +243,19 @@ def _native_table(particles, working, native, pixel_size) -> pd.DataFrame:
     )
 
 
-def _summarize(movie, table, lattices, nm, weights, device) -> dict:
+def _summarize(movie, table, lattices, nm, weights, device, problems) -> dict:
     """What goes into ``summary.json``."""
     from .. import __version__
 
     path = Path(weights) if weights is not None else weights_path()
-    spacing = [_median([f[k][0].spacing * nm for f in lattices if f[k]]) for k in (0, 1)]
-    twist = _median([_twist(f[0][0], f[1][0]) for f in lattices if f[0] and f[1]])
     counts = {f"layer_{k}": int((table["layer"] == k).sum()) for k in (1, 2)}
+    field = np.array(movie.shape[1:]) * movie.pixel_size / nm
+    nothing = {"spacing_nm": {"layer_1": None, "layer_2": None}, "twist_deg": None, "note": ""}
+    lost = "Spacings, twist and note are missing"
+    measured = _keep_going(problems, lost, nothing, lambda: _measure_lattices(counts, lattices, nm, field))
+    sha256 = _keep_going(
+        problems, "The weights' checksum is missing", None, lambda: hashlib.sha256(path.read_bytes()).hexdigest()
+    )
     return {
         "moirelib": __version__,
         "movie": movie.name,
@@ -235,15 +263,24 @@ def _summarize(movie, table, lattices, nm, weights, device) -> dict:
         "shape_px": list(movie.shape[1:]),
         "pixel_size_nm": movie.pixel_size,
         "frame_time_s": movie.frame_time,
-        "weights": {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()},
+        "weights": {"file": path.name, "sha256": sha256},
         "device": str(choose_device(device)),
         "particles": counts,
         "diameter_nm": _median(table["diameter_nm"]) if len(table) else None,
         "working_pixel_size_nm": float(nm),
-        "spacing_nm": {"layer_1": spacing[0], "layer_2": spacing[1]},
-        "twist_deg": twist,
-        "note": _note(counts, spacing, twist, lattices, np.array(movie.shape[1:]) * movie.pixel_size / nm),
+        "spacing_nm": measured["spacing_nm"],
+        "twist_deg": measured["twist_deg"],
+        "note": " ".join(filter(None, [measured["note"], *(f"{problem}." for problem in problems)])),
+        "problems": problems,
     }
+
+
+def _measure_lattices(counts, lattices, nm, field) -> dict:
+    """Spacings, twist and the note on them; medians over the frames."""
+    spacing = [_median([f[k][0].spacing * nm for f in lattices if f[k]]) for k in (0, 1)]
+    twist = _median([_twist(f[0][0], f[1][0]) for f in lattices if f[0] and f[1]])
+    note = _note(counts, spacing, twist, lattices, field)
+    return {"spacing_nm": {"layer_1": spacing[0], "layer_2": spacing[1]}, "twist_deg": twist, "note": note}
 
 
 def _median(values):
@@ -270,6 +307,9 @@ def _note(counts, spacing, twist, lattices, field) -> str:
         return (
             f"One layer, spacing {spacing[0]:.1f} nm, and {upper} particles upon it that show no lattice of their own."
         )
-    note = f"Two layers, spacings {spacing[0]:.1f} and {spacing[1]:.1f} nm, twist {twist:.2f}°."
+    note = f"Two layers, spacings {spacing[0]:.1f} and {spacing[1]:.1f} nm"
+    if twist is None:
+        return f"{note}. Their lattices never show in the same frame, so the twist is unknown."
+    note = f"{note}, twist {twist:.2f}°."
     doubts = [twist_note(f[0][0], f[1][0], field) for f in lattices if f[0] and f[1]]
     return f"{note} {sorted(doubts)[len(doubts) // 2]}".strip()  # what most frames say

@@ -29,7 +29,8 @@ def output_folder(folder, replaces=()):
     Raises
     ------
     OSError
-        If the wanted folder cannot be made or written, before any work is done.
+        If the wanted folder cannot be made or written, before any work is done. If an older file there cannot be
+        replaced at the end: the message says in which folder beside it the new files are kept.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
@@ -42,7 +43,11 @@ def output_folder(folder, replaces=()):
         raise OSError(f"cannot write into {folder} ({error.strerror}); choose another output folder") from error
     try:
         yield partial
-        written = _move_all(partial, folder)
+        try:
+            written = _move_all(partial, folder)
+        except OSError as error:  # the work is done: keep it
+            kept = partial.rename(folder / partial.name.replace(".partial-", "unsaved-"))
+            raise OSError(f"{error}; the new files are in {kept}") from error
         for old in (file for pattern in replaces for file in folder.glob(pattern)):
             if old.name not in written:
                 old.unlink()
@@ -62,9 +67,7 @@ def _move_all(partial, folder) -> set[str]:
                 with open(target, "r+b"):
                     pass
             except OSError as error:
-                raise OSError(
-                    f"cannot replace {target} ({error.strerror}); close or move it, then run again"
-                ) from error
+                raise OSError(f"cannot replace {target} ({error.strerror}): close or move it") from error
     for file in files:
         os.replace(file, folder / file.name)
     return {file.name for file in files}

@@ -209,9 +209,11 @@ def test_failed_output_leaves_nothing_behind(tmp_path):
 def test_a_result_that_cannot_be_replaced_stops_all_of_them(tmp_path):
     (tmp_path / "particles.csv").mkdir()
     (tmp_path / "layer_1.tif").write_text("old")
-    with pytest.raises(OSError, match="cannot replace"):
+    with pytest.raises(OSError, match="cannot replace .* the new files are in"):
         write_two(tmp_path)
     assert (tmp_path / "layer_1.tif").read_text() == "old"
+    (kept,) = tmp_path.glob("unsaved-*")
+    assert sorted(f.name for f in kept.iterdir()) == ["layer_1.tif", "particles.csv"]
 
 
 def write_two(target):

@@ -11,7 +11,7 @@ from scipy.special import expit, logit
 from moirelib.crystal import Lattice, extent, find_lattice, fold_hexagonal, hexagonal_lattice, moire_period
 from moirelib.decomposition import Evidence, assign_layers, twist_note, vote
 from moirelib.decomposition.evidence import Surroundings
-from moirelib.decomposition.grains import _split
+from moirelib.decomposition.grains import split_in_two
 from moirelib.simulation import LatticeConfig, grain_boundary, random_scene, truth_table, twin_boundary
 
 D, SPACING = 12.0, 16.0
@@ -375,9 +375,9 @@ def test_particles_too_far_apart_to_tell_copies_are_left_whole():
     table = detections(points, np.ones(len(points)), np.random.default_rng(0), missed=0.0, false=0.0)
     around = Surroundings(table, D, Evidence())
     member = np.zeros(len(points), bool)
-    for i, near in enumerate(around.points):
-        member[i] = not np.any(np.hypot(*(around.points[member] - near).T) < 3 * SPACING)
+    for i, near in enumerate(around.positions):
+        member[i] = not np.any(np.hypot(*(around.positions[member] - near).T) < 3 * SPACING)
     assert member.sum() > 30
-    side, agreement_cut = _split(member, [around.lattice], around)
+    side, agreement_cut = split_in_two(member, [around.lattice], around)
     assert not side.any()
     assert agreement_cut == 0

@@ -12,7 +12,7 @@ from trackpy.linking.utils import SubnetOversizeException
 import moirelib
 from moirelib import data
 from moirelib.crystal import Lattice, hexagonal_lattice
-from moirelib.decomposition import COLUMNS, Found, build_unet, decompose, pipeline, save_weights
+from moirelib.decomposition import COLUMNS, Found, build_unet, decompose, pipeline, save_weights, summary
 from moirelib.movies import Movie
 from moirelib.output import output_folder
 from moirelib.validation import score_particles, semi_real_moire
@@ -266,8 +266,8 @@ def decompose_computed(monkeypatch):
 
     def run(*frames):
         monkeypatch.setattr(pipeline, "estimate_size_and_polarity", lambda movie, model, diameter: (16.0, 1.0))
-        monkeypatch.setattr(pipeline, "working_shape", lambda shape, diameter: (192, 192))
-        monkeypatch.setattr(pipeline, "_find_all", lambda *_: iter([[frame] for frame in frames]))
+        monkeypatch.setattr(pipeline, "find_working_shape", lambda shape, diameter: (192, 192))
+        monkeypatch.setattr(pipeline, "find_in_turn", lambda *_: iter([[frame] for frame in frames]))
         images = np.random.default_rng(0).normal(100, 5, (len(frames), 192, 192))
         return decompose(images, pixel_size=1.0, device="cpu")
 
@@ -284,22 +284,25 @@ def test_layers_whose_lattices_never_show_in_one_frame_have_no_known_twist(decom
     assert len(pd.read_csv(tmp_path / "particles.csv")) == len(result.particles) > 0
 
 
-@pytest.mark.parametrize("step", ["link", "vote", "_measure_lattices", "_note"])
+@pytest.mark.parametrize(
+    ("module", "step"),
+    [(pipeline, "link"), (pipeline, "vote"), (summary, "measure_lattices"), (summary, "write_note")],
+)
 def test_a_step_that_fails_after_the_last_frame_does_not_lose_the_result(
-    decompose_computed, monkeypatch, tmp_path, step
+    decompose_computed, monkeypatch, tmp_path, module, step
 ):
     whole = decompose_computed(found_in_frame((True, True)), found_in_frame((True, True)))
 
-    def fail(*_):
+    def fail(*_, **__):
         raise SubnetOversizeException("Subnetwork contains 40 points")
 
-    monkeypatch.setattr(pipeline, step, fail)
+    monkeypatch.setattr(module, step, fail)
     with pytest.warns(RuntimeWarning, match="SubnetOversizeException"):
         result = decompose_computed(found_in_frame((True, True)), found_in_frame((True, True)))
     assert len(result.particles) == len(whole.particles)
     np.testing.assert_array_equal(result.layers, whole.layers)
     assert (result.particles["particle"] == -1).all() == (step == "link")
-    assert (result.summary["twist_deg"] is None) == (step in ("_measure_lattices", "_note"))
+    assert (result.summary["twist_deg"] is None) == (step == "measure_lattices")
     assert len(result.summary["problems"]) == 1
     assert "Subnetwork contains 40 points" in result.summary["note"]
     result.save(tmp_path)

@@ -1,14 +1,12 @@
 """Particles: detection in the network's output."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 from scipy.spatial import cKDTree
 
 from moirelib.crystal import hexagonal_lattice
-from moirelib.decomposition import CENTER_WIDTH, locate
-from moirelib.decomposition.frame import _drawn_out
+from moirelib.decomposition import CENTER_WIDTH, LayerCountRules, locate
+from moirelib.decomposition.hypotheses import LayerEvidence, is_enough
 
 D = 12.0
 
@@ -97,7 +95,7 @@ def test_locate_of_nothing_is_an_empty_table():
 
 
 @pytest.mark.parametrize(
-    ("fewer", "left", "drawn_out"),
+    ("fewer", "left", "one_layer"),
     [
         (0.517, 1.422, True),  # a part of the real frame of one layer
         (0.548, 0.983, True),  # others
@@ -111,10 +109,7 @@ def test_locate_of_nothing_is_an_empty_table():
         (0.853, 1.0, False),  # two, at a spacing misfit of 7 %
     ],
 )
-def test_one_layer_of_long_particles_is_told_from_two_layers(fewer, left, drawn_out):
+def test_one_layer_of_long_particles_is_told_from_two_layers(fewer, left, one_layer):
     # Particles and unexplained variation of fits with one layer over those with two, as measured.
-    one, two = (
-        (SimpleNamespace(unexplained=lambda noise=noise: noise), range(n), None)
-        for n, noise in ((round(1000 * fewer), left), (1000, 1.0))
-    )
-    assert _drawn_out(one, two) is drawn_out
+    one, two = LayerEvidence(round(1000 * fewer), left, False), LayerEvidence(1000, 1.0, True)
+    assert is_enough(one, two, LayerCountRules()) is one_layer

@@ -4,9 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
+from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 
-__all__ = ["match", "unpaired"]
+__all__ = ["match", "match_nearest", "unpaired"]
+
+
+def match_nearest(one: np.ndarray, other: np.ndarray, reach: float) -> tuple[np.ndarray, np.ndarray]:
+    """Indices into two sets of points (n, 2) of the pairs within reach that are each other's nearest."""
+    if min(len(one), len(other)) == 0:
+        return np.empty(0, int), np.empty(0, int)
+    distance, there = cKDTree(other).query(one)
+    back = cKDTree(one).query(other)[1]
+    i = np.flatnonzero((distance < reach) & (back[there] == np.arange(len(one))))
+    return i, there[i]
 
 
 def unpaired(plus: np.ndarray, minus: np.ndarray, reach: float) -> tuple[np.ndarray, np.ndarray]:

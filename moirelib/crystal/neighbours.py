@@ -26,6 +26,9 @@ __all__ = [
     "typical_spacing",
 ]
 
+#: Nearest-neighbour distance over diameter, of nanoparticles whose ligands keep them apart: a rough start.
+SPACING_PER_DIAMETER = 1.35
+
 FLAT_MESSAGE = "a spacing needs at least 4 particles that do not lie on a line, got {}"
 
 
@@ -181,7 +184,7 @@ def typical_spacing(yx: np.ndarray, layer: np.ndarray, diameter: float) -> float
     """Median nearest-neighbour distance within layers; 1.35 diameters where no layer has two particles."""
     groups = [yx[layer == k] for k in np.unique(layer)]
     distances = [cKDTree(g).query(g, k=2)[0][:, 1] for g in groups if len(g) > 1]
-    return float(np.median(np.concatenate(distances))) if distances else 1.35 * diameter
+    return float(np.median(np.concatenate(distances))) if distances else SPACING_PER_DIAMETER * diameter
 
 
 def rows_of_three(yx: np.ndarray, layer: np.ndarray, spacing: float) -> np.ndarray:

@@ -7,8 +7,13 @@ from .completion import (
 from .evidence import Evidence as Evidence
 from .fit import FrameFit as FrameFit, refine as refine
 from .frame import Found as Found, find as find
+from .hypotheses import (
+    Hypothesis as Hypothesis,
+    LayerCountRules as LayerCountRules,
+    choose_hypothesis as choose_hypothesis,
+)
 from .image_model import Imaging as Imaging
-from .layers import assign_layers as assign_layers, twist_note as twist_note
+from .layers import assign_layers as assign_layers
 from .network import (
     CENTER_WIDTH as CENTER_WIDTH,
     WORKING_DIAMETER as WORKING_DIAMETER,
@@ -23,6 +28,7 @@ from .network import (
 from .peaks import locate as locate
 from .pipeline import COLUMNS as COLUMNS, Decomposition as Decomposition, decompose as decompose
 from .size import estimate_diameter as estimate_diameter
+from .summary import twist_note as twist_note
 from .tracks import link as link
 from .training import TrainingConfig as TrainingConfig, permutation_loss as permutation_loss, train as train
 from .voting import vote as vote

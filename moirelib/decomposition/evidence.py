@@ -13,106 +13,221 @@ from scipy import sparse
 from scipy.spatial import cKDTree
 
 from ..crystal.fourier import find_strongest
+from ..crystal.matching import match_nearest
 from ..crystal.neighbours import extent
 
 __all__ = ["Evidence"]
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """What each piece of evidence on a particle's layer is worth."""
+class GrainSettings:
+    """What counts as a lattice, a grain, and a second layer.
 
-    touching: float = 6.0  # log-odds against one layer for two particles nearer than 0.8 diameters
-    crowded: float = 3.0  # the same for two nearer than 0.7 spacings or 0.88 diameters: at most interstitials are
-    shown: float = 12.0  # the same for two upon each other that the frame has been asked about
+    Origin of each value: G geometry of the hexagonal lattice; S set by hand on simulated scenes of development seeds;
+    R set by hand with the real frame of one layer in view. No calibration command exists for S and R.
+    """
+
+    # Lattices. The fit to a lattice is 3 on a site and 1.5 at 0.2 spacings from it.
+    fewest: int = 8  # S; particles of a lattice, a grain or a copy
+    lattices: int = 4  # S; most lattices, found one after the other
+    grains: int = 8  # S; most grains: all their divisions into two layers are compared, 2^7 of them
+    chance: float = 12.0  # S; minus the logarithm of the probability that random points pass for a lattice
+    trials: float = 1.5  # S; independent lattices that random points offer, per squared spacing of the field
+    spacing_range: tuple[float, float] = (0.85, 1.18)  # S; spacings of further lattices over that of the strongest
+    on_site: float = 1.5  # G; fit of particles that lie on a lattice, within 0.2 spacings
+    explained: float = 1.2  # S; fit of particles that a further lattice need not explain
+    in_grain: float = 1.0  # S; fit of particles that a grain is made of
+    smallest_lattice: float = 0.03  # S; share of all particles on the smallest lattice or copy
+    smallest_rest: float = 0.3  # S; share of the unexplained particles that a further lattice must explain
+    smallest_grain: float = 0.02  # S; share of all particles in the smallest grain
+    member: float = 0.2  # S; weight from which a particle is a member of a lattice
+    contact: float = 1.6  # G; spacings: neighbours in a grain are 1 apart, second neighbours 1.73
+    sharing_rounds: int = 3  # S; after which the members of overlapping copies hardly change
+
+    # Lattices so alike that they are one, in `lattice_distance`: 7.3 times the twist in radians.
+    alike: float = 0.5  # S; 4°: their waves do not tell them apart within a few spacings
+    same: float = 0.35  # S; 2.5°: pieces of one grain; the phase is fitted locally anyway
+
+    # Copies of one lattice: a signed graph of pairs.
+    pair_reach: float = 2.6  # G; spacings: the first three shells lie at 1, 1.73 and 2, the fourth at 2.65
+    pair_sharpness: float = 4.0  # S; inverse variance of the phase of a step between two particles, 1/rad²
+    pair_limit: float = 2.0  # S; largest agreement of a pair, log-odds
+    pair_decay: float = 2.0  # S; spacings at which a pair counts half
+    pair_background: float = 0.1  # S; density of steps that follow no lattice, over that of a uniform one
+    excluded: float = 0.7  # S; spacings; a nearer pair is in two copies
+    excluded_agreement: float = -3.0  # S; log-odds of such a pair
+    channel_agreement: float = 0.4  # S; log-odds for a pair in one channel, against one in two
+    channel_reach: float = 2.0  # S; spacings up to which channels are compared
+    sharpening: float = 4.0  # S; steepness with which a division of the graph spreads
+    deepest: int = 2  # S; a copy is split at most this often again
+
+    # One layer seen twice, as the two ends of tilted columns, or two layers?
+    too_near: float = 0.75  # G; spacings: one layer holds no two particles nearer, see `Surroundings.share_apart`
+    apart: float = 0.35  # G; spacings; of two layers in general position 56 % of the pairs are further: 1 - 0.35² 2π/√3
+    twins_apart: float = 0.42  # R; smallest share of such pairs in two layers
+    end_to_end: tuple[float, float] = (0.12, 0.5)  # R; spacings between the ends of a tilted column
+    twin_turn: float = 0.4  # R; degrees; the ends of tilted columns are turned less against each other
+    twin_errors: float = 3.5  # S; standard deviations of a turn that is none
+
+    # Layers of grains.
+    twin_conflict: float = 0.3  # R; a conflict between copies that may be one layer seen twice, against 1 for others
+    upper_cost: float = 0.1  # S; conflicts that a particle in the upper layer costs
+    unsupported_cost: float = 0.5  # S; conflicts that a particle of the upper layer upon nothing costs
+    resolved: float = 0.3  # S; conflicts that a second layer must resolve, per particle of the smaller layer
+    resolved_weight: tuple[float, float] = (0.4, 0.75)  # R; their mean weight, where pairs are apart and where not
+    pairs_apart: float = 0.3  # R; share of pairs apart (see `apart`) that no single layer has
+
+    # A second layer too small to show a lattice.
+    loose: int = 5  # S; fewest particles, and
+    loose_share: float = 0.1  # S; their smallest share of all
+    loose_apart: float = 0.6  # S; share of them further than `apart` from the first layer's particles
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What each piece of evidence on a particle's layer is worth.
+
+    Values without another source are set by hand on simulated scenes of development seeds.
+    """
+
+    # Log-odds against one layer for two particles near each other:
+    touching: float = 6.0  # nearer than ``touch_limit``
+    crowded: float = 3.0  # nearer than ``crowd_limit``; at most interstitials are
+    shown: float = 12.0  # nearer than ``shown_limit``, and the fit to the frame has shown that they are two
+    touch_limit: float = 0.8  # diameters (mean of both)
+    crowd_limit: tuple[float, float] = (0.88, 0.7)  # diameters, spacings; either
+    shown_limit: float = 0.6  # diameters
+    double_limit: float = 0.3  # diameters; finds in both channels nearer than this may be one particle found twice
+    diameter_range: tuple[float, float] = (0.7, 1.3)  # typical diameters to which measured ones are limited
+
+    # Surroundings of a particle: Gaussian weights, cut off at ``cutoff`` standard deviations.
     reach: float = 2.25  # spacings, standard deviation of the surroundings that set a lattice's local phase
-    contiguity: float = 1.4  # spacings, of the surroundings that say which grains are here
+    contiguity: float = 1.4  # spacings, the same of those that say which grains are here
+    cutoff: float = 2.2  # weights below 9 % of the largest are left out
+    spacing_range: tuple[float, float] = (1.0, 2.2)  # diameters: of touching particles to twice as far apart
+
+    # Lattices.
     strain: float = 0.025  # expected slow change of a grain's spacing and direction
+    phase_variance: float = 0.13  # rad²; a scatter of 5 % of a spacing, (4π/√3 · 0.05)²
     off_lattice: float = 0.05  # share of particles that sit on no site: interstitials, cores, false finds
-    sharpness: float = 15.0  # largest inverse variance of a phase, 1/rad² (a scatter of 3 % of a spacing)
+    sharpness: tuple[float, float] = (
+        2.0,
+        15.0,
+    )  # inverse variance of a phase, 1/rad²; 15: a scatter of 3 % of a spacing
+    sharpness_share: float = 0.8  # of the inverse of the measured scatter, which leaves particles off the sites out
+    scatter: tuple[float, float] = (0.2, 4.0)  # expected scatter, 3 minus the fit, and the particles that it stands for
+    presence: float = 0.01  # weight of every grain where no particle is near
+
+    # Channels.
     channel: float = 0.9  # agreement with its neighbours' channels that a particle's own channel is trusted to
+    channel_doubt: float = 1.0  # summed weight of the neighbours at which their channels count half
+    double_odds: float = 2.0  # of two particles at one place, over the odds that the poorer of the finds has by itself
+
+    converged: float = 0.02  # largest change of a probability at which the rounds end
+
     # The side that the evidence favours is right more often than close evidence says, in log-odds, and less often than
-    # strong evidence says. benchmarks/calibrate_confidence.py fits 1.0 and 1.3; harder scenes than its own would be
-    # overclaimed with so large a head start.
+    # strong evidence says. benchmarks/calibrate_confidence.py fits 1.0 and 1.3; scenes harder than its own would be
+    # given too much confidence with so large a head start.
     head_start: float = 0.5
     temperature: float = 1.3
     ceiling: float = 0.999  # highest confidence: one grain in a few hundred is in the wrong layer
+    crowded_confidence: float = 0.8  # of a particle of a single layer that lies too near to another one
+
+    grains: GrainSettings = GrainSettings()
 
 
 class Surroundings:
-    """The particles, who is near whom, and what follows from that alone. Lengths in pixels."""
+    """The particles of a frame, who is near whom, and what follows from that alone. Lengths in pixels.
 
-    def __init__(self, particles, diameter, evidence, two_layers=False):
-        self.two_layers = two_layers  # known: nothing is taken for one layer seen twice
-        self.points = particles[["y", "x"]].to_numpy(float)
-        self.n, self.evidence, self.diameter = len(particles), evidence, diameter
-        channel = particles["channel"].to_numpy()
-        self.sign = np.where(channel == 0, 1.0, -1.0)
-        self.lattice = find_strongest(self.points, np.ones(self.n), diameter, 2.2 * diameter, self.sign)[0]
+    Attributes
+    ----------
+    positions : ndarray, shape (n, 2)
+    channel_sign : ndarray, shape (n,)
+        1 for particles of the network's first channel, -1 for those of the second.
+    lattice, spacing
+        The strongest lattice in all particles together, and its spacing.
+    pairs, pair_distance : ndarray, shapes (m, 2) and (m,)
+        Particles near enough to know of each other, and how far apart they are.
+    phase_weights, grain_weights : sparse matrix, shape (n, n)
+        What neighbours count for a lattice's local phase, and for which grain is here; 0 on the diagonal.
+    crowded_pairs, crowded_odds : ndarray, shapes (k, 2) and (k,)
+        Pairs too near for one layer, and the log-odds against it.
+    double_finds : ndarray, shape (d, 2)
+        Pairs found in both channels at one place: two particles on top of each other, or one found twice. The
+        network alone does not tell which; pairs that the fit to the frame has shown to be two are left out.
+    share_apart : float
+        Of the particles whose nearest neighbour is too near for one layer, how many are still clearly apart from it.
+    two_layers_known : bool
+        Nothing is taken for one layer seen twice.
+    """
+
+    def __init__(self, particles: pd.DataFrame, diameter: float, evidence: Evidence, two_layers_known: bool = False):
+        self.two_layers_known, self.evidence, self.diameter = two_layers_known, evidence, diameter
+        self.positions, self.count = particles[["y", "x"]].to_numpy(float), len(particles)
+        self.channel_sign = np.where(particles["channel"] == 0, 1.0, -1.0)
+        low, high = (limit * diameter for limit in evidence.spacing_range)
+        self.lattice = find_strongest(self.positions, np.ones(self.count), low, high, self.channel_sign)[0]
         self.spacing = self.lattice.spacing
-        tree = cKDTree(self.points)
-        pairs = tree.query_pairs(2.2 * evidence.reach * self.spacing, output_type="ndarray")
-        self.i, self.j = pairs.T
-        self.distance = np.hypot(*(self.points[self.i] - self.points[self.j]).T)
-        self.kernel = self._weights(evidence.reach)
-        self.near = self._weights(evidence.contiguity)
-        self.near_sum = np.asarray(self.near.sum(axis=1)).ravel()
-        sizes = particles.get("diameter", pd.Series(diameter, particles.index)).fillna(diameter)
-        sizes = sizes.clip(0.7 * diameter, 1.3 * diameter)
-        touch = 0.5 * (sizes.to_numpy()[self.i] + sizes.to_numpy()[self.j])
-        self.exclusive = (self.distance < 0.88 * touch) | (self.distance < 0.7 * self.spacing)
-        exclusion = np.where(self.distance < 0.8 * touch, evidence.touching, evidence.crowded)
-        shown = particles["shown"].eq(True).to_numpy() if "shown" in particles else np.zeros(self.n, bool)
-        self.shown = shown[self.i] & shown[self.j] & (self.distance < 0.6 * diameter)
-        self.exclusion = np.where(self.shown, evidence.shown, exclusion)[self.exclusive]
-        self.first, self.second = self._doubles(channel, 0.3 * diameter, shown)
-        nearest = tree.query(self.points, k=2)[0][:, 1] / self.spacing
-        self.far = np.mean(nearest[nearest < 0.75] > 0.35) if np.any(nearest < 0.75) else 0.0
+        tree = cKDTree(self.positions)
+        self.pairs = tree.query_pairs(evidence.cutoff * evidence.reach * self.spacing, output_type="ndarray")
+        self.pair_distance = np.hypot(*(self.positions[self.pairs[:, 0]] - self.positions[self.pairs[:, 1]]).T)
+        self.phase_weights = self._weigh_neighbours(evidence.reach)
+        self.grain_weights = self._weigh_neighbours(evidence.contiguity)
+        self.grain_weight_sum = np.asarray(self.grain_weights.sum(axis=1)).ravel()
+        shown = particles["shown"].eq(True).to_numpy() if "shown" in particles else np.zeros(self.count, bool)
+        self.crowded_pairs, self.crowded_odds = self._find_crowded_pairs(particles, shown)
+        self.double_finds = self._find_doubles(shown)
+        nearest = tree.query(self.positions, k=2)[0][:, 1] / self.spacing
+        close = nearest[nearest < evidence.grains.too_near]
+        self.share_apart = np.mean(close > evidence.grains.apart) if len(close) else 0.0
 
-    def _weights(self, width):
-        """Gaussian weights between particles (sparse, zero on the diagonal), by distance in spacings."""
-        near = self.distance < 2.2 * width * self.spacing
-        weight = np.exp(-0.5 * (self.distance[near] / (width * self.spacing)) ** 2)
-        return self.symmetric(weight, self.i[near], self.j[near])
+    def _weigh_neighbours(self, width):
+        """Gaussian weights by distance, ``width`` in spacings."""
+        near = self.pair_distance < self.evidence.cutoff * width * self.spacing
+        weight = np.exp(-0.5 * (self.pair_distance[near] / (width * self.spacing)) ** 2)
+        return self.symmetric_matrix(weight, self.pairs[near])
 
-    def symmetric(self, value, i, j):
-        """Sparse symmetric matrix from one value per pair."""
-        index = np.concatenate([i, j]), np.concatenate([j, i])
-        return sparse.csr_matrix((np.concatenate([value, value]), index), shape=(self.n, self.n))
+    def symmetric_matrix(self, values, pairs) -> sparse.csr_matrix:
+        """Sparse matrix (n, n) from one value per pair."""
+        index = np.concatenate([pairs, pairs[:, ::-1]]).T
+        return sparse.csr_matrix((np.concatenate([values, values]), index), shape=(self.count, self.count))
 
-    def _doubles(self, channel, reach, shown):
-        """Indices of pairs found in both channels at one place: mutual nearest neighbours within ``reach``.
+    def _find_crowded_pairs(self, particles, shown):
+        """Pairs too near for one layer, and the log-odds against it."""
+        evidence, diameter, distance = self.evidence, self.diameter, self.pair_distance
+        diameters = particles.get("diameter", pd.Series(diameter, particles.index)).fillna(diameter)
+        diameters = diameters.clip(*(limit * diameter for limit in evidence.diameter_range)).to_numpy()
+        touch = 0.5 * (diameters[self.pairs[:, 0]] + diameters[self.pairs[:, 1]])
+        of_diameters, of_spacings = evidence.crowd_limit
+        crowded = (distance < of_diameters * touch) | (distance < of_spacings * self.spacing)
+        odds = np.where(distance < evidence.touch_limit * touch, evidence.touching, evidence.crowded)
+        two = shown[self.pairs].all(axis=1) & (distance < evidence.shown_limit * diameter)
+        return self.pairs[crowded], np.where(two, evidence.shown, odds)[crowded]
 
-        Either two particles lie exactly on top of each other, or one was put into both channels; the network alone
-        does not tell which. Pairs that the frame has shown to be two are none.
-        """
-        index = [np.flatnonzero(channel == k) for k in (0, 1)]
-        if min(map(len, index)) == 0:
-            return np.empty((2, 0), int)
-        trees = [cKDTree(self.points[i]) for i in index]
-        distance, there = trees[1].query(trees[0].data)
-        back = trees[0].query(trees[1].data)[1]
-        mutual = (distance < reach) & (back[there] == np.arange(len(index[0])))
-        mutual &= ~(shown[index[0]] & shown[index[1][there]])
-        return index[0][mutual], index[1][there[mutual]]
+    def _find_doubles(self, shown) -> np.ndarray:
+        first, second = (np.flatnonzero(self.channel_sign == sign) for sign in (1, -1))
+        i, j = match_nearest(self.positions[first], self.positions[second], self.evidence.double_limit * self.diameter)
+        doubles = np.stack([first[i], second[j]], axis=1)
+        return doubles[~shown[doubles].all(axis=1)]
 
-    def extent(self, mask) -> float:
-        return extent(self.points[mask], self.spacing)
+    def measure_extent(self, mask) -> float:
+        """Area covered by some of the particles, in squared spacings."""
+        return extent(self.positions[mask], self.spacing)
 
-    def phases(self, weights, lattice) -> np.ndarray:
+    def fit_phases(self, weights, lattice) -> np.ndarray:
         """Phase factors (n, 2) of two of a lattice's waves at each particle, from its weighted surroundings.
 
-        A plane fitted to the waves around each particle (local linear regression), so that neither slow strain nor a
-        one-sided neighbourhood does harm; a particle has no say in its own phase.
+        A plane is fitted to the waves around each particle (local linear regression), so that neither slow strain nor
+        a one-sided neighbourhood does harm. A particle does not count for its own phase.
         """
-        wave = np.exp(1j * self.points @ lattice.wave_vectors[:2].T)
+        wave = np.exp(1j * self.positions @ lattice.wave_vectors[:2].T)
         wave = np.concatenate([wave.real, wave.imag], axis=1)  # (n, 4)
-        y, x = (self.points - self.points.mean(axis=0)).T[:, :, None] / self.spacing
+        y, x = (self.positions - self.positions.mean(axis=0)).T[:, :, None] / self.spacing
         moments = np.concatenate([np.ones_like(y), y, x, y * y, y * x, x * x, wave, wave * y, wave * x], axis=1)
-        sums = self.kernel @ (weights[:, None] * moments)
+        sums = self.phase_weights @ (weights[:, None] * moments)
         s, sy, sx, syy, syx, sxx, *rest = np.split(sums, [1, 2, 3, 4, 5, 6, 10, 14], axis=1)
-        # From sums about the field's middle to sums about each particle; a ridge holds the slope to the strain.
-        ridge = 0.13 / (4 * np.pi / np.sqrt(3) * self.evidence.strain) ** 2
+        # From sums about the field's middle to sums about each particle. A ridge limits the slope to the strain.
+        ridge = self.evidence.phase_variance / (4 * np.pi / np.sqrt(3) * self.evidence.strain) ** 2
         syy, sxx = syy - 2 * y * sy + y * y * s + ridge, sxx - 2 * x * sx + x * x * s + ridge
         syx = syx - y * sx - x * sy + y * x * s
         sy, sx = sy - y * s, sx - x * s
@@ -120,37 +235,40 @@ class Surroundings:
         det = syy * sxx - syx**2
         value = value - (sxx * sy - syx * sx) / det * slope_y - (syy * sx - syx * sy) / det * slope_x
         z = value[:, :2] + 1j * value[:, 2:]
-        return z / np.maximum(np.abs(z), 1e-12)
+        return z / np.maximum(np.abs(z), 1e-12)  # no division by zero where no neighbour is near
 
     def fit(self, weights, lattice) -> np.ndarray:
         """How well each particle sits on the lattice that its weighted surroundings form: 3 on a site, 0 on average."""
-        c = np.exp(1j * self.points @ lattice.wave_vectors[:2].T) * np.conj(self.phases(weights, lattice))
+        c = np.exp(1j * self.positions @ lattice.wave_vectors[:2].T) * np.conj(self.fit_phases(weights, lattice))
         # The third wave vector is the second minus the first.
         return c.real.sum(axis=1) + (c[:, 1] * np.conj(c[:, 0])).real
 
 
-def lattice_evidence(members, lattices, s) -> tuple[np.ndarray, np.ndarray]:
-    """Likelihood of each particle's place if it belongs to each grain, against lying anywhere; and its fit (n, grains).
+def weigh_lattices(members, lattices, around: Surroundings) -> tuple[np.ndarray, np.ndarray]:
+    """Likelihood of each particle's place in each grain, against lying anywhere, and its fit; both (n, grains).
 
     On a lattice places follow exp(β fit), the bell curve of a periodic variable; β comes from the members' scatter.
     """
-    fits, odds = np.zeros((s.n, len(lattices))), np.ones((s.n, len(lattices)))
+    evidence = around.evidence
+    expected, worth = evidence.scatter
+    fits, odds = np.zeros((around.count, len(lattices))), np.ones((around.count, len(lattices)))
     for g, lattice in enumerate(lattices):
         if lattice is None:  # anywhere
             continue
-        fits[:, g] = fit = s.fit(members[:, g], lattice)
-        on_site = members[:, g] * (fit > 1.5)
-        scatter = (np.sum(on_site * (3 - fit)) + 0.8) / (on_site.sum() + 4)
-        density = site_density(fit, np.clip(0.8 / scatter, 2.0, s.evidence.sharpness))
-        odds[:, g] = (1 - s.evidence.off_lattice) * density + s.evidence.off_lattice
+        fits[:, g] = fit = around.fit(members[:, g], lattice)
+        on_site = members[:, g] * (fit > evidence.grains.on_site)
+        scatter = (np.sum(on_site * (3 - fit)) + expected * worth) / (on_site.sum() + worth)
+        density = site_density(fit, np.clip(evidence.sharpness_share / scatter, *evidence.sharpness))
+        odds[:, g] = (1 - evidence.off_lattice) * density + evidence.off_lattice
     return odds, fits
 
 
 def site_density(fit, sharpness):
-    """Density exp(β fit) over the lattice's cell, 1 on average; good for β above 1.5."""
+    """Density exp(β fit) over the lattice's cell, 1 on average; good for a sharpness β above 1.5."""
     return np.exp(-sharpness * (3 - fit)) * sharpness * 2 * np.sqrt(3) * np.pi
 
 
-def grain_presence(members, s) -> np.ndarray:
+def weigh_grains(members, around: Surroundings) -> np.ndarray:
     """Share of each grain among the particles around each particle (n, grains): grains are contiguous."""
-    return (s.near @ members + 0.01) / (s.near_sum[:, None] + 0.01 * members.shape[1])
+    floor = around.evidence.presence
+    return (around.grain_weights @ members + floor) / (around.grain_weight_sum[:, None] + floor * members.shape[1])

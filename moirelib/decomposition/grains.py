@@ -6,164 +6,186 @@ Explained in chapter 7, "Particles".
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import sparse
-from scipy.sparse.csgraph import connected_components
 from scipy.sparse.linalg import eigsh
 from scipy.spatial import cKDTree
 
 from ..crystal.fourier import find_strongest, lattice_distance, polish_lattice
 from ..crystal.lattice import Lattice
-from .evidence import Surroundings, grain_presence, lattice_evidence, site_density
+from ..crystal.neighbours import connected_groups
+from .evidence import Surroundings, site_density, weigh_grains, weigh_lattices
 
-SMALLEST_COPY = 8  # particles; fewer are no copy of a lattice
 
-
-@dataclass
-class _Grain:
+@dataclass(frozen=True)
+class Grain:
     """A lattice and the particles on it."""
 
-    lattice: Lattice
+    lattice: Lattice | None  # None: particles of a second layer that show no lattice
     members: np.ndarray  # (n,) weights, 0 to 1
-    family: int  # the same for copies that look like one layer seen twice
+    family: int  # the same for copies of a lattice that may be one layer seen twice
 
 
 # --- Grains ---
 
 
-def find_overlapping_grains(s: Surroundings) -> list[_Grain]:
-    """Contiguous grains, each a lattice and the particles on it."""
-    copies = [copy for group in _alike(_explain(s)) for copy in _copies(group, s)]
-    if not copies:  # two layers half a spacing apart cancel each other's waves
-        copies = _copies([_Grain(s.lattice, np.ones(s.n), 0)], s)
-        copies = copies if len(copies) > 1 else []
+def find_overlapping_grains(around: Surroundings) -> list[Grain]:
+    """Contiguous grains, the largest first, each a lattice and the particles on it."""
+    settings = around.evidence.grains
+    copies = find_copies(around)
     if not copies:
         return []
     members = np.stack([copy.members for copy in copies], axis=1)
-    for _ in range(3):
-        odds, fit = lattice_evidence(members, [copy.lattice for copy in copies], s)
-        weight = grain_presence(members, s) * odds
-        members = weight / weight.sum(axis=1, keepdims=True) * (1 - s.evidence.off_lattice / odds)
+    for _ in range(settings.sharing_rounds):
+        odds, fit = weigh_lattices(members, [copy.lattice for copy in copies], around)
+        weight = weigh_grains(members, around) * odds
+        members = weight / weight.sum(axis=1, keepdims=True) * (1 - around.evidence.off_lattice / odds)
     label = members.argmax(axis=1)
     grains = []
-    for g, piece in _pieces(label, fit[np.arange(s.n), label] > 1.0, s):
-        lattice = polish_lattice(s.points[piece], np.ones(len(piece)), copies[g].lattice)
-        mask = np.zeros(s.n)
+    for g, piece in find_pieces(label, fit[np.arange(around.count), label] > settings.in_grain, around):
+        lattice = polish_lattice(around.positions[piece], np.ones(len(piece)), copies[g].lattice)
+        mask = np.zeros(around.count)
         mask[piece] = 1.0
-        grains.append(_Grain(lattice, mask, copies[g].family))
-    return sorted(grains, key=lambda g: -g.members.sum())[:8]
+        grains.append(Grain(lattice, mask, copies[g].family))
+    return sorted(grains, key=lambda grain: -grain.members.sum())[: settings.grains]
 
 
-def _explain(s) -> list[_Grain]:
+def find_copies(around) -> list[Grain]:
+    """Lattices that may overlap, shifted copies of one lattice told apart."""
+    limit = around.evidence.grains.alike
+    groups = group_alike(find_lattices(around), lambda a, b: lattice_distance(a.lattice, b.lattice) < limit)
+    copies = [copy for group in groups for copy in split_copies(group, around)]
+    if not copies:  # two layers half a spacing apart cancel each other's waves
+        copies = split_copies([Grain(around.lattice, np.ones(around.count), 0)], around)
+        copies = copies if len(copies) > 1 else []
+    return copies
+
+
+def find_lattices(around) -> list[Grain]:
     """Lattices one after the other, each in the particles that the earlier ones leave unexplained."""
-    found, free = [], np.ones(s.n, bool)
-    # The largest structure factor that random points reach by chance grows with the number of places searched.
-    chance = (np.log(1.5 * (np.ptp(s.points, axis=0).max() / s.spacing) ** 2) + 12) / 3
-    while free.sum() >= 8 and len(found) < 4:
-        lattice, strength = find_strongest(s.points[free], np.ones(free.sum()), 0.85 * s.spacing, 1.18 * s.spacing)
-        mine = free & (s.fit(free.astype(float), lattice) > 1.5)
-        if strength < chance or mine.sum() < max(8, 0.03 * s.n, 0.3 * free.sum()):
+    settings = around.evidence.grains
+    found, free = [], np.ones(around.count, bool)
+    # In random points the mean strength of three peaks exceeds s with a probability of about exp(-3 s), at each of the
+    # places that are searched.
+    field = np.ptp(around.positions, axis=0).max() / around.spacing
+    chance = (np.log(settings.trials * field**2) + settings.chance) / 3
+    low, high = (factor * around.spacing for factor in settings.spacing_range)
+    while free.sum() >= settings.fewest and len(found) < settings.lattices:
+        lattice, strength = find_strongest(around.positions[free], np.ones(free.sum()), low, high)
+        mine = free & (around.fit(free.astype(float), lattice) > settings.on_site)
+        fewest = settings.fewest, settings.smallest_lattice * around.count, settings.smallest_rest * free.sum()
+        if strength < chance or mine.sum() < max(fewest):
             break
-        on_lattice = s.fit(mine.astype(float), lattice) > 1.2
-        found.append(_Grain(lattice, (free & on_lattice).astype(float), len(found)))
+        on_lattice = around.fit(mine.astype(float), lattice) > settings.explained
+        found.append(Grain(lattice, (free & on_lattice).astype(float), len(found)))
         free &= ~on_lattice
     return found
 
 
-def _alike(found) -> list[list[_Grain]]:
-    """Groups of lattices so nearly the same (within some 4°) that their waves do not tell them apart locally."""
-    groups = []
-    for grain in found:
-        for group in groups:
-            if lattice_distance(group[0].lattice, grain.lattice) < 0.5:
-                group.append(grain)
-                break
+def group_alike(items: Sequence, alike: Callable) -> list[list]:
+    """Groups of items that are like the first of their group."""
+    groups: list[list] = []
+    for item in items:
+        group = next((group for group in groups if alike(group[0], item)), None)
+        if group is None:
+            groups.append([item])
         else:
-            groups.append([grain])
+            group.append(item)
     return groups
 
 
-def _copies(group, s, depth: int = 0) -> list[_Grain]:
+def split_copies(group: list[Grain], around, depth: int = 0) -> list[Grain]:
     """Split a group's particles where they are several shifted copies of nearly one lattice.
 
     Neighbours a lattice vector apart belong together, others do not: the leading eigenvector of that signed graph is
     the best split in two, to be made if it cuts more disagreement than agreement. Each part may be split again.
     """
-    member = np.sum([g.members for g in group], axis=0) > 0.2
-    whole = _Grain(group[0].lattice, member.astype(float), group[0].family)
-    side, agreement_cut = _split(member, [g.lattice for g in group], s)
+    settings = around.evidence.grains
+    member = np.sum([grain.members for grain in group], axis=0) > settings.member
+    whole = replace(group[0], members=member.astype(float))
+    side, agreement_cut = split_in_two(member, [grain.lattice for grain in group], around)
     parts = [np.maximum(sign * side, 0) for sign in (1, -1)]
-    if min(np.sum(part > 0.5) for part in parts) < max(SMALLEST_COPY, 0.03 * s.n) or agreement_cut > 0:
+    fewest = max(settings.fewest, settings.smallest_lattice * around.count)
+    if min(np.sum(part > 0.5) for part in parts) < fewest or agreement_cut > 0:
         return [whole]
-    twins = depth == 0 and not s.two_layers and _look_like_twins(s.points[member], s.spacing)
-    lattice = group[0].lattice
-    halves = [_Grain(lattice, part, whole.family) for part in parts]
-    if depth < 2:
-        halves = [
-            copy for half in halves for copy in _copies([_Grain(lattice, half.members, whole.family)], s, depth + 1)
-        ]
-    if depth == 0 and not twins:
-        for number, half in enumerate(halves):
-            half.family = -(100 * (whole.family + 1) + number)  # each a family of its own
-    return halves
+    twins = depth == 0 and not around.two_layers_known and look_like_twins(around.positions[member], around)
+    copies = [replace(whole, members=part) for part in parts]
+    if depth < settings.deepest:
+        copies = [copy for half in copies for copy in split_copies([half], around, depth + 1)]
+    if depth == 0 and not twins:  # each a family of its own, with a number that no other copy has
+        copies = [replace(c, family=-(100 * (whole.family + 1) + number)) for number, c in enumerate(copies)]
+    return copies
 
 
-def _split(member, lattices, s) -> tuple[np.ndarray, float]:
+def split_in_two(member, lattices, around) -> tuple[np.ndarray, float]:
     """Side (-1 to 1; 0 for particles that are no members) in the best split in two, and the agreement it cuts."""
-    pair = member[s.i] & member[s.j] & (s.distance < 2.6 * s.spacing)
-    i, j, d = s.i[pair], s.j[pair], s.distance[pair] / s.spacing
-    step = s.points[j] - s.points[i]
-    fit = np.max([np.cos(step @ lattice.wave_vectors.T).sum(axis=1) for lattice in lattices], axis=0)
-    # Half the pairs a lattice vector apart, the other half anywhere.
-    agreement = np.clip(np.log(0.5 * site_density(fit, 4.0) + 0.1), -2, 2) / (1 + d**2 / 4)
-    agreement[d < 0.7] = -3.0
-    agreement += 0.4 * s.sign[i] * s.sign[j] * (d < 2)
-    graph = s.symmetric(agreement, i, j)[member][:, member]
-    if graph.count_nonzero() == 0 or graph.shape[0] < 2 * SMALLEST_COPY:  # strewn or few: nothing to split by
-        return np.zeros(s.n), 0.0
+    settings = around.evidence.grains
+    side = np.zeros(around.count)
+    graph = compare_pairs(member, lattices, around)
+    if graph.count_nonzero() == 0 or graph.shape[0] < 2 * settings.fewest:  # strewn or few: nothing to split by
+        return side, 0.0
     scale = sparse.diags(1 / np.sqrt(np.asarray(abs(graph).sum(axis=1)).ravel() + 1.0))
     normal = scale @ graph @ scale
-    start = 1 + 0.1 * np.cos(np.arange(graph.shape[0]))
+    start = 1 + 0.1 * np.cos(np.arange(graph.shape[0]))  # any fixed vector: the same result every time
     first, second = eigsh(normal, k=2, which="LA", tol=1e-3, v0=start)[1].T[::-1]
     # Domains that hardly touch can be combined either way: the best of four starts.
-    trials = [_spread(normal, v) for v in (first, second, first + second, first - second)]
+    trials = [spread_division(normal, v, settings.sharpening) for v in (first, second, first + second, first - second)]
     vector = max(trials, key=lambda v: v @ graph @ v)
-    side = np.zeros(s.n)
     side[member] = vector
     return side, float((vector > 0) @ graph @ (vector < 0))
 
 
-def _spread(graph, vector, rounds: int = 10) -> np.ndarray:
+def compare_pairs(member, lattices, around) -> sparse.csr_matrix:
+    """Log-odds (members, members) that two particles belong to one copy rather than to two."""
+    settings = around.evidence.grains
+    near = member[around.pairs].all(axis=1) & (around.pair_distance < settings.pair_reach * around.spacing)
+    pairs, d = around.pairs[near], around.pair_distance[near] / around.spacing
+    i, j = pairs.T
+    step = around.positions[j] - around.positions[i]
+    fit = np.max([np.cos(step @ lattice.wave_vectors.T).sum(axis=1) for lattice in lattices], axis=0)
+    # Half the pairs are a lattice vector apart, the other half lie anywhere.
+    agreement = np.log(0.5 * site_density(fit, settings.pair_sharpness) + settings.pair_background)
+    agreement = np.clip(agreement, -settings.pair_limit, settings.pair_limit) / (1 + (d / settings.pair_decay) ** 2)
+    agreement[d < settings.excluded] = settings.excluded_agreement
+    same_channel = around.channel_sign[i] * around.channel_sign[j]
+    agreement += settings.channel_agreement * same_channel * (d < settings.channel_reach)
+    return around.symmetric_matrix(agreement, pairs)[member][:, member]
+
+
+def spread_division(graph, vector, steepness, rounds: int = 10) -> np.ndarray:
     """Let a division of a signed graph spread from where it is clear to where it is not; -1 to 1."""
     vector = vector / np.sqrt(np.mean(vector**2))
     for _ in range(rounds):
-        vector = np.tanh(4.0 * (graph @ vector))
+        vector = np.tanh(steepness * (graph @ vector))
     return vector
 
 
-def _look_like_twins(points, spacing) -> bool:
+def look_like_twins(points, around) -> bool:
     """Whether copies of a lattice may be one layer seen twice, as the two ends of tilted columns.
 
     Tilt shifts the ends against each other, or spreads them, by less than half a spacing; it does not turn them. Of
     two layers in general position every second pair is more than 0.35 spacings apart, and they are turned.
     """
+    settings, spacing = around.evidence.grains, around.spacing
     distance, partner = (column[:, 1] for column in cKDTree(points).query(points, k=2))
-    close = distance < 0.75 * spacing
-    if close.any() and np.mean(distance[close] > 0.35 * spacing) > 0.42:
+    close = distance < settings.too_near * spacing
+    if close.any() and np.mean(distance[close] > settings.apart * spacing) > settings.twins_apart:
         return False
-    # Nearer ones are mostly one particle found in both channels, and know of no turn.
+    # Nearer ones are mostly one particle found in both channels, and show no turn.
+    low, high = (limit * spacing for limit in settings.end_to_end)
     mutual = partner[partner] == np.arange(len(points))
-    one = np.flatnonzero(mutual & (distance > 0.12 * spacing) & (distance < 0.5 * spacing))
+    one = np.flatnonzero(mutual & (distance > low) & (distance < high))
     one = one[one < partner[one]]
-    if len(one) < 8:
+    if len(one) < settings.fewest:
         return True
-    turn, error = _turn_between(points[one], points[partner[one]])
-    return bool(abs(turn) < max(0.4, 3.5 * error))
+    turn, error = measure_turn(points[one], points[partner[one]])
+    return bool(abs(turn) < max(settings.twin_turn, settings.twin_errors * error))
 
 
-def _turn_between(ends, other_ends) -> tuple[float, float]:
+def measure_turn(ends, other_ends) -> tuple[float, float]:
     """Angle by which the ends of pairs are turned against each other, up to its sign, and its error; in degrees.
 
     Which end is which is not known. The step z from one to the other, as a complex number, is linear in the place ζ:
@@ -186,87 +208,91 @@ def _turn_between(ends, other_ends) -> tuple[float, float]:
     return float(np.degrees(model[1].imag / scale)), float(np.degrees(error / scale))
 
 
-def _pieces(label, sure, s):
+def find_pieces(label, sure, around) -> Iterator[tuple[int, np.ndarray]]:
     """Contiguous pieces of the particles of each label: pairs (label, indices), small ones left out."""
-    same = (s.distance < 1.6 * s.spacing) & (label[s.i] == label[s.j]) & sure[s.i] & sure[s.j]
-    graph = s.symmetric(np.ones(same.sum()), s.i[same], s.j[same])
-    piece = connected_components(graph, directed=False)[1]
+    settings, (i, j) = around.evidence.grains, around.pairs.T
+    touching = around.pair_distance < settings.contact * around.spacing
+    same = touching & (label[i] == label[j]) & sure[i] & sure[j]
+    piece = connected_groups(around.count, i[same], j[same])
     for g in range(label.max() + 1):
         own = np.flatnonzero((label == g) & sure)
         for number, size in zip(*np.unique(piece[own], return_counts=True), strict=True):
-            if size >= max(8, 0.02 * s.n):
+            if size >= max(settings.fewest, settings.smallest_grain * around.count):
                 yield g, own[piece[own] == number]
 
 
 # --- Layers of grains ---
 
 
-def layers_of_grains(grains, s) -> np.ndarray:
+def assign_grains(grains: list[Grain], around: Surroundings) -> np.ndarray:
     """Layer (0 or 1) of each grain: the fewest particles too near to others of their layer, or upon nothing.
 
-    All ways to colour the grains are compared. One layer is enough where two would part little but twins.
+    All ways to divide the grains are compared. One layer is enough where a second would resolve few conflicts, or
+    mostly those of copies that may be one layer seen twice.
     """
-    k, label = len(grains), _labels(grains)
+    settings, k = around.evidence.grains, len(grains)
+    label, family = label_particles(grains), np.array([grain.family for grain in grains])
     size = np.bincount(label[label >= 0], minlength=k)
-    over = np.stack([_too_near(s.points, s.points[label == g], s.spacing) for g in range(k)], axis=1)  # (n, k)
-    conflicts, weight = np.zeros((2, k, k))
+    upon = np.stack([lie_too_near(around.positions[label == g], around) for g in range(k)], axis=1)  # (n, grains)
+    conflicts = np.zeros((k, k))
     for g, h in itertools.combinations(range(k), 2):
         small, large = (g, h) if size[g] < size[h] else (h, g)
-        conflicts[g, h] = np.sum(over[label == small, large])
-        weight[g, h] = 0.3 if grains[g].family == grains[h].family else 1.0
+        conflicts[g, h] = np.sum(upon[label == small, large])
+    weight = np.where(family[:, None] == family, settings.twin_conflict, 1.0)
 
     def cost(layer):
         upper = layer == (size @ layer < size @ (1 - layer))
-        unsupported = np.sum(np.isin(label, np.flatnonzero(upper)) & ~over[:, ~upper].any(axis=1))
+        unsupported = np.sum(np.isin(label, np.flatnonzero(upper)) & ~upon[:, ~upper].any(axis=1))
         same = np.sum(weight * conflicts * (layer[:, None] == layer))
-        return same + 0.1 * size @ upper + 0.5 * unsupported
+        return same + settings.upper_cost * size @ upper + settings.unsupported_cost * unsupported
 
-    colourings = (np.array((0, *rest)) for rest in itertools.product((0, 1), repeat=k - 1))
-    layer = min((c for c in colourings if c.any()), key=cost, default=np.zeros(k, int))
-    parted = conflicts * (layer[:, None] != layer)
-    enough = parted.sum() > 0.3 * min(size @ layer, size @ (1 - layer))
-    proper = np.sum(weight * parted) > (0.4 if s.far > 0.3 else 0.75) * parted.sum()
-    return layer if s.two_layers or (enough and proper) else np.zeros(k, int)
+    divisions = (np.array((0, *rest)) for rest in itertools.product((0, 1), repeat=k - 1))
+    layer = min((division for division in divisions if division.any()), key=cost, default=np.zeros(k, int))
+    resolved = conflicts * (layer[:, None] != layer)
+    enough = resolved.sum() > settings.resolved * min(size @ layer, size @ (1 - layer))
+    mean_weight = settings.resolved_weight[0 if around.share_apart > settings.pairs_apart else 1]
+    not_twins = np.sum(weight * resolved) > mean_weight * resolved.sum()
+    return layer if around.two_layers_known or (enough and not_twins) else np.zeros(k, int)
 
 
-def _labels(grains) -> np.ndarray:
+def label_particles(grains) -> np.ndarray:
     """Which grain (-1: none) each particle is in."""
-    members = np.stack([np.full(len(grains[0].members), 0.5), *(g.members for g in grains)], axis=1)
+    members = np.stack([np.full(len(grains[0].members), 0.5), *(grain.members for grain in grains)], axis=1)
     return members.argmax(axis=1) - 1
 
 
-def _too_near(points, others, spacing) -> np.ndarray:
-    """Which points lie too near to any of the others for one layer to hold both."""
-    return cKDTree(others).query(points)[0] < 0.75 * spacing
+def lie_too_near(others, around) -> np.ndarray:
+    """Which particles lie too near to any of the others for one layer to hold both."""
+    return cKDTree(others).query(around.positions)[0] < around.evidence.grains.too_near * around.spacing
 
 
-def join_similar_grains(grains, layer, s) -> tuple[list[_Grain], np.ndarray]:
-    """Pieces of one layer with nearly one lattice (within some 2.5°) become one grain; its phase is local anyway."""
-    groups = []
-    for g, grain in enumerate(grains):
-        for group in groups:
-            if layer[group[0]] == layer[g] and lattice_distance(grains[group[0]].lattice, grain.lattice) < 0.35:
-                group.append(g)
-                break
-        else:
-            groups.append([g])
-    joined = []
+def join_similar_grains(grains: list[Grain], layer: np.ndarray, around) -> tuple[list[Grain], np.ndarray]:
+    """Pieces of one layer with nearly one lattice become one grain; its phase is fitted locally anyway."""
+
+    def alike(g, h):
+        near = lattice_distance(grains[g].lattice, grains[h].lattice) < around.evidence.grains.same
+        return layer[g] == layer[h] and near
+
+    joined, groups = [], group_alike(range(len(grains)), alike)
     for group in groups:
         members = np.sum([grains[g].members for g in group], axis=0)
-        joined.append(
-            _Grain(polish_lattice(s.points, members, grains[group[0]].lattice), members, grains[group[0]].family)
-        )
+        lattice = polish_lattice(around.positions, members, grains[group[0]].lattice)
+        joined.append(Grain(lattice, members, grains[group[0]].family))
     return joined, layer[[group[0] for group in groups]]
 
 
-def add_loose_layer(grains, s) -> tuple[list[_Grain], np.ndarray]:
+def add_loose_layer(grains: list[Grain], around: Surroundings) -> tuple[list[Grain], np.ndarray]:
     """A second layer too small to show a lattice: particles off the first one's sites and too near to those on them."""
-    fit = np.max([s.fit(grain.members, grain.lattice) for grain in grains], axis=0)
-    distance = (
-        cKDTree(s.points[fit > 1.5]).query(s.points)[0] / s.spacing if np.any(fit > 1.5) else np.full(s.n, np.inf)
-    )
-    loose = (fit < 1.0) & (distance < 0.75)
-    if s.far < 0.3 or loose.sum() < max(5, 0.1 * s.n) or np.mean(distance[loose] > 0.35) < 0.6:
-        return grains, np.zeros(len(grains), int)
-    layer = np.append(np.zeros(len(grains), int), 1)
-    return [*grains, _Grain(None, loose.astype(float), -1)], layer
+    settings, none = around.evidence.grains, np.zeros(len(grains), int)
+    fit = np.max([around.fit(grain.members, grain.lattice) for grain in grains], axis=0)
+    on_site = around.positions[fit > settings.on_site]
+    if len(on_site) == 0:
+        return grains, none
+    distance = cKDTree(on_site).query(around.positions)[0] / around.spacing
+    loose = (fit < settings.in_grain) & (distance < settings.too_near)
+    few = loose.sum() < max(settings.loose, settings.loose_share * around.count)
+    if few or around.share_apart < settings.pairs_apart:
+        return grains, none
+    if np.mean(distance[loose] > settings.apart) < settings.loose_apart:
+        return grains, none
+    return [*grains, Grain(None, loose.astype(float), -1)], np.append(none, 1)

@@ -8,21 +8,20 @@ Explained in chapter 7, "Particles".
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 from scipy.spatial import cKDTree
 from scipy.special import expit, logit
 
-from ..crystal.lattice import Lattice, fold_hexagonal, moire_period
-from .evidence import Evidence, Surroundings, grain_presence, lattice_evidence
-from .grains import add_loose_layer, find_overlapping_grains, join_similar_grains, layers_of_grains
+from ..crystal.lattice import Lattice
+from .evidence import Evidence, Surroundings, weigh_grains, weigh_lattices
+from .grains import Grain, add_loose_layer, assign_grains, find_overlapping_grains, join_similar_grains
 
-__all__ = ["assign_layers", "twist_note"]
+__all__ = ["assign_layers"]
 
-
-# --- Layers of one frame ---
+DOUBLE_REACH = 0.5  # diameters (geometry): half-transparent particles of one layer touch, they do not overlap by half
 
 
 def assign_layers(
@@ -30,23 +29,23 @@ def assign_layers(
 ) -> tuple[pd.DataFrame, list[list[Lattice]]]:
     """Decide which layer every particle belongs to.
 
-    The network separates the layers locally, but its channel names may swap from place to place. The lattices do
-    not: they are found in all particles together, contiguous grains on them; grains that overlap in projection go to
-    different layers, grains that only meet to the same one. Then each particle weighs four kinds of evidence: its fit
-    to each grain's lattice around it, which grains its neighbours belong to, which of them share its channel, and
-    which are too near to be in the same layer. Layer 1 is the one that reaches furthest.
+    The network separates the layers locally, but its two channels may change places from region to region. Lattices do
+    not: they are found in all particles together, and contiguous grains on them. Grains that overlap in projection go
+    to different layers, grains that only meet go to the same one. Then four kinds of evidence decide for each particle:
+    its fit to each grain's lattice around it, the grains of its neighbours, their channels, and neighbours that are too
+    near to be in the same layer. Layer 1 is the one that reaches furthest.
 
     Parameters
     ----------
     particles : pandas.DataFrame
         ``channel`` (0 or 1), ``y, x, score``; ``diameter`` of each particle where it was fitted; ``shown`` (bool) of
-        particles that lie upon another one and are known, from the frame, to be two.
+        particles that lie upon another one where the fit to the frame has shown two.
     diameter : float
         Typical particle diameter, in the unit of ``y, x``.
     evidence : Evidence, optional
         Weights of the evidence.
     layers : int, optional
-        How many layers there are, where that is known from elsewhere.
+        How many layers there are, 1 or 2, where that is known or to be tried; open by default.
 
     Returns
     -------
@@ -59,34 +58,34 @@ def assign_layers(
 
     Notes
     -----
-    Fields of a few spacings, and twists whose Moiré period is longer than the field, leave less to go by; see
-    `twist_note`. Explained in chapter 7, "Particles".
+    Small fields, and twists whose Moiré period is longer than the field, leave less evidence; see
+    `moirelib.decomposition.twist_note`.
     """
     evidence = Evidence() if evidence is None else evidence
-    if len(particles) < 8:
-        return _name_by_channel(particles), [[], []]
-    surroundings = Surroundings(particles, diameter, evidence, two_layers=layers == 2)
-    grains = find_overlapping_grains(surroundings)
+    if len(particles) < evidence.grains.fewest:
+        return assign_by_channel(particles), [[], []]
+    around = Surroundings(particles, diameter, evidence, two_layers_known=layers == 2)
+    grains = find_overlapping_grains(around)
     if not grains:
-        return _name_by_channel(particles), [[], []]
-    layer = np.zeros(len(grains), int) if layers == 1 else layers_of_grains(grains, surroundings)
-    grains, layer = join_similar_grains(grains, layer, surroundings)
-    if not layer.any() and layers != 1:
-        grains, layer = add_loose_layer(grains, surroundings)
+        return assign_by_channel(particles), [[], []]
+    layer = np.zeros(len(grains), int) if layers == 1 else assign_grains(grains, around)
+    grains, layer = join_similar_grains(grains, layer, around)
+    if layers != 1 and not layer.any():
+        grains, layer = add_loose_layer(grains, around)
     if not layer.any():
-        table = _one_layer(particles, grains, surroundings)
+        table = tabulate_one_layer(particles, grains, around)
     else:
-        settled = _settle(grains, layer, surroundings)
-        if surroundings.extent(settled.of == 1) > surroundings.extent(settled.of == 0):
-            layer, settled = 1 - layer, settled.swapped()
-        table = _two_layers(particles, settled, surroundings)
-    by_size = np.argsort([-g.members.sum() for g in grains], kind="stable")
-    found = [[grains[g].lattice for g in by_size if layer[g] == k and grains[g].lattice] for k in (0, 1)]
-    return drop_doubles(table, diameter), found
+        posterior = weigh_evidence(grains, layer, around)
+        if around.measure_extent(posterior.layer == 1) > around.measure_extent(posterior.layer == 0):
+            layer, posterior = 1 - layer, replace(posterior, probability=posterior.probability[:, ::-1])
+        table = tabulate_two_layers(particles, posterior, around)
+    by_size = np.argsort([-grain.members.sum() for grain in grains], kind="stable")
+    lattices = [[grains[g].lattice for g in by_size if layer[g] == k and grains[g].lattice] for k in (0, 1)]
+    return drop_doubles(table, diameter), lattices
 
 
-def _name_by_channel(particles) -> pd.DataFrame:
-    """Too few particles for a lattice: the channel is all there is to go by, and confidence says so."""
+def assign_by_channel(particles) -> pd.DataFrame:
+    """Layers of too few particles for a lattice: their channels, with the confidence of a guess."""
     count = particles["channel"].value_counts()
     first = count.index[0] if len(count) else 0
     layer = np.where(particles["channel"] == first, 1, 2)
@@ -94,12 +93,12 @@ def _name_by_channel(particles) -> pd.DataFrame:
     return table.reset_index(drop=True)
 
 
-# --- Particles ---
+# --- Evidence on every particle ---
 
 
 @dataclass(frozen=True)
-class _Settled:
-    """The outcome of weighing all evidence."""
+class Posterior:
+    """What all evidence together says about each particle."""
 
     probability: np.ndarray  # (n, 2) of either layer
     grain: np.ndarray  # (n,) the likeliest
@@ -107,50 +106,51 @@ class _Settled:
     odds: np.ndarray  # (n,) of sitting on a site of that grain here, against lying anywhere
 
     @property
-    def of(self) -> np.ndarray:
+    def layer(self) -> np.ndarray:
         """The likelier layer (0 or 1)."""
         return self.probability.argmax(axis=1)
 
-    def swapped(self) -> _Settled:
-        return _Settled(self.probability[:, ::-1], self.grain, self.fit, self.odds)
 
-
-def _settle(grains, layer, s, rounds: int = 10) -> _Settled:
+def weigh_evidence(grains: list[Grain], layer: np.ndarray, around: Surroundings, rounds: int = 10) -> Posterior:
     """Weigh all evidence on every particle until it agrees with its neighbours (mean field)."""
     lattices = [grain.lattice for grain in grains]
     members = np.stack([grain.members for grain in grains], axis=1)
     layers = np.stack([layer == 0, layer == 1], axis=1).astype(float)
     probability = members @ layers
-    messages = np.zeros((2, len(s.exclusion)))
+    messages = np.zeros((2, len(around.crowded_pairs)))
     for _ in range(rounds):
         before = probability
-        odds, fit = lattice_evidence(members, lattices, s)
-        here = grain_presence(members, s) * odds  # (n, grains)
+        odds, fit = weigh_lattices(members, lattices, around)
+        here = weigh_grains(members, around) * odds  # (n, grains)
         in_layer = here @ layers + 1e-12
-        log_odds = np.log(in_layer[:, 0] / in_layer[:, 1]) + _channel_evidence(probability, s)
-        log_odds, messages = exclude_pairs(log_odds, messages, s.i[s.exclusive], s.j[s.exclusive], s.exclusion)
+        log_odds = np.log(in_layer[:, 0] / in_layer[:, 1]) + weigh_channels(probability, around)
+        log_odds, messages = exclude_pairs(log_odds, messages, around.crowded_pairs, around.crowded_odds)
         probability = np.stack([expit(log_odds), expit(-log_odds)], axis=1)
         posterior = here / (in_layer @ layers.T) * (probability @ layers.T)
-        members = posterior * (1 - s.evidence.off_lattice / odds)  # who sits on no site has no say
-        if np.abs(probability - before).max() < 0.02:
+        # Particles that sit on no site do not count for the lattices.
+        members = posterior * (1 - around.evidence.off_lattice / odds)
+        if np.abs(probability - before).max() < around.evidence.converged:
             break
     grain = (posterior * layers.T[probability.argmax(axis=1)]).argmax(axis=1)  # the likeliest of the likelier layer
-    rows = np.arange(s.n)
-    return _Settled(probability, grain, fit[rows, grain], here[rows, grain])
+    rows = np.arange(around.count)
+    return Posterior(probability, grain, fit[rows, grain], here[rows, grain])
 
 
-def _channel_evidence(probability, s) -> np.ndarray:
-    """Log-odds of the first layer from the channel: it says what it says for the particles around."""
-    around = (s.near @ (s.sign * (probability[:, 0] - probability[:, 1]))) / (s.near_sum + 1.0)
-    return s.sign * 2 * np.arctanh(s.evidence.channel * around)
+def weigh_channels(probability, around) -> np.ndarray:
+    """Log-odds of the first layer from the channels of the particles around and the layers they are in."""
+    sign, evidence = around.channel_sign, around.evidence
+    agreement = around.grain_weights @ (sign * (probability[:, 0] - probability[:, 1]))
+    agreement = agreement / (around.grain_weight_sum + evidence.channel_doubt)
+    return sign * 2 * np.arctanh(evidence.channel * agreement)
 
 
-def exclude_pairs(log_odds, messages, i, j, strength, rounds: int = 5) -> tuple[np.ndarray, np.ndarray]:
-    """Log-odds of the first layer after pairs that exclude each other have been heard (belief propagation).
+def exclude_pairs(log_odds, messages, pairs, strength, rounds: int = 5) -> tuple[np.ndarray, np.ndarray]:
+    """Log-odds of the first layer, given pairs (k, 2) that are unlikely to be in one layer (belief propagation).
 
-    Messages go both ways along every pair, damped; those of the last call are the start of the next.
+    ``strength`` (k,) is the log-odds against one layer. Messages (2, k) go both ways along every pair, damped; those of
+    the last call are the start of the next.
     """
-    n, against = len(log_odds), -np.tanh(strength / 2)
+    (i, j), n, against = pairs.T, len(log_odds), -np.tanh(strength / 2)
     for _ in range(rounds):
         total = log_odds + np.bincount(i, messages[0], n) + np.bincount(j, messages[1], n)
         back = np.stack([total[j] - messages[1], total[i] - messages[0]])
@@ -161,18 +161,21 @@ def exclude_pairs(log_odds, messages, i, j, strength, rounds: int = 5) -> tuple[
 # --- Tables ---
 
 
-def _two_layers(particles, settled, s) -> pd.DataFrame:
-    """The table, without the second finds of particles that were found twice."""
-    log_odds = np.abs(logit(np.clip(settled.probability[:, 0], 1e-9, 1 - 1e-9)))
-    confidence = expit(s.evidence.head_start + log_odds / s.evidence.temperature)
-    table = particles.assign(layer=settled.of + 1, grain=settled.grain, lattice_fit=settled.fit)
-    table["layer_confidence"] = np.minimum(confidence, s.evidence.ceiling)
-    poorer = np.where(settled.odds[s.first] < settled.odds[s.second], s.first, s.second)
-    return table.drop(table.index[poorer[~_two_particles(2 * settled.odds[poorer])]])
+def tabulate_two_layers(particles, posterior: Posterior, around: Surroundings) -> pd.DataFrame:
+    """The table of two layers, without the second finds of particles that were found twice."""
+    evidence = around.evidence
+    log_odds = np.abs(logit(np.clip(posterior.probability[:, 0], 1e-9, 1 - 1e-9)))
+    confidence = np.minimum(expit(evidence.head_start + log_odds / evidence.temperature), evidence.ceiling)
+    table = particles.assign(
+        layer=posterior.layer + 1, grain=posterior.grain, lattice_fit=posterior.fit, layer_confidence=confidence
+    )
+    first, second = around.double_finds.T
+    poorer = np.where(posterior.odds[first] < posterior.odds[second], first, second)
+    return table.drop(table.index[poorer[~judge_doubles(evidence.double_odds * posterior.odds[poorer])]])
 
 
-def _two_particles(odds) -> np.ndarray:
-    """Which doubles are two particles, one in each layer; how often they are is learnt from all of them."""
+def judge_doubles(odds) -> np.ndarray:
+    """Which double finds are two particles, one in each layer; their share is learnt from all of them."""
     share = 0.5
     for _ in range(10):
         real = share * odds / (share * odds + 1 - share)
@@ -180,57 +183,24 @@ def _two_particles(odds) -> np.ndarray:
     return real > 0.5 if len(odds) else np.empty(0, bool)
 
 
-def _one_layer(particles, grains, s) -> pd.DataFrame:
-    """The table of a single layer; where particles lie too near to others it might have been two."""
-    crowded = np.bincount(np.concatenate([s.i[s.exclusive], s.j[s.exclusive]]), minlength=s.n) > 0
-    fits = np.stack([s.fit(grain.members, grain.lattice) for grain in grains], axis=1)
-    confidence = np.where(crowded, 0.8, s.evidence.ceiling)
+def tabulate_one_layer(particles, grains: list[Grain], around: Surroundings) -> pd.DataFrame:
+    """The table of a single layer; where particles lie too near to others there might be two."""
+    crowded = np.bincount(around.crowded_pairs.ravel(), minlength=around.count) > 0
+    fits = np.stack([around.fit(grain.members, grain.lattice) for grain in grains], axis=1)
+    confidence = np.where(crowded, around.evidence.crowded_confidence, around.evidence.ceiling)
     return particles.assign(
         layer=1, grain=fits.argmax(axis=1), layer_confidence=confidence, lattice_fit=fits.max(axis=1)
     )
 
 
 def drop_doubles(table, diameter) -> pd.DataFrame:
-    """Keep the best of particles that one layer cannot hold together: closer than half a diameter."""
+    """Keep the better of two particles of one layer that are closer than half a diameter."""
     keep = np.ones(len(table), bool)
     quality = (table["score"] * table["layer_confidence"]).to_numpy()
     points, layer = table[["y", "x"]].to_numpy(), table["layer"].to_numpy()
-    pairs = cKDTree(points).query_pairs(0.5 * diameter, output_type="ndarray") if len(points) else np.empty((0, 2), int)
+    pairs = cKDTree(points).query_pairs(DOUBLE_REACH * diameter, output_type="ndarray")
     pairs = pairs[layer[pairs[:, 0]] == layer[pairs[:, 1]]]
     for i, j in pairs[np.argsort(-quality[pairs].max(axis=1), kind="stable")]:
         if keep[i] and keep[j]:
             keep[i if quality[i] < quality[j] else j] = False
     return table[keep].reset_index(drop=True)
-
-
-def twist_note(first: Lattice | None, second: Lattice | None, field) -> str:
-    """What the field of view allows to say about two layers.
-
-    Parameters
-    ----------
-    first, second : Lattice or None
-        The largest lattice of each layer; None where there is none.
-    field : tuple of float
-        Height and width of the field of view, in the lattices' unit.
-
-    Returns
-    -------
-    str
-        Empty where the layers are told apart well; otherwise one or two sentences saying why not.
-
-    Notes
-    -----
-    Two lattices are told apart by their waves alone once the field holds a Moiré period; in a smaller one, by which
-    particles exclude each other and by the network. Explained in chapter 7, "Particles".
-    """
-    if first is None or second is None:
-        return "No second lattice found: one layer, or two that this field of view does not tell apart."
-    period = moire_period(first.spacing, second.angle - first.angle, second.spacing)
-    view = min(field)
-    if period <= view:
-        return ""
-    twist = fold_hexagonal(second.angle - first.angle)
-    return (
-        f"At a twist of {twist:.1f}° the Moiré period ({period / first.spacing:.0f} spacings) is longer than the field "
-        f"of view ({view / first.spacing:.0f} spacings): which particle is in which layer is uncertain."
-    )

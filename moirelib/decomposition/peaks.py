@@ -14,7 +14,15 @@ from skimage.feature import peak_local_max
 __all__ = ["locate"]
 
 
-def locate(centers: np.ndarray, diameter: float, threshold: float = 0.08) -> pd.DataFrame:
+# Set by hand on simulated scenes of development seeds; lengths in diameters.
+LOWEST_PEAK = 0.08  # height, where a particle that the network is sure of reaches 1
+SMOOTHING = 1 / 20  # standard deviation: less than half of the network's own peak width
+SEPARATION = 0.3  # of two peaks of one channel
+REACH = 0.35  # of a peak: pixels that count for its centre
+FLOOR = 0.02  # height of pixels that count
+
+
+def locate(centers: np.ndarray, diameter: float, threshold: float = LOWEST_PEAK) -> pd.DataFrame:
     """Find particles in the network's output.
 
     Parameters
@@ -24,37 +32,33 @@ def locate(centers: np.ndarray, diameter: float, threshold: float = 0.08) -> pd.
     diameter : float
         Expected particle diameter, in pixels of ``centers``.
     threshold : float
-        Lowest height of a peak. Low by default: what is missed here is harder to make up for than what is found too
-        much, which the frame refutes (`moirelib.decomposition.complete`).
+        Lowest height of a peak. Low by default: false peaks are removed later by the fit to the frame
+        (`moirelib.decomposition.complete`), missed particles are harder to add.
 
     Returns
     -------
     pandas.DataFrame
         ``channel`` (0-based), ``y, x`` (px, to a fraction of a pixel), ``score`` (height of the peak, 0 to 1).
-
-    Notes
-    -----
-    Explained in chapter 7, "Particles".
     """
     tables = []
     for channel, peaks in enumerate(centers):
         yx = peak_local_max(
-            gaussian_filter(peaks, diameter / 20, mode="nearest"),
-            min_distance=max(int(0.3 * diameter), 1),
+            gaussian_filter(peaks, SMOOTHING * diameter, mode="nearest"),
+            min_distance=max(int(SEPARATION * diameter), 1),
             threshold_abs=threshold,
             exclude_border=False,
         )
         score = peaks[tuple(yx.T)]
-        yx = _centroids(peaks, yx, 0.35 * diameter)
+        yx = measure_centroids(peaks, yx, REACH * diameter)
         tables.append(pd.DataFrame({"channel": channel, "y": yx[:, 0], "x": yx[:, 1], "score": score}))
     return pd.concat(tables, ignore_index=True)
 
 
-def _centroids(image, yx, reach) -> np.ndarray:
+def measure_centroids(image, yx, reach) -> np.ndarray:
     """Centre of mass of each particle's share of an image: the pixels within reach and nearest to it."""
     if len(yx) == 0:
         return yx.astype(float)
-    covered = np.argwhere(image > 0.02)
+    covered = np.argwhere(image > FLOOR)
     distance, owner = cKDTree(yx).query(covered, distance_upper_bound=reach)
     near = np.isfinite(distance)
     covered, owner = covered[near], owner[near]

@@ -5,11 +5,9 @@ Explained in chapter 6, "Decompose".
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,21 +17,20 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..data import weights_path
+from ..crystal.lattice import Lattice
 from ..movies.movie import Movie
 from ..movies.reading import as_movie
 from ..movies.writing import LayerMovieWriter
 from ..output import output_folder
 from .frame import LIKELIEST, Found, find
-from .layers import twist_note
-from .network import WORKING_DIAMETER, choose_device, load_weights, predict, resample
-from .rendering import lazy_layers
-from .size import check_diameter, check_pixel_size, estimate_size_and_polarity, working_shape
+from .network import WORKING_DIAMETER, load_weights, predict, resample
+from .rendering import draw_layers
+from .size import check_diameter, check_pixel_size, estimate_size_and_polarity, find_working_shape
+from .summary import keep_going, summarize
 from .tracks import link
 from .voting import vote
 
 __all__ = ["COLUMNS", "Decomposition", "decompose"]
-
 
 #: Columns of the particle table, in the order of ``particles.csv``.
 COLUMNS = (
@@ -129,47 +126,44 @@ def decompose(
     -----
     Once all frames are computed no error loses them: a step that fails then (tracks, twist ...) is left out, with a
     warning and a line in ``summary["problems"]`` and ``summary["note"]``.
-    Explained in chapter 6, "Decompose".
     """
-    from tqdm import tqdm
-
-    start = time.time()
+    start, problems = time.time(), []
     movie = as_movie(movie, pixel_size, frame_time)
     check_pixel_size(movie, diameter)
     model = load_weights(weights, device)
-    _check_layers(model, weights)
-    diameter_px, polarity = estimate_size_and_polarity(
-        movie, model, None if diameter is None else diameter / movie.pixel_size
-    )
+    check_layers(model, weights)
+    diameter_px = None if diameter is None else diameter / movie.pixel_size
+    diameter_px, polarity = estimate_size_and_polarity(movie, model, diameter_px)
     check_diameter(diameter_px, movie)
-    working = working_shape(movie.shape[1:], diameter_px)
-    found = []
-    with tqdm(total=len(movie), disable=not progress, desc="decompose", unit="frame") as bar:
-        for some in _find_all(movie, model, working, polarity):
-            found += some
-            bar.update(len(some))
-    problems: list[str] = []
-    tables, lattices = _vote_or_keep(found, problems)
-    particles = pd.concat([table.assign(frame=t) for t, table in enumerate(tables)], ignore_index=True)
-    layers = lazy_layers(particles, working, movie.shape)
-    if len(movie) == 1:
-        # In a movie each frame's positions must be its own, or vibrations would be smoothed away and time could not
-        # average the noise; alone, a frame is read best together with the crystal's regularity.
-        particles = particles.assign(**{c: particles[f"{c}_likeliest"] for c in LIKELIEST})
-    table = _native_table(particles, working, movie.shape[1:], movie.pixel_size)
-    if len(table):
-        lost = "The particles are not linked from frame to frame"
-        table = _keep_going(problems, lost, table, lambda: link(table, 0.5 * diameter_px))
-    summary = _summarize(movie, table, lattices, _working_pixel_size(working, movie), weights, device, problems)
+    working = find_working_shape(movie.shape[1:], diameter_px)
+    frames = find_in_all_frames(movie, model, working, polarity, progress)
+    particles, lattices = vote_on_layers(frames, problems)
+    layers = draw_layers(particles, working, movie.shape)
+    table = convert_to_nm(particles, working, movie)
+    table = link_tracks(table, LONGEST_STEP * diameter_px, problems)
+    summary = summarize(movie, table, lattices, measure_working_pixel(working, movie), weights, device, problems)
     summary["seconds"] = round(time.time() - start, 2)
     return Decomposition(layers, table[COLUMNS], summary, movie)
 
 
+LONGEST_STEP = 0.5  # diameters between frames (geometry): less than half the spacing of touching particles
 AT_ONCE = 4  # frames that build on the same earlier one, whatever the number of threads
 
 
-def _find_all(movie, model, working, polarity) -> Iterator[list[Found]]:
-    """Particles of all frames, some frames at a time: the first alone, then `AT_ONCE` of them side by side."""
+def find_in_all_frames(movie, model, working, polarity, progress) -> list[Found]:
+    """Particles of all frames."""
+    from tqdm import tqdm
+
+    found = []
+    with tqdm(total=len(movie), disable=not progress, desc="decompose", unit="frame") as bar:
+        for some in find_in_turn(movie, model, working, polarity):
+            found += some
+            bar.update(len(some))
+    return found
+
+
+def find_in_turn(movie, model, working, polarity) -> Iterator[list[Found]]:
+    """Particles of some frames at a time: of the first alone, then of `AT_ONCE` frames side by side."""
     threads, before = torch.get_num_threads(), None
 
     def find_in(frame):
@@ -188,128 +182,55 @@ def _find_all(movie, model, working, polarity) -> Iterator[list[Found]]:
             torch.set_num_threads(threads)
 
 
-def _keep_going(problems: list[str], lost: str, instead, step: Callable):
-    """Result of a step or, if it fails, ``instead``: once all frames are computed, no error may lose them."""
-    try:
-        return step()
-    except Exception as error:  # any: hours of work may have gone before
-        problems.append(f"{lost}: {type(error).__name__}: {str(error).strip()}")
-        warnings.warn(problems[-1], RuntimeWarning, stacklevel=3)
-        return instead
-
-
-def _vote_or_keep(found: list[Found], problems: list[str]) -> tuple[list[pd.DataFrame], list]:
-    """Particle tables and lattices of all frames after the vote or, if it fails, as each frame has them."""
-    tables, lattices = [f.particles for f in found], [f.lattices for f in found]
-    lost = "The layers are those of each frame by itself, not made consistent over the movie"
-    tables, exchanged = _keep_going(
-        problems, lost, (tables, [False] * len(found)), lambda: vote(tables, WORKING_DIAMETER)
-    )
-    return tables, [both[::-1] if swap else both for both, swap in zip(lattices, exchanged, strict=True)]
-
-
-def _check_layers(model, weights) -> None:
-    """Refuse networks of other than two layers, whose channels `moirelib.decomposition.layers` could not name."""
+def check_layers(model, weights) -> None:
+    """Refuse networks of other than two layers: `moirelib.decomposition.layers` can only assign two channels."""
     layers = model.final_conv.out_channels // 2
     if layers != 2:
         raise ValueError(f"{weights} is a network of {layers} layers; decompose takes two apart: pass weights of two")
 
 
-def _working_pixel_size(working, movie) -> float:
+def vote_on_layers(found: list[Found], problems: list[str]) -> tuple[pd.DataFrame, list[list[list[Lattice]]]]:
+    """Particles (with ``frame``) and lattices of all frames, their layers made consistent over the movie.
+
+    If the vote fails, layers are as each frame has them.
+    """
+    tables = [frame.particles for frame in found]
+    lost = "The layers are those of each frame by itself, not made consistent over the movie"
+    as_found = tables, [False] * len(found)
+    tables, exchanged = keep_going(problems, lost, as_found, lambda: vote(tables, WORKING_DIAMETER))
+    lattices = [frame.lattices[::-1] if swap else frame.lattices for frame, swap in zip(found, exchanged, strict=True)]
+    return pd.concat([table.assign(frame=t) for t, table in enumerate(tables)], ignore_index=True), lattices
+
+
+def link_tracks(table: pd.DataFrame, search_range: float, problems: list[str]) -> pd.DataFrame:
+    """The table with ``particle``; -1 throughout if linking fails."""
+    lost = "The particles are not linked from frame to frame"
+    return keep_going(problems, lost, table, lambda: link(table, search_range)) if len(table) else table
+
+
+def measure_working_pixel(working, movie) -> float:
     """Size of a working pixel in nm; the two axes differ by rounding only."""
     return movie.pixel_size * np.sqrt(np.prod(movie.shape[1:]) / np.prod(working))
 
 
-def _native_table(particles, working, native, pixel_size) -> pd.DataFrame:
+def convert_to_nm(particles: pd.DataFrame, working, movie) -> pd.DataFrame:
     """From working pixels to the frame's pixels and nm, for particles centred in the frame.
 
     Both put pixel centres at integer coordinates.
     """
-    zoom_y, zoom_x = working[0] / native[0], working[1] / native[1]
+    if len(movie) == 1:
+        # In a movie each frame's positions must be its own, or vibrations would be smoothed away and time could not
+        # average the noise. A single frame is best fitted together with the crystal's regularity.
+        particles = particles.assign(**{name: particles[f"{name}_likeliest"] for name in LIKELIEST})
+    native, nm = movie.shape[1:], measure_working_pixel(working, movie)
     inside = particles["y"].between(-0.5, working[0] - 0.5) & particles["x"].between(-0.5, working[1] - 0.5)
     particles = particles[inside]
-    y, x = (particles["y"] + 0.5) / zoom_y - 0.5, (particles["x"] + 0.5) / zoom_x - 0.5
-    nm = pixel_size / np.sqrt(zoom_y * zoom_x)
+    y, x = ((particles[c] + 0.5) / (working[k] / native[k]) - 0.5 for k, c in enumerate("yx"))
     return particles.assign(
         particle=-1,
         y=y,
         x=x,
-        y_nm=y * pixel_size,
-        x_nm=x * pixel_size,
-        y_std_nm=particles["y_std"] * nm,
-        x_std_nm=particles["x_std"] * nm,
-        diameter_nm=particles["diameter"] * nm,
-        diameter_std_nm=particles["diameter_std"] * nm,
+        y_nm=y * movie.pixel_size,
+        x_nm=x * movie.pixel_size,
+        **{f"{name}_nm": particles[name] * nm for name in ("y_std", "x_std", "diameter", "diameter_std")},
     )
-
-
-def _summarize(movie, table, lattices, nm, weights, device, problems) -> dict:
-    """What goes into ``summary.json``."""
-    from .. import __version__
-
-    path = Path(weights) if weights is not None else weights_path()
-    counts = {f"layer_{k}": int((table["layer"] == k).sum()) for k in (1, 2)}
-    field = np.array(movie.shape[1:]) * movie.pixel_size / nm
-    nothing = {"spacing_nm": {"layer_1": None, "layer_2": None}, "twist_deg": None, "note": ""}
-    lost = "Spacings, twist and note are missing"
-    measured = _keep_going(problems, lost, nothing, lambda: _measure_lattices(counts, lattices, nm, field))
-    sha256 = _keep_going(
-        problems, "The weights' checksum is missing", None, lambda: hashlib.sha256(path.read_bytes()).hexdigest()
-    )
-    return {
-        "moirelib": __version__,
-        "movie": movie.name,
-        "frames": len(movie),
-        "shape_px": list(movie.shape[1:]),
-        "pixel_size_nm": movie.pixel_size,
-        "frame_time_s": movie.frame_time,
-        "weights": {"file": path.name, "sha256": sha256},
-        "device": str(choose_device(device)),
-        "particles": counts,
-        "diameter_nm": _median(table["diameter_nm"]) if len(table) else None,
-        "working_pixel_size_nm": float(nm),
-        "spacing_nm": measured["spacing_nm"],
-        "twist_deg": measured["twist_deg"],
-        "note": " ".join(filter(None, [measured["note"], *(f"{problem}." for problem in problems)])),
-        "problems": problems,
-    }
-
-
-def _measure_lattices(counts, lattices, nm, field) -> dict:
-    """Spacings, twist and the note on them; medians over the frames."""
-    spacing = [_median([f[k][0].spacing * nm for f in lattices if f[k]]) for k in (0, 1)]
-    twist = _median([_twist(f[0][0], f[1][0]) for f in lattices if f[0] and f[1]])
-    note = _note(counts, spacing, twist, lattices, field)
-    return {"spacing_nm": {"layer_1": spacing[0], "layer_2": spacing[1]}, "twist_deg": twist, "note": note}
-
-
-def _median(values):
-    return round(float(np.median(values)), 4) if len(values) else None
-
-
-def _twist(first, second) -> float:
-    from ..crystal.lattice import fold_hexagonal
-
-    return fold_hexagonal(second.angle - first.angle)
-
-
-def _note(counts, spacing, twist, lattices, field) -> str:
-    """One line that says what was found and how far it can be trusted; ``field`` in working pixels."""
-    total = sum(counts.values())
-    if total == 0:
-        return "No particles found."
-    if spacing[0] is None:
-        return "No lattice found: layers are the network's word alone (layer_confidence 0.5)."
-    if counts["layer_2"] < 0.03 * total:
-        return f"One layer, spacing {spacing[0]:.1f} nm: no second lattice found in this field of view."
-    if spacing[1] is None:
-        upper = counts["layer_2"]
-        return (
-            f"One layer, spacing {spacing[0]:.1f} nm, and {upper} particles upon it that show no lattice of their own."
-        )
-    note = f"Two layers, spacings {spacing[0]:.1f} and {spacing[1]:.1f} nm"
-    if twist is None:
-        return f"{note}. Their lattices never show in the same frame, so the twist is unknown."
-    note = f"{note}, twist {twist:.2f}°."
-    doubts = [twist_note(f[0][0], f[1][0], field) for f in lattices if f[0] and f[1]]
-    return f"{note} {sorted(doubts)[len(doubts) // 2]}".strip()  # what most frames say

@@ -10,16 +10,16 @@ import numpy as np
 import pandas as pd
 
 
-def lazy_layers(particles, working, shape) -> da.Array:
-    """Layer movies that are rendered frame by frame when looked at."""
+def draw_layers(particles: pd.DataFrame, working, shape) -> da.Array:
+    """Layer movies (t, 2, y, x) that are drawn frame by frame when looked at; parameters as for `render_layers`."""
     by_frame = dict(list(particles.groupby("frame")))
     empty = particles.iloc[:0]
 
-    def block(block_id=None):
+    def draw_block(block_id=None):
         t = block_id[0]
         return render_layers(by_frame.get(t, empty), working, shape[1:])[None]
 
-    return da.map_blocks(block, chunks=((1,) * shape[0], (2,), (shape[1],), (shape[2],)), dtype=np.uint8)
+    return da.map_blocks(draw_block, chunks=((1,) * shape[0], (2,), (shape[1],), (shape[2],)), dtype=np.uint8)
 
 
 def render_layers(particles: pd.DataFrame, working, shape) -> np.ndarray:

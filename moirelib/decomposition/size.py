@@ -5,20 +5,41 @@ Explained in chapter 6, "Decompose".
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
 
 from ..crystal.fourier import find_lattice
+from ..crystal.neighbours import SPACING_PER_DIAMETER
 from .network import WORKING_DIAMETER, normalize, predict, resample
 from .peaks import locate
 
 __all__ = ["estimate_diameter"]
 
-
 #: Particles outside this range of diameters, in nm, are no nanoparticles: the pixel size must be wrong.
 PLAUSIBLE_DIAMETER = (0.5, 500.0)
-SMALLEST_DIAMETER = 4.0  # pixels
+SMALLEST_DIAMETER = 4.0  # pixels; smaller particles show too little of their outline
+
+
+@dataclass(frozen=True)
+class SizeSearch:
+    """How the diameter is searched for. All values set by hand on simulated scenes of development seeds."""
+
+    step: float = 0.18  # logarithm of the ratio of two diameters that are tried; the network allows for some 10 %
+    across: float = 3  # particles along the frame's shorter side, at least
+    widest: float = 1.2  # smallest diameters that the search spans at least
+    view: int = 224  # working pixels; side of the part of a frame that is looked at: some ten spacings
+    background: float = 1.4  # working diameters; slower changes of what the network finds do not count
+    smoothing: float = 1.0  # working pixels, of the frame
+    fewest: int = 8  # particles of a lattice
+    corrections: int = 2  # by the size of what the network finds
+    correction: tuple[float, float] = (0.7, 1.4)  # limits of each
+    worse: float = 0.5  # a corrected diameter that suits less than this much as well is refused
+
+
+SEARCH = SizeSearch()
 
 
 def check_pixel_size(movie, diameter) -> None:
@@ -36,6 +57,7 @@ def check_pixel_size(movie, diameter) -> None:
 
 
 def check_diameter(diameter_px, movie) -> None:
+    """Refuse a diameter that does not fit the frames or that no nanoparticle has."""
     nm = diameter_px * movie.pixel_size
     if diameter_px > min(movie.shape[1:]):
         raise ValueError(
@@ -59,13 +81,13 @@ def estimate_size_and_polarity(movie, model, diameter_px) -> tuple[float, float]
     best = (-np.inf, 0.0, 1.0)
     for frame in frames:
         d = estimate_diameter(frame, model) if diameter_px is None else diameter_px
-        trials = [(_plausibility(sign * frame, model, d), d, sign) for sign in (1.0, -1.0)]
+        trials = [(measure_fit(sign * frame, model, d), d, sign) for sign in (1.0, -1.0)]
         best = max(best, *trials)
     return best[1:]
 
 
 def estimate_diameter(frame: np.ndarray, model) -> float:
-    """Particle diameter of a frame, in pixels, by asking the network at several magnifications.
+    """Particle diameter of a frame, in pixels, from what the network finds at several magnifications.
 
     Parameters
     ----------
@@ -82,55 +104,56 @@ def estimate_diameter(frame: np.ndarray, model) -> float:
     Notes
     -----
     The network knows particles of `WORKING_DIAMETER` pixels. At a magnification near the right one, what it finds
-    explains the image's darkness (or brightness) best and forms the strongest lattice; there the size of what it finds
-    corrects the rest, unless the corrected diameter suits the frame much less: of very dark or defocused particles the
-    network sees too little. Explained in chapter 6, "Decompose".
+    correlates best with the image's darkness (or brightness) and forms the strongest lattice. The size of what it finds
+    there corrects the rest, unless the corrected diameter suits the frame much less: the network sees too little of
+    very dark or defocused particles.
     """
-    largest = max(min(frame.shape) / 3, 1.2 * SMALLEST_DIAMETER)
-    trials = np.geomspace(SMALLEST_DIAMETER, largest, 2 + int(np.log(largest / SMALLEST_DIAMETER) / 0.18))
-    suits = np.array([_plausibility(frame, model, d) for d in trials])
+    largest = max(min(frame.shape) / SEARCH.across, SEARCH.widest * SMALLEST_DIAMETER)
+    trials = np.geomspace(SMALLEST_DIAMETER, largest, 2 + int(np.log(largest / SMALLEST_DIAMETER) / SEARCH.step))
+    suits = np.array([measure_fit(frame, model, d) for d in trials])
     best = int(np.argmax(np.abs(suits)))
     polarity = np.sign(suits[best])
-    corrected = _corrected(polarity * frame, model, trials[best])
-    spoiled = _plausibility(polarity * frame, model, corrected) < 0.5 * abs(suits[best])
-    return float(trials[best] if spoiled else corrected)
+    corrected = correct_diameter(polarity * frame, model, trials[best])
+    refused = measure_fit(polarity * frame, model, corrected) < SEARCH.worse * abs(suits[best])
+    return float(trials[best] if refused else corrected)
 
 
-def _corrected(frame, model, diameter) -> float:
-    """Diameter corrected by the size of what the network finds at it."""
-    for _ in range(2):
-        measured = _measured_diameter(*predict(model, _middle(frame, diameter)))
+def correct_diameter(frame, model, diameter) -> float:
+    """Correct a diameter by the size of what the network finds at it."""
+    for _ in range(SEARCH.corrections):
+        measured = measure_diameter(*predict(model, crop_middle(frame, diameter)))
         if measured is None:
             break
-        diameter *= np.clip(measured / WORKING_DIAMETER, 0.7, 1.4)
+        diameter *= np.clip(measured / WORKING_DIAMETER, *SEARCH.correction)
     return diameter
 
 
-def _middle(frame, diameter, view: int = 224) -> np.ndarray:
+def crop_middle(frame, diameter) -> np.ndarray:
     """The middle of a frame at the sampling that a diameter asks for."""
-    image = resample(frame, working_shape(frame.shape, diameter))
-    window = (slice(max((n - view) // 2, 0), max((n - view) // 2, 0) + view) for n in image.shape)
-    return image[tuple(window)]
+    image = resample(frame, find_working_shape(frame.shape, diameter))
+    starts = (max((n - SEARCH.view) // 2, 0) for n in image.shape)
+    return image[tuple(slice(start, start + SEARCH.view) for start in starts)]
 
 
-def _plausibility(frame, model, diameter) -> float:
-    """How well a diameter suits: significance (Fisher's z) of the finds' correlation with darkness × lattice strength.
+def measure_fit(frame, model, diameter) -> float:
+    """How well a diameter suits a frame; negative where the particles are bright.
 
-    Negative where the finds are bright.
+    Significance (Fisher's z) of the correlation between what the network finds and the frame's darkness, times the
+    root of the strength of the lattice that the particles form.
     """
-    image = _middle(frame, diameter)
+    image = crop_middle(frame, diameter)
     masks, centers = predict(model, image)
     found = masks.sum(axis=0)
-    found = found - gaussian_filter(found, 1.4 * WORKING_DIAMETER)
-    dark = -normalize(gaussian_filter(image, 1.0))
+    found = found - gaussian_filter(found, SEARCH.background * WORKING_DIAMETER)
+    dark = -normalize(gaussian_filter(image, SEARCH.smoothing))
     correlation = np.mean(found * dark) / np.sqrt(np.mean(found**2) * np.mean(dark**2) + 1e-12)
     points = locate(centers, WORKING_DIAMETER)[["y", "x"]].to_numpy()
-    strength = find_lattice(points, 1.35 * WORKING_DIAMETER)[1] if len(points) >= 8 else 1.0
+    strength = find_lattice(points, SPACING_PER_DIAMETER * WORKING_DIAMETER)[1] if len(points) >= SEARCH.fewest else 1.0
     return float(np.arctanh(np.clip(correlation, -0.9999, 0.9999)) * np.sqrt(image.size * strength))
 
 
-def _measured_diameter(masks, centers) -> float | None:
-    """Median diameter, in working pixels, of a disk as large as each particle's share of its channel's mask."""
+def measure_diameter(masks, centers) -> float | None:
+    """Median diameter, in working pixels, of disks as large as each particle's share of its channel's mask."""
     found = locate(centers, WORKING_DIAMETER)
     far_edge = np.array(masks.shape[1:]) - WORKING_DIAMETER
     inner = ((found[["y", "x"]] > WORKING_DIAMETER) & (found[["y", "x"]] < far_edge)).all(axis=1)
@@ -145,7 +168,7 @@ def _measured_diameter(masks, centers) -> float | None:
     return float(np.sqrt(4 / np.pi * np.median(areas))) if len(areas) else None
 
 
-def working_shape(shape, diameter_px) -> tuple[int, int]:
+def find_working_shape(shape, diameter_px) -> tuple[int, int]:
     """Shape at which particles are `WORKING_DIAMETER` pixels wide, the same zoom on both axes to a pixel."""
     zoom = WORKING_DIAMETER / diameter_px
     return tuple(max(int(round(n * zoom)), 4) for n in shape)

@@ -13,18 +13,18 @@ import trackpy
 from scipy.spatial import cKDTree
 from scipy.special import expit, logit
 
-from ..crystal.neighbours import extent
+from ..crystal.matching import match_nearest
+from ..crystal.neighbours import SPACING_PER_DIAMETER, extent
 from .evidence import Evidence
-from .layers import drop_doubles, exclude_pairs
+from .layers import DOUBLE_REACH, drop_doubles, exclude_pairs
 
 __all__ = ["vote"]
 
-
-# --- Movies ---
+SAME_PARTICLE = 0.5  # diameters (geometry): a particle further away may be another one
 
 
 def vote(tables: list[pd.DataFrame], diameter: float) -> tuple[list[pd.DataFrame], list[bool]]:
-    """Make the layers of a movie's frames consistent: names are aligned, then each particle's track votes.
+    """Make the layers of a movie's frames consistent: align the layers' names, then let each particle's track vote.
 
     Parameters
     ----------
@@ -37,26 +37,26 @@ def vote(tables: list[pd.DataFrame], diameter: float) -> tuple[list[pd.DataFrame
     -------
     tables : list of pandas.DataFrame
         The same rows with ``layer`` and ``layer_confidence`` of the whole track; layer 1 reaches furthest over all
-        frames. ``grain`` is -1 where the track overruled the frame. Of two particles that would come to lie closer
-        than half a diameter in one layer the better is kept.
+        frames. ``grain`` is -1 where the track has another layer than the frame. Of two particles closer than half a
+        diameter in one layer the better is kept.
     exchanged : list of bool
-        Frames whose layers were named the other way round; their lattices change places too.
+        Frames whose layers exchanged their names; their lattices change places too.
 
     Notes
     -----
-    Particles are followed whatever their layer, which only keeps coincident ones apart. The votes of one track are
-    not independent, since frames share their ambiguities: with a correlation of 1/2, n of them count as 2 n/(n + 1).
-    Explained in chapter 7, "Particles".
+    Particles are followed whatever their layer; the layer only keeps apart particles at one place. Frames share their
+    ambiguities, so the votes of one track are not independent: with a correlation of 1/2, n of them count as
+    2 n/(n + 1).
     """
-    tables, exchanged = _aligned(tables, diameter)
+    tables, exchanged = align_names(tables, diameter)
     lengths = [len(table) for table in tables]
     if sum(lengths) == 0:
         return tables, exchanged
     movie = pd.concat([table.assign(frame=t) for t, table in enumerate(tables)], ignore_index=True)
     track = _tracks(movie, diameter)
     size = np.bincount(track)
-    total = np.bincount(track, _log_odds(movie)) * 2 / (size + 1)
-    log_odds = _keep_apart(total, track, movie, diameter)[track]
+    total = np.bincount(track, read_log_odds(movie)) * 2 / (size + 1)
+    log_odds = keep_apart(total, track, movie, diameter)[track]
     layer = np.where(log_odds == 0, movie["layer"], np.where(log_odds > 0, 1, 2))
     confidence = np.minimum(expit(np.abs(log_odds)), max(Evidence.ceiling, movie["layer_confidence"].max()))
     if "grain" in movie:
@@ -67,23 +67,23 @@ def vote(tables: list[pd.DataFrame], diameter: float) -> tuple[list[pd.DataFrame
     return [drop_doubles(frame, diameter) for frame in voted], exchanged
 
 
-def _log_odds(table) -> np.ndarray:
-    """Of layer 1, from layer and confidence."""
-    confidence = np.clip(table["layer_confidence"].to_numpy(float), 0.5, 0.999)
+def read_log_odds(table) -> np.ndarray:
+    """Log-odds of layer 1, from layer and confidence."""
+    confidence = np.clip(table["layer_confidence"].to_numpy(float), 0.5, Evidence.ceiling)
     return np.where(table["layer"] == 1, 1.0, -1.0) * logit(confidence)
 
 
-def _aligned(tables, diameter) -> tuple[list[pd.DataFrame], list[bool]]:
-    """Frames with their layers' names exchanged where most particles say so; layer 1 reaches furthest in all frames."""
+def align_names(tables, diameter) -> tuple[list[pd.DataFrame], list[bool]]:
+    """Exchange layer names in frames where most particles change their layer; layer 1 reaches furthest overall."""
     tables, exchanged, before = list(tables), [False] * len(tables), None
     for t, table in enumerate(tables):
         if len(table) == 0:
             continue
         if before is not None:
-            i, j = _same_particles(before, table, diameter)
-            exchanged[t] = bool(np.sum(_log_odds(before)[i] * _log_odds(table)[j]) < 0)
+            i, j = match_particles(before, table, diameter)
+            exchanged[t] = bool(np.sum(read_log_odds(before)[i] * read_log_odds(table)[j]) < 0)
         before = tables[t] = table.assign(layer=3 - table["layer"]) if exchanged[t] else table
-    spacing = 1.35 * diameter
+    spacing = SPACING_PER_DIAMETER * diameter
     reach = [sum(extent(t.loc[t["layer"] == k, ["y", "x"]].to_numpy(), spacing) for t in tables) for k in (1, 2)]
     if reach[1] > reach[0]:
         tables = [table.assign(layer=3 - table["layer"]) for table in tables]
@@ -91,23 +91,21 @@ def _aligned(tables, diameter) -> tuple[list[pd.DataFrame], list[bool]]:
     return tables, exchanged
 
 
-def _same_particles(before, now, diameter):
-    """Indices of particles of two frames that are mutual nearest neighbours, a common drift allowed for."""
+def match_particles(before, now, diameter):
+    """Indices of particles of two frames that are each other's nearest, after a common drift is taken off."""
     one, other = before[["y", "x"]].to_numpy(), now[["y", "x"]].to_numpy()
     drift = np.zeros(2)
     for _ in range(3):
-        distance, j = cKDTree(other).query(one + drift)
-        back = cKDTree(one + drift).query(other)[1]
-        i = np.flatnonzero((back[j] == np.arange(len(one))) & (distance < 0.5 * diameter))
-        drift = np.median(other[j[i]] - one[i], axis=0) if len(i) else drift
-    return i, j[i]
+        i, j = match_nearest(one + drift, other, SAME_PARTICLE * diameter)
+        drift = np.median(other[j] - one[i], axis=0) if len(i) else drift
+    return i, j
 
 
 def _tracks(movie, diameter) -> np.ndarray:
     """Number of each row's track. The layer is a third coordinate, worth 0.15 diameters."""
     trackpy.quiet()
     place = pd.DataFrame({"frame": movie["frame"], "z": 0.15 * diameter * movie["layer"]})
-    drift = _drift(movie, diameter)[movie["frame"]]
+    drift = measure_drift(movie, diameter)[movie["frame"]]
     place["y"], place["x"] = (movie[["y", "x"]].to_numpy() - drift).T
     linked = trackpy.link(
         place, 0.25 * diameter, memory=2, pos_columns=["z", "y", "x"], adaptive_stop=0.05 * diameter, adaptive_step=0.8
@@ -115,26 +113,25 @@ def _tracks(movie, diameter) -> np.ndarray:
     return linked["particle"].sort_index().to_numpy()
 
 
-def _drift(movie, diameter) -> np.ndarray:
+def measure_drift(movie, diameter) -> np.ndarray:
     """Common shift (y, x) of each frame since the first, shape (frames, 2)."""
     frames = [frame for _, frame in movie.groupby("frame")]
     drift = np.zeros((movie["frame"].max() + 1, 2))
     for before, now in itertools.pairwise(frames):
-        i, j = _same_particles(before, now, diameter)
+        i, j = match_particles(before, now, diameter)
         step = now[["y", "x"]].to_numpy()[j] - before[["y", "x"]].to_numpy()[i]
         t0, t = before["frame"].iat[0], now["frame"].iat[0]
         drift[t:] = drift[t0] + (np.median(step, axis=0) if len(step) else 0.0)
     return drift
 
 
-def _keep_apart(log_odds, track, movie, diameter) -> np.ndarray:
-    """Log-odds of tracks after those that come closer than half a diameter have been put into different layers."""
+def keep_apart(log_odds, track, movie, diameter) -> np.ndarray:
+    """Log-odds of tracks, given that tracks closer than half a diameter in any frame are in different layers."""
     met = [np.empty((0, 2), int)]
     for rows in movie.groupby("frame").indices.values():
-        pairs = cKDTree(movie[["y", "x"]].to_numpy()[rows]).query_pairs(0.5 * diameter, output_type="ndarray")
+        pairs = cKDTree(movie[["y", "x"]].to_numpy()[rows]).query_pairs(DOUBLE_REACH * diameter, output_type="ndarray")
         met.append(np.sort(track[rows[pairs]], axis=1))
     met = np.unique(np.concatenate(met), axis=0)
     met = met[met[:, 0] != met[:, 1]]
-    messages = np.zeros((2, len(met)))
     strength = np.full(len(met), Evidence.touching)
-    return exclude_pairs(log_odds, messages, *met.T, strength, rounds=30)[0]
+    return exclude_pairs(log_odds, np.zeros((2, len(met))), met, strength, rounds=30)[0]

@@ -1,0 +1,282 @@
+"""How many layers does a frame show? Each possible number is a hypothesis; one function chooses.
+
+Explained in chapter 7, "Particles".
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from scipy.spatial import cKDTree
+
+from ..crystal.lattice import Lattice, fold_hexagonal
+from ..crystal.matching import match_nearest
+from ..crystal.neighbours import SPACING_PER_DIAMETER, typical_spacing
+from .completion import complete, settle_overlaps
+from .fit import FrameFit
+from .layers import assign_layers
+
+if TYPE_CHECKING:
+    from .frame import Found
+
+FITTED = ["channel", "y", "x", "score", "diameter", "depth"]
+
+
+@dataclass(frozen=True)
+class LayerCountRules:
+    """What decides how many layers a frame shows.
+
+    Origin of each value: S set by hand on simulated scenes of development seeds; R set by hand with parts of the real
+    frame of one layer in view.
+    """
+
+    sure: float = 0.3  # S; score from which a peak of the network is a particle, whatever its neighbours are
+    found_twice: float = 0.85  # R; share of sure peaks that a single layer keeps where the network found it twice
+    beside: float = (
+        0.9  # R; diameters; an unsure peak nearer to a sure one is the same long particle, if there is one layer
+    )
+
+    # Two layers' lattices so alike that they may be one layer of long particles, each taken for two: all of
+    alike_twist: float = 4.0  # S; degrees
+    alike_misfit: float = 0.08  # S; difference of the spacings' logarithms
+    alike_distance: float = 0.5  # S; spacings; median distance from a particle to the nearest of the other layer
+
+    # Fewer layers are enough if they have less than this share of the particles and leave less than this times as much
+    # of the frame unexplained. Measured: in parts of the real frame of one layer, 0.5 to 0.55 as many particles leave
+    # 1.0 to 1.4 times as much, and 0.7 to 0.77 as many 0.9 to 1.0 times. In simulated frames of two layers at twists of
+    # 1 to 3°, 0.7 to 0.95 as many leave 1.15 to 1.95 times as much.
+    enough: tuple[tuple[float, float], ...] = ((0.7, 1.45), (0.8, 1.07))  # R and S; either pair
+
+
+@dataclass(frozen=True)
+class LayerEvidence:
+    """What counts in the choice between hypotheses."""
+
+    particles: int  # how many the hypothesis needs
+    unexplained: float  # standard deviation of what it leaves of the frame, as of white noise per pixel
+    alike: bool  # two of its layers may be one
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """A frame with a number of layers, and all that follows from it."""
+
+    asked: int | None  # number of layers; None: as many as the lattices show
+    fit: FrameFit
+    particles: pd.DataFrame  # with ``layer``
+    lattices: list[list[Lattice]]  # of each layer, largest grain first
+    rules: LayerCountRules
+
+    @property
+    def found(self) -> int:
+        """Number of layers that hold particles."""
+        return self.particles["layer"].nunique()
+
+    @cached_property
+    def evidence(self) -> LayerEvidence:
+        """The hypothesis' score."""
+        alike = has_alike_layers(self.particles, self.lattices, self.rules)
+        return LayerEvidence(len(self.particles), self.fit.unexplained(), alike)
+
+
+def choose_hypothesis(hypotheses: list[Hypothesis]) -> Hypothesis:
+    """The fewest layers that explain the frame: more are chosen only where they explain clearly more.
+
+    More layers in general position would have been found by their lattices; here only layers that are nearly alike
+    can be an addition.
+    """
+    chosen, *others = sorted(hypotheses, key=lambda hypothesis: hypothesis.asked or hypothesis.found)
+    for more in others:
+        if more.evidence.alike and not is_enough(chosen.evidence, more.evidence, chosen.rules):
+            chosen = more
+    return chosen
+
+
+def is_enough(fewer: LayerEvidence, more: LayerEvidence, rules: LayerCountRules) -> bool:
+    """Whether fewer layers explain a frame as well as more do.
+
+    Then its particles are long one way and many were found twice, rather than that two layers lie nearly upon each
+    other.
+    """
+    share, left = fewer.particles / more.particles, fewer.unexplained / more.unexplained
+    return any(share < most and left < limit for most, limit in rules.enough)
+
+
+def has_alike_layers(particles: pd.DataFrame, lattices: list[list[Lattice]], rules: LayerCountRules) -> bool:
+    """Whether two layers differ so little that they may be one layer of long particles, each taken for two."""
+    shown = [(k, found[0]) for k, found in enumerate(lattices, start=1) if found]
+    places = {k: group.to_numpy() for k, group in particles.groupby("layer")[["y", "x"]]}
+    for (k, one), (m, other) in itertools.combinations(shown, 2):
+        if k not in places or m not in places:
+            continue
+        apart = np.median(cKDTree(places[k]).query(places[m])[0])
+        twist, misfit = fold_hexagonal(one.angle - other.angle), abs(np.log(one.spacing / other.spacing))
+        if twist < rules.alike_twist and misfit < rules.alike_misfit and apart < rules.alike_distance * one.spacing:
+            return True
+    return False
+
+
+# --- Proposing hypotheses ---
+
+
+def propose_hypotheses(
+    frame: np.ndarray,
+    detections: pd.DataFrame,
+    diameter: float,
+    before: Found | None = None,
+    rules: LayerCountRules | None = None,
+) -> list[Hypothesis]:
+    """The hypothesis that the detections suggest and, where another number of layers is as likely, that one too.
+
+    Parameters
+    ----------
+    frame : ndarray, shape (y, x)
+        Raw frame.
+    detections : pandas.DataFrame
+        ``channel``, ``y, x`` (px) and ``score`` of the network's peaks.
+    diameter : float
+        Expected diameter, in pixels.
+    before : Found, optional
+        An earlier frame of the movie. As long as the particles show as many layers as there, that number is kept:
+        decided in every frame anew it would flicker, and take twice as long.
+    rules : LayerCountRules, optional
+        What decides.
+    """
+    rules = LayerCountRules() if rules is None else rules
+    layers_before = None if before is None else before.particles["layer"].nunique()
+    asked = 2 if layers_before == 2 else count_layers(detections, diameter, rules)
+    first = fit_hypothesis(frame, detections, diameter, asked, before, None, rules)
+    if first.found == layers_before or not (asked == 1 or first.evidence.alike):
+        return [first]
+    other = 2 if asked == 1 else first.found - 1
+    return [first, fit_hypothesis(frame, detections, diameter, other, before, first.fit, rules)]
+
+
+def count_layers(detections, diameter, rules) -> int | None:
+    """Number of layers that the sure peaks show: two; one that the network found in both channels; None if open."""
+    sure = detections[detections["score"] >= rules.sure]
+    particles = assign_layers(sure, diameter)[0]
+    if particles["layer"].nunique() == 2:
+        return 2
+    return 1 if len(particles) < rules.found_twice * len(sure) else None
+
+
+def fit_hypothesis(
+    frame, detections, diameter, asked: int | None, before: Found | None, like: FrameFit | None, rules: LayerCountRules
+) -> Hypothesis:
+    """Fit a frame with the number of layers that is asked for (None: open).
+
+    What the particles share is kept from the frame ``before`` or, if there is none, fitted on from the fit ``like``.
+    """
+
+    def assign(particles):
+        return assign_layers(particles, diameter, layers=asked)
+
+    if asked == 1:
+        detections = drop_second_peaks(detections, diameter, rules)
+    if before is not None:
+        detections = add_earlier(detections, before.particles, diameter)
+        fit, particles = follow_particles(FrameFit(frame, detections, diameter, before.imaging), detections, assign)
+    else:
+        # A particle that the network put into both channels is one until the frame shows two: fitted as two, it would
+        # fall apart along whatever the model of a particle does not have.
+        single = assign(detections)[0][list(detections)]
+        fit, particles = find_particles(FrameFit(frame, single, diameter, like=like).fit(2), single, assign)
+    return Hypothesis(asked, fit, *assign(particles), rules)
+
+
+def drop_second_peaks(detections, diameter, rules) -> pd.DataFrame:
+    """Detections of a single layer: the sure ones, and others that lie upon none of them.
+
+    Long particles, such as columns seen at a slant, have a second, lower peak each.
+    """
+    sure = detections["score"] >= rules.sure
+    tree = cKDTree(detections.loc[sure, ["y", "x"]])
+    alone = tree.query(detections[["y", "x"]])[0] > rules.beside * diameter if sure.any() else ~sure
+    return detections[sure | alone].reset_index(drop=True)
+
+
+# --- Particles of one hypothesis ---
+
+MOST_ROUNDS = 3  # of completion; by hand: later rounds hardly change the particles
+SAME_PLACE = 0.3  # diameters, by hand: a particle that moved less in a round is the same
+
+
+def find_particles(fit: FrameFit, particles: pd.DataFrame, assign: Callable) -> tuple[FrameFit, pd.DataFrame]:
+    """Fit and particles of a frame of which only the network's detections are known."""
+    particles = fit.put(particles)
+    for _ in range(MOST_ROUNDS):
+        known = particles[["y", "x"]].to_numpy()
+        fit, particles, spacing = complete_once(fit, particles, assign)
+        if len(particles) < 3:
+            break
+        particles = choose_channels(settle_overlaps(fit, particles, spacing), spacing)
+        fit = fit.take(particles).fit(1)
+        particles = fit.put(particles)[[*FITTED, "shown"]]
+        moved = cKDTree(known).query(particles[["y", "x"]])[0]
+        if len(particles) == len(known) and moved.max() < SAME_PLACE * fit.model.diameter:
+            break  # the same particles as before
+    return fit, particles
+
+
+def follow_particles(fit: FrameFit, particles: pd.DataFrame, assign: Callable) -> tuple[FrameFit, pd.DataFrame]:
+    """Fit and particles of a frame whose particles are nearly where they were in an earlier one."""
+    fit, particles, spacing = complete_once(fit, particles, assign)
+    return fit, choose_channels(particles, spacing)[FITTED]
+
+
+def complete_once(fit, particles, assign) -> tuple[FrameFit, pd.DataFrame, float]:
+    """Layers of the particles, then missing particles added and false ones removed, then the fit; and the spacing."""
+    particles, _ = assign(particles)
+    layer = particles["layer"].to_numpy()
+    spacing = typical_spacing(particles[["y", "x"]].to_numpy(), layer, fit.model.diameter)
+    fit = fit.take(particles).fit(1)
+    particles = complete(fit, fit.put(particles), spacing)
+    if len(particles) > 2:
+        fit = fit.take(particles).fit(1)
+        particles = fit.put(particles)
+    return fit, particles, spacing
+
+
+# --- Particles of an earlier frame ---
+
+MOST_DRIFT = 0.5  # diameters from frame to frame (geometry): beyond it the nearest particle may be another one
+SAME_PARTICLE = 0.35  # diameters, by hand; farthest from its place in the frame before, once drift is taken off
+CHANNEL_REACH = 2.2  # spacings: two shells of neighbours, at 1 and 1.73
+
+
+def add_earlier(detections: pd.DataFrame, earlier: pd.DataFrame, diameter: float) -> pd.DataFrame:
+    """Detections with the sizes they had in an earlier frame, and that frame's particles that are not among them."""
+    if detections.empty:
+        return detections
+    here, there = detections[["y", "x"]].to_numpy(), earlier[["y", "x"]].to_numpy()
+    distance, nearest = cKDTree(here).query(there)
+    near = distance < MOST_DRIFT * diameter
+    drift = np.median(here[nearest[near]] - there[near], axis=0) if near.any() else np.zeros(2)
+    old, now = match_nearest(there + drift, here, SAME_PARTICLE * diameter)
+    detections = detections.reindex(columns=[*detections.columns, "diameter", "depth"])
+    sizes = earlier[["diameter", "depth"]].to_numpy()[old]
+    detections.loc[detections.index[now], ["diameter", "depth"]] = sizes
+    lost = earlier.drop(index=earlier.index[old])[["layer", "y", "x", "score", "diameter", "depth"]].assign(channel=-1)
+    lost[["y", "x"]] += drift
+    seen = detections.iloc[now].assign(layer=earlier["layer"].to_numpy()[old])
+    both = pd.concat([seen, lost], ignore_index=True)
+    lost = choose_channels(both, SPACING_PER_DIAMETER * diameter).iloc[len(seen) :]
+    return pd.concat([detections, lost.drop(columns="layer")], ignore_index=True)
+
+
+def choose_channels(particles: pd.DataFrame, spacing: float) -> pd.DataFrame:
+    """Give particles that the network did not see (channel -1) the channel of their layer's particles around them."""
+    channel = particles["channel"].to_numpy().copy()
+    new = np.flatnonzero(channel < 0)
+    yx, layer, known = particles[["y", "x"]].to_numpy(), particles["layer"].to_numpy(), channel >= 0
+    for i, near in zip(new, cKDTree(yx).query_ball_point(yx[new], CHANNEL_REACH * spacing), strict=True):
+        near = [j for j in near if known[j] and layer[j] == layer[i]]
+        channel[i] = round(np.mean(channel[near])) if near else 0
+    return particles.assign(channel=channel)

@@ -1,0 +1,135 @@
+"""What was run and what came out: ``summary.json`` and its note.
+
+Explained in chapter 6, "Decompose".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ..crystal.lattice import Lattice, fold_hexagonal, moire_period
+from ..data import weights_path
+from .network import choose_device
+
+__all__ = ["twist_note"]
+
+#: Smallest share of the particles in layer 2 (set by hand): fewer are false finds upon a single layer.
+SMALLEST_LAYER = 0.03
+
+
+def keep_going(problems: list[str], lost: str, instead, step: Callable):
+    """Result of a step or, if it fails, ``instead``: once all frames are computed, no error may lose them.
+
+    What is ``lost`` and why is added to ``problems`` and given as a warning.
+    """
+    try:
+        return step()
+    except Exception as error:  # any: hours of work may have gone before
+        problems.append(f"{lost}: {type(error).__name__}: {str(error).strip()}")
+        warnings.warn(problems[-1], RuntimeWarning, stacklevel=3)
+        return instead
+
+
+def summarize(movie, table: pd.DataFrame, lattices: list, nm: float, weights, device, problems: list[str]) -> dict:
+    """What goes into ``summary.json``; ``nm`` is the size of a working pixel, ``lattices`` those of every frame."""
+    from .. import __version__
+
+    path = Path(weights) if weights is not None else weights_path()
+    counts = {f"layer_{k}": int((table["layer"] == k).sum()) for k in (1, 2)}
+    field = np.array(movie.shape[1:]) * movie.pixel_size / nm
+    unknown = {"spacing_nm": {"layer_1": None, "layer_2": None}, "twist_deg": None}
+    measured = keep_going(problems, "Spacings and twist are missing", unknown, lambda: measure_lattices(lattices, nm))
+    note = keep_going(
+        problems, "The note is missing", "", lambda: write_note(counts, **measured, lattices=lattices, field=field)
+    )
+    sha256 = keep_going(
+        problems, "The weights' checksum is missing", None, lambda: hashlib.sha256(path.read_bytes()).hexdigest()
+    )
+    return {
+        "moirelib": __version__,
+        "movie": movie.name,
+        "frames": len(movie),
+        "shape_px": list(movie.shape[1:]),
+        "pixel_size_nm": movie.pixel_size,
+        "frame_time_s": movie.frame_time,
+        "weights": {"file": path.name, "sha256": sha256},
+        "device": str(choose_device(device)),
+        "particles": counts,
+        "diameter_nm": round_median(table["diameter_nm"]) if len(table) else None,
+        "working_pixel_size_nm": float(nm),
+        **measured,
+        "note": " ".join(filter(None, [note, *(f"{problem}." for problem in problems)])),
+        "problems": problems,
+    }
+
+
+def measure_lattices(lattices: list, nm: float) -> dict:
+    """Spacing of each layer and twist: medians over the frames, None where no frame shows the lattices."""
+    spacing = [round_median([f[k][0].spacing * nm for f in lattices if f[k]]) for k in (0, 1)]
+    twist = round_median([fold_hexagonal(f[1][0].angle - f[0][0].angle) for f in lattices if f[0] and f[1]])
+    return {"spacing_nm": {"layer_1": spacing[0], "layer_2": spacing[1]}, "twist_deg": twist}
+
+
+def round_median(values) -> float | None:
+    """Median to four decimals; None of nothing."""
+    return round(float(np.median(values)), 4) if len(values) else None
+
+
+def write_note(counts: dict, spacing_nm: dict, twist_deg: float | None, lattices: list, field) -> str:
+    """One line that says what was found and how far it can be trusted; ``field`` in working pixels."""
+    spacing, twist = list(spacing_nm.values()), twist_deg
+    total = sum(counts.values())
+    if total == 0:
+        return "No particles found."
+    if spacing[0] is None:
+        return "No lattice found: the layers are the network's channels (layer_confidence 0.5)."
+    if counts["layer_2"] < SMALLEST_LAYER * total:
+        return f"One layer, spacing {spacing[0]:.1f} nm: no second lattice found in this field of view."
+    if spacing[1] is None:
+        upper = f"{counts['layer_2']} particles upon it that show no lattice of their own"
+        return f"One layer, spacing {spacing[0]:.1f} nm, and {upper}."
+    note = f"Two layers, spacings {spacing[0]:.1f} and {spacing[1]:.1f} nm"
+    if twist is None:
+        return f"{note}. Their lattices never show in the same frame, so the twist is unknown."
+    note = f"{note}, twist {twist:.2f}°."
+    doubts = [twist_note(f[0][0], f[1][0], field) for f in lattices if f[0] and f[1]]
+    return f"{note} {sorted(doubts)[len(doubts) // 2]}".strip()  # what most frames say
+
+
+def twist_note(first: Lattice | None, second: Lattice | None, field) -> str:
+    """Say how far the field of view allows to tell two layers apart.
+
+    Parameters
+    ----------
+    first, second : Lattice or None
+        The largest lattice of each layer; None where there is none.
+    field : tuple of float
+        Height and width of the field of view, in the lattices' unit.
+
+    Returns
+    -------
+    str
+        Empty where the layers are told apart well; otherwise a sentence that says why not.
+
+    Notes
+    -----
+    Two lattices are told apart by their waves alone where the field holds a Moiré period. In a smaller field only pairs
+    too near for one layer and the network's channels tell them apart. Explained in chapter 7, "Particles".
+    """
+    if first is None or second is None:
+        return "No second lattice found: one layer, or two that this field of view does not tell apart."
+    period = moire_period(first.spacing, second.angle - first.angle, second.spacing)
+    view = min(field)
+    if period <= view:
+        return ""
+    twist = fold_hexagonal(second.angle - first.angle)
+    return (
+        f"At a twist of {twist:.1f}° the Moiré period ({period / first.spacing:.0f} spacings) is longer than the field "
+        f"of view ({view / first.spacing:.0f} spacings): which particle is in which layer is uncertain."
+    )

@@ -12,9 +12,10 @@ import pandas as pd
 from scipy.signal import savgol_coeffs, savgol_filter
 from scipy.spatial import cKDTree
 
+from ..crystal.neighbours import REACH, nearest_spacing
 from ..tables import checked_particles, require_unique_tracks
 
-__all__ = ["Displacements", "coordination_labels", "site_displacements", "site_spacing"]
+__all__ = ["Displacements", "coordination_labels", "site_displacements"]
 
 
 #: Fewer frames than this give no amplitude worth its error bar.
@@ -257,13 +258,6 @@ def _leverage(sites, seen):
     return np.sum(share * seen[..., None], axis=0) / seen.sum(axis=0)[:, None]
 
 
-def site_spacing(sites: np.ndarray) -> float:
-    """Median distance of sites (n, 2) to their nearest neighbours, in nm. ValueError for fewer than two."""
-    if len(sites) < 2:
-        raise ValueError(f"a spacing needs at least 2 sites, got {len(sites)}; pass spacing=... (nm)")
-    return float(np.median(cKDTree(sites).query(sites, k=2)[0][:, 1]))
-
-
 # --- Groups of sites ---
 
 
@@ -290,9 +284,9 @@ def coordination_labels(sites, spacing: float | None = None) -> np.ndarray:
     sites = np.asarray(sites, float)
     if len(sites) < 2:
         return np.full(len(sites), "edge")
-    a = site_spacing(sites) if spacing is None else spacing
+    a = nearest_spacing(sites) if spacing is None else spacing
     tree = cKDTree(sites)
-    neighbours = tree.query_ball_point(sites, 1.35 * a)
+    neighbours = tree.query_ball_point(sites, REACH * a)
     labels = np.full(len(sites), "bulk", dtype="<U7")
     for i, near in enumerate(neighbours):
         near = [j for j in near if j != i]
@@ -300,6 +294,6 @@ def coordination_labels(sites, spacing: float | None = None) -> np.ndarray:
             continue
         holes = 2 * sites[i] - sites[near]  # opposite a neighbour there should be one
         holes = [h for h in holes if tree.query(h)[0] > 0.5 * a] if near else []
-        enclosed = [len(tree.query_ball_point(h, 1.35 * a)) >= 5 for h in holes]
+        enclosed = [len(tree.query_ball_point(h, REACH * a)) >= 5 for h in holes]
         labels[i] = "vacancy" if holes and all(enclosed) else "edge"
     return labels

@@ -12,11 +12,10 @@ import pandas as pd
 from scipy.spatial import cKDTree
 from scipy.stats import chi2
 
-from ..crystal.mesh import REACH, THREE_SHELLS
-from ..crystal.neighbours import spans_plane, to_complex, to_points
+from ..crystal.mesh import THREE_SHELLS
+from ..crystal.neighbours import REACH, spans_plane, to_complex, to_points
 from ..tables import require_columns
-from .defects import empty_sites
-from .grains import find_grains
+from .defects import find_empty_sites
 from .lattices import local_lattices
 from .moire import registry
 from .occupancy import Occupancy, adjacency, site_occupancy
@@ -131,13 +130,12 @@ def registry_at(one, occupancy, rows, points) -> pd.DataFrame:
     other = occupancy.get(3 - one.layer)
     if other is None or len(points) == 0 or len(other.sites) < 6:
         return table
-    grain = find_grains(other.sites, other.spacing)
     for row in np.unique(rows):
         some, there = np.flatnonzero(rows == row), other.occupied[row]
         if there.sum() < 6:
             continue
         base = other.in_frame(other.sites[there], row)
-        on = registry(one.in_frame(points[some], row), base, other.spacing, grain[there])
+        on = registry(one.in_frame(points[some], row), base, other.spacing, other.grain[there])
         table.loc[some, columns] = on[columns].to_numpy(object)
     return table
 
@@ -374,7 +372,7 @@ def possible_sites(one) -> np.ndarray:
     local = local_lattices(one.sites, one.spacing, THREE_SHELLS)
     use = local.good
     tree, none = cKDTree(one.sites), np.empty(0, complex)
-    around, _, _ = empty_sites(local.site[use], local.q[use], local.p[use], tree, none, one.spacing)
+    around, _, _ = find_empty_sites(local.site[use], local.q[use], local.p[use], tree, none, one.spacing)
     return np.concatenate([one.sites, to_points(around)])
 
 

@@ -9,6 +9,7 @@ Explained in chapter 10, "Growth".
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -18,9 +19,9 @@ from scipy.spatial import cKDTree
 from skimage.feature import peak_local_max
 from skimage.morphology import disk
 
-from ..crystal.mesh import REACH
-from ..crystal.neighbours import neighbour_spacing, spans_plane, to_complex, to_points
+from ..crystal.neighbours import REACH, neighbour_spacing, spans_plane, to_complex, to_points
 from ..tables import checked_particles, require_unique_tracks
+from .grains import find_grains
 
 __all__ = ["Occupancy", "adjacency", "site_occupancy"]
 
@@ -81,6 +82,11 @@ class Occupancy:
     border: float
     rates: dict
     scatter: float = float("nan")
+
+    @cached_property
+    def grain(self) -> np.ndarray:
+        """Grain of each site, shape (n,)."""
+        return find_grains(self.sites, self.spacing)
 
     @property
     def drift(self) -> np.ndarray:

@@ -15,10 +15,11 @@ from scipy.ndimage import distance_transform_edt
 from scipy.signal import fftconvolve
 from scipy.spatial import cKDTree
 
-from ..crystal.mesh import REACH, Mesh, lattices_around, sixth_turns
-from ..crystal.neighbours import bonds, checked_points, freud_system, neighbour_spacing, to_complex
-from .grains import checked_grain
-from .lattices import LatticeFit, fit_from_bonds, name_bonds
+from ..crystal.lattice import Lattice
+from ..crystal.mesh import Mesh, lattices_around, sixth_turns
+from ..crystal.neighbours import REACH, bonds, checked_points, freud_system, neighbour_spacing, to_complex
+from .grains import check_grain
+from .lattices import fit_from_bonds, name_bonds
 
 __all__ = ["edge_particles", "hexatic_correlation", "radial_distribution", "strain_map"]
 
@@ -173,7 +174,7 @@ def edge_particles(points, spacing: float | None = None) -> np.ndarray:
 
 
 def strain_map(
-    points, reference: LatticeFit | None = None, spacing: float | None = None, grain=None, reach: float = REACH
+    points, reference: Lattice | None = None, spacing: float | None = None, grain=None, reach: float = REACH
 ) -> pd.DataFrame:
     """Strain and rotation at each particle, from its neighbours.
 
@@ -181,7 +182,7 @@ def strain_map(
     ----------
     points : array_like, shape (n, 2)
         (y, x) in nm, of one layer in one frame.
-    reference : LatticeFit, optional
+    reference : Lattice, optional
         The unstrained lattice (its spacing and angle); by default the mean of the lattices around all particles of
         each grain.
     spacing : float, optional
@@ -213,7 +214,7 @@ def strain_map(
     the neighbours they have. Explained in chapter 9, "Order and defects".
     """
     mesh = Mesh(points, spacing)
-    grain = checked_grain(grain, mesh)
+    grain = check_grain(grain, mesh)
     local = lattices_around(mesh, reach, grain)
     table = pd.DataFrame({"y_nm": mesh.points[:, 0], "x_nm": mesh.points[:, 1], "grain": grain})
     q0 = np.full(mesh.n, np.nan + 0j)

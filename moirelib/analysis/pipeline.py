@@ -15,11 +15,12 @@ import numpy as np
 import pandas as pd
 
 from ..tables import TRACK_COLUMNS, checked_particles
-from .defect_tracks import defect_tables, follow_boundaries, follow_defects
+from .defect_tracks import follow_boundaries, follow_defects
 from .displacements import Displacements, coordination_labels, site_displacements
+from .frame_tables import tabulate_frame
 from .growth import front_table, front_velocity, growth_events, growth_rate, size_table
-from .lattices import lattice_table
-from .moire import moire_table, registry
+from .layer_frame import layer_frames
+from .moire import registry
 from .occupancy import Occupancy, site_occupancy
 from .phonons import largest_grain, measure_phonons
 from .preference import site_preference
@@ -301,15 +302,12 @@ def _frame_by_frame(result, progress) -> None:
     """Lattices, Moiré and defects: each frame on its own."""
     from tqdm import tqdm
 
-    parts = {name: [] for name in ("lattice", "moire", "defects", "boundaries")}
-    groups = result.particles.groupby("frame")
-    for _, frame in tqdm(groups, total=len(groups), disable=not progress, desc="analyze", unit="frame"):
-        tables = lattice_table(frame), moire_table(frame), *defect_tables(frame)
-        for name, table in zip(parts, tables, strict=True):
-            parts[name].append(table)
-    for name, tables in parts.items():
-        filled = [table for table in tables if len(table)]
-        result.tables[name] = pd.concat(filled, ignore_index=True) if filled else tables[0]
+    look = {"total": result.particles["frame"].nunique(), "desc": "analyze", "unit": "frame"}
+    frames = tqdm(layer_frames(result.particles), disable=not progress, **look)
+    found = [tabulate_frame(frame, layers) for frame, layers in frames]
+    for name in found[0]:
+        filled = [tables[name] for tables in found if len(tables[name])]
+        result.tables[name] = pd.concat(filled, ignore_index=True) if filled else found[0][name]
     if result.tables["lattice"].empty:
         result.notes["lattice"] = "no lattice: too few particles of one layer beside each other"
     if result.tables["moire"].empty:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy.spatial import cKDTree
 
-from ..crystal.mesh import REACH
+from ..crystal.neighbours import REACH
 from .growth import occupancy_changes, poisson_interval, possible_sites, registry_at
 from .moire import REGISTRY
 from .occupancy import Occupancy

@@ -15,7 +15,8 @@ from scipy.stats import chi2
 
 from ..crystal.brillouin import brillouin_zone
 from ..crystal.fourier import find_lattice
-from .displacements import Displacements, coordination_labels, site_spacing
+from ..crystal.neighbours import nearest_spacing
+from .displacements import Displacements, coordination_labels
 from .localization import error_variance, total_variance
 
 __all__ = [
@@ -175,7 +176,7 @@ def localization_bound(motion: Displacements, confidence: float = 0.95) -> np.nd
 
 def _resolved_waves(motion, weight):
     """Lattice of the sites, the window's blur, and the waves of the Brillouin zone (m, 2) that the window resolves."""
-    lattice, _ = find_lattice(motion.sites, site_spacing(motion.sites))
+    lattice, _ = find_lattice(motion.sites, nearest_spacing(motion.sites))
     blur = Blur(motion.sites, weight)
     q = brillouin_zone(lattice.spacing, lattice.angle, blur.divisions(lattice.spacing))
     return lattice, blur, q[np.hypot(*q.T) > blur.shortest]

@@ -14,9 +14,9 @@ from scipy.fft import irfft, next_fast_len, rfft
 from scipy.spatial import cKDTree
 from scipy.stats import chi2, norm
 
-from ..crystal.neighbours import bonds
+from ..crystal.neighbours import bonds, nearest_spacing
 from ..tables import checked_particles
-from .displacements import AXES, MIN_FRAMES, Displacements, site_displacements, site_spacing, smoothing_matrix
+from .displacements import AXES, MIN_FRAMES, Displacements, site_displacements, smoothing_matrix
 from .localization import error_variance, independent_share, pool_covariance, restore_mean, total_variance
 
 __all__ = [
@@ -261,7 +261,7 @@ def layer_vibrations(motion: Displacements, spacing: float | None = None) -> dic
     tensor[:2] -= mean_error
     spread_total = np.hypot(np.sqrt(np.diag(spread))[:2], error_spread)
     spread = spread + np.diag([*np.nan_to_num(error_spread**2), 0.0])
-    a = site_spacing(motion.sites) if spacing is None else spacing
+    a = nearest_spacing(motion.sites) if spacing is None else spacing
     result = {f"variance_{x}_nm2": variance[i] for i, x in enumerate(AXES)}
     result |= {f"variance_{x}_std_nm2": spread_total[i] for i, x in enumerate(AXES)}
     result |= {f"std_raw_{x}_nm": np.sqrt(raw[i]) for i, x in enumerate(AXES)}
@@ -412,7 +412,7 @@ def interlayer_correlation(
         raise ValueError(f"the layers share {len(frames)} frames; their correlation needs at least {MIN_FRAMES}")
     if shuffles < 1:
         raise ValueError(f"the null needs at least 1 shuffle, got {shuffles}")
-    edges = site_spacing(one.sites) * np.arange(0, 3.01, 0.5) if edges is None else np.asarray(edges, float)
+    edges = nearest_spacing(one.sites) * np.arange(0, 3.01, 0.5) if edges is None else np.asarray(edges, float)
     pairs = cKDTree(one.sites).sparse_distance_matrix(cKDTree(other.sites), edges[-1], output_type="ndarray")
     weights = [pairs[(pairs["v"] >= low) & (pairs["v"] < high)] for low, high in zip(edges, edges[1:], strict=False)]
     moved = [rfft(convert_scale(m, k), axis=0) for m, k in ((one, i), (other, j))]

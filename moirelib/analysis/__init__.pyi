@@ -79,7 +79,6 @@ from .springs import (
     plane_wave_stiffness as plane_wave_stiffness,
 )
 from .vibrations import (
-    every_layer as every_layer,
     group_vibrations as group_vibrations,
     interlayer_correlation as interlayer_correlation,
     layer_vibrations as layer_vibrations,

@@ -59,25 +59,10 @@ def _find_edges_across(mesh, grain):
 
 
 def find_boundaries(layer: LayerFrame, filled: Mesh, coordination: np.ndarray) -> pd.DataFrame:
-    """Straight segments of the boundaries between the grains of one layer in one frame.
+    """Straight segments of the boundaries between a layer's grains: see `boundary_table`.
 
-    Parameters
-    ----------
-    layer : LayerFrame
-        The particles; its tolerance says what is a twin.
-    filled : Mesh
-        Particles and vacancies.
-    coordination : ndarray of int, shape (n_filled,)
-        Neighbours in the triangulation of ``filled``; 0 at its rim.
-
-    Returns
-    -------
-    pandas.DataFrame
-        `BOUNDARY_COLUMNS`, as `moirelib.analysis.boundary_table` describes them.
-
-    Notes
-    -----
-    Explained in chapter 9, "Order and defects".
+    ``filled`` is the triangulation of particles and vacancies, ``coordination`` the number of neighbours in it, shape
+    (n_filled,), 0 at its rim.
     """
     mesh, grain = layer.mesh, layer.grain
     i, j = _find_edges_across(mesh, grain)

@@ -40,16 +40,11 @@ def follow_defects(defects: pd.DataFrame, search_range_nm: float, memory: int = 
         Burgers vector (NaN for kinds without). With ``motion``, steps are those on the layer's own lattice, along the
         axes of the first frame.
 
-    Raises
-    ------
-    ValueError
-        If a column is missing, or ``motion`` is of another movie.
-
     Notes
     -----
     Dislocations are linked only if their Burgers vectors agree: it is a third and fourth coordinate, worth a search
     range for every spacing by which it differs. Linked by trackpy (Crocker & Grier, J. Colloid Interface Sci. 179, 298
-    (1996)). Explained in chapter 9, "Order and defects".
+    (1996)).
     """
     require_columns(defects, ["frame", "layer", *DEFECT_COLUMNS[:5]], "the table of defects")
     if defects.empty:
@@ -121,15 +116,6 @@ def follow_boundaries(boundaries: pd.DataFrame, search_range_nm: float, memory: 
     pandas.DataFrame
         The table with ``boundary``, one number per boundary, and ``migration_nm``: the step of its middle since the
         frame it was last seen in, to the +90° side of the direction that it had when it was first seen (0 to 180°).
-
-    Raises
-    ------
-    ValueError
-        If a column is missing, or ``motion`` is of another movie.
-
-    Notes
-    -----
-    Explained in chapter 9, "Order and defects".
     """
     require_columns(boundaries, ["frame", "layer", *BOUNDARY_ENDS], "the table of boundaries")
     if boundaries.empty:

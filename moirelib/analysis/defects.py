@@ -29,7 +29,7 @@ DEFECT_COLUMNS = "kind y_nm x_nm burgers_y_nm burgers_x_nm in_boundary".split()
 
 @dataclass(frozen=True)
 class LayerDefects:
-    """What was found in one layer of one frame. Explained in chapter 9, "Order and defects"."""
+    """What was found in one layer of one frame."""
 
     defects: pd.DataFrame  # DEFECT_COLUMNS
     boundaries: pd.DataFrame  # BOUNDARY_COLUMNS
@@ -68,8 +68,7 @@ def find_defects(points, spacing: float | None = None, tolerance: Tolerance | No
     Vacancies are sites that the lattices around predict and that are empty. They are filled; in the triangulation of
     particles and filled sites every edge is named by the lattice vector it stands for, and where the three of a
     triangle do not add up to zero a dislocation is near (Stukowski & Albe, Modelling Simul. Mater. Sci. Eng. 18, 085001
-    (2010), in two dimensions). The sum over such triangles that touch is the Burgers vector. Explained in chapter 9,
-    "Order and defects".
+    (2010), in two dimensions). The sum over such triangles that touch is the Burgers vector.
     """
     return detect_defects(LayerFrame(Mesh(points, spacing), Tolerance() if tolerance is None else tolerance))
 
@@ -155,25 +154,9 @@ def find_empty_sites(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Neighbouring sites of some without a particle, each once: the mean of what its neighbours predict.
 
-    Parameters
-    ----------
-    site, q, p : ndarray of complex, shape (n,)
-        Sites and the lattice around each, as in `moirelib.crystal.LocalLattices`, in nm.
-    tree : scipy.spatial.cKDTree
-        Of the particles (y, x), in nm.
-    known : ndarray of complex, shape (k,)
-        Empty sites that are not to be named again.
-    spacing : float
-        Nearest-neighbour distance, in nm.
-
-    Returns
-    -------
-    site, q, p : ndarray of complex, shape (m,)
-        The empty sites, and the lattice around each.
-
-    Notes
-    -----
-    Explained in chapter 9, "Order and defects".
+    Takes sites and the lattice around each, complex as in `moirelib.crystal.LocalLattices`, shape (n,), the tree of the
+    particles (y, x), and empty sites that are known already (k,); returns the same three of the empty sites, (m,).
+    Lengths in nm.
     """
     predicted = _list_neighbour_sites(site, q, p)
     own = np.broadcast_to(np.arange(len(site))[:, None], predicted.shape)
@@ -296,15 +279,6 @@ def orientational_twins(
         ``domain0, domain1, turn_deg, mirror_deg, twin``: domains that meet; turn of the particles from the first to the
         second; the row, or line half-way between rows, closest to a mirror line of the two orientations, and whether
         it is one to within ``angle``: a twin of orientation on a common lattice.
-
-    Raises
-    ------
-    ValueError
-        If there is not one orientation for every point, or the symmetry is not positive.
-
-    Notes
-    -----
-    Explained in chapter 9, "Order and defects".
     """
     mesh, turn = Mesh(points, spacing), np.asarray(orientation_deg, float)
     if turn.shape != (mesh.n,):

@@ -126,8 +126,7 @@ def burgers_circuit(points, center, radius: float, spacing: float | None = None)
     Notes
     -----
     The frame of the lattice vectors is carried along the circuit from step to step, so it may turn by more than 30° on
-    the way. With a net disclination inside it does not come back to itself, and there is no Burgers vector. Explained
-    in chapter 9, "Order and defects".
+    the way. With a net disclination inside it does not come back to itself, and there is no Burgers vector.
     """
     mesh = Mesh(points, spacing)
     middle = mesh.z[mesh.triangles].mean(axis=1) if len(mesh.triangles) else np.empty(0, complex)

@@ -39,11 +39,6 @@ def lattice_table(particles: pd.DataFrame) -> pd.DataFrame:
         ``frame, layer, grain, spacing_nm, angle_deg, spacing_std_nm, angle_std_deg, shear, psi6, n``: angle of a row
         from x towards y (0 to 60 degrees), standard deviations, mean |ψ6| of the grain's particles, particles used.
         Grains are numbered in each frame anew, by falling size.
-
-    Raises
-    ------
-    ValueError
-        If a column is missing or holds something else than numbers.
     """
     return _tabulate_lattices(layer_frames(particles))
 
@@ -74,11 +69,6 @@ def moire_table(particles: pd.DataFrame) -> pd.DataFrame:
         ``frame, twist_deg, period_nm, twist_std_deg, period_std_nm, formula_nm, formula_std_nm, rotation_deg,
         offset_y_nm, offset_x_nm, offset_std_nm, n``: see `Moire`. The largest grain of each layer is taken; frames
         without two lattices on each other have no row.
-
-    Raises
-    ------
-    ValueError
-        As `lattice_table`.
     """
     return _tabulate_moire(layer_frames(particles))
 
@@ -114,11 +104,6 @@ def defect_table(particles: pd.DataFrame, tolerance: Tolerance | None = None, ot
     pandas.DataFrame
         ``frame, layer, kind, y_nm, x_nm, burgers_y_nm, burgers_x_nm, in_boundary`` as in `find_defects`, and
         ``registry, coordinate`` as in `moirelib.analysis.registry` with two layers.
-
-    Raises
-    ------
-    ValueError
-        As `lattice_table`.
     """
     return _tabulate_defects(layer_frames(particles, tolerance), other_layer)[0]
 
@@ -143,11 +128,6 @@ def boundary_table(particles: pd.DataFrame, tolerance: Tolerance | None = None) 
         line; ``mirror_mismatch_nm``, of one lattice from the other's mirror image; ``dislocations``, pairs of five- and
         seven-fold particles along it, their mean ``dislocation_spacing_nm`` (NaN for fewer than two) and Frank's
         ``frank_spacing_nm``, a / (2 sin(θ/2)); the grains' numbers.
-
-    Raises
-    ------
-    ValueError
-        As `lattice_table`.
 
     References
     ----------

@@ -63,19 +63,13 @@ def find_grains(
     ndarray of int, shape (n,)
         0, 1, ... by falling size; -1 for particles of no grain.
 
-    Raises
-    ------
-    ValueError
-        If positions are not finite.
-
     Notes
     -----
     An edge between neighbours is cut where the mean ψ6 on its one side, within 2.3 spacings, is turned against that on
     its other side. Slow bending of rows changes little over such a distance, a boundary all. Regions grow together from
     particles without a cut edge, so that neither a lone dislocation, which cuts a few edges, nor a single gap in a
     boundary decides. Regions whose lattices agree where they meet are one, and so are those that meet along a line too
-    short to hold more than one dislocation by Frank's formula (Phil. Mag. 42, 809 (1951)). Explained in chapter 9,
-    "Order and defects".
+    short to hold more than one dislocation by Frank's formula (Phil. Mag. 42, 809 (1951)).
     """
     points = checked_points(points)
     if len(points) < smallest or not spans_plane(points):
@@ -107,13 +101,7 @@ def split_grains(
 
 
 def check_grain(grain, mesh: Mesh) -> np.ndarray:
-    """Grain of every particle of a mesh, shape (n,): as given, or found for None.
-
-    Raises
-    ------
-    ValueError
-        If there is not one grain for every particle.
-    """
+    """Grain of every particle of a mesh, shape (n,): as given, or found for None."""
     grain = split_grains(mesh) if grain is None else np.asarray(grain)
     if grain.shape != (mesh.n,):
         raise ValueError(f"{grain.size} grains for {mesh.n} positions; pass one for each")

@@ -82,8 +82,6 @@ def fit_lattice(points, spacing: float | None = None) -> LatticeFit:
     References
     ----------
     .. [1] Cameron & Miller, J. Human Resources 50, 317 (2015).
-
-    Explained in chapter 9, "Order and defects".
     """
     mesh = Mesh(points, spacing)
     fit = fit_members(mesh, np.ones(mesh.n, bool))
@@ -238,15 +236,10 @@ def local_lattices(points, spacing: float | None = None, reach: float = REACH, g
     LocalLattices
         NaN where fewer than three neighbours in different directions are near.
 
-    Raises
-    ------
-    ValueError
-        If positions are not finite, fewer than four, or all on a line, or there is not one grain for each.
-
     Notes
     -----
     Neighbours farther than 0.3 spacings from a lattice site as the particle sees it are left out. Falk & Langer, Phys.
-    Rev. E 57, 7192 (1998) for the fit. Explained in chapter 9, "Order and defects".
+    Rev. E 57, 7192 (1998) for the fit.
     """
     mesh = Mesh(points, spacing)
     return lattices_around(mesh, reach, None if grain is None else check_grain(grain, mesh))

@@ -67,11 +67,6 @@ def layer_frames(
     ------
     frame : int
     layers : dict of int to LayerFrame
-
-    Raises
-    ------
-    ValueError
-        If a column is missing or holds something else than numbers.
     """
     tolerance = Tolerance() if tolerance is None else tolerance
     for frame, layers in layers_by_frame(particles):

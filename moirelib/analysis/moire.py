@@ -56,15 +56,10 @@ def registry(points, other, spacing: float | None = None, grain=None) -> pd.Data
         a bridge, -1.5 in a hollow; ``offset_y_nm, offset_x_nm`` from the nearest site of the other lattice;
         ``other_grain``, that site's grain, -1 where the other layer is not there.
 
-    Raises
-    ------
-    ValueError
-        If positions are not finite, or there is not one grain for each of the other layer's particles.
-
     Notes
     -----
     The lattice is the one around: an affine fit over three shells of the nearest particle of the other layer, whose own
-    displacement is averaged out. Explained in chapter 9, "Order and defects".
+    displacement is averaged out.
     """
     other = checked_points(np.reshape(other, (-1, 2)))
     return place_on(points, LayerFrame(Mesh(other, spacing), known_grain=grain) if spans_plane(other) else None)
@@ -119,7 +114,7 @@ def _place_in_cells(points, other):
 
 @dataclass(frozen=True)
 class Moire:
-    """How two lattices lie on each other, measured. Explained in chapter 9, "Order and defects"."""
+    """How two lattices lie on each other, measured."""
 
     twist: float  # degrees, 0 to 30
     twist_std: float  # degrees
@@ -159,7 +154,7 @@ def fit_moire(first, second) -> Moire:
     the second layer they advance by the difference of the two lattices' waves, whose gradient is found by a
     periodogram and refined by least squares; the period is 4π/√3 over its length. The formula takes the same number
     from the spacings and angles of the two fitted lattices; the two agree for rigid lattices, and differ where one
-    gave way to the other. Explained in chapter 9, "Order and defects".
+    gave way to the other.
     """
     one, other = (LayerFrame(mesh, known_grain=np.zeros(mesh.n, int)) for mesh in (Mesh(first), Mesh(second)))
     moire = fit_moire_of_grains(one, other, (0, 0))

@@ -80,10 +80,6 @@ class Mesh:
     ------
     ValueError
         If positions are not finite, fewer than four, or all on a line.
-
-    Notes
-    -----
-    Explained in chapter 9, "Order and defects".
     """
 
     def __init__(self, points, spacing: float | None = None):
@@ -147,7 +143,7 @@ class Mesh:
 class LocalLattices:
     """The lattice around each particle: neighbours lie at site + q w + p w*, for lattice vectors w.
 
-    Complex numbers are x + iy in nm. Explained in chapter 9, "Order and defects".
+    Complex numbers are x + iy in nm.
     """
 
     site: np.ndarray  # (n,) where the lattice around would have the particle

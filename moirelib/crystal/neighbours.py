@@ -55,10 +55,6 @@ def neighbour_spacing(points) -> float:
     ------
     ValueError
         If there are fewer than four points, or all lie on a line.
-
-    Notes
-    -----
-    Explained in chapter 9, "Order and defects".
     """
     points = checked_points(points)
     if not spans_plane(points):
@@ -91,13 +87,7 @@ def spans_plane(points: np.ndarray) -> bool:
 
 
 def checked_points(points) -> np.ndarray:
-    """Positions (y, x) as an array of finite floats, shape (n, 2).
-
-    Raises
-    ------
-    ValueError
-        If they have another shape or are not finite.
-    """
+    """Positions (y, x) as an array of finite floats, shape (n, 2)."""
     points = np.asarray(points, float)
     if points.ndim != 2 or points.shape[1] != 2:
         raise ValueError(f"positions must have the shape (n, 2), in the order (y, x), got {points.shape}")
@@ -143,15 +133,10 @@ def hexatic(points, spacing: float | None = None) -> np.ndarray:
         lattice, at a straight edge and beside a vacancy alike; a sixth of its argument is the direction of a row. NaN
         with fewer than two neighbours.
 
-    Raises
-    ------
-    ValueError
-        If positions are not finite, or too few to measure the spacing: fewer than four, or all on a line.
-
     References
     ----------
     Nelson & Halperin, Phys. Rev. B 19, 2457 (1979). Computed by freud (Ramasubramani et al., Comput. Phys. Commun. 254,
-    107275 (2020)). Explained in chapter 9, "Order and defects".
+    107275 (2020)).
     """
     points = checked_points(points)
     if len(points) < 2:
@@ -187,10 +172,6 @@ def bonds(positions, spacing: float) -> np.ndarray:
     -------
     ndarray of int, shape (m, 2)
         Indices of each pair, the smaller one first.
-
-    Notes
-    -----
-    Explained in chapter 1, "Lattices".
     """
     positions = np.asarray(positions, float)
     if len(positions) == 0:

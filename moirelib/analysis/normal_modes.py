@@ -22,26 +22,14 @@ __all__ = ["NormalModes", "density_of_states", "find_normal_modes"]
 
 @dataclass(frozen=True)
 class NormalModes:
-    """Normal modes of a finite layer, from the softest to the stiffest.
+    """Normal modes of a finite layer, from the softest to the stiffest."""
 
-    Explained in chapter 8, "Vibrations".
-
-    Parameters
-    ----------
-    stiffness : ndarray, shape (m,)
-        Of the m = 2n - 3 modes other than the layer's own shifts and turn, or of all 2n if these were kept
-        (``drift_window``), in kT/nm²; corrected for few frames and localization error; inf where nothing is left.
-    stiffness_raw : ndarray, shape (m,)
-        The same without the corrections.
-    shapes : ndarray, shape (m, n, 2)
-        Unit vectors of each mode (y, x), of the sample covariance.
-    frames_per_mode : float
-        Independent frames over the number of modes: below about 3, only the softest modes mean anything.
-    """
-
+    # (m,) of the m = 2n - 3 modes other than the layer's own shifts and turn, or of all 2n if these were kept
+    # (``drift_window``), in kT/nm²; corrected for few frames and localization error; inf where nothing is left
     stiffness: np.ndarray
-    stiffness_raw: np.ndarray
-    shapes: np.ndarray
+    stiffness_raw: np.ndarray  # (m,) the same without the corrections
+    shapes: np.ndarray  # (m, n, 2) unit vectors of each mode (y, x), of the sample covariance
+    # independent frames over the number of modes: below about 3, only the softest modes mean anything
     frames_per_mode: float
 
 
@@ -52,10 +40,6 @@ def find_normal_modes(motion: Displacements) -> NormalModes:
     ----------
     motion : Displacements
         Of one layer, or of some of its particles (`Displacements.select`).
-
-    Returns
-    -------
-    NormalModes
 
     Raises
     ------
@@ -68,7 +52,7 @@ def find_normal_modes(motion: Displacements) -> NormalModes:
     eigenvalues spread (Marchenko & Pastur): the softest modes come out too soft, the stiffest too stiff, in first order
     in proportion to 1/T. So eigenvalues of all frames and of halves of the movie are extrapolated to 1/T = 0, and the
     localization error's variance is subtracted from each. The shapes are not corrected: in the middle of the spectrum
-    they are mixtures. Explained in chapter 8, "Vibrations".
+    they are mixtures.
 
     References
     ----------
@@ -84,7 +68,7 @@ def find_normal_modes(motion: Displacements) -> NormalModes:
     error, _, note = error_variance(motion)
     if note:
         raise ValueError(f"normal modes of layer {motion.layer} need the localization error: {note}")
-    frame = _inner_coordinates(motion)
+    frame = _make_inner_coordinates(motion)
     values, vectors = eigh(frame.T @ _covariance(u) @ frame)
     # One after the other: every second frame of a fast film says nearly as much as all of them.
     halves = [eigh(frame.T @ _covariance(part) @ frame, eigvals_only=True) for part in np.array_split(u, 2)]
@@ -96,7 +80,7 @@ def find_normal_modes(motion: Displacements) -> NormalModes:
     return NormalModes(stiffness, raw, vectors.T[::-1].reshape(len(values), -1, 2), float(samples / len(values)))
 
 
-def _inner_coordinates(motion) -> np.ndarray:
+def _make_inner_coordinates(motion) -> np.ndarray:
     """Orthonormal coordinates (2n, m) without the layer's shifts and turn, unless these were kept."""
     r = motion.sites - motion.sites.mean(axis=0)
     if np.sum(1 - motion.kept) < 2:  # of three degrees of freedom
@@ -133,15 +117,6 @@ def density_of_states(stiffness, bins=20, weights=None) -> tuple[np.ndarray, np.
         stiffness.
     density : ndarray, shape (b,)
         Share of the modes per √kT/nm; its integral is 1.
-
-    Raises
-    ------
-    ValueError
-        If no stiffness is finite and positive.
-
-    Notes
-    -----
-    Explained in chapter 8, "Vibrations".
     """
     stiffness = np.asarray(stiffness, float).ravel()
     good = np.isfinite(stiffness) & (stiffness > 0)

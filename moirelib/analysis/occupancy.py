@@ -9,6 +9,7 @@ Explained in chapter 10, "Growth".
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -18,9 +19,9 @@ from scipy.spatial import cKDTree
 from skimage.feature import peak_local_max
 from skimage.morphology import disk
 
-from ..crystal.mesh import REACH
-from ..crystal.neighbours import neighbour_spacing, spans_plane, to_complex, to_points
+from ..crystal.neighbours import REACH, neighbour_spacing, spans_plane, to_complex, to_points
 from ..tables import checked_particles, require_unique_tracks
+from .grains import find_grains
 
 __all__ = ["Occupancy", "adjacency", "site_occupancy"]
 
@@ -30,57 +31,32 @@ __all__ = ["Occupancy", "adjacency", "site_occupancy"]
 
 @dataclass(frozen=True)
 class Occupancy:
-    """Which sites of one layer are taken in every frame.
+    """Which sites of one layer are taken in every frame."""
 
-    Explained in chapter 10, "Growth".
-
-    Parameters
-    ----------
-    layer : int
-        Number of the layer.
-    frames : ndarray of int, shape (t,)
-        Frame numbers.
-    sites : ndarray, shape (n, 2)
-        (y, x) in nm, where each site is in the first frame.
-    occupied : ndarray of bool, shape (t, n)
-        The likeliest history of each site; where it was not in view, as before or after.
-    visible : ndarray of bool, shape (t, n)
-        Whether the site is in view, away from the border.
-    seen : ndarray of bool, shape (t, n)
-        Whether a particle was found there.
-    particles : ndarray of int, shape (t, n)
-        Track number of what was found, -1 for none.
-    turn, shift : ndarray of complex, shape (t,)
-        Motion of the layer since the first frame: z = x + iy becomes turn z + shift, in nm.
-    spacing : float
-        Nearest-neighbour distance, in nm.
-    field : tuple of tuple of float
-        Least and largest (y, x) in view, in nm.
-    border : float
-        Width of the strip along the field's edge in which nothing is said, in nm.
-    rates : dict
-        Estimated probabilities: ``miss`` and ``false`` of a particle or an empty site after a frame in which it was
-        seen right, ``miss_again`` and ``false_again`` after one in which it was not; ``taken`` of a site in the first
-        frame; ``attach`` and ``detach`` of a site per frame; these three are arrays for sites with 0, 1 to 2, 3 to 4,
-        and 5 or more taken neighbours.
-    scatter : float
-        One-sigma distance of finds from their sites along each axis, in nm: vibration and localization error.
-    """
-
-    layer: int
-    frames: np.ndarray
-    sites: np.ndarray
-    occupied: np.ndarray
-    visible: np.ndarray
-    seen: np.ndarray
-    particles: np.ndarray
-    turn: np.ndarray
-    shift: np.ndarray
-    spacing: float
-    field: tuple
-    border: float
+    layer: int  # number of the layer
+    frames: np.ndarray  # (t,) frame numbers
+    sites: np.ndarray  # (n, 2) (y, x) in nm, where each site is in the first frame
+    occupied: np.ndarray  # (t, n) the likeliest history of each site; where it was not in view, as before or after
+    visible: np.ndarray  # (t, n) whether the site is in view, away from the border
+    seen: np.ndarray  # (t, n) whether a particle was found there
+    particles: np.ndarray  # (t, n) track number of what was found, -1 for none
+    turn: np.ndarray  # (t,) motion of the layer since the first frame: z = x + iy becomes turn z + shift, in nm
+    shift: np.ndarray  # (t,) in nm
+    spacing: float  # nearest-neighbour distance, in nm
+    field: tuple  # least and largest (y, x) in view, in nm
+    border: float  # width of the strip along the field's edge in which nothing is said, in nm
+    # estimated probabilities: ``miss`` and ``false`` of a particle or an empty site after a frame in which it was
+    # seen right, ``miss_again`` and ``false_again`` after one in which it was not; ``taken`` of a site in the first
+    # frame; ``attach`` and ``detach`` of a site per frame; these three are arrays for sites with 0, 1 to 2, 3 to 4,
+    # and 5 or more taken neighbours
     rates: dict
+    # one-sigma distance of finds from their sites along each axis, in nm: vibration and localization error
     scatter: float = float("nan")
+
+    @cached_property
+    def grain(self) -> np.ndarray:
+        """Grain of each site, shape (n,)."""
+        return find_grains(self.sites, self.spacing)
 
     @property
     def drift(self) -> np.ndarray:
@@ -145,7 +121,7 @@ def site_occupancy(
     attachment and detachment estimated from all sites of a layer by the Baum-Welch algorithm, and the likeliest
     history of every site found by Viterbi's. Misses may depend on whether the particle was missed before: they come
     in runs. Attachment and detachment depend on how many neighbours are there, so that a gap is more readily believed
-    at the rim than inside. Explained in chapter 10, "Growth".
+    at the rim than inside.
 
     References
     ----------
@@ -160,22 +136,22 @@ def site_occupancy(
         raise ValueError(f"min_frames must be 1 or more, got {min_frames}")
     positions = table[["y_nm", "x_nm"]].to_numpy()
     table = table.assign(row=np.searchsorted(frames, table["frame"]), z=to_complex(positions))
-    field = _field(positions, field_nm)
-    whole = _steps(table, len(frames), _typical_spacing(table), None)
+    field = _choose_field(positions, field_nm)
+    whole = _measure_steps(table, len(frames), _measure_spacing(table), None)
     found = {}
     for layer, rows in table.groupby("layer"):
-        spacing = _typical_spacing(rows)
+        spacing = _measure_spacing(rows)
         if spacing is None:
             continue
-        open_border = field_nm is None and not _filled(positions, spacing)
+        open_border = field_nm is None and not _fills_rectangle(positions, spacing)
         usual = -spacing if open_border else 0.6 * spacing
         border = usual if border_nm is None else float(border_nm)
-        motion = _accumulated(_steps(rows, len(frames), spacing, whole))
-        found[int(layer)] = _layer_occupancy(int(layer), rows, frames, motion, spacing, field, border, min_frames)
+        motion = _accumulate_motion(_measure_steps(rows, len(frames), spacing, whole))
+        found[int(layer)] = _measure_layer(int(layer), rows, frames, motion, spacing, field, border, min_frames)
     return found
 
 
-def _field(positions, field_nm):
+def _choose_field(positions, field_nm):
     """Least and largest (y, x) in view, in nm."""
     if field_nm is None:
         return tuple(positions.min(axis=0)), tuple(positions.max(axis=0))
@@ -185,7 +161,7 @@ def _field(positions, field_nm):
     return (0.0, 0.0), tuple(field)
 
 
-def _filled(positions, spacing, least: float = 0.93) -> bool:
+def _fills_rectangle(positions, spacing, least: float = 0.93) -> bool:
     """Whether particles fill the rectangle around them, as they do where the field's edges cut them off."""
     low, high = positions.min(axis=0), positions.max(axis=0)
     axes = (np.arange(a, b + 1e-9, spacing) for a, b in zip(low, high, strict=True))
@@ -193,7 +169,7 @@ def _filled(positions, spacing, least: float = 0.93) -> bool:
     return bool(np.mean(cKDTree(positions).query(grid)[0] < spacing) > least)
 
 
-def _typical_spacing(rows) -> float | None:
+def _measure_spacing(rows) -> float | None:
     """Median over a few of the fullest frames of the spacing in nm; None where no frame has a lattice."""
     values = []
     for _, layer in rows.groupby("layer"):
@@ -207,20 +183,20 @@ def _typical_spacing(rows) -> float | None:
 # --- Motion of the specimen: z in one frame is turn z + shift in another, complex numbers x + iy ---
 
 
-def _steps(rows, count, spacing, fallback):
+def _measure_steps(rows, count, spacing, fallback):
     """Turn and shift (count - 1,) from each frame to the next; the fallback's where a layer shares too few tracks."""
     turns, shifts = np.ones(count, complex)[1:], np.zeros(count, complex)[1:]
     by_row = {row: table for row, table in rows.groupby("row")}
     for k in range(count - 1):
-        pair = _shared(by_row.get(k), by_row.get(k + 1), spacing)
+        pair = _pair_positions(by_row.get(k), by_row.get(k + 1), spacing)
         if fallback is not None and len(pair[0]) < 12:
             turns[k], shifts[k] = fallback[0][k], fallback[1][k]
         elif len(pair[0]):
-            turns[k], shifts[k] = _rigid(*pair)
+            turns[k], shifts[k] = _fit_rigid_motion(*pair)
     return turns, shifts
 
 
-def _shared(one, other, spacing):
+def _pair_positions(one, other, spacing):
     """Positions of tracks in both frames; without three, of particles that are each other's nearest."""
     none = (np.zeros(0, complex),) * 2
     if one is None or other is None:
@@ -231,11 +207,11 @@ def _shared(one, other, spacing):
     if spacing is None:
         return none
     a, b = one["z"].to_numpy(), other["z"].to_numpy()
-    i, j = _mutual(to_points(a), to_points(b), 0.4 * spacing)
+    i, j = _pair_mutually_nearest(to_points(a), to_points(b), 0.4 * spacing)
     return a[i], b[j]
 
 
-def _mutual(one, other, reach):
+def _pair_mutually_nearest(one, other, reach):
     """Indices of points that are each other's nearest within reach."""
     if len(one) == 0 or len(other) == 0:
         return np.zeros(0, int), np.zeros(0, int)
@@ -245,7 +221,7 @@ def _mutual(one, other, reach):
     return i, nearest[i]
 
 
-def _rigid(a, b):
+def _fit_rigid_motion(a, b):
     """Turn and shift that take a to b by least squares, without tracks that changed particle; for few, a shift."""
     jump = b - a
     middle = np.median(jump.real) + 1j * np.median(jump.imag)
@@ -262,7 +238,7 @@ def _rigid(a, b):
     return turn, shift
 
 
-def _accumulated(steps):
+def _accumulate_motion(steps):
     """Turn and shift (t,) since the first frame."""
     turn, shift = [1.0 + 0j], [0j]
     for t, s in zip(*steps, strict=True):
@@ -274,18 +250,18 @@ def _accumulated(steps):
 # --- One layer ---
 
 
-def _layer_occupancy(layer, rows, frames, motion, spacing, field, border, min_frames) -> Occupancy:
+def _measure_layer(layer, rows, frames, motion, spacing, field, border, min_frames) -> Occupancy:
     """Sites and histories of a layer, from its rows and its motion by tracks (turn and shift, each (t,))."""
     row, z, track = rows["row"].to_numpy(), rows["z"].to_numpy(), rows["particle"].to_numpy(int)
     turn, shift = motion
     for _ in range(3):  # sites from positions without motion, motion from positions at their sites
         rest = (z - shift[row]) * np.conj(turn[row])
-        sites, of = _sites(rest, spacing)
-        turn, shift = _onto_sites(z, row, sites, of, turn, shift)
+        sites, of = _find_sites(rest, spacing)
+        turn, shift = _fit_motion_to_sites(z, row, sites, of, turn, shift)
     # Everything is told where it is in the first frame
     sites, turn, shift = turn[0] * sites + shift[0], turn * np.conj(turn[0]), shift - turn * np.conj(turn[0]) * shift[0]
     rest = (z - shift[row]) * np.conj(turn[row])
-    seen, tracks = _observed(rest, row, track, sites, of, len(frames))
+    seen, tracks = _observe_sites(rest, row, track, sites, of, len(frames))
     enough = seen.sum(axis=0) >= min(min_frames, 2)
     seen, tracks = seen[:, enough], tracks[:, enough]
     scatter = np.median(np.abs(rest - sites[of])[of >= 0]) / np.sqrt(2 * np.log(2))  # of a Rayleigh distribution
@@ -295,14 +271,14 @@ def _layer_occupancy(layer, rows, frames, motion, spacing, field, border, min_fr
     )  # fmt: skip
     visible = np.array([blank.in_view(blank.sites, t) for t in range(len(frames))]).reshape(seen.shape)
     visible &= np.isin(np.arange(len(frames)), row)[:, None]
-    occupied, rates = _histories(seen, visible, blank.sites, spacing, min_frames)
+    occupied, rates = _estimate_histories(seen, visible, blank.sites, spacing, min_frames)
     ever = occupied.any(axis=0)
     histories = {"occupied": occupied, "visible": visible, "seen": seen, "particles": tracks}
     histories = {name: history[:, ever] for name, history in histories.items()}
     return replace(blank, sites=blank.sites[ever], rates=rates, **histories)
 
 
-def _sites(rest, spacing):
+def _find_sites(rest, spacing):
     """Where positions without motion (complex) pile up, and which pile each belongs to, -1 for none."""
     step = spacing / 12
     low = np.array([rest.real.min(), rest.imag.min()]) - spacing
@@ -325,7 +301,7 @@ def _sites(rest, spacing):
     return sites, of
 
 
-def _onto_sites(z, row, sites, of, turn, shift):
+def _fit_motion_to_sites(z, row, sites, of, turn, shift):
     """Motion again, now from the sites to the positions of each frame that has at least 12 of them."""
     turn, shift = turn.copy(), shift.copy()
     count = np.bincount(of[of >= 0], minlength=len(sites))
@@ -333,11 +309,11 @@ def _onto_sites(z, row, sites, of, turn, shift):
     trusted = trusted[np.argsort(row[trusted], kind="stable")]
     for t, use in enumerate(np.split(trusted, np.searchsorted(row[trusted], np.arange(1, len(turn))))):
         if len(use) >= 12:
-            turn[t], shift[t] = _rigid(sites[of[use]], z[use])
+            turn[t], shift[t] = _fit_rigid_motion(sites[of[use]], z[use])
     return turn, shift
 
 
-def _observed(rest, row, track, sites, of, count):
+def _observe_sites(rest, row, track, sites, of, count):
     """Whether each site was seen in each frame, and the track of what is nearest to it."""
     order = np.argsort(-np.abs(rest - sites[of]))  # the nearest is written last
     order = order[of[order] >= 0]
@@ -352,28 +328,32 @@ def _observed(rest, row, track, sites, of, count):
 _MISS, _MISS_AGAIN, _FALSE, _FALSE_AGAIN = 0.3, 0.6, 0.1, 0.5  # more than that is no observation of anything
 
 
-def _histories(seen, visible, sites, spacing, min_frames, iterations: int = 20):
+def _estimate_histories(seen, visible, sites, spacing, min_frames, iterations: int = 20):
     """Whether each site is taken in each frame (t, n), and the estimated rates."""
     rates = {"miss": 0.05, "miss_again": 0.2, "false": 0.005, "false_again": 0.1}
     rates |= {"taken": np.full(4, 0.5), "attach": np.full(4, 2e-3), "detach": np.full(4, 2e-3)}
     if seen.shape[1] == 0:
         return seen, rates
-    context, near = _context(seen, visible), adjacency(sites, spacing)
+    context, near = _encode_observations(seen, visible), adjacency(sites, spacing)
     state, old = seen, None
     for _ in range(iterations):
-        group = _group(state, near)
-        posterior, jumps = _forward_backward(_emission(context, rates), *_chances(group, rates))
-        rates = _updated(context, posterior, jumps, group[0])
+        group = _group_by_neighbours(state, near)
+        posterior, jumps = _run_forward_backward(
+            _observation_probability(context, rates), *_transition_probability(group, rates)
+        )
+        rates = _update_rates(context, posterior, jumps, group[0])
         state = posterior[..., 1] > 0.5
         new = np.log(np.concatenate([np.ravel(v) for v in rates.values()]))
         if old is not None and np.abs(new - old).max() < 0.02:
             break
         old = new
-    path = _viterbi(_emission(context, rates), *_chances(_group(state, near), rates))
-    return _without_short(path, visible, seen, min_frames), rates
+    path = _find_likeliest_path(
+        _observation_probability(context, rates), *_transition_probability(_group_by_neighbours(state, near), rates)
+    )
+    return _drop_short_runs(path, visible, seen, min_frames), rates
 
 
-def _context(seen, visible) -> np.ndarray:
+def _encode_observations(seen, visible) -> np.ndarray:
     """Code of each observation (t, n): 2 (what was seen before) + what is seen now; 4 + now at first; 6 out of view."""
     code = np.where(visible, 4 + seen, 6)
     again = visible[1:] & visible[:-1]
@@ -387,13 +367,13 @@ def adjacency(sites: np.ndarray, spacing: float) -> csr_array:
     return csr_array((np.ones(2 * len(i)), (np.r_[i, j], np.r_[j, i])), shape=(len(sites),) * 2)
 
 
-def _group(taken, near) -> np.ndarray:
+def _group_by_neighbours(taken, near) -> np.ndarray:
     """Of each step (t - 1, n): 0 for no taken neighbour before or after it, 1 for one or two, 2 for up to four, 3."""
     count = (near @ taken.T.astype(float)).T
     return np.digitize(np.maximum(count[1:], count[:-1]), [0.5, 2.5, 4.5])
 
 
-def _emission(context, rates) -> np.ndarray:
+def _observation_probability(context, rates) -> np.ndarray:
     """Probability of each observation if the site is empty or taken, (t, n, 2)."""
     m, again, f, f_again = (rates[k] for k in ("miss", "miss_again", "false", "false_again"))
     missed, false = m / (m + 1 - again), f / (f + 1 - f_again)  # whatever was before
@@ -402,7 +382,7 @@ def _emission(context, rates) -> np.ndarray:
     return np.stack([np.array(empty)[context], np.array(taken)[context]], axis=-1)
 
 
-def _chances(group, rates):
+def _transition_probability(group, rates):
     """Probability of each state at first (n, 2), and of each step (t - 1, n, 2, 2) from empty and taken to either."""
     a, d = rates["attach"], rates["detach"]
     step = np.moveaxis(np.array([[1 - a, a], [d, 1 - d]]), -1, 0)
@@ -410,7 +390,7 @@ def _chances(group, rates):
     return np.stack([1 - taken, taken], axis=1), step[group], group
 
 
-def _forward_backward(emission, first, step, group):
+def _run_forward_backward(emission, first, step, group):
     """Posterior probability of the states (t, n, 2), and expected number of transitions by group (4, 2, 2)."""
     forward, backward = np.empty_like(emission), np.ones_like(emission)
     forward[0] = first * emission[0] / np.sum(first * emission[0], axis=1, keepdims=True)
@@ -428,7 +408,7 @@ def _forward_backward(emission, first, step, group):
     return posterior / posterior.sum(axis=-1, keepdims=True), jumps
 
 
-def _updated(context, posterior, jumps, first) -> dict:
+def _update_rates(context, posterior, jumps, first) -> dict:
     """Rates from expected counts, with some made-up counts, so that none is 0 or beyond what makes sense."""
     empty, taken = (np.bincount(context.ravel(), posterior[..., k].ravel(), 7) for k in (0, 1))
 
@@ -447,7 +427,7 @@ def _updated(context, posterior, jumps, first) -> dict:
     }
 
 
-def _viterbi(emission, first, step, _) -> np.ndarray:
+def _find_likeliest_path(emission, first, step, _) -> np.ndarray:
     """The likeliest sequence of states (t, n)."""
     log_step, score = np.log(step), np.log(emission[0] * first)
     back = np.empty((len(emission), emission.shape[1], 2), np.int8)
@@ -462,7 +442,7 @@ def _viterbi(emission, first, step, _) -> np.ndarray:
     return path
 
 
-def _without_short(path, visible, seen, min_frames) -> np.ndarray:
+def _drop_short_runs(path, visible, seen, min_frames) -> np.ndarray:
     """Histories without visits and absences that are too short; at the ends of what was seen, two frames suffice."""
     path = path.copy()
     for k in range(path.shape[1]):
@@ -472,7 +452,7 @@ def _without_short(path, visible, seen, min_frames) -> np.ndarray:
             continue
         history = path[rows, k]
         for state in (True, False):  # visits first: two false finds around a gap do not make one
-            for start, end in _runs(history, state):
+            for start, end in _find_runs(history, state):
                 inside = start > 0 and end < len(history)
                 if end - start < (min_frames if inside else min(2, min_frames)) and end - start < len(history):
                     history[start:end] = not state
@@ -483,7 +463,7 @@ def _without_short(path, visible, seen, min_frames) -> np.ndarray:
     return path
 
 
-def _runs(history, state):
+def _find_runs(history, state):
     """Start and end of each run of a state."""
     edge = np.diff(np.concatenate([[False], history == state, [False]]).astype(int))
     return zip(np.flatnonzero(edge == 1), np.flatnonzero(edge == -1), strict=True)

@@ -15,10 +15,11 @@ from scipy.ndimage import distance_transform_edt
 from scipy.signal import fftconvolve
 from scipy.spatial import cKDTree
 
-from ..crystal.mesh import REACH, Mesh, lattices_around, sixth_turns
-from ..crystal.neighbours import bonds, checked_points, freud_system, neighbour_spacing, to_complex
-from .grains import checked_grain
-from .lattices import LatticeFit, fit_from_bonds, name_bonds
+from ..crystal.lattice import Lattice
+from ..crystal.mesh import Mesh, lattices_around, sixth_turns
+from ..crystal.neighbours import REACH, bonds, checked_points, freud_system, neighbour_spacing, to_complex
+from .grains import check_grain
+from .lattices import fit_from_bonds, name_bonds
 
 __all__ = ["edge_particles", "hexatic_correlation", "radial_distribution", "strain_map"]
 
@@ -44,15 +45,6 @@ def hexatic_correlation(points, psi6, r_max: float, bin_width: float) -> pd.Data
         ``r_nm, g6, pairs``: the mean of ψ6*(0) ψ6(r) over pairs of particles, real part, normalised by the mean of
         |ψ6|². It stays near 1 in a crystal, decays algebraically in a hexatic, exponentially in a liquid. Being a mean
         over the pairs there are, it needs no correction for the edge.
-
-    Raises
-    ------
-    ValueError
-        If positions are not finite, or distances not positive.
-
-    Notes
-    -----
-    Explained in chapter 9, "Order and defects".
     """
     points, psi6 = checked_points(points), np.asarray(psi6)
     _refuse_bins(r_max, bin_width)
@@ -88,15 +80,10 @@ def radial_distribution(points, r_max: float, bin_width: float, spacing: float |
         ``r_nm, g, pairs``: pairs at each distance over those expected of as many particles strewn at random over the
         same region.
 
-    Raises
-    ------
-    ValueError
-        If positions are not finite or too few for a spacing, or distances not positive.
-
     Notes
     -----
     The region is what lies within 0.6 spacings of a particle. Its autocorrelation says how many pairs of its points
-    there are at each distance, which corrects for edges of any shape. Explained in chapter 9, "Order and defects".
+    there are at each distance, which corrects for edges of any shape.
     """
     points = checked_points(points)
     _refuse_bins(r_max, bin_width)
@@ -143,15 +130,6 @@ def edge_particles(points, spacing: float | None = None) -> np.ndarray:
     ndarray of bool, shape (n,)
         True where two neighbours in succession are 150° or more apart as seen from the particle: 180° at a straight
         edge, 60° inside and 120° beside a single vacancy.
-
-    Raises
-    ------
-    ValueError
-        If positions are not finite, or too few to measure the spacing.
-
-    Notes
-    -----
-    Explained in chapter 9, "Order and defects".
     """
     points = checked_points(points)
     spacing = neighbour_spacing(points) if spacing is None else spacing
@@ -173,7 +151,7 @@ def edge_particles(points, spacing: float | None = None) -> np.ndarray:
 
 
 def strain_map(
-    points, reference: LatticeFit | None = None, spacing: float | None = None, grain=None, reach: float = REACH
+    points, reference: Lattice | None = None, spacing: float | None = None, grain=None, reach: float = REACH
 ) -> pd.DataFrame:
     """Strain and rotation at each particle, from its neighbours.
 
@@ -181,7 +159,7 @@ def strain_map(
     ----------
     points : array_like, shape (n, 2)
         (y, x) in nm, of one layer in one frame.
-    reference : LatticeFit, optional
+    reference : Lattice, optional
         The unstrained lattice (its spacing and angle); by default the mean of the lattices around all particles of
         each grain.
     spacing : float, optional
@@ -201,19 +179,14 @@ def strain_map(
         but for their numbers of neighbours); ``neighbours``; ``edge``. NaN without three neighbours in different
         directions.
 
-    Raises
-    ------
-    ValueError
-        If positions are not finite, fewer than four, or all on a line, or there is not one grain for each.
-
     Notes
     -----
     Neighbours of the ideal lattice at w are found at q w + p w*; against the reference q₀ the deformation takes z to
     (q/q₀) z + (p/q₀*) z*, exactly. The polar angle of the first factor is the rotation. Edge particles are fitted to
-    the neighbours they have. Explained in chapter 9, "Order and defects".
+    the neighbours they have.
     """
     mesh = Mesh(points, spacing)
-    grain = checked_grain(grain, mesh)
+    grain = check_grain(grain, mesh)
     local = lattices_around(mesh, reach, grain)
     table = pd.DataFrame({"y_nm": mesh.points[:, 0], "x_nm": mesh.points[:, 1], "grain": grain})
     q0 = np.full(mesh.n, np.nan + 0j)

@@ -35,16 +35,11 @@ def relative_motion(occupancy: dict[int, Occupancy]) -> pd.DataFrame:
         offset_x_nm``, how far the middle of layer 2 has slid on layer 1, along the axes of the first frame; one
         standard deviation of each frame, ``twist_std_deg, offset_std_nm`` (huge where nothing was seen).
 
-    Raises
-    ------
-    ValueError
-        If one of the layers is missing, or has no site.
-
     Notes
     -----
     The offset of a Moiré lattice is only known up to one of its lattice vectors and depends on where the island's
     middle is; sliding is neither. It is zero where one layer had fewer than twelve particles, since then both are taken
-    to move alike. Explained in chapter 10, "Growth".
+    to move alike.
     """
     if not {1, 2} <= set(occupancy):
         raise ValueError(f"relative motion needs layers 1 and 2, got {sorted(occupancy)}; pass the occupancy of both")
@@ -56,11 +51,11 @@ def relative_motion(occupancy: dict[int, Occupancy]) -> pd.DataFrame:
     y, x = to_points(at - middle).T
     twist = np.degrees(np.unwrap(np.angle(two.turn * np.conj(one.turn))))
     table = pd.DataFrame({"frame": one.frames, "twist_change_deg": twist, "offset_y_nm": y, "offset_x_nm": x})
-    twist_std, offset_std = np.sqrt(_motion_variance(one, middle) + _motion_variance(two, middle))
+    twist_std, offset_std = np.sqrt(_estimate_motion_variance(one, middle) + _estimate_motion_variance(two, middle))
     return table.assign(twist_std_deg=np.degrees(twist_std), offset_std_nm=offset_std)
 
 
-def _motion_variance(one, middle) -> np.ndarray:
+def _estimate_motion_variance(one, middle) -> np.ndarray:
     """Variances of each frame's rotation, in rad², and shift of a point along an axis, in nm², (2, t)."""
     step = to_complex(one.sites)
     count = np.maximum(one.seen.sum(axis=1), 1e-9)
@@ -79,7 +74,7 @@ class Relaxation:
     """Exponential approach to a final value, y = final + amplitude exp(-(t - first t)/time), in the units of the fit.
 
     Where ``supported`` is False, the data do not show one: ``final`` is the mean, and amplitude and time are NaN.
-    Errors are one standard deviation. Explained in chapter 10, "Growth".
+    Errors are one standard deviation.
     """
 
     supported: bool
@@ -117,15 +112,10 @@ def fit_relaxation(t, values, std=None, evidence: float = 6.0) -> Relaxation:
         Not supported where the evidence is too small, the time constant is longer than the data or not known to
         within half of itself, or there are fewer than 8 values or 4 different times.
 
-    Raises
-    ------
-    ValueError
-        If the arrays differ in length or nothing is finite.
-
     Notes
     -----
     One standard deviation each; where residuals of successive times are alike, errors are larger by
-    sqrt((1 + r)/(1 - r)) for their correlation r. Explained in chapter 10, "Growth".
+    sqrt((1 + r)/(1 - r)) for their correlation r.
 
     References
     ----------
@@ -140,18 +130,18 @@ def fit_relaxation(t, values, std=None, evidence: float = 6.0) -> Relaxation:
         raise ValueError("a relaxation needs finite values with positive errors, got none")
     order = np.argsort(t[good], kind="stable")  # the correlation of residuals is that of successive times
     t, y, std = (x[good][order] for x in (t - t[good].min(), values, std))
-    mean, mean_std = _mean(y, std)
+    mean, mean_std = _average(y, std)
     none = Relaxation(False, mean, mean_std, np.nan, np.nan, np.nan, np.nan, -np.inf)
     if len(y) < 8 or len(np.unique(t)) < 4:
         return none
-    best = _exponential(t, y, std)
+    best = _fit_exponential(t, y, std)
     if best is None:
         return none
     value, error, left = best
     plain = [np.polyval(np.polyfit(t, y, degree, w=1 / std), t) for degree in (0, 1)]
-    n = len(y) / _inflation(left) ** 2  # independent values, as the best model leaves them
-    criteria = [_akaike((y - line) / std, k, n) for line, k in zip(plain, (2, 3), strict=True)]
-    gain = float(min(criteria) - _akaike(left, 4, n))
+    n = len(y) / _error_inflation(left) ** 2  # independent values, as the best model leaves them
+    criteria = [_akaike_criterion((y - line) / std, k, n) for line, k in zip(plain, (2, 3), strict=True)]
+    gain = float(min(criteria) - _akaike_criterion(left, 4, n))
     supported = gain > evidence and value[2] < np.ptp(t) and error[2] < 0.5 * value[2]
     if not supported:
         return Relaxation(False, mean, mean_std, np.nan, np.nan, np.nan, np.nan, gain)
@@ -159,7 +149,7 @@ def fit_relaxation(t, values, std=None, evidence: float = 6.0) -> Relaxation:
     return Relaxation(True, *pairs, gain)
 
 
-def _exponential(t, y, std):
+def _fit_exponential(t, y, std):
     """Final value, amplitude and time constant, their errors, and residuals; None if the fit fails."""
 
     def model(t, final, amplitude, log_time):
@@ -179,25 +169,25 @@ def _exponential(t, y, std):
     if not fits:
         return None
     _, value, covariance, left = min(fits, key=lambda fit: fit[0])
-    error = np.sqrt(np.diag(covariance)) * _inflation(left)
+    error = np.sqrt(np.diag(covariance)) * _error_inflation(left)
     time = np.exp(value[2])
     return (value[0], value[1], time), (error[0], error[1], error[2] * time), left
 
 
-def _akaike(left, parameters, n) -> float:
+def _akaike_criterion(left, parameters, n) -> float:
     """Corrected criterion of residuals with unknown scatter, n of them independent."""
     return float(n * np.log(max(np.mean(left**2), 1e-300)) + 2 * parameters * n / max(n - parameters - 1, 1))
 
 
-def _inflation(left) -> float:
+def _error_inflation(left) -> float:
     """Factor of the errors for residuals correlated from one time to the next."""
     power = np.sum(left**2)
     r = float(np.clip(np.sum(left[1:] * left[:-1]) / power, 0, 0.9)) if power > 0 else 0.0
     return float(np.sqrt((1 + r) / (1 - r)))
 
 
-def _mean(y, std) -> tuple[float, float]:
+def _average(y, std) -> tuple[float, float]:
     weight = std**-2.0 / np.sum(std**-2.0)
     mean = float(weight @ y)
-    spread = np.sqrt(weight @ (y - mean) ** 2 * np.sum(weight**2)) * _inflation((y - mean) / std)
+    spread = np.sqrt(weight @ (y - mean) ** 2 * np.sum(weight**2)) * _error_inflation((y - mean) / std)
     return mean, float(spread)

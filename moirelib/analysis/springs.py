@@ -15,7 +15,8 @@ from scipy.stats import chi2
 
 from ..crystal.brillouin import brillouin_zone
 from ..crystal.fourier import find_lattice
-from .displacements import Displacements, coordination_labels, site_spacing
+from ..crystal.neighbours import nearest_spacing
+from .displacements import Displacements, coordination_labels
 from .localization import error_variance, total_variance
 
 __all__ = [
@@ -117,7 +118,6 @@ def plane_wave_stiffness(motion: Displacements, wave_vectors) -> np.ndarray:
     Notes
     -----
     A window that falls to zero at the layer's edge keeps its softer particles out. It blurs q: see `dispersion`.
-    Explained in chapter 8, "Vibrations".
 
     References
     ----------
@@ -152,20 +152,15 @@ def localization_bound(motion: Displacements, confidence: float = 0.95) -> np.nd
     ndarray, shape (2,)
         Upper bound along y and x, in nm, of the error's root mean square over the particles.
 
-    Raises
-    ------
-    ValueError
-        If the layer has no interior.
-
     Notes
     -----
     Errors of different particles are independent, so they add the same to the power of every wave. The wave
     with the least power has at least that. Each power has the interval of chi-square with its independent samples; the
     least upper end of all waves counts, with Bonferroni's correction for having chosen it. No correlation in time is
-    needed. Errors shared by neighbours are not bounded. Explained in chapter 8, "Vibrations".
+    needed. Errors shared by neighbours are not bounded.
     """
     weight = edge_window(motion)
-    _, _, q = _resolved_waves(motion, weight)
+    _, _, q = _select_resolved_waves(motion, weight)
     spectrum = displacement_spectrum(replace(motion, localization_std=np.zeros(motion.sites.shape)), q, weight)
     power = np.einsum("maa->ma", spectrum.motion).real
     degrees = 2 * spectrum.samples / (1 + spectrum.realness**2)
@@ -173,9 +168,9 @@ def localization_bound(motion: Displacements, confidence: float = 0.95) -> np.nd
     return np.sqrt(upper.min(axis=0))
 
 
-def _resolved_waves(motion, weight):
+def _select_resolved_waves(motion, weight):
     """Lattice of the sites, the window's blur, and the waves of the Brillouin zone (m, 2) that the window resolves."""
-    lattice, _ = find_lattice(motion.sites, site_spacing(motion.sites))
+    lattice, _ = find_lattice(motion.sites, nearest_spacing(motion.sites))
     blur = Blur(motion.sites, weight)
     q = brillouin_zone(lattice.spacing, lattice.angle, blur.divisions(lattice.spacing))
     return lattice, blur, q[np.hypot(*q.T) > blur.shortest]
@@ -186,35 +181,17 @@ def _resolved_waves(motion, weight):
 
 @dataclass(frozen=True)
 class SpringModel:
-    """Force constants of an infinite hexagonal lattice, fitted to the spectrum of a layer's displacements.
+    """Force constants of an infinite hexagonal lattice, fitted to the spectrum of a layer's displacements."""
 
-    Explained in chapter 8, "Vibrations".
-
-    Parameters
-    ----------
-    spacing : float
-        Nearest-neighbour distance, in nm.
-    angle : float
-        Direction of a close-packed row, in degrees from x towards y.
-    site_stiffness : float
-        Hold on every particle, of the window or the other layer, in kT/nm².
-    central : ndarray, shape (s,)
-        Stiffness along the bonds to each shell of neighbours (at 1, √3 and 2 spacings), in kT/nm².
-    sideways : ndarray, shape (s,)
-        Stiffness across these bonds, in kT/nm².
-    covariance : ndarray, shape (1 + 2s, 1 + 2s)
-        Of the fit: site_stiffness, then central and sideways of each shell in turn.
-    misfit : float
-        χ² per degree of freedom; near 1 if the model describes the layer.
-    """
-
-    spacing: float
-    angle: float
-    site_stiffness: float
+    spacing: float  # nearest-neighbour distance, in nm
+    angle: float  # direction of a close-packed row, in degrees from x towards y
+    site_stiffness: float  # hold on every particle, of the window or the other layer, in kT/nm²
+    # (s,) stiffness along the bonds to each shell of neighbours (at 1, √3 and 2 spacings), in kT/nm²
     central: np.ndarray
-    sideways: np.ndarray
+    sideways: np.ndarray  # (s,) stiffness across these bonds, in kT/nm²
+    # (1 + 2s, 1 + 2s) of the fit: site_stiffness, then central and sideways of each shell in turn
     covariance: np.ndarray
-    misfit: float
+    misfit: float  # χ² per degree of freedom; near 1 if the model describes the layer
 
     @property
     def central_std(self) -> np.ndarray:
@@ -250,10 +227,6 @@ def fit_springs(motion: Displacements, shells: int = 2) -> SpringModel:
     shells : int
         Shells of neighbours that are bonded, 1 to 3.
 
-    Returns
-    -------
-    SpringModel
-
     Raises
     ------
     ValueError
@@ -263,12 +236,12 @@ def fit_springs(motion: Displacements, shells: int = 2) -> SpringModel:
     -----
     The spectrum that the model predicts, blurred by the window as the measured one is, is fitted to the measured one
     all over the Brillouin zone by weighted least squares. The spectrum is not inverted, so noise does no harm, and
-    waves longer than the window are left out. Explained in chapter 8, "Vibrations".
+    waves longer than the window are left out.
     """
     if shells not in (1, 2, 3):
         raise ValueError(f"springs reach over 1, 2 or 3 shells of neighbours, got {shells}")
     weight = edge_window(motion)
-    lattice, blur, q = _resolved_waves(motion, weight)
+    lattice, blur, q = _select_resolved_waves(motion, weight)
     spectrum = displacement_spectrum(motion, q, weight)
     typical = np.median(np.trace(spectrum.motion, axis1=1, axis2=2).real) / 2
     if not typical > 0:
@@ -276,11 +249,11 @@ def fit_springs(motion: Displacements, shells: int = 2) -> SpringModel:
             f"the localization error explains all displacements of layer {motion.layer}; no springs to fit"
         )
     basis = _spring_basis(blur.around(q), lattice.spacing, lattice.angle, shells)
-    found, covariance, misfit = _fitted(spectrum, blur, basis, 1 / (3 * typical))
+    found, covariance, misfit = _fit_force_constants(spectrum, blur, basis, 1 / (3 * typical))
     return SpringModel(lattice.spacing, lattice.angle, float(found[0]), found[1::2], found[2::2], covariance, misfit)
 
 
-def _fitted(spectrum, blur, basis, scale):
+def _fit_force_constants(spectrum, blur, basis, scale):
     """Force constants (1 + 2 shells,) in kT/nm² near a scale, their covariance, and χ² per degree of freedom."""
 
     def predicted(parameters):
@@ -336,28 +309,15 @@ class Blur:
 
 @dataclass(frozen=True)
 class ElasticConstants:
-    """Two-dimensional elastic moduli of a layer, in kT/nm², with standard errors.
+    """Two-dimensional elastic moduli of a layer, in kT/nm², with standard errors."""
 
-    Explained in chapter 8, "Vibrations".
-
-    Parameters
-    ----------
-    shear, shear_std : float
-        μ, from the transverse branch.
-    longitudinal, longitudinal_std : float
-        λ + 2μ, from the longitudinal branch.
-    bulk, bulk_std : float
-        λ + μ.
-    poisson_ratio, poisson_ratio_std : float
-        λ / (λ + 2μ), between -1 and 1 in two dimensions; 1/3 for central springs between nearest neighbours.
-    """
-
-    shear: float
+    shear: float  # μ, from the transverse branch
     shear_std: float
-    longitudinal: float
+    longitudinal: float  # λ + 2μ, from the longitudinal branch
     longitudinal_std: float
-    bulk: float
+    bulk: float  # λ + μ
     bulk_std: float
+    # λ / (λ + 2μ), between -1 and 1 in two dimensions; 1/3 for central springs between nearest neighbours
     poisson_ratio: float
     poisson_ratio_std: float
 
@@ -370,14 +330,10 @@ def elastic_constants(model: SpringModel) -> ElasticConstants:
     model : SpringModel
         Of `fit_springs`.
 
-    Returns
-    -------
-    ElasticConstants
-
     Notes
     -----
     For long waves D(q) = s + A M q², with the hold s on every particle, the area A = √3/2 a² of a site, and the modulus
-    M = λ + 2μ of longitudinal and μ of transverse waves. Explained in chapter 8, "Vibrations".
+    M = λ + 2μ of longitudinal and μ of transverse waves.
     """
     t = np.radians(model.angle)
     along, across = np.array([np.sin(t), np.cos(t)]), np.array([np.cos(t), -np.sin(t)])

@@ -38,7 +38,7 @@ def find_lattice(points: np.ndarray, spacing: float, weights=None) -> tuple[Latt
 
     Notes
     -----
-    The structure factor |Σ exp(-iq·r)|²/n comes from a fast Fourier transform of the points. Explained in chapter 7.
+    The structure factor |Σ exp(-iq·r)|²/n comes from a fast Fourier transform of the points.
     """
     weights = np.ones(len(points)) if weights is None else np.asarray(weights, float)
     return find_strongest(np.asarray(points, float), weights, 0.8 * spacing, 1.25 * spacing)
@@ -57,11 +57,11 @@ def find_strongest(points, weights, low, high, also=None) -> tuple[Lattice, floa
     fine = np.clip(0.15 * low / size, 0.004, 0.015)
     spacing = np.exp(np.arange(np.log(low), np.log(high), fine))
     angle = np.arange(0, 60, np.degrees(fine))
-    best = _best_hexagon(power, step, spacing, angle)
-    if also is not None and _strength(points, also, best) > _strength(points, weights, best):
+    best = _find_best_hexagon(power, step, spacing, angle)
+    if also is not None and _measure_strength(points, also, best) > _measure_strength(points, weights, best):
         weights = also
     best = polish_lattice(points, weights, best)
-    return best, _strength(points, weights, best)
+    return best, _measure_strength(points, weights, best)
 
 
 def _structure_factor(points, cell, weights):
@@ -78,7 +78,7 @@ def _structure_factor(points, cell, weights):
     return power, 2 * np.pi / (n * cell)
 
 
-def _best_hexagon(power, step, spacing, angle) -> Lattice:
+def _find_best_hexagon(power, step, spacing, angle) -> Lattice:
     a, t = np.meshgrid(spacing, angle, indexing="ij")
     direction = np.radians(t[..., None] + 30.0 + 60.0 * np.arange(3))
     length = 4 * np.pi / (np.sqrt(3) * a[..., None])
@@ -113,10 +113,10 @@ def polish_lattice(points, weights, lattice, steps: int = 6) -> Lattice:
         q = np.mean((lattice.wave_vectors + up) @ [1j, 1] * turn)  # one vector that stands for all three
         spacing = np.clip(4 * np.pi / (np.sqrt(3) * np.abs(q)), 0.9 * best.spacing, 1.1 * best.spacing)
         lattice = Lattice(float(spacing), float((np.degrees(np.angle(q)) - 30.0) % 60.0))
-    return max(best, lattice, key=lambda x: _strength(points, weights, x))
+    return max(best, lattice, key=lambda x: _measure_strength(points, weights, x))
 
 
-def _strength(points, weights, lattice) -> float:
+def _measure_strength(points, weights, lattice) -> float:
     """Mean structure factor of the three first-order peaks."""
     wave = np.exp(1j * points @ lattice.wave_vectors.T)
     return float(np.mean(np.abs(weights @ wave) ** 2) / np.sum(weights**2))

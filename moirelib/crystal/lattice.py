@@ -45,7 +45,7 @@ def moire_period(spacing: float, twist_angle: float, other_spacing: float | None
 
     References
     ----------
-    Hermann, J. Phys.: Condens. Matter 24, 314210 (2012). Explained in chapter 1, "Lattices".
+    Hermann, J. Phys.: Condens. Matter 24, 314210 (2012).
     """
     a, b = spacing, spacing if other_spacing is None else other_spacing
     half = np.sin(np.radians(fold_hexagonal(twist_angle)) / 2)
@@ -71,7 +71,7 @@ def commensurate_angles(max_sigma: int) -> pd.DataFrame:
     -----
     Turning by θ with cos θ = (m² + 4 m n + n²) / (2 (m² + m n + n²)) brings the vector (n, m) onto (m, n). For
     coprime m > n, Σ = m² + m n + n², or a third of it where m - n is a multiple of 3; the latter repeat twists that
-    the former give, and are left out. Explained in chapter 1, "Lattices".
+    the former give, and are left out.
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""Pair the points of two sets."""
+"""Pair the members of two sets, one to one."""
 
 from __future__ import annotations
 
@@ -7,32 +7,32 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 
-__all__ = ["match", "match_nearest", "unpaired"]
+__all__ = ["assign_pairs", "match", "match_nearest"]
 
 
-def match_nearest(one: np.ndarray, other: np.ndarray, reach: float) -> tuple[np.ndarray, np.ndarray]:
-    """Indices into two sets of points (n, 2) of the pairs within reach that are each other's nearest."""
-    if min(len(one), len(other)) == 0:
-        return np.empty(0, int), np.empty(0, int)
-    distance, there = cKDTree(other).query(one)
-    back = cKDTree(one).query(other)[1]
-    i = np.flatnonzero((distance < reach) & (back[there] == np.arange(len(one))))
-    return i, there[i]
+def assign_pairs(cost: np.ndarray, allowed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """As many allowed pairs as can be made, at the least total cost (Hungarian algorithm).
+
+    Parameters
+    ----------
+    cost : ndarray, shape (n, m)
+        Not negative, in any one unit.
+    allowed : ndarray of bool, shape (n, m)
+        Which pairs may be made.
+
+    Returns
+    -------
+    i, j : ndarray of int
+        Row and column of every pair.
+    """
+    # A pair that is not allowed costs more than all allowed ones together: it is made only when nothing else is left.
+    never = (np.max(cost, initial=0.0, where=allowed) + 1) * (sum(cost.shape) + 1)
+    i, j = linear_sum_assignment(np.where(allowed, cost, never))
+    return i[allowed[i, j]], j[allowed[i, j]]
 
 
-def unpaired(plus: np.ndarray, minus: np.ndarray, reach: float) -> tuple[np.ndarray, np.ndarray]:
-    """Which of two sets of points (n, 2) have no partner of the other within reach, in the closest pairing of all."""
-    alone = np.ones(len(plus), bool), np.ones(len(minus), bool)
-    if len(plus) and len(minus):
-        distance = cdist(plus, minus)
-        i, j = linear_sum_assignment(np.where(distance < reach, distance, 1e3 * reach))
-        near = distance[i, j] < reach
-        alone[0][i[near]], alone[1][j[near]] = False, False
-    return alone
-
-
-def match(found, truth, reach: float, penalty=0.0) -> tuple[np.ndarray, np.ndarray]:
-    """Pair found with true positions, one to one (Hungarian algorithm).
+def match(found, truth, reach: float, penalty: float | np.ndarray = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """Pair found with true positions, one to one.
 
     Parameters
     ----------
@@ -48,10 +48,15 @@ def match(found, truth, reach: float, penalty=0.0) -> tuple[np.ndarray, np.ndarr
     i, j : ndarray of int
         Indices into ``found`` and ``truth`` of as many pairs within reach as can be made, at the least total distance.
     """
-    found, truth = np.reshape(found, (-1, 2)), np.reshape(truth, (-1, 2))
-    distance = cdist(found, truth)
-    # A pair out of reach costs more than all pairs within it together, so it is only made when nothing else is left.
-    never = (reach + np.max(penalty, initial=0.0)) * (len(found) + len(truth) + 1)
-    i, j = linear_sum_assignment(np.where(distance <= reach, distance + penalty, never))
-    near = distance[i, j] <= reach
-    return i[near], j[near]
+    distance = cdist(np.reshape(found, (-1, 2)), np.reshape(truth, (-1, 2)))
+    return assign_pairs(distance + penalty, distance <= reach)
+
+
+def match_nearest(one: np.ndarray, other: np.ndarray, reach: float) -> tuple[np.ndarray, np.ndarray]:
+    """Indices into two sets of points (n, 2) of the pairs within reach that are each other's nearest."""
+    if min(len(one), len(other)) == 0:
+        return np.empty(0, int), np.empty(0, int)
+    distance, there = cKDTree(other).query(one)
+    back = cKDTree(one).query(other)[1]
+    i = np.flatnonzero((distance < reach) & (back[there] == np.arange(len(one))))
+    return i, there[i]

@@ -11,6 +11,8 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
 from skimage.feature import peak_local_max
 
+from ..crystal.neighbours import REACH
+
 __all__ = ["complete", "settle_overlaps", "site_odds", "vacant_sites"]
 
 
@@ -78,7 +80,7 @@ def site_odds(sites, site_layer, yx, layer, spacing) -> np.ndarray:
     odds = np.empty(len(sites))
     for k in np.unique(site_layer):
         tree, here = cKDTree(yx[layer == k].reshape(-1, 2)), site_layer == k
-        shell = np.array([len(near) for near in tree.query_ball_point(sites[here], 1.35 * spacing)])
+        shell = np.array([len(near) for near in tree.query_ball_point(sites[here], REACH * spacing)])
         itself = np.array([len(near) for near in tree.query_ball_point(sites[here], 0.4 * spacing)])
         odds[here] = np.array(SITE_ODDS)[np.clip(shell - itself, 0, 6)]
     return odds

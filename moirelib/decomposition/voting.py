@@ -9,17 +9,19 @@ import itertools
 
 import numpy as np
 import pandas as pd
-import trackpy
 from scipy.spatial import cKDTree
 from scipy.special import expit, logit
 
 from ..crystal.matching import match_nearest
 from ..crystal.neighbours import SPACING_PER_DIAMETER, extent
+from ..tracking import link_places
 from .evidence import Evidence
 from .layers import DOUBLE_REACH, drop_doubles, exclude_pairs
 
 __all__ = ["vote"]
 
+LAYER_STEP = 0.15  # diameters that a change of layer counts in tracks; by hand: less than `LONGEST_STEP`
+LONGEST_STEP = 0.25  # diameters; longest step of a track from frame to frame, drift taken off; by hand
 SAME_PARTICLE = 0.5  # diameters (geometry): a particle further away may be another one
 
 
@@ -53,7 +55,7 @@ def vote(tables: list[pd.DataFrame], diameter: float) -> tuple[list[pd.DataFrame
     if sum(lengths) == 0:
         return tables, exchanged
     movie = pd.concat([table.assign(frame=t) for t, table in enumerate(tables)], ignore_index=True)
-    track = _tracks(movie, diameter)
+    track = follow_particles(movie, diameter)
     size = np.bincount(track)
     total = np.bincount(track, read_log_odds(movie)) * 2 / (size + 1)
     log_odds = keep_apart(total, track, movie, diameter)[track]
@@ -101,16 +103,12 @@ def match_particles(before, now, diameter):
     return i, j
 
 
-def _tracks(movie, diameter) -> np.ndarray:
-    """Number of each row's track. The layer is a third coordinate, worth 0.15 diameters."""
-    trackpy.quiet()
-    place = pd.DataFrame({"frame": movie["frame"], "z": 0.15 * diameter * movie["layer"]})
+def follow_particles(movie, diameter) -> np.ndarray:
+    """Number of each row's track. The layer is a third coordinate, so that particles at one place keep apart."""
+    place = pd.DataFrame({"frame": movie["frame"], "z": LAYER_STEP * diameter * movie["layer"]})
     drift = measure_drift(movie, diameter)[movie["frame"]]
     place["y"], place["x"] = (movie[["y", "x"]].to_numpy() - drift).T
-    linked = trackpy.link(
-        place, 0.25 * diameter, memory=2, pos_columns=["z", "y", "x"], adaptive_stop=0.05 * diameter, adaptive_step=0.8
-    )
-    return linked["particle"].sort_index().to_numpy()
+    return link_places(place, LONGEST_STEP * diameter, memory=2, step=0.8).sort_index().to_numpy()
 
 
 def measure_drift(movie, diameter) -> np.ndarray:

@@ -11,6 +11,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from ..crystal.lattice import hexagonal_lattice
+from ..crystal.neighbours import REACH
 from .defects import (
     as_pair,
     dilatation_displacement,
@@ -295,7 +296,7 @@ class _Crystal:
 
     def plant_vacancies(self, fraction, rng) -> None:
         """Empty a fraction of the sites that have neighbours on all sides."""
-        counts = cKDTree(self.points).query_ball_point(self.points, 1.35 * self.spacing, return_length=True) - 1
+        counts = cKDTree(self.points).query_ball_point(self.points, REACH * self.spacing, return_length=True) - 1
         empty = (rng.random(len(self.points)) < fraction) & (counts >= 5) & ~self.extra
         self.defects += [Defect("vacancy", as_pair(point)) for point in self.points[empty]]
         self.keep(~empty)

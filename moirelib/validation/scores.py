@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import linear_sum_assignment
 
-from ..crystal.matching import match
+from ..crystal.matching import assign_pairs, match
 from ..tables import require_columns
 
 __all__ = ["mask_accuracy", "mask_iou", "score_events", "score_layers", "score_particles"]
@@ -208,8 +207,7 @@ def score_events(
     distance = np.hypot(*np.moveaxis(step, -1, 0))
     allowed = same & (np.abs(late) <= frames) & (distance <= reach_nm)
     cost = distance / reach_nm + np.abs(late) / (frames + 1)
-    i, j = linear_sum_assignment(np.where(allowed, cost, 3.0 * sum(allowed.shape)))
-    i, j = i[allowed[i, j]], j[allowed[i, j]]
+    i, j = assign_pairs(cost, allowed)
     hit = np.isin(np.arange(len(truth)), j)
     return {
         "recall": float(hit[counts].mean()) if counts.any() else 1.0,

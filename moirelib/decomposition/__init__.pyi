@@ -12,7 +12,7 @@ from .hypotheses import (
     LayerCountRules as LayerCountRules,
     choose_hypothesis as choose_hypothesis,
 )
-from .image_model import Imaging as Imaging
+from .imaging import Imaging as Imaging
 from .layers import assign_layers as assign_layers
 from .network import (
     CENTER_WIDTH as CENTER_WIDTH,

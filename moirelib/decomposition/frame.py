@@ -13,7 +13,7 @@ import pandas as pd
 from ..crystal.lattice import Lattice
 from .fit import FrameFit
 from .hypotheses import Hypothesis, LayerCountRules, choose_hypothesis, propose_hypotheses
-from .image_model import Imaging
+from .imaging import Imaging
 from .layers import assign_layers
 from .peaks import locate
 
@@ -91,9 +91,9 @@ def drop_noise(detections: pd.DataFrame) -> pd.DataFrame:
 
 def fit_finally(best: Hypothesis) -> Found:
     """Fit every particle to the frame alone, then to the frame and the rows of its layer."""
-    free = best.fit.take(best.particles.drop(columns="layer")).fit(1)
+    free = best.fit.with_particles(best.particles).fit(1)
     particles = free.result(best.particles)
-    in_rows = free.take(particles).fit(1, shared=False)
+    in_rows = free.with_particles(particles, in_rows=True).fit(1, shared=False)
     return Found(add_likeliest(particles, in_rows.result(particles)), best.lattices, in_rows.imaging)
 
 
@@ -106,7 +106,7 @@ def find_single_particles(frame, detections, diameter) -> Found:
     """One or two particles, or none: without a lattice, only those that the frame clearly shows are kept."""
     particles = assign_layers(detections, diameter)[0]
     while len(particles):
-        fit = FrameFit(frame, particles, diameter).fit(3)
+        fit = FrameFit.start(frame, particles, diameter).fit(3)
         clear = fit.evidence() > ALONE
         if clear.all():
             particles = fit.result(particles)

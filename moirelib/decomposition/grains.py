@@ -67,7 +67,8 @@ def find_copies(around) -> list[Grain]:
 def find_lattices(around) -> list[Grain]:
     """Lattices one after the other, each in the particles that the earlier ones leave unexplained."""
     settings = around.evidence.grains
-    found, free = [], np.ones(around.count, bool)
+    found: list[Grain] = []
+    free = np.ones(around.count, bool)
     # In random points the mean strength of three peaks exceeds s with a probability of about exp(-3 s), at each of the
     # places that are searched.
     field = np.ptp(around.positions, axis=0).max() / around.spacing

@@ -182,13 +182,17 @@ def fit_hypothesis(
         detections = drop_second_peaks(detections, diameter, rules)
     if before is not None:
         detections = add_earlier(detections, before.particles, diameter)
-        fit, particles = follow_particles(FrameFit(frame, detections, diameter, before.imaging), detections, assign)
+        fit, particles = follow_particles(
+            FrameFit.start(frame, detections, diameter, before.imaging), detections, assign
+        )
     else:
         # A particle that the network put into both channels is one until the frame shows two: fitted as two, it would
         # fall apart along whatever the model of a particle does not have.
         single = assign(detections)[0][list(detections)]
-        fit, particles = find_particles(FrameFit(frame, single, diameter, like=like).fit(2), single, assign)
-    return Hypothesis(asked, fit, *assign(particles), rules)
+        fit = FrameFit.start(frame, single, diameter, like=like).fit(2)
+        fit, particles = find_particles(fit, single, assign)
+    particles, lattices = assign(particles)
+    return Hypothesis(asked, fit, particles, lattices, rules)
 
 
 def drop_second_peaks(detections, diameter, rules) -> pd.DataFrame:
@@ -210,15 +214,16 @@ SAME_PLACE = 0.3  # diameters, by hand: a particle that moved less in a round is
 
 def find_particles(fit: FrameFit, particles: pd.DataFrame, assign: Callable) -> tuple[FrameFit, pd.DataFrame]:
     """Fit and particles of a frame of which only the network's detections are known."""
-    particles = fit.put(particles)
+    particles = fit.table(particles)
     for _ in range(MOST_ROUNDS):
         known = particles[["y", "x"]].to_numpy()
         fit, particles, spacing = complete_once(fit, particles, assign)
         if len(particles) < 3:
             break
-        particles = choose_channels(settle_overlaps(fit, particles, spacing), spacing)
-        fit = fit.take(particles).fit(1)
-        particles = fit.put(particles)[[*FITTED, "shown"]]
+        fit, particles = settle_overlaps(fit, particles, spacing)
+        particles = choose_channels(particles, spacing)
+        fit = fit.with_particles(particles, in_rows=True).fit(1)
+        particles = fit.table(particles)[[*FITTED, "shown"]]
         moved = cKDTree(known).query(particles[["y", "x"]])[0]
         if len(particles) == len(known) and moved.max() < SAME_PLACE * fit.model.diameter:
             break  # the same particles as before
@@ -236,11 +241,11 @@ def complete_once(fit, particles, assign) -> tuple[FrameFit, pd.DataFrame, float
     particles, _ = assign(particles)
     layer = particles["layer"].to_numpy()
     spacing = typical_spacing(particles[["y", "x"]].to_numpy(), layer, fit.model.diameter)
-    fit = fit.take(particles).fit(1)
-    particles = complete(fit, fit.put(particles), spacing)
+    fit = fit.with_particles(particles, in_rows=True).fit(1)
+    particles = complete(fit, fit.table(particles), spacing)
     if len(particles) > 2:
-        fit = fit.take(particles).fit(1)
-        particles = fit.put(particles)
+        fit = fit.with_particles(particles, in_rows=True).fit(1)
+        particles = fit.table(particles)
     return fit, particles, spacing
 
 

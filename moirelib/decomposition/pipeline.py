@@ -127,7 +127,8 @@ def decompose(
     Once all frames are computed no error loses them: a step that fails then (tracks, twist ...) is left out, with a
     warning and a line in ``summary["problems"]`` and ``summary["note"]``.
     """
-    start, problems = time.time(), []
+    start = time.time()
+    problems: list[str] = []  # what failed after the last frame
     movie = as_movie(movie, pixel_size, frame_time)
     check_pixel_size(movie, diameter)
     model = load_weights(weights, device)

@@ -158,17 +158,17 @@ def measure_diameter(masks, centers) -> float | None:
     far_edge = np.array(masks.shape[1:]) - WORKING_DIAMETER
     inner = ((found[["y", "x"]] > WORKING_DIAMETER) & (found[["y", "x"]] < far_edge)).all(axis=1)
     grid = np.stack(np.indices(masks.shape[1:]), axis=-1).reshape(-1, 2)
-    areas = [np.empty(0)]
+    areas: list[float] = []
     for channel, group in found.groupby("channel"):
         distance, index = cKDTree(group[["y", "x"]]).query(grid, distance_upper_bound=WORKING_DIAMETER)
         near = np.isfinite(distance)
         share = np.bincount(index[near], masks[channel].ravel()[near], len(group))
-        areas.append(share[inner[group.index]])
-    areas = np.concatenate(areas)
-    return float(np.sqrt(4 / np.pi * np.median(areas))) if len(areas) else None
+        areas.extend(share[inner[group.index]])
+    return float(np.sqrt(4 / np.pi * np.median(areas))) if areas else None
 
 
 def find_working_shape(shape, diameter_px) -> tuple[int, int]:
     """Shape at which particles are `WORKING_DIAMETER` pixels wide, the same zoom on both axes to a pixel."""
     zoom = WORKING_DIAMETER / diameter_px
-    return tuple(max(int(round(n * zoom)), 4) for n in shape)
+    height, width = (max(int(round(n * zoom)), 4) for n in shape)
+    return height, width

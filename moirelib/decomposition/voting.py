@@ -125,11 +125,11 @@ def measure_drift(movie, diameter) -> np.ndarray:
 
 def keep_apart(log_odds, track, movie, diameter) -> np.ndarray:
     """Log-odds of tracks, given that tracks closer than half a diameter in any frame are in different layers."""
-    met = [np.empty((0, 2), int)]
+    yx, near = movie[["y", "x"]].to_numpy(), []
     for rows in movie.groupby("frame").indices.values():
-        pairs = cKDTree(movie[["y", "x"]].to_numpy()[rows]).query_pairs(DOUBLE_REACH * diameter, output_type="ndarray")
-        met.append(np.sort(track[rows[pairs]], axis=1))
-    met = np.unique(np.concatenate(met), axis=0)
+        pairs = cKDTree(yx[rows]).query_pairs(DOUBLE_REACH * diameter, output_type="ndarray")
+        near.append(np.sort(track[rows[pairs]], axis=1))
+    met = np.unique(np.concatenate(near), axis=0)
     met = met[met[:, 0] != met[:, 1]]
     strength = np.full(len(met), Evidence.touching)
     return exclude_pairs(log_odds, np.zeros((2, len(met))), met, strength, rounds=30)[0]

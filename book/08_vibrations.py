@@ -23,7 +23,7 @@
 # - measure phonons, springs and elastic constants from the displacements
 # - test the error stated for published trajectories against the tracks themselves
 #
-# Needs chapter 7, or any table of tracks · CPU · 30 seconds (fast), FULL (full) · 0.5 GB
+# Needs chapter 7, or any table of tracks · CPU · 30 seconds (fast), 1 minute (full) · 0.7 GB
 # ```
 #
 # A particle in a lattice never rests. Collisions with the liquid push it and its neighbours pull it back. The
@@ -462,7 +462,7 @@ for name, film in (("error = vibration", motion), ("error = vibration / 5", shar
         f"{name}: points within {points:.1%}, fitted springs within {line:.1%} of the dynamical matrix (rms)"
     )
     bond = f"{springs[name].central[0]:.3f} ± {springs[name].central_std[0]:.3f} kT/nm²"
-    print(f"   spring between nearest neighbours {bond}, put in {SPRING}")
+    print(f"   spring between nearest neighbours {bond}, simulated {SPRING}")
 
 # %% mystnb={"figure": {"caption": "Phonon dispersion along Γ–M–K–Γ. Points with standard errors, measured; coloured lines, fitted springs; dashed, the dynamical matrix of the simulated springs. There are no points near Γ, where waves are longer than the window.", "name": "fig-dispersion"}}
 fig, axes = plt.subplots(1, 2, figsize=(9.5, 3.9), layout="constrained", sharey=True)

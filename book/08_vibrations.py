@@ -28,7 +28,8 @@
 #
 # A particle in a lattice never rests. Collisions with the liquid push it and its neighbours pull it back. The
 # amplitude of this motion tells how strongly they pull. {doc}`Chapter 7 <07_particles>` gave every particle a track.
-# This chapter turns tracks into physics with two modules: `vibrations` treats each particle, `phonons` treats waves.
+# This chapter turns tracks into physics with two modules: `moirelib.analysis.vibrations`
+# treats each particle, `moirelib.analysis.phonons` treats waves.
 #
 # We start with a simulated crystal whose springs we know. It has a free edge and one {term}`vacancy`. Springs of
 # 1.5 kT/nm² connect nearest neighbours, and a weak spring ties each particle to its site, as a support would. The
@@ -44,29 +45,26 @@ import pandas as pd
 from scipy.spatial import cKDTree
 
 from moirelib import data, plot
-from moirelib.elastic import dynamical_matrix, stiffness_matrix, thermal_displacements
-from moirelib.lattice import hexagonal_lattice
-from moirelib.moire import registry
-from moirelib.phonons import (
+from moirelib.analysis import (
+    autocovariance,
+    coordination_labels,
     density_of_states,
     dispersion,
     elastic_constants,
+    find_normal_modes,
     fit_springs,
-    localization_bound,
-    normal_modes,
-    symmetry_path,
-)
-from moirelib.vibrations import (
-    autocovariance,
-    coordination_labels,
     group_vibrations,
     interlayer_correlation,
     layer_vibrations,
+    localization_bound,
     localization_from_covariance,
     pn_per_um,
+    registry,
     site_displacements,
     site_vibrations,
 )
+from moirelib.crystal import hexagonal_lattice, symmetry_path
+from moirelib.simulation import dynamical_matrix, stiffness_matrix, thermal_displacements
 
 FAST = os.environ.get("MOIRELIB_FAST", "1") != "0"
 FRAMES = 600 if FAST else 2000
@@ -510,7 +508,7 @@ pd.DataFrame(
 # %%
 small = hexagonal_lattice(SPACING, ANGLE, (0.0, 0.0), 3.1 * SPACING)
 v = thermal_displacements(small, SPACING, SPRING, FRAMES, rng, HOLD)
-modes = normal_modes(site_displacements(filmed(small, v, np.full(len(small), 0.1), rng)))
+modes = find_normal_modes(site_displacements(filmed(small, v, np.full(len(small), 0.1), rng)))
 exact = np.linalg.inv(stiffness_matrix(small, SPACING, SPRING, HOLD).toarray())
 r = small - small.mean(axis=0)
 rigid = np.concatenate(

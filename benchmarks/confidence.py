@@ -25,7 +25,7 @@ SUMS = {"says": ("confidence", "mean"), "right": ("right", "mean"), "particles":
 
 
 def main() -> None:
-    """Take scenes apart in two processes; print what their particles claim and how often it is true."""
+    """Take scenes apart in two processes; print the confidence of their particles and how often the layer is right."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--scenes", type=int, default=6, help="of each family (default 6)")
     parser.add_argument("--seed", type=int, default=SEED, help=f"default {SEED}; use 990 while developing")

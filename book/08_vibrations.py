@@ -764,7 +764,7 @@ else:
 #
 # - Drift and rotation are removed frame by frame; amplitudes are relative to the layer.
 # - Variances add: the variance of the localization error is subtracted for each particle. Intervals come from
-#   chi-square with the number of independent frames. In the simulation they hold the truth as often as stated, though
+#   chi-square with the number of independent frames. In the simulation they hold the truth about as often as stated, though
 #   the error equals the vibration.
 # - Without error bars, vibration can be separated from error only if it is correlated from frame to frame. Otherwise
 #   there are only two upper bounds of the error: by time and by space.

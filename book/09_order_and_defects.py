@@ -334,10 +334,10 @@ def walk(points, start, steps):
 
 a1, a2 = row(0.0), row(60.0)
 steps = [a1] * 6 + [a2] * 6 + [-a1] * 6 + [-a2] * 6
-crystal = hexagonal_lattice(spacing, 0.0, (0, 0), 300)
+undistorted = hexagonal_lattice(spacing, 0.0, (0, 0), 300)
 core = (a1 + a2) / 3  # between three particles
-dislocated = crystal + dislocation_displacement(crystal, core, a1)
-dislocated = dislocated + rng.normal(0, 0.4, crystal.shape)
+dislocated = undistorted + dislocation_displacement(undistorted, core, a1)
+dislocated = dislocated + rng.normal(0, 0.4, undistorted.shape)
 first = cKDTree(dislocated).query(-3 * (a1 + a2))[1]
 far = cKDTree(dislocated).query(-3 * (a1 + a2) + 5 * row(120.0))[1]
 shorter = [step for k, step in enumerate(steps) if k % 6 < 4]
@@ -539,7 +539,7 @@ rng = np.random.default_rng(4)
 path = np.cumsum([(0, 0), (1, 0), (0, 1), (0, 0), (-1, 1), (1, 0)], axis=0) @ [a1, a2] - 4 * a2
 frames = []
 for t, site in enumerate(path):
-    points = crystal[np.hypot(*(crystal - site).T) > 1]
+    points = undistorted[np.hypot(*(undistorted - site).T) > 1]
     points = points + dislocation_displacement(points, core + (t - 2) * a1 + 3 * a2, a1)
     points = points + rng.normal(0, 0.4, points.shape)
     frames.append(pd.DataFrame(points, columns=["y_nm", "x_nm"]).assign(frame=t, layer=1))
@@ -669,7 +669,7 @@ for scatter in (0.03, 0.06, 0.09, 0.12, 0.15):
 
 # %% tags=["hide-cell"]
 left, right = core - 4 * a1, core + 4 * a1
-both = crystal + dislocation_displacement(crystal, left, a1)
+both = undistorted + dislocation_displacement(undistorted, left, a1)
 both = both + dislocation_displacement(both, right, -a1)
 print("around both:", analysis.burgers_circuit(both, core, 7.5 * spacing).round(1))
 for radius in (2, 4, 6, 9):

@@ -113,7 +113,7 @@ tracks.head(3)
 
 # %%
 def remove_rigid_by_hand(displaced, home):
-    """Displacements (n, 2) of sites (n, 2) after a least-squares fit of shift and small rotation."""
+    """Displacements (n, 2) of sites (n, 2) minus their least-squares shift and small rotation."""
     r = home - home.mean(axis=0)
     one, zero = np.ones(len(r)), np.zeros(len(r))
     columns = [np.stack(c, axis=1).ravel() for c in ((one, zero), (zero, one), (r[:, 1], -r[:, 0]))]

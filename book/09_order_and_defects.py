@@ -245,7 +245,7 @@ plt.show()
 # %%
 on_base = registry(layers[1], base)
 moire = fit_moire(*layers)
-print(f"twist {moire.twist:.3f} ± {moire.twist_std:.3f}° (planted: 6°)")
+print(f"twist {moire.twist:.3f} ± {moire.twist_std:.3f}° (simulated: 6°)")
 print(f"period {moire.period:.1f} ± {moire.period_std:.1f} nm measured, "
       f"{moire.formula:.1f} ± {moire.formula_std:.1f} nm by formula")  # fmt: skip
 print(f"a rigid lattice at 6° would have {moire_period(spacing, 6.0):.1f} nm")
@@ -344,7 +344,7 @@ shorter = [step for k, step in enumerate(steps) if k % 6 < 4]
 around, beside = walk(dislocated, first, steps), walk(dislocated, far, shorter)
 for name, path in (("around", around), ("beside", beside)):
     print(f"{name} the core: end - start = {(path[-1] - path[0]).round(1)} nm (y, x)")
-print(f"planted: {a1.round(1)}")
+print(f"simulated: {a1.round(1)}")
 
 # %% [markdown]
 # To find an unknown core, use the smallest circuits: those around single triangles of neighbours. Each edge of the

@@ -21,7 +21,7 @@
 # - test whether the second layer prefers certain sites of the first
 # - follow the relaxation of twist and offset, and the number of defects
 #
-# Needs chapter 7, or any table of tracks · CPU · 1 minute (fast), FULL (full) · 0.4 GB
+# Needs chapter 7, or any table of tracks · CPU · 45 seconds (fast), 80 seconds (full) · 0.4 GB
 # ```
 #
 # Particles from the liquid attach to the edge of a layer, and sometimes detach again. In this chapter, each

@@ -201,7 +201,7 @@ for layer, one in occupancy.items():
     print(f"layer {layer}: {len(one.sites)} sites, {rates}")
 print(f"drift at the end {occupancy[1].drift[-1].round(2)} nm, true {(FRAMES - 1) * DRIFT}")
 
-# %% mystnb={"figure": {"caption": "Records of the sites that were taken during the movie, in the order of attachment. The colours compare the find with the most likely history: white, an empty site; grey, a particle that was found; blue, a missed particle; orange, a false find at an empty site (rare, since most false finds lie far from any site). White to the right of grey is a detachment.", "name": "fig-occupancy"}}
+# %% mystnb={"figure": {"caption": "Records of the sites that were taken during the movie, in the order of attachment. The colours compare the find with the most likely history: white, an empty site; grey, a particle that was found; blue, a missed particle; orange, a false find at an empty site (rare, since most false finds lie far from any site). White to the right of grey, if any, is a detachment.", "name": "fig-occupancy"}}
 from matplotlib.colors import ListedColormap
 
 two = occupancy[2]
@@ -231,9 +231,9 @@ events[["frame", "layer", "event", "particle", "y_nm", "x_nm", "coordination", "
 
 # %% [markdown]
 # Some events cannot be found by any method. A change in the first or last frame rests on a single image, and a particle
-# that leaves for one or two frames looks like a miss. `min_frames` sets this resolution in time. `benchmarks/growth.py`
-# gives recall and precision for several hundred events, with and without detachment, and separately for events that
-# last.
+# that leaves for one or two frames looks like a miss. `min_frames` sets this resolution in time. Events at the border
+# count as missed here, too. `benchmarks/growth.py` gives recall and precision for several hundred events, with and
+# without detachment, and separately for events that last.
 
 # %% mystnb={"figure": {"caption": "Left, all events of the island over its sites, coloured by frame: attachments (disks) and detachments (crosses). The island grows outwards. Right, the front every tenth frame; each radius is that of a sector with the area of its particles. Sectors that leave the view have no front.", "name": "fig-events"}}
 fronts = analysis.front_table(occupancy, directions=8)
@@ -330,7 +330,7 @@ print(f"offset along x: {motion['offset_x_nm'].iloc[0] - motion['offset_x_nm'].i
       f"exponential supported: {offset.supported}")  # fmt: skip
 
 # %% [markdown]
-# The offset changes too, though no sliding was simulated. The island rotates about the middle of the field, but the
+# The offset can change too, though no sliding was simulated. The island rotates about the middle of the field, but the
 # middle of the grown island lies elsewhere and moves with the rotation. A rotation about a distant pivot is a rotation
 # plus a slide, and the size of the slide depends on the reference point.
 

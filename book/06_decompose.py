@@ -518,9 +518,9 @@ long = [
     for method, row in methods.items()
 ]
 means = pd.DataFrame(long).set_index(["method", "family"]).astype(float)
-whole = bench["real_frame"]
-share, seconds = whole["in_one_layer"], whole["s"]
-print(f"real frame: {whole['particles']} particles, {share:.1%} in one layer, {seconds:.0f} s")
+if whole := bench.get("real_frame"):  # missing if the benchmark ran without the real frame
+    share, seconds = whole["in_one_layer"], whole["s"]
+    print(f"real frame: {whole['particles']} particles, {share:.1%} in one layer, {seconds:.0f} s")
 means.groupby("method", sort=False).mean().round(3)
 
 # %% [markdown]

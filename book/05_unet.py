@@ -492,7 +492,7 @@ for row, stack, word in ((0, probability, "channel"), (1, masks, "true layer")):
 
 
 # %%
-def follows(probability, masks, simulated):
+def check_names(probability, masks, simulated):
     """Uncovered centres (y, x) of both layers in pixels of the frame, and whether each has its layer's name."""
     points, right = [], []
     zoom = probability.shape[1] / simulated.frame.shape[0]
@@ -539,7 +539,7 @@ for i in range(10):
     ranges = LibraryConfig(shape=(384, 384)) if i < 8 else recipe
     simulated = simulate_frame(ranges, seed=(12345, i))
     soft, soft_truth = examine(simulated)
-    points, right = follows(soft, soft_truth, simulated)
+    points, right = check_names(soft, soft_truth, simulated)
     exams.append((np.mean(~right), i, simulated, points, right))
     answer, truth = soft > 0.5, soft_truth > 0.5
     scores = (
@@ -578,12 +578,7 @@ for ax, exam in zip(axes, (exams[2], max(exams, key=lambda exam: exam[0])), stri
 # Its channels count as the layers, under the better naming of the whole frame.
 
 # %%
-ORDER = "python benchmarks/layers.py --out data/bench_layers.json"
-try:
-    bench = json.loads(data.path("bench_layers.json").read_text(encoding="utf-8"))
-except FileNotFoundError:
-    bench = {}
-    print(f"This table is not here yet; it comes from the benchmark: {ORDER}")
+bench = json.loads(data.path("bench_layers.json").read_text(encoding="utf-8"))
 
 
 def with_interval(value):
@@ -591,16 +586,16 @@ def with_interval(value):
     return f"{value['mean']:.3f} ± {(value['high'] - value['low']) / 2:.3f}"
 
 
-def compared(entries):
+def score_table(entries):
     """Table of networks' scores, each with its interval."""
     names = ("f1", "f1_agnostic", "assignment", "mask_iou")
     rows = {k: [with_interval(row[n]) for n in names] for k, row in entries.items()}
     return pd.DataFrame(rows, index=names).T
 
 
-ablation = bench.get("ablation", {})
+ablation = bench["ablation"]
 print("optimiser steps:", {name: row["steps"] for name, row in ablation.items()})
-compared(ablation) if ablation else None
+score_table(ablation)
 
 # %% [markdown]
 # Remember the lower limit when you read this table. A network that puts everything into both channels has an F1 near
@@ -645,9 +640,8 @@ for ax, (name, title) in zip(axes.flat[2:], TITLES.items(), strict=True):
 # {doc}`Chapter 7 <07_particles>` corrects the names (last row):
 
 # %%
-spheres = bench.get("families", {}).get("spheres", {})
-alone = {name: spheres[name] for name in (*TITLES, "moirelib") if name in spheres}
-compared(alone) if alone else None
+spheres = bench["families"]["spheres"]
+score_table({name: spheres[name] for name in (*TITLES, "moirelib")})
 
 # %% [markdown]
 # ## A real frame
@@ -656,13 +650,16 @@ compared(alone) if alone else None
 # is a single layer of standing particles in liquid {cite:p}`ou2020`, published under the MIT licence.
 # `moirelib.data.fetch` finds or downloads it. Its particles are about 30 pixels wide, measured by eye on the screen.
 
-# %% mystnb={"markdown_format": "myst"}
-from IPython.display import Markdown, display
-
+# %%
 try:
     real = read_movie(data.fetch("np_lattice_2p593nm.tif"))
 except OSError:
     real = None
+
+# %% tags=["remove-input"] mystnb={"markdown_format": "myst"}
+from IPython.display import Markdown, display
+
+if real is None:
     missing = f"""```{{admonition}} The real frame is not at hand
 :class: warning
 This page was built without it. A figure is left out here: a part of the real frame, and the sum of the network's two
@@ -706,11 +703,9 @@ print(f"95 % within {r95:.0f} pixels, {r95 / WORKING_DIAMETER:.1f} particle diam
 # %% tags=["hide-cell"]
 half = np.full((2, 128, 128), 0.5)
 truth = (held_out.masks[:, :128, :128] > 127).astype(float)
-print(
-    [round(permutation_loss_by_hand(half, truth, window), 4) for window in (128, 64)],
-    "ln 2 =",
-    round(np.log(2), 4),
-)
+for window in (128, 64):
+    print(f"window {window}: {permutation_loss_by_hand(half, truth, window):.4f}")
+print(f"ln 2 = {np.log(2):.4f}")
 
 # %% [markdown]
 # **3.** The result must not depend on the camera. Multiply the held-out frame by 3, add 1000, and find the greatest

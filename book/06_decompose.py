@@ -311,14 +311,17 @@ plt.show()
 # and correlated noise {cite:p}`ou2020`. A single layer is a hard test for a program that separates two, because the
 # program must report one layer. `fetch` takes the file from the folder named by `MOIRELIB_DATA`, or downloads it.
 
-# %% mystnb={"markdown_format": "myst"}
-from IPython.display import Markdown, display
-
+# %%
 try:
     real = moirelib.read_movie(data.fetch("np_lattice_2p593nm.tif"))
     counts = real.frame(0).astype(float) - 32768  # the file stores zero counts as 32768
 except OSError:
     real = None
+
+# %% tags=["remove-input"] mystnb={"markdown_format": "myst"}
+from IPython.display import Markdown, display
+
+if real is None:
     missing = f"""```{{admonition}} The real frame is not at hand
 :class: warning
 This page was built without it. Two figures and their numbers are left out: the particles found in the real frame, with
@@ -329,6 +332,7 @@ environment variable `MOIRELIB_DATA` to that folder.
 ```"""
     display(Markdown(missing))
 
+# %%
 if real is not None:
     shown = counts[420:920, 60:560] if FAST else counts  # fast: within the lattice
     taken_apart = moirelib.decompose(shown, pixel_size=real.pixel_size)

@@ -363,7 +363,7 @@ for k in range(1, 6):
 from scipy.ndimage import gaussian_filter
 
 
-def judged(config, seed):
+def judge_scene(config, seed):
     """Confidence of each particle of a scene, and whether its layer is right (one exchange of names allowed)."""
     rng = np.random.default_rng((707, seed))
     side = rng.uniform(8, 25) * 50.0
@@ -385,7 +385,7 @@ def judged(config, seed):
 small_twist = LatticeConfig(twist_angle=(1.0, 3.0), shapes=("sphere",))
 configs = (LatticeConfig(), LatticeConfig.published(), small_twist)
 scenes = 8 if FAST else 60
-claims = pd.concat([judged(config, i) for config in configs for i in range(scenes)])
+claims = pd.concat([judge_scene(config, i) for config in configs for i in range(scenes)])
 edges = [0.5, 0.6, 0.7, 0.8, 0.9, 0.97, 0.995, 1.0]
 bins = claims.groupby(pd.cut(claims["confidence"], edges, include_lowest=True), observed=True)
 reliability = bins.agg(
@@ -637,12 +637,12 @@ pd.DataFrame(
 
 
 # %%
-def votes(n):
+def independent_frames(n):
     """Number of independent frames that n frames are worth, at a correlation of one half."""
     return 2 * n / (n + 1)
 
 
-print({n: round(votes(n), 2) for n in (1, 2, 8, 100)})
+print({n: round(independent_frames(n), 2) for n in (1, 2, 8, 100)})
 
 # %% [markdown]
 # So a hundred frames are worth almost two. Votes help most with a bad frame among good ones. Here are eight
@@ -789,13 +789,16 @@ plt.show()
 # ring, so a random arrangement is flat. Part of the frame is bright, moving liquid without a visible lattice; finds
 # there are not on lattice sites and spread over all distances. We take a square within the lattice.
 
-# %% mystnb={"markdown_format": "myst"}
-from IPython.display import Markdown, display
-
+# %%
 try:
     real = moirelib.read_movie(data.fetch("np_lattice_2p593nm.tif"))
 except OSError:
     real = None
+
+# %% tags=["remove-input"] mystnb={"markdown_format": "myst"}
+from IPython.display import Markdown, display
+
+if real is None:
     missing = f"""```{{admonition}} The real frame is not at hand
 :class: warning
 This page was built without it. Two figures and their numbers are left out in this and the next section: the distances
@@ -806,6 +809,7 @@ environment variable `MOIRELIB_DATA` to that folder.
 ```"""
     display(Markdown(missing))
 
+# %%
 if real is not None:
     square = np.s_[420:920, 60:560] if FAST else np.s_[246:954, 46:754]
     counts = real.frame(0)[square].astype(float) - 32768  # the file stores zero as 32768

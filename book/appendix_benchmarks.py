@@ -74,7 +74,7 @@ pd.DataFrame(rows).transpose().map("{:.3f}".format)
 # Some of these numbers need a warning:
 
 
-# %%
+# %% tags=["hide-input"]
 def mean(family, method, metric):
     """Mean of a metric over the scenes of a family."""
     return families[family][method][metric]["mean"]

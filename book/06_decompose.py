@@ -194,7 +194,7 @@ result.particles.round(2).sample(5, random_state=0)
 # apart, with the smallest total distance (the Hungarian algorithm {cite:p}`kuhn1955`). Particles within half a diameter
 # of the border do not count. The pairs give {term}`precision`, {term}`recall` and their harmonic mean, the
 # {term}`F1 score`. Here it is in plain NumPy, for one frame, with layers ignored. (moirelib's own score prefers pairs
-# within one layer where two particles lie on top of each other, so the two may differ by a pair at the border.)
+# within one layer where two particles lie on top of each other, so the two may differ slightly at the border.)
 
 
 # %%
@@ -264,8 +264,8 @@ pd.DataFrame(rows).T.round(3)
 
 # %% [markdown]
 # Pixel accuracy favours empty answers, because most pixels of most layers are empty. `assignment` looks only at
-# the particles found, so it does not see that one is missing or there twice. The layer-resolved F1 is fooled by none
-# of the three. But it weighs layers by their number of particles, so a missing small second layer costs little. Quote it
+# the particles found, so it does not see that one is missing or there twice. The layer-resolved F1 is lower for all
+# three. But it weighs layers by their number of particles, so a missing small second layer costs little. Quote it
 # together with the mask IoU, which is averaged over layers, and use the other scores to see *where* something fails.
 
 # %% mystnb={"figure": {"caption": "Right and wrong particles in the sample's first frame. Filled circles are found in their own layer (blue and orange); crosses are true particles that were missed or given to the other layer; black squares are particles that do not exist. Marks at the border are shown but do not count in the scores.", "name": "fig-errors"}}

@@ -626,7 +626,9 @@ pd.DataFrame(
 ).T.round(3)
 
 # %% [markdown]
-# In a frame as clear as this one the crystal adds little. It helps more where noise hides a particle.
+# The fit halves the position error of the network. It also keeps a few false particles in this frame, so its F1 is
+# slightly lower than the network's. In a frame as clear as this one the crystal adds little; it helps more where noise
+# hides a particle.
 #
 # ## Votes in time
 #
@@ -726,7 +728,7 @@ axes[1].legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# A width above 1 shows mistakes of the model. When the claimed errors are a small part of a pixel, a
+# A width above 1 would show mistakes of the model. When the claimed errors are a small part of a pixel, a
 # profile that differs slightly from the particle's matters as much as noise, most of all where particles overlap. The
 # tails beyond three come from particles with a mistake next to them: a missed neighbour, a false one, or a wrong layer.
 # An error bar covers noise, not such mistakes; use `score` and `layer_confidence` to sort these particles out.

@@ -23,7 +23,7 @@
 # - compare with other methods, from Fourier filtering to other networks
 # - save everything, and do the same from the command line and in Fiji
 #
-# Needs chapter 5 for the network · CPU · 2 minutes (fast), 3 minutes (full) · 1.5 GB
+# Needs chapter 5 for the network · CPU · 2 minutes (fast), 3 minutes (full) · 0.9 GB
 # ```
 
 # %%
@@ -448,6 +448,7 @@ if real is not None:
     plot.show_split(
         moire.frame, np.asarray(split.layers[0]), real.pixel_size, axes[1], split.particles
     )
+    axes[1, 0].set_title("particles found", fontsize=10)
 
 # %% [markdown]
 # ## Against other methods

@@ -22,7 +22,7 @@
 # - check the error bars and the confidence against the truth
 # - let tracks vote, and measure distances in a real frame
 #
-# Needs chapters 5 and 6 · CPU · 1 minute (fast), 3 minutes (full) · 1.5 GB
+# Needs chapters 5 and 6 · CPU · 2 minutes (fast), 3 minutes (full) · 0.9 GB
 # ```
 #
 # {doc}`Chapter 6 <06_decompose>` called one function. This chapter shows its steps, from the network's centres and the

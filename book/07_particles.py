@@ -690,7 +690,8 @@ table[columns.split()].round(2).head()
 #
 # A simulation can answer this. Pair found and true particles within 0.3 diameters in the same layer, away from the
 # border, and divide each error by its own error bar. If the error bars are right, these **z-scores** have a standard
-# deviation of 1, and 68 % of them lie between -1 and 1. A larger value means that the error bars are too small.
+# deviation of 1, and 68 % of them lie between -1 and 1. A larger value means that the error bars are too small, a smaller
+# one that they are too large.
 
 # %%
 z, errors, claims = [], [], []

@@ -483,9 +483,7 @@ print(f"claimed {claimed.mean():.4f} px, observed {np.std(found - [12.4, 11.7]):
 
 # %%
 named, _ = assign_layers(located, WORKING_DIAMETER)
-fit = FrameFit.start(images[0], named[["channel", "y", "x", "score"]], WORKING_DIAMETER).fit(
-    rounds=2
-)
+fit = FrameFit.start(images[0], named[["y", "x"]], WORKING_DIAMETER).fit(rounds=2)
 print(f"{len(named)} particles; shared by all: {fit.imaging}")
 
 # %% mystnb={"figure": {"caption": "The first frame and its model after two rounds of the fit, with the particles of the network alone. Right, the residual: dark blobs are particles that the network did not find, bright blobs are false or too wide particles. Where the network found every particle, only noise is left.", "name": "fig-forward"}}

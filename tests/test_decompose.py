@@ -267,7 +267,7 @@ def decompose_computed(monkeypatch):
     def run(*frames):
         monkeypatch.setattr(pipeline, "estimate_size_and_polarity", lambda movie, model, diameter: (16.0, 1.0))
         monkeypatch.setattr(pipeline, "find_working_shape", lambda shape, diameter: (192, 192))
-        monkeypatch.setattr(pipeline, "find_in_turn", lambda *_: iter([[frame] for frame in frames]))
+        monkeypatch.setattr(pipeline, "find_in_all_frames", lambda *_: list(frames))
         images = np.random.default_rng(0).normal(100, 5, (len(frames), 192, 192))
         return decompose(images, pixel_size=1.0, device="cpu")
 

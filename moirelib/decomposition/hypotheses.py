@@ -39,7 +39,7 @@ class LayerCountRules:
     sure: float = 0.3  # S; score from which a peak of the network is a particle, whatever its neighbours are
     found_twice: float = 0.85  # R; share of sure peaks that a single layer keeps where the network found it twice
     beside: float = (
-        0.9  # R; diameters; an unsure peak nearer to a sure one is the same long particle, if there is one layer
+        0.9  # R; diameters; of a single layer, an unsure peak nearer to a sure one is the same long particle
     )
 
     # Two layers' lattices so alike that they may be one layer of long particles, each taken for two: all of
@@ -101,8 +101,7 @@ def choose_hypothesis(hypotheses: list[Hypothesis]) -> Hypothesis:
 def is_enough(fewer: LayerEvidence, more: LayerEvidence, rules: LayerCountRules) -> bool:
     """Whether fewer layers explain a frame as well as more do.
 
-    Then its particles are long one way and many were found twice, rather than that two layers lie nearly upon each
-    other.
+    Then the particles are long one way and many were found twice. Otherwise two layers lie nearly upon each other.
     """
     share, left = fewer.particles / more.particles, fewer.unexplained / more.unexplained
     return any(share < most and left < limit for most, limit in rules.enough)

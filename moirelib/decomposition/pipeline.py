@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,35 +151,28 @@ AT_ONCE = 4  # frames that build on the same earlier one, whatever the number of
 
 
 def find_in_all_frames(movie, model, working, polarity, progress) -> list[Found]:
-    """Particles of all frames."""
+    """Particles of all frames: of the first alone, then of `AT_ONCE` frames side by side."""
     from tqdm import tqdm
 
-    found = []
-    with tqdm(total=len(movie), disable=not progress, desc="decompose", unit="frame") as bar:
-        for some in find_in_turn(movie, model, working, polarity):
-            found += some
-            bar.update(len(some))
-    return found
-
-
-def find_in_turn(movie, model, working, polarity) -> Iterator[list[Found]]:
-    """Particles of some frames at a time: of the first alone, then of `AT_ONCE` frames side by side."""
-    threads, before = torch.get_num_threads(), None
+    threads, before, found = torch.get_num_threads(), None, []
 
     def find_in(frame):
         image = resample(polarity * frame, working)
         return find(image, predict(model, image)[1], WORKING_DIAMETER, before)
 
     # One thread for each of several frames is faster than several threads for each frame.
-    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+    with pool, tqdm(total=len(movie), disable=not progress, desc="decompose", unit="frame") as bar:
         try:
-            for start in (0, *range(1, len(movie), AT_ONCE)):
-                frames = [movie.frame(t) for t in range(start, min(start + AT_ONCE, len(movie)) if start else 1)]
-                some = [find_in(frames[0])] if start == 0 else list(pool.map(find_in, frames))
-                before = some[-1]
-                yield some
+            while len(found) < len(movie):
+                count = min(AT_ONCE, len(movie) - len(found)) if found else 1
+                frames = [movie.frame(len(found) + k) for k in range(count)]
+                found += list(pool.map(find_in, frames)) if found else [find_in(frames[0])]
+                before = found[-1]
+                bar.update(count)
         finally:
             torch.set_num_threads(threads)
+    return found
 
 
 def check_layers(model, weights) -> None:

@@ -157,7 +157,7 @@ def measure_diameter(masks, centers) -> float | None:
     found = locate(centers, WORKING_DIAMETER)
     far_edge = np.array(masks.shape[1:]) - WORKING_DIAMETER
     inner = ((found[["y", "x"]] > WORKING_DIAMETER) & (found[["y", "x"]] < far_edge)).all(axis=1)
-    grid = np.stack(np.indices(masks.shape[1:]), axis=-1).reshape(-1, 2)
+    grid = np.moveaxis(np.indices(masks.shape[1:]), 0, -1).reshape(-1, 2)
     areas: list[float] = []
     for channel, group in found.groupby("channel"):
         distance, index = cKDTree(group[["y", "x"]]).query(grid, distance_upper_bound=WORKING_DIAMETER)

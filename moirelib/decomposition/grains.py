@@ -128,6 +128,7 @@ def split_in_two(member, lattices, around) -> tuple[np.ndarray, float]:
     graph = compare_pairs(member, lattices, around)
     if graph.count_nonzero() == 0 or graph.shape[0] < 2 * settings.fewest:  # strewn or few: nothing to split by
         return side, 0.0
+    # Normalized by the pairs of each particle, and 1, so that a particle with hardly any does not count much.
     scale = sparse.diags(1 / np.sqrt(np.asarray(abs(graph).sum(axis=1)).ravel() + 1.0))
     normal = scale @ graph @ scale
     start = 1 + 0.1 * np.cos(np.arange(graph.shape[0]))  # any fixed vector: the same result every time

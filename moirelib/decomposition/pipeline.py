@@ -71,15 +71,16 @@ class Decomposition:
 
     def write(self, folder: Path) -> None:
         """Write the four files into an existing folder."""
-        scale = self.movie.pixel_size, self.movie.frame_time
-        writers = [LayerMovieWriter(Path(folder) / f"layer_{k}.tif", *scale) for k in (1, 2)]
+        folder = Path(folder)
+        movie = self.movie
+        writers = [LayerMovieWriter(folder / f"layer_{k}.tif", movie.pixel_size, movie.frame_time) for k in (1, 2)]
         with writers[0], writers[1]:
-            for t in range(len(self.movie)):
+            for t in range(len(movie)):
                 for writer, image in zip(writers, np.asarray(self.layers[t]), strict=True):
                     writer.write(image)
-        self.particles.to_csv(Path(folder) / "particles.csv", index=False, float_format="%.6g", lineterminator="\n")
+        self.particles.to_csv(folder / "particles.csv", index=False, float_format="%.6g", lineterminator="\n")
         text = json.dumps(self.summary, indent=1)
-        (Path(folder) / "summary.json").write_text(text + "\n", encoding="utf-8")
+        (folder / "summary.json").write_text(text + "\n", encoding="utf-8")
 
 
 def decompose(
@@ -154,7 +155,8 @@ def find_in_all_frames(movie, model, working, polarity, progress) -> list[Found]
     """Particles of all frames: of the first alone, then of `AT_ONCE` frames side by side."""
     from tqdm import tqdm
 
-    threads, before, found = torch.get_num_threads(), None, []
+    found: list[Found] = []
+    threads, before = torch.get_num_threads(), None
 
     def find_in(frame):
         image = resample(polarity * frame, working)

@@ -22,6 +22,8 @@ __all__ = ["vote"]
 
 LAYER_STEP = 0.15  # diameters that a change of layer counts in tracks; by hand: less than `LONGEST_STEP`
 LONGEST_STEP = 0.25  # diameters; longest step of a track from frame to frame, drift taken off; by hand
+MEMORY = 2  # frames for which a particle may be missed and still keep its track; by hand
+NARROWING = 0.8  # factor by which steps are made shorter where particles are crowded; by hand
 SAME_PARTICLE = 0.5  # diameters (geometry): a particle further away may be another one
 
 
@@ -108,7 +110,7 @@ def follow_particles(movie, diameter) -> np.ndarray:
     place = pd.DataFrame({"frame": movie["frame"], "z": LAYER_STEP * diameter * movie["layer"]})
     drift = measure_drift(movie, diameter)[movie["frame"]]
     place["y"], place["x"] = (movie[["y", "x"]].to_numpy() - drift).T
-    return link_places(place, LONGEST_STEP * diameter, memory=2, step=0.8).sort_index().to_numpy()
+    return link_places(place, LONGEST_STEP * diameter, MEMORY, step=NARROWING).sort_index().to_numpy()
 
 
 def measure_drift(movie, diameter) -> np.ndarray:

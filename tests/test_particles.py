@@ -119,7 +119,7 @@ def test_one_layer_of_long_particles_is_told_from_two_layers(fewer, left, one_la
 
 
 def layers_at(angles, unexplained, found=0.0):
-    """One layer for each angle, upon each other; ``found`` is the share of the upper layers' particles that are there."""
+    """Layers upon each other, one for each angle; of the upper ones only the share ``found`` of the particles."""
     tables = [pd.DataFrame(square_of_points(angle=angle), columns=["y", "x"]) for angle in angles]
     tables = [table if k == 0 else table.iloc[: int(found * len(table))] for k, table in enumerate(tables)]
     particles = pd.concat([table.assign(layer=k) for k, table in enumerate(tables, start=1)], ignore_index=True)

@@ -890,7 +890,7 @@ print(f"spring constant {2 / 3 / stretch.var():.2f} kT/nm², planted {spring_con
 # ## Summary
 #
 # - Two vectors make a lattice; two lattices, twisted by $\theta$, make a Moiré lattice of period
-#   $a/(2\sin(\theta/2))$. The formula and an image agree within a per cent. The pattern repeats exactly only at
+#   $a/(2\sin(\theta/2))$. The formula and an image agree to about a per cent. The pattern repeats exactly only at
 #   commensurate twists, with the period $a\sqrt{\Sigma}$.
 # - The Moiré peaks are differences of lattice peaks. They appear in the product of two layers, not in the positions.
 # - `random_scene` draws specimens of any number of layers with islands, edges, strain and defects from a seed.

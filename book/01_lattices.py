@@ -123,7 +123,7 @@ print(f"area per point     {area:.1f} nm², formula {np.sqrt(3) / 2 * spacing**2
 
 
 # %%
-def projected(layers, diameter, field, pixel_size, transmission=0.5):
+def project_layers(layers, diameter, field, pixel_size, transmission=0.5):
     """Product of the layers' transmissions, (y, x)."""
     axis = (np.arange(round(field / pixel_size)) + 0.5) * pixel_size
     centers = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1)
@@ -137,7 +137,7 @@ def projected(layers, diameter, field, pixel_size, transmission=0.5):
     return image
 
 
-def twisted(theta, field, mismatch=1.0):
+def twist_lattices(theta, field, mismatch=1.0):
     """Two lattices about the middle of the field, the second turned by theta degrees and scaled."""
     middle, radius = (field / 2, field / 2), 0.75 * field
     first = hexagonal_lattice(spacing, angle, middle, radius)
@@ -149,7 +149,7 @@ fig, axes = plt.subplots(1, 3, figsize=(8, 3), layout="constrained")
 for ax, theta in zip(axes, (4, 9, 20), strict=True):
     field, pixel_size = 900.0, 1.5
     show_frame(
-        projected(twisted(theta, field), 30.0, field, pixel_size),
+        project_layers(twist_lattices(theta, field), 30.0, field, pixel_size),
         pixel_size,
         ax,
         title=f"twist {theta}°",
@@ -188,8 +188,8 @@ plt.show()
 
 # %%
 theta, field, pixel_size = 9.0, 1200.0, 2.0
-layers = twisted(theta, field)
-image = projected(layers, 30.0, field, pixel_size)
+layers = twist_lattices(theta, field)
+image = project_layers(layers, 30.0, field, pixel_size)
 
 
 def power(image):
@@ -228,7 +228,7 @@ plt.show()
 
 
 # %%
-def measured_period(image, field, pixel_size):
+def measure_period(image, field, pixel_size):
     """Moiré period in nm from the strongest peak inside half the lattice frequency."""
     spectrum, n = power(image), image.shape[0]
     k = np.fft.fftshift(np.fft.fftfreq(n, pixel_size))
@@ -251,7 +251,7 @@ predicted = np.array([moire_period(spacing, theta) for theta in twists])
 fields = np.maximum(1200.0, np.round(5 * predicted))  # at least five periods
 measured = np.array(
     [
-        measured_period(projected(twisted(theta, field), 30.0, field, 3.0), field, 3.0)
+        measure_period(project_layers(twist_lattices(theta, field), 30.0, field, 3.0), field, 3.0)
         for theta, field in zip(twists, fields, strict=True)
     ]
 )
@@ -439,7 +439,7 @@ print("twists against layer 1:", ", ".join(f"{t:.1f}°" for t in stack.twist_ang
 
 # %% mystnb={"figure": {"caption": "Projected image of three layers: one lattice alone at the edge, two and three of them inside the islands.", "name": "fig-three"}}
 fig, ax = plt.subplots(figsize=(5, 5), layout="constrained")
-show_frame(projected([layer.positions for layer in stack.layers], 30.0, 900.0, 1.5), 1.5, ax)
+show_frame(project_layers([layer.positions for layer in stack.layers], 30.0, 900.0, 1.5), 1.5, ax)
 plt.show()
 
 # %% [markdown]
@@ -461,7 +461,7 @@ plt.show()
 
 
 # %%
-def around_dislocation(y, x, b, nu=1 / 3):
+def dislocation_field(y, x, b, nu=1 / 3):
     """Displacement (y, x) around a dislocation at the origin with its Burgers vector along x."""
     r, phi = np.hypot(y, x), np.arctan2(y, x)
     along = phi + (1 + nu) / 4 * np.sin(2 * phi)
@@ -471,7 +471,7 @@ def around_dislocation(y, x, b, nu=1 / 3):
 
 perfect = hexagonal_lattice(spacing, 0.0, (0, 0), 700)
 core = spacing * np.array([np.sqrt(3) / 6, 0.5])  # in the middle of three particles
-dislocated = perfect + around_dislocation(*(perfect - core).T, spacing)
+dislocated = perfect + dislocation_field(*(perfect - core).T, spacing)
 same = perfect + dislocation_displacement(perfect, core, (0, spacing))
 print(f"largest difference from moirelib's: {np.abs(dislocated - same).max():.1e} nm")
 
@@ -811,10 +811,10 @@ plt.show()
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
 a, b, theta, field, pixel_size = spacing, 1.04 * spacing, 5.0, 1200.0, 2.0
-image = projected(twisted(theta, field, mismatch=b / a), 30.0, field, pixel_size)
+image = project_layers(twist_lattices(theta, field, mismatch=b / a), 30.0, field, pixel_size)
 print(
     f"with mismatch: formula {moire_period(a, theta, b):.0f} nm, "
-    f"measured {measured_period(image, field, pixel_size):.0f} nm; without: {moire_period(a, theta):.0f} nm"
+    f"measured {measure_period(image, field, pixel_size):.0f} nm; without: {moire_period(a, theta):.0f} nm"
 )
 fine = np.linspace(0.3, 5, 500)
 ratio = np.array([moire_period(a, t, b) / moire_period(a, t) for t in fine])

@@ -451,7 +451,7 @@ truth = exit_waves(both, ENERGY, fine)[0]
 truth = fresnel_propagate(truth, 6.5 - 9.0, fine, wavelength)  # back to the second mid-plane
 
 
-def seen(wave, defocus):
+def form_image(wave, defocus):
     """Image behind 10 mrad in pixels of 0.125 nm."""
     image = np.abs(through_lens(wave, fine, ENERGY, 10.0, defocus)) ** 2
     return image.reshape(48, 10, 48, 10).mean(axis=(1, 3))
@@ -467,8 +467,8 @@ for i, count in enumerate(planes):
     ]
     wave = compose_wave(stamps, truth.shape, fine, ENERGY)
     for j, focus in enumerate(foci):
-        error = seen(wave, focus) - seen(truth, focus)
-        errors[i, j] = np.sqrt(np.mean(error**2)) / seen(truth, focus).std()
+        error = form_image(wave, focus) - form_image(truth, focus)
+        errors[i, j] = np.sqrt(np.mean(error**2)) / form_image(truth, focus).std()
     print(f"{count:2d} planes:", *(f"{100 * e:5.2f} %" for e in errors[i]))
 
 # %% mystnb={"figure": {"caption": "Two spheres composed from single ones, against multislice of both: r.m.s. difference over the image's standard deviation, by the number of planes in the second sphere.", "name": "fig-planes"}}

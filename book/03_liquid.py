@@ -746,9 +746,9 @@ if IS_REAL:
 if IS_REAL:
     agreement = (table["twin / real"] - 1).abs()
     grain = table.filter(like="autocorrelation", axis=0)
-    text = f"""The mean, the standard deviation and the quantiles agree within {agreement[:9].max():.0%}, the particles'
-contrast within {agreement["particle contrast"]:.0%}, the noise correlation within
-{(grain["twin"] - grain[NAME]).abs().max():.2f}, and the spectrum within a factor of {spectrum_factor:.1f} over
+    text = f"""The mean, the standard deviation and the quantiles agree to about {100 * agreement[:9].max():.0f} %,
+the particles' contrast to {100 * agreement["particle contrast"]:.0f} %, the noise correlation to
+{(grain["twin"] - grain[NAME]).abs().max():.2f}, and the spectrum to a factor of {spectrum_factor:.2f} over
 {np.log10(real_power.max() / real_power.min()):.0f} decades of power. The pictures also show what the twin lacks: sharp
 fronts and residue in the liquid, rows that bend, columns whose lean changes across the field, and gaps as bright as the
 real ones."""
@@ -875,9 +875,9 @@ print(
 
 # %% mystnb={"markdown_format": "myst"}
 if IS_REAL:
-    summary = f"""A twin simulated with the fitted numbers matches the real frame: statistics within
-  {agreement[:9].max():.0%}, contrast within {agreement["particle contrast"]:.0%}, spectrum within a factor of
-  {spectrum_factor:.1f}."""
+    summary = f"""A twin simulated with the fitted numbers matches the real frame: statistics to about
+  {100 * agreement[:9].max():.0f} %, contrast to {100 * agreement["particle contrast"]:.0f} %, the spectrum to a factor of
+  {spectrum_factor:.2f}."""
 else:
     summary = """`real_frame_twin` simulates a frame with these numbers. This page was built without the real frame, so
   it does not show how well the two agree."""

@@ -530,7 +530,7 @@ print(f"expected {np.mean(unturned.std(axis=0)) / np.sqrt(frames):.3f} nm")
 
 
 # %%
-def spectrum(positions, wave_numbers, angle):
+def measure_spectrum(positions, wave_numbers, angle):
     """Mean squared amplitude (nm²) of longitudinal and transverse waves along the rows, and its standard error."""
     rest = positions.mean(axis=0)
     u, from_middle = positions - rest, rest - rest.mean(axis=0)
@@ -551,7 +551,7 @@ row = np.radians(angle)
 along, across = np.array([[np.sin(row), np.cos(row)], [np.cos(row), -np.sin(row)]])
 
 
-def planted(wave_numbers):
+def predict_spectrum(wave_numbers):
     """The same from the dynamical matrix; the weak site springs are MovieConfig's default."""
     q = wave_numbers[:, None] * along
     inverse = np.linalg.inv(
@@ -560,8 +560,8 @@ def planted(wave_numbers):
     return np.array([np.einsum("qij,i,j->q", inverse, e, e) for e in (along, across)])
 
 
-measured, error = spectrum(unturned, wave_numbers, angle)
-ratio = measured / planted(wave_numbers)
+measured, error = measure_spectrum(unturned, wave_numbers, angle)
+ratio = measured / predict_spectrum(wave_numbers)
 print("measured / planted, longitudinal:", np.round(ratio[0], 2))
 print("measured / planted, transverse:  ", np.round(ratio[1], 2))
 off = np.mean(error / measured) / np.sqrt(2 * 9)
@@ -570,10 +570,10 @@ print(f"without the longest waves: mean ratio {ratio[:, 1:].mean():.3f} ± {off:
 # %% mystnb={"figure": {"caption": "Mean squared amplitude of waves along the rows of particles, from the truth of a movie with drift and rotation removed (filled, one standard error), with drift alone removed (open), and from the dynamical matrix (lines). Rotation looks like a long transverse wave: the open square at the left is far too high.", "name": "fig-movie-spectrum"}}
 fig, ax = plt.subplots(figsize=(6.5, 4), layout="constrained")
 fine = np.linspace(wave_numbers[0], wave_numbers[-1], 200)
-turning = spectrum(undrifted, wave_numbers, angle)[0]
+turning = measure_spectrum(undrifted, wave_numbers, angle)[0]
 for k, (kind, marker) in enumerate((("longitudinal", "o"), ("transverse", "s"))):
     color = LAYER_COLORS[k]
-    ax.plot(fine, planted(fine)[k], color=color)
+    ax.plot(fine, predict_spectrum(fine)[k], color=color)
     ax.errorbar(wave_numbers, measured[k], error[k], fmt=marker, color=color, label=kind)
     ax.plot(wave_numbers, turning[k], marker, color=color, fillstyle="none", ms=9)
 ax.set(xlabel="wave number (rad/nm)", ylabel="⟨|u(q)|²⟩ (nm²)", yscale="log")

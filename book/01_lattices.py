@@ -23,7 +23,7 @@
 # - let a lattice vibrate as an elastic body, and grow
 # - build gold nanoparticles of five shapes, as solids and atom by atom
 #
-# Needs nothing from other chapters · CPU · 15 seconds (fast), 25 seconds (full) · 0.5 GB
+# Needs nothing from other chapters · CPU · 15 seconds (fast), 25 seconds (full) · 0.5 GB (full 0.9 GB)
 # ```
 #
 # This book starts from specimens that we know completely: the position, {term}`layer` and size of each particle, and the

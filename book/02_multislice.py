@@ -22,7 +22,7 @@
 # - compare the composed image with full-atom multislice of the same scene, and time both
 # - check that no electron is lost on the way
 #
-# Needs [chapter 1](01_lattices) · CPU · 40 seconds (fast), 90 seconds (full) · 1.1 GB (full 1.5 GB)
+# Needs [chapter 1](01_lattices) · CPU · 50 seconds (fast), 100 seconds (full) · 1.1 GB (full 1.6 GB)
 # ```
 #
 # A 700 nm field with two layers of 30 nm particles holds some six hundred million gold atoms, too many to simulate

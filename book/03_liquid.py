@@ -22,7 +22,7 @@
 # - measure a camera's gain, MTF and noise from one frame
 # - simulate a twin of a real frame and compare the two in pictures and in numbers
 #
-# Needs [chapter 2](02_multislice) · CPU · 20 seconds (fast), 30 seconds (full) · 1 GB
+# Needs [chapter 2](02_multislice) · CPU · 30 seconds (fast), 45 seconds (full) · 1 GB
 # ```
 #
 # The clean image of chapter 2 is what an ideal microscope would see in vacuum. A raw {term}`frame` from a
@@ -446,9 +446,9 @@ except OSError:
     interior = np.s_[380:892, 250:762]
     missing = f"""```{{admonition}} The real frame is not at hand
 :class: warning
-This page was built without it. All that follows is measured on a **simulated stand-in**, made with the numbers that
-were fitted to the real frame. Three figures with numbers that compare the real frame with its simulated twin are left
-out. To see them, run the chapter with access to the internet, or save
+This page was built without it. The measurements below use a **simulated stand-in**, made with the numbers that were
+fitted to the real frame. Three figures with numbers that compare the real frame with its simulated twin are left out.
+To see them, run the chapter with access to the internet, or save
 [the published file]({REGISTRY["np_lattice_2p593nm.tif"].url}) as `np_lattice_2p593nm.tif` in a folder and set the
 environment variable `MOIRELIB_DATA` to that folder.
 ```"""
@@ -689,7 +689,7 @@ if IS_REAL:
         ax.images[0].set_clim(60, 360)
     plt.show()
 
-# %% mystnb={"markdown_format": "myst"}
+# %% tags=["remove-input"] mystnb={"markdown_format": "myst"}
 if IS_REAL:
     display(Markdown("Similar pictures are a weak test, so we compare numbers."))
 else:
@@ -742,7 +742,7 @@ if IS_REAL:
     axes[1].legend(frameon=False)
     plt.show()
 
-# %% mystnb={"markdown_format": "myst"}
+# %% tags=["remove-input"] mystnb={"markdown_format": "myst"}
 if IS_REAL:
     agreement = (table["twin / real"] - 1).abs()
     grain = table.filter(like="autocorrelation", axis=0)
@@ -873,7 +873,7 @@ print(
 #   recorded frames follow the formulas.
 # - Bright and dark parts of one frame together give the camera's gain, MTF, offset and readout noise.
 
-# %% mystnb={"markdown_format": "myst"}
+# %% tags=["remove-input"] mystnb={"markdown_format": "myst"}
 if IS_REAL:
     summary = f"""A twin simulated with the fitted numbers matches the real frame: statistics to about
   {100 * agreement[:9].max():.0f} %, contrast to {100 * agreement["particle contrast"]:.0f} %, the spectrum to a factor of

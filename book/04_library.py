@@ -22,7 +22,7 @@
 # - film a lattice that vibrates, drifts, turns and grows, and know every {term}`track`
 # - find the phonons that were planted in a movie
 #
-# Needs [chapter 3](03_liquid) · CPU · 40 seconds (fast), five minutes (full) · 1.6 GB
+# Needs [chapter 3](03_liquid) · CPU · 40 seconds (fast), five minutes (full) · 1.9 GB (full 3.6 GB)
 # ```
 #
 # A network becomes independent of everything that varies in its training images, and relies on everything that does not.
@@ -292,7 +292,7 @@ plt.show()
 #
 # A library of thousands of images takes from minutes to hours, and machines restart. `done` is set only after an image
 # and its truth are written. So after a killed run every image in the store is either complete or marked as missing. We
-# test it: the command line makes twelve small images in its own process. After two or three images we kill it and all
+# test it: the command line makes twelve small images in its own process. After a few images we kill it and all
 # processes that it started. The signal `SIGKILL`, known as `kill -9`, leaves a process no time to tidy up.
 
 # %%

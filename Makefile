@@ -19,8 +19,13 @@ else
 export MOIRELIB_FAST ?= 1
 endif
 
+# Real micrographs, where they lie beside the checkout.
+ifneq ($(wildcard ../shared/data/real/README.md),)
+export MOIRELIB_DATA ?= $(abspath ../shared/data/real)
+endif
+
 .DEFAULT_GOAL := help
-.PHONY: help env env-browser book test lint format pages scores bench-optics bench-layers bench-science notebooks clean distclean
+.PHONY: help env env-browser book test test-slow lint format pages scores bench-book bench-optics bench-layers bench-science notebooks clean distclean
 
 help:  ## list the targets
 	@$(PYTHON) -c "import re; [print('make %-13s %s' % m) for m in re.findall(r'^([\w-]+):.*?## (.*)', open('Makefile').read(), re.M)]"
@@ -35,14 +40,19 @@ env-browser: env
 book: env  ## run every chapter and render the book into _build/html (FULL=1: full mode)
 	@$(VENV_PYTHON) tools/build_book.py
 
-# Two threads, as on the machines the time limits are stated for; more only compete with Dask's workers.
-test: export OMP_NUM_THREADS ?= 2
-test: env  ## run the tests
+# Two threads, as on the machines the times are stated for; more only compete with Dask's workers.
+test test-slow: export OMP_NUM_THREADS ?= 2
+test: env  ## run the tests, but for those marked slow
 	@$(VENV_PYTHON) -m pytest
 
-lint: env  ## check style and formatting
+test-slow: env  ## run the tests marked slow
+	@$(VENV_PYTHON) -m pytest -m slow
+
+lint: env  ## check style, formatting, which package imports which, and types
 	@$(VENV_PYTHON) -m ruff check .
 	@$(VENV_PYTHON) -m ruff format --check .
+	@$(VENV_PYTHON) -c "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports())"
+	@$(VENV_PYTHON) -m mypy
 
 format: env  ## put code into the project's format
 	@$(VENV_PYTHON) -m ruff check --fix .
@@ -58,6 +68,9 @@ notebooks: env  ## write the chapters as notebooks for Colab and Binder
 	@$(VENV_PYTHON) tools/make_notebooks.py
 
 # A benchmark is one line here and one script in benchmarks/. QUICK=1 in front takes a smaller sample.
+bench-book: env  ## the last build's time and memory against the book's budgets (no QUICK)
+	@$(VENV_PYTHON) benchmarks/book.py
+
 bench-optics: export OMP_NUM_THREADS ?= 2
 bench-optics: env  ## composed images against full-atom multislice, noise against a real frame, speed
 	@$(VENV_PYTHON) benchmarks/optics.py

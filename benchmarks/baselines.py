@@ -18,9 +18,8 @@ from scipy.spatial import cKDTree
 from skimage.feature import peak_local_max
 
 import moirelib
-from moirelib.decompose import render_layers
-from moirelib.refinement import FrameFit
-from moirelib.unet import WORKING_DIAMETER, resample
+from moirelib.decomposition import WORKING_DIAMETER, FrameFit, resample
+from moirelib.decomposition.rendering import render_layers
 
 __all__ = [
     "bragg_filtering",

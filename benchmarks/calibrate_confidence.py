@@ -1,7 +1,7 @@
 """Fit the two constants that make `layer_confidence` honest, and print how often it is right.
 
 Scenes of development seeds, their true positions disturbed as after the fit to the frame or as read off the network.
-The two numbers printed first guide those of `moirelib.assignment.Evidence`, whose head start is held lower: scenes
+The two numbers printed first guide those of `moirelib.decomposition.Evidence`, whose head start is held lower: scenes
 harder than these would be overclaimed with all of it.
 """
 
@@ -14,9 +14,8 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.optimize import minimize
 from scipy.special import expit, logit
 
-from moirelib.assignment import Evidence, assign_layers
-from moirelib.lattice import truth_table
-from moirelib.scenes import LatticeConfig, random_scene
+from moirelib.decomposition import Evidence, assign_layers
+from moirelib.simulation import LatticeConfig, random_scene, truth_table
 
 DIAMETER = 12.0  # pixels
 CONFIGS = {

@@ -17,7 +17,7 @@ from families import FAMILIES, make_problem
 from tqdm import tqdm
 
 import moirelib
-from moirelib.scoring import match
+from moirelib.crystal import match
 
 SEED = 31415
 EDGES = [0.5, 0.7, 0.9, 0.99, 1.0]

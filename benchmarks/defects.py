@@ -17,12 +17,9 @@ import pandas as pd
 from measuring import run
 from scipy.spatial import cKDTree
 
-from moirelib.defects import find_defects
-from moirelib.lattice import Defect, Layer, Scene, grain_boundary, hexagonal_lattice, moire_period, twin_boundary
-from moirelib.moire import fit_moire
-from moirelib.order import find_grains, fit_lattice
-from moirelib.scenes import LatticeConfig, random_scene
-from moirelib.scoring import match
+from moirelib.analysis import find_defects, find_grains, fit_lattice, fit_moire
+from moirelib.crystal import hexagonal_lattice, match, moire_period
+from moirelib.simulation import Defect, LatticeConfig, Layer, Scene, grain_boundary, random_scene, twin_boundary
 
 SEED = 90210
 FIELD = 700.0  # nm
@@ -34,7 +31,7 @@ NOISE = (0.01, 0.03)  # one-sigma position error per component, in spacings
 
 
 def planted(layer: Layer) -> pd.DataFrame:
-    """Planted point defects of a layer as a table like that of `moirelib.defects.find_defects`."""
+    """Planted point defects of a layer as a table like that of `moirelib.analysis.find_defects`."""
     rows = [
         (d.kind, *d.position, *(d.burgers if d.kind == "dislocation" else (np.nan, np.nan)))
         for d in layer.defects

@@ -17,7 +17,7 @@ import numpy as np
 from families import FAMILIES, make_problem
 from layers import ALONE, METHODS, OURS, SEED, head
 
-from moirelib.scoring import score_layers
+from moirelib.validation import score_layers
 
 FAMILY, INDEX = "spheres", 0
 SHOWN = "published U-Net", "two decoders, soft minimum", "fixed channels", ALONE, "Bragg filtering", OURS

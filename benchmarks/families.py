@@ -16,11 +16,9 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.spatial import cKDTree
 
 from moirelib import data
-from moirelib.decompose import semi_real_moire
-from moirelib.lattice import truth_table
-from moirelib.library import LibraryConfig, simulate_frame
 from moirelib.movies import read_movie
-from moirelib.scenes import LatticeConfig
+from moirelib.simulation import LatticeConfig, LibraryConfig, simulate_frame, truth_table
+from moirelib.validation import semi_real_moire
 
 __all__ = ["FAMILIES", "SWEEPS", "Problem", "make_problem", "real_frame"]
 

@@ -16,21 +16,21 @@ import numpy as np
 import pandas as pd
 from measuring import run
 
-from moirelib.growth import (
+from moirelib.analysis import (
+    fit_relaxation,
     front_table,
     front_velocity,
     growth_events,
-    score_events,
+    registry,
+    relative_motion,
+    site_occupancy,
     site_preference,
     size_table,
 )
-from moirelib.lattice import Layer, hexagonal_lattice
-from moirelib.moire import registry
-from moirelib.occupancy import site_occupancy
-from moirelib.relaxation import fit_relaxation, relative_motion
-from moirelib.scenes import LatticeConfig, growth_schedule
-from moirelib.simulation import scene_with_margin
-from moirelib.tracks import link
+from moirelib.crystal import hexagonal_lattice
+from moirelib.decomposition import link
+from moirelib.simulation import LatticeConfig, Layer, growth_schedule, scene_with_margin
+from moirelib.validation import score_events
 
 SEED = 41000
 FIELD = (560.0, 560.0)  # nm

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
-import inspect
 import json
 import multiprocessing
 import os
@@ -44,13 +43,9 @@ from tqdm import tqdm
 
 import moirelib
 from moirelib.data import weights_path
-from moirelib.decompose import SemiRealMoire
-from moirelib.library import LibraryConfig
-from moirelib.liquid import CameraConfig, LiquidConfig
-from moirelib.scenes import random_scene
-from moirelib.scoring import score_layers, score_particles
-from moirelib.simulation import MovieConfig, simulate_movie
-from moirelib.unet import load_weights
+from moirelib.decomposition import load_weights
+from moirelib.simulation import CameraConfig, LibraryConfig, LiquidConfig, MovieConfig, random_scene, simulate_movie
+from moirelib.validation import score_layers, score_particles
 
 SEED = 27182
 METRICS = "f1", "f1_agnostic", "assignment", "mask_accuracy", "mask_iou", "rmse_nm", "s_per_frame"
@@ -239,22 +234,22 @@ def cache_file(cell, index, seed, method, weights) -> Path:
     return networks.BUILD / "results" / f"{name}.json"
 
 
-#: Modules that make no difference to any method's scores.
-NOBODYS = {"__init__", "__main__", "analysis", "boundaries", "cli", "data", "defects", "growth", "mesh", "moire"}
-NOBODYS |= {"occupancy", "order", "output", "phonons", "plot", "relaxation", "report", "statistics", "tables"}
-NOBODYS |= {"vibrations"}
-#: Modules that make no difference to the other methods, and to those without a network.
-OURS_ONLY = {"assignment", "completion", "decompose", "particles", "refinement", "tracks"}
-NETWORKS_ONLY = {"training", "unet"}
+#: Packages that the scores of every method depend on, and the modules of a network without what follows it.
+GROUND = {"crystal", "movies", "simulation", "validation"}
+NETWORK = {"network", "training"}
 
 
 @cache
 def code(method, weights) -> str:
     """Hash of the sources and weights that a method's rows depend on."""
     package, here = Path(moirelib.__file__).parent, Path(__file__).parent
-    others = OURS_ONLY if method in (ALONE, *networks.NETWORKS) else OURS_ONLY | NETWORKS_ONLY
-    others = set() if method in (OURS, TOLD, TOLD_SIZES) else others
-    files = [f for f in sorted(package.glob("*.py")) if f.stem not in others | NOBODYS]
+    ours, network = method in (OURS, TOLD, TOLD_SIZES), method in (ALONE, *networks.NETWORKS)
+
+    def matters(file):
+        stage = file.relative_to(package).parts[0]
+        return stage in GROUND or stage == "decomposition" and (ours or network and file.stem in NETWORK)
+
+    files = [f for f in sorted(package.rglob("*.py")) if matters(f)]
     files += [here / "families.py", here / "baselines.py"]
     if method in (OURS, ALONE):
         files.append(Path(weights or weights_path()))
@@ -262,8 +257,7 @@ def code(method, weights) -> str:
         files.append(here / "networks.py")
     if method in networks.NETWORKS:
         files += [here / "networks.py", networks.weights_file(method)]
-    semi_real = inspect.getsource(SemiRealMoire) + inspect.getsource(moirelib.semi_real_moire)
-    return hashlib.sha256(b"".join(f.read_bytes() for f in files) + semi_real.encode()).hexdigest()
+    return hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()
 
 
 def write(file: Path, content: dict) -> None:

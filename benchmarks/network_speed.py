@@ -12,7 +12,7 @@ import time
 
 import torch
 
-from moirelib.unet import load_weights
+from moirelib.decomposition import load_weights
 
 PIXELS = 512
 

@@ -31,9 +31,18 @@ from skimage.feature import peak_local_max
 from torch import nn
 from torch.nn import functional
 
-from moirelib.library import LibraryConfig, make_library, open_library
-from moirelib.training import LibraryCrops, TrainingConfig, fit, permutation_loss
-from moirelib.unet import WORKING_DIAMETER, build_unet, choose_device, normalize, resample, save_weights
+from moirelib.decomposition import (
+    WORKING_DIAMETER,
+    TrainingConfig,
+    build_unet,
+    choose_device,
+    normalize,
+    permutation_loss,
+    resample,
+    save_weights,
+)
+from moirelib.decomposition.training import LibraryCrops, fit
+from moirelib.simulation import LibraryConfig, make_library, open_library
 
 __all__ = ["NETWORKS", "Decomposer", "Network", "decompose_with", "train", "weights_file"]
 

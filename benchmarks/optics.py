@@ -18,13 +18,17 @@ import numpy as np
 import pandas as pd
 
 from moirelib import data
-from moirelib.library import LibraryConfig, make_library
 from moirelib.movies import read_movie
-from moirelib.optics import clean_image
-from moirelib.proof import compare_with_multislice, overlapping_clusters
-from moirelib.real_frame import REAL_PIXEL_SIZE, REAL_SPACING, real_frame_twin
-from moirelib.scenes import LatticeConfig, random_scene
-from moirelib.statistics import frame_statistics, noise_autocorrelation
+from moirelib.simulation import LatticeConfig, LibraryConfig, clean_image, make_library, random_scene
+from moirelib.validation import (
+    REAL_PIXEL_SIZE,
+    REAL_SPACING,
+    compare_with_multislice,
+    frame_statistics,
+    noise_autocorrelation,
+    overlapping_clusters,
+    real_frame_twin,
+)
 
 QUICK = os.environ.get("QUICK", "0") == "1"
 FIELD, SIZE = 700.0, 512  # nm, px

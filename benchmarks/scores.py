@@ -11,9 +11,8 @@ import numpy as np
 
 import moirelib
 from moirelib import data
-from moirelib.lattice import truth_table
-from moirelib.library import LibraryConfig, simulate_frame
-from moirelib.scoring import mask_iou, score_particles
+from moirelib.simulation import LibraryConfig, simulate_frame, truth_table
+from moirelib.validation import mask_iou, score_particles
 
 SEED = 31415
 

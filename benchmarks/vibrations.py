@@ -1,4 +1,4 @@
-"""Measure `moirelib.vibrations` and `moirelib.phonons` on simulated crystals of known springs and on published tracks.
+"""Measure vibrations and phonons on simulated crystals of known springs and on published tracks.
 
 Every simulated table has drift, rotation, missing particles and unequal error bars. Prints its numbers as JSON in
 the last line. ``--quick`` takes smaller samples. Seeds were used for nothing else.
@@ -9,16 +9,20 @@ import pandas as pd
 from measuring import run
 
 from moirelib import data
-from moirelib.elastic import dynamical_matrix, stiffness_matrix, thermal_displacements
-from moirelib.lattice import hexagonal_lattice
-from moirelib.phonons import dispersion, elastic_constants, fit_springs, localization_bound, normal_modes
-from moirelib.vibrations import (
+from moirelib.analysis import (
     coordination_labels,
+    dispersion,
+    elastic_constants,
+    find_normal_modes,
+    fit_springs,
     layer_vibrations,
+    localization_bound,
     localization_from_covariance,
     site_displacements,
     site_vibrations,
 )
+from moirelib.crystal import hexagonal_lattice
+from moirelib.simulation import dynamical_matrix, stiffness_matrix, thermal_displacements
 
 SEED = 271828
 SPACING, ANGLE, SPRING, HOLD = 20.0, 13.0, 1.5, 0.06  # nm, degrees, kT/nm², kT/nm²
@@ -199,7 +203,7 @@ def modes(frames=2000) -> dict:
     rng = np.random.default_rng((SEED, 6))
     u = thermal_displacements(sites, SPACING, SPRING, frames, rng, HOLD)
     tracks = table(sites, u, np.full(len(sites), 1e-9), rng, drift=False, missing=0.0)
-    found = normal_modes(site_displacements(tracks, drift_window=51))
+    found = find_normal_modes(site_displacements(tracks, drift_window=51))
     truth = np.linalg.eigvalsh(stiffness_matrix(sites, SPACING, SPRING, HOLD).toarray())
     half = slice(len(truth) // 2, None)
     return {

@@ -21,10 +21,9 @@ from defects import MARGIN, NOISE, REACH, away, main_boundary, planted, rates, s
 from families import FAMILIES
 from measuring import run
 
-from moirelib.defects import LayerDefects, find_defects
-from moirelib.lattice import Layer, Scene, fold_hexagonal
-from moirelib.library import LibraryConfig, SimulatedFrame, simulate_frame
-from moirelib.scoring import match
+from moirelib.analysis import LayerDefects, find_defects
+from moirelib.crystal import fold_hexagonal, match
+from moirelib.simulation import Layer, LibraryConfig, Scene, SimulatedFrame, simulate_frame
 
 SEED = 73009
 TWIST = (5.0, 30.0)  # degrees

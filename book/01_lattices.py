@@ -39,25 +39,30 @@ import numpy as np
 import torch
 from scipy.spatial import Delaunay, cKDTree
 
-from moirelib.elastic import bonds, dynamical_matrix, stiffness_matrix, thermal_displacements
-from moirelib.lattice import (
+from moirelib.crystal import (
+    bonds,
     coincidence_period,
     commensurate_angles,
-    dislocation_displacement,
     fold_hexagonal,
     hexagonal_lattice,
     moire_period,
-    truth_table,
-    twin_boundary,
 )
 from moirelib.plot import LAYER_COLORS, show_frame, show_particles
-from moirelib.scenes import LatticeConfig, growth_schedule, random_scene
-from moirelib.shapes import (
+from moirelib.simulation import (
     SHAPES,
+    LatticeConfig,
     circumscribed_ratio,
+    dislocation_displacement,
+    dynamical_matrix,
+    growth_schedule,
     nanoparticle,
     particle_height,
     particle_thickness,
+    random_scene,
+    stiffness_matrix,
+    thermal_displacements,
+    truth_table,
+    twin_boundary,
 )
 
 FAST = os.environ.get("MOIRELIB_FAST", "1") != "0"

@@ -40,28 +40,27 @@ import numpy as np
 from ase.lattice.cubic import FaceCenteredCubic
 from numpy.fft import fft2, ifft2
 
-from moirelib.multislice import (
+from moirelib.plot import LAYER_COLORS, show_frame
+from moirelib.simulation import (
+    OVERSAMPLING,
+    LatticeConfig,
+    Transmission,
+    clean_image,
     compose_wave,
     crystal_slab,
+    electron_wavelength,
     exit_waves,
     fresnel_propagate,
+    layer_thickness,
+    nanoparticle,
     particle_exit_wave,
+    particle_mask,
     particle_transmission,
+    random_scene,
     through_lens,
     vibrating,
 )
-from moirelib.optics import (
-    OVERSAMPLING,
-    Transmission,
-    clean_image,
-    electron_wavelength,
-    layer_thickness,
-    particle_mask,
-)
-from moirelib.plot import LAYER_COLORS, show_frame
-from moirelib.proof import compare_with_multislice, overlapping_clusters
-from moirelib.scenes import LatticeConfig, random_scene
-from moirelib.shapes import nanoparticle
+from moirelib.validation import compare_with_multislice, overlapping_clusters
 
 FAST = os.environ.get("MOIRELIB_FAST", "1") != "0"
 plt.rcParams["figure.dpi"] = 144
@@ -663,7 +662,7 @@ print(f"; beyond {gold.thickness[-1]:.0f} nm it is extrapolated")
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
 # Both mean and scatter should agree within their errors, although a row was computed for a flat slab.
-from moirelib.lattice import Layer, Scene
+from moirelib.simulation import Layer, Scene
 
 rng = np.random.default_rng(9)
 atomic = []
@@ -709,7 +708,7 @@ for name, values in (("atom by atom", atomic), ("table", drawn)):
 #   aperture that holds reflections, and far from focus, expect the composed image to be wrong there.
 # - **The proof holds for its conditions:** small spheres, pixels of 0.6 to 1.44 nm (full mode), defocus to 1 µm. For
 #   other conditions run `compare_with_multislice` on your own scene of spheres.
-# - **Another material, energy or aperture** needs another table: `moirelib.multislice.tabulate_transmission` for gold,
+# - **Another material, energy or aperture** needs another table: `moirelib.simulation.tabulate_transmission` for gold,
 #   and its source for the rest.
 #
 # Next: [liquid, windows, dose and camera](03_liquid).

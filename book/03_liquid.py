@@ -44,29 +44,34 @@ from scipy.special import j1
 from scipy.stats import poisson
 
 from moirelib.data import fetch
-from moirelib.liquid import (
+from moirelib.movies import read_movie
+from moirelib.plot import LAYER_COLORS, show_frame
+from moirelib.simulation import (
     CameraConfig,
+    LatticeConfig,
     LiquidConfig,
     brightness_flicker,
     camera_mtf,
     chromatic_blur,
+    clean_image,
     elastic_mean_free_path,
+    electron_wavelength,
     liquid_background,
     optical_transfer,
+    random_scene,
     record,
 )
-from moirelib.movies import read_movie
-from moirelib.optics import clean_image, electron_wavelength
-from moirelib.plot import LAYER_COLORS, show_frame
-from moirelib.real_frame import REAL_PIXEL_SIZE, REAL_SPACING, real_frame_lattice, real_frame_twin
-from moirelib.scenes import LatticeConfig, random_scene
-from moirelib.statistics import (
+from moirelib.validation import (
+    REAL_PIXEL_SIZE,
+    REAL_SPACING,
     average_particle,
     background_spectrum,
     frame_statistics,
     noise_autocorrelation,
     noise_spectra,
     particle_contrast,
+    real_frame_lattice,
+    real_frame_twin,
 )
 
 FAST = os.environ.get("MOIRELIB_FAST", "1") != "0"

@@ -48,13 +48,22 @@ import torch
 import zarr
 
 from moirelib import data
-from moirelib.elastic import dynamical_matrix
-from moirelib.library import LibraryConfig, make_library, open_library, simulate_frame
-from moirelib.liquid import CameraConfig, LiquidConfig
 from moirelib.plot import LAYER_COLORS, show_frame, show_library, show_particles, show_tracks
-from moirelib.scenes import LatticeConfig, random_scene
-from moirelib.shapes import SHAPES
-from moirelib.simulation import MovieConfig, scene_with_margin, simulate_movie
+from moirelib.simulation import (
+    SHAPES,
+    CameraConfig,
+    LatticeConfig,
+    LibraryConfig,
+    LiquidConfig,
+    MovieConfig,
+    dynamical_matrix,
+    make_library,
+    open_library,
+    random_scene,
+    scene_with_margin,
+    simulate_frame,
+    simulate_movie,
+)
 
 FAST = os.environ.get("MOIRELIB_FAST", "1") != "0"
 plt.rcParams["figure.dpi"] = 144

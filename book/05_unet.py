@@ -44,22 +44,30 @@ import pandas as pd
 import torch
 
 from moirelib import data, read_movie
-from moirelib.lattice import truth_table
-from moirelib.library import LibraryConfig, make_library, open_library, simulate_frame
-from moirelib.optics import clean_image
-from moirelib.plot import LAYER_COLORS, show_frame, show_layers
-from moirelib.scenes import LatticeConfig
-from moirelib.scoring import score_particles
-from moirelib.training import LibraryCrops, TrainingConfig, permutation_loss, train
-from moirelib.unet import (
+from moirelib.decomposition import (
     CENTER_WIDTH,
     WORKING_DIAMETER,
+    TrainingConfig,
     build_unet,
     load_weights,
     normalize,
+    permutation_loss,
     predict,
     resample,
+    train,
 )
+from moirelib.decomposition.training import LibraryCrops
+from moirelib.plot import LAYER_COLORS, show_frame, show_layers
+from moirelib.simulation import (
+    LatticeConfig,
+    LibraryConfig,
+    clean_image,
+    make_library,
+    open_library,
+    simulate_frame,
+    truth_table,
+)
+from moirelib.validation import score_particles
 
 FAST = os.environ.get("MOIRELIB_FAST", "1") != "0"
 print("fast mode" if FAST else "full mode", "with PyTorch", torch.__version__)
@@ -317,8 +325,7 @@ for name, answer in answers.items():
 # loss and in what `predict` returns. For one layer of a frame of large, close particles:
 
 # %%
-from scipy.ndimage import label as number_blobs
-from scipy.ndimage import maximum_filter
+from scipy.ndimage import label as number_blobs, maximum_filter
 
 
 def peaks_by_hand(yx, shape):

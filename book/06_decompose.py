@@ -40,10 +40,16 @@ from scipy.ndimage import gaussian_filter
 
 import moirelib
 from moirelib import data, plot
-from moirelib.assignment import find_lattice
-from moirelib.particles import locate
-from moirelib.scoring import match, score_layers, score_particles
-from moirelib.unet import WORKING_DIAMETER, load_weights, normalize, predict, resample
+from moirelib.crystal import find_lattice, match
+from moirelib.decomposition import (
+    WORKING_DIAMETER,
+    load_weights,
+    locate,
+    normalize,
+    predict,
+    resample,
+)
+from moirelib.validation import score_layers, score_particles
 
 FAST = os.environ.get("MOIRELIB_FAST", "1") != "0"
 

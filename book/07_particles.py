@@ -42,15 +42,23 @@ from scipy.spatial import cKDTree
 
 import moirelib
 from moirelib import data, plot
-from moirelib.assignment import assign_layers, find_lattice, vote
-from moirelib.completion import complete, vacant_sites
-from moirelib.lattice import truth_table
-from moirelib.particles import find, locate
-from moirelib.refinement import FrameFit
-from moirelib.scenes import LatticeConfig, random_scene
-from moirelib.scoring import match, score_particles
-from moirelib.tracks import link
-from moirelib.unet import WORKING_DIAMETER, load_weights, predict, resample
+from moirelib.crystal import find_lattice, match
+from moirelib.decomposition import (
+    WORKING_DIAMETER,
+    FrameFit,
+    assign_layers,
+    complete,
+    find,
+    link,
+    load_weights,
+    locate,
+    predict,
+    resample,
+    vacant_sites,
+    vote,
+)
+from moirelib.simulation import LatticeConfig, random_scene, truth_table
+from moirelib.validation import score_particles
 
 FAST = os.environ.get("MOIRELIB_FAST", "1") != "0"
 movie, truth = data.sample()
@@ -355,7 +363,7 @@ for k in range(1, 6):
 #
 # The final log-odds become `layer_confidence`, the {term}`layer confidence`. It claims to be a probability, so it can
 # be checked: of all particles with a confidence near 0.8, eight in ten should be right. Pieces of evidence that are
-# not quite independent make a sum too sure of itself, so two constants of `moirelib.assignment.Evidence`, a
+# not quite independent make a sum too sure of itself, so two constants of `moirelib.decomposition.Evidence`, a
 # temperature and a head start, temper it; `benchmarks/calibrate_confidence.py` fits both on simulated scenes, and the
 # head start is kept at half of what it says, to stay modest on harder scenes than those. Here are other
 # scenes, from seeds of our own: true positions are scattered, some are lost, some invented, and the channels are
@@ -903,7 +911,7 @@ plt.show()
 # lattice and scattered positions that it must be, and say which of the two numbers to quote.
 
 # %% tags=["hide-cell"]
-from moirelib.lattice import hexagonal_lattice
+from moirelib.crystal import hexagonal_lattice
 
 rng = np.random.default_rng(1)
 perfect = hexagonal_lattice(118.0, 10.0, (0, 0), 1500.0)

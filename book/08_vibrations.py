@@ -28,7 +28,7 @@
 #
 # A particle in a lattice never rests. Collisions with the liquid push it, its neighbours pull it back, and how far it
 # gets says how strong they pull. {doc}`Chapter 7 <07_particles>` gave every particle a track. This chapter takes
-# tracks to physics with two modules: `moirelib.vibrations`, particle by particle, and `moirelib.phonons`, wave by wave.
+# tracks to physics with two modules: `moirelib.analysis.vibrations`, particle by particle, and `moirelib.analysis.phonons`, wave by wave.
 #
 # First on a crystal whose springs we know. It has a free edge and one {term}`vacancy`, every particle is tied to its
 # nearest neighbours by springs of 1.5 kT/nm², and weakly to its site, as by what lies below. Its thermal
@@ -44,29 +44,26 @@ import pandas as pd
 from scipy.spatial import cKDTree
 
 from moirelib import data, plot
-from moirelib.elastic import dynamical_matrix, stiffness_matrix, thermal_displacements
-from moirelib.lattice import hexagonal_lattice
-from moirelib.moire import registry
-from moirelib.phonons import (
+from moirelib.analysis import (
+    autocovariance,
+    coordination_labels,
     density_of_states,
     dispersion,
     elastic_constants,
+    find_normal_modes,
     fit_springs,
-    localization_bound,
-    normal_modes,
-    symmetry_path,
-)
-from moirelib.vibrations import (
-    autocovariance,
-    coordination_labels,
     group_vibrations,
     interlayer_correlation,
     layer_vibrations,
+    localization_bound,
     localization_from_covariance,
     pn_per_um,
+    registry,
     site_displacements,
     site_vibrations,
 )
+from moirelib.crystal import hexagonal_lattice, symmetry_path
+from moirelib.simulation import dynamical_matrix, stiffness_matrix, thermal_displacements
 
 FAST = os.environ.get("MOIRELIB_FAST", "1") != "0"
 FRAMES = 600 if FAST else 2000
@@ -499,7 +496,7 @@ pd.DataFrame(
 # %%
 small = hexagonal_lattice(SPACING, ANGLE, (0.0, 0.0), 3.1 * SPACING)
 v = thermal_displacements(small, SPACING, SPRING, FRAMES, rng, HOLD)
-modes = normal_modes(site_displacements(filmed(small, v, np.full(len(small), 0.1), rng)))
+modes = find_normal_modes(site_displacements(filmed(small, v, np.full(len(small), 0.1), rng)))
 exact = np.linalg.inv(stiffness_matrix(small, SPACING, SPRING, HOLD).toarray())
 r = small - small.mean(axis=0)
 rigid = np.concatenate(

@@ -43,18 +43,16 @@ import pandas as pd
 from scipy.spatial import cKDTree
 
 import moirelib
-from moirelib import data, defects, order, plot
-from moirelib.lattice import (
-    commensurate_angles,
+from moirelib import analysis, crystal, data, plot
+from moirelib.analysis import fit_moire, registry
+from moirelib.crystal import commensurate_angles, hexagonal_lattice, match, moire_period
+from moirelib.simulation import (
+    LatticeConfig,
     dislocation_displacement,
     grain_boundary,
-    hexagonal_lattice,
-    moire_period,
+    random_scene,
     twin_boundary,
 )
-from moirelib.moire import fit_moire, registry
-from moirelib.scenes import LatticeConfig, random_scene
-from moirelib.scoring import match
 
 FAST = os.environ.get("MOIRELIB_FAST", "1") != "0"
 field, spacing = (700.0, 700.0), 30.0  # nm
@@ -104,8 +102,8 @@ def psi6_by_hand(points, reach):
 
 
 base = layers[0]
-psi6 = order.hexatic(base)
-edge = order.edge_particles(base)
+psi6 = crystal.hexatic(base)
+edge = analysis.edge_particles(base)
 six_nearest = cKDTree(base).query(base, k=7)[1][:, 1:]
 dy, dx = np.moveaxis(base[six_nearest] - base[:, None], -1, 0)
 naive = np.abs(np.exp(6j * np.arctan2(dy, dx)).mean(axis=1))
@@ -116,7 +114,7 @@ for name, values in (("within 1.35 spacings", np.abs(psi6)), ("six nearest", nai
     print(f"{name}: inside {values[~edge].mean():.3f}, at the edge {values[edge].mean():.3f}")
 
 # %% [markdown]
-# `order.hexatic` hands the bonds to freud {cite:p}`ramasubramani2020`. How far does the order reach? The correlation
+# `crystal.hexatic` hands the bonds to freud {cite:p}`ramasubramani2020`. How far does the order reach? The correlation
 # function $g_6(r)$ is the mean of $\psi_6^*(0)\,\psi_6(r)$ over pairs of particles $r$ apart. It stays up in a crystal,
 # and falls off in a polycrystal over the size of a grain.
 
@@ -128,7 +126,7 @@ grains = grains + np.random.default_rng(0).normal(0, 0.45, grains.shape)
 for points, name, color in zip(
     (base, grains), ("layer 1", "two grains"), plot.LAYER_COLORS, strict=True
 ):
-    g6 = order.hexatic_correlation(points, order.hexatic(points), r_max=500, bin_width=30)
+    g6 = analysis.hexatic_correlation(points, crystal.hexatic(points), r_max=500, bin_width=30)
     axes[1].plot(g6["r_nm"], g6["g6"], color=color, label=name)
 axes[1].set(xlabel="r / nm", ylabel="$g_6$", ylim=(-1.05, 1.05))
 axes[1].axhline(0, color="0.7", lw=0.8)
@@ -168,7 +166,7 @@ rows = []
 for _ in range(100):
     seen = perfect + rng.normal(0, 0.9, perfect.shape)
     nearest = cKDTree(seen).query(seen, k=2)[0][:, 1].mean()
-    fit = order.fit_lattice(seen)
+    fit = analysis.fit_lattice(seen)
     by_hand = np.hypot(*fit_by_hand(seen, row(12.0), row(72.0))[0])
     rows.append((nearest, by_hand, fit.spacing, fit.spacing_std))
 nearest, by_hand, fitted, claimed = np.array(rows).T
@@ -192,7 +190,7 @@ table = pd.concat(
     ],
     ignore_index=True,
 )
-order.lattice_table(table).round(3)
+analysis.lattice_table(table).round(3)
 
 # %% [markdown]
 # ## Strain and rotation around each particle
@@ -210,7 +208,7 @@ bend = 2 * np.pi / 700  # rad/nm
 u = 5.0 * np.stack([np.sin(bend * bent[:, 1]), 0 * bent[:, 1]], axis=1)  # rows become waves
 bent = (bent + u)[np.all((bent > 0) & (bent < 700), axis=1)]
 bent = bent + rng.normal(0, 0.15, bent.shape)
-strain = order.strain_map(bent)
+strain = analysis.strain_map(bent)
 slope = 5.0 * bend * np.cos(bend * bent[:, 1])  # ∂u_y/∂x: half of it is rotation, half shear
 error = strain["rotation_deg"] - np.degrees(slope / 2)
 print(f"rotation: true up to ±{np.degrees(slope / 2).max():.2f}°, error {error.std():.2f}°")
@@ -226,7 +224,7 @@ for at_edge, color in zip((False, True), plot.LAYER_COLORS, strict=True):
     )
 axes[0, 1].plot([-1.3, 1.3], [-1.3, 1.3], color="black", lw=0.8)
 axes[0, 1].set(xlabel="true rotation / degrees", ylabel="measured / degrees")
-strain = order.strain_map(base)
+strain = analysis.strain_map(base)
 for ax, column in zip(axes[1], ("rotation_deg", "dilatation"), strict=True):
     plot.show_strain(strain, column, ax)
 plt.show()
@@ -362,7 +360,7 @@ print(f"planted: {a1.round(1)}")
 
 # %% mystnb={"figure": {"caption": "A dislocation. Left, two walks of equal numbers of steps forth and back, in order of colour from dark to bright: the one around the core does not close, and the arrow that is missing is the Burgers vector; the one beside it does. Right, what find_defects sees: five- (blue) and seven-fold (orange) particles, the core with its Burgers vector (drawn twice as long).", "name": "fig-burgers"}}
 fig, axes = plt.subplots(1, 2, figsize=(9, 4.2), layout="constrained")
-found = defects.find_defects(dislocated)
+found = analysis.find_defects(dislocated)
 for ax in axes:
     ax.plot(dislocated[:, 1], dislocated[:, 0], ".", color="0.7", ms=4)
     ax.set(aspect="equal", xlim=(-210, 210), ylim=(210, -210), xlabel="x / nm", ylabel="y / nm")
@@ -384,11 +382,11 @@ plt.show()
 # %% mystnb={"figure": {"caption": "Defects found in both layers of the scene (marks; Burgers vectors twice as long) and those planted (light rings). Edges of layers and of the frame carry no marks.", "name": "fig-defects-found"}}
 fig, axes = plt.subplots(1, 2, figsize=(9.5, 5.0), layout="constrained")
 for k, (layer, points, ax) in enumerate(zip(scene.layers, layers, axes, strict=True), start=1):
-    analysis = defects.find_defects(points)
+    layer_defects = analysis.find_defects(points)
     ax.plot(points[:, 1], points[:, 0], ".", color=plot.LAYER_COLORS[k - 1], ms=3)
     for d in layer.defects:
         ax.plot(d.position[1], d.position[0], "o", ms=13, mfc="none", mec="0.6", mew=1.5)
-    plot.show_defects(analysis.defects, ax)
+    plot.show_defects(layer_defects.defects, ax)
     ax.set(aspect="equal", xlabel="x / nm", ylabel="y / nm", xlim=(0, 700), ylim=(700, 0))
 plt.show()
 
@@ -397,7 +395,7 @@ plt.show()
 # anywhere; do they follow the areas above?
 
 # %%
-on_moire = defects.defect_table(table).replace({"registry": {"": "other layer ends"}})
+on_moire = analysis.defect_table(table).replace({"registry": {"": "other layer ends"}})
 on_moire.groupby(["layer", "kind"])["registry"].value_counts().unstack(fill_value=0)
 
 # %% [markdown]
@@ -415,7 +413,7 @@ def count_right(count, rng):
     for _ in range(count):
         layer = random_scene(everything, field, rng, spacing).layers[0]
         points = layer.positions[np.all((layer.positions > 0) & (layer.positions < 700), axis=1)]
-        table = defects.find_defects(points).defects
+        table = analysis.find_defects(points).defects
         for kind, margin in (("vacancy", spacing), ("dislocation", 2 * spacing)):
             found = table.loc[table["kind"] == kind, ["y_nm", "x_nm"]].to_numpy(float)
             true = np.reshape([d.position for d in layer.defects if d.kind == kind], (-1, 2))
@@ -450,7 +448,7 @@ angles = np.arange(5.0, 25.0, 1.5)
 for theta in angles:
     points, _ = grain_boundary(spacing, 0.0, theta, 30 + theta / 2, (0, 0), 600, 0.6 * spacing)
     points = points + rng.normal(0, 0.3, points.shape)
-    found = defects.find_defects(points)
+    found = analysis.find_defects(points)
     longest = found.boundaries.iloc[0]
     ax.plot(theta, longest["dislocation_spacing_nm"], "o", color=plot.LAYER_COLORS[0])
     if theta == 8.0:
@@ -493,7 +491,7 @@ analyses, rows = {}, []
 for name, points in cases.items():
     points = points[np.all((points > 0) & (points < 700), axis=1)]
     points = points + rng.normal(0, 0.6, points.shape)
-    analyses[name] = points, defects.find_defects(points)
+    analyses[name] = points, analysis.find_defects(points)
     rows.append(analyses[name][1].boundaries.iloc[0].rename(name))
 columns = (
     "kind misorientation_deg misorientation_std_deg inclination_deg sigma "
@@ -507,10 +505,10 @@ pd.DataFrame(rows)[columns].infer_objects().round(3).transpose()
 
 # %% mystnb={"figure": {"caption": "A twin boundary (solid) and three plain grain boundaries (dashed), with the direction of the rows at each particle. The second is the twin with one grain slid along the line. The third has the misorientation of the twin, but its line is no mirror line.", "name": "fig-boundaries"}}
 fig, axes = plt.subplots(2, 2, figsize=(8.5, 7.6), layout="constrained")
-for ax, (name, (points, analysis)) in zip(axes.flat, analyses.items(), strict=True):
+for ax, (name, (points, layer_defects)) in zip(axes.flat, analyses.items(), strict=True):
     last = ax in axes[:, 1]
-    plot.show_hexatic(points, order.hexatic(points), ax, colorbar=last, alpha=0.6)
-    plot.show_boundaries(analysis.boundaries, ax)
+    plot.show_hexatic(points, crystal.hexatic(points), ax, colorbar=last, alpha=0.6)
+    plot.show_boundaries(layer_defects.boundaries, ax)
     ax.set(title=name, xlim=(0, 700), ylim=(700, 0))
 plt.show()
 
@@ -523,7 +521,7 @@ plt.show()
 # %%
 prisms = hexagonal_lattice(spacing, 0.0, (350, 350), 250)
 pointing = np.where(prisms[:, 1] < 350, 90.0, -90.0) + rng.normal(0, 2.0, len(prisms))
-domain, pairs = defects.orientational_twins(prisms, pointing, symmetry=3)
+domain, pairs = analysis.orientational_twins(prisms, pointing, symmetry=3)
 print("particles in each domain:", np.bincount(domain[domain >= 0]))
 pairs.round(1)
 
@@ -544,8 +542,8 @@ for t, site in enumerate(path):
     points = points + dislocation_displacement(points, core + (t - 2) * a1 + 3 * a2, a1)
     points = points + rng.normal(0, 0.4, points.shape)
     frames.append(pd.DataFrame(points, columns=["y_nm", "x_nm"]).assign(frame=t, layer=1))
-moves = defects.follow_defects(
-    defects.defect_table(pd.concat(frames, ignore_index=True)), 1.5 * spacing
+moves = analysis.follow_defects(
+    analysis.defect_table(pd.concat(frames, ignore_index=True)), 1.5 * spacing
 )
 moves["step_nm"] = np.hypot(moves["step_y_nm"], moves["step_x_nm"])
 moves[["defect", "kind", "frame", "step_nm", "glide_nm", "climb_nm"]].round(1)
@@ -556,7 +554,7 @@ moves[["defect", "kind", "frame", "step_nm", "glide_nm", "climb_nm"]].round(1)
 # along and across. Take single steps of climb for that, and the sum of many for climb.
 #
 # This crystal lies still. A film drifts and turns, and carries its defects along. Where particles have tracks, pass
-# `motion=moirelib.occupancy.site_occupancy(table)`, which knows how each layer moved ({doc}`chapter 10 <10_growth>`):
+# `motion=moirelib.analysis.site_occupancy(table)`, which knows how each layer moved ({doc}`chapter 10 <10_growth>`):
 # steps are then those on the layer's own lattice. `moirelib analyze` does so.
 #
 # `follow_boundaries` does the same for boundaries, and says how far each migrates across itself. Here both lattices stay
@@ -574,8 +572,8 @@ for t in range(5):
     points = points[np.all((points > 0) & (points < 700), axis=1)]
     points = points + rng.normal(0, 0.4, points.shape)
     frames.append(pd.DataFrame(points, columns=["y_nm", "x_nm"]).assign(frame=t, layer=1))
-lines = defects.boundary_table(pd.concat(frames, ignore_index=True))
-lines = defects.follow_boundaries(lines, 2 * spacing)
+lines = analysis.boundary_table(pd.concat(frames, ignore_index=True))
+lines = analysis.follow_boundaries(lines, 2 * spacing)
 columns = ["boundary", "frame", "misorientation_deg", "inclination_deg", "migration_nm"]
 lines[columns].round(1)
 
@@ -598,12 +596,12 @@ if real is not None:
     result = moirelib.decompose(counts, pixel_size=real.pixel_size, diameter=100)
     table = result.particles
     points = table.loc[table["layer"] == 1, ["y_nm", "x_nm"]].to_numpy()
-    analysis = defects.find_defects(points)
-    psi6 = order.hexatic(points, analysis.spacing)
+    layer_defects = analysis.find_defects(points)
+    psi6 = crystal.hexatic(points, layer_defects.spacing)
     print(result.summary["note"])
     print(f"{len(points)} particles, |ψ6| {np.nanmean(np.abs(psi6)):.2f} on average")
-    print(order.lattice_table(table[table["layer"] == 1]).round(2).to_string(index=False))
-    print(analysis.defects["kind"].value_counts().to_dict())
+    print(analysis.lattice_table(table[table["layer"] == 1]).round(2).to_string(index=False))
+    print(layer_defects.defects["kind"].value_counts().to_dict())
 
 # %% mystnb={"figure": {"caption": "Order and defects of the real frame. Left, defects over the micrograph. Middle, magnitude of ψ6: low where what was found is no lattice. Right, local rotation against the mean lattice of each grain.", "name": "fig-real-order"}}
 fig, axes = plt.subplots(1, 3, figsize=(11, 4.1), layout="constrained")
@@ -614,10 +612,12 @@ if real is None:
 else:
     for ax in axes:
         plot.show_frame(counts, real.pixel_size, ax)
-    plot.show_defects(analysis.defects, axes[0], real.pixel_size, analysis.boundaries, size=14)
-    size = 0.6 * analysis.spacing
+    plot.show_defects(
+        layer_defects.defects, axes[0], real.pixel_size, layer_defects.boundaries, size=14
+    )
+    size = 0.6 * layer_defects.spacing
     plot.show_hexatic(points, psi6, axes[1], real.pixel_size, direction=False, size_nm=size)
-    strain = order.strain_map(points, spacing=analysis.spacing, grain=analysis.grain)
+    strain = analysis.strain_map(points, spacing=layer_defects.spacing, grain=layer_defects.grain)
     plot.show_strain(strain, "rotation_deg", axes[2], real.pixel_size, size_nm=size)
 plt.show()
 
@@ -640,7 +640,7 @@ for scatter in (0.03, 0.06, 0.09, 0.12, 0.15):
     removed = rng.choice(inner, 20, replace=False)
     points = np.delete(full, removed, axis=0)
     points = points + scatter * spacing * rng.standard_normal(points.shape)
-    found = defects.find_defects(points).defects
+    found = analysis.find_defects(points).defects
     found = found.loc[found["kind"] == "vacancy", ["y_nm", "x_nm"]].to_numpy(float)
     right = len(match(found, full[removed], 0.5 * spacing)[0])
     print(f"scatter {scatter:.0%}: {right} of 20 found, {len(found) - right} false")
@@ -653,9 +653,9 @@ for scatter in (0.03, 0.06, 0.09, 0.12, 0.15):
 left, right = core - 4 * a1, core + 4 * a1
 both = crystal + dislocation_displacement(crystal, left, a1)
 both = both + dislocation_displacement(both, right, -a1)
-print("around both:", defects.burgers_circuit(both, core, 7.5 * spacing).round(1))
+print("around both:", analysis.burgers_circuit(both, core, 7.5 * spacing).round(1))
 for radius in (2, 4, 6, 9):
-    circuit = defects.burgers_circuit(both, left, radius * spacing)
+    circuit = analysis.burgers_circuit(both, left, radius * spacing)
     print(f"around the left one, radius {radius} spacings: {circuit.round(1)} nm")
 print("they are 8 spacings apart")
 
@@ -666,7 +666,7 @@ print("they are 8 spacings apart")
 
 # %% tags=["hide-cell"]
 rng = np.random.default_rng(12)
-limits = defects.Tolerance()
+limits = analysis.Tolerance()
 low = commensurate_angles(limits.max_sigma)
 share = sum(2 * limits.misorientation / np.sqrt(s) for s in low["sigma"]) / 25
 share *= 2 * limits.asymmetry / 30  # mirror lines are 30° apart
@@ -676,7 +676,7 @@ trials = 60 if FAST else 400
 for _ in range(trials):
     turn, inclination = rng.uniform(5, 30), rng.uniform(0, 180)
     points, _ = grain_boundary(spacing, rng.uniform(0, 60), turn, inclination, (0, 0), 300)
-    found = defects.find_defects(points + rng.normal(0, 0.6, points.shape)).boundaries
+    found = analysis.find_defects(points + rng.normal(0, 0.6, points.shape)).boundaries
     called += bool((found["kind"] == "twin").any())
 print(f"called twins: {called} of {trials}")
 

@@ -43,13 +43,17 @@ import numpy as np
 import pandas as pd
 from IPython.display import Image
 
-from moirelib import data, growth, plot
-from moirelib.defects import defect_table
-from moirelib.lattice import Layer, hexagonal_lattice
-from moirelib.moire import moire_table, registry
-from moirelib.occupancy import site_occupancy
-from moirelib.relaxation import fit_relaxation, relative_motion
-from moirelib.scenes import growth_schedule
+from moirelib import analysis, data, plot, validation
+from moirelib.analysis import (
+    defect_table,
+    fit_relaxation,
+    moire_table,
+    registry,
+    relative_motion,
+    site_occupancy,
+)
+from moirelib.crystal import hexagonal_lattice
+from moirelib.simulation import Layer, growth_schedule
 
 FAST = os.environ.get("MOIRELIB_FAST", "1") != "0"
 FRAMES, FRAME_TIME = (80 if FAST else 160), 0.5  # frames, s
@@ -219,8 +223,8 @@ plt.show()
 # within half a {term}`spacing` and two frames:
 
 # %%
-events = growth.growth_events(occupancy)
-score = growth.score_events(events, truth, reach_nm=SPACING / 2, frames=2)
+events = analysis.growth_events(occupancy)
+score = validation.score_events(events, truth, reach_nm=SPACING / 2, frames=2)
 print({k: round(v, 3) for k, v in score.items()})
 events[["frame", "layer", "event", "particle", "y_nm", "x_nm", "coordination", "registry"]].head(
     4
@@ -233,7 +237,7 @@ events[["frame", "layer", "event", "particle", "y_nm", "x_nm", "coordination", "
 # are printed apart, also for the events that last.
 
 # %% mystnb={"figure": {"caption": "Left, all events of the island over its sites, coloured by the frame: attachments (disks), detachments (crosses). It grows outwards. Right, the front every tenth frame, by sectors of equal area.", "name": "fig-events"}}
-fronts = growth.front_table(occupancy, directions=8)
+fronts = analysis.front_table(occupancy, directions=8)
 fronts = fronts[fronts["layer"] == 2]
 fig, axes = plt.subplots(1, 2, figsize=(9.5, 4.2), layout="constrained")
 plot.show_events(events[events["layer"] == 2], axes[0], two.sites)
@@ -254,11 +258,11 @@ plt.show()
 # drift, and only its two ends tell the velocity: a straight line through all frames would promise too small an error.
 
 # %%
-sizes = growth.size_table(occupancy)
+sizes = analysis.size_table(occupancy)
 left = sizes["number"] - sizes["attached"] + sizes["detached"] - sizes["carried"]
 print("balance closes:", bool((left.groupby(sizes["layer"]).nunique() == 1).all()))
-rates = growth.growth_rate(events[events["layer"] == 2], two.frames, FRAME_TIME, windows=2)
-velocity = growth.front_velocity(fronts, FRAME_TIME)
+rates = analysis.growth_rate(events[events["layer"] == 2], two.frames, FRAME_TIME, windows=2)
+velocity = analysis.front_velocity(fronts, FRAME_TIME)
 print(rates.round(2).to_string(index=False))
 came = (truth["event"] == "attach").sum()
 print(f"attachments put in: {came / (FRAMES * FRAME_TIME):.2f} /s over the whole movie")
@@ -289,7 +293,7 @@ plt.show()
 # without preference is $\sum_e p_{ek}$. A chi-square compares, and its p-value comes from drawing the choices anew.
 
 # %%
-preference = growth.site_preference(occupancy)
+preference = analysis.site_preference(occupancy)
 print(
     f"{preference.events} choices, chi-square {preference.statistic:.1f}, p = {preference.p_value:.4f}"
 )
@@ -335,7 +339,7 @@ axes[0].plot(t, by_twist.at(t, moire["frame"].iloc[0]), color="#D55E00", lw=2)
 axes[0].plot(t, 7.0 + extra_twist, "--", color="black", lw=1)
 axes[0].set(xlabel="frame", ylabel="twist / degrees")
 some = tracks[tracks["frame"] % (8 if FAST else 4) == 0]
-numbers = growth.defect_numbers(defect_table(some, other_layer=False), some)
+numbers = analysis.defect_numbers(defect_table(some, other_layer=False), some)
 for layer, color in zip((1, 2), plot.LAYER_COLORS, strict=True):
     vacancies = numbers[(numbers["kind"] == "vacancy") & (numbers["layer"] == layer)]
     axes[1].plot(vacancies["frame"], vacancies["number"], "o-", color=color, label=f"layer {layer}")
@@ -359,7 +363,7 @@ filled = pd.concat(
     ],
     ignore_index=True,
 )
-numbers = growth.defect_numbers(defect_table(filled, other_layer=False), filled)
+numbers = analysis.defect_numbers(defect_table(filled, other_layer=False), filled)
 print(numbers.groupby("kind")["number"].mean().to_dict(), "per frame, from the sites")
 
 # %% [markdown]
@@ -379,7 +383,7 @@ for name in ("rod", "prism"):
     found = site_occupancy(real)
     thinned = real[np.random.default_rng(3).random(len(real)) > 0.03]
     for what, some in (("as published", real), ("3 % of the finds taken out", thinned)):
-        number = len(growth.growth_events(some))
+        number = len(analysis.growth_events(some))
         print(f"{name}, {what}: {len(found[1].sites)} sites, {number} events")
 
 # %% [markdown]
@@ -390,7 +394,7 @@ for name in ("rod", "prism"):
 # ```python
 # tracks = pd.read_csv("particles.csv")                     # frame, particle, layer, y_nm, x_nm
 # occupancy = site_occupancy(tracks, field_nm=(height, width))
-# growth.growth_events(occupancy).to_csv("growth.csv", index=False)
+# analysis.growth_events(occupancy).to_csv("growth.csv", index=False)
 # ```
 #
 # Give the field, so that what drift carries over its edges is not taken for growth. Without it, particles that fill a
@@ -405,7 +409,7 @@ for name in ("rod", "prism"):
 # %% tags=["hide-cell"]
 for dropped in (0.0, 0.05, 0.1, 0.2):
     fewer = tracks[np.random.default_rng(1).random(len(tracks)) > dropped]
-    score = growth.score_events(growth.growth_events(fewer, FIELD), truth, SPACING / 2)
+    score = validation.score_events(analysis.growth_events(fewer, FIELD), truth, SPACING / 2)
     print(
         f"{dropped:.0%} dropped: recall {score['recall']:.3f}, precision {score['precision']:.3f}"
     )
@@ -426,7 +430,7 @@ for seed in range(3):
         ],
         ignore_index=True,
     )
-    test = growth.site_preference(site_occupancy(found, FIELD))
+    test = analysis.site_preference(site_occupancy(found, FIELD))
     print(f"movie {seed}: p = {test.p_value:.2f}")
 
 # %% [markdown]
@@ -434,7 +438,7 @@ for seed in range(3):
 # Divide, in four windows. This simulation was told to grow evenly: which of the two must then change?
 
 # %% tags=["hide-cell"]
-rates = growth.growth_rate(events[events["layer"] == 2], two.frames, FRAME_TIME, windows=4)
+rates = analysis.growth_rate(events[events["layer"] == 2], two.frames, FRAME_TIME, windows=4)
 rates = rates[rates["event"] == "attachment"]
 edge = sizes[sizes["layer"] == 2].set_index("frame")["free_edge_sites"]
 for row in rates.itertuples():

@@ -47,10 +47,9 @@ import pandas as pd
 
 import moirelib
 from moirelib import data, plot
-from moirelib.analysis import analyze
-from moirelib.assignment import find_lattice
-from moirelib.order import strain_map
-from moirelib.unet import choose_device
+from moirelib.analysis import analyze, strain_map
+from moirelib.crystal import find_lattice
+from moirelib.decomposition import choose_device
 
 file = Path(MOVIE) if MOVIE is not None else data.path("sample.tif")
 out = (

@@ -88,8 +88,8 @@ Layer 1 is the layer that reaches furthest; layer_confidence says how sure each 
 
 
 def _decompose(args) -> None:
-    from .decompose import decompose
-    from .movies import read_movie
+    from .decomposition.pipeline import decompose
+    from .movies.reading import read_movie
     from .output import output_folder
 
     with output_folder(args.out) as folder:
@@ -128,9 +128,9 @@ What the particles do not allow is left out, with a line that says why.
 
 
 def _analyze(args) -> None:
-    from .analysis import analyze, field_of_view, read_particles
+    from .analysis.pipeline import analyze, field_of_view, read_particles
+    from .analysis.report import WRITTEN, write_analysis
     from .output import output_folder
-    from .report import WRITTEN, write_analysis
 
     particles = read_particles(args.folder)
     out = os.path.join(args.folder, "analysis")
@@ -163,7 +163,7 @@ def _add_library(commands) -> None:
 def _library(args) -> None:
     from dataclasses import replace
 
-    from .library import LibraryConfig, make_library
+    from .simulation.library import LibraryConfig, make_library
 
     config = LibraryConfig.full()
     if args.fast or args.training:
@@ -196,7 +196,7 @@ def _add_train(commands) -> None:
 def _train(args) -> None:
     from dataclasses import replace
 
-    from .training import TrainingConfig, train
+    from .decomposition.training import TrainingConfig, train
 
     config = TrainingConfig.fast() if args.fast else TrainingConfig.full()
     given = {key: value for key in ("steps", "batch") if (value := getattr(args, key)) is not None}
@@ -227,7 +227,7 @@ def _add_remakers(commands) -> None:
 
 
 def _transmission(args) -> None:
-    from .multislice import tabulate_transmission
+    from .simulation.multislice import tabulate_transmission
 
     if not os.path.isdir(os.path.dirname(args.out) or "."):
         raise FileNotFoundError(f"no such folder: {os.path.dirname(args.out)}; make it first")
@@ -235,7 +235,7 @@ def _transmission(args) -> None:
 
 
 def _sample(args) -> None:
-    from .simulation import make_sample
+    from .simulation.movie import make_sample
 
     if not os.path.isdir(args.out):
         raise FileNotFoundError(f"no such folder: {args.out}; make it first")

@@ -6,6 +6,8 @@ to a commit and checks its SHA-256. The folder named by the environment variable
 first, so everything works offline.
 """
 
+from __future__ import annotations
+
 import json
 import os
 from dataclasses import dataclass
@@ -15,10 +17,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pooch
 
-from moirelib.movies import Movie, read_movie
-
-if TYPE_CHECKING:
-    import pandas as pd
+from .movies.movie import Movie
+from .movies.reading import read_movie
 
 __all__ = [
     "REGISTRY",
@@ -31,6 +31,9 @@ __all__ = [
     "trajectories",
     "weights_path",
 ]
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def data_dir() -> Path:
@@ -64,7 +67,7 @@ def weights_path() -> Path:
     return path("unet.safetensors")
 
 
-def sample() -> "tuple[Movie, pd.DataFrame]":
+def sample() -> tuple[Movie, pd.DataFrame]:
     """Open the shipped simulated movie and the truth that it was made from.
 
     Returns
@@ -122,7 +125,6 @@ class RealData:
 _GITHUB = "https://raw.githubusercontent.com"
 _PHONONS = f"{_GITHUB}/chenlabUIUC/Phonon-mapping-nanoscopy/51dea91ca059b16994be7e35411856dc4e20752b"
 _GATAN = f"{_GITHUB}/hyperspy/rosettasciio/78aea9d0a57528a36a6cdd731e0aa32d44bea37c/rsciio/tests/data/digitalmicrograph"
-
 REGISTRY: dict[str, RealData] = {
     "np_lattice_2p593nm.tif": RealData(
         url=f"{_GITHUB}/chenlabUIUC/particle-identification/f800ca98a5cbbeeb81161fc2e380797468431f28/SAMPLE_0001.tif",
@@ -205,7 +207,7 @@ def fetch(name: str) -> Path:
 _TRACKING_ERROR = {"rod": 1.0, "prism": 5.7}
 
 
-def trajectories(name: str) -> "pd.DataFrame":
+def trajectories(name: str) -> pd.DataFrame:
     """Published trajectories of vibrating particles in a hexagonal lattice, as a track table.
 
     Parameters

@@ -19,8 +19,10 @@ __all__ = [
     "require_unique_tracks",
 ]
 
+
 #: What an analysis of single frames needs; lengths in nm.
 PARTICLE_COLUMNS = ("frame", "layer", "y_nm", "x_nm")
+
 #: What an analysis of motion needs; ``particle`` is the track's number, -1 where there is none.
 TRACK_COLUMNS = ("frame", "particle", "layer", "y_nm", "x_nm")
 

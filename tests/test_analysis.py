@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from moirelib.analysis import NEEDED, analyze, field_of_view, read_particles
+from moirelib.analysis import NEEDED, analyze, field_of_view, read_particles, render_report, write_analysis
+from moirelib.analysis.report import SUMMARIES
 from moirelib.cli import main
-from moirelib.elastic import thermal_displacements
-from moirelib.lattice import grain_boundary, hexagonal_lattice, moire_period
-from moirelib.report import SUMMARIES, report, write_analysis
+from moirelib.crystal import hexagonal_lattice, moire_period
+from moirelib.simulation import grain_boundary, thermal_displacements
 
 SPACING, TWIST, FRAMES = 40.0, 9.0, 12
 
@@ -212,8 +212,8 @@ def test_particles_on_a_line_give_a_report_without_maps(tmp_path):
 def test_notes_are_shown_as_text_not_as_markup(movie):
     result = analyze(movie[movie["frame"] == 0])
     result.notes["growth"] = "<b>&"
-    assert "&lt;b&gt;&amp;" in report(result, [], "x < y")
-    assert "x &lt; y" in report(result, [], "x < y")
+    assert "&lt;b&gt;&amp;" in render_report(result, [], "x < y")
+    assert "x &lt; y" in render_report(result, [], "x < y")
 
 
 def test_the_needed_columns_are_enough(movie):

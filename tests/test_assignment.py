@@ -8,10 +8,11 @@ import pytest
 from scipy.ndimage import gaussian_filter
 from scipy.special import expit, logit
 
-from moirelib import assignment
-from moirelib.assignment import Lattice, assign_layers, extent, find_lattice, twist_note, vote
-from moirelib.lattice import fold_hexagonal, grain_boundary, hexagonal_lattice, moire_period, truth_table, twin_boundary
-from moirelib.scenes import LatticeConfig, random_scene
+from moirelib.crystal import Lattice, extent, find_lattice, fold_hexagonal, hexagonal_lattice, moire_period
+from moirelib.decomposition import Evidence, assign_layers, twist_note, vote
+from moirelib.decomposition.evidence import Surroundings
+from moirelib.decomposition.grains import _split
+from moirelib.simulation import LatticeConfig, grain_boundary, random_scene, truth_table, twin_boundary
 
 D, SPACING = 12.0, 16.0
 TWO_LAYERS = replace(
@@ -372,11 +373,11 @@ def test_twist_note_knows_symmetry_mismatch_and_missing_layers():
 def test_particles_too_far_apart_to_tell_copies_are_left_whole():
     points = crystal(10.0, 400.0)
     table = detections(points, np.ones(len(points)), np.random.default_rng(0), missed=0.0, false=0.0)
-    around = assignment._Surroundings(table, D, assignment.Evidence())
+    around = Surroundings(table, D, Evidence())
     member = np.zeros(len(points), bool)
     for i, near in enumerate(around.points):
         member[i] = not np.any(np.hypot(*(around.points[member] - near).T) < 3 * SPACING)
     assert member.sum() > 30
-    side, agreement_cut = assignment._split(member, [around.lattice], around)
+    side, agreement_cut = _split(member, [around.lattice], around)
     assert not side.any()
     assert agreement_cut == 0

@@ -21,9 +21,9 @@ import families  # noqa: E402
 import layers  # noqa: E402
 import networks  # noqa: E402
 
-from moirelib.library import LibraryConfig, make_library  # noqa: E402
-from moirelib.scoring import score_layers  # noqa: E402
-from moirelib.training import TrainingConfig  # noqa: E402
+from moirelib.decomposition import TrainingConfig  # noqa: E402
+from moirelib.simulation import LibraryConfig, make_library  # noqa: E402
+from moirelib.validation import score_layers  # noqa: E402
 
 
 @pytest.fixture(scope="module")

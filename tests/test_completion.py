@@ -7,10 +7,9 @@ from scipy.spatial import cKDTree
 from test_particles import D, disks
 from test_refinement import rendered
 
-from moirelib.assignment import assign_layers
-from moirelib.completion import SITE_ODDS, complete, settle_overlaps, site_odds, vacant_sites
-from moirelib.lattice import hexagonal_lattice
-from moirelib.refinement import FrameFit, Imaging
+from moirelib.crystal import hexagonal_lattice
+from moirelib.decomposition import FrameFit, Imaging, assign_layers, complete, settle_overlaps, site_odds, vacant_sites
+from moirelib.decomposition.completion import SITE_ODDS
 
 SHAPE, MIDDLE = (160, 160), np.array([79.5, 79.5])
 FIELD = (np.zeros(2), np.array(SHAPE) - 1.0)

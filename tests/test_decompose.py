@@ -9,11 +9,10 @@ import tifffile
 
 import moirelib
 from moirelib import data
-from moirelib.decompose import COLUMNS, decompose, semi_real_moire
+from moirelib.decomposition import COLUMNS, build_unet, decompose, save_weights
 from moirelib.movies import Movie
 from moirelib.output import output_folder
-from moirelib.scoring import score_particles
-from moirelib.unet import build_unet, save_weights
+from moirelib.validation import score_particles, semi_real_moire
 
 
 @pytest.fixture(scope="module")

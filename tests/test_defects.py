@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy.spatial import cKDTree
 
-from moirelib.defects import (
+from moirelib.analysis import (
     Tolerance,
     boundary_table,
     burgers_circuit,
@@ -14,16 +14,10 @@ from moirelib.defects import (
     follow_boundaries,
     follow_defects,
     orientational_twins,
+    site_occupancy,
 )
-from moirelib.lattice import (
-    commensurate_angles,
-    dilatation_displacement,
-    dislocation_displacement,
-    grain_boundary,
-    hexagonal_lattice,
-    twin_boundary,
-)
-from moirelib.occupancy import site_occupancy
+from moirelib.crystal import commensurate_angles, hexagonal_lattice
+from moirelib.simulation import dilatation_displacement, dislocation_displacement, grain_boundary, twin_boundary
 
 A = 20.0  # nm
 CENTER = np.array([300.0, 280.0])

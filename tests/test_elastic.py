@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from moirelib.elastic import bonds, dynamical_matrix, stiffness_matrix, thermal_displacements
-from moirelib.lattice import hexagonal_lattice
+from moirelib.crystal import bonds, hexagonal_lattice
+from moirelib.simulation import dynamical_matrix, stiffness_matrix, thermal_displacements
 
 SPACING, ANGLE, SPRING = 20.0, 13.0, 2.0
 

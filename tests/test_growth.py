@@ -6,22 +6,23 @@ import pandas as pd
 import pytest
 
 from moirelib import plot
-from moirelib.growth import (
-    _matched_test,
+from moirelib.analysis import (
     defect_numbers,
+    fit_relaxation,
     front_table,
     front_velocity,
     growth_events,
     growth_rate,
-    score_events,
+    registry,
+    relative_motion,
+    site_occupancy,
     site_preference,
     size_table,
 )
-from moirelib.lattice import Layer, hexagonal_lattice
-from moirelib.moire import registry
-from moirelib.occupancy import site_occupancy
-from moirelib.relaxation import fit_relaxation, relative_motion
-from moirelib.scenes import growth_schedule
+from moirelib.analysis.preference import _matched_test
+from moirelib.crystal import hexagonal_lattice
+from moirelib.simulation import Layer, growth_schedule
+from moirelib.validation import score_events
 
 A, SIZE, FRAMES = 20.0, 300.0, 50  # nm, nm, frames
 FIELD, CENTER = (SIZE, SIZE), np.array([SIZE / 2, SIZE / 2])

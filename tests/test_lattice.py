@@ -6,22 +6,22 @@ import numpy as np
 import pytest
 from scipy.spatial import Delaunay, cKDTree
 
-from moirelib.elastic import stiffness_matrix
-from moirelib.lattice import (
+from moirelib.crystal import coincidence_period, commensurate_angles, hexagonal_lattice, moire_period
+from moirelib.simulation import (
+    SHAPES,
+    LatticeConfig,
     Layer,
     Scene,
-    coincidence_period,
-    commensurate_angles,
+    circumscribed_ratio,
     dilatation_displacement,
     dislocation_displacement,
     grain_boundary,
-    hexagonal_lattice,
-    moire_period,
+    growth_schedule,
+    random_scene,
+    stiffness_matrix,
     truth_table,
     twin_boundary,
 )
-from moirelib.scenes import LatticeConfig, growth_schedule, random_scene
-from moirelib.shapes import SHAPES, circumscribed_ratio
 
 FIELD = (400.0, 500.0)
 #: Nothing random but the lattices themselves.

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 import zarr
 
-from moirelib import library
-from moirelib.library import LibraryConfig, make_library, open_library, simulate_frame
+from moirelib.simulation import LibraryConfig, library, make_library, open_library, simulate_frame
 
 WITH_INTERSTITIALS = replace(
     LibraryConfig.fast().lattice,

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from moirelib.liquid import (
+from moirelib.simulation import (
     CameraConfig,
     LiquidConfig,
     brightness_flicker,
@@ -84,7 +84,7 @@ def test_an_energy_filter_stops_the_electrons_that_lost_energy():
 def test_elastic_mean_free_path_agrees_with_scattering_factors(material, formula_units, atoms, energy, aperture):
     from abtem.parametrizations import LobatoParametrization
 
-    from moirelib.optics import electron_wavelength
+    from moirelib.simulation import electron_wavelength
 
     angle = np.geomspace(1e-3 * aperture, 0.5, 3000)
     gamma = 1 + energy / 510999

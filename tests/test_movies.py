@@ -13,11 +13,10 @@ import h5py
 import numpy as np
 import pytest
 import tifffile
-from rsciio import emd, tia
-from rsciio import tiff as rsciio_tiff
+from rsciio import emd, tia, tiff as rsciio_tiff
 
-from moirelib import movies
 from moirelib.movies import LayerMovieWriter, Movie, as_movie, read_movie, write_layer_movie
+from moirelib.movies.reading import _READERS
 
 SHAPE = (6, 5, 7)  # three different sizes, so that a mixed-up axis shows; 3 or 4 would be colours to tifffile
 
@@ -813,4 +812,4 @@ def test_truncated_real_gatan_file(tmp_path):
 def test_supported_formats_of_the_documentation_are_all_there():
     for suffix in (".dm3", ".dm4", ".mrc", ".tif", ".emd", ".ser", ".emi", ".png", ".jpg"):
         assert f"``{suffix}``" in read_movie.__doc__
-        assert suffix in movies._READERS
+        assert suffix in _READERS

@@ -5,13 +5,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from moirelib.lattice import Layer, Scene
-from moirelib.multislice import (
+from moirelib.simulation import (
     GOLD_VIBRATION,
+    Layer,
+    Scene,
+    Transmission,
     compose_wave,
     crystal_slab,
+    electron_wavelength,
     exit_waves,
     fresnel_propagate,
+    lattice_constant,
+    nanoparticle,
     particle_exit_wave,
     particle_transmission,
     reduce_transmission,
@@ -19,9 +24,7 @@ from moirelib.multislice import (
     through_lens,
     vibrating,
 )
-from moirelib.optics import Transmission, electron_wavelength
-from moirelib.proof import compare_with_multislice, overlapping_clusters
-from moirelib.shapes import lattice_constant, nanoparticle
+from moirelib.validation import compare_with_multislice, overlapping_clusters
 
 
 def test_fresnel_propagation_conserves_intensity_and_undoes_itself():

@@ -7,11 +7,20 @@ import numpy as np
 import pytest
 import torch
 
-from moirelib import optics
-from moirelib.lattice import Layer, Scene
-from moirelib.multislice import fresnel_propagate, through_lens
-from moirelib.optics import Transmission, clean_image, compose, electron_wavelength, layer_thickness, particle_mask
-from moirelib.shapes import SHAPES
+from moirelib.simulation import (
+    SHAPES,
+    Layer,
+    Scene,
+    Transmission,
+    clean_image,
+    compose,
+    electron_wavelength,
+    fresnel_propagate,
+    layer_thickness,
+    optics,
+    particle_mask,
+    through_lens,
+)
 
 GOLD = Transmission.load()
 

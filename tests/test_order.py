@@ -4,28 +4,29 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from moirelib.lattice import (
-    coincidence_period,
-    commensurate_angles,
-    dislocation_displacement,
-    grain_boundary,
-    hexagonal_lattice,
-    moire_period,
-    twin_boundary,
-)
-from moirelib.moire import REGISTRY, fit_moire, moire_table, registry
-from moirelib.order import (
+from moirelib.analysis import (
+    REGISTRY,
     edge_particles,
     find_grains,
     fit_lattice,
-    hexatic,
+    fit_moire,
     hexatic_correlation,
     lattice_table,
     local_lattices,
-    neighbour_spacing,
+    moire_table,
     radial_distribution,
+    registry,
     strain_map,
 )
+from moirelib.crystal import (
+    coincidence_period,
+    commensurate_angles,
+    hexagonal_lattice,
+    hexatic,
+    moire_period,
+    neighbour_spacing,
+)
+from moirelib.simulation import dislocation_displacement, grain_boundary, twin_boundary
 
 A = 20.0  # nm
 CENTER = (300.0, 280.0)

@@ -6,8 +6,9 @@ import pandas as pd
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from moirelib.decompose import decompose
-from moirelib.scoring import match, score_layers
+from moirelib.crystal import match
+from moirelib.decomposition import decompose
+from moirelib.validation import score_layers
 
 PIXEL_SIZE = 1.2  # nm
 

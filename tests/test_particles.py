@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy.spatial import cKDTree
 
-from moirelib.lattice import hexagonal_lattice
-from moirelib.particles import _drawn_out, locate
-from moirelib.unet import CENTER_WIDTH
+from moirelib.crystal import hexagonal_lattice
+from moirelib.decomposition import CENTER_WIDTH, locate
+from moirelib.decomposition.frame import _drawn_out
 
 D = 12.0
 

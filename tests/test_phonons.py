@@ -5,22 +5,20 @@ import pandas as pd
 import pytest
 
 from moirelib import plot
-from moirelib.elastic import dynamical_matrix, stiffness_matrix, thermal_displacements
-from moirelib.lattice import hexagonal_lattice
-from moirelib.phonons import (
+from moirelib.analysis import (
     SpringModel,
-    brillouin_zone,
     density_of_states,
     dispersion,
     elastic_constants,
+    find_normal_modes,
     fit_springs,
     localization_bound,
-    normal_modes,
-    phonons,
+    measure_phonons,
     plane_wave_stiffness,
-    symmetry_path,
+    site_displacements,
 )
-from moirelib.vibrations import site_displacements
+from moirelib.crystal import brillouin_zone, hexagonal_lattice, symmetry_path
+from moirelib.simulation import dynamical_matrix, stiffness_matrix, thermal_displacements
 
 SPACING, ANGLE, SPRING, HOLD = 20.0, 13.0, 2.0, 0.08
 LAME = np.sqrt(3) / 4 * SPRING  # λ = μ of springs between nearest neighbours (Cauchy)
@@ -169,7 +167,7 @@ def test_normal_modes_of_a_small_crystal():
     t, k = (i.ravel() for i in np.indices(u.shape[:2]))
     table = pd.DataFrame({"frame": t, "particle": k, "layer": 1})
     table["y_nm"], table["x_nm"] = (sites + u).reshape(-1, 2).T
-    found = normal_modes(site_displacements(table, localization_std=0.0, drift_window=51))
+    found = find_normal_modes(site_displacements(table, localization_std=0.0, drift_window=51))
     exact = np.linalg.eigvalsh(stiffness_matrix(sites, SPACING, SPRING, 0.2).toarray())
     half = slice(len(exact) // 2, None)
     error = np.mean(np.abs(found.stiffness / exact - 1)[half])
@@ -192,7 +190,7 @@ def test_normal_modes_of_a_film_too_fast_for_its_frames_to_be_independent():
         t, k = (i.ravel() for i in np.indices(u.shape[:2]))
         table = pd.DataFrame({"frame": t, "particle": k, "layer": 1})
         table["y_nm"], table["x_nm"] = (sites + u).reshape(-1, 2).T
-        found = normal_modes(site_displacements(table, localization_std=0.0, drift_window=51))
+        found = find_normal_modes(site_displacements(table, localization_std=0.0, drift_window=51))
         errors.append([np.mean((s / exact - 1)[half]) for s in (found.stiffness, found.stiffness_raw)])
     corrected, raw = np.mean(errors, axis=0)
     assert raw > 0.07  # the fewer independent frames, the more
@@ -208,18 +206,18 @@ def test_phonons_of_a_layer_with_two_grains_are_those_of_the_larger_and_say_so()
     t, k = (i.ravel() for i in np.indices(seen.shape[:2]))
     table = pd.DataFrame({"frame": t, "particle": k, "layer": 1}).assign(y_std_nm=1e-9, x_std_nm=1e-9)
     table["y_nm"], table["x_nm"] = seen.reshape(-1, 2).T
-    waves = phonons(table)
+    waves = measure_phonons(table)
     assert f"of {len(seen[0])} sites" in waves.attrs["note"]
     inner = waves.dropna()
     exact = truth(inner)
     assert np.sqrt(np.mean((inner["stiffness_kt_nm2"] / exact - 1) ** 2)) < 0.15
-    assert not phonons(table[table["particle"] < len(parts[0])]).attrs["note"]
+    assert not measure_phonons(table[table["particle"] < len(parts[0])]).attrs["note"]
 
 
 def test_too_little_is_refused_in_one_line():
     few = movie(60.0, 40, 8)
     with pytest.raises(ValueError, match="40 frames cannot give"):
-        normal_modes(few)
+        find_normal_modes(few)
     with pytest.raises(ValueError, match="no interior"):
         dispersion(few.select(few.sites[:, 0] > 40))
     hexagon = movie(1.05 * SPACING, 40, 8)  # of seven, whose one inner site has no extent
@@ -255,7 +253,7 @@ def test_every_layer_has_its_branches_in_one_table():
         table["y_nm"], table["x_nm"] = (sites + u).reshape(-1, 2).T
         tables.append(table)
     tracks = pd.concat([*tables, tables[0].head(5).assign(layer=3)])
-    waves = phonons(tracks, localization_std=0.0)
+    waves = measure_phonons(tracks, localization_std=0.0)
     agreed = {"layer", "branch", "q_y_per_nm", "q_x_per_nm", "stiffness_kt_nm2"}
     assert agreed <= set(waves)
     assert "layer 3" in waves.attrs["note"]

@@ -8,8 +8,9 @@ import pytest
 import torch
 from test_particles import D, disks, square_of_points
 
-from moirelib.lattice import hexagonal_lattice
-from moirelib.refinement import FrameFit, Imaging, _shared_jacobian, refine, rows_of_three
+from moirelib.crystal import hexagonal_lattice, rows_of_three
+from moirelib.decomposition import FrameFit, Imaging, refine
+from moirelib.decomposition.fit import _shared_jacobian
 
 
 def noisy_frame(points, rng, noise, contrast=0.5):

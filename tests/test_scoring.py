@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from moirelib.scoring import mask_accuracy, mask_iou, match, score_layers, score_particles
+from moirelib.crystal import match
+from moirelib.validation import mask_accuracy, mask_iou, score_layers, score_particles
 
 
 def table(layers, shift=0.0):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.spatial import cKDTree
 
-from moirelib.shapes import (
+from moirelib.simulation import (
     SHAPES,
     circumscribed_ratio,
     lattice_constant,

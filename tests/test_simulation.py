@@ -6,13 +6,21 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from moirelib.crystal import hexagonal_lattice
 from moirelib.data import path
-from moirelib.elastic import dynamical_matrix
-from moirelib.lattice import Layer, Scene, hexagonal_lattice
-from moirelib.liquid import CameraConfig, LiquidConfig
 from moirelib.movies import read_movie
-from moirelib.scenes import LatticeConfig
-from moirelib.simulation import MovieConfig, make_sample, scene_with_margin, simulate_movie
+from moirelib.simulation import (
+    CameraConfig,
+    LatticeConfig,
+    Layer,
+    LiquidConfig,
+    MovieConfig,
+    Scene,
+    dynamical_matrix,
+    make_sample,
+    scene_with_margin,
+    simulate_movie,
+)
 
 FIELD = (120.0, 150.0)
 CLEAR = LiquidConfig(water=0.0, windows=0.0, beam=0.0, clouds=0.0, blur=0.0)

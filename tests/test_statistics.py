@@ -4,19 +4,22 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
+from moirelib.crystal import hexagonal_lattice
 from moirelib.data import fetch
-from moirelib.lattice import hexagonal_lattice
-from moirelib.liquid import CameraConfig, LiquidConfig, camera_mtf, record
 from moirelib.movies import read_movie
-from moirelib.real_frame import REAL_PIXEL_SIZE, REAL_SPACING, leaning_columns, real_frame_lattice, real_frame_twin
-from moirelib.scenes import random_scene
-from moirelib.statistics import (
+from moirelib.simulation import CameraConfig, LiquidConfig, camera_mtf, random_scene, record
+from moirelib.validation import (
+    REAL_PIXEL_SIZE,
+    REAL_SPACING,
     average_particle,
     background_spectrum,
     frame_statistics,
+    leaning_columns,
     noise_autocorrelation,
     noise_spectra,
     particle_contrast,
+    real_frame_lattice,
+    real_frame_twin,
 )
 
 SPACING = 30.0  # pixels

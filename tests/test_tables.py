@@ -4,13 +4,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from moirelib.defects import boundary_table, defect_table
-from moirelib.moire import moire_table
-from moirelib.occupancy import site_occupancy
-from moirelib.order import lattice_table
-from moirelib.phonons import phonons
+from moirelib.analysis import (
+    boundary_table,
+    defect_table,
+    lattice_table,
+    measure_phonons,
+    measure_vibrations,
+    moire_table,
+    site_occupancy,
+)
 from moirelib.tables import PARTICLE_COLUMNS, checked_particles, layers_by_frame, require_unique_tracks
-from moirelib.vibrations import vibrations
 
 
 def tracks():
@@ -30,7 +33,7 @@ def tracks():
         (lambda t: t.assign(frame=t["frame"] - 6), "frames from 0 on"),
     ],
 )
-@pytest.mark.parametrize("analysis", [checked_particles, site_occupancy, vibrations, phonons])
+@pytest.mark.parametrize("analysis", [checked_particles, site_occupancy, measure_vibrations, measure_phonons])
 def test_bad_tables_are_refused_in_one_line_by_every_analysis_of_tracks(analysis, spoil, says):
     with pytest.raises(ValueError, match=says) as caught:
         analysis(spoil(tracks()))
@@ -44,7 +47,7 @@ def test_analyses_of_frames_need_no_tracks_but_finite_positions(analysis):
         analysis(tracks().assign(y_nm=lambda t: t["y_nm"].where(t.index != 2)))
 
 
-@pytest.mark.parametrize("analysis", [site_occupancy, vibrations])
+@pytest.mark.parametrize("analysis", [site_occupancy, measure_vibrations])
 def test_a_track_in_two_places_at_once_is_refused(analysis):
     twelve = pd.concat([tracks().assign(frame=lambda t, k=k: t["frame"] + 3 * k) for k in range(4)], ignore_index=True)
     twice = pd.concat([twelve, twelve[twelve["frame"] == 6].tail(1)])

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from moirelib.tracks import link
+from moirelib.decomposition import link
 
 
 def table(frames, jitter=0.3):

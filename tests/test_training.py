@@ -8,9 +8,17 @@ import pytest
 import torch
 from scipy.ndimage import center_of_mass, label
 
-from moirelib.library import LibraryConfig, make_library, open_library
-from moirelib.training import CENTER_WEIGHT, LayerUNet, LibraryCrops, TrainingConfig, permutation_loss, train
-from moirelib.unet import CENTER_WIDTH, WORKING_DIAMETER, load_weights, predict
+from moirelib.decomposition import (
+    CENTER_WIDTH,
+    WORKING_DIAMETER,
+    TrainingConfig,
+    load_weights,
+    permutation_loss,
+    predict,
+    train,
+)
+from moirelib.decomposition.training import CENTER_WEIGHT, LayerUNet, LibraryCrops
+from moirelib.simulation import LibraryConfig, make_library, open_library
 
 # --- The loss ---
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from moirelib.unet import build_unet, load_weights, normalize, predict, resample, save_weights
+from moirelib.decomposition import build_unet, load_weights, normalize, predict, resample, save_weights
 
 
 @pytest.fixture(scope="module")

@@ -5,21 +5,21 @@ import pandas as pd
 import pytest
 
 from moirelib import data, plot
-from moirelib.elastic import stiffness_matrix, thermal_displacements
-from moirelib.lattice import hexagonal_lattice
-from moirelib.moire import registry
-from moirelib.vibrations import (
+from moirelib.analysis import (
     autocovariance,
     coordination_labels,
     group_vibrations,
     interlayer_correlation,
     layer_vibrations,
     localization_from_covariance,
+    measure_vibrations,
     pn_per_um,
+    registry,
     site_displacements,
     site_vibrations,
-    vibrations,
 )
+from moirelib.crystal import hexagonal_lattice
+from moirelib.simulation import stiffness_matrix, thermal_displacements
 
 SPACING, ANGLE = 20.0, 13.0
 
@@ -306,7 +306,7 @@ def test_both_layers_come_in_one_table_with_the_agreed_columns():
     rng, sites = np.random.default_rng(51), crystal(50.0)
     layers = [tracks_of(sites + rng.normal(0, k, (30, len(sites), 2)), error=0.1, layer=k) for k in (1, 2)]
     alone = tracks_of(sites[None, :4], layer=3)  # one frame of a third
-    table = vibrations(pd.concat([*layers, alone]))
+    table = measure_vibrations(pd.concat([*layers, alone]))
     agreed = "particle layer y_nm x_nm std_y_nm std_x_nm std_raw_y_nm std_raw_x_nm k_y_kt_nm2 k_x_kt_nm2"
     assert set(agreed.split()) <= set(table)
     mean = table.groupby("layer")["std_y_nm"].mean()

@@ -1,0 +1,103 @@
+from .boundaries import (
+    BOUNDARY_COLUMNS as BOUNDARY_COLUMNS,
+    Tolerance as Tolerance,
+    find_boundaries as find_boundaries,
+    in_boundary as in_boundary,
+)
+from .defect_tracks import (
+    boundary_table as boundary_table,
+    defect_table as defect_table,
+    defect_tables as defect_tables,
+    follow_boundaries as follow_boundaries,
+    follow_defects as follow_defects,
+)
+from .defects import (
+    LayerDefects as LayerDefects,
+    empty_sites as empty_sites,
+    find_defects as find_defects,
+    orientational_twins as orientational_twins,
+)
+from .dislocations import burgers_circuit as burgers_circuit
+from .displacements import (
+    Displacements as Displacements,
+    coordination_labels as coordination_labels,
+    site_displacements as site_displacements,
+    site_spacing as site_spacing,
+)
+from .grains import checked_grain as checked_grain, find_grains as find_grains, grains_of as grains_of
+from .growth import (
+    defect_numbers as defect_numbers,
+    front_table as front_table,
+    front_velocity as front_velocity,
+    growth_events as growth_events,
+    growth_rate as growth_rate,
+    size_table as size_table,
+)
+from .lattices import (
+    LatticeFit as LatticeFit,
+    fit_lattice as fit_lattice,
+    fit_members as fit_members,
+    grain_fits as grain_fits,
+    lattice_table as lattice_table,
+    local_lattices as local_lattices,
+)
+from .localization import (
+    Localization as Localization,
+    autocovariance as autocovariance,
+    error_variance as error_variance,
+    localization_from_covariance as localization_from_covariance,
+    total_variance as total_variance,
+)
+from .moire import (
+    REGISTRY as REGISTRY,
+    Moire as Moire,
+    fit_moire as fit_moire,
+    moire_table as moire_table,
+    registry as registry,
+)
+from .normal_modes import (
+    NormalModes as NormalModes,
+    density_of_states as density_of_states,
+    find_normal_modes as find_normal_modes,
+)
+from .occupancy import Occupancy as Occupancy, adjacency as adjacency, site_occupancy as site_occupancy
+from .order import (
+    edge_particles as edge_particles,
+    hexatic_correlation as hexatic_correlation,
+    radial_distribution as radial_distribution,
+    strain_map as strain_map,
+)
+from .phonons import dispersion as dispersion, largest_grain as largest_grain, measure_phonons as measure_phonons
+from .pipeline import (
+    NEEDED as NEEDED,
+    TABLES as TABLES,
+    Analysis as Analysis,
+    analyze as analyze,
+    field_of_view as field_of_view,
+    read_particles as read_particles,
+)
+from .preference import SitePreference as SitePreference, site_preference as site_preference
+from .relaxation import Relaxation as Relaxation, fit_relaxation as fit_relaxation, relative_motion as relative_motion
+from .report import (
+    WRITTEN as WRITTEN,
+    figures as figures,
+    render_report as render_report,
+    write_analysis as write_analysis,
+)
+from .springs import (
+    ElasticConstants as ElasticConstants,
+    SpringModel as SpringModel,
+    elastic_constants as elastic_constants,
+    fit_springs as fit_springs,
+    localization_bound as localization_bound,
+    plane_wave_stiffness as plane_wave_stiffness,
+)
+from .vibrations import (
+    every_layer as every_layer,
+    group_vibrations as group_vibrations,
+    interlayer_correlation as interlayer_correlation,
+    layer_vibrations as layer_vibrations,
+    measure_vibrations as measure_vibrations,
+    pn_per_um as pn_per_um,
+    site_vibrations as site_vibrations,
+)

@@ -1,0 +1,415 @@
+"""Growth: when particles attach and detach, how layers and their fronts grow, what sites they prefer.
+
+All follows from the occupancy of sites (`occupancy`). How layers turn and slide meanwhile is in `relaxation`.
+
+Explained in chapter 10, "Growth".
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from scipy.spatial import cKDTree
+from scipy.stats import chi2
+
+from ..crystal.mesh import REACH, THREE_SHELLS
+from ..crystal.neighbours import spans_plane, to_complex, to_points
+from ..tables import require_columns
+from .defects import empty_sites
+from .grains import find_grains
+from .lattices import local_lattices
+from .moire import registry
+from .occupancy import Occupancy, adjacency, site_occupancy
+
+__all__ = ["defect_numbers", "front_table", "front_velocity", "growth_events", "growth_rate", "size_table"]
+
+EVENT_COLUMNS = "frame layer event particle y_nm x_nm coordination registry coordinate y_frame_nm x_frame_nm".split()
+
+
+# --- Events ---
+
+
+def growth_events(
+    particles: pd.DataFrame | dict, field_nm=None, border_nm: float | None = None, min_frames: int = 3
+) -> pd.DataFrame:
+    """Attachments and detachments of particles, with coordination and registry at the time.
+
+    Parameters
+    ----------
+    particles : pandas.DataFrame or dict
+        Tracks as for `site_occupancy`, or what it returned (the other parameters then have no effect).
+    field_nm, border_nm, min_frames
+        As for `site_occupancy`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``frame``, the first in which the particle is there, or no longer there; ``layer``; ``event``, attachment or
+        detachment; ``particle``, the track seen there longest after attachment, or before detachment (-1 for none);
+        ``y_nm, x_nm``, where the site is in the first frame; ``coordination``, taken neighbour sites in the layer
+        just after attachment or before detachment; ``registry`` (top, bridge, hollow, or empty where the other layer
+        is not) and ``coordinate`` on the other layer as in `moirelib.analysis.registry`; ``y_frame_nm, x_frame_nm``,
+        where the site is in the event's own frame.
+
+    Raises
+    ------
+    ValueError
+        As `site_occupancy`.
+
+    Notes
+    -----
+    A particle that hops to a free site is a detachment there and an attachment here. What drift carries in or out of
+    view makes no event. Explained in chapter 10, "Growth".
+    """
+    occupancy = _occupancy(particles, field_nm, border_nm, min_frames)
+    tables = [_layer_events(one, occupancy) for one in occupancy.values()]
+    table = pd.concat([t for t in tables if len(t)] or [pd.DataFrame(columns=EVENT_COLUMNS)], ignore_index=True)
+    return table.sort_values(["frame", "layer"], kind="stable", ignore_index=True)[EVENT_COLUMNS]
+
+
+def _occupancy(particles, *options) -> dict[int, Occupancy]:
+    return particles if isinstance(particles, dict) else site_occupancy(particles, *options)
+
+
+def occupancy_changes(one) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and sites at which something changes from one frame to the next, both in view."""
+    t, k = np.nonzero((one.occupied[1:] != one.occupied[:-1]) & one.visible[1:] & one.visible[:-1])
+    return t + 1, k
+
+
+def _layer_events(one, occupancy) -> pd.DataFrame:
+    t, k = occupancy_changes(one)
+    came = one.occupied[t, k]
+    neighbours = _neighbours(one.sites, one.sites[k], one.spacing)
+    there = [one.occupied[row - (not up)] for row, up in zip(t, came, strict=True)]
+    table = pd.DataFrame(
+        {
+            "frame": one.frames[t],
+            "layer": one.layer,
+            "event": np.where(came, "attachment", "detachment"),
+            "particle": [_track(one, *event) for event in zip(t, k, came, strict=True)],
+            "y_nm": one.sites[k, 0],
+            "x_nm": one.sites[k, 1],
+            "coordination": [int(s[n].sum()) for s, n in zip(there, neighbours, strict=True)],
+        }
+    )
+    on = registry_at(one, occupancy, t, one.sites[k])
+    table["registry"], table["coordinate"] = on["registry"].to_numpy(object), on["coordinate"].to_numpy(float)
+    where = [one.in_frame(site, row)[0] for row, site in zip(t, one.sites[k], strict=True)]
+    table[["y_frame_nm", "x_frame_nm"]] = np.reshape(where, (-1, 2))
+    return table
+
+
+def _neighbours(sites, points, spacing) -> list[np.ndarray]:
+    """Indices of the sites around each point, not the one at it."""
+    if len(points) == 0:
+        return []
+    near = cKDTree(sites).query_ball_point(points, REACH * spacing)
+    return [
+        np.array([j for j in some if np.hypot(*(sites[j] - point)) > 0.3 * spacing], int)
+        for some, point in zip(near, points, strict=True)
+    ]
+
+
+def _track(one, row, site, came) -> int:
+    """The track seen longest at a site after attachment, or before detachment."""
+    same = one.occupied[:, site] == one.occupied[row if came else row - 1, site]
+    after = np.flatnonzero(~same[row:])
+    before = np.flatnonzero(~same[:row])
+    span = (
+        slice(row, row + after[0] if len(after) else None) if came else slice(before[-1] + 1 if len(before) else 0, row)
+    )
+    tracks = one.particles[span, site]
+    numbers, count = np.unique(tracks[tracks >= 0], return_counts=True)
+    return int(numbers[count.argmax()]) if len(numbers) else -1
+
+
+def registry_at(one, occupancy, rows, points) -> pd.DataFrame:
+    """Registry on the other layer of points of the first frame, each at its own row's time."""
+    columns = ["registry", "coordinate"]
+    table = pd.DataFrame({"registry": "", "coordinate": np.nan}, index=range(len(points)), dtype=object)
+    other = occupancy.get(3 - one.layer)
+    if other is None or len(points) == 0 or len(other.sites) < 6:
+        return table
+    grain = find_grains(other.sites, other.spacing)
+    for row in np.unique(rows):
+        some, there = np.flatnonzero(rows == row), other.occupied[row]
+        if there.sum() < 6:
+            continue
+        base = other.in_frame(other.sites[there], row)
+        on = registry(one.in_frame(points[some], row), base, other.spacing, grain[there])
+        table.loc[some, columns] = on[columns].to_numpy(object)
+    return table
+
+
+# --- Size, rate and front ---
+
+
+def size_table(occupancy: dict[int, Occupancy]) -> pd.DataFrame:
+    """Size of every layer in every frame, with its balance.
+
+    Parameters
+    ----------
+    occupancy : dict
+        From `site_occupancy`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``frame, layer``; ``number`` of taken sites in view; ``area_nm2``, number times the lattice cell √3/2 a²;
+        ``radius_nm`` of a disk of that area; ``attached, detached``, events so far; ``carried``, net number that drift
+        carried into view so far; ``free_edge_sites``, free places of the lattice in view with a taken neighbour, also
+        those that no frame ever fills.
+
+    Notes
+    -----
+    In every frame number = first number + attached - detached + carried. Explained in chapter 10, "Growth".
+    """
+    tables = []
+    for layer, one in occupancy.items():
+        there, view = one.occupied, one.visible
+        both = view[1:] & view[:-1]
+        attached = np.sum(both & there[1:] & ~there[:-1], axis=1)
+        detached = np.sum(both & ~there[1:] & there[:-1], axis=1)
+        carried = np.sum(view[1:] & ~view[:-1] & there[1:], axis=1) - np.sum(~view[1:] & view[:-1] & there[:-1], axis=1)
+        number = np.sum(there & view, axis=1)
+        area = number * np.sqrt(0.75) * one.spacing**2
+        table = pd.DataFrame({"frame": one.frames, "layer": layer, "number": number, "area_nm2": area})
+        table["radius_nm"] = np.sqrt(area / np.pi)
+        for name, steps in (("attached", attached), ("detached", detached), ("carried", carried)):
+            table[name] = np.concatenate([[0], np.cumsum(steps)])
+        table["free_edge_sites"] = _free_edge_sites(one)
+        tables.append(table)
+    columns = "frame layer number area_nm2 radius_nm attached detached carried free_edge_sites".split()
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
+
+
+def _free_edge_sites(one) -> np.ndarray:
+    """Number (t,) of free places of the lattice in view that have a taken neighbour; none without a lattice."""
+    if len(one.sites) < 4 or not spans_plane(one.sites):
+        return np.zeros(len(one.frames), int)
+    places = possible_sites(one)
+    there = np.zeros((len(one.frames), len(places)), bool)
+    there[:, : len(one.sites)] = one.occupied
+    touching = (adjacency(places, one.spacing) @ there.T.astype(float)).T
+    view = np.stack([one.in_view(places, row) for row in range(len(there))])
+    return np.sum(~there & view & (touching > 0), axis=1)
+
+
+def growth_rate(
+    events: pd.DataFrame, frames, frame_time: float = 1.0, windows: int = 1, confidence: float = 0.95, layers=None
+) -> pd.DataFrame:
+    """Attachments and detachments per time, with exact Poisson intervals.
+
+    Parameters
+    ----------
+    events : pandas.DataFrame
+        From `growth_events`.
+    frames : array_like of int, shape (t,)
+        All frame numbers, of frames without events as well.
+    frame_time : float
+        In s; 1 gives rates per frame.
+    windows : int
+        Into how many windows of equal length the movie is divided.
+    confidence : float
+        Of the interval.
+    layers : iterable of int, optional
+        Also those without an event, whose rate has an upper bound; by default those with one.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``layer, event, frame_start, frame_end, count, rate, low, high``; rates in 1/s. Rows with event net have the
+        difference, with a normal interval from the sum of the two counts. A window begins where the one before ended.
+
+    Raises
+    ------
+    ValueError
+        If a column is missing, there are fewer than two frames, or windows do not fit in.
+
+    References
+    ----------
+    Garwood, Biometrika 28, 437 (1936), for the interval. Explained in chapter 10, "Growth".
+    """
+    require_columns(events, ["frame", "layer", "event"], "the table of events")
+    frames = np.unique(np.asarray(frames))
+    if len(frames) < 2 or not 1 <= windows <= len(frames) - 1:
+        raise ValueError(f"rates need at least two frames and a frame per window, got {len(frames)} and {windows}")
+    edges = np.linspace(frames[0], frames[-1], windows + 1)
+    rows = []
+    for layer in np.unique(events["layer"]) if layers is None else layers:
+        for start, end in zip(edges[:-1], edges[1:], strict=True):
+            here = events[(events["layer"] == layer) & (events["frame"] > start) & (events["frame"] <= end)]
+            time = (end - start) * frame_time
+            counts = [int((here["event"] == kind).sum()) for kind in ("attachment", "detachment")]
+            for kind, count in zip(("attachment", "detachment"), counts, strict=True):
+                low, high = poisson_interval(count, confidence)
+                rows.append((layer, kind, start, end, count, count / time, low / time, high / time))
+            net, spread = counts[0] - counts[1], np.sqrt(chi2.ppf(confidence, 1) * max(sum(counts), 1))
+            rows.append((layer, "net", start, end, net, net / time, (net - spread) / time, (net + spread) / time))
+    return pd.DataFrame(rows, columns="layer event frame_start frame_end count rate low high".split())
+
+
+def poisson_interval(count: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Exact (Garwood) interval of a Poisson mean."""
+    tail = (1 - confidence) / 2
+    low = chi2.ppf(tail, 2 * count) / 2 if count > 0 else 0.0
+    return float(low), float(chi2.ppf(1 - tail, 2 * count + 2) / 2)
+
+
+def front_table(occupancy: dict[int, Occupancy], directions: int = 8, center=None) -> pd.DataFrame:
+    """How far the edge of each layer is from its centre, along several directions.
+
+    Parameters
+    ----------
+    occupancy : dict
+        From `site_occupancy`.
+    directions : int
+        Number of sectors; the first one is centred on x, the next lies towards y.
+    center : array_like, shape (2,), optional
+        (y, x) in nm in the first frame; by default the middle of the sites that are taken from the start, or of all.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``frame, layer, direction_deg, radius_nm, y_nm, x_nm, number``: the radius of a sector with the area of the
+        particles in it, NaN where that edge is not in view; the front's place in the first frame's coordinates; the
+        number of particles in the sector.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than 3 directions, or the centre is no point.
+
+    Notes
+    -----
+    With φ the sector's angle and N its particles, r² = √3 a² N / φ. One particle moves it by √3 a²/(2φr), so that
+    single particles do not make the front jump as the outermost one would. Explained in chapter 10, "Growth".
+    """
+    if directions < 3:
+        raise ValueError(f"fronts need at least 3 directions, got {directions}")
+    if center is not None and np.shape(center) != (2,):
+        raise ValueError(f"center is (y, x) in nm, got {center}")
+    columns = "frame layer direction_deg radius_nm y_nm x_nm number".split()
+    tables = [_layer_fronts(one, directions, center) for one in occupancy.values() if len(one.sites)]
+    return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
+
+
+def _layer_fronts(one, directions, center) -> pd.DataFrame:
+    first = one.sites[one.occupied[0]] if one.occupied[0].sum() >= 3 else one.sites
+    center = first.mean(axis=0) if center is None else np.asarray(center, float)
+    width = 2 * np.pi / directions
+    step = to_complex(one.sites - center)
+    sector = np.rint(np.angle(step) / width).astype(int) % directions
+    sector[np.abs(step) < 0.3 * one.spacing] = -1  # the middle particle is shared by all
+    number = np.stack([np.sum(one.occupied & (sector == k), axis=1) for k in range(directions)], axis=1).astype(float)
+    number += np.sum(one.occupied & (sector == -1), axis=1)[:, None] / directions
+    radius = np.sqrt(np.sqrt(3) * one.spacing**2 * number / width)
+    angle = width * np.arange(directions)
+    away = np.stack([np.sin(angle), np.cos(angle)], axis=1)
+    place = center + radius[:, :, None] * away
+    # The front is seen only if there is room for one more row before the border
+    beyond = place + one.spacing * away
+    seen = np.array([one.in_view(beyond[t], t) for t in range(len(one.frames))])
+    radius = np.where(seen, radius, np.nan)
+    t, k = np.indices(radius.shape)
+    return pd.DataFrame(
+        {
+            "frame": one.frames[t.ravel()],
+            "layer": one.layer,
+            "direction_deg": np.degrees(angle)[k.ravel()],
+            "radius_nm": radius.ravel(),
+            "y_nm": np.where(seen, place[..., 0], np.nan).ravel(),
+            "x_nm": np.where(seen, place[..., 1], np.nan).ravel(),
+            "number": number.ravel(),
+        }
+    )
+
+
+def front_velocity(fronts: pd.DataFrame, frame_time: float = 1.0) -> pd.DataFrame:
+    """Mean velocity of the front along every direction.
+
+    Parameters
+    ----------
+    fronts : pandas.DataFrame
+        From `front_table`.
+    frame_time : float
+        In s; 1 gives velocities per frame.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``layer, direction_deg, velocity_nm_per_s, velocity_std_nm_per_s, frame_start, frame_end``: from the first to
+        the last frame in which the front is in view. Directions with fewer than three such frames are left out.
+
+    Raises
+    ------
+    ValueError
+        If a column is missing.
+
+    Notes
+    -----
+    Arrivals are random, so the front's way is a random walk with drift, of which only the ends tell the velocity: a
+    straight line fitted through all frames would claim a smaller error than it has. The error is that of the steps'
+    scatter. Explained in chapter 10, "Growth".
+    """
+    require_columns(fronts, ["frame", "layer", "direction_deg", "radius_nm"], "the table of fronts")
+    rows = []
+    seen = fronts.dropna(subset=["radius_nm"]).sort_values("frame", kind="stable")
+    for (layer, direction), table in seen.groupby(["layer", "direction_deg"]):
+        frame, radius = table["frame"].to_numpy(float), table["radius_nm"].to_numpy(float)
+        if len(frame) < 3:
+            continue
+        time = (frame[-1] - frame[0]) * frame_time
+        velocity = (radius[-1] - radius[0]) / time
+        left = np.diff(radius) - velocity * frame_time * np.diff(frame)
+        spread = np.sqrt(np.sum(left**2) * len(left) / max(len(left) - 1, 1)) / time
+        rows.append((layer, direction, velocity, spread, frame[0], frame[-1]))
+    columns = "layer direction_deg velocity_nm_per_s velocity_std_nm_per_s frame_start frame_end"
+    return pd.DataFrame(rows, columns=columns.split())
+
+
+def possible_sites(one) -> np.ndarray:
+    """The layer's sites and, after them, the empty lattice sites around."""
+    local = local_lattices(one.sites, one.spacing, THREE_SHELLS)
+    use = local.good
+    tree, none = cKDTree(one.sites), np.empty(0, complex)
+    around, _, _ = empty_sites(local.site[use], local.q[use], local.p[use], tree, none, one.spacing)
+    return np.concatenate([one.sites, to_points(around)])
+
+
+def defect_numbers(defects: pd.DataFrame, particles: pd.DataFrame) -> pd.DataFrame:
+    """Number of defects of every kind, layer and frame.
+
+    Parameters
+    ----------
+    defects : pandas.DataFrame
+        ``frame, layer, kind`` from `moirelib.analysis.defect_table`.
+    particles : pandas.DataFrame
+        ``frame, layer`` of the particles they were found among, which names frames without any defect.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``frame, layer, kind, number, particles, per_particle``.
+
+    Raises
+    ------
+    ValueError
+        If a column is missing.
+
+    Notes
+    -----
+    Explained in chapter 10, "Growth".
+    """
+    require_columns(defects, ["frame", "layer", "kind"], "the table of defects")
+    require_columns(particles, ["frame", "layer"], "the particle table")
+    size = particles.groupby(["frame", "layer"]).size().rename("particles").reset_index()
+    kinds = pd.DataFrame({"kind": ["vacancy", "interstitial", "dislocation", "disclination"]})
+    count = defects.groupby(["frame", "layer", "kind"]).size().rename("number").reset_index()
+    if len(count) == 0:
+        count = pd.DataFrame({"frame": [0], "layer": [0], "kind": [""], "number": [0]}).iloc[:0]
+    table = size.merge(kinds, how="cross").merge(count, how="left", on=["frame", "layer", "kind"])
+    table["number"] = table["number"].fillna(0).astype(int)
+    table["per_particle"] = table["number"] / table["particles"]
+    return table[["frame", "layer", "kind", "number", "particles", "per_particle"]]

@@ -1,0 +1,152 @@
+"""Normal modes of a layer and their density of states.
+
+Explained in chapter 8, "Vibrations".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg import eigh
+
+from .displacements import Displacements
+from .localization import error_variance
+from .springs import independent_samples
+
+__all__ = ["NormalModes", "density_of_states", "find_normal_modes"]
+
+
+# --- Normal modes ---
+
+
+@dataclass(frozen=True)
+class NormalModes:
+    """Normal modes of a finite layer, from the softest to the stiffest.
+
+    Explained in chapter 8, "Vibrations".
+
+    Parameters
+    ----------
+    stiffness : ndarray, shape (m,)
+        Of the m = 2n - 3 modes other than the layer's own shifts and turn, or of all 2n if these were kept
+        (``drift_window``), in kT/nm²; corrected for few frames and localization error; inf where nothing is left.
+    stiffness_raw : ndarray, shape (m,)
+        The same without the corrections.
+    shapes : ndarray, shape (m, n, 2)
+        Unit vectors of each mode (y, x), of the sample covariance.
+    frames_per_mode : float
+        Independent frames over the number of modes: below about 3, only the softest modes mean anything.
+    """
+
+    stiffness: np.ndarray
+    stiffness_raw: np.ndarray
+    shapes: np.ndarray
+    frames_per_mode: float
+
+
+def find_normal_modes(motion: Displacements) -> NormalModes:
+    """Normal modes of a layer from the covariance of all its displacements.
+
+    Parameters
+    ----------
+    motion : Displacements
+        Of one layer, or of some of its particles (`Displacements.select`).
+
+    Returns
+    -------
+    NormalModes
+
+    Raises
+    ------
+    ValueError
+        If there are fewer frames than coordinates (2n), or the localization error is not known.
+
+    Notes
+    -----
+    The stiffnesses are the inverse eigenvalues of the covariance matrix. From a finite number T of frames its
+    eigenvalues spread (Marchenko & Pastur): the softest modes come out too soft, the stiffest too stiff, in first order
+    in proportion to 1/T. So eigenvalues of all frames and of halves of the movie are extrapolated to 1/T = 0, and the
+    localization error's variance is subtracted from each. The shapes are not corrected: in the middle of the spectrum
+    they are mixtures. Explained in chapter 8, "Vibrations".
+
+    References
+    ----------
+    Henkes, Brito & Dauchot, Soft Matter 8, 6092 (2012); Maggs & Schindler, Europhys. Lett. 109, 48005 (2015).
+    """
+    u = motion.values.reshape(len(motion.values), -1)
+    frames, modes = u.shape
+    if frames < modes:
+        raise ValueError(
+            f"{frames} frames cannot give {modes} normal modes; film more frames or select fewer particles "
+            "(Displacements.select)"
+        )
+    error, _, note = error_variance(motion)
+    if note:
+        raise ValueError(f"normal modes of layer {motion.layer} need the localization error: {note}")
+    frame = _inner_coordinates(motion)
+    values, vectors = eigh(frame.T @ _covariance(u) @ frame)
+    # One after the other: every second frame of a fast film says nearly as much as all of them.
+    halves = [eigh(frame.T @ _covariance(part) @ frame, eigvals_only=True) for part in np.array_split(u, 2)]
+    halves, vectors = np.mean(halves, axis=0), frame @ vectors
+    corrected = np.sort(2 * values - halves)[::-1] - error.mean()
+    stiffness = np.where(corrected > 0, 1 / np.where(corrected > 0, corrected, 1), np.inf)
+    raw = 1 / np.maximum(values[::-1], 1e-300)
+    samples = np.mean(independent_samples((np.nan_to_num(u) @ vectors)[..., None], motion.creep)[0])
+    return NormalModes(stiffness, raw, vectors.T[::-1].reshape(len(values), -1, 2), float(samples / len(values)))
+
+
+def _inner_coordinates(motion) -> np.ndarray:
+    """Orthonormal coordinates (2n, m) without the layer's shifts and turn, unless these were kept."""
+    r = motion.sites - motion.sites.mean(axis=0)
+    if np.sum(1 - motion.kept) < 2:  # of three degrees of freedom
+        return np.eye(2 * len(r))
+    rigid = np.concatenate([np.tile(np.eye(2), (len(r), 1)), (r[:, ::-1] * [1, -1]).reshape(-1, 1)], axis=1)
+    return np.linalg.qr(rigid, mode="complete")[0][:, 3:]
+
+
+def _covariance(u) -> np.ndarray:
+    """Covariance (2n, 2n) of all coordinates, each pair over the frames in which both were seen."""
+    seen = np.isfinite(u)
+    centered = np.where(seen, u - np.nanmean(u, axis=0), 0.0)
+    pairs = seen.astype(np.float32).T @ seen.astype(np.float32)
+    return centered.T @ centered / np.maximum(pairs - 1, 1)
+
+
+def density_of_states(stiffness, bins=20, weights=None) -> tuple[np.ndarray, np.ndarray]:
+    """Density of vibrational states over ω = √(stiffness): the frequency of a particle of unit mass.
+
+    Parameters
+    ----------
+    stiffness : array_like
+        Of normal modes, or of waves that fill the Brillouin zone (`brillouin_zone`), in kT/nm²; what is not finite and
+        positive is left out.
+    bins : int or array_like
+        Number or edges of bins, in √kT/nm.
+    weights : array_like, optional
+        Of each mode.
+
+    Returns
+    -------
+    frequency : ndarray, shape (b,)
+        Middle of each bin, in √kT/nm. In a liquid motion is overdamped and nothing oscillates: ω is a measure of
+        stiffness.
+    density : ndarray, shape (b,)
+        Share of the modes per √kT/nm; its integral is 1.
+
+    Raises
+    ------
+    ValueError
+        If no stiffness is finite and positive.
+
+    Notes
+    -----
+    Explained in chapter 8, "Vibrations".
+    """
+    stiffness = np.asarray(stiffness, float).ravel()
+    good = np.isfinite(stiffness) & (stiffness > 0)
+    if not good.any():
+        raise ValueError("a density of states needs modes of finite, positive stiffness, got none")
+    weights = None if weights is None else np.asarray(weights, float).ravel()[good]
+    density, edges = np.histogram(np.sqrt(stiffness[good]), bins, density=True, weights=weights)
+    return 0.5 * (edges[1:] + edges[:-1]), density

@@ -1,0 +1,489 @@
+"""Sites of a growing layer, and which of them are taken in every frame.
+
+Tracks break, particles are missed, false finds come and go. Growth is therefore read from *sites*: places of a layer's
+lattice that a particle may take, and whether each is taken, frame by frame.
+
+Explained in chapter 10, "Growth".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+from scipy.ndimage import gaussian_filter
+from scipy.sparse import csr_array
+from scipy.spatial import cKDTree
+from skimage.feature import peak_local_max
+from skimage.morphology import disk
+
+from ..crystal.mesh import REACH
+from ..crystal.neighbours import neighbour_spacing, spans_plane, to_complex, to_points
+from ..tables import checked_particles, require_unique_tracks
+
+__all__ = ["Occupancy", "adjacency", "site_occupancy"]
+
+
+# --- Sites and whether they are taken ---
+
+
+@dataclass(frozen=True)
+class Occupancy:
+    """Which sites of one layer are taken in every frame.
+
+    Explained in chapter 10, "Growth".
+
+    Parameters
+    ----------
+    layer : int
+        Number of the layer.
+    frames : ndarray of int, shape (t,)
+        Frame numbers.
+    sites : ndarray, shape (n, 2)
+        (y, x) in nm, where each site is in the first frame.
+    occupied : ndarray of bool, shape (t, n)
+        The likeliest history of each site; where it was not in view, as before or after.
+    visible : ndarray of bool, shape (t, n)
+        Whether the site is in view, away from the border.
+    seen : ndarray of bool, shape (t, n)
+        Whether a particle was found there.
+    particles : ndarray of int, shape (t, n)
+        Track number of what was found, -1 for none.
+    turn, shift : ndarray of complex, shape (t,)
+        Motion of the layer since the first frame: z = x + iy becomes turn z + shift, in nm.
+    spacing : float
+        Nearest-neighbour distance, in nm.
+    field : tuple of tuple of float
+        Least and largest (y, x) in view, in nm.
+    border : float
+        Width of the strip along the field's edge in which nothing is said, in nm.
+    rates : dict
+        Estimated probabilities: ``miss`` and ``false`` of a particle or an empty site after a frame in which it was
+        seen right, ``miss_again`` and ``false_again`` after one in which it was not; ``taken`` of a site in the first
+        frame; ``attach`` and ``detach`` of a site per frame; these three are arrays for sites with 0, 1 to 2, 3 to 4,
+        and 5 or more taken neighbours.
+    scatter : float
+        One-sigma distance of finds from their sites along each axis, in nm: vibration and localization error.
+    """
+
+    layer: int
+    frames: np.ndarray
+    sites: np.ndarray
+    occupied: np.ndarray
+    visible: np.ndarray
+    seen: np.ndarray
+    particles: np.ndarray
+    turn: np.ndarray
+    shift: np.ndarray
+    spacing: float
+    field: tuple
+    border: float
+    rates: dict
+    scatter: float = float("nan")
+
+    @property
+    def drift(self) -> np.ndarray:
+        """Motion (y, x) of the middle of the sites since the first frame, in nm, shape (t, 2)."""
+        middle = to_complex(self.sites).mean() if len(self.sites) else 0.0
+        return to_points(self.turn * middle + self.shift - middle)
+
+    @property
+    def rotation(self) -> np.ndarray:
+        """Rotation since the first frame from x towards y, in degrees, shape (t,)."""
+        return np.degrees(np.unwrap(np.angle(self.turn)))
+
+    def in_frame(self, points, row: int) -> np.ndarray:
+        """Where points (n, 2) of the first frame are in the frame of a row, in nm."""
+        return to_points(self.turn[row] * to_complex(np.reshape(points, (-1, 2))) + self.shift[row])
+
+    def in_first_frame(self, points, row: int) -> np.ndarray:
+        """Where points (n, 2) of the frame of a row would be in the first frame, moving with the layer, in nm."""
+        return to_points((to_complex(np.reshape(points, (-1, 2))) - self.shift[row]) * np.conj(self.turn[row]))
+
+    def in_view(self, points, row: int, border: float | None = None) -> np.ndarray:
+        """Which points (n, 2) of the first frame are in view in the frame of a row, away from the border."""
+        border = self.border if border is None else border
+        where = self.in_frame(points, row)
+        return ((where >= np.add(self.field[0], border)) & (where <= np.subtract(self.field[1], border))).all(axis=-1)
+
+
+def site_occupancy(
+    particles: pd.DataFrame, field_nm=None, border_nm: float | None = None, min_frames: int = 3
+) -> dict[int, Occupancy]:
+    """Find each layer's sites, and decide for every frame which are taken.
+
+    Parameters
+    ----------
+    particles : pandas.DataFrame
+        ``frame, particle, layer, y_nm, x_nm``; particle is the track's number, -1 where there is none. Tracks may be
+        broken and continued under other numbers.
+    field_nm : tuple of float, optional
+        Height and width of the field of view, in nm. By default the extent of all particles: where they fill it, it is
+        taken for the field; where they leave corners free, the crystal ends within the field.
+    border_nm : float, optional
+        Width of the strip along the field's edge in which nothing is said, in nm; 0.6 spacings by default, and none
+        around a crystal that ends within an unknown field.
+    min_frames : int
+        What was there, or missing, for fewer frames is a false find, or a miss.
+
+    Returns
+    -------
+    dict
+        An `Occupancy` per layer that has one.
+
+    Raises
+    ------
+    ValueError
+        If a column is missing or holds something else than numbers, a particle stands twice in a frame, there are
+        fewer than 3 frames, or the field or min_frames make no sense.
+
+    Notes
+    -----
+    Motion from frame to frame comes from tracks that both frames share; positions without it pile up at the sites.
+    A hidden Markov model [1]_ with two states, taken and empty, then has its probabilities of misses, false finds,
+    attachment and detachment estimated from all sites of a layer by the Baum-Welch algorithm, and the likeliest
+    history of every site found by Viterbi's. Misses may depend on whether the particle was missed before: they come
+    in runs. Attachment and detachment depend on how many neighbours are there, so that a gap is more readily believed
+    at the rim than inside. Explained in chapter 10, "Growth".
+
+    References
+    ----------
+    .. [1] Rabiner, Proc. IEEE 77, 257 (1989).
+    """
+    table = checked_particles(particles).reset_index(drop=True)
+    require_unique_tracks(table)
+    frames = np.unique(table["frame"])
+    if len(frames) < 3:
+        raise ValueError(f"growth needs at least 3 frames, got {len(frames)}; pass a longer movie")
+    if min_frames < 1:
+        raise ValueError(f"min_frames must be 1 or more, got {min_frames}")
+    positions = table[["y_nm", "x_nm"]].to_numpy()
+    table = table.assign(row=np.searchsorted(frames, table["frame"]), z=to_complex(positions))
+    field = _field(positions, field_nm)
+    whole = _steps(table, len(frames), _typical_spacing(table), None)
+    found = {}
+    for layer, rows in table.groupby("layer"):
+        spacing = _typical_spacing(rows)
+        if spacing is None:
+            continue
+        open_border = field_nm is None and not _filled(positions, spacing)
+        usual = -spacing if open_border else 0.6 * spacing
+        border = usual if border_nm is None else float(border_nm)
+        motion = _accumulated(_steps(rows, len(frames), spacing, whole))
+        found[int(layer)] = _layer_occupancy(int(layer), rows, frames, motion, spacing, field, border, min_frames)
+    return found
+
+
+def _field(positions, field_nm):
+    """Least and largest (y, x) in view, in nm."""
+    if field_nm is None:
+        return tuple(positions.min(axis=0)), tuple(positions.max(axis=0))
+    field = np.asarray(field_nm, float)
+    if field.shape != (2,) or not (field > 0).all():
+        raise ValueError(f"field_nm is height and width in nm, got {field_nm}")
+    return (0.0, 0.0), tuple(field)
+
+
+def _filled(positions, spacing, least: float = 0.93) -> bool:
+    """Whether particles fill the rectangle around them, as they do where the field's edges cut them off."""
+    low, high = positions.min(axis=0), positions.max(axis=0)
+    axes = (np.arange(a, b + 1e-9, spacing) for a, b in zip(low, high, strict=True))
+    grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 2)
+    return bool(np.mean(cKDTree(positions).query(grid)[0] < spacing) > least)
+
+
+def _typical_spacing(rows) -> float | None:
+    """Median over a few of the fullest frames of the spacing in nm; None where no frame has a lattice."""
+    values = []
+    for _, layer in rows.groupby("layer"):
+        for frame in layer["frame"].value_counts().index[:5]:
+            points = layer.loc[layer["frame"] == frame, ["y_nm", "x_nm"]].to_numpy(float)
+            if len(points) >= 7 and spans_plane(points):
+                values.append(neighbour_spacing(points))
+    return float(np.median(values)) if values else None
+
+
+# --- Motion of the specimen: z in one frame is turn z + shift in another, complex numbers x + iy ---
+
+
+def _steps(rows, count, spacing, fallback):
+    """Turn and shift (count - 1,) from each frame to the next; the fallback's where a layer shares too few tracks."""
+    turns, shifts = np.ones(count, complex)[1:], np.zeros(count, complex)[1:]
+    by_row = {row: table for row, table in rows.groupby("row")}
+    for k in range(count - 1):
+        pair = _shared(by_row.get(k), by_row.get(k + 1), spacing)
+        if fallback is not None and len(pair[0]) < 12:
+            turns[k], shifts[k] = fallback[0][k], fallback[1][k]
+        elif len(pair[0]):
+            turns[k], shifts[k] = _rigid(*pair)
+    return turns, shifts
+
+
+def _shared(one, other, spacing):
+    """Positions of tracks in both frames; without three, of particles that are each other's nearest."""
+    none = (np.zeros(0, complex),) * 2
+    if one is None or other is None:
+        return none
+    both = one[one["particle"] >= 0].merge(other[other["particle"] >= 0], on=["layer", "particle"])
+    if len(both) >= 3:
+        return both["z_x"].to_numpy(), both["z_y"].to_numpy()
+    if spacing is None:
+        return none
+    a, b = one["z"].to_numpy(), other["z"].to_numpy()
+    i, j = _mutual(to_points(a), to_points(b), 0.4 * spacing)
+    return a[i], b[j]
+
+
+def _mutual(one, other, reach):
+    """Indices of points that are each other's nearest within reach."""
+    if len(one) == 0 or len(other) == 0:
+        return np.zeros(0, int), np.zeros(0, int)
+    distance, nearest = cKDTree(other).query(one)
+    back = cKDTree(one).query(other)[1]
+    i = np.flatnonzero((distance < reach) & (back[nearest] == np.arange(len(one))))
+    return i, nearest[i]
+
+
+def _rigid(a, b):
+    """Turn and shift that take a to b by least squares, without tracks that changed particle; for few, a shift."""
+    jump = b - a
+    middle = np.median(jump.real) + 1j * np.median(jump.imag)
+    left = np.abs(jump - middle)
+    turn, shift = 1.0 + 0j, middle
+    for _ in range(3):
+        use = left <= max(3 * np.median(left), 1e-9)
+        ca, cb = a[use].mean(), b[use].mean()
+        if use.sum() >= 6:
+            turn = np.sum(np.conj(a[use] - ca) * (b[use] - cb))
+            turn = turn / abs(turn) if abs(turn) > 0 else 1.0 + 0j
+        shift = cb - turn * ca
+        left = np.abs(b - turn * a - shift)
+    return turn, shift
+
+
+def _accumulated(steps):
+    """Turn and shift (t,) since the first frame."""
+    turn, shift = [1.0 + 0j], [0j]
+    for t, s in zip(*steps, strict=True):
+        shift.append(t * shift[-1] + s)
+        turn.append(t * turn[-1])
+    return np.array(turn), np.array(shift)
+
+
+# --- One layer ---
+
+
+def _layer_occupancy(layer, rows, frames, motion, spacing, field, border, min_frames) -> Occupancy:
+    """Sites and histories of a layer, from its rows and its motion by tracks (turn and shift, each (t,))."""
+    row, z, track = rows["row"].to_numpy(), rows["z"].to_numpy(), rows["particle"].to_numpy(int)
+    turn, shift = motion
+    for _ in range(3):  # sites from positions without motion, motion from positions at their sites
+        rest = (z - shift[row]) * np.conj(turn[row])
+        sites, of = _sites(rest, spacing)
+        turn, shift = _onto_sites(z, row, sites, of, turn, shift)
+    # Everything is told where it is in the first frame
+    sites, turn, shift = turn[0] * sites + shift[0], turn * np.conj(turn[0]), shift - turn * np.conj(turn[0]) * shift[0]
+    rest = (z - shift[row]) * np.conj(turn[row])
+    seen, tracks = _observed(rest, row, track, sites, of, len(frames))
+    enough = seen.sum(axis=0) >= min(min_frames, 2)
+    seen, tracks = seen[:, enough], tracks[:, enough]
+    scatter = np.median(np.abs(rest - sites[of])[of >= 0]) / np.sqrt(2 * np.log(2))  # of a Rayleigh distribution
+    blank = Occupancy(
+        layer, frames, to_points(sites[enough]), seen, seen, seen, tracks, turn, shift, spacing, field, border, {},
+        float(scatter),
+    )  # fmt: skip
+    visible = np.array([blank.in_view(blank.sites, t) for t in range(len(frames))]).reshape(seen.shape)
+    visible &= np.isin(np.arange(len(frames)), row)[:, None]
+    occupied, rates = _histories(seen, visible, blank.sites, spacing, min_frames)
+    ever = occupied.any(axis=0)
+    histories = {"occupied": occupied, "visible": visible, "seen": seen, "particles": tracks}
+    histories = {name: history[:, ever] for name, history in histories.items()}
+    return replace(blank, sites=blank.sites[ever], rates=rates, **histories)
+
+
+def _sites(rest, spacing):
+    """Where positions without motion (complex) pile up, and which pile each belongs to, -1 for none."""
+    step = spacing / 12
+    low = np.array([rest.real.min(), rest.imag.min()]) - spacing
+    index = np.floor((np.stack([rest.real, rest.imag], axis=1) - low) / step).astype(int)
+    heap = np.zeros(index.max(axis=0) + 1 + int(spacing / step))
+    np.add.at(heap, tuple(index.T), 1.0)
+    heap = gaussian_filter(heap, 0.1 * spacing / step, mode="constant")
+    # A disk: in the corners of a square the flank of a neighbour that is there longer would be the higher
+    reach = round(0.5 * spacing / step)
+    peaks = peak_local_max(
+        heap, footprint=disk(reach), min_distance=reach, p_norm=2, threshold_abs=1e-9, exclude_border=False
+    )  # the distance again, for peaks of equal height
+    sites = (peaks + 0.5) @ [1, 1j] * step + low @ [1, 1j]
+    for _ in range(2):
+        distance, of = cKDTree(to_points(sites)).query(to_points(rest))
+        of = np.where(distance < 0.4 * spacing, of, -1)
+        count = np.bincount(of[of >= 0], minlength=len(sites))
+        total = [np.bincount(of[of >= 0], part[of >= 0], len(sites)) for part in (rest.real, rest.imag)]
+        sites = np.where(count > 0, (total[0] + 1j * total[1]) / np.maximum(count, 1), sites)
+    return sites, of
+
+
+def _onto_sites(z, row, sites, of, turn, shift):
+    """Motion again, now from the sites to the positions of each frame that has at least 12 of them."""
+    turn, shift = turn.copy(), shift.copy()
+    count = np.bincount(of[of >= 0], minlength=len(sites))
+    trusted = np.flatnonzero((of >= 0) & (count[of] >= 3))
+    trusted = trusted[np.argsort(row[trusted], kind="stable")]
+    for t, use in enumerate(np.split(trusted, np.searchsorted(row[trusted], np.arange(1, len(turn))))):
+        if len(use) >= 12:
+            turn[t], shift[t] = _rigid(sites[of[use]], z[use])
+    return turn, shift
+
+
+def _observed(rest, row, track, sites, of, count):
+    """Whether each site was seen in each frame, and the track of what is nearest to it."""
+    order = np.argsort(-np.abs(rest - sites[of]))  # the nearest is written last
+    order = order[of[order] >= 0]
+    seen, tracks = np.zeros((count, len(sites)), bool), np.full((count, len(sites)), -1)
+    seen[row[order], of[order]] = True
+    tracks[row[order], of[order]] = track[order]
+    return seen, tracks
+
+
+# --- The likeliest history of a site ---
+
+_MISS, _MISS_AGAIN, _FALSE, _FALSE_AGAIN = 0.3, 0.6, 0.1, 0.5  # more than that is no observation of anything
+
+
+def _histories(seen, visible, sites, spacing, min_frames, iterations: int = 20):
+    """Whether each site is taken in each frame (t, n), and the estimated rates."""
+    rates = {"miss": 0.05, "miss_again": 0.2, "false": 0.005, "false_again": 0.1}
+    rates |= {"taken": np.full(4, 0.5), "attach": np.full(4, 2e-3), "detach": np.full(4, 2e-3)}
+    if seen.shape[1] == 0:
+        return seen, rates
+    context, near = _context(seen, visible), adjacency(sites, spacing)
+    state, old = seen, None
+    for _ in range(iterations):
+        group = _group(state, near)
+        posterior, jumps = _forward_backward(_emission(context, rates), *_chances(group, rates))
+        rates = _updated(context, posterior, jumps, group[0])
+        state = posterior[..., 1] > 0.5
+        new = np.log(np.concatenate([np.ravel(v) for v in rates.values()]))
+        if old is not None and np.abs(new - old).max() < 0.02:
+            break
+        old = new
+    path = _viterbi(_emission(context, rates), *_chances(_group(state, near), rates))
+    return _without_short(path, visible, seen, min_frames), rates
+
+
+def _context(seen, visible) -> np.ndarray:
+    """Code of each observation (t, n): 2 (what was seen before) + what is seen now; 4 + now at first; 6 out of view."""
+    code = np.where(visible, 4 + seen, 6)
+    again = visible[1:] & visible[:-1]
+    code[1:][again] = (2 * seen[:-1] + seen[1:])[again]
+    return code
+
+
+def adjacency(sites: np.ndarray, spacing: float) -> csr_array:
+    """Which sites (n, 2) are neighbours, for a spacing in nm: sparse ones, shape (n, n)."""
+    i, j = cKDTree(sites).query_pairs(REACH * spacing, output_type="ndarray").T
+    return csr_array((np.ones(2 * len(i)), (np.r_[i, j], np.r_[j, i])), shape=(len(sites),) * 2)
+
+
+def _group(taken, near) -> np.ndarray:
+    """Of each step (t - 1, n): 0 for no taken neighbour before or after it, 1 for one or two, 2 for up to four, 3."""
+    count = (near @ taken.T.astype(float)).T
+    return np.digitize(np.maximum(count[1:], count[:-1]), [0.5, 2.5, 4.5])
+
+
+def _emission(context, rates) -> np.ndarray:
+    """Probability of each observation if the site is empty or taken, (t, n, 2)."""
+    m, again, f, f_again = (rates[k] for k in ("miss", "miss_again", "false", "false_again"))
+    missed, false = m / (m + 1 - again), f / (f + 1 - f_again)  # whatever was before
+    empty = [1 - f, f, 1 - f_again, f_again, 1 - false, false, 1.0]
+    taken = [again, 1 - again, m, 1 - m, missed, 1 - missed, 1.0]
+    return np.stack([np.array(empty)[context], np.array(taken)[context]], axis=-1)
+
+
+def _chances(group, rates):
+    """Probability of each state at first (n, 2), and of each step (t - 1, n, 2, 2) from empty and taken to either."""
+    a, d = rates["attach"], rates["detach"]
+    step = np.moveaxis(np.array([[1 - a, a], [d, 1 - d]]), -1, 0)
+    taken = rates["taken"][group[0]]
+    return np.stack([1 - taken, taken], axis=1), step[group], group
+
+
+def _forward_backward(emission, first, step, group):
+    """Posterior probability of the states (t, n, 2), and expected number of transitions by group (4, 2, 2)."""
+    forward, backward = np.empty_like(emission), np.ones_like(emission)
+    forward[0] = first * emission[0] / np.sum(first * emission[0], axis=1, keepdims=True)
+    for t in range(1, len(emission)):
+        now = np.einsum("ni,nij->nj", forward[t - 1], step[t - 1]) * emission[t]
+        forward[t] = now / now.sum(axis=-1, keepdims=True)
+    jumps = np.zeros((4, 2, 2))
+    for t in range(len(emission) - 1, 0, -1):
+        ahead = emission[t] * backward[t]
+        joint = forward[t - 1][:, :, None] * step[t - 1] * ahead[:, None, :]
+        np.add.at(jumps, group[t - 1], joint / joint.sum(axis=(1, 2), keepdims=True))
+        before = np.einsum("nij,nj->ni", step[t - 1], ahead)
+        backward[t - 1] = before / before.sum(axis=-1, keepdims=True)
+    posterior = forward * backward
+    return posterior / posterior.sum(axis=-1, keepdims=True), jumps
+
+
+def _updated(context, posterior, jumps, first) -> dict:
+    """Rates from expected counts, with some made-up counts, so that none is 0 or beyond what makes sense."""
+    empty, taken = (np.bincount(context.ravel(), posterior[..., k].ravel(), 7) for k in (0, 1))
+
+    def share(part, rest, guess, most, weight=50):
+        return np.clip((part + weight * guess) / (part + rest + weight), 1e-5, most)
+
+    begun = [np.bincount(first, posterior[0, :, k], 4) for k in (0, 1)]
+    return {
+        "miss": float(share(taken[2], taken[3], 0.03, _MISS)),
+        "miss_again": float(share(taken[0], taken[1], 0.1, _MISS_AGAIN)),
+        "false": float(share(empty[1], empty[0], 0.003, _FALSE)),
+        "false_again": float(share(empty[3], empty[2], 0.1, _FALSE_AGAIN)),
+        "taken": share(begun[1], begun[0], 0.5, 0.999, 1),
+        "attach": share(jumps[:, 0, 1], jumps[:, 0, 0], 1e-3, 0.2),
+        "detach": share(jumps[:, 1, 0], jumps[:, 1, 1], 1e-3, 0.2),
+    }
+
+
+def _viterbi(emission, first, step, _) -> np.ndarray:
+    """The likeliest sequence of states (t, n)."""
+    log_step, score = np.log(step), np.log(emission[0] * first)
+    back = np.empty((len(emission), emission.shape[1], 2), np.int8)
+    for t in range(1, len(emission)):
+        ways = score[:, :, None] + log_step[t - 1]
+        back[t] = ways.argmax(axis=1)
+        score = ways.max(axis=1) + np.log(emission[t])
+    path = np.empty(emission.shape[:2], bool)
+    path[-1] = score.argmax(axis=-1)
+    for t in range(len(emission) - 1, 0, -1):
+        path[t - 1] = np.take_along_axis(back[t], path[t][:, None].astype(int), axis=1)[:, 0]
+    return path
+
+
+def _without_short(path, visible, seen, min_frames) -> np.ndarray:
+    """Histories without visits and absences that are too short; at the ends of what was seen, two frames suffice."""
+    path = path.copy()
+    for k in range(path.shape[1]):
+        rows = np.flatnonzero(visible[:, k])
+        if len(rows) == 0:  # the border only: taken if mostly seen
+            path[:, k] = seen[:, k].mean() > 0.5
+            continue
+        history = path[rows, k]
+        for state in (True, False):  # visits first: two false finds around a gap do not make one
+            for start, end in _runs(history, state):
+                inside = start > 0 and end < len(history)
+                if end - start < (min_frames if inside else min(2, min_frames)) and end - start < len(history):
+                    history[start:end] = not state
+        path[rows, k] = history
+        # Out of view, as last seen; before, as first seen
+        last = np.maximum.accumulate(np.where(visible[:, k], np.arange(len(path)), -1))
+        path[:, k] = path[np.where(last < 0, rows[0], last), k]
+    return path
+
+
+def _runs(history, state):
+    """Start and end of each run of a state."""
+    edge = np.diff(np.concatenate([[False], history == state, [False]]).astype(int))
+    return zip(np.flatnonzero(edge == 1), np.flatnonzero(edge == -1), strict=True)

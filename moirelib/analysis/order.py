@@ -1,0 +1,242 @@
+"""Order of a layer: grains, lattice vectors, strain, and correlation functions.
+
+Positions in, numbers with errors out. Nothing here calls a particle disordered for the neighbours that the edge of its
+crystal, or of the frame, took from it. How two layers lie on each other is in `moirelib.analysis.moire`.
+
+Explained in chapter 9, "Order and defects".
+"""
+
+from __future__ import annotations
+
+import freud
+import numpy as np
+import pandas as pd
+from scipy.ndimage import distance_transform_edt
+from scipy.signal import fftconvolve
+from scipy.spatial import cKDTree
+
+from ..crystal.mesh import REACH, Mesh, lattices_around, sixth_turns
+from ..crystal.neighbours import bonds, checked_points, freud_system, neighbour_spacing, to_complex
+from .grains import checked_grain
+from .lattices import LatticeFit, fit_from_bonds, name_bonds
+
+__all__ = ["edge_particles", "hexatic_correlation", "radial_distribution", "strain_map"]
+
+
+# --- Correlation functions and the edge ---
+
+
+def hexatic_correlation(points, psi6, r_max: float, bin_width: float) -> pd.DataFrame:
+    """Correlation function g6(r) of the bond-orientational order.
+
+    Parameters
+    ----------
+    points : array_like, shape (n, 2)
+        (y, x) in nm.
+    psi6 : array_like of complex, shape (n,)
+        From `hexatic`; particles with NaN are left out.
+    r_max, bin_width : float
+        Largest distance and width of its bins, in nm.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``r_nm, g6, pairs``: the mean of ψ6*(0) ψ6(r) over pairs of particles, real part, normalised by the mean of
+        |ψ6|². It stays near 1 in a crystal, decays algebraically in a hexatic, exponentially in a liquid. Being a mean
+        over the pairs there are, it needs no correction for the edge.
+
+    Raises
+    ------
+    ValueError
+        If positions are not finite, or distances not positive.
+
+    Notes
+    -----
+    Explained in chapter 9, "Order and defects".
+    """
+    points, psi6 = checked_points(points), np.asarray(psi6)
+    _refuse_bins(r_max, bin_width)
+    known = np.isfinite(psi6)
+    if known.sum() < 2:
+        return pd.DataFrame({"r_nm": [], "g6": [], "pairs": []})
+    box, xyz = freud_system(points[known])
+    r_max = min(float(r_max), 0.99 * box.Lx / 2)
+    bins = max(round(r_max / bin_width), 1)
+    pair = freud.density.CorrelationFunction(bins=bins, r_max=r_max)
+    pair.compute((box, xyz), values=psi6[known])
+    mean = pair.correlation.real / np.mean(np.abs(psi6[known]) ** 2)
+    there = np.asarray(pair.bin_counts) > 0
+    table = pd.DataFrame({"r_nm": pair.bin_centers, "g6": mean, "pairs": np.asarray(pair.bin_counts) // 2})
+    return table[there].reset_index(drop=True)
+
+
+def radial_distribution(points, r_max: float, bin_width: float, spacing: float | None = None) -> pd.DataFrame:
+    """Radial distribution function g(r) of a layer of any outline.
+
+    Parameters
+    ----------
+    points : array_like, shape (n, 2)
+        (y, x) in nm.
+    r_max, bin_width : float
+        Largest distance and width of its bins, in nm.
+    spacing : float, optional
+        Nearest-neighbour distance, in nm; measured by default.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``r_nm, g, pairs``: pairs at each distance over those expected of as many particles strewn at random over the
+        same region.
+
+    Raises
+    ------
+    ValueError
+        If positions are not finite or too few for a spacing, or distances not positive.
+
+    Notes
+    -----
+    The region is what lies within 0.6 spacings of a particle. Its autocorrelation says how many pairs of its points
+    there are at each distance, which corrects for edges of any shape. Explained in chapter 9, "Order and defects".
+    """
+    points = checked_points(points)
+    _refuse_bins(r_max, bin_width)
+    spacing = neighbour_spacing(points) if spacing is None else spacing
+    edges = np.arange(0, r_max + bin_width, bin_width)
+    distance = cKDTree(points).sparse_distance_matrix(cKDTree(points), edges[-1], output_type="ndarray")
+    i, j, r = (distance[name] for name in ("i", "j", "v"))
+    pairs = np.histogram(r[i < j], edges)[0]
+    step = spacing / 8
+    shape = np.ceil((np.ptp(points, axis=0) + 2 * spacing) / step).astype(int)
+    grid = np.ones(shape, bool)
+    grid[tuple(np.rint((points - points.min(axis=0) + spacing) / step).astype(int).T)] = False
+    region = (distance_transform_edt(grid) * step < 0.6 * spacing).astype(float)
+    overlap = fftconvolve(region, region[::-1, ::-1])  # at every displacement, in cells
+    middle = np.array(region.shape) - 1
+    far = np.hypot(*((np.indices(overlap.shape) - middle[:, None, None]) * step))
+    # The mean over a ring's cells times the ring's exact area, since a cell may be wider than a ring is.
+    index = np.digitize(far.ravel(), edges) - 1
+    use = index < len(pairs)
+    cells = np.bincount(index[use], minlength=len(pairs))
+    mean = np.bincount(index[use], overlap.ravel()[use], len(pairs)) / np.maximum(cells, 1)
+    expected = 0.5 * len(points) ** 2 * mean * np.pi * np.diff(edges**2) / (region.sum() ** 2 * step**2)
+    g = pairs / np.where(expected > 0, expected, np.nan)
+    return pd.DataFrame({"r_nm": (edges[1:] + edges[:-1]) / 2, "g": g, "pairs": pairs})
+
+
+def _refuse_bins(r_max, bin_width) -> None:
+    if not (r_max > 0 and bin_width > 0):
+        raise ValueError(f"r_max and bin_width must be positive (nm), got {r_max} and {bin_width}")
+
+
+def edge_particles(points, spacing: float | None = None) -> np.ndarray:
+    """Which particles lie at the edge of their crystal or of the frame.
+
+    Parameters
+    ----------
+    points : array_like, shape (n, 2)
+        (y, x) in nm.
+    spacing : float, optional
+        Nearest-neighbour distance, in nm; measured by default.
+
+    Returns
+    -------
+    ndarray of bool, shape (n,)
+        True where two neighbours in succession are 150° or more apart as seen from the particle: 180° at a straight
+        edge, 60° inside and 120° beside a single vacancy.
+
+    Raises
+    ------
+    ValueError
+        If positions are not finite, or too few to measure the spacing.
+
+    Notes
+    -----
+    Explained in chapter 9, "Order and defects".
+    """
+    points = checked_points(points)
+    spacing = neighbour_spacing(points) if spacing is None else spacing
+    pairs = bonds(points, spacing)
+    i, j = np.concatenate([pairs, pairs[:, ::-1]]).T
+    angle = np.angle(to_complex(points[j] - points[i]))
+    order = np.lexsort([angle, i])
+    i, angle = i[order], angle[order]
+    count = np.bincount(i, minlength=len(points))
+    first = np.concatenate([[0], np.cumsum(count)])[:-1]
+    following = np.arange(len(i)) + 1
+    last = (first + count - 1)[count > 0]
+    following[last] = first[count > 0]
+    gap = (angle[following] - angle) % (2 * np.pi) if len(i) else angle
+    gap[count[i] == 1] = 2 * np.pi
+    widest = np.full(len(points), 2 * np.pi)
+    widest[count > 0] = np.maximum.reduceat(gap, first[count > 0]) if len(i) else 0
+    return widest >= np.radians(150) - 1e-9
+
+
+def strain_map(
+    points, reference: LatticeFit | None = None, spacing: float | None = None, grain=None, reach: float = REACH
+) -> pd.DataFrame:
+    """Strain and rotation at each particle, from its neighbours.
+
+    Parameters
+    ----------
+    points : array_like, shape (n, 2)
+        (y, x) in nm, of one layer in one frame.
+    reference : LatticeFit, optional
+        The unstrained lattice (its spacing and angle); by default the mean of the lattices around all particles of
+        each grain.
+    spacing : float, optional
+        Nearest-neighbour distance, in nm; measured by default.
+    grain : array_like of int, shape (n,), optional
+        Grain of each particle; found by default.
+    reach : float
+        Neighbours within so many spacings are used.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``y_nm, x_nm, grain``; ``strain_yy, strain_xx, strain_yx``; ``dilatation`` (relative change of area), ``shear``
+        (half the difference of the principal strains), ``rotation_deg`` from x towards y; ``strain_std``, one standard
+        deviation of half the dilatation, of ``strain_yx`` and of the rotation in rad (√2 times as much of ``strain_yy``
+        and ``strain_xx``), from the scatter of the neighbours about the fit (the layer's median scatter, for all alike
+        but for their numbers of neighbours); ``neighbours``; ``edge``. NaN without three neighbours in different
+        directions.
+
+    Raises
+    ------
+    ValueError
+        If positions are not finite, fewer than four, or all on a line, or there is not one grain for each.
+
+    Notes
+    -----
+    Neighbours of the ideal lattice at w are found at q w + p w*; against the reference q₀ the deformation takes z to
+    (q/q₀) z + (p/q₀*) z*, exactly. The polar angle of the first factor is the rotation. Edge particles are fitted to
+    the neighbours they have. Explained in chapter 9, "Order and defects".
+    """
+    mesh = Mesh(points, spacing)
+    grain = checked_grain(grain, mesh)
+    local = lattices_around(mesh, reach, grain)
+    table = pd.DataFrame({"y_nm": mesh.points[:, 0], "x_nm": mesh.points[:, 1], "grain": grain})
+    q0 = np.full(mesh.n, np.nan + 0j)
+    for name in np.unique(grain[grain >= 0]) if reference is None else [None]:
+        members = np.ones(mesh.n, bool) if name is None else grain == name
+        if reference is not None:
+            q0[members] = reference.spacing * np.exp(1j * np.radians(reference.angle))
+        elif len((named := name_bonds(mesh, members))[0]) > 6:
+            q0[members] = fit_from_bonds(mesh, *named)[0]
+    known = np.isfinite(local.q) & np.isfinite(q0)
+    q, p, q0 = (np.where(known, value, 1.0) for value in (local.q, local.p, q0))
+    turn = sixth_turns(-np.angle(q), -np.angle(q0))  # to the reference's row
+    stretch, shear = q * turn / q0, p * np.conj(turn) / np.conj(q0)
+    # The right factor of the polar decomposition: what remains without the rotation.
+    rotation = np.angle(stretch)
+    shear = shear * np.exp(-1j * rotation)
+    mean = np.abs(stretch) - 1
+    table["strain_yy"], table["strain_xx"] = mean - shear.real, mean + shear.real
+    table["strain_yx"] = shear.imag
+    table["dilatation"] = np.abs(stretch) ** 2 - np.abs(shear) ** 2 - 1
+    table["shear"], table["rotation_deg"] = np.abs(shear), np.degrees(rotation)
+    scatter = np.nanmedian(local.residual) if np.isfinite(local.residual).any() else np.nan
+    table["strain_std"] = scatter * np.sqrt(local.variance) / np.abs(q0)
+    table.loc[~known, "strain_yy":"strain_std"] = np.nan
+    table["neighbours"], table["edge"] = local.neighbours, edge_particles(mesh.points, mesh.spacing)
+    return table

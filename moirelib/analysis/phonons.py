@@ -1,0 +1,213 @@
+"""Phonons of a layer from the covariance of its displacements: dispersion, elastic constants, normal modes.
+
+Positions are (y, x) in nm, wave vectors in radians per nm, stiffnesses in kT/nm².
+Explained in chapter 8, "Vibrations".
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from ..crystal.brillouin import SymmetryPath, symmetry_path
+from .displacements import Displacements, site_displacements
+from .grains import find_grains
+from .springs import Blur, SpringModel, displacement_spectrum, edge_window, fit_springs, invert_covariance, safe_inverse
+from .vibrations import every_layer
+
+__all__ = ["dispersion", "largest_grain", "measure_phonons"]
+
+
+# --- Dispersion ---
+
+
+def dispersion(
+    motion: Displacements,
+    path: SymmetryPath | None = None,
+    model: SpringModel | None = None,
+    symmetric: bool = True,
+    smooth: float = 0.35,
+) -> pd.DataFrame:
+    """Phonon dispersion of a layer along Γ-M-K-Γ.
+
+    Parameters
+    ----------
+    motion : Displacements
+        Of one layer; its sites form one hexagonal grain.
+    path : SymmetryPath, optional
+        By default along the model's lattice.
+    model : SpringModel, optional
+        Of `fit_springs`, which is called by default.
+    symmetric : bool
+        Average over the three paths that hexagonal symmetry makes equal; False for the one path alone.
+    smooth : float
+        Radius of a circle of wave vectors that are averaged into each, over the inverse spacing; 0 for none. It shrinks
+        towards Γ.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``layer, branch`` (``longitudinal`` or ``transverse``), ``q_y_per_nm, q_x_per_nm`` (rad/nm), ``distance_per_nm``
+        along the path, ``stiffness_kt_nm2`` and ``stiffness_std_kt_nm2``, its standard error with a tenth of the
+        correction for blur; NaN where the localization error explains all of the power; ``model_kt_nm2``, the fitted
+        model's. ``attrs`` holds the ``ticks`` of the path and ``shortest_q_per_nm``, below which waves are longer than
+        the window and are not measured: they are NaN.
+
+    Raises
+    ------
+    ValueError
+        As `fit_springs`.
+
+    Notes
+    -----
+    Localization error is white in space: its variance is subtracted from the power of every wave. The inverse of a
+    covariance from few samples is too large; the factor for Gaussian samples is applied, with the number of samples
+    that are independent in time. A finite window averages the spectrum over neighbouring q, and since it rises as
+    1/q², long waves leak into shorter ones: the ratio of the model's spectrum before and after such averages is
+    taken out. Neighbouring points share waves and scatter alike. In a lattice that is not symmetric, by strain or by
+    the particles' shape, branches mix: see `plane_wave_stiffness`. Explained in chapter 8, "Vibrations".
+
+    References
+    ----------
+    Keim, Maret, Herz & von Grünberg, Phys. Rev. Lett. 92, 215504 (2004), for the plane waves.
+    """
+    weight = edge_window(motion)
+    model = fit_springs(motion) if model is None else model
+    path = symmetry_path(model.spacing, model.angle) if path is None else path
+    blur = Blur(motion.sites, weight)
+    around = _neighbours(path, smooth / model.spacing)
+    turned = [around.turned(60.0 * k) for k in range(3 if symmetric else 1)]
+    spectra = [displacement_spectrum(motion, p.wave_vectors, weight) for p in turned]
+    count = len(path.wave_vectors)
+
+    def averaged(matrices):  # over the equivalent paths, then over the neighbours of each point
+        branches = [_in_branches(x, p) for x, p in zip(matrices, turned, strict=True)]
+        return np.mean(branches, axis=0).reshape(count, -1, 2, 2).mean(axis=1)
+
+    total, power = averaged([x.total for x in spectra]), averaged([x.motion for x in spectra])
+    realness = spectra[0].realness.reshape(count, -1)[:, 0]
+    samples = sum(x.samples for x in spectra).reshape(count, -1).mean(axis=1)
+    share = _shared(around.wave_vectors.reshape(count, -1, 2), motion.sites, weight)
+    sharp = _diagonal(_in_branches(safe_inverse(model.dynamical_matrix(path.wave_vectors)), path))
+    blurred = safe_inverse(model.dynamical_matrix(blur.around(around.wave_vectors)))
+    blurred = _in_branches(np.einsum("s,msij->mij", blur.power, blurred), around).reshape(count, -1, 2, 2)
+    ratio = np.sqrt(sharp / _diagonal(blurred.mean(axis=1)))
+    matrix = invert_covariance(power * ratio[:, :, None] * ratio[:, None, :], samples / share, realness)
+    matrix[np.hypot(*path.wave_vectors.T) < blur.shortest] = np.nan
+    stiffness = _diagonal(matrix)
+    scatter = _diagonal(total) / _diagonal(power) * np.sqrt(share / samples)[:, None]
+    scatter = np.hypot(scatter, 0.1 * np.abs(ratio**2 - 1))  # a tenth of the blur's correction may be wrong
+    expected = _diagonal(_in_branches(model.dynamical_matrix(path.wave_vectors), path))
+    tables = [_branch_table(motion.layer, path, b, stiffness, stiffness * scatter, expected) for b in (0, 1)]
+    table = pd.concat(tables, ignore_index=True)
+    table.attrs = {"ticks": path.ticks, "shortest_q_per_nm": blur.shortest}
+    return table
+
+
+def largest_grain(motion: Displacements) -> Displacements:
+    """The part of a layer's motion that has one lattice, as plane waves need it.
+
+    Parameters
+    ----------
+    motion : Displacements
+        Of one layer.
+
+    Returns
+    -------
+    Displacements
+        Of the sites of the largest grain of `moirelib.analysis.find_grains`; unchanged where there are not several.
+
+    Notes
+    -----
+    Explained in chapter 8, "Vibrations".
+    """
+    grain = find_grains(motion.sites)
+    return motion.select(grain == 0) if grain.max(initial=-1) > 0 else motion
+
+
+def measure_phonons(tracks: pd.DataFrame, **options) -> pd.DataFrame:
+    """Phonon dispersion of every layer along Γ-M-K-Γ: the rows of ``phonons.csv``.
+
+    Of a layer with several grains, the largest one's.
+
+    Parameters
+    ----------
+    tracks : pandas.DataFrame
+        As for `moirelib.analysis.site_displacements`.
+    **options
+        Of `moirelib.analysis.site_displacements`: ``localization_std, strain, creep, min_share, drift_window``.
+
+    Returns
+    -------
+    pandas.DataFrame
+        As `dispersion`, one layer after the other. ``attrs["note"]`` has a line for each layer that has none, or only
+        those of a part of it; ``attrs["ticks"]`` has each layer's distances of Γ, M, K and Γ.
+
+    Raises
+    ------
+    ValueError
+        If the table is bad, or no layer has enough frames and particles, or a known localization error.
+
+    Notes
+    -----
+    Explained in chapter 8, "Vibrations".
+    """
+
+    def measure(layer):
+        motion = site_displacements(tracks, layer, **options)
+        grain = largest_grain(motion)
+        table, one, all_ = dispersion(grain), len(grain.sites), len(motion.sites)
+        if one < all_:
+            table.attrs["note"] = f"several grains; phonons of the largest, {one} of {all_} sites"
+        return table
+
+    table, attributes = every_layer(tracks, measure)
+    table.attrs["ticks"] = {layer: own["ticks"] for layer, own in attributes.items()}
+    return table
+
+
+def _diagonal(matrices) -> np.ndarray:
+    return np.einsum("maa->ma", matrices).real
+
+
+def _neighbours(path, radius) -> SymmetryPath:
+    """Each wave vector and six on a circle around it, seven times as many; the circle shrinks towards Γ."""
+    t = np.radians(60.0 * np.arange(6))
+    ring = np.concatenate([np.zeros((1, 2)), np.stack([np.sin(t), np.cos(t)], axis=1)])
+    ring = ring[: 7 if radius > 0 else 1]
+    radius = np.minimum(radius, 0.3 * np.linalg.norm(path.wave_vectors, axis=1))
+    q = path.wave_vectors[:, None] + radius[:, None, None] * ring
+    along = np.repeat(path.longitudinal, len(ring), axis=0)
+    return SymmetryPath(q.reshape(-1, 2), along, np.repeat(path.distance, len(ring)), path.ticks)
+
+
+def _shared(q, sites, weight) -> np.ndarray:
+    """Relative variance of the mean power of waves (m, s, 2) under one window, over that of one complex amplitude.
+
+    Powers of Gaussian amplitudes have the covariance |⟨a b*⟩|² + |⟨a b⟩|².
+    """
+    wave = np.exp(-1j * q @ sites.T) * weight / np.sqrt(np.sum(weight**2))  # (m, s, n)
+    overlap = np.abs(wave @ wave.conj().transpose(0, 2, 1)) ** 2 + np.abs(wave @ wave.transpose(0, 2, 1)) ** 2
+    return overlap.mean(axis=(1, 2))
+
+
+def _in_branches(matrices, path) -> np.ndarray:
+    """Matrices in (y, x) turned to (longitudinal, transverse)."""
+    along = path.longitudinal
+    axes = np.stack([along, np.stack([along[:, 1], -along[:, 0]], axis=1)], axis=1)  # (m, branch, 2)
+    return np.einsum("mai,mij,mbj->mab", axes, matrices, axes)
+
+
+def _branch_table(layer, path, branch, stiffness, error, expected) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "layer": layer,
+            "branch": ("longitudinal", "transverse")[branch],
+            "q_y_per_nm": path.wave_vectors[:, 0],
+            "q_x_per_nm": path.wave_vectors[:, 1],
+            "distance_per_nm": path.distance,
+            "stiffness_kt_nm2": stiffness[:, branch],
+            "stiffness_std_kt_nm2": error[:, branch],
+            "model_kt_nm2": expected[:, branch],
+        }
+    )

@@ -1,0 +1,447 @@
+"""From tracks to vibrations: displacements from the sites, amplitudes without the localization error, spring constants.
+
+Positions and displacements are (y, x) in nm, spring constants in kT/nm². Phonons are in `moirelib.analysis.phonons`.
+Explained in chapter 8, "Vibrations".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+from scipy.fft import irfft, next_fast_len, rfft
+from scipy.spatial import cKDTree
+from scipy.stats import chi2, norm
+
+from ..crystal.neighbours import bonds
+from ..tables import checked_particles
+from .displacements import AXES, MIN_FRAMES, Displacements, site_displacements, site_spacing, smoothing_matrix
+from .localization import error_variance, independent_share, pool_covariance, restore_mean, total_variance
+
+__all__ = [
+    "every_layer",
+    "group_vibrations",
+    "interlayer_correlation",
+    "layer_vibrations",
+    "measure_vibrations",
+    "pn_per_um",
+    "site_vibrations",
+]
+
+
+# --- Amplitudes and spring constants ---
+
+
+def pn_per_um(spring_constant: float | np.ndarray, temperature: float = 298.15) -> float | np.ndarray:
+    """Convert a spring constant from kT/nm² to pN/µm.
+
+    Parameters
+    ----------
+    spring_constant : float or ndarray
+        In kT/nm².
+    temperature : float
+        In kelvin.
+
+    Returns
+    -------
+    float or ndarray
+        In pN/µm.
+
+    Examples
+    --------
+    >>> round(pn_per_um(1.0))
+    4116
+
+    Notes
+    -----
+    Explained in chapter 8, "Vibrations".
+    """
+    return spring_constant * 1.380649e-23 * temperature * 1e24  # J/nm² = 10¹⁸ N/m = 10²⁴ pN/µm
+
+
+def site_vibrations(motion: Displacements, confidence: float = 0.95) -> pd.DataFrame:
+    """Amplitude and spring constant of every site, along y and x, with the localization error's part subtracted.
+
+    Parameters
+    ----------
+    motion : Displacements
+        Of one layer. Without error bars the localization error is estimated (`localization_from_covariance`).
+    confidence : float
+        Of the intervals.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per particle: ``particle, layer, y_nm, x_nm, frames``; then for each axis, here y: ``std_raw_y_nm`` as
+        measured, ``localization_y_nm``, ``std_y_nm`` of the motion alone (NaN where the error explains all of it), its
+        interval ``std_y_low_nm, std_y_high_nm``, ``k_y_kt_nm2`` = kT/variance with ``k_y_low_kt_nm2, k_y_high_kt_nm2``;
+        ``cov_yx_nm2`` of the two axes and ``samples``, the number of independent ones. ``attrs["note"]`` says what is
+        missing.
+
+    Raises
+    ------
+    ValueError
+        If `confidence` is not between 0 and 1.
+
+    Notes
+    -----
+    The variance is that of independent motion: removed drift and rotation and the estimated mean are corrected for. The
+    interval of the total variance is the one of chi-square with the effective number of independent samples; the
+    error's variance is then taken from its ends. Where the lower end is not positive, the upper bound of k is infinite:
+    the motion may be zero. Intervals suppose Gaussian displacements and error bars that are right and independent from
+    frame to frame. Explained in chapter 8, "Vibrations".
+    """
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must be between 0 and 1, got {confidence}")
+    error, error_spread, note = error_variance(motion)
+    total, samples, covariance = total_variance(motion)
+    low, high = _variance_interval(total, samples, confidence)
+    z = norm.ppf(0.5 + confidence / 2)
+    variance = total - error
+    # interval of a difference from the intervals of its terms (MOVER)
+    low = variance - np.hypot(total - low, z * error_spread)
+    high = variance + np.hypot(high - total, z * error_spread)
+    table = pd.DataFrame({"particle": motion.particles, "layer": motion.layer})
+    table["y_nm"], table["x_nm"] = motion.sites.T
+    table["frames"] = motion.seen
+    for i, a in enumerate(AXES):
+        table[f"std_raw_{a}_nm"] = np.sqrt(total[:, i])
+        table[f"localization_{a}_nm"] = np.sqrt(error[:, i])
+        table[f"std_{a}_nm"] = _root(variance[:, i])
+        table[f"std_{a}_low_nm"] = np.sqrt(np.maximum(low[:, i], 0))
+        table[f"std_{a}_high_nm"] = np.sqrt(np.maximum(high[:, i], 0))
+        table[f"k_{a}_kt_nm2"] = _stiffness(variance[:, i])
+        table[f"k_{a}_low_kt_nm2"] = _stiffness(high[:, i])
+        table[f"k_{a}_high_kt_nm2"] = _stiffness(low[:, i])
+    unknown = np.isnan(error)
+    for i, a in enumerate(AXES):
+        columns = [c for c in table if f"_{a}_" in c and c.startswith(("std", "k")) and "raw" not in c]
+        table.loc[unknown[:, i], columns] = np.nan
+    table["cov_yx_nm2"] = covariance
+    table["samples"] = samples.min(axis=1)
+    table.attrs["note"] = note
+    return table
+
+
+def _variance_interval(variance, samples, confidence):
+    """Interval of a variance from so many independent Gaussian samples (chi-square)."""
+    tail = 0.5 * (1 - confidence)
+    return variance * samples / chi2.ppf(1 - tail, samples), variance * samples / chi2.ppf(tail, samples)
+
+
+def _root(variance):
+    return np.sqrt(np.where(variance > 0, variance, np.nan))
+
+
+def _stiffness(variance):
+    """Equipartition: ½ k⟨u²⟩ = ½ kT."""
+    return np.where(
+        variance > 0, 1 / np.where(variance > 0, variance, 1.0), np.where(np.isnan(variance), np.nan, np.inf)
+    )
+
+
+def measure_vibrations(tracks: pd.DataFrame, confidence: float = 0.95, **options) -> pd.DataFrame:
+    """Amplitude and spring constant of every particle of every layer: the rows of ``vibrations.csv``.
+
+    Parameters
+    ----------
+    tracks : pandas.DataFrame
+        As for `site_displacements`.
+    confidence : float
+        Of the intervals.
+    **options
+        Of `site_displacements`: ``localization_std, strain, creep, min_share, drift_window``.
+
+    Returns
+    -------
+    pandas.DataFrame
+        As `site_vibrations`. ``attrs["note"]`` has a line for each layer that allows less, or nothing at all.
+
+    Raises
+    ------
+    ValueError
+        If the table is bad, or no layer has enough frames and particles.
+
+    Notes
+    -----
+    Explained in chapter 8, "Vibrations".
+    """
+    return every_layer(tracks, lambda k: site_vibrations(site_displacements(tracks, k, **options), confidence))[0]
+
+
+def every_layer(tracks: pd.DataFrame, measure: Callable[[int], pd.DataFrame]) -> tuple[pd.DataFrame, dict[int, dict]]:
+    """One table of all layers that allow one.
+
+    Parameters
+    ----------
+    tracks : pandas.DataFrame
+        As for `site_displacements`.
+    measure : callable
+        Takes the number of a layer and gives its table, or raises ValueError where the layer does not allow one.
+        ``attrs["note"]`` of the table may say what limits it.
+
+    Returns
+    -------
+    table : pandas.DataFrame
+        The tables, one after the other. ``attrs["note"]`` has a line for each layer that allows less, or nothing at
+        all.
+    attributes : dict of int to dict
+        The other attributes of each layer's table.
+
+    Raises
+    ------
+    ValueError
+        If the table is bad, or no layer allows one of its own: the first layer's reason.
+
+    Notes
+    -----
+    Explained in chapter 8, "Vibrations".
+    """
+    tracks = checked_particles(tracks, name="the track table")
+    tables, notes, attributes = [], [], {}
+    for layer in sorted(tracks["layer"].unique()):
+        try:
+            table = measure(layer)
+        except ValueError as error:
+            notes.append(str(error))
+            continue
+        if table.attrs.get("note"):
+            notes.append(f"layer {layer}: {table.attrs['note']}")
+        tables.append(table)
+        attributes[layer], table.attrs = {k: v for k, v in table.attrs.items() if k != "note"}, {}
+    if not tables:
+        raise ValueError(notes[0] if notes else "the table holds no tracks; link particles first")
+    result = pd.concat(tables, ignore_index=True)
+    result.attrs = {"note": "\n".join(notes)}
+    return result, attributes
+
+
+# --- A layer as a whole ---
+
+
+def layer_vibrations(motion: Displacements, spacing: float | None = None) -> dict:
+    """Mean amplitude, anisotropy and Lindemann parameters of a layer.
+
+    Parameters
+    ----------
+    motion : Displacements
+        Of one layer, or of some of its particles (`Displacements.select`).
+    spacing : float, optional
+        Nearest-neighbour distance, in nm; the median one of the sites by default.
+
+    Returns
+    -------
+    dict
+        ``variance_y_nm2, variance_x_nm2`` (mean over the sites, error's part subtracted) and the same with ``_std``;
+        ``std_raw_y_nm, std_raw_x_nm, std_y_nm, std_x_nm, k_y_kt_nm2, k_x_kt_nm2`` from it; ``anisotropy``, the ratio of
+        the largest to the smallest mean variance over directions, ``anisotropy_std``, ``major_axis_deg`` from x towards
+        y and ``isotropy_p``, the probability of so much anisotropy in isotropic motion; ``lindemann`` = √⟨|u|²⟩ / a;
+        ``lindemann_relative`` = ⟨|u_i - u_j|²⟩ / (2a²) of nearest neighbours; ``layer_jitter_y_nm, layer_jitter_x_nm``,
+        fast motion of the layer as a whole that was removed as drift: stage and heat together; ``independent_frames``;
+        ``note``.
+
+    Raises
+    ------
+    ValueError
+        If there is one particle only, and no spacing given.
+
+    Notes
+    -----
+    Standard errors come from the scatter of the frames' means, with their correlation in time, since
+    neighbours in one frame do not move independently. In two dimensions the mean amplitude grows with the crystal's
+    size; the relative Lindemann parameter does not, and melting is near 0.033 (Zahn & Maret, Phys. Rev. Lett. 85, 3656
+    (2000)). Explained in chapter 8, "Vibrations".
+    """
+    error, error_spread, note = error_variance(motion)
+    total, _, _ = total_variance(motion)
+    raw, mean_error = total.mean(axis=0), error.mean(axis=0)
+    variance = raw - mean_error
+    tensor, spread, frames = _mean_tensor(motion, total)  # yy, xx, yx
+    tensor[:2] -= mean_error
+    spread_total = np.hypot(np.sqrt(np.diag(spread))[:2], error_spread)
+    spread = spread + np.diag([*np.nan_to_num(error_spread**2), 0.0])
+    a = site_spacing(motion.sites) if spacing is None else spacing
+    result = {f"variance_{x}_nm2": variance[i] for i, x in enumerate(AXES)}
+    result |= {f"variance_{x}_std_nm2": spread_total[i] for i, x in enumerate(AXES)}
+    result |= {f"std_raw_{x}_nm": np.sqrt(raw[i]) for i, x in enumerate(AXES)}
+    result |= {f"std_{x}_nm": _root(variance[i]) for i, x in enumerate(AXES)}
+    result |= {f"k_{x}_kt_nm2": _stiffness(variance[i]) for i, x in enumerate(AXES)}
+    result |= _anisotropy(tensor, spread)
+    result |= {f"layer_jitter_{x}_nm": v for x, v in zip(AXES, _jitter(motion.drift), strict=True)}
+    result["lindemann"] = _root(variance.sum()) / a
+    result["lindemann_relative"] = (_relative_variance(motion, a) - 2 * mean_error.sum()) / (2 * a**2)
+    result = {key: float(value) for key, value in result.items()}
+    return result | {"independent_frames": frames, "note": note}
+
+
+def _mean_tensor(motion, total):
+    """Mean over sites of (u_y², u_x², u_y u_x), its covariance (3, 3) from frame to frame, and independent frames."""
+    u = motion.values / np.sqrt(motion.kept)
+    per_frame = np.nanmean(np.stack([u[..., 0] ** 2, u[..., 1] ** 2, u[..., 0] * u[..., 1]], axis=-1), axis=1)
+    mean = per_frame.mean(axis=0)
+    scale = np.sqrt(total.mean(axis=0) / mean[:2])  # puts back what the mean over time took
+    factor = np.array([scale[0] ** 2, scale[1] ** 2, scale.prod()])
+    independent = min(_independent_frames(x) for x in per_frame.T)
+    restored = restore_mean(pool_covariance(motion), len(u), motion.creep)[0]
+    independent = min(independent, len(u) * independent_share(restored, len(u)).min())
+    spread = np.cov(per_frame.T) / independent
+    return mean * factor, spread * np.outer(factor, factor), float(independent)
+
+
+def _independent_frames(series):
+    """Frames / (1 + 2 Σ ρ), summed up to the first lag at which ρ falls below twice its own noise."""
+    x = series - series.mean()
+    length = next_fast_len(2 * len(x), real=True)
+    rho = irfft(np.abs(rfft(x, length)) ** 2, length)[: len(x) // 4 + 2]
+    rho = rho / max(rho[0], 1e-300)
+    below = np.flatnonzero(rho < 2 / np.sqrt(len(x)))
+    end = below[0] if len(below) else len(rho)
+    return float(len(x) / (1 + 2 * rho[1:end].sum()))
+
+
+def _jitter(drift):
+    """Standard deviation of the layer's own motion about a running parabola of 15 frames, (2,)."""
+    smooth, share = smoothing_matrix(15, len(drift))
+    return np.sqrt(np.mean((drift - smooth(drift)) ** 2, axis=0) / (1 - min(share, 0.9)))
+
+
+def _anisotropy(tensor, spread) -> dict:
+    """Principal axes of the mean variance, from the two components that are zero for isotropic motion."""
+    trace = tensor[0] + tensor[1]
+    parts = np.array([tensor[1] - tensor[0], 2 * tensor[2]])  # xx - yy and 2 xy turn by twice the angle
+    mix = np.array([[-1.0, 1, 0], [0, 0, 2]])
+    cov = mix @ spread @ mix.T
+    size = np.hypot(*parts)
+    ratio = (trace + size) / (trace - size) if trace > size else np.nan
+    along = parts / max(size, 1e-300)
+    error = 2 * np.sqrt(max(along @ cov @ along, 0)) * trace / (trace - size) ** 2 if trace > size else np.nan
+    return {
+        "anisotropy": ratio,
+        "anisotropy_std": error,
+        "major_axis_deg": np.degrees(0.5 * np.arctan2(parts[1], parts[0])),
+        "isotropy_p": np.exp(-0.5 * parts @ np.linalg.pinv(cov) @ parts) if np.isfinite(trace) else np.nan,
+    }
+
+
+def _relative_variance(motion, spacing) -> float:
+    """⟨|u_i - u_j|²⟩ over bonds, in nm², mean over time restored as for uncorrelated frames."""
+    i, j = bonds(motion.sites, spacing).T
+    if len(i) == 0:
+        return np.nan
+    frames, total, count = len(motion.values), 0.0, 0
+    for part in np.array_split(np.arange(len(i)), len(i) // 1000 + 1):  # a long movie of all bonds fills the memory
+        relative = motion.values[:, i[part]] - motion.values[:, j[part]]
+        total, count = total + np.nansum(relative**2), count + np.isfinite(relative[..., 0]).sum()
+    return float(total / max(count, 1) * frames / (frames - motion.creep - 1))
+
+
+def group_vibrations(table: pd.DataFrame, labels) -> pd.DataFrame:
+    """Mean amplitude of groups of sites: by coordination, or by registry on the other layer.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        Of `site_vibrations` or `vibrations`.
+    labels : mapping of particle to str, or array_like, shape (n,)
+        Group of each particle: ``bulk``, ``edge``, ``vacancy``, ``top``, ``bridge``, ``hollow``, or any other.
+        Particles without a label are left out.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Indexed by group: ``sites, variance_nm2`` (mean over sites and both axes, error's part subtracted),
+        ``variance_std_nm2`` from the scatter of its sites, ``std_nm, k_kt_nm2``.
+
+    Notes
+    -----
+    The standard error supposes that sites scatter independently; soft waves shared by a whole group make it too small.
+    Explained in chapter 8, "Vibrations".
+    """
+    group = table["particle"].map(labels) if hasattr(labels, "keys") else pd.Series(np.asarray(labels), table.index)
+    total = 0.5 * (table["std_raw_y_nm"] ** 2 + table["std_raw_x_nm"] ** 2)
+    variance = total - 0.5 * (table["localization_y_nm"] ** 2 + table["localization_x_nm"] ** 2)
+    grouped = variance.groupby(group.rename("group"))
+    result = pd.DataFrame({"sites": grouped.size(), "variance_nm2": grouped.mean()})
+    result["variance_std_nm2"] = grouped.std() / np.sqrt(result["sites"])
+    result["std_nm"] = _root(result["variance_nm2"])
+    result["k_kt_nm2"] = _stiffness(result["variance_nm2"].to_numpy())
+    return result
+
+
+# --- Between layers ---
+
+
+def interlayer_correlation(
+    one: Displacements, other: Displacements, edges=None, seed: int = 0, shuffles: int = 100
+) -> pd.DataFrame:
+    """Correlation of displacements of two layers' particles, by their distance.
+
+    Parameters
+    ----------
+    one, other : Displacements
+        Of the two layers.
+    edges : array_like, shape (b + 1,), optional
+        Edges of the distance bins, in nm; from 0 to 3 spacings in steps of half a spacing by default.
+    seed : int
+        Of the shuffles.
+    shuffles : int
+        Number of shuffles of the null.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per bin: ``distance_nm``, ``pairs``, ``correlation`` (1 if both always move alike, 0 if independently),
+        ``null_low, null_high``: the middle 95 % of it when the other layer's frames are shifted in time.
+
+    Raises
+    ------
+    ValueError
+        If the layers share fewer than 10 frames, or there is no shuffle.
+
+    Notes
+    -----
+    Localization error is taken from the variances in the denominator; in the products of different particles it
+    averages out. Where a layer's error is not known, nothing is taken, and the correlation is too small. Each layer's
+    own drift and rotation are gone: layers that move as wholes against each other show nothing here, and far particles
+    of small layers (n) are anticorrelated by about 1/n. Errors of two overlapping particles may be correlated, and look
+    like motion. Explained in chapter 8, "Vibrations".
+    """
+    frames, i, j = np.intersect1d(one.frames, other.frames, return_indices=True)
+    if len(frames) < MIN_FRAMES:
+        raise ValueError(f"the layers share {len(frames)} frames; their correlation needs at least {MIN_FRAMES}")
+    if shuffles < 1:
+        raise ValueError(f"the null needs at least 1 shuffle, got {shuffles}")
+    edges = site_spacing(one.sites) * np.arange(0, 3.01, 0.5) if edges is None else np.asarray(edges, float)
+    pairs = cKDTree(one.sites).sparse_distance_matrix(cKDTree(other.sites), edges[-1], output_type="ndarray")
+    weights = [pairs[(pairs["v"] >= low) & (pairs["v"] < high)] for low, high in zip(edges, edges[1:], strict=False)]
+    moved = [rfft(convert_scale(m, k), axis=0) for m, k in ((one, i), (other, j))]
+    seen = [rfft(np.isfinite(m.values[k]).astype(float), axis=0) for m, k in ((one, i), (other, j))]
+    rng = np.random.default_rng(seed)
+    # a shift in time keeps the correlation of each layer and breaks that between them
+    shifts = [0, *rng.integers(len(frames) // 10, len(frames) - len(frames) // 10, shuffles)]
+    rows = []
+    for k, bin_pairs in enumerate(weights):
+        sums, seen_together = (_lagged_sums(*both, bin_pairs, len(frames))[shifts] for both in (moved, seen))
+        product = np.where(seen_together > 0.5, sums, np.nan) / seen_together  # NaN for pairs never seen together
+        low, high = np.quantile(product[1:], [0.025, 0.975])
+        rows.append((0.5 * (edges[k] + edges[k + 1]), len(bin_pairs), product[0], low, high))
+    return pd.DataFrame(rows, columns=["distance_nm", "pairs", "correlation", "null_low", "null_high"])
+
+
+def convert_scale(motion, frames):
+    """Displacements per one-sigma amplitude of the motion alone, mean over the layer; 0 where not seen."""
+    error, _, _ = error_variance(motion)
+    total, _, _ = total_variance(motion)
+    variance = (total - np.nan_to_num(error)).mean()
+    return np.nan_to_num(motion.values[frames]) / np.sqrt(variance if variance > 0 else np.nan)
+
+
+def _lagged_sums(one, other, pairs, frames):
+    """Sum over pairs, axes and frames of one(t) other(t + shift), for every cyclic shift, from their spectra."""
+    if len(pairs) == 0:
+        return np.full(frames, np.nan)
+    spectrum = np.zeros(len(one), complex)
+    for part in np.array_split(pairs, len(pairs) // 1000 + 1):
+        spectrum += np.einsum("fpi,fpi->f", one[:, part["i"]].conj(), other[:, part["j"]])
+    return irfft(spectrum, frames)

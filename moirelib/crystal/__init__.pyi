@@ -1,0 +1,35 @@
+from .brillouin import SymmetryPath as SymmetryPath, brillouin_zone as brillouin_zone, symmetry_path as symmetry_path
+from .fourier import find_lattice as find_lattice
+from .lattice import (
+    Lattice as Lattice,
+    coincidence_period as coincidence_period,
+    commensurate_angles as commensurate_angles,
+    fold_hexagonal as fold_hexagonal,
+    hexagonal_lattice as hexagonal_lattice,
+    moire_period as moire_period,
+)
+from .matching import match as match, unpaired as unpaired
+from .mesh import (
+    REACH as REACH,
+    SIXTH_TURN as SIXTH_TURN,
+    THREE_SHELLS as THREE_SHELLS,
+    LocalLattices as LocalLattices,
+    Mesh as Mesh,
+    lattices_around as lattices_around,
+    nearest_vector as nearest_vector,
+    sixth_turns as sixth_turns,
+)
+from .neighbours import (
+    bonds as bonds,
+    checked_points as checked_points,
+    connected_groups as connected_groups,
+    extent as extent,
+    freud_system as freud_system,
+    hexatic as hexatic,
+    neighbour_spacing as neighbour_spacing,
+    rows_of_three as rows_of_three,
+    spans_plane as spans_plane,
+    to_complex as to_complex,
+    to_points as to_points,
+    typical_spacing as typical_spacing,
+)

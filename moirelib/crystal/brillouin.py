@@ -1,0 +1,117 @@
+"""Reciprocal space of a hexagonal lattice: symmetry path and Brillouin zone.
+
+Explained in chapter 8, "Vibrations".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .lattice import Lattice
+
+__all__ = ["SymmetryPath", "brillouin_zone", "symmetry_path"]
+
+
+# --- Reciprocal space ---
+
+
+@dataclass(frozen=True)
+class SymmetryPath:
+    """Wave vectors along Γ-M-K-Γ of a hexagonal lattice.
+
+    Explained in chapter 8, "Vibrations".
+
+    Parameters
+    ----------
+    wave_vectors : ndarray, shape (m, 2)
+        (q_y, q_x) in radians per nm; Γ itself is left out.
+    longitudinal : ndarray, shape (m, 2)
+        Unit vector of the longitudinal branch (y, x): the direction Γ-M up to K, the direction Γ-K after it. Mirror
+        symmetry makes it an exact polarization.
+    distance : ndarray, shape (m,)
+        Along the path from Γ, in radians per nm.
+    ticks : tuple of float
+        Distance of Γ, M, K and Γ.
+    """
+
+    wave_vectors: np.ndarray
+    longitudinal: np.ndarray
+    distance: np.ndarray
+    ticks: tuple[float, float, float, float]
+
+    labels = ("Γ", "M", "K", "Γ")
+
+    def turned(self, degrees: float) -> SymmetryPath:
+        """The same path turned from x towards y: equivalent by symmetry for multiples of 60°."""
+        c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+        turn = np.array([[c, s], [-s, c]])  # of (y, x)
+        return SymmetryPath(self.wave_vectors @ turn.T, self.longitudinal @ turn.T, self.distance, self.ticks)
+
+
+def symmetry_path(spacing: float, angle: float, points: int = 36) -> SymmetryPath:
+    """Wave vectors along Γ-M-K-Γ.
+
+    Parameters
+    ----------
+    spacing : float
+        Nearest-neighbour distance, in nm.
+    angle : float
+        Direction of a close-packed row, in degrees from x towards y.
+    points : int
+        Number of wave vectors, M and K among them, in nearly equal steps.
+
+    Returns
+    -------
+    SymmetryPath
+
+    Notes
+    -----
+    Explained in chapter 8, "Vibrations".
+    """
+
+    def toward(degrees):
+        return np.array([np.sin(np.radians(degrees)), np.cos(np.radians(degrees))])
+
+    m = 2 * np.pi / (np.sqrt(3) * spacing) * toward(angle + 30)
+    k = 4 * np.pi / (3 * spacing) * toward(angle)
+    lengths = np.linalg.norm([m, k - m, k], axis=1)
+    counts = np.maximum(np.round(points * lengths / lengths.sum()).astype(int), 2)
+    first = np.arange(1, counts[0] + 1)[:, None] / counts[0] * m
+    second = m + np.arange(1, counts[1] + 1)[:, None] / counts[1] * (k - m)
+    third = np.arange(counts[2] - 1, 0, -1)[:, None] / counts[2] * k
+    q = np.concatenate([first, second, third])
+    along = np.repeat([toward(angle + 30), toward(angle)], [counts[0] + counts[1], counts[2] - 1], axis=0)
+    distance = np.cumsum(np.linalg.norm(np.diff(q, axis=0, prepend=[[0.0, 0.0]]), axis=1))
+    return SymmetryPath(q, along, distance, (0.0, *np.cumsum(lengths).tolist()))
+
+
+def brillouin_zone(spacing: float, angle: float, divisions: int = 12) -> np.ndarray:
+    """Wave vectors that fill the Brillouin zone evenly, one of each pair q and -q, without Γ.
+
+    Parameters
+    ----------
+    spacing : float
+        Nearest-neighbour distance, in nm.
+    angle : float
+        Direction of a close-packed row, in degrees from x towards y.
+    divisions : int
+        Of each reciprocal lattice vector.
+
+    Returns
+    -------
+    ndarray, shape (m, 2)
+        (q_y, q_x) in radians per nm, each the shortest of its equivalents.
+
+    Notes
+    -----
+    Explained in chapter 8, "Vibrations".
+    """
+    b = Lattice(spacing, angle).wave_vectors[[0, 2]]
+    i, j = (x.ravel() for x in np.meshgrid(np.arange(divisions), np.arange(divisions), indexing="ij"))
+    half = (i * divisions + j) <= (-i % divisions) * divisions + (-j % divisions)
+    q = np.stack([i, j], axis=1)[half & (i + j > 0)] / divisions @ b
+    shifts = np.stack(np.meshgrid([-1, 0, 1], [-1, 0, 1]), axis=-1).reshape(-1, 2) @ b
+    candidates = q[:, None] - shifts
+    return candidates[np.arange(len(q)), np.argmin(np.linalg.norm(candidates, axis=2), axis=1)]

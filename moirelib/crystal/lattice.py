@@ -1,0 +1,133 @@
+"""Hexagonal lattices: spacing, angle, wave vectors, Moiré period, coincidence.
+
+Explained in chapter 1, "Lattices".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import gcd
+
+import numpy as np
+import pandas as pd
+
+__all__ = [
+    "Lattice",
+    "coincidence_period",
+    "commensurate_angles",
+    "fold_hexagonal",
+    "hexagonal_lattice",
+    "moire_period",
+]
+
+
+def fold_hexagonal(angle: float) -> float:
+    """Smallest equivalent twist of two hexagonal lattices, in degrees between 0 and 30."""
+    return float(abs((angle + 30.0) % 60.0 - 30.0))
+
+
+def moire_period(spacing: float, twist_angle: float, other_spacing: float | None = None) -> float:
+    """Period of the Moiré pattern of two hexagonal lattices.
+
+    Parameters
+    ----------
+    spacing : float
+        Nearest-neighbour distance a of one lattice, in nm.
+    twist_angle : float
+        Twist θ, in degrees; equivalent twists (60° apart) give one period.
+    other_spacing : float, optional
+        Nearest-neighbour distance b of the other lattice, in nm; equal by default.
+
+    Returns
+    -------
+    float
+        a b / √(a² + b² - 2 a b cos θ), in nm, which is a / (2 sin(θ/2)) for a = b; ``inf`` for identical lattices.
+
+    References
+    ----------
+    Hermann, J. Phys.: Condens. Matter 24, 314210 (2012). Explained in chapter 1, "Lattices".
+    """
+    a, b = spacing, spacing if other_spacing is None else other_spacing
+    half = np.sin(np.radians(fold_hexagonal(twist_angle)) / 2)
+    difference = np.hypot(a - b, 2 * np.sqrt(a * b) * half)  # the same root, exact for small twists
+    return float(a * b / difference) if difference > 0 else float("inf")
+
+
+def commensurate_angles(max_sigma: int) -> pd.DataFrame:
+    """Twists at which two equal hexagonal lattices share a lattice of coincident sites.
+
+    Parameters
+    ----------
+    max_sigma : int
+        Largest Σ: one site in Σ coincides.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``sigma, twist_deg`` (0 to 30) and the whole numbers ``m, n``, sorted by Σ. The vector m a₁ + n a₂ is the
+        shortest of the coincidence lattice, and the mirror line of a symmetric tilt boundary of this Σ.
+
+    Notes
+    -----
+    Turning by θ with cos θ = (m² + 4 m n + n²) / (2 (m² + m n + n²)) brings the vector (n, m) onto (m, n). For
+    coprime m > n, Σ = m² + m n + n², or a third of it where m - n is a multiple of 3; the latter repeat twists that
+    the former give, and are left out. Explained in chapter 1, "Lattices".
+
+    References
+    ----------
+    Ranganathan, Acta Cryst. 21, 197 (1966); Shallcross et al., Phys. Rev. B 81, 165105 (2010).
+    """
+    rows = []
+    for m in range(2, int(np.sqrt(max_sigma)) + 1):
+        for n in range(1, m):
+            sigma = m * m + m * n + n * n
+            if sigma <= max_sigma and gcd(m, n) == 1 and (m - n) % 3:
+                cosine = (m * m + 4 * m * n + n * n) / (2 * sigma)
+                rows.append((sigma, fold_hexagonal(np.degrees(np.arccos(cosine))), m, n))
+    return pd.DataFrame(sorted(rows), columns=["sigma", "twist_deg", "m", "n"])
+
+
+def coincidence_period(spacing: float, sigma: int) -> float:
+    """Period a √Σ of the coincident sites of two equal hexagonal lattices, in nm; `spacing` in nm."""
+    return float(spacing * np.sqrt(sigma))
+
+
+def hexagonal_lattice(spacing: float, angle: float, center, radius: float) -> np.ndarray:
+    """Points of a hexagonal lattice within a circle.
+
+    Parameters
+    ----------
+    spacing : float
+        Nearest-neighbour distance, in nm.
+    angle : float
+        Direction of a close-packed row, in degrees from x towards y.
+    center : array_like, shape (2,)
+        One lattice point (y, x), in nm, and the centre of the circle.
+    radius : float
+        In nm.
+
+    Returns
+    -------
+    ndarray, shape (n, 2)
+        Points as (y, x), in nm.
+    """
+    n = int(np.ceil(radius / spacing / np.sin(np.pi / 3))) + 1
+    i, j = np.meshgrid(np.arange(-n, n + 1), np.arange(-n, n + 1), indexing="ij")
+    t = np.radians([angle, angle + 60.0])
+    basis = spacing * np.stack([np.sin(t), np.cos(t)], axis=1)  # rows are (y, x)
+    points = np.stack([i.ravel(), j.ravel()], axis=1) @ basis
+    return points[np.hypot(*points.T) <= radius] + np.asarray(center, float)
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """A hexagonal lattice found in a set of points."""
+
+    spacing: float  # in the points' unit
+    angle: float  # degrees, of one close-packed row, from x towards y, 0 to 60
+
+    @property
+    def wave_vectors(self) -> np.ndarray:
+        """Three first-order reciprocal vectors (y, x), 60° apart, shape (3, 2), in radians per unit length."""
+        t = np.radians(self.angle + 30.0 + 60.0 * np.arange(3))
+        return 4 * np.pi / (np.sqrt(3) * self.spacing) * np.stack([np.sin(t), np.cos(t)], axis=1)

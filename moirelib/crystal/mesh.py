@@ -1,0 +1,200 @@
+"""A triangulation of a layer whose edges are named by lattice vectors.
+
+Explained in chapter 9, "Order and defects".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.spatial import Delaunay, cKDTree
+
+from .neighbours import FLAT_MESSAGE, bonds, checked_points, hexatic, neighbour_spacing, spans_plane, to_complex
+
+__all__ = [
+    "LocalLattices",
+    "Mesh",
+    "REACH",
+    "SIXTH_TURN",
+    "THREE_SHELLS",
+    "lattices_around",
+    "nearest_vector",
+    "sixth_turns",
+]
+
+REACH = 1.35  # spacings: half-way between the first neighbours at 1 and the second at √3
+THREE_SHELLS = 2.15  # spacings: beyond the third neighbours at 2
+SIXTH_TURN = np.pi / 3  # rad: what a hexagonal lattice may be turned by without a change
+
+
+# --- The triangulation, its edges named by the lattice vectors they stand for ---
+
+
+def nearest_vector(w: np.ndarray) -> np.ndarray:
+    """Nearest point of the hexagonal lattice 1, exp(iπ/3) to complex numbers (...), in spacings."""
+    n = w.imag / np.sin(SIXTH_TURN)
+    m = w.real - n / 2
+    m0, n0 = np.floor(m), np.floor(n)
+    corner = np.stack([(m0 + i) + (n0 + j) * np.exp(1j * SIXTH_TURN) for i in (0, 1) for j in (0, 1)])
+    return np.take_along_axis(corner, np.abs(corner - w).argmin(axis=0)[None], axis=0)[0]
+
+
+def sixth_turns(angle, reference) -> np.ndarray:
+    """Multiples of 60° that bring angles (rad) nearest to a reference, as factors of complex lattice vectors."""
+    return np.exp(1j * SIXTH_TURN * np.rint((angle - reference) / SIXTH_TURN))
+
+
+class Mesh:
+    """Delaunay triangulation of a layer without its thin rim, with a lattice vector for every edge.
+
+    Lattice vectors are complex: whole multiples of 1 and exp(iπ/3) in units of the spacing, in a frame turned with the
+    rows around. Frames are known up to 60°, so vectors are only compared after `sixth_turns`.
+
+    Parameters
+    ----------
+    points : array_like, shape (n, 2)
+        (y, x) in nm, of one layer in one frame.
+    spacing : float, optional
+        Nearest-neighbour distance, in nm; measured by default.
+
+    Attributes
+    ----------
+    points, z : ndarray, shape (n, 2) and (n,)
+        Positions in nm, as (y, x) and as x + iy.
+    psi6, smooth : ndarray of complex, shape (n,)
+        Bond order, and its sum over each particle and its neighbours.
+    angle : ndarray, shape (n,)
+        Row direction around each particle, in rad from x towards y, up to 60°.
+    triangles, radius : ndarray, shape (k, 3) and (k,)
+        Corners of each triangle in the sense from x towards y, and radius of the circle through them in nm.
+    edges, of_triangle : ndarray, shape (m, 2), and pair of (k, 3)
+        Ends of every edge, smaller index first; number and sense (1 or -1) of each triangle's edges.
+    vector, frame, misfit : ndarray, shape (m,)
+        Lattice vector of each edge, the row direction (rad) it is counted from, and its distance from it in spacings.
+
+    Raises
+    ------
+    ValueError
+        If positions are not finite, fewer than four, or all on a line.
+
+    Notes
+    -----
+    Explained in chapter 9, "Order and defects".
+    """
+
+    def __init__(self, points, spacing: float | None = None):
+        self.points = checked_points(points)
+        if not spans_plane(self.points):
+            raise ValueError(FLAT_MESSAGE.format(len(self.points)))
+        self.spacing = neighbour_spacing(self.points) if spacing is None else float(spacing)
+        self.z, self.n = to_complex(self.points), len(self.points)
+        self.psi6 = hexatic(self.points, self.spacing)
+        self.smooth = self._smoothed(np.nan_to_num(self.psi6))
+        self.angle = np.angle(self.smooth) / 6
+        self.triangles = self._triangulate()
+        self.edges, self.of_triangle = self._edges()
+        self.vector, self.frame, self.misfit = self._named()
+
+    def _smoothed(self, psi6):
+        i, j = bonds(self.points, self.spacing).T
+        total = psi6.copy()
+        np.add.at(total, i, psi6[j])
+        np.add.at(total, j, psi6[i])
+        return total
+
+    def _triangulate(self):
+        """Corners in the sense from x towards y. A vacancy's triangles have a radius of a spacing, the rim's more."""
+        corners = Delaunay(self.points).simplices
+        a, b, c = self.z[corners].T
+        area = 0.5 * np.imag(np.conj(b - a) * (c - a))
+        radius = np.abs(a - b) * np.abs(b - c) * np.abs(c - a) / np.maximum(4 * np.abs(area), 1e-12)
+        corners[area < 0] = corners[area < 0][:, ::-1]
+        keep = radius < 1.35 * self.spacing
+        self.radius = radius[keep]
+        return corners[keep]
+
+    def _edges(self):
+        """Every edge once, smaller index first; and the three of each triangle, negative where run backwards."""
+        run = self.triangles[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2)
+        edges, index = np.unique(np.sort(run, axis=1), axis=0, return_inverse=True)
+        sign = np.where(run[:, 0] < run[:, 1], 1, -1)
+        return edges, (index.reshape(-1, 3), sign.reshape(-1, 3))
+
+    def _named(self):
+        i, j = self.edges.T
+        frame = np.angle(self.smooth[i] + self.smooth[j]) / 6
+        step = (self.z[j] - self.z[i]) / (self.spacing * np.exp(1j * frame))
+        vector = nearest_vector(step)
+        return vector, frame, np.abs(step - vector)
+
+    def closures(self) -> tuple[np.ndarray, np.ndarray]:
+        """Sum (k,) of each triangle's three lattice vectors, zero in good crystal, and the frame (k,) it is in, rad."""
+        index, sign = self.of_triangle
+        frame = np.angle(self.smooth[self.triangles].sum(axis=1)) / 6
+        vector = sign * self.vector[index] * sixth_turns(self.frame[index], frame[:, None])
+        return vector.sum(axis=1), frame
+
+
+# --- The lattice around each particle ---
+
+
+@dataclass(frozen=True)
+class LocalLattices:
+    """The lattice around each particle: neighbours lie at site + q w + p w*, for lattice vectors w.
+
+    Complex numbers are x + iy in nm. Explained in chapter 9, "Order and defects".
+    """
+
+    site: np.ndarray  # (n,) where the lattice around would have the particle
+    q: np.ndarray  # (n,) spacing and row direction
+    p: np.ndarray  # (n,) shear
+    residual: np.ndarray  # (n,) nm, scatter of the neighbours about the fit, per component
+    neighbours: np.ndarray  # (n,) used
+    variance: np.ndarray  # (n,) of q, per unit variance of a position's component
+
+    @property
+    def good(self) -> np.ndarray:
+        """Where at least three neighbours in different directions were found."""
+        return np.isfinite(self.q)
+
+    def place(self, i, z) -> np.ndarray:
+        """Points z (x + iy, nm) in the lattices around particles i, in lattice vectors from their sites."""
+        q, p, step = self.q[i], self.p[i], z - self.site[i]
+        # The inverse of u → q u + p u*
+        return (np.conj(q) * step - p * np.conj(step)) / (np.abs(q) ** 2 - np.abs(p) ** 2)
+
+
+def lattices_around(mesh: Mesh, reach: float, grain: np.ndarray | None = None) -> LocalLattices:
+    """The same as `local_lattices`, of a layer that is triangulated already; reach in spacings."""
+    z, n, spacing, angle = mesh.z, mesh.n, mesh.spacing, mesh.angle
+    i, j = cKDTree(mesh.points).query_pairs(reach * spacing, output_type="ndarray").T
+    i, j = np.concatenate([i, j, np.arange(n)]), np.concatenate([j, i, np.arange(n)])
+    if grain is not None:
+        same = grain[i] == grain[j]
+        i, j = i[same], j[same]
+    step = (z[j] - z[i]) / (spacing * np.exp(1j * angle[i]))
+    w = nearest_vector(step)
+    near = (np.abs(step - w) < 0.3) & ((w != 0) | (i == j))
+    i, j, w = i[near], j[near], w[near] * np.exp(1j * angle[i[near]])
+    design = np.stack([np.ones_like(w), w, np.conj(w)], axis=1)  # (pairs, 3)
+    normal = np.zeros((n, 3, 3), complex)
+    right = np.zeros((n, 3), complex)
+    np.add.at(normal, i, np.conj(design)[:, :, None] * design[:, None, :])
+    np.add.at(right, i, np.conj(design) * (z[j] - z[i])[:, None])
+    count = np.bincount(i, minlength=n) - 1
+    solvable = (count >= 3) & (np.linalg.cond(np.where(np.isfinite(normal), normal, 0) + 1e-12 * np.eye(3)) < 1e3)
+    inverse = np.full((n, 3, 3), np.nan + 0j)
+    inverse[solvable] = np.linalg.inv(normal[solvable])
+    c, q, p = np.einsum("nab,nb->an", inverse, right)
+    left = z[j] - z[i] - c[i] - q[i] * w - p[i] * np.conj(w)
+    squares = np.bincount(i, np.abs(np.nan_to_num(left)) ** 2, n)
+    turn = np.exp(1j * angle)
+    return LocalLattices(
+        site=z + c,
+        q=q * turn,
+        p=p / turn,
+        residual=np.where(solvable, np.sqrt(squares / np.maximum(2 * (count + 1) - 6, 1)), np.nan),
+        neighbours=count,
+        variance=inverse[:, 1, 1].real,
+    )

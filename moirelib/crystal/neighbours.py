@@ -1,0 +1,205 @@
+"""Neighbours in a set of points: spacing, bonds, rows, bond order.
+
+Explained in chapter 9, "Order and defects".
+"""
+
+from __future__ import annotations
+
+import freud
+import numpy as np
+from scipy import sparse
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import Delaunay, cKDTree
+
+__all__ = [
+    "bonds",
+    "checked_points",
+    "connected_groups",
+    "extent",
+    "freud_system",
+    "hexatic",
+    "neighbour_spacing",
+    "rows_of_three",
+    "spans_plane",
+    "to_complex",
+    "to_points",
+    "typical_spacing",
+]
+
+FLAT_MESSAGE = "a spacing needs at least 4 particles that do not lie on a line, got {}"
+
+
+def neighbour_spacing(points) -> float:
+    """Typical distance of nearest neighbours.
+
+    Parameters
+    ----------
+    points : array_like, shape (n, 2)
+        (y, x) in nm.
+
+    Returns
+    -------
+    float
+        In nm: the middle of the edges of the Delaunay triangulation, without the long ones along the rim and across
+        holes. Scattered positions do not make it smaller, as they do the distance to the nearest neighbour.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than four points, or all lie on a line.
+
+    Notes
+    -----
+    Explained in chapter 9, "Order and defects".
+    """
+    points = checked_points(points)
+    if not spans_plane(points):
+        raise ValueError(FLAT_MESSAGE.format(len(points)))
+    triangles = Delaunay(points).simplices
+    edges = np.unique(np.sort(triangles[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2), axis=1), axis=0)
+    length = np.hypot(*(points[edges[:, 0]] - points[edges[:, 1]]).T)
+    for _ in range(3):
+        length = length[length < 1.3 * np.median(length)]
+    return float(np.median(length))
+
+
+def spans_plane(points: np.ndarray) -> bool:
+    """Whether points (n, 2) suffice for a spacing and a triangulation: four that do not lie on a line."""
+    return len(points) >= 4 and np.linalg.matrix_rank(points - points.mean(axis=0), 1e-9 * np.ptp(points)) == 2
+
+
+def checked_points(points) -> np.ndarray:
+    """Positions (y, x) as an array of finite floats, shape (n, 2).
+
+    Raises
+    ------
+    ValueError
+        If they have another shape or are not finite.
+    """
+    points = np.asarray(points, float)
+    if points.ndim != 2 or points.shape[1] != 2:
+        raise ValueError(f"positions must have the shape (n, 2), in the order (y, x), got {points.shape}")
+    if not np.isfinite(points).all():
+        raise ValueError(f"{np.sum(~np.isfinite(points).all(axis=1))} positions are not finite; drop them first")
+    return points
+
+
+def to_complex(points: np.ndarray) -> np.ndarray:
+    """Points (n, 2) in the order (y, x) as x + iy, whose argument is an angle from x towards y."""
+    return points[:, 1] + 1j * points[:, 0]
+
+
+def to_points(z) -> np.ndarray:
+    """Complex numbers x + iy as (y, x), shape (..., 2)."""
+    return np.stack([np.imag(z), np.real(z)], axis=-1)
+
+
+# --- Bond order ---
+
+
+def freud_system(points: np.ndarray) -> tuple[freud.box.Box, np.ndarray]:
+    """Points (n, 2) as freud wants them: (n, 3) in (x, y, z), in a periodic box that nothing reaches around."""
+    xyz = np.zeros((len(points), 3))
+    xyz[:, :2] = (points - points.mean(axis=0))[:, ::-1]
+    return freud.box.Box.square(float(3 * np.ptp(points, axis=0).max() + 1)), xyz
+
+
+def hexatic(points, spacing: float | None = None) -> np.ndarray:
+    """Bond-orientational order ψ6 of each particle over the neighbours that it has.
+
+    Parameters
+    ----------
+    points : array_like, shape (n, 2)
+        (y, x) in nm.
+    spacing : float, optional
+        Nearest-neighbour distance, in nm; measured by default. Particles within 1.35 of it are neighbours.
+
+    Returns
+    -------
+    ndarray of complex, shape (n,)
+        The mean of exp(6iα) over the directions α of the neighbours, from x towards y. Its magnitude is 1 in a perfect
+        lattice, at a straight edge and beside a vacancy alike; a sixth of its argument is the direction of a row. NaN
+        with fewer than two neighbours.
+
+    Raises
+    ------
+    ValueError
+        If positions are not finite, or too few to measure the spacing: fewer than four, or all on a line.
+
+    References
+    ----------
+    Nelson & Halperin, Phys. Rev. B 19, 2457 (1979). Computed by freud (Ramasubramani et al., Comput. Phys. Commun. 254,
+    107275 (2020)). Explained in chapter 9, "Order and defects".
+    """
+    points = checked_points(points)
+    if len(points) < 2:
+        return np.full(len(points), np.nan + 0j)
+    spacing = neighbour_spacing(points) if spacing is None else spacing
+    pairs = bonds(points, spacing)
+    both = np.concatenate([pairs, pairs[:, ::-1]])
+    both = both[np.lexsort(both.T[::-1])]
+    box, xyz = freud_system(points)
+    vectors = xyz[both[:, 1]] - xyz[both[:, 0]]
+    near = freud.locality.NeighborList.from_arrays(len(xyz), len(xyz), both[:, 0], both[:, 1], vectors)
+    psi6 = freud.order.Hexatic(k=6).compute((box, xyz), neighbors=near).particle_order.astype(complex)
+    psi6[np.bincount(both[:, 0], minlength=len(points)) < 2] = np.nan
+    return psi6
+
+
+def connected_groups(n: int, i, j) -> np.ndarray:
+    """Number of the group (n,) that each of n things belongs to, where i and j (m,) name those that are joined."""
+    return connected_components(sparse.coo_array((np.ones(len(i)), (i, j)), shape=(n, n)), directed=False)[1]
+
+
+def bonds(positions, spacing: float) -> np.ndarray:
+    """Pairs of nearest neighbours.
+
+    Parameters
+    ----------
+    positions : array_like, shape (n, 2)
+        (y, x) in nm.
+    spacing : float
+        Nearest-neighbour distance, in nm; pairs up to 1.35 times as far apart are bonded.
+
+    Returns
+    -------
+    ndarray of int, shape (m, 2)
+        Indices of each pair, the smaller one first.
+
+    Notes
+    -----
+    Explained in chapter 1, "Lattices".
+    """
+    positions = np.asarray(positions, float)
+    if len(positions) == 0:
+        return np.empty((0, 2), int)
+    # half-way between the first neighbours at 1 and the second at √3 spacings
+    return np.sort(cKDTree(positions).query_pairs(1.35 * spacing, output_type="ndarray"), axis=1)
+
+
+def typical_spacing(yx: np.ndarray, layer: np.ndarray, diameter: float) -> float:
+    """Median nearest-neighbour distance within layers; 1.35 diameters where no layer has two particles."""
+    groups = [yx[layer == k] for k in np.unique(layer)]
+    distances = [cKDTree(g).query(g, k=2)[0][:, 1] for g in groups if len(g) > 1]
+    return float(np.median(np.concatenate(distances))) if distances else 1.35 * diameter
+
+
+def rows_of_three(yx: np.ndarray, layer: np.ndarray, spacing: float) -> np.ndarray:
+    """Indices (m, 3) of a neighbour, a particle and the neighbour opposite, all of one layer."""
+    rows = [np.empty((0, 3), int)]
+    for k in np.unique(layer):
+        mine = np.flatnonzero(layer == k)
+        pairs = cKDTree(yx[mine]).query_pairs(1.35 * spacing, output_type="ndarray")
+        middle, end = np.r_[pairs[:, 0], pairs[:, 1]], np.r_[pairs[:, 1], pairs[:, 0]]
+        opposite = 2 * yx[mine[middle]] - yx[mine[end]]
+        distance, other = cKDTree(yx[mine]).query(opposite) if len(middle) else (np.empty(0), np.empty(0, int))
+        row = np.stack([end, middle, other], axis=1)[(distance < 0.25 * spacing) & (end < other)]
+        rows.append(mine[row])
+    return np.concatenate(rows)
+
+
+def extent(points, spacing: float) -> float:
+    """Area covered by points, each counting a disk of one spacing; in units of the spacing squared."""
+    if len(points) == 0:
+        return 0.0
+    return float(len(np.unique(np.rint(np.asarray(points) / spacing).astype(int), axis=0)))

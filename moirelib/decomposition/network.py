@@ -1,0 +1,199 @@
+"""The network: a U-Net with one output channel per layer.
+
+Explained in chapter 5, "U-Net".
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from monai.inferers import sliding_window_inference
+from monai.networks.nets import BasicUNet
+from scipy.ndimage import gaussian_filter
+
+__all__ = [
+    "CENTER_WIDTH",
+    "WORKING_DIAMETER",
+    "build_unet",
+    "choose_device",
+    "load_weights",
+    "normalize",
+    "predict",
+    "resample",
+    "save_weights",
+]
+
+
+#: Particle diameter, in pixels, that the network is trained for; every input is resampled to it.
+WORKING_DIAMETER = 12.0
+
+#: Standard deviation, in working pixels, of the peaks that mark particle centres.
+CENTER_WIDTH = 1.5
+
+
+def build_unet(layers: int = 2) -> torch.nn.Module:
+    """Build the U-Net (MONAI's ``BasicUNet``) with random weights.
+
+    Parameters
+    ----------
+    layers : int
+        Nanoparticle layers. Each has two output channels: where its particles are, and where their centres are.
+
+    Returns
+    -------
+    torch.nn.Module
+        (batch, 1, y, x) normalised images to (batch, 2 · layers, y, x) logits, the masks of all layers first, then
+        their centres; y and x are multiples of 16.
+
+    References
+    ----------
+    Ronneberger et al., MICCAI (2015). Explained in chapter 5, "U-Net".
+    """
+    return BasicUNet(
+        spatial_dims=2,
+        in_channels=1,
+        out_channels=2 * layers,
+        features=(24, 32, 64, 128, 256, 24),
+        act=("LeakyReLU", {"negative_slope": 0.1, "inplace": True}),
+        norm="batch",
+        upsample="deconv",
+    )
+
+
+def save_weights(model: torch.nn.Module, path) -> None:
+    """Write weights as ``.safetensors``."""
+    from safetensors.torch import save_file
+
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, str(path))
+
+
+def load_weights(path=None, device: str = "auto") -> torch.nn.Module:
+    """Read a trained network, ready to predict; its number of layers is that of the weights.
+
+    Parameters
+    ----------
+    path : path-like, optional
+        ``.safetensors``; the shipped weights by default.
+    device : str
+        ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
+
+    Returns
+    -------
+    torch.nn.Module
+        In evaluation mode.
+
+    Raises
+    ------
+    ValueError
+        If the file does not fit the network.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if path is None:
+        from ..data import weights_path
+
+        path = weights_path()
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no such weights: {path}; train some with moirelib train, or leave weights out")
+    try:
+        weights = load_file(str(path))
+        model = build_unet(len(weights["final_conv.bias"]) // 2)
+        model.load_state_dict(weights)
+    except (SafetensorError, KeyError, RuntimeError) as error:
+        raise ValueError(f"{path} does not hold weights of this network; train some with moirelib train") from error
+    return model.to(choose_device(device)).eval()
+
+
+def choose_device(device: str = "auto") -> torch.device:
+    """CUDA, else Apple's MPS, else the CPU, unless a device is named."""
+    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not here.get(device, True):
+        raise ValueError(f"device {device!r} is not available on this machine; leave device out or pass 'cpu'")
+    if device != "auto":
+        return torch.device(device)
+    return torch.device(next((name for name, present in here.items() if present), "cpu"))
+
+
+def normalize(image: np.ndarray) -> np.ndarray:
+    """Remove background, gain and offset from an image at working sampling.
+
+    Parameters
+    ----------
+    image : ndarray, shape (y, x)
+        Any units; the particles are about `WORKING_DIAMETER` pixels wide.
+
+    Returns
+    -------
+    ndarray, shape (y, x), float32
+        Local mean 0 and local standard deviation near 1, over windows of about three spacings; regions without
+        contrast are not blown up beyond twice what the whole image's contrast gives.
+
+    Notes
+    -----
+    Invariant to ``image -> gain * image + offset`` with positive gain. Explained in chapter 5, "U-Net".
+    """
+    image = np.asarray(image, dtype=np.float32)
+    image = image - image.mean()
+    flat = image - gaussian_filter(image, 1.4 * WORKING_DIAMETER, mode="reflect", truncate=3)
+    variance = gaussian_filter(flat * flat, 2 * WORKING_DIAMETER, mode="reflect", truncate=3)
+    floor = 0.25 * np.mean(flat * flat) + np.finfo(np.float32).tiny
+    return np.clip(flat / np.sqrt(variance + floor), -6, 6)
+
+
+def resample(image, shape) -> np.ndarray:
+    """Resample to another shape over the same field of view, averaging when the pixels get larger.
+
+    Parameters
+    ----------
+    image : ndarray, shape (..., y, x)
+        Image or stack.
+    shape : tuple of int
+        New (y, x).
+
+    Returns
+    -------
+    ndarray, shape (..., y', x'), float32
+        A point at pixel coordinate c of the input lies at ``(c + 0.5) * y' / y - 0.5`` of the output.
+    """
+    tensor = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))
+    stack = tensor.reshape(1, -1, *tensor.shape[-2:])
+    out = torch.nn.functional.interpolate(stack, tuple(shape), mode="bilinear", antialias=True, align_corners=False)
+    return out.reshape(*tensor.shape[:-2], *shape).numpy()
+
+
+@torch.inference_mode()
+def predict(model: torch.nn.Module, image: np.ndarray, tile: int = 512) -> tuple[np.ndarray, np.ndarray]:
+    """Where the particles of each channel are in one image at working sampling, and where their centres are.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        From `load_weights`.
+    image : ndarray, shape (y, x)
+        Raw, at working sampling.
+    tile : int
+        Images larger than this are predicted in overlapping tiles (MONAI), in pixels.
+
+    Returns
+    -------
+    masks : ndarray, shape (layers, y, x), float32
+        Probability that a pixel is covered by a particle of each channel. Channel names are not layer names yet:
+        which channel is which layer may change from place to place, see `moirelib.decomposition.assign_layers`.
+    centers : ndarray, shape (layers, y, x), float32
+        A peak of height 1 and standard deviation `CENTER_WIDTH` at every particle's centre, as far as it is certain.
+    """
+    device = next(model.parameters()).device
+    height, width = image.shape
+    pad = [(0, -height % 16), (0, -width % 16)]
+    padded = np.pad(normalize(image), pad, mode="reflect" if min(image.shape) > 16 else "edge")
+    batch = torch.from_numpy(padded)[None, None].to(device)
+    if max(padded.shape) <= tile:
+        logits = model(batch)
+    else:
+        roi = tuple(min(tile, n) for n in padded.shape)
+        logits = sliding_window_inference(batch, roi, 2, model, overlap=0.25, mode="gaussian")
+    both = torch.sigmoid(logits)[0, :, :height, :width].float().cpu().numpy()
+    return tuple(both.reshape(2, -1, height, width))

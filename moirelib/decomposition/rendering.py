@@ -1,0 +1,52 @@
+"""Draw layer movies from the particle table.
+
+Explained in chapter 6, "Decompose".
+"""
+
+from __future__ import annotations
+
+import dask.array as da
+import numpy as np
+import pandas as pd
+
+
+def lazy_layers(particles, working, shape) -> da.Array:
+    """Layer movies that are rendered frame by frame when looked at."""
+    by_frame = dict(list(particles.groupby("frame")))
+    empty = particles.iloc[:0]
+
+    def block(block_id=None):
+        t = block_id[0]
+        return render_layers(by_frame.get(t, empty), working, shape[1:])[None]
+
+    return da.map_blocks(block, chunks=((1,) * shape[0], (2,), (shape[1],), (shape[2],)), dtype=np.uint8)
+
+
+def render_layers(particles: pd.DataFrame, working, shape) -> np.ndarray:
+    """Layer images that agree with the particle table: every particle's outline in its own layer.
+
+    Parameters
+    ----------
+    particles : pandas.DataFrame
+        ``layer, y_likeliest, x_likeliest, diameter_likeliest`` in working pixels.
+    working, shape : tuple of int
+        (y, x) of the working frame and of the result.
+
+    Returns
+    -------
+    ndarray, shape (2, y, x), uint8
+        Covered fraction of each pixel, 0 to 255, to a twentieth of a pixel.
+    """
+    out = np.zeros((2, *shape), np.float32)
+    zoom = np.array(shape) / np.array(working)
+    yx = (particles[["y_likeliest", "x_likeliest"]].to_numpy() + 0.5) * zoom - 0.5
+    radius = 0.5 * particles["diameter_likeliest"].to_numpy() * np.sqrt(zoom.prod())
+    for (y, x), r, k in zip(yx, radius, particles["layer"].to_numpy(), strict=True):
+        rows, columns = (
+            np.arange(max(int(c - r) - 1, 0), min(int(c + r) + 3, n)) for c, n in zip((y, x), shape, strict=True)
+        )
+        if rows.size and columns.size:
+            covered = np.clip(r + 0.5 - np.hypot(rows[:, None] - y, columns - x), 0, 1)
+            window = out[k - 1, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+            np.maximum(window, covered, out=window)
+    return np.rint(255 * out).astype(np.uint8)

@@ -1,0 +1,151 @@
+"""Particle diameter and polarity of a movie, and whether they can be right.
+
+Explained in chapter 6, "Decompose".
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.ndimage import gaussian_filter
+from scipy.spatial import cKDTree
+
+from ..crystal.fourier import find_lattice
+from .network import WORKING_DIAMETER, normalize, predict, resample
+from .peaks import locate
+
+__all__ = ["estimate_diameter"]
+
+
+#: Particles outside this range of diameters, in nm, are no nanoparticles: the pixel size must be wrong.
+PLAUSIBLE_DIAMETER = (0.5, 500.0)
+SMALLEST_DIAMETER = 4.0  # pixels
+
+
+def check_pixel_size(movie, diameter) -> None:
+    """Refuse a missing pixel size, and one at which no nanoparticle could be resolved."""
+    if movie.pixel_size is None:
+        raise ValueError(f"pixel size is missing from {movie.name}; pass pixel_size=... (nm) or --pixel-size NM")
+    if diameter is not None and not (np.isfinite(diameter) and diameter > 0):
+        raise ValueError(f"diameter must be a positive number of nm, got {diameter}")
+    largest = PLAUSIBLE_DIAMETER[1] if diameter is None else diameter
+    if largest / movie.pixel_size < SMALLEST_DIAMETER:
+        raise ValueError(
+            f"at {movie.pixel_size:g} nm/pixel a particle of {largest:g} nm is under {SMALLEST_DIAMETER:g} pixels wide "
+            f"in {movie.name}; check the pixel size (nm per pixel)"
+        )
+
+
+def check_diameter(diameter_px, movie) -> None:
+    nm = diameter_px * movie.pixel_size
+    if diameter_px > min(movie.shape[1:]):
+        raise ValueError(
+            f"a particle of {nm:.3g} nm is larger than the frames of {movie.name}; check the diameter (nm)"
+        )
+    if diameter_px < SMALLEST_DIAMETER:
+        raise ValueError(
+            f"particles in {movie.name} are about {diameter_px:.1f} pixels wide; at least {SMALLEST_DIAMETER:g} are "
+            "needed; record at higher magnification"
+        )
+    if not PLAUSIBLE_DIAMETER[0] <= nm <= PLAUSIBLE_DIAMETER[1]:
+        raise ValueError(
+            f"at {movie.pixel_size:g} nm/pixel the particles in {movie.name} would be {nm:.3g} nm wide, no "
+            "nanoparticles; check the pixel size (nm per pixel)"
+        )
+
+
+def estimate_size_and_polarity(movie, model, diameter_px) -> tuple[float, float]:
+    """Particle diameter in pixels and polarity (1 for dark particles, -1 for bright) from frames all over the movie."""
+    frames = [movie.frame(t) for t in sorted({0, len(movie) // 2, len(movie) - 1})]
+    best = (-np.inf, 0.0, 1.0)
+    for frame in frames:
+        d = estimate_diameter(frame, model) if diameter_px is None else diameter_px
+        trials = [(_plausibility(sign * frame, model, d), d, sign) for sign in (1.0, -1.0)]
+        best = max(best, *trials)
+    return best[1:]
+
+
+def estimate_diameter(frame: np.ndarray, model) -> float:
+    """Particle diameter of a frame, in pixels, by asking the network at several magnifications.
+
+    Parameters
+    ----------
+    frame : ndarray, shape (y, x)
+        Raw frame.
+    model : torch.nn.Module
+        From `moirelib.decomposition.load_weights`.
+
+    Returns
+    -------
+    float
+        In pixels.
+
+    Notes
+    -----
+    The network knows particles of `WORKING_DIAMETER` pixels. At a magnification near the right one, what it finds
+    explains the image's darkness (or brightness) best and forms the strongest lattice; there the size of what it finds
+    corrects the rest, unless the corrected diameter suits the frame much less: of very dark or defocused particles the
+    network sees too little. Explained in chapter 6, "Decompose".
+    """
+    largest = max(min(frame.shape) / 3, 1.2 * SMALLEST_DIAMETER)
+    trials = np.geomspace(SMALLEST_DIAMETER, largest, 2 + int(np.log(largest / SMALLEST_DIAMETER) / 0.18))
+    suits = np.array([_plausibility(frame, model, d) for d in trials])
+    best = int(np.argmax(np.abs(suits)))
+    polarity = np.sign(suits[best])
+    corrected = _corrected(polarity * frame, model, trials[best])
+    spoiled = _plausibility(polarity * frame, model, corrected) < 0.5 * abs(suits[best])
+    return float(trials[best] if spoiled else corrected)
+
+
+def _corrected(frame, model, diameter) -> float:
+    """Diameter corrected by the size of what the network finds at it."""
+    for _ in range(2):
+        measured = _measured_diameter(*predict(model, _middle(frame, diameter)))
+        if measured is None:
+            break
+        diameter *= np.clip(measured / WORKING_DIAMETER, 0.7, 1.4)
+    return diameter
+
+
+def _middle(frame, diameter, view: int = 224) -> np.ndarray:
+    """The middle of a frame at the sampling that a diameter asks for."""
+    image = resample(frame, working_shape(frame.shape, diameter))
+    window = (slice(max((n - view) // 2, 0), max((n - view) // 2, 0) + view) for n in image.shape)
+    return image[tuple(window)]
+
+
+def _plausibility(frame, model, diameter) -> float:
+    """How well a diameter suits: significance (Fisher's z) of the finds' correlation with darkness × lattice strength.
+
+    Negative where the finds are bright.
+    """
+    image = _middle(frame, diameter)
+    masks, centers = predict(model, image)
+    found = masks.sum(axis=0)
+    found = found - gaussian_filter(found, 1.4 * WORKING_DIAMETER)
+    dark = -normalize(gaussian_filter(image, 1.0))
+    correlation = np.mean(found * dark) / np.sqrt(np.mean(found**2) * np.mean(dark**2) + 1e-12)
+    points = locate(centers, WORKING_DIAMETER)[["y", "x"]].to_numpy()
+    strength = find_lattice(points, 1.35 * WORKING_DIAMETER)[1] if len(points) >= 8 else 1.0
+    return float(np.arctanh(np.clip(correlation, -0.9999, 0.9999)) * np.sqrt(image.size * strength))
+
+
+def _measured_diameter(masks, centers) -> float | None:
+    """Median diameter, in working pixels, of a disk as large as each particle's share of its channel's mask."""
+    found = locate(centers, WORKING_DIAMETER)
+    far_edge = np.array(masks.shape[1:]) - WORKING_DIAMETER
+    inner = ((found[["y", "x"]] > WORKING_DIAMETER) & (found[["y", "x"]] < far_edge)).all(axis=1)
+    grid = np.stack(np.indices(masks.shape[1:]), axis=-1).reshape(-1, 2)
+    areas = [np.empty(0)]
+    for channel, group in found.groupby("channel"):
+        distance, index = cKDTree(group[["y", "x"]]).query(grid, distance_upper_bound=WORKING_DIAMETER)
+        near = np.isfinite(distance)
+        share = np.bincount(index[near], masks[channel].ravel()[near], len(group))
+        areas.append(share[inner[group.index]])
+    areas = np.concatenate(areas)
+    return float(np.sqrt(4 / np.pi * np.median(areas))) if len(areas) else None
+
+
+def working_shape(shape, diameter_px) -> tuple[int, int]:
+    """Shape at which particles are `WORKING_DIAMETER` pixels wide, the same zoom on both axes to a pixel."""
+    zoom = WORKING_DIAMETER / diameter_px
+    return tuple(max(int(round(n * zoom)), 4) for n in shape)

@@ -1,0 +1,140 @@
+"""Make the layers of a movie's frames consistent: each particle's track votes.
+
+Explained in chapter 7, "Particles".
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import trackpy
+from scipy.spatial import cKDTree
+from scipy.special import expit, logit
+
+from ..crystal.neighbours import extent
+from .evidence import Evidence
+from .layers import drop_doubles, exclude_pairs
+
+__all__ = ["vote"]
+
+
+# --- Movies ---
+
+
+def vote(tables: list[pd.DataFrame], diameter: float) -> tuple[list[pd.DataFrame], list[bool]]:
+    """Make the layers of a movie's frames consistent: names are aligned, then each particle's track votes.
+
+    Parameters
+    ----------
+    tables : list of pandas.DataFrame
+        From `assign_layers`, one per frame, in order: ``y, x, score, layer, layer_confidence``.
+    diameter : float
+        Typical particle diameter, in the unit of ``y, x``; particles are followed over up to a quarter of it.
+
+    Returns
+    -------
+    tables : list of pandas.DataFrame
+        The same rows with ``layer`` and ``layer_confidence`` of the whole track; layer 1 reaches furthest over all
+        frames. ``grain`` is -1 where the track overruled the frame. Of two particles that would come to lie closer
+        than half a diameter in one layer the better is kept.
+    exchanged : list of bool
+        Frames whose layers were named the other way round; their lattices change places too.
+
+    Notes
+    -----
+    Particles are followed whatever their layer, which only keeps coincident ones apart. The votes of one track are
+    not independent, since frames share their ambiguities: with a correlation of 1/2, n of them count as 2 n/(n + 1).
+    Explained in chapter 7, "Particles".
+    """
+    tables, exchanged = _aligned(tables, diameter)
+    lengths = [len(table) for table in tables]
+    if sum(lengths) == 0:
+        return tables, exchanged
+    movie = pd.concat([table.assign(frame=t) for t, table in enumerate(tables)], ignore_index=True)
+    track = _tracks(movie, diameter)
+    size = np.bincount(track)
+    total = np.bincount(track, _log_odds(movie)) * 2 / (size + 1)
+    log_odds = _keep_apart(total, track, movie, diameter)[track]
+    layer = np.where(log_odds == 0, movie["layer"], np.where(log_odds > 0, 1, 2))
+    confidence = np.minimum(expit(np.abs(log_odds)), max(Evidence.ceiling, movie["layer_confidence"].max()))
+    if "grain" in movie:
+        movie["grain"] = movie["grain"].where(layer == movie["layer"], -1)
+    movie = movie.assign(layer=layer, layer_confidence=confidence)
+    ends = np.cumsum(lengths)
+    voted = [movie.iloc[e - n : e].drop(columns="frame") for n, e in zip(lengths, ends, strict=True)]
+    return [drop_doubles(frame, diameter) for frame in voted], exchanged
+
+
+def _log_odds(table) -> np.ndarray:
+    """Of layer 1, from layer and confidence."""
+    confidence = np.clip(table["layer_confidence"].to_numpy(float), 0.5, 0.999)
+    return np.where(table["layer"] == 1, 1.0, -1.0) * logit(confidence)
+
+
+def _aligned(tables, diameter) -> tuple[list[pd.DataFrame], list[bool]]:
+    """Frames with their layers' names exchanged where most particles say so; layer 1 reaches furthest in all frames."""
+    tables, exchanged, before = list(tables), [False] * len(tables), None
+    for t, table in enumerate(tables):
+        if len(table) == 0:
+            continue
+        if before is not None:
+            i, j = _same_particles(before, table, diameter)
+            exchanged[t] = bool(np.sum(_log_odds(before)[i] * _log_odds(table)[j]) < 0)
+        before = tables[t] = table.assign(layer=3 - table["layer"]) if exchanged[t] else table
+    spacing = 1.35 * diameter
+    reach = [sum(extent(t.loc[t["layer"] == k, ["y", "x"]].to_numpy(), spacing) for t in tables) for k in (1, 2)]
+    if reach[1] > reach[0]:
+        tables = [table.assign(layer=3 - table["layer"]) for table in tables]
+        exchanged = [not e for e in exchanged]
+    return tables, exchanged
+
+
+def _same_particles(before, now, diameter):
+    """Indices of particles of two frames that are mutual nearest neighbours, a common drift allowed for."""
+    one, other = before[["y", "x"]].to_numpy(), now[["y", "x"]].to_numpy()
+    drift = np.zeros(2)
+    for _ in range(3):
+        distance, j = cKDTree(other).query(one + drift)
+        back = cKDTree(one + drift).query(other)[1]
+        i = np.flatnonzero((back[j] == np.arange(len(one))) & (distance < 0.5 * diameter))
+        drift = np.median(other[j[i]] - one[i], axis=0) if len(i) else drift
+    return i, j[i]
+
+
+def _tracks(movie, diameter) -> np.ndarray:
+    """Number of each row's track. The layer is a third coordinate, worth 0.15 diameters."""
+    trackpy.quiet()
+    place = pd.DataFrame({"frame": movie["frame"], "z": 0.15 * diameter * movie["layer"]})
+    drift = _drift(movie, diameter)[movie["frame"]]
+    place["y"], place["x"] = (movie[["y", "x"]].to_numpy() - drift).T
+    linked = trackpy.link(
+        place, 0.25 * diameter, memory=2, pos_columns=["z", "y", "x"], adaptive_stop=0.05 * diameter, adaptive_step=0.8
+    )
+    return linked["particle"].sort_index().to_numpy()
+
+
+def _drift(movie, diameter) -> np.ndarray:
+    """Common shift (y, x) of each frame since the first, shape (frames, 2)."""
+    frames = [frame for _, frame in movie.groupby("frame")]
+    drift = np.zeros((movie["frame"].max() + 1, 2))
+    for before, now in itertools.pairwise(frames):
+        i, j = _same_particles(before, now, diameter)
+        step = now[["y", "x"]].to_numpy()[j] - before[["y", "x"]].to_numpy()[i]
+        t0, t = before["frame"].iat[0], now["frame"].iat[0]
+        drift[t:] = drift[t0] + (np.median(step, axis=0) if len(step) else 0.0)
+    return drift
+
+
+def _keep_apart(log_odds, track, movie, diameter) -> np.ndarray:
+    """Log-odds of tracks after those that come closer than half a diameter have been put into different layers."""
+    met = [np.empty((0, 2), int)]
+    for rows in movie.groupby("frame").indices.values():
+        pairs = cKDTree(movie[["y", "x"]].to_numpy()[rows]).query_pairs(0.5 * diameter, output_type="ndarray")
+        met.append(np.sort(track[rows[pairs]], axis=1))
+    met = np.unique(np.concatenate(met), axis=0)
+    met = met[met[:, 0] != met[:, 1]]
+    messages = np.zeros((2, len(met)))
+    strength = np.full(len(met), Evidence.touching)
+    return exclude_pairs(log_odds, messages, *met.T, strength, rounds=30)[0]

@@ -1,0 +1,122 @@
+"""A movie: frames, pixel size, frame time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import dask.array as da
+import numpy as np
+
+from .calibration import FRAME_TIME, PIXEL_SIZE, SECONDS, convert_scale, find_pixel_size, positive_or
+from .stored import StoredImage, describe_error
+
+__all__ = ["Movie", "checked_frame"]
+
+
+@dataclass(frozen=True, eq=False)  # two lazy movies cannot be compared without reading both
+class Movie:
+    """A movie that is read from its file only where someone looks at it.
+
+    Attributes
+    ----------
+    data : dask.array.Array, shape (t, y, x)
+        The pixels as recorded (any real integer or float type, in native byte order), one frame a chunk.
+    pixel_size : float or None
+        In nm/pixel; ``None`` where the file does not carry it.
+    frame_time : float or None
+        Time from one frame to the next, in s; ``None`` where the file does not carry it.
+    name : str
+        File name, or ``"array"``; in a file of several images, also which one it is.
+    """
+
+    data: da.Array
+    pixel_size: float | None
+    frame_time: float | None
+    name: str
+
+    def __len__(self) -> int:
+        return self.data.shape[0]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Number of frames, rows and columns."""
+        return self.data.shape
+
+    def frame(self, i: int) -> np.ndarray:
+        """Frame `i` as a float32 array (y, x), read now.
+
+        Raises
+        ------
+        ValueError
+            If it holds NaN or infinite values, or the same value everywhere.
+        OSError
+            If it cannot be read from its file any more.
+        """
+        lazy = self.data[i]
+        try:
+            # In this thread: one frame is one read, and the caller may itself be a Dask task.
+            image = lazy.compute(scheduler="synchronous")
+        except Exception as error:  # every decoder fails in its own way on damaged data
+            raise OSError(f"frame {i} of {self.name} cannot be read ({describe_error(error)})") from error
+        return checked_frame(image, self.name, i)
+
+
+def checked_frame(image: np.ndarray, name: str, i: int) -> np.ndarray:
+    """`image` as float32, if something can be seen in it.
+
+    Parameters
+    ----------
+    image : ndarray, shape (y, x)
+    name : str
+        Name of the movie, for the message.
+    i : int
+        Number of the frame, for the message.
+
+    Returns
+    -------
+    ndarray of float32, shape (y, x)
+
+    Raises
+    ------
+    ValueError
+        If `image` holds NaN or infinite values, or the same value everywhere.
+    """
+    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes inf and is reported as such
+        image = np.asarray(image, dtype=np.float32)
+    if not np.isfinite(image).all():
+        raise ValueError(f"frame {i} of {name} holds NaN or infinite values; replace them or leave this frame out")
+    if image.min() == image.max():
+        raise ValueError(f"frame {i} of {name} is constant (every pixel is {image.flat[0]:g}); leave this frame out")
+    return image
+
+
+def make_movie(image: StoredImage, name: str, pixel_size: float | None, frame_time: float | None) -> Movie:
+    name = f"{name} {image.part}".strip()
+    if pixel_size is None:
+        pixel_size = find_pixel_size(image, name)
+    else:
+        pixel_size = positive_or(None, pixel_size, PIXEL_SIZE, name)
+    frame_time = positive_or(convert_scale(*image.t, SECONDS), frame_time, FRAME_TIME, name)
+    return Movie(_frames(image.data, name), pixel_size, frame_time, name)
+
+
+def _frames(data: da.Array | np.ndarray, name: str) -> da.Array:
+    """Check that `data` is a grey movie and give it as (t, y, x), native, one frame a chunk."""
+    if data.dtype.names or (data.ndim >= 3 and data.shape[-1] in (3, 4)):
+        raise ValueError(f"{name} is in colour (RGB); convert it to grey values, best export the original data")
+    if data.dtype.kind == "c":
+        raise ValueError(f"{name} holds complex numbers (a Fourier transform or a wave); give the recorded image")
+    if data.dtype.kind not in "iufb":
+        raise ValueError(f"{name} holds {data.dtype} values; real numbers are needed")
+    if data.ndim > 3:
+        data = data.reshape([n for n in data.shape[:-2] if n != 1] + list(data.shape[-2:]))
+    if data.ndim not in (2, 3):
+        shape = " × ".join(map(str, data.shape))
+        raise ValueError(f"{name} has {data.ndim} dimensions ({shape}); give one stack (t, y, x) or one image (y, x)")
+    if 0 in data.shape:
+        raise ValueError(f"{name} holds no frames (its shape is {data.shape}); record or export it again")
+    data = data[None] if data.ndim == 2 else data
+    if not isinstance(data, da.Array):
+        data = da.from_array(data, chunks=(1, -1, -1), name=False)  # a name by content would read all of it
+    wanted = np.dtype(np.uint8) if data.dtype.kind == "b" else data.dtype.newbyteorder("=")
+    return data.rechunk((1, -1, -1)).astype(wanted, copy=False)

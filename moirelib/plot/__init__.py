@@ -1,0 +1,8 @@
+"""Figures. Every function draws into ``ax`` and returns it; lengths are drawn in nm.
+
+Names are listed in ``__init__.pyi`` and loaded when they are first used.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,118 @@
+"""Curves: phonon dispersion and growth."""
+
+from __future__ import annotations
+
+from itertools import cycle
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from .axes import LAYER_COLORS, OUTLINES
+from .maps import place_table
+
+__all__ = ["show_dispersion", "show_fronts", "show_sizes"]
+
+
+def show_dispersion(phonons, ax=None, theory=None, path=None):
+    """Draw a phonon dispersion along Γ-M-K-Γ, with its fit and a theory.
+
+    Parameters
+    ----------
+    phonons : pandas.DataFrame
+        Of `moirelib.analysis.dispersion`.
+    ax : matplotlib.axes.Axes, optional
+        Drawn into; the current axes by default.
+    theory : callable, optional
+        Gives D(q), shape (m, 2, 2) in kT/nm², for wave vectors (m, 2); its two stiffnesses are drawn in black.
+    path : moirelib.crystal.SymmetryPath, optional
+        Where the theory is drawn; at the table's wave vectors by default.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+    """
+    ax = plt.gca() if ax is None else ax
+    for branch, color, marker in zip(("longitudinal", "transverse"), LAYER_COLORS, "os", strict=True):
+        rows = phonons[phonons["branch"] == branch]
+        distance, stiffness = rows["distance_per_nm"], rows["stiffness_kt_nm2"]
+        error = rows["stiffness_std_kt_nm2"]
+        ax.errorbar(distance, stiffness, error, fmt=marker, ms=3.5, color=color, lw=1, label=branch)
+        if "model_kt_nm2" in rows:
+            ax.plot(distance, rows["model_kt_nm2"], color=color, lw=1.2)
+    if theory is not None:
+        q = phonons[phonons["branch"] == "longitudinal"]
+        wave_vectors = q[["q_y_per_nm", "q_x_per_nm"]].to_numpy() if path is None else path.wave_vectors
+        distance = q["distance_per_nm"] if path is None else path.distance
+        lines = ax.plot(distance, np.linalg.eigvalsh(theory(wave_vectors)), "--", color="black", lw=1)
+        lines[0].set_label("theory")
+    ticks = phonons.attrs.get("ticks", ())
+    for tick in ticks:
+        ax.axvline(tick, color="0.8", lw=0.8, zorder=0)
+    if ticks:
+        ax.set(xticks=ticks, xticklabels=["Γ", "M", "K", "Γ"], xlim=(0, ticks[-1]))
+    ax.set(xlabel="wave vector", ylabel="stiffness / (kT/nm²)", ylim=(0, None))
+    ax.legend(frameon=False, fontsize=8)
+    return ax
+
+
+# --- Growth ---
+
+
+def show_sizes(sizes, ax=None, frame_time: float | None = None, column: str = "number"):
+    """Draw the size of every layer against time.
+
+    Parameters
+    ----------
+    sizes : pandas.DataFrame
+        From `moirelib.analysis.size_table`.
+    ax : matplotlib.axes.Axes, optional
+        The current axes by default.
+    frame_time : float, optional
+        In s; without it time is in frames.
+    column : str
+        ``number``, ``area_nm2`` or ``radius_nm``.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+    """
+    ax = plt.gca() if ax is None else ax
+    for (layer, rows), color in zip(sizes.groupby("layer"), cycle(OUTLINES)):
+        ax.plot(rows["frame"] * (frame_time or 1), rows[column], color=color, label=f"layer {layer}")
+    names = {"number": "particles", "area_nm2": "area / nm²", "radius_nm": "radius / nm"}
+    ax.set(xlabel="time / s" if frame_time else "frame", ylabel=names.get(column, column), ylim=(0, None))
+    if len(sizes):
+        ax.legend(frameon=False, fontsize=8)
+    return ax
+
+
+def show_fronts(fronts, ax=None, every: int = 10, colorbar: bool = True):
+    """Draw the front of a layer as closed lines, one for every so many frames, coloured by the frame.
+
+    Parameters
+    ----------
+    fronts : pandas.DataFrame
+        Of one layer, from `moirelib.analysis.front_table`. Directions in which the front is out of view break the line.
+    ax : matplotlib.axes.Axes, optional
+        The current axes by default.
+    every : int
+        Frames from line to line.
+    colorbar : bool
+        Draw a colour bar.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+    """
+    from matplotlib.collections import LineCollection
+
+    ax, _ = place_table(fronts, ax, None)
+    lines, time = [], np.unique(fronts["frame"])[::every]
+    for frame in time:
+        ring = fronts.loc[fronts["frame"] == frame].sort_values("direction_deg")[["x_nm", "y_nm"]].to_numpy(float)
+        lines.append(np.concatenate([ring, ring[:1]]))
+    drawn = LineCollection(lines, array=time.astype(float), cmap="cividis", linewidths=1.6)
+    ax.add_collection(drawn)
+    if colorbar and len(time) > 1:
+        ax.figure.colorbar(drawn, ax=ax, label="frame", shrink=0.8)
+    return ax

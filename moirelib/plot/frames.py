@@ -1,0 +1,254 @@
+"""Micrographs, layers, particles and tracks."""
+
+from __future__ import annotations
+
+from itertools import cycle
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from .axes import LAYER_COLORS, OUTLINES, dress, dress_map
+
+__all__ = ["animate_tracks", "show_frame", "show_layers", "show_library", "show_particles", "show_split", "show_tracks"]
+
+
+def show_frame(frame, pixel_size: float, ax=None, scale_bar: bool = True, title: str = ""):
+    """Show a micrograph in grey with a scale bar.
+
+    Parameters
+    ----------
+    frame : array_like, shape (y, x)
+        Grey range from the 0.5th to the 99.5th percentile.
+    pixel_size : float
+        In nm/pixel.
+    ax : matplotlib.axes.Axes, optional
+        Drawn into; the current axes by default.
+    scale_bar : bool
+        Draw a scale bar of a round length near a fifth of the width.
+    title : str
+        Title above the image.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+    """
+    ax = plt.gca() if ax is None else ax
+    low, high = np.percentile(frame, [0.5, 99.5])
+    high = high if high > low else low + 1
+    ax.imshow(frame, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
+    return dress(ax, np.shape(frame), pixel_size, scale_bar, title)
+
+
+def show_layers(layers, pixel_size: float, ax=None, scale_bar: bool = True, title: str = ""):
+    """Show two layers in their colours, added up: blue, orange, and light where both are.
+
+    Parameters
+    ----------
+    layers : array_like, shape (2, y, x)
+        Covered fraction or probability: integers from 0 to 255, or floats from 0 to 1.
+    pixel_size, ax, scale_bar, title
+        As in `show_frame`.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+    """
+    from matplotlib.colors import to_rgb
+
+    ax = plt.gca() if ax is None else ax
+    layers = np.asarray(layers)
+    layers = layers.astype(float) if layers.dtype == bool else layers
+    layers = np.clip(layers / (1.0 if np.issubdtype(layers.dtype, np.floating) else 255.0), 0, 1)
+    colors = np.array([to_rgb(c) for c in LAYER_COLORS])
+    ax.imshow(np.clip(np.tensordot(layers, colors, axes=(0, 0)), 0, 1), interpolation="nearest")
+    return dress(ax, layers.shape[1:], pixel_size, scale_bar, title)
+
+
+def show_particles(particles, ax=None, pixel_size: float | None = None, layer: int | None = None, **style):
+    """Draw particles of a table as circles of their diameter, in their layer's colour.
+
+    Parameters
+    ----------
+    particles : pandas.DataFrame
+        One frame: ``layer, y, x`` (px) and ``diameter_nm``.
+    ax : matplotlib.axes.Axes, optional
+        Drawn over what it shows, in pixels.
+    pixel_size : float, optional
+        In nm/pixel; without it particles are dots.
+    layer : int, optional
+        Only this layer.
+    **style
+        Of `matplotlib.collections.EllipseCollection`, or of `Axes.scatter` for dots.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+    """
+    from matplotlib.collections import EllipseCollection
+
+    ax = plt.gca() if ax is None else ax
+    for number, color in enumerate(LAYER_COLORS, start=1):
+        rows = particles[particles["layer"] == number]
+        if rows.empty or layer not in (None, number):
+            continue
+        if pixel_size is None:
+            ax.scatter(rows["x"], rows["y"], **{"s": 6, "color": color, **style})
+            continue
+        width = rows["diameter_nm"].to_numpy() / pixel_size
+        centers = rows[["x", "y"]].to_numpy()
+        look = {"edgecolors": color, "facecolors": "none", "linewidths": 1.0, **style}
+        circles = EllipseCollection(
+            width, width, 0 * width, units="xy", offsets=centers, offset_transform=ax.transData, **look
+        )
+        ax.add_collection(circles)
+    return ax
+
+
+def show_split(frame, layers, pixel_size: float, axes=None, particles=None):
+    """Raw frame, layer 1 and layer 2 side by side: the picture of what moirelib does.
+
+    Parameters
+    ----------
+    frame : array_like, shape (y, x)
+        Raw frame.
+    layers : array_like, shape (2, y, x)
+        Layer images.
+    pixel_size : float
+        In nm/pixel.
+    axes : sequence of three matplotlib.axes.Axes, optional
+        A new row of three by default.
+    particles : pandas.DataFrame, optional
+        Circles to draw on the raw frame.
+
+    Returns
+    -------
+    sequence of matplotlib.axes.Axes
+    """
+    if axes is None:
+        _, axes = plt.subplots(1, 3, figsize=(9, 3.3), layout="constrained")
+    show_frame(frame, pixel_size, axes[0], title="raw frame")
+    if particles is not None:
+        show_particles(particles, axes[0], pixel_size)
+    layers = np.asarray(layers)
+    for k, ax in enumerate(axes[1:]):
+        alone = np.zeros_like(layers)
+        alone[k] = layers[k]
+        show_layers(alone, pixel_size, ax, title=f"layer {k + 1}")
+    return axes
+
+
+def show_tracks(tracks, ax=None, layer: int | None = None, linewidth: float = 1.0):
+    """Draw the path of every particle of a table as a line, in its layer's colour.
+
+    Parameters
+    ----------
+    tracks : pandas.DataFrame
+        ``frame, particle, layer, y, x`` (px): true tracks, or those of `moirelib.decomposition.link`.
+    ax : matplotlib.axes.Axes, optional
+        Drawn over what it shows, in pixels.
+    layer : int, optional
+        Only this layer.
+    linewidth : float
+        In points.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+    """
+    from matplotlib.collections import LineCollection
+
+    ax = plt.gca() if ax is None else ax
+    for number, rows in tracks[tracks["particle"] >= 0].groupby("layer"):
+        if layer in (None, number):
+            paths = [path[["x", "y"]].to_numpy() for _, path in rows.sort_values("frame").groupby("particle")]
+            ax.add_collection(
+                LineCollection(paths, colors=OUTLINES[(number - 1) % len(OUTLINES)], linewidths=linewidth)
+            )
+    return ax
+
+
+def animate_tracks(particles, ax=None, movie=None, trail: int = 8):
+    """Movie of both layers' particles in their colours, each drawing its track behind it.
+
+    Parameters
+    ----------
+    particles : pandas.DataFrame
+        ``frame, particle, layer, y_nm, x_nm``; particles that are not linked (-1) have no track.
+    ax : matplotlib.axes.Axes, optional
+        Drawn into; new axes by default. Both axes in nm, y downwards.
+    movie : moirelib.movies.Movie, optional
+        Shown below the particles, with its pixel size.
+    trail : int
+        Frames that a track reaches back.
+
+    Returns
+    -------
+    matplotlib.animation.FuncAnimation
+        ``save("tracks.gif", writer="pillow")`` writes a GIF, ``save("tracks.mp4")`` a movie where ffmpeg is installed.
+    """
+    from matplotlib.animation import FuncAnimation
+    from matplotlib.collections import LineCollection
+
+    ax = plt.subplots(figsize=(5, 5), layout="constrained")[1] if ax is None else ax
+    dress_map(ax, particles[["y_nm", "x_nm"]].to_numpy(float), "")
+    picture = None if movie is None else ax.imshow(movie.frame(0), cmap="gray", extent=_extent(movie), origin="upper")
+    layers = sorted(particles["layer"].unique())
+    colors = [OUTLINES[(k - 1) % len(OUTLINES)] for k in layers]
+    dots = [ax.plot([], [], ".", ms=4, color=c, label=f"layer {k}")[0] for k, c in zip(layers, colors, strict=True)]
+    tails = [ax.add_collection(LineCollection([], colors=c, linewidths=1)) for c in colors]
+    # Beside the title, where no particle is hidden
+    ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=len(layers), fontsize=8, frameon=False, borderpad=0)
+
+    def draw(frame):
+        ax.set_title(f"frame {frame}", fontsize=10, loc="left")
+        recent = particles[particles["frame"].between(frame - trail, frame)]
+        for layer, dot, tail in zip(layers, dots, tails, strict=True):
+            rows = recent[recent["layer"] == layer]
+            now = rows[rows["frame"] == frame]
+            dot.set_data(now["x_nm"], now["y_nm"])
+            linked = rows[rows["particle"] >= 0].sort_values("frame")
+            tail.set_segments([t[["x_nm", "y_nm"]].to_numpy() for _, t in linked.groupby("particle")])
+        if picture is not None:
+            image = movie.frame(frame)
+            picture.set(data=image, clim=np.percentile(image, [0.5, 99.5]))
+        return [*dots, *tails]
+
+    return FuncAnimation(ax.figure, draw, frames=[int(t) for t in np.unique(particles["frame"])], blit=False)
+
+
+def _extent(movie):
+    """Of a movie's frames in nm, for imshow: pixel centres lie at whole numbers of pixels."""
+    height, width = movie.shape[1:]
+    return tuple(movie.pixel_size * e for e in (-0.5, width - 0.5, height - 0.5, -0.5))
+
+
+def show_library(library, axes=None, count: int = 6, seed: int = 0):
+    """Show random images of a library with the true outlines of every layer.
+
+    Parameters
+    ----------
+    library : zarr.Group
+        From `moirelib.simulation.open_library`.
+    axes : matplotlib.axes.Axes or sequence of them, optional
+        Rows of three by default. Axes without an image are blanked.
+    count : int
+        Number of images.
+    seed : int
+        Which images; each one's number is its title.
+
+    Returns
+    -------
+    sequence of matplotlib.axes.Axes
+    """
+    if axes is None:
+        rows, columns = -(-count // 3), min(count, 3)
+        _, axes = plt.subplots(rows, columns, figsize=(3 * columns, 3.2 * rows), layout="constrained", squeeze=False)
+    indices = np.random.default_rng(seed).permutation(library["frame"].shape[0])[:count]
+    for ax in np.ravel(axes)[len(indices) :]:
+        ax.set_axis_off()
+    for ax, i in zip(np.ravel(axes), indices, strict=False):
+        show_frame(library["frame"][i], float(library["pixel_size"][i]), ax, title=f"image {i}")
+        for mask, color in zip(library["mask"][i], cycle(OUTLINES), strict=False):
+            if mask.any():
+                ax.contour(mask, [127], colors=color, linewidths=0.9)
+    return axes

@@ -1,0 +1,205 @@
+"""Displacement fields of dislocations and point defects; grain and twin boundaries.
+
+Explained in chapter 1, "Lattices".
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from ..crystal.lattice import commensurate_angles, fold_hexagonal, hexagonal_lattice
+from .scene import Defect
+
+__all__ = ["dilatation_displacement", "dislocation_displacement", "grain_boundary", "twin_boundary"]
+
+
+def dislocation_displacement(points, core, burgers, poisson_ratio: float = 1 / 3) -> np.ndarray:
+    """Displacement around an edge dislocation in a two-dimensional isotropic crystal.
+
+    Added to a perfect lattice whose core lies between two rows, with a Burgers vector of one spacing along them, it
+    leaves one particle with five and one with seven neighbours.
+
+    Parameters
+    ----------
+    points : array_like, shape (n, 2)
+        (y, x) in nm.
+    core : array_like, shape (2,)
+        (y, x) in nm; no point may lie there.
+    burgers : array_like, shape (2,)
+        Burgers vector b, (y, x) in nm: the displacement grows by b once around the core, from x towards y.
+    poisson_ratio : float
+        In two dimensions; 1/3 for a hexagonal lattice of equal springs between nearest neighbours.
+
+    Returns
+    -------
+    ndarray, shape (n, 2)
+        (y, x) in nm. It jumps by b across the half line from the core towards -b; a lattice does not notice.
+
+    References
+    ----------
+    Anderson, Hirth and Lothe, Theory of Dislocations (2017), section 3.4, with ν/(1 - ν) as the two-dimensional
+    ratio; Seung and Nelson, Phys. Rev. A 38, 1005 (1988). Explained in chapter 1, "Lattices".
+    """
+    burgers = np.asarray(burgers, float)
+    b = np.hypot(*burgers)
+    along, across = burgers / b, np.array([burgers[1], -burgers[0]]) / b
+    r = np.asarray(points, float) - core
+    x, y = r @ along, r @ across
+    r2 = x * x + y * y
+    glide = np.arctan2(y, x) + (1 + poisson_ratio) / 2 * x * y / r2
+    climb = -(1 - poisson_ratio) / 4 * np.log(r2 / b**2) - (1 + poisson_ratio) / 4 * (x * x - y * y) / r2
+    return b / (2 * np.pi) * (glide[:, None] * along + climb[:, None] * across)
+
+
+def dilatation_displacement(points, center, area: float) -> np.ndarray:
+    """Displacement that makes room for a given area at a point of a two-dimensional crystal: area / (2π r), outwards.
+
+    Parameters
+    ----------
+    points : array_like, shape (n, 2)
+        (y, x) in nm.
+    center : array_like, shape (2,)
+        (y, x) in nm.
+    area : float
+        In nm²; one cell (√3/2 a²) for an interstitial.
+
+    Returns
+    -------
+    ndarray, shape (n, 2)
+        (y, x) in nm. Without compression anywhere but at the centre. Explained in chapter 1, "Lattices".
+    """
+    r = np.asarray(points, float) - center
+    return area / (2 * np.pi) * r / np.sum(r * r, axis=1, keepdims=True)
+
+
+def grain_boundary(
+    spacing: float, angle: float, misorientation: float, inclination: float, center, radius: float, closest=None
+) -> tuple[np.ndarray, Defect]:
+    """Two grains of one lattice that meet at a straight line.
+
+    Parameters
+    ----------
+    spacing : float
+        Nearest-neighbour distance, in nm.
+    angle : float
+        Direction of a close-packed row of the first grain, in degrees from x towards y.
+    misorientation : float
+        How much the second grain is turned, in degrees from x towards y.
+    inclination : float
+        Direction of the boundary, in degrees from x towards y. The second grain lies to its +90° side.
+    center : array_like, shape (2,)
+        A point (y, x) of the boundary and of both lattices, in nm, and the centre of the circle.
+    radius : float
+        Of the circle that is filled, in nm.
+    closest : float, optional
+        Particles of the second grain nearer than this to one of the first are left out, in nm; 0.8 spacings by
+        default.
+
+    Returns
+    -------
+    points : ndarray, shape (n, 2)
+        (y, x) in nm.
+    defect : Defect
+        The boundary.
+
+    Notes
+    -----
+    Explained in chapter 1, "Lattices".
+    """
+    line, normal = direction_along(inclination)
+    first = hexagonal_lattice(spacing, angle, center, radius)
+    second = hexagonal_lattice(spacing, angle + misorientation, center, radius)
+    first = first[(first - center) @ normal < 1e-6 * spacing]
+    second = second[(second - center) @ normal > 1e-6 * spacing]
+    second = second[far_from(second, first, 0.8 * spacing if closest is None else closest)]
+    ends = np.asarray(center) + np.outer([-radius, radius], line)
+    turn = fold_hexagonal(misorientation)
+    defect = Defect("grain boundary", as_pair(ends[0]), end=as_pair(ends[1]), misorientation=turn)
+    return np.concatenate([first, second]), defect
+
+
+def twin_boundary(
+    spacing: float, angle: float, sigma: int, center, radius: float, closest=None
+) -> tuple[np.ndarray, Defect]:
+    """A symmetric tilt boundary: one grain is the mirror image of the other across a line of coincident sites.
+
+    Parameters
+    ----------
+    spacing : float
+        Nearest-neighbour distance, in nm.
+    angle : float
+        Direction of a close-packed row of the first grain, in degrees from x towards y. The boundary runs along its
+        lattice vector (m, n) of `commensurate_angles`.
+    sigma : int
+        Reciprocal density of coincident sites Σ: 7, 13, 19, ...
+    center : array_like, shape (2,)
+        A coincident site (y, x) on the boundary, in nm, and the centre of the circle.
+    radius : float
+        Of the circle that is filled, in nm.
+    closest : float, optional
+        A particle nearer than this to its own mirror image is merged with it on the line, in nm; 0.8 spacings by
+        default. Coincident sites on the line, a √Σ apart, are there once.
+
+    Returns
+    -------
+    points : ndarray, shape (n, 2)
+        (y, x) in nm.
+    defect : Defect
+        The boundary.
+
+    Raises
+    ------
+    ValueError
+        If there is no such Σ.
+
+    Notes
+    -----
+    Explained in chapter 1, "Lattices".
+    """
+    found = commensurate_angles(sigma).query("sigma == @sigma")
+    if found.empty:
+        known = ", ".join(map(str, commensurate_angles(max(sigma, 50))["sigma"].unique()))
+        raise ValueError(f"a hexagonal lattice has no twin boundary of Σ {sigma}; Σ is one of {known}, ...")
+    _, twist, m, n = found.iloc[0]
+    closest = 0.8 * spacing if closest is None else closest
+    line, normal = direction_along(angle + np.degrees(np.arctan2(np.sqrt(3) / 2 * n, m + n / 2)))
+    points = hexagonal_lattice(spacing, angle, (0.0, 0.0), radius)
+    along, depth = points @ line, -(points @ normal)
+    near = np.flatnonzero((depth > -1e-6 * spacing) & (2 * depth < closest))
+    near = near[np.lexsort((along[near], np.round(depth[near] / spacing, 6)))]  # coincident sites come first
+    on_line = _thinned(along[near], closest)[:, None] * line
+    first = points[2 * depth >= closest]
+    first = first[far_from(first, on_line, closest)]
+    mirrored = first - 2 * (first @ normal)[:, None] * normal
+    ends = np.asarray(center) + np.outer([-radius, radius], line)
+    defect = Defect(
+        "twin boundary", as_pair(ends[0]), end=as_pair(ends[1]), misorientation=float(twist), sigma=int(sigma)
+    )
+    return np.concatenate([first, on_line, mirrored]) + np.asarray(center, float), defect
+
+
+def direction_along(inclination):
+    """Unit vectors (y, x) along a line and to its +90° side."""
+    t = np.radians(inclination)
+    return np.array([np.sin(t), np.cos(t)]), np.array([np.cos(t), -np.sin(t)])
+
+
+def as_pair(point) -> tuple[float, float]:
+    return float(point[0]), float(point[1])
+
+
+def far_from(points, others, closest) -> np.ndarray:
+    """Which points are at least `closest` from every other one."""
+    if len(points) == 0 or len(others) == 0:
+        return np.ones(len(points), bool)
+    return cKDTree(others).query(points)[0] >= closest * (1 - 1e-9)
+
+
+def _thinned(values, closest) -> np.ndarray:
+    """Positions on a line, in the order given, without those too close to an earlier one."""
+    kept = []
+    for value in values:
+        if all(abs(value - k) >= closest for k in kept):
+            kept.append(value)
+    return np.array(kept)

@@ -1,0 +1,362 @@
+"""The training library: simulated frames with their truth, in one Zarr store.
+
+Explained in chapter 4, "Library".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from .camera import CameraConfig, record
+from .liquid import LiquidConfig
+from .optics import Transmission, clean_image, particle_mask
+from .random_scenes import LatticeConfig, random_scene
+from .scene import Scene, finite, truth_parameters, truth_table
+
+__all__ = ["LibraryConfig", "SimulatedFrame", "make_library", "open_library", "simulate_frame"]
+
+
+@dataclass(frozen=True)
+class LibraryConfig:
+    """Ranges of a training library; pairs are (low, high) of a uniform distribution unless said otherwise."""
+
+    images: int = 400
+    shape: tuple[int, int] = (512, 512)  # pixels
+    lattice: LatticeConfig = field(default_factory=LatticeConfig)
+    diameter_px: tuple[float, float] = (12.0, 34.0)  # pixels, log-uniform, of a particle of mean diameter ratio
+    pixel_size: float | None = None  # nm/pixel; replaces diameter_px
+    energies: tuple[float, ...] = (200e3, 300e3)  # eV, one of them
+    apertures: tuple[float, ...] = (5.0, 10.0, 20.0)  # mrad, one of them
+    tabulated: float = 0.5  # probability of gold's tabulated loss, which differs from particle to particle
+    mean_free_path: tuple[float, float] = (20.0, 85.0)  # nm, of gold, in the other images
+    defocus: tuple[float, float] = (-1000.0, 2000.0)  # nm
+    spherical_aberration: tuple[float, float] = (0.0, 2.7)  # mm
+    dose: tuple[float, float] = (3.0, 300.0)  # electrons/Å² and frame, log-uniform
+    zero_loss: float = 0.3  # probability of an energy filter's image, as the published recipe simulates
+    elastic_loss: bool = True  # liquid and windows also scatter electrons beyond the aperture
+    water: tuple[float, float] = (100.0, 500.0)  # nm
+    wedge: tuple[float, float] = (0.0, 0.6)  # relative change of the water's thickness across the field
+    blur: tuple[float, float] = (0.0, 0.3)  # optical blur's standard deviation / particle diameter
+    disk_blur: tuple[float, float] = (0.0, 0.5)  # disk radius / particle diameter
+    disk_radius: tuple[float, float] | None = None  # pixels; replaces disk_blur
+    disk_blurred: float = 0.33  # probability of a disk blur
+    clouds: tuple[float, float] = (0.0, 0.25)  # relative standard deviation
+    clouded: float = 0.5  # probability of clouds
+    cloud_size: tuple[float, float] = (0.8, 5.0)  # standard deviation / spacing
+    beam: tuple[float, float] = (0.0, 1.5)  # fall of the beam, see LiquidConfig
+    shadow: tuple[float, float] = (0.2, 0.8)  # depth
+    shadowed: float = 0.2  # probability of a shadow
+    mtf_power: tuple[float, float] = (0.4, 1.3)  # exponent of the published camera's MTF; direct detectors are sharper
+    readout_noise: tuple[float, float] = (0.0, 40.0)  # electrons
+    saturation: tuple[float, ...] = (4095.0, 16383.0, 65535.0)  # counts, one of them
+    exposure: tuple[float, float] = (0.02, 0.5)  # mean counts / saturation, log-uniform; sets the gain
+    gain: float = 30.0  # counts per electron, at most
+    offset: tuple[float, float] = (0.0, 0.05)  # of saturation
+    hot_pixels: tuple[float, float] = (0.0, 2e-4)  # fraction
+    dead_pixels: tuple[float, float] = (0.0, 2e-4)  # fraction
+    recipe: float = 0.0  # probability that an image follows `published` in all but its number of pixels
+
+    def __post_init__(self):
+        if self.images < 1 or min(self.shape) < 32:
+            raise ValueError(f"a library needs at least 1 image of 32 pixels, got {self.images} of {self.shape}")
+
+    @classmethod
+    def fast(cls) -> LibraryConfig:
+        """A few small images, for the book's fast mode."""
+        return cls(images=24, shape=(256, 256))
+
+    @classmethod
+    def full(cls) -> LibraryConfig:
+        """As many images as published work trained on."""
+        return cls()
+
+    @classmethod
+    def training(cls) -> LibraryConfig:
+        """What the shipped weights were trained on."""
+        return cls(images=4000, shape=(448, 448), recipe=0.25)
+
+    @classmethod
+    def published(cls) -> LibraryConfig:
+        """The recipe of published simulations of liquid-phase TEM of Moiré lattices: 700 nm at 512 pixels."""
+        return cls(
+            lattice=LatticeConfig.published(),
+            pixel_size=1.367,
+            energies=(200e3,),
+            apertures=(10.0,),
+            tabulated=0.0,
+            mean_free_path=(35.0, 35.0),
+            defocus=(0.0, 0.0),
+            spherical_aberration=(1.2, 1.2),
+            dose=(10.6, 10.6),
+            zero_loss=1.0,
+            elastic_loss=False,
+            water=(250.0, 250.0),
+            wedge=(0.0, 0.0),
+            blur=(0.0, 0.0),
+            disk_radius=(8.0, 10.0),
+            disk_blurred=1.0,
+            clouded=0.0,
+            beam=(1.0, 1.0),
+            shadowed=0.0,
+            mtf_power=(1.0, 1.0),
+            readout_noise=(20.0, 40.0),
+            saturation=(65535.0,),
+            exposure=(0.5, 0.5),
+            gain=10.7,
+            offset=(0.0, 0.0),
+        )
+
+
+@dataclass(frozen=True)
+class SimulatedFrame:
+    """One image of a library with its truth."""
+
+    frame: np.ndarray  # (y, x) uint16, counts
+    masks: np.ndarray  # (layer, y, x) uint8, 255 = pixel fully covered
+    scene: Scene
+    pixel_size: float  # nm/pixel
+    parameters: dict
+
+
+def simulate_frame(config: LibraryConfig, seed, transmission: Transmission | None = None) -> SimulatedFrame:
+    """Simulate one frame of the library, from lattice to camera.
+
+    Parameters
+    ----------
+    config : LibraryConfig
+        Ranges.
+    seed : int or sequence of int
+        Same seed, same bytes.
+    transmission : Transmission, optional
+        Gold's shipped table at the energy and aperture drawn by default.
+
+    Returns
+    -------
+    SimulatedFrame
+        Raw frame, masks, scene and the parameters drawn.
+    """
+    rng = np.random.default_rng(seed)
+    if config.recipe and rng.random() < config.recipe:
+        config = replace(LibraryConfig.published(), shape=config.shape)
+    spacing = np.exp(rng.uniform(*np.log(config.lattice.spacing)))
+    pixel_size = _random_pixel_size(config, spacing, rng)
+    scene = random_scene(config.lattice, tuple(n * pixel_size for n in config.shape), rng, spacing)
+    diameter = float(np.mean(scene.layers[0].diameters)) if len(scene.layers[0]) else spacing * 0.7
+    optics = {"energy": float(rng.choice(config.energies)), "aperture": float(rng.choice(config.apertures))}
+    path = None if rng.random() < config.tabulated else float(rng.uniform(*config.mean_free_path))
+    lens = {"defocus": float(rng.uniform(*config.defocus))}
+    lens["spherical_aberration"] = float(rng.uniform(*config.spherical_aberration))
+    liquid, camera = _random_conditions(config, spacing, diameter, scene.depth, pixel_size, optics, rng)
+    gold = _gold(**optics) if transmission is None else transmission
+    clean = clean_image(
+        scene, pixel_size, gold, mean_free_path=path, liquid_mean_free_path=liquid.liquid_mean_free_path, **lens
+    )
+    frame = record(clean, pixel_size, liquid, camera, rng)
+    masks = [particle_mask(scene, n + 1, pixel_size) for n in range(len(scene.layers))]
+    parameters = {
+        **truth_parameters(scene, pixel_size),
+        "diameter_nm": diameter,
+        "energy_eV": optics["energy"],
+        "aperture_mrad": optics["aperture"],
+        "defocus_nm": lens["defocus"],
+        "spherical_aberration_mm": lens["spherical_aberration"],
+        "mean_free_path_nm": path,
+        "liquid": asdict(liquid),
+        "camera": asdict(camera),
+    }
+    return SimulatedFrame(frame, np.rint(255 * np.stack(masks)).astype(np.uint8), scene, pixel_size, parameters)
+
+
+_gold = lru_cache(maxsize=None)(Transmission.load)
+
+
+def _random_pixel_size(config, spacing, rng) -> float:
+    """Given, or such that particles of this spacing have a diameter within the range of pixels."""
+    if config.pixel_size is not None:
+        return float(config.pixel_size)
+    diameter_px = np.exp(rng.uniform(*np.log(config.diameter_px)))
+    return float(spacing * np.mean(config.lattice.diameter_ratio) / diameter_px)
+
+
+def _random_disk(config, diameter, pixel_size, rng) -> float:
+    """Radius of the disk blur, in nm."""
+    if rng.random() >= config.disk_blurred:
+        return 0.0
+    if config.disk_radius is not None:
+        return pixel_size * rng.uniform(*config.disk_radius)
+    return diameter * rng.uniform(*config.disk_blur)
+
+
+def _random_conditions(config, spacing, diameter, stack, pixel_size, optics, rng) -> tuple[LiquidConfig, CameraConfig]:
+    zero_loss = bool(rng.random() < config.zero_loss)
+    wedge = rng.uniform(*config.wedge)
+    liquid = replace(
+        LiquidConfig() if config.elastic_loss else LiquidConfig.published(),
+        **optics,
+        zero_loss=zero_loss,
+        water=max(rng.uniform(*config.water), stack / (1 - wedge / 2)),  # the particles are all in the liquid
+        wedge=wedge,
+        wedge_angle=rng.uniform(0, 360),
+        beam=rng.uniform(*config.beam),
+        shadow=rng.uniform(*config.shadow) if rng.random() < config.shadowed else 0.0,
+        clouds=rng.uniform(*config.clouds) if rng.random() < config.clouded else 0.0,
+        cloud_size=spacing * rng.uniform(*config.cloud_size),
+        blur=diameter * rng.uniform(*config.blur),
+        disk_blur=_random_disk(config, diameter, pixel_size, rng),
+    )
+    return liquid, _random_camera(config, liquid, pixel_size, rng)
+
+
+def _random_camera(config, liquid, pixel_size, rng) -> CameraConfig:
+    # Small particles are filmed at high magnification, where a camera pixel receives few electrons at a given dose.
+    dose = float(np.exp(rng.uniform(*np.log(config.dose))))
+    electrons = dose * (10 * pixel_size) ** 2 * liquid.mean_transmission
+    saturation = float(rng.choice(config.saturation))
+    exposure = float(np.exp(rng.uniform(*np.log(config.exposure))))
+    gain = min(config.gain, exposure * saturation / electrons)
+    noise, power = rng.uniform(*config.readout_noise), rng.uniform(*config.mtf_power)
+    return CameraConfig(
+        dose=dose,
+        mtf=tuple(float(v**power) for v in CameraConfig.published().mtf),
+        readout_noise=noise,
+        gain=gain,
+        offset=min(rng.uniform(*config.offset) * saturation + 5 * noise * gain, 0.3 * saturation),
+        saturation=saturation,
+        hot_pixels=rng.uniform(*config.hot_pixels),
+        dead_pixels=rng.uniform(*config.dead_pixels),
+        pixel_seed=int(rng.integers(2**31)),
+    )
+
+
+_WORKER_ENVIRONMENT = {f"{name}_NUM_THREADS": 1 for name in ("OMP", "MKL", "OPENBLAS")}
+
+
+def make_library(
+    path,
+    config: LibraryConfig | None = None,
+    seed: int = 0,
+    workers: int = 2,
+    scheduler: str | None = None,
+    progress: bool = True,
+):
+    """Simulate a library into a Zarr store, in parallel; an interrupted run goes on where it stopped.
+
+    Parameters
+    ----------
+    path : path-like
+        Folder of the library. A half-finished one of the same configuration and seed is continued.
+    config : LibraryConfig, optional
+        ``LibraryConfig.full()`` by default.
+    seed : int
+        Image ``i`` is drawn from the seed pair ``(seed, i)``, whatever the number of workers.
+    workers : int
+        Local processes (Dask).
+    scheduler : str, optional
+        Address of a Dask scheduler whose workers see ``path``; used instead of local processes.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    zarr.Group
+        ``images.zarr`` in the folder, with arrays ``frame`` (n, y, x) uint16, ``mask`` (n, layer, y, x) uint8,
+        ``pixel_size`` (n,) in nm, ``done`` (n,); ``truth/i.json`` beside it holds each image's parameters and
+        particles.
+
+    Raises
+    ------
+    ValueError
+        If the store was made with another configuration or seed.
+    """
+    import dask
+    from dask.distributed import Client, LocalCluster, as_completed
+    from tqdm import tqdm
+
+    config = LibraryConfig.full() if config is None else config
+    group = _create_store(Path(path), config, seed)
+    missing = np.flatnonzero(np.asarray(group["done"][:]) == 0).tolist()
+    batches = [missing[i : i + 4] for i in range(0, len(missing), 4)]
+    with contextlib.ExitStack() as stack:
+        # Dask would have workers return every array's memory to the system at once, which halves their speed.
+        stack.enter_context(dask.config.set({"distributed.nanny.pre-spawn-environ": _WORKER_ENVIRONMENT}))
+        address = scheduler or stack.enter_context(
+            LocalCluster(workers, threads_per_worker=1, dashboard_address=":0", processes=workers > 1)
+        )
+        client = stack.enter_context(Client(address))
+        bar = stack.enter_context(tqdm(total=len(missing), disable=not progress, desc="library", unit="image"))
+        jobs = [client.submit(_write_images, str(path), batch, config, seed, pure=False) for batch in batches]
+        for job in as_completed(jobs):
+            bar.update(job.result())
+    return open_library(path)
+
+
+def open_library(path):
+    """Open a finished library for reading.
+
+    Raises
+    ------
+    ValueError
+        If the folder holds no library, or an unfinished one.
+    """
+    import zarr
+
+    try:
+        group = zarr.open_group(str(Path(path) / "images.zarr"), mode="r")
+        done = np.asarray(group["done"][:])
+    except (KeyError, OSError) as error:
+        raise ValueError(f"{path} is not a moirelib library; make one with moirelib library --out {path}") from error
+    if not done.all():
+        raise ValueError(f"{path} holds {int(done.sum())} of {done.size} images; run moirelib library again to finish")
+    return group
+
+
+def _create_store(path: Path, config: LibraryConfig, seed: int):
+    import zarr
+
+    recipe = json.loads(json.dumps({"config": asdict(config), "seed": seed}))
+    if (path / "images.zarr" / "done" / "zarr.json").exists():  # made last
+        group = zarr.open_group(str(path / "images.zarr"), mode="r+")
+        if dict(group.attrs) != recipe:
+            raise ValueError(f"{path} was made with another configuration or seed; choose another folder")
+        return group
+    n, shape, layers = config.images, tuple(config.shape), config.lattice.layers
+    path.mkdir(parents=True, exist_ok=True)
+    group = zarr.open_group(str(path / "images.zarr"), mode="w")
+    group.create_array("frame", shape=(n, *shape), chunks=(1, *shape), dtype="uint16")
+    group.create_array("mask", shape=(n, layers, *shape), chunks=(1, layers, *shape), dtype="uint8")
+    group.create_array("pixel_size", shape=(n,), chunks=(1,), dtype="float64")
+    (path / "truth").mkdir(exist_ok=True)
+    group.attrs.update(recipe)
+    group.create_array("done", shape=(n,), chunks=(1,), dtype="uint8")
+    return group
+
+
+def _write_images(path, indices, config, seed) -> int:
+    """Simulate and store some images; ``done`` is set last, so a killed run never counts half an image."""
+    import torch
+    import zarr
+
+    group = zarr.open_group(str(Path(path) / "images.zarr"), mode="r+")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # one process per core is faster than several threads in each
+    try:
+        for i in indices:
+            image = simulate_frame(config, (seed, i))
+            group["frame"][i], group["mask"][i], group["pixel_size"][i] = image.frame, image.masks, image.pixel_size
+            truth = {
+                "seed": [seed, i],
+                **image.parameters,
+                "particles": truth_table(image.scene, image.pixel_size).to_dict("list"),
+            }
+            text = json.dumps(finite(truth), allow_nan=False)
+            (Path(path) / "truth" / f"{i}.json").write_text(text, encoding="utf-8")
+            group["done"][i] = 1
+    finally:
+        torch.set_num_threads(threads)
+    return len(indices)

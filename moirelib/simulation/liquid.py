@@ -1,0 +1,332 @@
+"""What the liquid and its windows do to an image: blur, background, flicker.
+
+Explained in chapter 3, "Liquid".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from ase.units import _c, _e, _me
+from scipy.fft import irfft2, next_fast_len, rfft2
+from scipy.ndimage import zoom
+from scipy.special import j1
+from scipy.stats import poisson
+
+__all__ = [
+    "LiquidConfig",
+    "brightness_flicker",
+    "chromatic_blur",
+    "elastic_mean_free_path",
+    "liquid_background",
+    "optical_transfer",
+]
+
+_REST_ENERGY = _me * _c**2 / _e  # of the electron, eV
+
+
+@dataclass(frozen=True)
+class LiquidConfig:
+    """What lies around the particles, and the beam that lights it.
+
+    Two things happen to an electron in liquid and windows: atoms scatter it beyond the objective aperture, so that it
+    is lost, and it loses energy, so that the lens focuses it elsewhere and it arrives blurred. Each has its mean free
+    path. Behind an energy filter (``zero_loss``) the second kind is lost too; the published recipe counts this way.
+
+    Notes
+    -----
+    Source of each default, in short; chapter 3, "Liquid", derives them: thicknesses, inelastic mean free paths and
+    beam from the published recipe [1]_ (the formula of [2]_ gives the mean free paths to 6 % at 200 keV); energy loss
+    from the loss function of water [3]_; clouds fitted to the real frame of chapter 3; blur as large as published
+    vibrations. A 1.4 mm chromatic aberration is usual for the objective lens of a 200 kV microscope.
+
+    References
+    ----------
+    .. [1] lanceyao-research, Moire_pattern_segmentation, image_simulation.m.
+    .. [2] Malis, Cheng and Egerton, J. Electron Microsc. Tech. 8, 193 (1988).
+    .. [3] Hayashi et al., PNAS 97, 6264 (2000).
+    """
+
+    water: float = 250.0  # nm, mean thickness of the liquid
+    wedge: float = 0.0  # relative change of the water's thickness across the field
+    wedge_angle: float | None = None  # degrees from x towards y, the way the water thickens; drawn when None
+    windows: float = 100.0  # nm, both silicon nitride windows together
+    water_mean_free_path: float = 185.0  # nm, to a loss of energy at 200 keV; scaled to the beam's energy
+    window_mean_free_path: float = 144.0  # nm, to a loss of energy at 200 keV, likewise
+    water_elastic_path: float | None = None  # nm, to scattering beyond the aperture; `elastic_mean_free_path` when None
+    window_elastic_path: float | None = None  # nm, the same for the windows
+    zero_loss: bool = False  # only electrons that lost no energy count: an energy filter, and the published recipe
+    energy: float = 200e3  # eV
+    aperture: float = 10.0  # mrad, semi-angle of the objective aperture
+    chromatic_aberration: float = 1.4  # mm, of the objective lens
+    energy_loss: float = 22.0  # eV, mean of one loss
+    beam: float = 1.0  # exponent of the Gaussian beam at one field's width from its centre
+    shadow: float = 0.0  # depth of a shadow from one side, 0 to 1
+    clouds: float = 0.14  # relative standard deviation of slow bright and dark clouds in the liquid
+    cloud_size: float = 140.0  # nm, standard deviation of the Gaussian that the clouds' correlation begins like
+    cloud_exponent: float = 4.0  # of the clouds' power spectrum; inf makes it Gaussian, without fine structure
+    blur: float = 1.0  # nm, Gaussian blur that remains: motion during the exposure
+    disk_blur: float = 0.0  # nm, radius of a disk blur (the published recipe's, for being out of focus)
+
+    def __post_init__(self):
+        for name in ("water", "windows", "beam", "clouds", "blur", "disk_blur"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} of a liquid must be 0 or more, got {getattr(self, name)}")
+        for name in ("water_mean_free_path", "window_mean_free_path", "water_elastic_path", "window_elastic_path"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
+                raise ValueError(f"{name} of a liquid must be positive, got {getattr(self, name)}")
+        if not 0 <= self.shadow <= 1:
+            raise ValueError(f"shadow is a depth between 0 and 1, got {self.shadow}")
+        if not -2 <= self.wedge <= 2:
+            raise ValueError(f"a wedge beyond -2 to 2 leaves less than no water at one side, got {self.wedge}")
+
+    @classmethod
+    def published(cls) -> LiquidConfig:
+        """The published Moiré recipe: 250 nm of water, 2 × 50 nm of SiNx, a disk blur of 9 pixels of 1.367 nm."""
+        return cls(
+            zero_loss=True,
+            water_elastic_path=np.inf,
+            window_elastic_path=np.inf,
+            clouds=0.0,
+            blur=0.0,
+            disk_blur=9 * 1.367,
+        )
+
+    @classmethod
+    def real_frame(cls) -> LiquidConfig:
+        """Fitted to the real frame of chapter 3."""
+        return cls(shadow=0.55, beam=0.2, blur=23.0)
+
+    @property
+    def liquid_mean_free_path(self) -> float:
+        """Thickness of liquid, in nm, that takes all but 1/e of the electrons; for `clean_image`."""
+        elastic = self.water_elastic_path
+        elastic = elastic_mean_free_path("water", self.energy, self.aperture) if elastic is None else elastic
+        return 1 / (1 / elastic + self.zero_loss / (self._inelastic_scale * self.water_mean_free_path))
+
+    @property
+    def mean_transmission(self) -> float:
+        """Fraction of the electrons that liquid and windows let through to the camera, at the mean thickness."""
+        elastic = self.window_elastic_path
+        elastic = elastic_mean_free_path("silicon nitride", self.energy, self.aperture) if elastic is None else elastic
+        per_window = 1 / elastic + self.zero_loss / (self._inelastic_scale * self.window_mean_free_path)
+        return float(np.exp(-self.water / self.liquid_mean_free_path - self.windows * per_window))
+
+    @property
+    def energy_losses(self) -> float:
+        """Mean number of times that an electron loses energy on its way; its number is Poisson distributed."""
+        losses = self.water / self.water_mean_free_path + self.windows / self.window_mean_free_path
+        return losses / self._inelastic_scale
+
+    @property
+    def _inelastic_scale(self) -> float:
+        """Inelastic mean free paths at this energy over those at 200 keV."""
+        return _malis_factor(self.energy) / _malis_factor(200e3)
+
+
+#: Mean free path to any elastic scattering in nm, and the angle in mrad beyond which half of it goes, at 200 keV:
+#: from Lobato's scattering factors for H2O at 1.00 g/cm³ and Si3N4 at 3.17 g/cm³ (chapter 3).
+_ELASTIC = {"water": (481.0, 14.6), "silicon nitride": (94.7, 10.7)}
+
+
+def _malis_factor(energy: float, aperture: float = 10.0, mean_loss: float = 16.0) -> float:
+    """What an inelastic mean free path is proportional to: F E / ln(2 β E / E_m) of Malis et al. (1988).
+
+    The mean loss E_m, in eV, is that of water; the aperture β, in mrad, enters by its logarithm only.
+    """
+    e = energy / 1e3  # keV
+    return (1 + e / 1022) / (1 + e / 511) ** 2 * e / float(np.log(2 * aperture * e / mean_loss))
+
+
+def elastic_mean_free_path(material: str, energy: float = 200e3, aperture: float = 10.0) -> float:
+    """Mean free path to elastic scattering beyond the objective aperture.
+
+    Parameters
+    ----------
+    material : {"water", "silicon nitride"}
+        What the electrons pass.
+    energy : float
+        In eV.
+    aperture : float
+        Semi-angle of the objective aperture, in mrad.
+
+    Returns
+    -------
+    float
+        In nm: Λ (1 + (aperture / θ)²), where Λ grows as the square of the electron's speed and θ as its wavelength.
+
+    Raises
+    ------
+    ValueError
+        If the material is another one.
+
+    References
+    ----------
+    Lenz, Z. Naturforsch. A 9, 185 (1954), for the form; Lobato and Van Dyck, Acta Cryst. A 70, 636 (2014), for the
+    numbers. Explained in chapter 3, "Liquid".
+    """
+    if material not in _ELASTIC:
+        raise ValueError(f"no scattering factors for {material!r}; choose one of {', '.join(_ELASTIC)}")
+    path, angle = _ELASTIC[material]
+    gamma, reference = 1 + energy / _REST_ENERGY, 1 + 200e3 / _REST_ENERGY
+    speed = (1 - gamma**-2) / (1 - reference**-2)
+    momentum = np.sqrt((gamma**2 - 1) / (reference**2 - 1))  # the wavelength is its inverse
+    return float(path * speed * (1 + (aperture / angle * momentum) ** 2))
+
+
+def chromatic_blur(
+    energy_loss: float = 22.0, energy: float = 200e3, aperture: float = 10.0, chromatic_aberration: float = 1.4
+) -> float:
+    """Radius of the disk into which the lens spreads electrons that lost energy.
+
+    Parameters
+    ----------
+    energy_loss : float
+        ΔE in eV, against the electrons in focus.
+    energy : float
+        Of the beam, E in eV.
+    aperture : float
+        Semi-angle α of the objective aperture, in mrad.
+    chromatic_aberration : float
+        Cc of the objective lens, in mm.
+
+    Returns
+    -------
+    float
+        α Cc (ΔE / E) (1 + E / m c²) / (1 + E / 2 m c²), in nm.
+
+    References
+    ----------
+    Reimer and Kohl, Transmission Electron Microscopy (2008), section 2.3. Explained in chapter 3, "Liquid".
+    """
+    relativistic = (1 + energy / _REST_ENERGY) / (1 + energy / (2 * _REST_ENERGY))
+    return float(1e-3 * aperture * 1e6 * chromatic_aberration * energy_loss / energy * relativistic)
+
+
+def optical_transfer(frequency, liquid: LiquidConfig) -> np.ndarray:
+    """Transfer function of all blur before the camera: energy loss, motion, disk.
+
+    Parameters
+    ----------
+    frequency : array_like
+        In 1/nm.
+    liquid : LiquidConfig
+        Parameters.
+
+    Returns
+    -------
+    ndarray
+        1 at frequency 0: blur loses no electrons.
+
+    Notes
+    -----
+    An electron loses energy a Poisson number n of times. The microscopist focuses what is seen, so the mean loss is in
+    focus, and electrons with n losses fill a disk of radius |n - mean| times `chromatic_blur` of one loss. Explained
+    in chapter 3, "Liquid".
+    """
+    k = np.asarray(frequency, dtype=float)
+    transfer = np.exp(-2 * (np.pi * liquid.blur * k) ** 2) * _disk_transfer(k, liquid.disk_blur)
+    mean = 0.0 if liquid.zero_loss else liquid.energy_losses
+    if mean == 0:
+        return transfer
+    radius = chromatic_blur(liquid.energy_loss, liquid.energy, liquid.aperture, liquid.chromatic_aberration)
+    losses = np.arange(int(mean + 8 * np.sqrt(mean)) + 8)
+    share = poisson.pmf(losses, mean)
+    return transfer * sum(p * _disk_transfer(k, abs(n - mean) * radius) for n, p in zip(losses, share, strict=True))
+
+
+def blur_reach(liquid: LiquidConfig) -> float:
+    """How far blur carries electrons, in nm: four standard deviations of motion, the disk, two energy losses."""
+    radius = chromatic_blur(liquid.energy_loss, liquid.energy, liquid.aperture, liquid.chromatic_aberration)
+    losses = 0.0 if liquid.zero_loss else 2 * np.sqrt(liquid.energy_losses) + 1
+    return 4 * liquid.blur + liquid.disk_blur + losses * radius
+
+
+def _disk_transfer(k, radius) -> np.ndarray:
+    """Fourier transform of a disk of unit area: 2 J1(u) / u with u = 2 π k radius."""
+    u = np.maximum(2 * np.pi * radius * k, 1e-9)
+    return 2 * j1(u) / u
+
+
+def liquid_background(shape, pixel_size: float, liquid: LiquidConfig, rng: np.random.Generator) -> np.ndarray:
+    """Smooth intensity without particles: beam, shadow, clouds, and the loss in liquid and windows.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        (y, x) in pixels.
+    pixel_size : float
+        In nm/pixel.
+    liquid : LiquidConfig
+        Parameters.
+    rng : numpy.random.Generator
+        Draws beam centre, shadow side, wedge direction and clouds.
+
+    Returns
+    -------
+    ndarray, shape (y, x), float32
+        Fraction of the incident electrons.
+    """
+    y, x = (np.linspace(-0.5, 0.5, n, dtype=np.float32) for n in shape)
+    y, x = y[:, None], x[None, :]
+    cy, cx = rng.uniform(-0.15, 0.15, 2)
+    exponent = -liquid.beam * ((y - cy) ** 2 + (x - cx) ** 2)
+    t = rng.uniform(0, 2 * np.pi)
+    along = y * np.float32(np.sin(t)) + x * np.float32(np.cos(t)) - rng.uniform(-0.6, -0.2)
+    shade = 1 - liquid.shadow / (1 + np.exp(along / rng.uniform(0.03, 0.15)))
+    drawn = rng.uniform(0, 360)  # drawn in any case, so that a chosen direction leaves the clouds as they are
+    w = np.radians(drawn if liquid.wedge_angle is None else liquid.wedge_angle)
+    thicker = (y * np.sin(w) + x * np.cos(w)) / (abs(np.sin(w)) + abs(np.cos(w)))  # -1/2 to 1/2 across the field
+    exponent = exponent - liquid.wedge * liquid.water / liquid.liquid_mean_free_path * thicker
+    field = _cloud_field(shape, liquid.cloud_size / pixel_size, liquid.cloud_exponent, rng)
+    clouds = np.exp((exponent + liquid.clouds * field).astype(np.float32))
+    return (liquid.mean_transmission * shade * clouds).astype(np.float32)
+
+
+def _cloud_field(shape, size, exponent, rng) -> np.ndarray:
+    """Random field of unit variance with power (1 + (2 π size k)² / exponent)^-exponent, drawn on a coarse grid.
+
+    This is the Matérn family: a Gaussian for a great exponent, a power law k^(-2 exponent) at high k for a small one.
+    """
+    step = max(int(size / 6), 1)
+    coarse = tuple(int(np.ceil(n / step)) + 2 for n in shape)
+    # The Fourier transform is periodic; a margin keeps opposite edges of the field apart.
+    padded = tuple(next_fast_len(n + int(np.ceil(4 * size / step)), real=True) for n in coarse)
+    k = np.hypot(np.fft.fftfreq(padded[0])[:, None], np.fft.fftfreq(padded[1])[None, :])
+    x2 = (2 * np.pi * size / step * k) ** 2
+    power = np.exp(-x2) if np.isinf(exponent) else (1 + x2 / exponent) ** -exponent
+    amplitude = np.sqrt(power / power.mean())[:, : padded[1] // 2 + 1]
+    field = irfft2(rfft2(rng.standard_normal(padded)) * amplitude, s=padded)[: coarse[0], : coarse[1]]
+    return (zoom(field, step, order=1) if step > 1 else field)[: shape[0], : shape[1]]
+
+
+def brightness_flicker(frames: int, std: float, correlation: float = 0.0, *, rng: np.random.Generator) -> np.ndarray:
+    """Brightness of the beam in each frame of a movie.
+
+    Parameters
+    ----------
+    frames : int
+        Number of frames.
+    std : float
+        Relative standard deviation.
+    correlation : float
+        Number of frames after which the correlation has fallen to 1/e; 0 for independent frames.
+    rng : numpy.random.Generator
+        Source of randomness.
+
+    Returns
+    -------
+    ndarray, shape (frames,)
+        Positive factors of mean 1: the exponential of a first-order autoregressive process.
+
+    Notes
+    -----
+    Explained in chapter 3, "Liquid".
+    """
+    keep = np.exp(-1 / correlation) if correlation > 0 else 0.0
+    z = rng.standard_normal(frames)
+    for t in range(1, frames):
+        z[t] = keep * z[t - 1] + np.sqrt(1 - keep**2) * z[t]
+    sigma = np.sqrt(np.log1p(std**2))  # of the logarithm
+    return np.exp(sigma * z - sigma**2 / 2)

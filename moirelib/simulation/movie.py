@@ -1,0 +1,386 @@
+"""Simulated movies with their truth: tracks, vibrations, drift, growth.
+
+Explained in chapter 4, "Library".
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from .camera import CameraConfig, record
+from .growth import growth_schedule
+from .liquid import LiquidConfig, brightness_flicker, liquid_background
+from .optics import Transmission, clean_image
+from .random_scenes import LatticeConfig, random_scene
+from .scene import Scene, finite, truth_parameters, truth_table
+from .thermal_motion import thermal_displacements
+
+__all__ = ["MovieConfig", "SimulatedMovie", "make_sample", "scene_with_margin", "simulate_movie"]
+
+
+@dataclass(frozen=True)
+class MovieConfig:
+    """What moves in a simulated movie, and how."""
+
+    frames: int = 20
+    frame_time: float = 0.5  # s
+    vibration: float = 0.0  # nm, one-sigma displacement along each axis, independent for every particle and frame
+    spring_constant: float | None = None  # kT/nm², of the bonds of an elastic lattice; adds its phonons
+    site_stiffness: float | None = None  # kT/nm², of a weak spring to every site; 0.02 spring constants by default
+    correlation_time: float = 0.0  # frames, of elastic vibrations; 0 draws each frame anew
+    drift: tuple[float, float] = (0.0, 0.0)  # nm per frame (y, x)
+    drift_walk: float = 0.0  # nm, one-sigma step of a random walk added to the drift, along each axis
+    rotation: float = 0.0  # degrees per frame about the field's centre, from x towards y
+    growth: tuple[tuple[float, float], ...] | None = None  # per layer, fraction there in the first and last frame
+    detachment: float = 0.0  # probability per frame that a particle at a layer's rim leaves again
+    flicker: float = 0.0  # relative standard deviation of the beam's brightness
+
+    def __post_init__(self):
+        if int(self.frames) != self.frames or self.frames < 1:
+            raise ValueError(f"a movie needs a whole number of frames, at least 1, got {self.frames}")
+        for name in ("vibration", "drift_walk", "flicker", "correlation_time"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} of a movie must be 0 or more, got {getattr(self, name)}")
+        if not 0 <= self.detachment <= 1:
+            raise ValueError(f"detachment is a probability, got {self.detachment}")
+
+
+@dataclass(frozen=True)
+class SimulatedMovie:
+    """A movie and everything that is true about it.
+
+    Parameters
+    ----------
+    frames : ndarray, shape (t, y, x), uint16
+        Raw camera frames, in counts.
+    pixel_size : float
+        In nm/pixel.
+    frame_time : float
+        In s.
+    truth : pandas.DataFrame
+        As `moirelib.simulation.truth_table`, every frame; ``particle`` names one particle throughout.
+    sites : pandas.DataFrame
+        ``particle, layer, y_nm, x_nm``: where each particle rests, in the specimen at the first frame.
+    events : pandas.DataFrame
+        ``frame, layer, particle, event`` (``attach`` or ``detach``), ``y_nm, x_nm``.
+    drift : ndarray, shape (t, 2)
+        Of the specimen since the first frame (y, x), in nm.
+    rotation : ndarray, shape (t,)
+        Of the specimen since the first frame, in degrees.
+    brightness : ndarray, shape (t,)
+        Of the beam, 1 on average.
+    parameters : dict
+        Seed, movie configuration, liquid, camera, lens, lattices and planted defects (in nm, as in the truth).
+    """
+
+    frames: np.ndarray
+    pixel_size: float
+    frame_time: float
+    truth: pd.DataFrame
+    sites: pd.DataFrame
+    events: pd.DataFrame
+    drift: np.ndarray
+    rotation: np.ndarray
+    brightness: np.ndarray
+    parameters: dict
+
+    def save(self, folder, name: str) -> None:
+        """Write the frames with their calibration (``.tif``), the tables (``.csv``) and everything else (``.json``).
+
+        ``name.tif``, ``name_truth.csv``, ``name_sites.csv``, ``name_events.csv`` and ``name.json`` in ``folder``.
+        """
+        import tifffile
+
+        tifffile.imwrite(
+            Path(folder) / f"{name}.tif",
+            self.frames,
+            imagej=True,
+            resolution=(1 / self.pixel_size, 1 / self.pixel_size),
+            metadata={"axes": "TYX", "unit": "nm", "finterval": self.frame_time},
+        )
+        for table, kind in ((self.truth, "truth"), (self.sites, "sites"), (self.events, "events")):
+            table.to_csv(Path(folder) / f"{name}_{kind}.csv", index=False, float_format="%.4f", lineterminator="\n")
+        motion = {"drift_nm": self.drift, "rotation_deg": self.rotation, "brightness": self.brightness}
+        motion = {key: np.round(values, 6).tolist() for key, values in motion.items()}
+        text = json.dumps(finite({**self.parameters, **motion}), allow_nan=False, indent=1)
+        (Path(folder) / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+
+
+def scene_with_margin(config: LatticeConfig, field, rng: np.random.Generator, margin: float, spacing=None) -> Scene:
+    """Draw a scene whose lattices reach beyond the field, so that drift brings new particles in.
+
+    Parameters
+    ----------
+    config : LatticeConfig
+        Ranges.
+    field : tuple of float
+        Height and width of the field of view, in nm.
+    rng : numpy.random.Generator
+        Source of randomness.
+    margin : float
+        How far the lattices reach beyond the field on every side, in nm.
+    spacing : float, optional
+        Nearest-neighbour distance of layer 1, in nm.
+
+    Returns
+    -------
+    Scene
+        Its field is ``field``; positions outside it are negative or larger. Planted defects move along.
+    """
+    large = random_scene(config, tuple(f + 2 * margin for f in field), rng, spacing)
+    layers = tuple(layer.shifted((-margin, -margin)) for layer in large.layers)
+    return replace(large, layers=layers, field=(float(field[0]), float(field[1])))
+
+
+def simulate_movie(
+    scene: Scene,
+    pixel_size: float,
+    config: MovieConfig,
+    seed,
+    liquid: LiquidConfig | None = None,
+    camera: CameraConfig | None = None,
+    defocus: float = 0.0,
+    mean_free_path: float | None = None,
+    spherical_aberration: float = 1.2,
+    focal_spread: float = 0.0,
+    transmission: Transmission | None = None,
+) -> SimulatedMovie:
+    """Film a scene whose particles vibrate, drift, rotate, attach and detach.
+
+    Parameters
+    ----------
+    scene : Scene
+        Where every particle rests; see `scene_with_margin` for one that may drift.
+    pixel_size : float
+        In nm/pixel.
+    config : MovieConfig
+        What moves.
+    seed : int or sequence of int
+        Same seed, same bytes.
+    liquid, camera : LiquidConfig, CameraConfig, optional
+        Liquid and detector; by default those of their classes. The background stays as it is through the movie.
+    defocus, mean_free_path, spherical_aberration, focal_spread
+        As for `moirelib.simulation.clean_image`.
+    transmission : Transmission, optional
+        Gold's shipped table at the liquid's energy and aperture by default.
+
+    Returns
+    -------
+    SimulatedMovie
+
+    Raises
+    ------
+    ValueError
+        If ``config.growth`` does not give one pair per layer, the table is not for the liquid's energy and aperture,
+        or the particles are higher than the liquid around them.
+
+    Notes
+    -----
+    An elastic layer that grows vibrates as the complete layer would. Explained in chapter 4, "Library".
+    """
+    rng = np.random.default_rng(seed)
+    liquid, camera = liquid or LiquidConfig(), camera or CameraConfig()
+    optics = {
+        "transmission": _checked_table(transmission, liquid),
+        "defocus": defocus,
+        "mean_free_path": mean_free_path,
+        "liquid_mean_free_path": _displaced_liquid(scene, liquid),
+        "spherical_aberration": spherical_aberration,
+        "focal_spread": focal_spread,
+    }
+    present, events = grain_presence(scene, config, pixel_size, rng)
+    displacements = [_displacements(layer, config, rng) for layer in scene.layers]
+    steps = np.asarray(config.drift) + config.drift_walk * rng.standard_normal((config.frames, 2))
+    drift = np.concatenate([np.zeros((1, 2)), np.cumsum(steps[1:], axis=0)])
+    rotation = config.rotation * np.arange(config.frames)
+    brightness = brightness_flicker(config.frames, config.flicker, rng=rng)
+    shape = tuple(round(f / pixel_size) for f in scene.field)
+    background = liquid_background(shape, pixel_size, liquid, rng)
+    frames, truth = np.empty((config.frames, *shape), np.uint16), []
+    for t in range(config.frames):
+        now = _moved(scene, [d[t] for d in displacements], drift[t], rotation[t], [p[t] for p in present])
+        clean = clean_image(now, pixel_size, **optics)
+        frames[t] = record(clean, pixel_size, liquid, camera, rng, background, brightness[t])
+        truth.append(truth_table(now, pixel_size, t))
+    return SimulatedMovie(
+        frames,
+        float(pixel_size),
+        config.frame_time,
+        pd.concat(truth, ignore_index=True),
+        _as_truth(_sites(scene), pixel_size),
+        events,
+        drift,
+        rotation,
+        brightness,
+        _parameters(scene, pixel_size, config, seed, liquid, camera, optics),
+    )
+
+
+def _parameters(scene, pixel_size, config, seed, liquid, camera, optics) -> dict:
+    """All that was chosen, for the record."""
+    return {
+        "seed": seed,
+        **truth_parameters(scene, pixel_size),
+        "movie": asdict(config),
+        "liquid": asdict(liquid),
+        "camera": asdict(camera),
+        "optics": {key: value for key, value in optics.items() if key != "transmission"},
+    }
+
+
+def _checked_table(transmission, liquid) -> Transmission:
+    if transmission is None:
+        return Transmission.load(energy=liquid.energy, aperture=liquid.aperture)
+    if (transmission.energy, transmission.aperture) != (liquid.energy, liquid.aperture):
+        raise ValueError(
+            f"the transmission is for {transmission.energy:g} eV and {transmission.aperture:g} mrad, the liquid for "
+            f"{liquid.energy:g} eV and {liquid.aperture:g} mrad; make them the same"
+        )
+    return transmission
+
+
+def _displaced_liquid(scene, liquid) -> float | None:
+    """Mean free path of the liquid that particles displace; None in vacuum."""
+    if liquid.water == 0:
+        return None
+    if scene.depth > liquid.water * (1 - abs(liquid.wedge) / 2):
+        raise ValueError(
+            f"particles of {scene.depth:.0f} nm along the beam do not fit into {liquid.water:.0f} nm of water with a "
+            f"wedge of {liquid.wedge:g}; make the water thicker"
+        )
+    return liquid.liquid_mean_free_path
+
+
+_NO_EVENTS = pd.DataFrame(
+    {"frame": [0], "layer": [0], "particle": [0], "event": [""], "y_nm": [0.0], "x_nm": [0.0]}
+).iloc[:0]
+
+
+def _as_truth(table, pixel_size) -> pd.DataFrame:
+    """Positions counted from the middle of the first pixel, as in the truth table, not from the field's corner."""
+    return table.assign(y_nm=table["y_nm"] - 0.5 * pixel_size, x_nm=table["x_nm"] - 0.5 * pixel_size)
+
+
+def grain_presence(scene, config, pixel_size, rng):
+    """Which particles are there in every frame, by layer, and the table of events."""
+    growth = config.growth or ((1.0, 1.0),) * len(scene.layers)
+    if len(growth) != len(scene.layers):
+        raise ValueError(f"growth needs one (start, end) per layer: {len(scene.layers)}, got {len(growth)}")
+    there, tables = [], []
+    for number, (layer, (start, end)) in enumerate(zip(scene.layers, growth, strict=True), start=1):
+        if start == end == 1 and config.detachment == 0:
+            there.append(np.ones((config.frames, len(layer)), bool))
+            continue
+        present, events = growth_schedule(layer, config.frames, rng, start, end, config.detachment)
+        there.append(present)
+        events.insert(1, "layer", number)
+        tables.append(events)
+    events = pd.concat(tables or [_NO_EVENTS]).sort_values(["frame", "layer"], kind="stable", ignore_index=True)
+    return there, _as_truth(events, pixel_size)
+
+
+def _displacements(layer, config, rng) -> np.ndarray:
+    """Of every particle from its site, (frames, n, 2) in nm."""
+    moved = config.vibration * rng.standard_normal((config.frames, len(layer), 2))
+    if config.spring_constant is not None and len(layer):
+        moved += thermal_displacements(
+            layer.positions,
+            layer.spacing,
+            config.spring_constant,
+            config.frames,
+            rng,
+            config.site_stiffness,
+            config.correlation_time,
+        )
+    return moved
+
+
+def _moved(scene, displacements, drift, rotation, present) -> Scene:
+    """The scene in one frame: displaced, turned about the field's centre, drifted, without absent particles."""
+    t, center = np.radians(rotation), np.asarray(scene.field) / 2
+    turn = np.array([[np.cos(t), np.sin(t)], [-np.sin(t), np.cos(t)]])  # of (y, x) from x towards y
+    layers = []
+    for layer, displacement, there in zip(scene.layers, displacements, present, strict=True):
+        at = (layer.positions + displacement - center) @ turn.T + center + drift
+        turned = replace(layer, positions=at, rotations=layer.rotations + rotation, angle=layer.angle + rotation)
+        layers.append(turned.select(there))
+    return replace(scene, layers=tuple(layers))
+
+
+def _sites(scene) -> pd.DataFrame:
+    tables = [
+        pd.DataFrame(
+            {"particle": layer.ids, "layer": number, "y_nm": layer.positions[:, 0], "x_nm": layer.positions[:, 1]}
+        )
+        for number, layer in enumerate(scene.layers, start=1)
+    ]
+    return pd.concat(tables, ignore_index=True)
+
+
+def make_sample(folder, seed: int = 2028, frames: int = 8, size: int = 384) -> SimulatedMovie:
+    """Remake the shipped sample: a short simulated movie of two twisted layers, and its truth.
+
+    Parameters
+    ----------
+    folder : path-like
+        Existing folder; the files of `SimulatedMovie.save` are written into it.
+    seed : int
+        No library is drawn from this seed.
+    frames : int
+        Length of the movie.
+    size : int
+        Edge of a frame, in pixels of 1.367 nm.
+
+    Returns
+    -------
+    SimulatedMovie
+
+    Notes
+    -----
+    Gold spheres of 30 nm, 39 nm apart, twisted by 9°, at 10.6 e/Å² per frame. Both layers are elastic, with springs
+    of 2.5 kT/nm²; the island that is layer 2 grows while the specimen drifts and turns a little.
+    Explained in chapter 4, "Library".
+    """
+    rng, pixel_size = np.random.default_rng((seed, 1)), 1.367
+    lattice = LatticeConfig(
+        shapes=("sphere",),
+        diameter_ratio=(0.77, 0.77),
+        twist_angle=(9.0, 9.0),
+        position_std=(0.01, 0.01),
+        strain=(0.01, 0.01),
+        vacancies=(0.03, 0.03),
+        interstitials=(0.0, 0.0),
+        dislocations=0.0,
+        island=1.0,
+        edge=0.0,
+        single_layer=0.0,
+        boundary=0.0,
+    )
+    scene = scene_with_margin(lattice, (size * pixel_size,) * 2, rng, 40.0, spacing=39.0)
+    config = MovieConfig(
+        frames=frames,
+        spring_constant=2.5,
+        correlation_time=0.3,
+        drift=(0.9, -0.6),
+        drift_walk=0.2,
+        rotation=0.02,
+        growth=((1.0, 1.0), (0.9, 1.0)),
+        flicker=0.01,
+    )
+    movie = simulate_movie(
+        scene,
+        pixel_size,
+        config,
+        (seed, 2),
+        LiquidConfig(blur=2.0, clouds=0.08),
+        CameraConfig(),
+        defocus=200.0,
+        mean_free_path=45.0,
+    )
+    movie.save(folder, "sample")
+    return movie

@@ -1,0 +1,463 @@
+"""Full-atom multislice with abTEM: waves behind single particles, slabs and small scenes.
+
+Everything here costs seconds to minutes and is done once; `moirelib.simulation.optics` reuses what it yields.
+Explained in chapter 2, "Multislice".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.build import bulk
+from scipy.fft import fft2, fftfreq, ifft2
+from scipy.spatial.transform import Rotation
+
+from .optics import electron_wavelength
+from .shapes import lattice_constant
+
+__all__ = [
+    "GOLD_VIBRATION",
+    "ParticleTransmission",
+    "compose_wave",
+    "crystal_slab",
+    "exit_waves",
+    "fresnel_propagate",
+    "particle_exit_wave",
+    "particle_transmission",
+    "reduce_transmission",
+    "tabulate_transmission",
+    "through_lens",
+    "vibrating",
+]
+
+
+# Root-mean-square displacement of gold atoms along one axis at 295 K, nm: sqrt(B / 8π²) with B = 0.62 Å²
+# (Gao & Peng, Acta Cryst. A 55, 926, 1999).
+GOLD_VIBRATION = 0.00886
+SLICE = 2.0  # Å, multislice step: about one atomic layer
+
+
+def vibrating(atoms: Atoms, rng: np.random.Generator, std: float = GOLD_VIBRATION) -> Atoms:
+    """One frozen-phonon snapshot: every atom displaced at random.
+
+    Parameters
+    ----------
+    atoms : ase.Atoms
+        In Å.
+    rng : numpy.random.Generator
+        Source of randomness.
+    std : float
+        Displacement along each axis (one sigma), in nm.
+
+    Returns
+    -------
+    ase.Atoms
+        A displaced copy.
+    """
+    snapshot = atoms.copy()
+    snapshot.rattle(stdev=10 * std, rng=rng)
+    return snapshot
+
+
+def exit_waves(atoms: Atoms, energy: float = 200e3, sampling: float = 0.01, slices=None) -> np.ndarray:
+    """Multislice a plane wave through atoms.
+
+    Parameters
+    ----------
+    atoms : ase.Atoms
+        In Å, in an orthorhombic cell; the beam runs along z. The cell is periodic across the beam.
+    energy : float
+        In eV.
+    sampling : float
+        Of the wave, in nm.
+    slices : sequence of int, optional
+        After which slices of 0.2 nm the wave is kept; only at the cell's end by default.
+
+    Returns
+    -------
+    ndarray, shape (len(slices), y, x), complex64
+        Waves normalised to an incident amplitude of 1, band-limited by abTEM to two thirds of the sampling's limit.
+
+    References
+    ----------
+    Madsen & Susi, Open Res. Europe 1, 24 (2021). Explained in chapter 2, "Multislice".
+    """
+    import abtem
+
+    edge = atoms.cell.lengths()
+    count = max(round(edge[2] / SLICE), 1)
+    wanted = (count - 1,) if slices is None else tuple(int(s) for s in slices)
+    potential = abtem.Potential(
+        atoms,
+        gpts=tuple(int(round(e / (10 * sampling))) for e in edge[:2]),
+        slice_thickness=edge[2] / count,
+        parametrization="lobato",
+        exit_planes=wanted,
+    )
+    wave = abtem.PlaneWave(energy=energy).multislice(potential).compute(progress_bar=False).array
+    wave = np.asarray(wave).reshape(-1, *wave.shape[-2:])[-len(wanted) :]
+    return np.swapaxes(wave, -1, -2)  # abTEM indexes (x, y)
+
+
+def fresnel_propagate(wave: np.ndarray, distance: float, sampling: float, wavelength: float) -> np.ndarray:
+    """Free-space propagation in the Fresnel approximation.
+
+    Parameters
+    ----------
+    wave : ndarray, shape (y, x)
+        Complex wave.
+    distance : float
+        In nm, along the beam.
+    sampling : float
+        In nm/pixel.
+    wavelength : float
+        In nm.
+
+    Returns
+    -------
+    ndarray, shape (y, x)
+        exp(-iπλz k²) applied in Fourier space; intensity is conserved.
+    """
+    if distance == 0:
+        return wave
+    ky, kx = (fftfreq(n, sampling) for n in wave.shape)
+    phase = np.pi * wavelength * distance * (ky[:, None] ** 2 + kx[None, :] ** 2)
+    return ifft2(fft2(wave, workers=-1) * np.exp(-1j * phase).astype(np.complex64), workers=-1)
+
+
+def through_lens(
+    wave: np.ndarray,
+    sampling: float,
+    energy: float = 200e3,
+    aperture: float = 10.0,
+    defocus: float = 0.0,
+    spherical_aberration: float = 0.0,
+    focal_spread: float = 0.0,
+) -> np.ndarray:
+    """Wave in the image plane: abTEM's objective lens applied to an exit wave.
+
+    Parameters
+    ----------
+    wave : ndarray, shape (..., y, x)
+        Exit wave.
+    sampling : float
+        In nm/pixel.
+    energy : float
+        In eV.
+    aperture : float
+        Objective aperture's semi-angle, in mrad.
+    defocus : float
+        In nm; positive is underfocus.
+    spherical_aberration : float
+        Cs in mm.
+    focal_spread : float
+        One sigma, in nm (temporal envelope).
+
+    Returns
+    -------
+    ndarray, shape (..., y, x), complex64
+        Intensity is its squared magnitude.
+    """
+    import abtem
+
+    ctf = abtem.CTF(
+        energy=energy,
+        semiangle_cutoff=aperture,
+        soft=False,
+        defocus=10 * defocus,
+        Cs=1e7 * spherical_aberration,
+        focal_spread=10 * focal_spread,
+    )
+    waves = abtem.Waves(np.swapaxes(wave, -1, -2).astype(np.complex64), energy=energy, sampling=10 * sampling)
+    return np.swapaxes(np.asarray(waves.apply_ctf(ctf).array), -1, -2)
+
+
+def particle_exit_wave(atoms: Atoms, energy: float = 200e3, aperture: float = 10.0, sampling: float = 0.01):
+    """Full-atom multislice of one particle behind an objective aperture.
+
+    Parameters
+    ----------
+    atoms : ase.Atoms
+        One particle in its cell, in Å.
+    energy : float
+        In eV.
+    aperture : float
+        Objective aperture's semi-angle, in mrad.
+    sampling : float
+        Of the wave, in nm.
+
+    Returns
+    -------
+    ndarray, shape (y, x), complex64
+        Exit wave normalised to an incident amplitude of 1.
+    """
+    return through_lens(exit_waves(atoms, energy, sampling)[0], sampling, energy, aperture)
+
+
+def crystal_slab(width: float, thickness: float, rng: np.random.Generator, material: str = "Au") -> Atoms:
+    """Fill a box with an fcc metal in one random crystal orientation.
+
+    Parameters
+    ----------
+    width : float
+        Edge of the box across the beam, in nm.
+    thickness : float
+        Along the beam, in nm.
+    rng : numpy.random.Generator
+        Draws the orientation, uniformly over rotations.
+    material : str
+        Symbol of an fcc metal.
+
+    Returns
+    -------
+    ase.Atoms
+        In Å. The box repeats across the beam; of two atoms that its repetition brings closer than 0.2 nm one is left
+        out, so the seam is a clean grain boundary of the crystal with itself.
+    """
+    from scipy.spatial import cKDTree
+
+    edge = 10 * lattice_constant(material)
+    cell = bulk(material, "fcc", a=edge, cubic=True)
+    box = 10 * np.array([width, width, thickness])
+    n = int(np.ceil(np.linalg.norm(box) / edge)) + 2
+    corner = np.arange(n) - n / 2
+    turn = Rotation.random(random_state=rng)
+    plane = np.stack(np.meshgrid(corner, corner, indexing="ij"), axis=-1).reshape(-1, 2)
+    centers = []
+    for i in corner:  # plane by plane: of all cells of the cube few reach a slim box
+        at = edge * turn.apply(np.insert(plane, 0, i, axis=1)) + box / 2
+        centers.append(at[np.all((at > -6) & (at < box + 6), axis=1)])
+    centers = np.concatenate(centers)
+    points = (centers[:, None] + turn.apply(cell.positions)[None]).reshape(-1, 3)
+    points = points[np.all((points >= 0) & (points < box), axis=1)]
+    tree = cKDTree(points, boxsize=[box[0], box[1], 10 * box[2]])
+    close = tree.query_pairs(2.0, output_type="ndarray")
+    points = np.delete(points, np.unique(close.max(axis=1)), axis=0) if len(close) else points
+    return Atoms(f"{material}{len(points)}", positions=points, cell=box, pbc=False)
+
+
+def tabulate_transmission(
+    path,
+    orientations: int = 32,
+    seed: int = 0,
+    energies=(200e3, 300e3),
+    apertures=(5.0, 10.0, 20.0),
+    thickness: float = 120.0,
+    width: float = 6.0,
+    sampling: float = 0.0125,
+    material: str = "Au",
+    progress: bool = True,
+) -> None:
+    """Tabulate what a metal transmits against its thickness, from full-atom multislice of randomly oriented slabs.
+
+    Parameters
+    ----------
+    path : path-like
+        The ``.npz`` to write, read by `moirelib.simulation.Transmission.load`.
+    orientations : int
+        Number of random crystal orientations, each with its own frozen-phonon snapshot.
+    seed : int
+        Seed of orientations and snapshots.
+    energies : sequence of float
+        In eV.
+    apertures : sequence of float
+        Semi-angles, in mrad.
+    thickness : float
+        Greatest thickness in nm; tabulated every nanometre.
+    width : float
+        Lateral edge of the slab, in nm.
+    sampling : float
+        Of the wave, in nm.
+    material : str
+        Symbol of an fcc metal; atoms vibrate as gold's do.
+    progress : bool
+        Show a progress bar.
+
+    Notes
+    -----
+    Two things are kept of the wave at every depth: its mean, the part that stays coherent with the incident plane
+    wave, and the intensity that passes each aperture, which also holds what atoms scattered by small angles.
+    Explained in chapter 2, "Multislice". Made by ``moirelib transmission``.
+    """
+    from tqdm import tqdm
+
+    rng = np.random.default_rng(seed)
+    depths = np.arange(0, int(thickness) + 1, dtype=np.float32)
+    slices = 5 * np.arange(1, depths.size) - 1  # 0.2 nm each
+    wave = np.ones((len(energies), orientations, depths.size), np.complex64)
+    intensity = np.ones((len(energies), len(apertures), orientations, depths.size), np.float32)
+    for i in tqdm(range(orientations), disable=not progress, desc="transmission", unit="slab"):
+        slab = vibrating(crystal_slab(width, float(depths[-1]), rng, material), rng)
+        for j, energy in enumerate(energies):
+            waves = exit_waves(slab, energy, sampling, slices)
+            passed = _diffracted(waves, sampling, energy, apertures)
+            wave[j, i, 1:], intensity[j, :, i, 1:] = waves.mean(axis=(1, 2)), passed.T
+    np.savez_compressed(
+        path,
+        thickness=depths,
+        wave=wave,
+        intensity=intensity,
+        energies=np.asarray(energies, float),
+        apertures=np.asarray(apertures, float),
+    )
+
+
+def _diffracted(waves, sampling, energy, apertures) -> np.ndarray:
+    """Fraction of the electrons of each wave within each semi-angle (mrad); shape (waves, apertures)."""
+    ky, kx = (fftfreq(n, sampling) for n in waves.shape[1:])
+    angle = 1e3 * electron_wavelength(energy) * np.hypot(ky[:, None], kx[None, :])
+    power = np.abs(fft2(waves, workers=-1) / waves[0].size) ** 2
+    return np.stack([power[:, angle <= a].sum(axis=1) for a in apertures], axis=1)
+
+
+@dataclass(frozen=True)
+class ParticleTransmission:
+    """Complex transmission of one particle at atomic sampling, in one or more planes.
+
+    Parameters
+    ----------
+    corner : tuple of int
+        First sample (row, column) of the window in the scene's grid.
+    heights : tuple of float
+        Of the planes along the beam, in nm.
+    values : ndarray, shape (planes, y, x), complex64
+        Their product, with propagation between planes, is the particle's exit wave.
+    """
+
+    corner: tuple[int, int]
+    heights: tuple[float, ...]
+    values: np.ndarray
+
+
+def particle_transmission(
+    atoms: Atoms, center, extent, energy: float = 200e3, sampling: float = 0.01, planes: int = 1, margin: float = 1.0
+) -> ParticleTransmission:
+    """Full-atom multislice of one particle of a scene, turned into a multiplicative transmission.
+
+    Parameters
+    ----------
+    atoms : ase.Atoms
+        The particle's atoms at their place in the scene, in Å.
+    center : tuple of float
+        Its centre (y, x, z) in the scene, in nm.
+    extent : tuple of float
+        Lateral diameter and height of the particle, in nm.
+    energy : float
+        In eV.
+    sampling : float
+        Of the scene's wave, in nm.
+    planes : int
+        With one, the exit wave propagated back to the particle's mid-plane: exact for a plane wave. A wave that an
+        earlier layer has modulated needs more: it meets each of the equal parts where that part is.
+    margin : float
+        Empty border around the particle, in nm.
+
+    Returns
+    -------
+    ParticleTransmission
+
+    Notes
+    -----
+    The transmission of a part is the wave behind it over the wave before it, both propagated to the part's own
+    mid-plane. Explained in chapter 2, "Multislice".
+    """
+    center, step, wavelength = np.asarray(center, float), SLICE / 10, electron_wavelength(energy)
+    half = np.array([extent[0], extent[0], extent[1]]) / 2 + margin
+    grain = np.array([sampling, sampling, step])
+    low = np.round((center - half) / grain) * grain
+    size = np.ceil(2 * half / grain) * grain
+    window = atoms.copy()
+    window.set_cell(10 * size[[1, 0, 2]])
+    window.positions -= 10 * low[[1, 0, 2]]
+    bounds = center[2] + extent[1] * (np.arange(planes + 1) / planes - 0.5)
+    ends = np.round((bounds[1:] - low[2]) / step).astype(int)
+    ends[-1] = round(size[2] / step)
+    waves = exit_waves(window, energy, sampling, ends - 1)
+    heights = 0.5 * (bounds[:-1] + bounds[1:])
+    values, before = [], None
+    for wave, end, height in zip(waves, low[2] + ends * step, heights, strict=True):
+        value = fresnel_propagate(wave, height - end, sampling, wavelength)
+        if before is not None:
+            value = value / fresnel_propagate(before[0], height - before[1], sampling, wavelength)
+        values.append(value)
+        before = (wave, end)
+    corner = tuple(int(i) for i in np.round(low[:2] / sampling))
+    return ParticleTransmission(corner, tuple(heights), np.stack(values))
+
+
+def compose_wave(layers, shape, sampling: float, energy: float = 200e3) -> np.ndarray:
+    """Wave behind stacked layers from their particles' transmissions, in the mid-plane of the last layer.
+
+    Parameters
+    ----------
+    layers : sequence of sequence of ParticleTransmission
+        In the beam's order; particles of one layer share their planes.
+    shape : tuple of int
+        Samples (y, x) of the scene.
+    sampling : float
+        In nm.
+    energy : float
+        In eV.
+
+    Returns
+    -------
+    ndarray, shape (y, x), complex64
+    """
+    wave, at, wavelength = np.ones(shape, np.complex64), None, electron_wavelength(energy)
+    for particles in layers:
+        for plane, height in enumerate(particles[0].heights):
+            wave = wave if at is None else fresnel_propagate(wave, height - at, sampling, wavelength)
+            at = height
+            for p in particles:
+                (y, x), (h, w) = p.corner, p.values.shape[1:]
+                wave[y : y + h, x : x + w] *= p.values[plane]
+    middle = float(np.mean(layers[-1][0].heights))
+    return fresnel_propagate(wave, middle - at, sampling, wavelength)
+
+
+def reduce_transmission(wave: np.ndarray, sampling: float, coarse: float, energy: float, aperture: float):
+    """Reduce a layer's transmission from atomic to coarser sampling without losing electrons.
+
+    Parameters
+    ----------
+    wave : ndarray, shape (y, x)
+        Complex transmission of one layer (or one particle's, with 1 around it), as from `compose_wave`.
+    sampling, coarse : float
+        Sampling now and wanted, in nm; their ratio is whole and divides the shape.
+    energy : float
+        In eV.
+    aperture : float
+        Objective aperture's semi-angle, in mrad.
+
+    Returns
+    -------
+    coherent : torch.Tensor, complex64
+        Low frequencies of the transmission, one value per coarse sample, in its middle.
+    remainder : torch.Tensor, float32
+        Intensity that passes the aperture and that the coherent part does not carry.
+
+    Raises
+    ------
+    ValueError
+        If the samplings do not divide each other.
+
+    Notes
+    -----
+    A pair as `moirelib.simulation.compose` takes it. Explained in chapter 2, "Multislice".
+    """
+    factor = round(coarse / sampling)
+    if abs(factor * sampling - coarse) > 1e-6 * coarse or any(size % factor for size in wave.shape):
+        raise ValueError(f"{wave.shape} samples of {sampling} nm do not make whole samples of {coarse} nm")
+    n = tuple(size // factor for size in wave.shape)
+    rows, columns = (np.r_[0 : (m + 1) // 2, (m + 1) // 2 - m : 0] for m in n)
+    # A coarse sample sits in the middle of the fine ones it stands for.
+    shift = [np.exp(2j * np.pi * np.fft.fftfreq(m, coarse) * 0.5 * (coarse - sampling)) for m in n]
+    low = fft2(wave, workers=-1)[np.ix_(rows, columns)] * shift[0][:, None] * shift[1]
+    low = ifft2(low) * (np.prod(n) / wave.size)
+    passed = np.abs(through_lens(wave, sampling, energy, aperture)) ** 2
+    carried = np.abs(through_lens(low, coarse, energy, aperture)) ** 2
+    remainder = passed.reshape(n[0], factor, n[1], factor).mean(axis=(1, 3)) - carried
+    return torch.from_numpy(low.astype(np.complex64)), torch.from_numpy(remainder.astype(np.float32))

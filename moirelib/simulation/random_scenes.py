@@ -1,0 +1,383 @@
+"""Random scenes: stacked lattices with everything that real ones have, and how they grow.
+
+Explained in chapter 1, "Lattices".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from ..crystal.lattice import hexagonal_lattice
+from .defects import (
+    as_pair,
+    dilatation_displacement,
+    direction_along,
+    dislocation_displacement,
+    far_from,
+    grain_boundary,
+    twin_boundary,
+)
+from .scene import Defect, Layer, Scene
+from .shapes import circumscribed_ratio, particle_height
+
+__all__ = ["LatticeConfig", "random_scene"]
+
+
+@dataclass(frozen=True)
+class LatticeConfig:
+    """Ranges from which `random_scene` draws stacked layers.
+
+    Pairs are (low, high) of a uniform distribution unless said otherwise.
+    """
+
+    shapes: tuple[str, ...] = ("sphere", "rod", "cube", "octahedron", "prism")  # round ones seven times in ten
+    spacing: tuple[float, float] = (14.0, 55.0)  # nm, log-uniform
+    diameter_ratio: tuple[float, float] = (0.49, 0.92)  # diameter / spacing; less where corners would touch
+    diameter: tuple[float, float] | None = None  # nm; replaces the ratio
+    rod_height: tuple[float, float] = (1.5, 4.2)  # height / diameter
+    prism_height: tuple[float, float] = (0.2, 0.8)  # height / diameter
+    height: float | None = None  # nm, of rods and prisms; replaces the two ratios
+    rounding: tuple[float, float] = (0.05, 0.2)  # radius of rounded edges / diameter
+    aligned: float = 0.5  # probability that a layer's particles are turned with its rows, not each its own way
+    layers: int = 2
+    twist_angle: tuple[float, float] = (1.0, 30.0)  # degrees, of each layer against the one below, either way
+    offset: tuple[float, float] = (0.0, 1.0)  # lateral shift / spacing of each layer against the one below
+    spacing_mismatch: float = 0.04  # one-sigma relative difference of an upper layer's spacing
+    upper_spacing: tuple[float, float] | None = None  # nm, drawn for each upper layer; replaces the mismatch
+    gap: tuple[float, float] = (0.0, 5.0)  # nm between the layers' surfaces
+    position_std: tuple[float, float] = (0.005, 0.05)  # independent displacement / spacing
+    strain: tuple[float, float] = (0.0, 0.03)  # amplitude of a slow strain
+    diameter_std: tuple[float, float] = (0.01, 0.06)  # relative
+    vacancies: tuple[float, float] = (0.0, 0.1)  # fraction of sites
+    interstitials: tuple[float, float] = (0.0, 0.004)  # fraction of sites
+    dislocations: float = 0.3  # mean number in the field of a layer without a boundary (Poisson)
+    single_layer: float = 0.12  # probability that all layers but the base are empty
+    island: float = 0.5  # probability that an upper layer is an island rather than as large as the layer below
+    edge: float = 0.4  # probability that the base layer has an edge inside the field
+    boundary: float = 0.3  # probability of a boundary between two grains in the base layer
+    twin: float = 1 / 3  # share of the boundaries that are twin boundaries
+    twin_sigmas: tuple[int, ...] = (7, 13, 19)
+
+    @classmethod
+    def published(cls) -> LatticeConfig:
+        """Standing gold rods as in published liquid-phase TEM of Moiré lattices.
+
+        112.1 nm high, 27 to 42 nm wide and 40 to 55 nm apart, in islands and grains.
+        """
+        return cls(
+            shapes=("rod",),
+            spacing=(40.0, 55.0),
+            diameter=(27.0, 42.0),
+            height=112.1,
+            island=1.0,
+            boundary=0.5,
+            single_layer=0.0,
+        )
+
+
+# Of ten images of a library with every shape; facetted particles are the harder to outline but the rarer in practice.
+_SHARES = {"sphere": 0.35, "rod": 0.35, "cube": 0.1, "octahedron": 0.1, "prism": 0.1}
+
+
+def random_scene(config: LatticeConfig, field, rng: np.random.Generator, spacing: float | None = None) -> Scene:
+    """Draw one scene of stacked hexagonal layers.
+
+    Parameters
+    ----------
+    config : LatticeConfig
+        Ranges.
+    field : tuple of float
+        Height and width of the field of view, in nm.
+    rng : numpy.random.Generator
+        Source of randomness.
+    spacing : float, optional
+        Nearest-neighbour distance of layer 1 in nm; drawn log-uniformly from the configuration when not given.
+
+    Returns
+    -------
+    Scene
+        ``config.layers`` layers; all but the first are empty for a single-layer scene. Each lies within the outline
+        of the one below. Planted defects whose position is in the field are listed in each layer.
+
+    Notes
+    -----
+    Circles around the corners of a layer's particles never overlap: particles that displacements brought too close
+    are pushed apart, and made smaller where there is no room. Defects are listed where they are in the strained
+    crystal, before independent displacements. Explained in chapter 1, "Lattices".
+    """
+    if config.layers < 1:
+        raise ValueError(f"a scene needs at least 1 layer, got {config.layers}")
+    low, high = np.log(config.spacing)
+    spacing = float(np.exp(rng.uniform(low, high))) if spacing is None else float(spacing)
+    field = (float(field[0]), float(field[1]))
+    particle = _random_particle(config, spacing, rng)
+    center = np.asarray(field) / 2 + rng.uniform(-0.5, 0.5, 2) * spacing
+    lattice = _Lattice(spacing, rng.uniform(0.0, 60.0), center)
+    outline = _random_outline(field, rng, (0.45, 0.9)) if rng.random() < config.edge else _Outline()
+    single = rng.random() < config.single_layer
+    layers = [_random_layer(config, field, particle, lattice, outline, True, rng)]
+    for _ in range(config.layers - 1):
+        lattice = _upper_lattice(config, lattice, particle, rng)
+        island = rng.random() < config.island
+        outline = _random_outline(field, rng, (0.25, 0.5), outline) if island else _Outline(below=outline)
+        layer = _random_layer(config, field, particle, lattice, outline, False, rng)
+        z = layers[-1].z + particle.depth + rng.uniform(*config.gap)
+        layers.append(replace(layer.select(np.zeros(0, int)), z=z, defects=()) if single else replace(layer, z=z))
+    return Scene(tuple(layers), field, particle.shape, particle.height, particle.rounding)
+
+
+@dataclass(frozen=True)
+class _Particle:
+    """What the particles of a scene have in common; lengths in nm."""
+
+    shape: str
+    diameter: float
+    height: float
+    rounding: float
+
+    @property
+    def depth(self) -> float:
+        """Extent along the beam."""
+        return particle_height(self.shape, self.diameter, self.height, self.rounding)
+
+    @property
+    def corners(self) -> float:
+        """Circumscribed circle / diameter."""
+        return circumscribed_ratio(self.shape, self.rounding)
+
+
+def _random_particle(config, spacing, rng) -> _Particle:
+    share = np.array([_SHARES[shape] for shape in config.shapes])
+    shape = str(rng.choice(config.shapes, p=share / share.sum()))
+    rounding = float(rng.uniform(*config.rounding))
+    diameter = (
+        spacing * rng.uniform(*config.diameter_ratio) if config.diameter is None else rng.uniform(*config.diameter)
+    )
+    diameter = float(min(diameter, 0.96 * spacing / circumscribed_ratio(shape, rounding)))
+    ratios = rng.uniform(*config.rod_height), rng.uniform(*config.prism_height)
+    height = diameter * ratios[shape == "prism"] if config.height is None else config.height
+    return _Particle(shape, diameter, float(height), rounding)
+
+
+@dataclass(frozen=True)
+class _Lattice:
+    """An ideal hexagonal lattice: nm, degrees, one of its points."""
+
+    spacing: float
+    angle: float
+    center: np.ndarray
+
+
+def _upper_lattice(config, below, particle, rng) -> _Lattice:
+    """The next layer's lattice: twisted, shifted, of its own spacing."""
+    twist = rng.uniform(*config.twist_angle) * rng.choice([-1.0, 1.0])
+    if config.upper_spacing is None:
+        spacing = below.spacing * (1 + config.spacing_mismatch * rng.standard_normal())
+    else:
+        spacing = rng.uniform(*config.upper_spacing)
+    spacing = max(spacing, 1.04 * particle.diameter * particle.corners)  # particles must still fit beside each other
+    direction = rng.uniform(0, 2 * np.pi)
+    shift = rng.uniform(*config.offset) * below.spacing * np.array([np.sin(direction), np.cos(direction)])
+    return _Lattice(float(spacing), below.angle + twist, below.center + shift)
+
+
+@dataclass(frozen=True)
+class _Outline:
+    """An irregular closed outline within the one of the layer below; without a radius, no outline of its own."""
+
+    center: np.ndarray | None = None  # (y, x) nm
+    radius: float = np.inf  # nm, mean
+    amplitude: np.ndarray | None = None  # relative, of two to six waves around
+    phase: np.ndarray | None = None
+    below: _Outline | None = None
+
+    def contains(self, points, scale: float = 1.0) -> np.ndarray:
+        """Which points (n, 2) lie inside, with the outline's radius scaled."""
+        points = np.asarray(points)
+        inside = np.ones(len(points), bool)
+        if self.below is not None:  # a tenth narrower, so that every particle has others under it
+            inside &= self.below.contains(points, 0.9 * scale)
+        if self.center is not None:
+            y, x = (points - self.center).T
+            waves = np.cos(np.arange(2, 7) * np.arctan2(y, x)[:, None] + self.phase) @ self.amplitude
+            inside &= np.hypot(y, x) < scale * self.radius * (1 + waves)
+        return inside
+
+
+def _random_outline(field, rng, radius, below=None) -> _Outline:
+    """Mean radius as a fraction of the field's longer side; the middle well inside the outline below."""
+    for _ in range(50):
+        center = np.asarray(field) * rng.uniform(0.3, 0.7, 2)
+        if below is None or below.contains(center[None], 0.6)[0]:
+            break
+    amplitude = 0.25 * rng.standard_normal(5) / np.arange(2, 7)
+    phase = rng.uniform(0, 2 * np.pi, 5)
+    return _Outline(center, rng.uniform(*radius) * max(field), amplitude, phase, below)
+
+
+def _random_layer(config, field, particle, lattice, outline, base, rng) -> Layer:
+    """One layer: ideal crystal, boundary or dislocations, interstitials, strain, outline, vacancies, displacements."""
+    crystal = _random_crystal(config, field, lattice, base, rng)
+    for _ in range(0 if crystal.defects else rng.poisson(config.dislocations)):
+        crystal.plant_dislocation(_random_site(crystal, field, outline, rng), rng)
+    per_field = field[0] * field[1] / (np.sqrt(0.75) * lattice.spacing**2)
+    for _ in range(rng.poisson(rng.uniform(*config.interstitials) * per_field)):
+        crystal.plant_interstitial(_random_site(crystal, field, outline, rng))
+    crystal.displace(_slow_displacement(field, rng.uniform(*config.strain), rng))
+    crystal.keep(outline.contains(crystal.points))
+    crystal.plant_vacancies(rng.uniform(*config.vacancies), rng)
+    crystal.keep(_within(crystal.points, field, particle.diameter))
+    defects = [d for d in (_clipped(d, field, outline) for d in crystal.defects) if d is not None]
+    n, points = len(crystal.points), crystal.points
+    points = points + rng.uniform(*config.position_std) * lattice.spacing * rng.standard_normal(points.shape)
+    sizes = particle.diameter * (1 + rng.uniform(*config.diameter_std) * np.clip(rng.standard_normal(n), -2.5, 2.5))
+    sizes = np.minimum(sizes, 0.98 * lattice.spacing / particle.corners)
+    aligned = rng.random() < config.aligned
+    rotations = crystal.angles + 4.0 * rng.standard_normal(n) if aligned else rng.uniform(0, 360, n)
+    return Layer(
+        *_without_overlap(points, sizes, particle.corners),
+        lattice.spacing,
+        float(lattice.angle),
+        rotations=rotations,
+        orientations=rng.integers(0, 2**15, n),
+        defects=tuple(defects),
+    )
+
+
+class _Crystal:
+    """A crystal while defects are planted in it: its points, and where its defects are by now."""
+
+    def __init__(self, points, angles, spacing, defects=()):
+        self.points, self.angles, self.spacing = points, angles, spacing  # nm, row direction in degrees, nm
+        self.defects = list(defects)
+        self.extra = np.zeros(len(points), bool)  # interstitials
+
+    def displace(self, displacement) -> None:
+        """Move points and defects by a function of the position."""
+        self.points = self.points + displacement(self.points)
+        for i, defect in enumerate(self.defects):
+            ends = np.array([defect.position] + ([defect.end] if defect.end else []))
+            ends = ends + displacement(ends)
+            self.defects[i] = replace(defect, position=as_pair(ends[0]), end=as_pair(ends[1]) if defect.end else None)
+
+    def keep(self, mask) -> None:
+        """Drop all other points."""
+        self.points, self.angles, self.extra = self.points[mask], self.angles[mask], self.extra[mask]
+
+    def hollow(self, point) -> np.ndarray:
+        """Corners (3, 2) of a triangle of neighbours near a point."""
+        near = self.points[cKDTree(self.points).query(point, k=8)[1]]
+        second = near[1]
+        third = near[2:][np.argmin(np.hypot(*(near[2:] - near[0]).T) + np.hypot(*(near[2:] - second).T))]
+        return np.array([near[0], second, third])
+
+    def plant_dislocation(self, point, rng) -> None:
+        """An edge dislocation near a point, with its Burgers vector along one of the three rows, either way."""
+        one, other, apex = self.hollow(point)[rng.permutation(3)]
+        core = (one + other + apex) / 3
+        burgers = (other - one) * self.spacing / np.hypot(*(other - one))
+        if (apex - core) @ [burgers[1], -burgers[0]] < 0:  # the extra half row begins at the apex: the looser core
+            burgers = -burgers
+        self.displace(lambda points: dislocation_displacement(points, core, burgers))
+        self.defects.append(Defect("dislocation", as_pair(core), burgers=as_pair(burgers)))
+
+    def plant_interstitial(self, point) -> None:
+        """One more particle in the hollow nearest to a point; its neighbours make room."""
+        site = self.hollow(point).mean(axis=0)
+        self.displace(lambda points: dilatation_displacement(points, site, np.sqrt(0.75) * self.spacing**2))
+        angle = self.angles[cKDTree(self.points).query(site)[1]]
+        self.points, self.angles = np.vstack([self.points, site]), np.append(self.angles, angle)
+        self.extra = np.append(self.extra, True)
+        self.defects.append(Defect("interstitial", as_pair(site)))
+
+    def plant_vacancies(self, fraction, rng) -> None:
+        """Empty a fraction of the sites that have neighbours on all sides."""
+        counts = cKDTree(self.points).query_ball_point(self.points, 1.35 * self.spacing, return_length=True) - 1
+        empty = (rng.random(len(self.points)) < fraction) & (counts >= 5) & ~self.extra
+        self.defects += [Defect("vacancy", as_pair(point)) for point in self.points[empty]]
+        self.keep(~empty)
+
+
+def _random_crystal(config, field, lattice, base, rng) -> _Crystal:
+    """A single crystal, or two grains that meet at a boundary, on a disk larger than the field."""
+    spacing, angle, radius = lattice.spacing, lattice.angle, 0.5 * np.hypot(*field) + 5 * lattice.spacing
+    if not base or rng.random() >= config.boundary:
+        points = hexagonal_lattice(spacing, angle, lattice.center, radius)
+        return _Crystal(points, np.full(len(points), angle), spacing)
+    shift = (np.asarray(field) * rng.uniform(0.25, 0.75, 2)) - lattice.center
+    center, radius = lattice.center + shift, radius + np.hypot(*shift)
+    if rng.random() >= config.twin:
+        misorientation, inclination = rng.uniform(5.0, 30.0) * rng.choice([-1.0, 1.0]), rng.uniform(0, 360)
+        points, defect = grain_boundary(spacing, angle, misorientation, inclination, center, radius)
+    else:
+        points, defect = twin_boundary(spacing, angle, int(rng.choice(config.twin_sigmas)), center, radius)
+        start, end = np.array([defect.position, defect.end])
+        inclination = np.degrees(np.arctan2(*(end - start)))
+        misorientation = 2 * (inclination - angle)
+    second = (points - center) @ direction_along(inclination)[1] > 1e-6 * spacing
+    return _Crystal(points, np.where(second, angle + misorientation, angle), spacing, [defect])
+
+
+def _random_site(crystal, field, outline, rng) -> np.ndarray:
+    """A point (y, x) well inside the field and the layer, and four spacings from other defects if there is one."""
+    inside = _within(crystal.points, field, -1.5 * crystal.spacing)
+    inside &= outline.contains(crystal.points, 0.85)
+    choices = crystal.points[inside] if inside.any() else crystal.points
+    taken = [np.linspace(d.position, d.end or d.position, 100 if d.end else 1) for d in crystal.defects]
+    if taken:
+        free = far_from(choices, np.concatenate(taken), 4 * crystal.spacing)
+        choices = choices[free] if free.any() else choices
+    return choices[rng.integers(len(choices))] + 0.1 * crystal.spacing * rng.standard_normal(2)
+
+
+def _slow_displacement(field, strain, rng):
+    """A smooth displacement field of the given strain amplitude: two plane waves longer than half the field."""
+    q = 2 * np.pi * rng.uniform(-1.0, 1.0, (2, 2)) / max(field)
+    direction = rng.standard_normal((2, 2))
+    phase = rng.uniform(0, 2 * np.pi, 2)
+    size = 0.5 * strain / np.maximum(np.linalg.norm(q, axis=1), 1 / max(field))
+    direction *= (size / np.linalg.norm(direction, axis=1))[:, None]
+    return lambda points: np.sin(points @ q.T + phase) @ direction
+
+
+def _within(points, field, margin=0.0) -> np.ndarray:
+    """Which points lie in the field widened by a margin."""
+    return np.all((points > -margin) & (points < np.asarray(field) + margin), axis=1)
+
+
+def _clipped(defect: Defect, field, outline) -> Defect | None:
+    """The part of a defect in the field and the layer's outline, or None."""
+    line = np.linspace(defect.position, defect.end or defect.position, 2000 if defect.end else 1)
+    line = line[_within(line, field) & outline.contains(line)]
+    if len(line) == 0:
+        return None
+    return replace(defect, position=as_pair(line[0]), end=as_pair(line[-1]) if defect.end else None)
+
+
+def _without_overlap(points, diameters, corners, rounds: int = 10) -> tuple[np.ndarray, np.ndarray]:
+    """Positions and diameters of particles whose circumscribed circles (`corners` × diameter) do not overlap.
+
+    Each pair moves apart by half its overlap, a few times over; what overlap is left makes both particles smaller.
+    """
+    points = np.array(points)
+    reach = corners * diameters.max(initial=0)
+    for _ in range(rounds):
+        i, j, step, distance, touch = _close_pairs(points, corners * diameters, reach)
+        push = 0.5 * (np.maximum(touch / np.maximum(distance, 1e-9) - 1, 0))[:, None] * step
+        np.add.at(points, j, push)
+        np.add.at(points, i, -push)
+    i, j, _, distance, touch = _close_pairs(points, corners * diameters, reach)
+    scale = np.ones(len(points))
+    for k in (i, j):
+        np.minimum.at(scale, k, np.minimum(distance / touch, 1))
+    return points, diameters * scale
+
+
+def _close_pairs(points, diameters, reach):
+    """Indices of pairs of circles, the step from one to the other, its length, and the length at which they touch."""
+    i, j = cKDTree(points).query_pairs(reach, output_type="ndarray").T if len(points) else np.empty((2, 0), int)
+    step = points[j] - points[i]
+    return i, j, step, np.hypot(*step.T), 0.5 * (diameters[i] + diameters[j])

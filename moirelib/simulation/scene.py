@@ -1,0 +1,250 @@
+"""Scenes: stacked layers of nanoparticles with their defects, and the truth of what an image of them holds.
+
+Explained in chapter 1, "Lattices".
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from ..crystal.lattice import fold_hexagonal
+from .shapes import particle_height
+
+__all__ = ["Defect", "Layer", "Scene", "finite", "truth_parameters", "truth_table"]
+
+
+@dataclass(frozen=True)
+class Defect:
+    """One defect that was planted in a layer: the truth that measured defects are compared with.
+
+    Parameters
+    ----------
+    kind : {"vacancy", "interstitial", "dislocation", "grain boundary", "twin boundary"}
+        What it is.
+    position : tuple of float
+        (y, x) in nm: the empty site, the extra particle, the dislocation's core, or one end of the boundary.
+    burgers : tuple of float
+        Burgers vector of a dislocation, (y, x) in nm.
+    end : tuple of float, optional
+        (y, x) in nm, the boundary's other end.
+    misorientation : float
+        Between the grains on both sides of a boundary, in degrees from 0 to 30.
+    sigma : int
+        Reciprocal density of coincident sites Σ of a twin boundary; 0 for all else.
+    """
+
+    kind: str
+    position: tuple[float, float]
+    burgers: tuple[float, float] = (0.0, 0.0)
+    end: tuple[float, float] | None = None
+    misorientation: float = float("nan")
+    sigma: int = 0
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer of nanoparticles, seen along the beam.
+
+    Parameters
+    ----------
+    positions : ndarray, shape (n, 2)
+        Particle centres as (y, x), in nm.
+    diameters : ndarray, shape (n,)
+        Equivalent circular diameters of the projections, in nm.
+    spacing : float
+        Nearest-neighbour distance of the ideal lattice, in nm.
+    angle : float
+        Direction of one close-packed row, in degrees from the x axis towards y.
+    z : float
+        Height of the layer's mid-plane along the beam, in nm; the beam enters at small z.
+    ids : ndarray of int, shape (n,), optional
+        Number of each particle, unique in a scene and kept through a movie; 0, 1, ... by default.
+    rotations : ndarray, shape (n,), optional
+        Each particle's rotation in the plane, in degrees from x towards y; 0 by default.
+    orientations : ndarray of int, shape (n,), optional
+        Which of the tabulated crystal orientations each particle has (taken modulo their number); 0 by default.
+    defects : tuple of Defect
+        Defects planted in the layer.
+
+    Raises
+    ------
+    ValueError
+        If an array is not as long as the positions.
+    """
+
+    positions: np.ndarray
+    diameters: np.ndarray
+    spacing: float
+    angle: float
+    z: float = 0.0
+    ids: np.ndarray | None = None
+    rotations: np.ndarray | None = None
+    orientations: np.ndarray | None = None
+    defects: tuple[Defect, ...] = ()
+
+    def __post_init__(self):
+        object.__setattr__(self, "positions", np.asarray(self.positions, float).reshape(-1, 2))
+        n = len(self.positions)
+        defaults = {"ids": np.arange(n), "rotations": np.zeros(n), "orientations": np.zeros(n, int)}
+        for name, default in defaults.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, default)
+        for name in ("diameters", *defaults):
+            object.__setattr__(self, name, np.asarray(getattr(self, name)))
+        for name in ("diameters", *defaults):
+            if len(getattr(self, name)) != n:
+                raise ValueError(
+                    f"{len(getattr(self, name))} {name} for {n} positions; Layer.select keeps them in step"
+                )
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def select(self, keep) -> Layer:
+        """The particles chosen by a boolean mask or an index array; defects and lattice stay as they are."""
+        keep = np.asarray(keep)
+        arrays = ("positions", "diameters", "ids", "rotations", "orientations")
+        return replace(self, **{name: getattr(self, name)[keep] for name in arrays})
+
+    def shifted(self, by) -> Layer:
+        """The layer moved by (y, x) nm, its planted defects with it."""
+        y, x = (float(v) for v in by)
+        defects = tuple(
+            replace(
+                d,
+                position=(d.position[0] + y, d.position[1] + x),
+                end=None if d.end is None else (d.end[0] + y, d.end[1] + x),
+            )
+            for d in self.defects
+        )
+        return replace(self, positions=self.positions + (y, x), defects=defects)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Stacked layers of particles of one shape in a rectangular field of view.
+
+    Parameters
+    ----------
+    layers : tuple of Layer
+        Layer 1 (the base) first; any number of them. Where two layers use the same ids, those of the upper one are
+        shifted.
+    field : tuple of float
+        Height and width of the field of view, in nm.
+    shape : str
+        One of `moirelib.simulation.SHAPES`.
+    height : float
+        Height of rods and prisms along the beam, in nm (not used for the other shapes).
+    rounding : float
+        Radius of the particles' rounded edges over their diameter.
+    """
+
+    layers: tuple[Layer, ...]
+    field: tuple[float, float]
+    shape: str = "sphere"
+    height: float = 0.0
+    rounding: float = 0.1
+
+    def __post_init__(self):
+        if len(self.layers) == 0:
+            raise ValueError("a scene needs at least one layer, which may be empty")
+        layers, used = [], np.empty(0, int)
+        for layer in self.layers:
+            if np.isin(layer.ids, used).any():
+                layer = replace(layer, ids=layer.ids - layer.ids.min() + used.max() + 1)
+            layers.append(layer)
+            used = np.concatenate([used, layer.ids])
+        object.__setattr__(self, "layers", tuple(layers))
+
+    @property
+    def depth(self) -> float:
+        """Extent along the beam, from the base's lower to the highest particles' upper surface, in nm."""
+        there = [layer for layer in self.layers if len(layer)]
+        if not there:
+            return 0.0
+        largest = max(float(layer.diameters.max()) for layer in there)
+        return there[-1].z - there[0].z + particle_height(self.shape, largest, self.height, self.rounding)
+
+    @property
+    def twist_angles(self) -> tuple[float, ...]:
+        """Twist of layers 2, 3, ... against layer 1, 0 to 30 degrees (hexagonal symmetry); NaN for an empty layer."""
+        base, *others = self.layers
+        return tuple(fold_hexagonal(o.angle - base.angle) if len(o) else float("nan") for o in others)
+
+    @property
+    def twist_angle(self) -> float:
+        """Twist between the first two layers, 0 to 30 degrees (hexagonal symmetry); NaN for a single layer."""
+        return self.twist_angles[0] if len(self.layers) > 1 else float("nan")
+
+
+def truth_table(scene: Scene, pixel_size: float, frame: int = 0) -> pd.DataFrame:
+    """Truth of a scene as a particle table.
+
+    Parameters
+    ----------
+    scene : Scene
+        The scene.
+    pixel_size : float
+        In nm/pixel; pixel centres sit at integer coordinates, the field's corner at (-0.5, -0.5).
+    frame : int
+        Written to the ``frame`` column.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``frame, particle, layer, y, x`` (px), ``y_nm, x_nm, diameter_nm``; particles whose centre is in the field.
+    """
+    rows = []
+    for number, layer in enumerate(scene.layers, start=1):
+        inside = np.all((layer.positions >= 0) & (layer.positions < scene.field), axis=1)
+        px = layer.positions[inside] / pixel_size - 0.5
+        ids = layer.ids[inside]  # the same in every frame of a movie
+        table = pd.DataFrame({"frame": frame, "particle": ids, "layer": number, "y": px[:, 0], "x": px[:, 1]})
+        rows.append(table.assign(diameter_nm=layer.diameters[inside]))
+    table = pd.concat(rows, ignore_index=True)
+    table["y_nm"], table["x_nm"] = table["y"] * pixel_size, table["x"] * pixel_size
+    return table[["frame", "particle", "layer", "y", "x", "y_nm", "x_nm", "diameter_nm"]]
+
+
+def truth_parameters(scene: Scene, pixel_size: float) -> dict:
+    """Truth of a scene beside its particles, for the records of libraries and movies.
+
+    Parameters
+    ----------
+    scene : Scene
+        The scene.
+    pixel_size : float
+        In nm/pixel; planted defects are counted from the middle of the first pixel, as in `truth_table`.
+
+    Returns
+    -------
+    dict
+        Pixel size, shape, height, rounding, twist; spacing, row angle, height and planted defects by layer. Lengths
+        in nm, angles in degrees.
+    """
+    middle = (-pixel_size / 2, -pixel_size / 2)
+    return {
+        "pixel_size_nm": float(pixel_size),
+        "shape": scene.shape,
+        "height_nm": scene.height,
+        "rounding": scene.rounding,
+        "twist_deg": scene.twist_angle,
+        "spacing_nm": [layer.spacing for layer in scene.layers],
+        "angle_deg": [layer.angle for layer in scene.layers],
+        "z_nm": [layer.z for layer in scene.layers],
+        "defects": [[asdict(d) for d in layer.shifted(middle).defects] for layer in scene.layers],
+    }
+
+
+def finite(value):
+    """Truth as JSON can hold it: NaN (a single layer's twist) becomes null, infinity the text "inf"."""
+    if isinstance(value, dict):
+        return {k: finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(v) for v in value]
+    if isinstance(value, float) and not np.isfinite(value):
+        return None if np.isnan(value) else str(value)
+    return value

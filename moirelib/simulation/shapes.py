@@ -1,0 +1,386 @@
+"""Shapes of gold nanoparticles: the thickness that the beam meets, and the atoms of the same solid.
+
+Every solid is a sharp one, made smaller, plus a ball that rounds its edges (a Minkowski sum).
+Explained in chapter 1, "Lattices".
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from ase import Atoms
+from ase.data import atomic_numbers, reference_states
+from scipy.spatial.transform import Rotation
+
+__all__ = ["SHAPES", "circumscribed_ratio", "lattice_constant", "nanoparticle", "particle_height", "particle_thickness"]
+
+
+#: Every shape has a name here; sphere and rod are round, the others have flat facets.
+SHAPES = ("sphere", "rod", "cube", "octahedron", "prism")
+
+# Regular polygon of side s that each facetted shape shows to the beam: area / s², perimeter / s, circumradius / s.
+_POLYGONS = {
+    "cube": (1.0, 4.0, np.sqrt(0.5)),
+    "octahedron": (1.5 * np.sqrt(3), 6.0, 1.0),
+    "prism": (0.25 * np.sqrt(3), 3.0, 1 / np.sqrt(3)),
+}
+
+
+def lattice_constant(material: str = "Au") -> float:
+    """Edge of the cubic cell of an fcc metal, in nm (gold 0.4078 nm; others from ASE's reference states).
+
+    Raises
+    ------
+    ValueError
+        If the symbol is not that of an fcc metal.
+    """
+    state = reference_states[atomic_numbers[material]] if material in atomic_numbers else None
+    if not state or state.get("symmetry") != "fcc":
+        raise ValueError(f"{material!r} is not the symbol of an fcc metal, such as Au, Ag, Pt, Pd, Cu or Al")
+    return 0.4078 if material == "Au" else state["a"] / 10
+
+
+def _core_side(shape: str, rounding: float) -> float:
+    """Side of the polygon before rounding, over the diameter: with its rounded border it has the area π d²/4."""
+    area, perimeter, _ = _POLYGONS[shape]
+    # Steiner's formula for a convex polygon widened by ρ: A s² + P s ρ + π ρ² = π d²/4
+    c = np.pi * (rounding**2 - 0.25)
+    b = perimeter * rounding
+    return float((np.sqrt(b * b - 4 * area * c) - b) / (2 * area))
+
+
+def _check(shape: str, height: float, rounding: float) -> None:
+    if shape not in SHAPES:
+        raise ValueError(f"unknown shape {shape!r}; choose one of {', '.join(SHAPES)}")
+    if shape in ("rod", "prism") and not height > 0:
+        raise ValueError(f"a {shape} needs a height along the beam; pass height=... (nm)")
+    most = 0.45 if shape == "octahedron" else 0.5  # an octahedron rounded all the way is better called a sphere
+    if not 0 <= rounding <= most:
+        raise ValueError(f"rounding of a {shape} is a radius over the diameter, between 0 and {most}, got {rounding}")
+
+
+def circumscribed_ratio(shape: str, rounding: float = 0.0) -> float:
+    """Diameter of the smallest circle around a particle's projection, over its equivalent diameter.
+
+    Parameters
+    ----------
+    shape : str
+        One of `SHAPES`.
+    rounding : float
+        Radius of rounded edges over the diameter. The ratio is greatest for sharp edges, the default.
+
+    Returns
+    -------
+    float
+        1 for spheres and rods, 1.10, 1.25 and 1.56 for sharp octahedra, cubes and prisms.
+
+    Notes
+    -----
+    Explained in chapter 1, "Lattices".
+    """
+    _check(shape, 1.0, rounding)
+    if shape not in _POLYGONS:
+        return 1.0
+    return 2 * (_core_side(shape, rounding) * _POLYGONS[shape][2] + rounding)
+
+
+def particle_height(shape: str, diameter: float, height: float = 0.0, rounding: float = 0.1) -> float:
+    """Extent of a particle along the beam.
+
+    Parameters
+    ----------
+    shape : str
+        One of `SHAPES`.
+    diameter : float
+        Equivalent circular diameter of the projection, in nm.
+    height : float
+        Of a rod or prism, in nm; not used for the others.
+    rounding : float
+        Radius of rounded edges over the diameter.
+
+    Returns
+    -------
+    float
+        In nm: a sphere's diameter, a cube's edge, the distance of an octahedron's opposite facets, or ``height``.
+
+    Notes
+    -----
+    Explained in chapter 1, "Lattices".
+    """
+    _check(shape, height, rounding)
+    if shape == "sphere":
+        return diameter
+    if shape in ("rod", "prism"):
+        return height
+    side = _core_side(shape, rounding)
+    core = side if shape == "cube" else np.sqrt(2) * side  # opposite facets of an octahedron of edge √3 s
+    return float(diameter * (core + 2 * rounding))
+
+
+def particle_thickness(shape: str, y, x, diameter, rotation=0.0, height: float = 0.0, rounding: float = 0.1):
+    """Thickness of a particle along the beam.
+
+    Parameters
+    ----------
+    shape : str
+        One of `SHAPES`. Rods stand along the beam, cubes on a facet, octahedra and prisms on a triangular one.
+    y, x : torch.Tensor
+        Offsets from the particle's centre, in nm.
+    diameter : float or torch.Tensor
+        Equivalent circular diameter of the projection (area π d²/4), in nm; broadcasts with the offsets.
+    rotation : float or torch.Tensor
+        In the plane, in degrees from x towards y. At 0 a cube's facets face x and y, and one edge of an octahedron's
+        or prism's upper facet is parallel to x.
+    height : float
+        Of rods and prisms, in nm.
+    rounding : float
+        Radius of rounded edges over the diameter, 0 to 0.5 (octahedra 0.45).
+
+    Returns
+    -------
+    torch.Tensor, float32
+        In nm, 0 outside the particle, on the device of ``y``. Where a wall is parallel to the beam it bulges by a
+        quarter of the rounding radius, so that the thickness is continuous (with ``rounding=0`` it is not).
+
+    Raises
+    ------
+    ValueError
+        If the shape is unknown, a rod or prism has no height, or the rounding is out of range.
+
+    Notes
+    -----
+    Explained in chapter 1, "Lattices".
+    """
+    import torch
+
+    _check(shape, height, rounding)
+    y, x = y.float(), x.float()
+    diameter, rotation = (torch.as_tensor(v, dtype=torch.float32, device=y.device) for v in (diameter, rotation))
+    if shape == "sphere":
+        return (0.25 * diameter**2 - y * y - x * x).clamp_(min=0).sqrt_().mul_(2)
+    if shape == "rod":
+        r = (y * y + x * x).sqrt_()
+        return _rounded_wall(r - (0.5 - rounding) * diameter, diameter, height, rounding)
+    cos, sin = torch.cos(torch.deg2rad(rotation)), torch.sin(torch.deg2rad(rotation))
+    along, across = x * cos + y * sin, y * cos - x * sin
+    if shape == "octahedron":
+        return _octahedron_thickness(along, across, diameter, rounding)
+    side = _core_side(shape, rounding) * diameter
+    if shape == "cube":
+        distance = torch.hypot((along.abs() - side / 2).clamp_(min=0), (across.abs() - side / 2).clamp_(min=0))
+        return _rounded_wall(distance, diameter, side + 2 * rounding * diameter, rounding)
+    return _rounded_wall(_triangle_distance(along, across, side), diameter, height, rounding)
+
+
+def _rounded_wall(distance, diameter, height, rounding: float):
+    """Thickness of an upright solid at a distance (nm) from its sharp core; its rims are quarter circles."""
+    import torch
+
+    height = torch.as_tensor(height, dtype=torch.float32, device=distance.device)
+    if rounding == 0:
+        return height * (distance <= 0)
+    rim = torch.minimum(rounding * diameter, 0.5 * height)
+    u = (distance / (rounding * diameter)).clamp_(0, 1)
+    wall = (1 - (4 * u - 3).clamp_(min=0).square_()).sqrt_()  # the outer quarter of the rim, down to the middle
+    return (height - 2 * rim) * wall + 2 * rim * (1 - u * u).sqrt_()
+
+
+def _triangle_distance(along, across, side):
+    """Distance to an equilateral triangle about the origin, one edge parallel to `along` on its negative side."""
+    import torch
+
+    k = np.sqrt(3.0)
+    u, v = along.abs() - side / 2, across + side / (2 * k)
+    # The triangle's three corners are equivalent: fold the plane onto the one sixth that faces the lower edge.
+    fold = u + k * v > 0
+    u, v = torch.where(fold, (u - k * v) / 2, u), torch.where(fold, (-k * u - v) / 2, v)
+    u = u - torch.minimum(u.clamp(max=0), u * 0).maximum(-side)
+    return torch.where(v < 0, torch.hypot(u, v), 0.0)
+
+
+def _octahedron_thickness(along, across, diameter, rounding: float):
+    """Thickness of an octahedron on a facet, from a table for diameter 1 (its rounded surface has many pieces)."""
+    import torch
+
+    table, half = _octahedron_table(rounding)
+    grid = torch.stack(torch.broadcast_tensors(along / (half * diameter), across / (half * diameter)), dim=-1)
+    sampled = torch.nn.functional.grid_sample(
+        table.to(grid.device)[None, None], grid.reshape(1, 1, -1, 2), align_corners=True, padding_mode="zeros"
+    )
+    return sampled.reshape(grid.shape[:-1]) * diameter
+
+
+@lru_cache(maxsize=16)
+def _octahedron_table(rounding: float, n: int = 513):
+    """Thickness of an octahedron of diameter 1 on a square grid, and the grid's half width."""
+    import torch
+
+    half = 0.5 * circumscribed_ratio("octahedron", rounding) * 1.01
+    axis = np.linspace(-half, half, n)
+    top = _octahedron_top(axis[:, None], axis[None, :], _core_side("octahedron", rounding), rounding)
+    thickness = top + top[::-1, ::-1]  # inversion symmetry: the lower surface is the upper one, turned by 180°
+    return torch.from_numpy(np.maximum(thickness, 0).astype(np.float32)), half
+
+
+def _octahedron_top(y, x, side: float, radius: float) -> np.ndarray:
+    """Upper surface of an octahedron (edge √3 side) plus a ball, above its middle; minus infinity outside."""
+    t = np.radians([30.0, 150.0, 270.0])
+    upper = np.stack([side * np.cos(t), side * np.sin(t), np.full(3, side / np.sqrt(2))], axis=1)  # (x, y, z)
+    lower = -upper
+    top = np.full(np.broadcast_shapes(np.shape(y), np.shape(x)), -np.inf)
+    for face in [upper] + [np.array([upper[i], upper[i - 1], lower[i - 2]]) for i in range(3)]:
+        top = np.maximum(top, _face_top(y, x, face, radius))
+    for i in range(3):  # the lower facet's edges are hidden below
+        for end in (upper[i - 1], lower[i - 1], lower[i - 2]):
+            top = np.maximum(top, _edge_top(y, x, upper[i], end, radius))
+    return top
+
+
+def _face_top(y, x, corners, radius) -> np.ndarray:
+    """A facet moved outwards by the ball's radius, above the projection of the facet's own points."""
+    normal = np.cross(corners[1] - corners[0], corners[2] - corners[0])
+    normal = normal / np.linalg.norm(normal) * np.sign(normal[2])
+    foot_x, foot_y = x - radius * normal[0], y - radius * normal[1]
+    z = corners[0, 2] - ((foot_x - corners[0, 0]) * normal[0] + (foot_y - corners[0, 1]) * normal[1]) / normal[2]
+    turns = []
+    for a, b in zip(corners, np.roll(corners, -1, axis=0), strict=True):
+        turns.append((b[0] - a[0]) * (foot_y - a[1]) - (b[1] - a[1]) * (foot_x - a[0]))
+    inside = (np.minimum.reduce(turns) >= 0) | (np.maximum.reduce(turns) <= 0)
+    return np.where(inside, z + radius * normal[2], -np.inf)
+
+
+def _edge_top(y, x, start, end, radius) -> np.ndarray:
+    """Upper surface of the ball swept along an edge, its ends included."""
+    length = np.hypot(*(end - start)[:2])
+    ex, ey = (end - start)[:2] / length
+    slope = (end - start)[2] / length
+    along = (x - start[0]) * ex + (y - start[1]) * ey
+    reach = radius**2 - (y - start[1]) ** 2 - (x - start[0]) ** 2 + along**2  # squared half chord of the ball's path
+    # the ball that reaches highest above a point lies a little up the edge from it
+    ball = np.clip(along + np.sqrt(np.maximum(reach, 0)) * slope / np.hypot(1, slope), 0, length)
+    cap = reach - (along - ball) ** 2
+    return np.where(cap >= 0, start[2] + slope * ball + np.sqrt(np.maximum(cap, 0)), -np.inf)
+
+
+def nanoparticle(
+    shape: str,
+    diameter: float,
+    rng: np.random.Generator,
+    height: float = 0.0,
+    rotation: float = 0.0,
+    rounding: float = 0.1,
+    vacuum: float = 1.0,
+    material: str = "Au",
+) -> Atoms:
+    """Atoms of one metal nanoparticle, carved by the same solid as `particle_thickness`.
+
+    Spheres and rods are cut from a crystal in a random orientation. Facets decide the orientation of the others:
+    cubes have {100} facets; octahedra and prisms lie on {111}, with the edges of the upper facet along ⟨110⟩.
+
+    Parameters
+    ----------
+    shape : str
+        One of `SHAPES`.
+    diameter : float
+        Equivalent circular diameter of the projection, in nm.
+    rng : numpy.random.Generator
+        Draws the orientation and where the solid's centre lies in the crystal's cell.
+    height : float
+        Of rods and prisms, in nm.
+    rotation : float
+        Of facetted particles in the plane, in degrees from x towards y.
+    rounding : float
+        Radius of rounded edges over the diameter.
+    vacuum : float
+        Empty margin on every side, in nm.
+    material : str
+        Symbol of an fcc metal, such as Au, Ag, Pt or Pd.
+
+    Returns
+    -------
+    ase.Atoms
+        In Å (ASE's unit), the solid's centre in the middle of an orthorhombic cell, the beam along z. The cell is
+        the circumscribed circle's diameter wide and the particle's height deep, plus the margins.
+
+    Raises
+    ------
+    ValueError
+        If the diameter is below 0.5 nm (little more than one unit cell), or as for `particle_thickness`.
+
+    Notes
+    -----
+    A facet lies on a plane of atoms or between two, which matters for few planes: below 10 nm,
+    of sixteen positions in the crystal's cell the one is kept whose number of atoms is nearest to the solid's volume.
+    Explained in chapter 1, "Lattices".
+    """
+    _check(shape, height, rounding)
+    if not diameter >= 0.5:
+        raise ValueError(f"a gold particle needs a diameter of at least 0.5 nm, got {diameter}")
+    width = diameter * circumscribed_ratio(shape, rounding)
+    size = np.array([width, width, particle_height(shape, diameter, height, rounding)])
+    crystal = lattice_constant(material) * _crystal_axes(shape, rotation, rng)
+    wanted = _volume(shape, diameter, height, rounding) / (lattice_constant(material) ** 3 / 4)
+    cuts = []
+    for _ in range(16 if shape in _POLYGONS and diameter < 10 else 1):
+        points = _lattice_points(crystal, size, rng.random(3))
+        cuts.append(points[_inside(shape, points, diameter, height, rotation, rounding)])
+    points = min(cuts, key=lambda p: abs(len(p) - wanted))
+    cell = 10 * (size + 2 * vacuum)
+    return Atoms(f"{material}{len(points)}", positions=10 * points + cell / 2, cell=cell, pbc=False)
+
+
+def _crystal_axes(shape, rotation, rng) -> np.ndarray:
+    """Primitive vectors of an fcc crystal in the microscope's frame, one (x, y, z) per row, over the cell's edge."""
+    cubic = np.eye(3)
+    if shape in ("sphere", "rod"):
+        turn = Rotation.random(random_state=rng)
+    else:
+        if shape != "cube":  # rows: the crystal directions that point along x, y and z
+            axes = np.array([[1.0, -1.0, 0.0], [1.0, 1.0, -2.0], [1.0, 1.0, 1.0]])
+            cubic = (axes / np.linalg.norm(axes, axis=1, keepdims=True)).T
+        turn = Rotation.from_euler("z", rotation, degrees=True)
+    primitive = 0.5 * np.array([[0.0, 1.0, 1.0], [1.0, 0.0, 1.0], [1.0, 1.0, 0.0]])
+    return turn.apply(primitive @ cubic)
+
+
+def _lattice_points(vectors, size, offset) -> np.ndarray:
+    """All points of a lattice in a box about the origin, (n, 3); `offset` in units of the vectors."""
+    steepest = np.argmax(np.abs(vectors[:, 2]))
+    vectors, offset = np.roll(vectors, 2 - steepest, axis=0), np.roll(offset, 2 - steepest)
+    corners = np.stack(np.meshgrid(*np.outer([-0.5, 0.5], size).T), axis=-1).reshape(-1, 3) @ np.linalg.inv(vectors)
+    low, high = np.floor(corners.min(axis=0)), np.ceil(corners.max(axis=0))
+    i, j = (np.arange(a, b + 1) + o for a, b, o in zip(low[:2], high[:2], offset[:2], strict=True))
+    start = (i[:, None, None] * vectors[0] + j[:, None] * vectors[1] + offset[2] * vectors[2]).reshape(-1, 3)
+    # every line start + k·c enters and leaves the box at one k each (k is a whole number)
+    step = np.where(np.abs(vectors[2]) < 1e-12, 1e-12, vectors[2])
+    crossings = np.sort(np.clip([(s * size / 2 - start) / step for s in (-1, 1)], -1e9, 1e9), axis=0)
+    first = np.ceil(crossings[0].max(axis=1)).astype(int)
+    count = np.maximum(np.floor(crossings[1].min(axis=1)).astype(int) - first + 1, 0)
+    k = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count - first, count)
+    return np.repeat(start, count, axis=0) + k[:, None] * vectors[2]
+
+
+def _inside(shape, points, diameter, height, rotation, rounding) -> np.ndarray:
+    """Which points (x, y, z) about the centre lie in the solid."""
+    import torch
+
+    x, y, z = points.T
+    if shape == "octahedron":
+        t = np.radians(rotation)
+        u, v = (x * np.cos(t) + y * np.sin(t)) / diameter, (y * np.cos(t) - x * np.sin(t)) / diameter
+        side = _core_side(shape, rounding)
+        top, bottom = (_octahedron_top(s * v, s * u, side, rounding) for s in (1, -1))
+        return (z <= diameter * top) & (z >= -diameter * bottom)
+    y, x = torch.from_numpy(y), torch.from_numpy(x)
+    return 2 * np.abs(z) <= particle_thickness(shape, y, x, diameter, rotation, height, rounding).numpy() - 1e-9
+
+
+def _volume(shape, diameter, height, rounding, n: int = 400) -> float:
+    """Volume in nm³, by adding up the thickness."""
+    import torch
+
+    half = 0.5 * diameter * circumscribed_ratio(shape, rounding)
+    axis = (torch.arange(n) + 0.5) * (2 * half / n) - half
+    thickness = particle_thickness(shape, axis[:, None], axis, diameter, 0.0, height, rounding)
+    return float(thickness.sum(dtype=torch.float64)) * (2 * half / n) ** 2

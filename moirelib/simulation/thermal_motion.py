@@ -1,0 +1,171 @@
+"""Elastic vibrations: a harmonic crystal of nanoparticles with springs between nearest neighbours.
+
+Explained in chapter 1, "Lattices".
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.linalg import eigh
+from scipy.sparse import coo_array, csc_array, eye_array, vstack
+from scipy.sparse.linalg import splu
+
+from ..crystal.neighbours import bonds
+
+__all__ = ["dynamical_matrix", "stiffness_matrix", "thermal_displacements"]
+
+
+def stiffness_matrix(positions, spacing: float, spring_constant: float, site_stiffness: float = 0.0) -> csc_array:
+    """Second derivatives of the elastic energy: E = ½ uᵀ K u.
+
+    Parameters
+    ----------
+    positions : array_like, shape (n, 2)
+        Equilibrium sites (y, x), in nm. Every spring is unstretched there.
+    spacing : float
+        Nearest-neighbour distance, in nm.
+    spring_constant : float
+        Of each bond, in kT/nm².
+    site_stiffness : float
+        Of a weak spring from every particle to its site, in kT/nm².
+
+    Returns
+    -------
+    scipy.sparse.csc_array, shape (2n, 2n)
+        In kT/nm², in the order y0, x0, y1, x1, ...
+
+    Notes
+    -----
+    Explained in chapter 1, "Lattices".
+    """
+    stretch = _stretch_matrix(positions, spacing)
+    identity = eye_array(stretch.shape[1])
+    return csc_array(spring_constant * (stretch.T @ stretch) + site_stiffness * identity)
+
+
+def _stretch_matrix(positions, spacing) -> csc_array:
+    """Maps displacements (2n) to the lengthening of each bond (m), to first order."""
+    positions = np.asarray(positions, float)
+    pairs = bonds(positions, spacing)
+    step = positions[pairs[:, 1]] - positions[pairs[:, 0]]
+    unit = step / np.linalg.norm(step, axis=1, keepdims=True)
+    row = np.repeat(np.arange(len(pairs)), 4)
+    column = (2 * pairs[:, :, None] + [0, 1]).reshape(-1)  # y and x of the first particle, then of the second
+    value = np.concatenate([-unit, unit], axis=1).reshape(-1)
+    return csc_array(coo_array((value, (row, column)), shape=(len(pairs), 2 * len(positions))))
+
+
+def thermal_displacements(
+    positions,
+    spacing: float,
+    spring_constant: float,
+    frames: int,
+    rng: np.random.Generator,
+    site_stiffness: float | None = None,
+    correlation_time: float = 0.0,
+) -> np.ndarray:
+    """Draw displacements of an elastic crystal in thermal equilibrium.
+
+    Parameters
+    ----------
+    positions : array_like, shape (n, 2)
+        Equilibrium sites (y, x), in nm.
+    spacing : float
+        Nearest-neighbour distance, in nm.
+    spring_constant : float
+        Of each bond, in kT/nm².
+    frames : int
+        Number of frames.
+    rng : numpy.random.Generator
+        Source of randomness.
+    site_stiffness : float, optional
+        Of a weak spring from every particle to its site, in kT/nm²; 0.02 spring constants by default. It holds the
+        crystal as a whole, and particles with too few bonds, as friction on the layer below or the window would.
+    correlation_time : float
+        In frames; 0 draws every frame anew.
+
+    Returns
+    -------
+    ndarray, shape (frames, n, 2)
+        (y, x) in nm: Gaussian with the inverse of the stiffness matrix (in kT/nm²) as covariance, exactly.
+
+    Raises
+    ------
+    ValueError
+        If the spring constant or the site stiffness is not positive.
+
+    Notes
+    -----
+    With a correlation time, every vibration mode of stiffness λ decays as exp(-t/τ) with τ in proportion to 1/λ:
+    overdamped motion in a liquid, without hydrodynamic interactions. ``correlation_time`` is τ of one particle whose
+    neighbours are held (λ = 3 spring constants plus the site's); long waves are slower. This needs all modes:
+    6 seconds for 1500 particles on one core; without it, drawing takes milliseconds per frame.
+    Explained in chapter 1, "Lattices".
+    """
+    site_stiffness = 0.02 * spring_constant if site_stiffness is None else site_stiffness
+    if not (spring_constant > 0 and site_stiffness > 0):
+        raise ValueError(
+            f"spring constant and site stiffness must be positive (kT/nm²), got {spring_constant}, {site_stiffness}"
+        )
+    stiffness = stiffness_matrix(positions, spacing, spring_constant, site_stiffness)
+    if correlation_time > 0:
+        relaxation = (3 * spring_constant + site_stiffness) * correlation_time
+        drawn = _correlated(stiffness.toarray(), frames, relaxation, rng)
+    else:
+        # Forces of independent unit noise on every spring have the covariance K; K⁻¹ of them has K⁻¹ K K⁻¹ = K⁻¹.
+        springs = vstack(
+            [
+                np.sqrt(spring_constant) * _stretch_matrix(positions, spacing),
+                np.sqrt(site_stiffness) * eye_array(stiffness.shape[0]),
+            ],
+            format="csc",
+        )
+        noise = rng.standard_normal((frames, springs.shape[0]))
+        drawn = splu(stiffness).solve(springs.T @ noise.T).T if len(positions) else np.empty((frames, 0))
+    return drawn.reshape(frames, len(positions), 2)
+
+
+def _correlated(stiffness, frames, relaxation, rng) -> np.ndarray:
+    """Ornstein-Uhlenbeck process of every mode, in equilibrium from the first frame on; (frames, 2n)."""
+    eigenvalues, modes = eigh(stiffness, driver="evd", overwrite_a=True)
+    memory = np.exp(-eigenvalues / relaxation)
+    # Noise is drawn per particle: eigenvectors come out with another sign or mixture on another machine.
+    amplitudes = rng.standard_normal((frames, len(eigenvalues))) @ modes
+    for t in range(1, frames):
+        amplitudes[t] = memory * amplitudes[t - 1] + np.sqrt(1 - memory**2) * amplitudes[t]
+    return (amplitudes / np.sqrt(eigenvalues)) @ modes.T
+
+
+def dynamical_matrix(
+    wave_vectors, spacing: float, angle: float, spring_constant: float, site_stiffness: float = 0.0
+) -> np.ndarray:
+    """Stiffness of plane waves in an infinite hexagonal crystal of springs between nearest neighbours.
+
+    Parameters
+    ----------
+    wave_vectors : array_like, shape (..., 2)
+        (y, x) in radians per nm.
+    spacing : float
+        Nearest-neighbour distance, in nm.
+    angle : float
+        Direction of a close-packed row, in degrees from x towards y.
+    spring_constant : float
+        Of each bond, in kT/nm².
+    site_stiffness : float
+        In kT/nm².
+
+    Returns
+    -------
+    ndarray, shape (..., 2, 2)
+        D(q) in kT/nm², (y, x) order. The spectrum of thermal displacements u is its inverse:
+        ⟨u_i(q) u_j*(q)⟩ = D⁻¹_ij with u(q) = Σ u exp(-i q·r) / √n.
+
+    References
+    ----------
+    Ashcroft and Mermin, Solid State Physics (1976), chapter 22. Explained in chapter 1, "Lattices".
+    """
+    t = np.radians(angle + np.array([0.0, 60.0, 120.0]))
+    unit = np.stack([np.sin(t), np.cos(t)], axis=1)  # one of each pair of opposite neighbours
+    phase = np.asarray(wave_vectors, float) @ (spacing * unit).T  # (..., 3)
+    weight = 2 * spring_constant * (1 - np.cos(phase))
+    return np.einsum("...b,bi,bj->...ij", weight, unit, unit) + site_stiffness * np.eye(2)

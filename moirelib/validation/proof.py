@@ -1,0 +1,239 @@
+"""Composed images against full-atom multislice of the same scene.
+
+Explained in chapter 2, "Multislice"; printed by ``make bench-optics``.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+from ase import Atoms
+
+from ..simulation.multislice import (
+    SLICE,
+    compose_wave,
+    exit_waves,
+    fresnel_propagate,
+    particle_transmission,
+    reduce_transmission,
+    through_lens,
+    vibrating,
+)
+from ..simulation.optics import OVERSAMPLING, Transmission, clean_image, compose, electron_wavelength
+from ..simulation.scene import Layer, Scene
+from ..simulation.shapes import nanoparticle
+
+__all__ = ["Comparison", "compare_with_multislice", "overlapping_clusters"]
+
+MARGIN = 1.0  # nm of vacuum before the first and behind the last layer
+SPACING = 1.3  # of the clusters' particles, over their diameter
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Images of one scene, computed from all atoms and composed, and how far they differ.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        One row per method, pixel size, aperture and defocus: ``method, pixel_size_nm, aperture_mrad, defocus_nm,
+        rms_over_std, rms_over_mean``. Methods: ``particle`` (each particle's own transmission, composed at atomic
+        sampling), ``library`` (the same particles, composed at camera sampling as the library does), ``table`` (what
+        the library draws for a particle whose crystal orientation is not known).
+    images : dict
+        (method, pixel size, aperture, defocus) to an ndarray of shape (y, x); the method ``full`` is all atoms.
+    full_s : float
+        Seconds that the full-atom wave took.
+    area : float
+        Of the scene, in nm².
+    """
+
+    table: pd.DataFrame
+    images: dict
+    full_s: float
+    area: float
+
+
+def overlapping_clusters(diameter: float = 4.0, twist: float = 15.0, field: float = 21.6) -> Scene:
+    """Two hexagonal clusters of seven spheres each, one on top of the other.
+
+    Parameters
+    ----------
+    diameter : float
+        Of the spheres, in nm.
+    twist : float
+        In degrees.
+    field : float
+        Edge of the square field, in nm; the clusters need 3.6 diameters and 3 nm.
+
+    Returns
+    -------
+    Scene
+        The layers' surfaces are 1 nm apart.
+    """
+    layers = []
+    for i, (angle, shift) in enumerate([(3.0, (-0.075, -0.075)), (3.0 + twist, (0.15, 0.125))]):
+        t = np.radians(angle + 60 * np.arange(6))
+        ring = SPACING * diameter * np.stack([np.sin(t), np.cos(t)], axis=1)
+        at = np.concatenate([[[0.0, 0.0]], ring]) + field / 2 + diameter * np.array(shift)
+        z = MARGIN + diameter / 2 + i * (diameter + 1.0)
+        layers.append(Layer(at, np.full(7, diameter), SPACING * diameter, angle, z))
+    return Scene(tuple(layers), (field, field))
+
+
+def compare_with_multislice(
+    scene: Scene,
+    pixel_sizes=(0.9,),
+    apertures=(5.0, 10.0),
+    defocus=(0.0, 200.0, 1000.0),
+    energy: float = 200e3,
+    seed: int = 0,
+    planes: int = 5,
+    oversampling: int = OVERSAMPLING,
+    sampling: float = 0.01,
+) -> Comparison:
+    """Compute one small scene atom by atom and from its particles, in one run.
+
+    Parameters
+    ----------
+    scene : Scene
+        Few particles; every ``pixel size / (oversampling · sampling)`` must be whole and divide the field.
+    pixel_sizes : sequence of float
+        Of the camera, in nm/pixel.
+    apertures : sequence of float
+        Objective apertures, in mrad.
+    defocus : sequence of float
+        In nm, from the mid-plane of the last layer.
+    energy : float
+        In eV.
+    seed : int
+        Of the crystal orientations and of the atoms' thermal displacements.
+    planes : int
+        Planes per particle of the second and later layers, for the method ``particle``.
+    oversampling : int
+        Samples of the wave per camera pixel, for the methods ``library`` and ``table``.
+    sampling : float
+        Of the full-atom wave, in nm.
+
+    Returns
+    -------
+    Comparison
+
+    Raises
+    ------
+    ValueError
+        If the particles are not spheres, a layer is empty or reaches the border, or samplings do not divide each
+        other.
+
+    Notes
+    -----
+    Both sides hold the same atoms at the same displaced places, so the difference is the composition's alone.
+    Explained in chapter 2, "Multislice".
+    """
+    _check(scene, pixel_sizes, oversampling, sampling)
+    lift = MARGIN + scene.layers[0].diameters.max() / 2 - scene.layers[0].z  # the atoms' cell begins at height 0
+    scene = replace(scene, layers=tuple(replace(layer, z=layer.z + lift) for layer in scene.layers))
+    atoms = _scene_atoms(scene, np.random.default_rng(seed))
+    exit_waves(Atoms("Au", cell=10 * np.array([*scene.field[::-1], 0.4])), energy, sampling)  # plans transforms once
+    start = time.perf_counter()
+    full = _full_wave(scene, atoms, energy, sampling)
+    full_s = time.perf_counter() - start
+    single = [_transmissions(layer, a, energy, sampling, 1) for layer, a in zip(scene.layers, atoms, strict=True)]
+    several = single[:1] + [
+        _transmissions(layer, a, energy, sampling, planes) for layer, a in zip(scene.layers[1:], atoms[1:], strict=True)
+    ]
+    waves = {"full": full, "particle": compose_wave(several, full.shape, sampling, energy)}
+    layers = [compose_wave([particles], full.shape, sampling, energy) for particles in single]
+    images, rows = {}, []
+    for aperture in apertures:
+        for focus in defocus:
+            for name, wave in waves.items():
+                seen = np.abs(through_lens(wave, sampling, energy, aperture, focus)) ** 2
+                images.update({(name, p, aperture, focus): _binned(seen, round(p / sampling)) for p in pixel_sizes})
+        for p in pixel_sizes:
+            images |= _composed_as_library(scene, layers, p, aperture, defocus, energy, oversampling, sampling)
+    for (name, *key), image in images.items():
+        if name != "full":
+            truth = images["full", *key]
+            rms = float(np.sqrt(np.mean((image - truth) ** 2)))
+            rows.append((name, *key, float(rms / truth.std()), float(rms / truth.mean())))
+    columns = ["method", "pixel_size_nm", "aperture_mrad", "defocus_nm", "rms_over_std", "rms_over_mean"]
+    return Comparison(pd.DataFrame(rows, columns=columns), images, full_s, float(np.prod(scene.field)))
+
+
+def _check(scene, pixel_sizes, oversampling, sampling) -> None:
+    if scene.shape != "sphere":
+        raise ValueError(f"scenes of spheres can be compared with multislice, not of {scene.shape}s")
+    for number, layer in enumerate(scene.layers, start=1):
+        if len(layer) == 0:
+            raise ValueError(f"layer {number} is empty; leave it out of the comparison")
+        border = layer.diameters[:, None] / 2 + MARGIN
+        if np.any(layer.positions < border) or np.any(layer.positions > np.asarray(scene.field) - border):
+            raise ValueError(f"particles of layer {number} lie closer than {MARGIN} nm to the field's border")
+    for p in pixel_sizes:
+        steps = [p / (oversampling * sampling), *(f / p for f in scene.field)]
+        if any(abs(n - round(n)) > 1e-6 for n in steps):
+            raise ValueError(
+                f"pixels of {p} nm in {oversampling} samples each do not fit waves sampled at {sampling} nm in a field "
+                f"of {scene.field} nm; choose numbers that divide each other"
+            )
+
+
+def _transmissions(layer, atoms, energy, sampling, planes):
+    """Transmission of every particle of a layer."""
+    return [
+        particle_transmission(a, (*p, layer.z), (d, d), energy, sampling, planes)
+        for a, p, d in zip(atoms, layer.positions, layer.diameters, strict=True)
+    ]
+
+
+def _scene_atoms(scene, rng) -> list[list[Atoms]]:
+    """Displaced atoms of every particle at its place in the scene, in Å, by layer."""
+    layers = []
+    for layer in scene.layers:
+        particles = []
+        for (y, x), d in zip(layer.positions, layer.diameters, strict=True):
+            particle = vibrating(nanoparticle(scene.shape, d, rng, scene.height, rounding=scene.rounding), rng)
+            particle.positions += 10 * np.array([x, y, layer.z]) - particle.cell.lengths() / 2
+            particles.append(particle)
+        layers.append(particles)
+    return layers
+
+
+def _full_wave(scene, atoms, energy, sampling) -> np.ndarray:
+    """Wave behind all atoms at once, propagated back to the mid-plane of the last layer."""
+    positions = np.concatenate([a.positions for layer in atoms for a in layer])
+    last = scene.layers[-1]
+    depth = np.ceil(10 * (last.z + last.diameters.max() / 2 + MARGIN) / SLICE) * SLICE / 10
+    everything = Atoms(f"Au{len(positions)}", positions=positions, cell=10 * np.array([*scene.field[::-1], depth]))
+    wave = exit_waves(everything, energy, sampling)[0]
+    return fresnel_propagate(wave, last.z - depth, sampling, electron_wavelength(energy))
+
+
+def _composed_as_library(scene, layers, pixel_size, aperture, defocus, energy, oversampling, sampling) -> dict:
+    """Images of the methods ``library`` and ``table`` at one pixel size and aperture, by defocus."""
+    reduced = [reduce_transmission(layer, sampling, pixel_size / oversampling, energy, aperture) for layer in layers]
+    heights = [layer.z for layer in scene.layers]
+    gold = Transmission.load(energy=energy, aperture=aperture)
+    average = replace(gold, **_orientation_average(gold))
+    images = {}
+    for focus in defocus:
+        image = compose(reduced, heights, pixel_size, oversampling, energy, aperture, focus, 0.0)
+        images["library", pixel_size, aperture, focus] = image.numpy()
+        images["table", pixel_size, aperture, focus] = clean_image(
+            scene, pixel_size, average, focus, spherical_aberration=0.0, oversampling=oversampling
+        )
+    return images
+
+
+def _orientation_average(gold: Transmission) -> dict:
+    """The table's mean over orientations as a table of one orientation."""
+    wave = np.sqrt(np.mean(np.abs(gold.wave) ** 2, axis=0)) * np.exp(1j * gold.phase)
+    return {"wave": wave[None], "intensity": gold.mean_intensity[None]}
+
+
+def _binned(image, n: int) -> np.ndarray:
+    return image.reshape(image.shape[0] // n, n, image.shape[1] // n, n).mean(axis=(1, 3))

@@ -1,0 +1,221 @@
+"""Score a decomposition against the truth of a simulation.
+
+Explained in chapter 6, "Decompose".
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import linear_sum_assignment
+
+from ..crystal.matching import match
+from ..tables import require_columns
+
+__all__ = ["mask_accuracy", "mask_iou", "score_events", "score_layers", "score_particles"]
+
+
+def score_particles(
+    found: pd.DataFrame, truth: pd.DataFrame, diameter_nm: float, field_nm, matching_radius: float = 0.3
+) -> dict:
+    """Score a particle table: detection, layer assignment and position.
+
+    Parameters
+    ----------
+    found, truth : pandas.DataFrame
+        ``frame, layer, y_nm, x_nm``.
+    diameter_nm : float
+        Typical particle diameter. Particles whose true centre is within half of it from the border do not count.
+    field_nm : tuple of float
+        Height and width of the field of view, in nm.
+    matching_radius : float
+        In diameters.
+
+    Returns
+    -------
+    dict
+        ``f1`` (a particle counts only in its right layer), ``f1_agnostic`` (layers ignored), ``assignment`` (fraction
+        of matched particles in the right layer), ``rmse_nm`` (root mean square distance of the layer-resolved pairs).
+        The layers may be exchanged once for the whole table, whichever scores higher.
+    """
+    scores = (_score_named(found, truth, names, diameter_nm, field_nm, matching_radius) for names in NAMINGS)
+    return max(scores, key=lambda score: score["f1"])
+
+
+#: Layer number found -> layer number of the truth, both ways round.
+NAMINGS = ({1: 1, 2: 2}, {1: 2, 2: 1})
+
+
+def _score_named(found, truth, names, diameter_nm, field_nm, matching_radius) -> dict:
+    """Particle scores under one naming of the layers."""
+    reach, border = matching_radius * diameter_nm, diameter_nm / 2
+    renamed = found.assign(layer=found["layer"].map(names))
+    resolved = _tally(renamed, truth, ["frame", "layer"], reach, border, field_nm)
+    agnostic = _tally(renamed, truth, ["frame"], reach, border, field_nm)
+    return {
+        "f1": resolved["f1"],
+        "f1_agnostic": agnostic["f1"],
+        "assignment": agnostic["assignment"],
+        "rmse_nm": resolved["rmse_nm"],
+    }
+
+
+def _tally(found, truth, keys, reach, border, field) -> dict:
+    """Match within every group of equal ``keys`` and count pairs, misses and false finds away from the border."""
+    pairs = missed = false = right = 0
+    squares = []
+    groups = dict(list(found.groupby(keys))), dict(list(truth.groupby(keys)))
+    for key in groups[0].keys() | groups[1].keys():
+        f, t = groups[0].get(key, found.iloc[:0]), groups[1].get(key, truth.iloc[:0])
+        fp, tp = f[["y_nm", "x_nm"]].to_numpy(float), t[["y_nm", "x_nm"]].to_numpy(float)
+        # Of two particles on top of each other the one in the right layer is taken first.
+        wrong = f["layer"].to_numpy()[:, None] != t["layer"].to_numpy()
+        i, j = match(fp, tp, reach, reach * wrong)
+        f_in, t_in = _inside(fp, border, field), _inside(tp, border, field)
+        counted = t_in[j]
+        pairs += counted.sum()
+        right += (f["layer"].to_numpy()[i] == t["layer"].to_numpy()[j])[counted].sum()
+        missed += t_in.sum() - counted.sum()
+        false += np.delete(f_in, i).sum()
+        squares.append(np.sum((fp[i] - tp[j])[counted] ** 2, axis=1))
+    squares = np.concatenate(squares) if squares else np.empty(0)
+    return {
+        "f1": float(2 * pairs / max(2 * pairs + missed + false, 1)),
+        "assignment": float(right / pairs) if pairs else float("nan"),
+        "rmse_nm": float(np.sqrt(squares.mean())) if len(squares) else float("nan"),
+    }
+
+
+def _inside(points, border, field) -> np.ndarray:
+    return np.all((points >= border) & (points <= np.asarray(field) - border), axis=1)
+
+
+def score_layers(
+    found: pd.DataFrame, layers, truth: pd.DataFrame, masks, diameter_nm: float, field_nm, matching_radius: float = 0.3
+) -> dict:
+    """Score particles and layer images together, under one naming of the layers.
+
+    Parameters
+    ----------
+    found, truth : pandas.DataFrame
+        ``frame, layer, y_nm, x_nm``.
+    layers, masks : array_like, shape (t, 2, y, x) or (2, y, x)
+        Found layer images and true masks, 0 to 1 or 0 to 255.
+    diameter_nm, field_nm, matching_radius
+        As for `score_particles`.
+
+    Returns
+    -------
+    dict
+        As `score_particles`, and ``mask_accuracy`` (fraction of pixels of both layers that are rightly covered or
+        not), ``mask_iou`` (intersection over union of each layer, averaged). The layers may be exchanged once for
+        particles and masks alike: as ``f1`` wants it or, where that does not care, as the masks do.
+
+    Notes
+    -----
+    Explained in chapter 6, "Decompose".
+    """
+    a, b = (_binary(x, 0.5) for x in (layers, masks))
+    scores = []
+    for names, named in zip(NAMINGS, (a, a[..., ::-1, :, :]), strict=True):
+        score = _score_named(found, truth, names, diameter_nm, field_nm, matching_radius)
+        iou = np.mean([_iou(named[..., k, :, :], b[..., k, :, :]) for k in range(b.shape[-3])])
+        scores.append(score | {"mask_accuracy": float(np.mean(named == b)), "mask_iou": float(iou)})
+    return max(scores, key=lambda score: (score["f1"], score["mask_iou"]))
+
+
+def mask_accuracy(layers, masks, threshold: float = 0.5) -> float:
+    """Binary pixel accuracy: fraction of the pixels of all layers that are rightly covered or not; as `mask_iou`."""
+    a, b = (_binary(x, threshold) for x in (layers, masks))
+    return max(float(np.mean(a == b)), float(np.mean(a[..., ::-1, :, :] == b)))
+
+
+def mask_iou(layers, masks, threshold: float = 0.5) -> float:
+    """Intersection over union of layer images and true masks, both layers together.
+
+    Parameters
+    ----------
+    layers, masks : array_like, shape (t, 2, y, x) or (2, y, x)
+        0 to 1 or 0 to 255. Layers may be exchanged once for all frames.
+    threshold : float
+        Above it a pixel counts as covered.
+
+    Returns
+    -------
+    float
+        0 to 1.
+    """
+    a, b = (_binary(x, threshold) for x in (layers, masks))
+    return max(_iou(a, b), _iou(a[..., ::-1, :, :], b))
+
+
+def _binary(x, threshold) -> np.ndarray:
+    x = np.asarray(x)
+    return x > threshold * (255 if x.dtype == np.uint8 else 1)
+
+
+def _iou(a, b) -> float:
+    union = np.sum(a | b)
+    return float(np.sum(a & b) / union) if union else 1.0
+
+
+# --- Against a truth ---
+
+
+def score_events(
+    found: pd.DataFrame, truth: pd.DataFrame, reach_nm: float, frames: int = 2, counts=None
+) -> dict[str, float]:
+    """Recall and precision of events against a simulation's truth.
+
+    Parameters
+    ----------
+    found, truth : pandas.DataFrame
+        ``frame, layer, event, y_nm, x_nm``, positions in the first frame. The truth's attach and detach are
+        understood.
+    reach_nm : float
+        Farthest distance of a pair, in nm; half a spacing.
+    frames : int
+        Farthest distance in time.
+    counts : array_like of bool, optional
+        Which true events count for the recall, those in view. All may be found without harm to the precision.
+
+    Returns
+    -------
+    dict
+        ``recall, precision, true, found, matched, rmse_frames``.
+
+    Raises
+    ------
+    ValueError
+        If a column is missing.
+
+    Notes
+    -----
+    Pairs are one to one, of one layer and kind. Explained in chapter 10, "Growth".
+    """
+    for table, name in ((found, "the table of events found"), (truth, "the table of true events")):
+        require_columns(table, ["frame", "layer", "event", "y_nm", "x_nm"], name)
+    names = {"attach": "attachment", "detach": "detachment"}
+    kind = truth["event"].replace(names).to_numpy(str)
+    counts = np.ones(len(truth), bool) if counts is None else np.asarray(counts, bool)
+    if len(found) == 0 or len(truth) == 0:
+        numbers = {"recall": 0.0 if counts.any() else 1.0, "precision": 0.0 if len(found) else 1.0}
+        return numbers | {"true": int(counts.sum()), "found": len(found), "matched": 0, "rmse_frames": np.nan}
+    same = found["event"].to_numpy(str)[:, None] == kind
+    same &= found["layer"].to_numpy()[:, None] == truth["layer"].to_numpy()
+    late = found["frame"].to_numpy(int)[:, None] - truth["frame"].to_numpy(int)
+    step = found[["y_nm", "x_nm"]].to_numpy(float)[:, None] - truth[["y_nm", "x_nm"]].to_numpy(float)
+    distance = np.hypot(*np.moveaxis(step, -1, 0))
+    allowed = same & (np.abs(late) <= frames) & (distance <= reach_nm)
+    cost = distance / reach_nm + np.abs(late) / (frames + 1)
+    i, j = linear_sum_assignment(np.where(allowed, cost, 3.0 * sum(allowed.shape)))
+    i, j = i[allowed[i, j]], j[allowed[i, j]]
+    hit = np.isin(np.arange(len(truth)), j)
+    return {
+        "recall": float(hit[counts].mean()) if counts.any() else 1.0,
+        "precision": len(i) / len(found),
+        "true": int(counts.sum()),
+        "found": len(found),
+        "matched": len(i),
+        "rmse_frames": float(np.sqrt(np.mean(late[i, j] ** 2.0))) if len(i) else np.nan,
+    }

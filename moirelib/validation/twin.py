@@ -1,0 +1,119 @@
+"""A simulated twin of the real frame: same pixels, spacing, noise, background and contrast, other random numbers.
+
+Explained in chapter 3, "Liquid", which fits the numbers to the real frame.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from ..simulation.camera import CameraConfig, record
+from ..simulation.liquid import LiquidConfig
+from ..simulation.optics import clean_image
+from ..simulation.random_scenes import LatticeConfig, random_scene
+from ..simulation.scene import Scene
+
+__all__ = ["REAL_PIXEL_SIZE", "REAL_SPACING", "leaning_columns", "real_frame_lattice", "real_frame_twin"]
+
+
+#: nm/pixel of the real frame, by its TIFF tag.
+REAL_PIXEL_SIZE = 2.5928
+
+#: nm between nearest neighbours of its lattice, measured in chapter 6.
+REAL_SPACING = 119.6
+
+
+def real_frame_lattice() -> LatticeConfig:
+    """Lattice of the twin: one layer of columns of prisms, all turned alike, with an edge in the field."""
+    return LatticeConfig(
+        shapes=("prism",),
+        spacing=(REAL_SPACING, REAL_SPACING),
+        diameter_ratio=(0.5, 0.5),
+        height=80.0,
+        rounding=(0.03, 0.03),
+        aligned=1.0,
+        position_std=(0.04, 0.04),
+        strain=(0.05, 0.05),
+        diameter_std=(0.04, 0.04),
+        vacancies=(0.0, 0.0),
+        interstitials=(0.0, 0.0),
+        dislocations=0.0,
+        single_layer=1.0,
+        edge=1.0,
+        boundary=0.0,
+    )
+
+
+def leaning_columns(scene: Scene, lean: float, particles: int = 3) -> Scene:
+    """Replace every particle of layer 1 by a column of thinner ones that leans along a close-packed row.
+
+    Parameters
+    ----------
+    scene : Scene
+        One layer of prisms or rods.
+    lean : float
+        Lateral distance of a column's upper from its lower end, in nm.
+    particles : int
+        Per column; together they are as high as the one they replace.
+
+    Returns
+    -------
+    Scene
+        One layer per particle of the column; the middle of a column stays where the particle was.
+    """
+    base, t = scene.layers[0], np.radians(scene.layers[0].angle)
+    row = np.array([np.sin(t), np.cos(t)])
+    height = scene.height / particles
+    steps = np.arange(particles) - (particles - 1) / 2
+    shift = lean / max(particles - 1, 1)
+    layers = tuple(
+        replace(base, positions=base.positions + i * shift * row, z=base.z + i * height) for i in steps.tolist()
+    )
+    return replace(scene, layers=layers, height=height)
+
+
+def real_frame_twin(
+    seed: int = 60,
+    size: int = 1024,
+    lattice: LatticeConfig | None = None,
+    liquid: LiquidConfig | None = None,
+    lean: float = 48.0,
+    mean_free_path: float = 40.0,
+) -> tuple[np.ndarray, Scene]:
+    """Simulate a twin of the real frame.
+
+    Parameters
+    ----------
+    seed : int
+        Same seed, same bytes.
+    size : int
+        Edge in pixels of 2.593 nm; the real frame has 1024.
+    lattice : LatticeConfig, optional
+        `real_frame_lattice` by default.
+    liquid : LiquidConfig, optional
+        ``LiquidConfig.real_frame()`` by default.
+    lean : float
+        Of the columns, see `leaning_columns`; 0 for upright particles.
+    mean_free_path : float
+        Of the particles, in nm: an effective one, fitted to their contrast.
+
+    Returns
+    -------
+    frame : ndarray, shape (size, size), uint16
+        Counts, on the scale of the real frame less 32768.
+    scene : Scene
+        Its truth: the middle of every column in layer 1.
+
+    Notes
+    -----
+    Explained in chapter 3, "Liquid".
+    """
+    rng = np.random.default_rng(seed)
+    lattice, liquid = lattice or real_frame_lattice(), liquid or LiquidConfig.real_frame()
+    scene = random_scene(lattice, (size * REAL_PIXEL_SIZE,) * 2, rng)
+    columns = leaning_columns(scene, lean) if lean > 0 else scene
+    # Particles of 23 pixels need no finer sampling of the wave than the camera's.
+    clean = clean_image(columns, REAL_PIXEL_SIZE, mean_free_path=mean_free_path, oversampling=1)
+    return record(clean, REAL_PIXEL_SIZE, liquid, CameraConfig.real_frame(), rng), scene

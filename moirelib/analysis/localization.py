@@ -15,7 +15,11 @@ from .displacements import AXES, Displacements
 __all__ = ["Localization", "autocovariance", "error_variance", "localization_from_covariance", "total_variance"]
 
 
-# --- Correlation in time ---
+SHARE_OF_MOVIE = 4  # a correlation in time is followed over the movie's length over this
+LARGEST_LOSS = 0.25  # of the variance, by estimating the sites: motion slower than that is not resolved by the movie
+NO_LONGER_CORRELATED = 0.05  # of the covariance of lag 1; below it, or below the noise, lags do not count
+KNOWN_SHARE, KNOWN_SIGMA = 0.2, 4.0  # lag 1 over the variance, and over its own error: less tells nothing of lag 0
+BLOCKS = 10  # of the movie, left out one at a time (jackknife)
 
 
 def autocovariance(motion: Displacements, lags: int | None = None) -> np.ndarray:
@@ -43,7 +47,7 @@ def pool_covariance(motion, lags=None):
     """Autocovariance (lags + 1, 2) about the estimated sites, over all pairs of frames of all particles, in nm²."""
     seen = np.isfinite(motion.values)
     frames = len(seen)
-    lags = min(max(frames // 4, 2) if lags is None else lags, frames - 2)
+    lags = min(max(frames // SHARE_OF_MOVIE, 2) if lags is None else lags, frames - 2)
     scaled = np.where(seen, motion.values, 0.0) / np.sqrt(motion.kept)
     products, pairs = _correlate(scaled, lags), _correlate(seen.astype(float), lags)
     return products / np.maximum(pairs, 1)
@@ -65,16 +69,17 @@ def restore_mean(covariance, frames, creep):
     for _ in range(10):
         correlated = np.where(_find_connected_lags(restored, frames, creep), restored, 0)
         lost = (creep + 1) / frames * (correlated[0] + 2 * np.sum(falloff[1:, None] * correlated[1:], axis=0))
-        lost = np.clip(lost, 0, 0.25 * covariance[0])  # motion slower than that is not resolved by the movie
+        lost = np.clip(lost, 0, LARGEST_LOSS * covariance[0])
         restored = covariance + lost
     return restored, lost / np.maximum(restored[0], 1e-300)
 
 
 def _find_connected_lags(covariance, frames, creep=0):
     """Lags before the autocovariance first falls to 5 % of that of lag 1, or to noise."""
-    floor = np.maximum(0.05 * np.abs(covariance[1]), 0.05 * covariance[0] / np.sqrt(frames))
+    low = NO_LONGER_CORRELATED
+    floor = np.maximum(low * np.abs(covariance[1]), low * covariance[0] / np.sqrt(frames))
     below = np.concatenate([np.zeros((1, 2), bool), covariance[1:] <= floor])
-    below |= (np.arange(len(covariance)) > frames / (4 * (creep + 1)))[:, None]
+    below |= (np.arange(len(covariance)) > frames / (SHARE_OF_MOVIE * (creep + 1)))[:, None]
     return np.cumsum(below, axis=0) == 0
 
 
@@ -117,13 +122,13 @@ def localization_from_covariance(motion: Displacements) -> Localization:
     Vestergaard, Blainey & Flyvbjerg, Phys. Rev. E 89, 022726 (2014), for free diffusion.
     """
     full = autocovariance(motion)
-    blocks = np.array_split(np.arange(len(motion.values)), 10)
-    # Leaving out one tenth of the movie at a time; NaN keeps the lags right.
+    blocks = np.array_split(np.arange(len(motion.values)), BLOCKS)
+    # NaN instead of the frames left out keeps the lags right.
     parts = np.stack([pool_covariance(_drop_frames(motion, block), min(3, len(full) - 1)) for block in blocks])
-    spread = np.sqrt(0.9 * np.sum((parts - parts.mean(axis=0)) ** 2, axis=0))
+    spread = np.sqrt((1 - 1 / BLOCKS) * np.sum((parts - parts.mean(axis=0)) ** 2, axis=0))
     if len(full) < 4:
         return Localization(*np.full((3, 2), np.nan), "too few frames for the autocovariance")
-    known = (full[1] > 0.2 * full[0]) & (full[1] > 4 * spread[1])
+    known = (full[1] > KNOWN_SHARE * full[0]) & (full[1] > KNOWN_SIGMA * spread[1])
     estimate, error = np.full((2, 2), np.nan)
     offset = full[:4] - pool_covariance(motion, 3)
     for axis in np.flatnonzero(known):
@@ -131,7 +136,7 @@ def localization_from_covariance(motion: Displacements) -> Localization:
         left = [_continue_to_zero((p + offset)[:, axis], spread[:, axis], used)[0] for p in parts]
         motion_variance = np.clip(value, 0, full[0, axis])
         estimate[axis] = full[0, axis] - motion_variance
-        statistical = np.sqrt(0.9 * np.sum((np.array(left) - np.mean(left)) ** 2))
+        statistical = np.sqrt((1 - 1 / BLOCKS) * np.sum((np.array(left) - np.mean(left)) ** 2))
         # the share of the continuation that its own curvature added is as uncertain as it is large
         linear = full[1, axis] ** 2 / full[2, axis] if full[2, axis] > 0 else full[1, axis]
         error[axis] = np.hypot(statistical, 0.5 * abs(value - linear))
@@ -156,7 +161,7 @@ def _continue_to_zero(covariance, spread, terms=None):
     """Lag 0 of the motion from lags 1 to 3, by log-polynomials; the curvature only where it is significant."""
     c = np.asarray(covariance[1:4], float)
     if terms is None:
-        good = c > 4 * spread[1:4]
+        good = c > KNOWN_SIGMA * spread[1:4]
         terms = 1 + int(good[1]) + int(good[1] and good[2])
     log = np.log(np.maximum(c, 1e-300))
     weights = {1: [1.0, 0, 0], 2: [2.0, -1, 0], 3: [3.0, -3, 1]}[terms]

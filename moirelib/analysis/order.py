@@ -115,6 +115,9 @@ def _refuse_bins(r_max, bin_width) -> None:
         raise ValueError(f"r_max and bin_width must be positive (nm), got {r_max} and {bin_width}")
 
 
+EDGE_GAP = 150.0  # degrees without a neighbour: between 120 beside a vacancy and 180 at a straight edge
+
+
 def edge_particles(points, spacing: float | None = None) -> np.ndarray:
     """Which particles lie at the edge of their crystal or of the frame.
 
@@ -147,7 +150,7 @@ def edge_particles(points, spacing: float | None = None) -> np.ndarray:
     gap[count[i] == 1] = 2 * np.pi
     widest = np.full(len(points), 2 * np.pi)
     widest[count > 0] = np.maximum.reduceat(gap, first[count > 0]) if len(i) else 0
-    return widest >= np.radians(150) - 1e-9
+    return widest >= np.radians(EDGE_GAP) - 1e-9
 
 
 def strain_map(

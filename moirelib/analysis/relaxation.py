@@ -68,6 +68,9 @@ def _estimate_motion_variance(one, middle) -> np.ndarray:
 
 # --- Exponentials ---
 
+FEWEST_VALUES, FEWEST_TIMES = 8, 4  # twice the three parameters and two; a time for each parameter and one
+KNOWN = 0.5  # of the time constant: largest standard error of one that is known
+
 
 @dataclass(frozen=True)
 class Relaxation:
@@ -132,7 +135,7 @@ def fit_relaxation(t, values, std=None, evidence: float = 6.0) -> Relaxation:
     t, y, std = (x[good][order] for x in (t - t[good].min(), values, std))
     mean, mean_std = _average(y, std)
     none = Relaxation(False, mean, mean_std, np.nan, np.nan, np.nan, np.nan, -np.inf)
-    if len(y) < 8 or len(np.unique(t)) < 4:
+    if len(y) < FEWEST_VALUES or len(np.unique(t)) < FEWEST_TIMES:
         return none
     best = _fit_exponential(t, y, std)
     if best is None:
@@ -142,7 +145,7 @@ def fit_relaxation(t, values, std=None, evidence: float = 6.0) -> Relaxation:
     n = len(y) / _error_inflation(left) ** 2  # independent values, as the best model leaves them
     criteria = [_akaike_criterion((y - line) / std, k, n) for line, k in zip(plain, (2, 3), strict=True)]
     gain = float(min(criteria) - _akaike_criterion(left, 4, n))
-    supported = gain > evidence and value[2] < np.ptp(t) and error[2] < 0.5 * value[2]
+    supported = gain > evidence and value[2] < np.ptp(t) and error[2] < KNOWN * value[2]
     if not supported:
         return Relaxation(False, mean, mean_std, np.nan, np.nan, np.nan, np.nan, gain)
     pairs = [float(v) for both in zip(value, error, strict=True) for v in both]

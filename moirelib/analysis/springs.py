@@ -42,14 +42,16 @@ class _Spectrum:
     realness: np.ndarray  # (m,) 0 for a complex amplitude, 1 for one that is real but for a phase (Γ, M)
 
 
-_INTERIOR = 7  # sites inside the edge: a hexagon five rows wide. Fewer have no extent for a wave to run over
+INTERIOR = 7  # sites inside the edge: a hexagon five rows wide. Fewer have no extent for a wave to run over
+CONNECTED = 9.0  # times the noise of |ρ|²: correlation in time is followed while it is above (three sigma)
+LARGEST_LOSS = 0.5  # of a wave's power, by removing the sites' means
 
 
 def edge_window(motion) -> np.ndarray:
     """Weight of each site: 0 at the layer's edge, 1 deepest inside it, rising as sin²."""
     labels = coordination_labels(motion.sites)
     edge = motion.sites[labels == "edge"]
-    if len(edge) == 0 or len(motion.sites) - len(edge) < _INTERIOR:
+    if len(edge) == 0 or len(motion.sites) - len(edge) < INTERIOR:
         raise ValueError(
             f"layer {motion.layer} has no interior ({len(motion.sites)} sites, {len(edge)} of them at its edge); "
             "phonons need an island at least five rows wide"
@@ -88,11 +90,12 @@ def independent_samples(amplitude, creep):
     length = next_fast_len(2 * frames)
     rho = np.fft.ifft(np.abs(np.fft.fft(amplitude, length, axis=0)) ** 2, axis=0)[: max(frames // 4, 2)]
     rho = rho / np.maximum(rho[:1].real, 1e-300)
-    connected = np.cumprod(np.abs(rho) ** 2 > 9 / frames, axis=0)  # |ρ|² of independent frames is 1/frames on average
+    noise = 1 / frames  # mean |ρ|² of independent frames
+    connected = np.cumprod(np.abs(rho) ** 2 > CONNECTED * noise, axis=0)
     later = (rho * connected)[1:]
     samples = frames / (1 + 2 * np.sum(np.abs(later) ** 2, axis=0)) - (creep + 1)
     lost = (creep + 1) / frames * (1 + 2 * np.sum(later.real, axis=0))
-    return np.maximum(samples.min(axis=1), 1.0), 1 - np.clip(lost, 0, 0.5)
+    return np.maximum(samples.min(axis=1), 1.0), 1 - np.clip(lost, 0, LARGEST_LOSS)
 
 
 def plane_wave_stiffness(motion: Displacements, wave_vectors) -> np.ndarray:
@@ -283,15 +286,20 @@ def safe_inverse(matrix) -> np.ndarray:
     return np.stack([np.stack([c, -b], axis=-1), np.stack([-b, a], axis=-1)], axis=-2) / determinant[..., None, None]
 
 
+SHORTEST_WAVE = 2.0  # rad over the window's size; below, leakage from longer waves outweighs what is there
+LONGEST_WAVE = 1.0  # rad over the window's size; motion of still longer waves went with drift and rotation
+BLUR_REACH = 5.0  # rad over the window's size: the window's spectrum is negligible beyond
+
+
 class Blur:
     """What a window does to the spectrum: an average over neighbouring wave vectors."""
 
     def __init__(self, sites, weight, half: int = 8):
         center = weight**2 @ sites / np.sum(weight**2)
         size = np.sqrt(weight**2 @ np.sum((sites - center) ** 2, axis=1) / np.sum(weight**2))
-        self.shortest = 2.0 / size  # rad/nm; below, leakage from longer waves outweighs what is there
-        self.cut = 1.0 / size  # motion of still longer waves went with drift and rotation
-        axis = np.linspace(-5 / size, 5 / size, 2 * half + 1)
+        self.shortest = SHORTEST_WAVE / size
+        self.cut = LONGEST_WAVE / size
+        axis = np.linspace(-BLUR_REACH / size, BLUR_REACH / size, 2 * half + 1)
         self.steps = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)
         power = np.abs(np.exp(-1j * self.steps @ (sites - center).T) @ weight) ** 2
         self.power = power / power.sum()

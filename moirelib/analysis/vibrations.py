@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
+from scipy.constants import Boltzmann
 from scipy.fft import irfft, next_fast_len, rfft
 from scipy.spatial import cKDTree
 from scipy.stats import chi2, norm
@@ -20,7 +21,6 @@ from .displacements import AXES, MIN_FRAMES, Displacements, make_smoother, site_
 from .localization import error_variance, pool_covariance, restore_mean, share_of_independent_samples, total_variance
 
 __all__ = [
-    "measure_every_layer",
     "group_vibrations",
     "interlayer_correlation",
     "layer_vibrations",
@@ -53,7 +53,7 @@ def pn_per_um(spring_constant: float | np.ndarray, temperature: float = 298.15) 
     >>> round(pn_per_um(1.0))
     4116
     """
-    return spring_constant * 1.380649e-23 * temperature * 1e24  # J/nm² = 10¹⁸ N/m = 10²⁴ pN/µm
+    return spring_constant * Boltzmann * temperature * 1e24  # J/nm² = 10¹⁸ N/m = 10²⁴ pN/µm
 
 
 def site_vibrations(motion: Displacements, confidence: float = 0.95) -> pd.DataFrame:
@@ -149,9 +149,11 @@ def measure_vibrations(tracks: pd.DataFrame, confidence: float = 0.95, **options
     pandas.DataFrame
         As `site_vibrations`. ``attrs["note"]`` has a line for each layer that allows less, or nothing at all.
     """
-    return measure_every_layer(tracks, lambda k: site_vibrations(site_displacements(tracks, k, **options), confidence))[
-        0
-    ]
+
+    def measure(layer):
+        return site_vibrations(site_displacements(tracks, layer, **options), confidence)
+
+    return measure_every_layer(tracks, measure)[0]
 
 
 def measure_every_layer(
@@ -260,9 +262,13 @@ def _count_independent_frames(series):
     return float(len(x) / (1 + 2 * rho[1:end].sum()))
 
 
+JITTER_WINDOW = 15  # frames; slower motion of the layer counts as drift
+ROW_OF_BONDS = 1000  # bonds at a time; all bonds of a long movie would fill the memory
+
+
 def _measure_jitter(drift):
-    """Standard deviation of the layer's own motion about a running parabola of 15 frames, (2,)."""
-    smooth, share = make_smoother(15, len(drift))
+    """Standard deviation of the layer's own motion about a running parabola, (2,)."""
+    smooth, share = make_smoother(JITTER_WINDOW, len(drift))
     return np.sqrt(np.mean((drift - smooth(drift)) ** 2, axis=0) / (1 - min(share, 0.9)))
 
 
@@ -290,7 +296,7 @@ def _measure_relative_variance(motion, spacing) -> float:
     if len(i) == 0:
         return np.nan
     frames, total, count = len(motion.values), 0.0, 0
-    for part in np.array_split(np.arange(len(i)), len(i) // 1000 + 1):  # a long movie of all bonds fills the memory
+    for part in np.array_split(np.arange(len(i)), len(i) // ROW_OF_BONDS + 1):
         relative = motion.values[:, i[part]] - motion.values[:, j[part]]
         total, count = total + np.nansum(relative**2), count + np.isfinite(relative[..., 0]).sum()
     return float(total / max(count, 1) * frames / (frames - motion.creep - 1))
@@ -396,6 +402,6 @@ def _sum_at_all_lags(one, other, pairs, frames):
     if len(pairs) == 0:
         return np.full(frames, np.nan)
     spectrum = np.zeros(len(one), complex)
-    for part in np.array_split(pairs, len(pairs) // 1000 + 1):
+    for part in np.array_split(pairs, len(pairs) // ROW_OF_BONDS + 1):
         spectrum += np.einsum("fpi,fpi->f", one[:, part["i"]].conj(), other[:, part["j"]])
     return irfft(spectrum, frames)

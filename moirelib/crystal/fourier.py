@@ -14,7 +14,9 @@ from .lattice import Lattice
 __all__ = ["find_lattice"]
 
 
-# --- Lattices in a set of points ---
+SEARCHED = 0.8, 1.25  # of the rough spacing
+FINEST, COARSEST = 0.004, 0.015  # relative steps of the search in spacing, and in radians
+PEAK_WIDTH = 0.15  # spacings over the field: steps of the search as wide as a peak
 
 
 def find_lattice(points: np.ndarray, spacing: float, weights=None) -> tuple[Lattice, float]:
@@ -41,7 +43,7 @@ def find_lattice(points: np.ndarray, spacing: float, weights=None) -> tuple[Latt
     The structure factor |Σ exp(-iq·r)|²/n comes from a fast Fourier transform of the points.
     """
     weights = np.ones(len(points)) if weights is None else np.asarray(weights, float)
-    return find_strongest(np.asarray(points, float), weights, 0.8 * spacing, 1.25 * spacing)
+    return find_strongest(np.asarray(points, float), weights, *(share * spacing for share in SEARCHED))
 
 
 def find_strongest(points, weights, low, high, also=None) -> tuple[Lattice, float]:
@@ -54,7 +56,7 @@ def find_strongest(points, weights, low, high, also=None) -> tuple[Lattice, floa
         power = power + _structure_factor(points, low / 3, also)[0]
     # Peaks are as wide as the inverse of the field: no need to search finer.
     size = max(np.ptp(points, axis=0).max(), low)
-    fine = np.clip(0.15 * low / size, 0.004, 0.015)
+    fine = np.clip(PEAK_WIDTH * low / size, FINEST, COARSEST)
     spacing = np.exp(np.arange(np.log(low), np.log(high), fine))
     angle = np.arange(0, 60, np.degrees(fine))
     best = _find_best_hexagon(power, step, spacing, angle)

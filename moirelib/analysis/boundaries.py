@@ -103,7 +103,7 @@ class _Segment:
     def direction(self) -> complex:
         return (self.end - self.start) / self.length
 
-    def seen(self, z):
+    def seen(self, z: np.ndarray):
         """Points as distance along the segment from its middle and across it, to its +90° side."""
         local = (z - (self.start + self.end) / 2) / self.direction
         return local.real, local.imag

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 
@@ -38,7 +39,7 @@ class LayerDefects:
     coordination: np.ndarray  # (n,) neighbours in the triangulation with vacancies filled; 0 at the rim
 
 
-def find_defects(points, spacing: float | None = None, tolerance: Tolerance | None = None) -> LayerDefects:
+def find_defects(points: ArrayLike, spacing: float | None = None, tolerance: Tolerance | None = None) -> LayerDefects:
     """All defects of one layer in one frame.
 
     Parameters
@@ -132,13 +133,13 @@ def _find_vacancies(layer) -> np.ndarray:
         return np.empty((0, 2))
     tree = cKDTree(mesh.points)
     site, q, p = local.site[use], local.q[use], local.p[use]
-    found = (np.empty(0, complex),) * 3
+    found: tuple[np.ndarray, ...] = (np.empty(0, complex),) * 3
     for _ in range(RINGS):
         site, q, p = find_empty_sites(site, q, p, tree, found[0], mesh.spacing)
         if len(site) == 0:
             break
-        found = (*map(np.concatenate, zip(found, (site, q, p), strict=True)),)
-    return to_points(_keep_enclosed(*found, tree, mesh.spacing))
+        found = tuple(map(np.concatenate, zip(found, (site, q, p), strict=True)))
+    return to_points(_keep_enclosed(found, tree, mesh.spacing))
 
 
 _HEXAGON = np.exp(1j * SIXTH_TURN * np.arange(6))
@@ -180,11 +181,12 @@ def find_empty_sites(
     return average(predicted), average(q[own] * turn), average(p[own] * np.conj(turn))
 
 
-def _keep_enclosed(site, q, p, tree, spacing) -> np.ndarray:
+def _keep_enclosed(found, tree, spacing) -> np.ndarray:
     """What remains of empty sites when those with too few neighbours are struck out, again and again.
 
     The outside of the crystal is eaten away from its own edge; holes inside stay.
     """
+    site, q, p = found
     if len(site) == 0:
         return site
     around = to_points(_list_neighbour_sites(site, q, p))
@@ -254,7 +256,7 @@ def _find_disclinations(mesh, coordination) -> np.ndarray:
 
 
 def orientational_twins(
-    points, orientation_deg, symmetry: int, spacing: float | None = None, angle: float = 10.0
+    points: ArrayLike, orientation_deg: ArrayLike, symmetry: int, spacing: float | None = None, angle: float = 10.0
 ) -> tuple[np.ndarray, pd.DataFrame]:
     """Domains in which anisotropic particles are turned alike, and which of them are twins of each other.
 

@@ -6,6 +6,7 @@ Explained in chapter 9, "Order and defects".
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..crystal.mesh import ROUNDING, SIXTH_TURN, Mesh, sixth_turns
 from ..crystal.neighbours import connected_groups, to_complex, to_points
@@ -16,7 +17,7 @@ __all__ = ["burgers_circuit"]
 RING = 1.2, 3.2  # spacings around a core, where the rows' direction is measured
 
 
-def find_rim(mesh, reach: float = np.inf) -> np.ndarray:
+def find_rim(mesh: Mesh, reach: float = np.inf) -> np.ndarray:
     """Which particles lie on the edge of the triangles whose circles have a radius within reach, in spacings."""
     triangles = mesh.radius < reach * mesh.spacing
     count = np.bincount(mesh.of_triangle[0][triangles].ravel(), minlength=len(mesh.edges))
@@ -26,7 +27,7 @@ def find_rim(mesh, reach: float = np.inf) -> np.ndarray:
     return rim
 
 
-def locate_dislocations(mesh) -> tuple[np.ndarray, np.ndarray]:
+def locate_dislocations(mesh: Mesh) -> tuple[np.ndarray, np.ndarray]:
     """Cores and Burgers vectors (k, 2), in nm."""
     closure, frame = mesh.closures()
     bad = np.flatnonzero(np.abs(closure) > 0.5)
@@ -99,7 +100,7 @@ def _measure_row_around(mesh, center, near) -> float:
     return row + SIXTH_TURN * np.rint((near - row) / SIXTH_TURN)
 
 
-def burgers_circuit(points, center, radius: float, spacing: float | None = None) -> np.ndarray:
+def burgers_circuit(points: ArrayLike, center: ArrayLike, radius: float, spacing: float | None = None) -> np.ndarray:
     """Sum of all Burgers vectors within a circle, from a circuit around it.
 
     Parameters
@@ -130,7 +131,7 @@ def burgers_circuit(points, center, radius: float, spacing: float | None = None)
     """
     mesh = Mesh(points, spacing)
     middle = mesh.z[mesh.triangles].mean(axis=1) if len(mesh.triangles) else np.empty(0, complex)
-    inside = np.flatnonzero(np.abs(middle - to_complex(np.reshape(center, (1, 2)).astype(float))[0]) < radius)
+    inside = np.flatnonzero(np.abs(middle - to_complex(np.reshape(np.asarray(center, float), (1, 2)))[0]) < radius)
     if len(inside) == 0:
         raise ValueError(f"no triangle of neighbours lies within {radius:g} nm of {np.round(center, 1).tolist()}")
     outline = _trace_outline(mesh, inside)

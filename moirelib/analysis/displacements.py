@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from scipy.signal import savgol_coeffs, savgol_filter
 from scipy.spatial import cKDTree
 
@@ -50,7 +51,7 @@ class Displacements:
         """Frames in which each particle was seen, shape (n,)."""
         return np.isfinite(self.values[..., 0]).sum(axis=0)
 
-    def select(self, keep) -> Displacements:
+    def select(self, keep: np.ndarray) -> Displacements:
         """Only some particles: a mask or indices, shape (n,). ValueError if none is left."""
         error = self.localization_std
         if len(self.particles[keep]) == 0:
@@ -68,7 +69,7 @@ class Displacements:
 def site_displacements(
     tracks: pd.DataFrame,
     layer: int = 1,
-    localization_std=None,
+    localization_std: ArrayLike | None = None,
     strain: int | None = 1,
     creep: int = 0,
     min_share: float = 0.5,
@@ -183,7 +184,7 @@ def _align_frames(points, seen, sites, window):
     return np.where(seen[..., None], aligned, np.nan), drift - mean, angle
 
 
-def make_smoother(window, frames):
+def make_smoother(window: int, frames: int):
     """Function that smooths a series by a running parabola, and the share of white noise's variance that it follows."""
     window = min(window, frames)
     window -= 1 - window % 2  # odd
@@ -238,7 +239,7 @@ FREE = 0.5  # spacings; a place with no particle nearer is free
 ENCLOSED = 5  # particles around a free place that make it a vacancy
 
 
-def coordination_labels(sites, spacing: float | None = None) -> np.ndarray:
+def coordination_labels(sites: ArrayLike, spacing: float | None = None) -> np.ndarray:
     """Say of every site whether it is in the bulk, next to a vacancy, or at the edge.
 
     Parameters

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import sparse
 from scipy.spatial import cKDTree
 
@@ -40,7 +41,7 @@ class Tolerance:
 
 
 def find_grains(
-    points,
+    points: ArrayLike,
     spacing: float | None = None,
     misorientation: float = Tolerance.grain_misorientation,
     smallest: int = Tolerance.smallest_grain,
@@ -100,7 +101,7 @@ def split_grains(
     return _reassign_beside_boundaries(mesh, _grow_grains(mesh, renamed, i, j), i, j)
 
 
-def check_grain(grain, mesh: Mesh) -> np.ndarray:
+def check_grain(grain: ArrayLike | None, mesh: Mesh) -> np.ndarray:
     """Grain of every particle of a mesh, shape (n,): as given, or found for None."""
     grain = split_grains(mesh) if grain is None else np.asarray(grain)
     if grain.shape != (mesh.n,):

@@ -7,8 +7,11 @@ Explained in chapter 10, "Growth".
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from scipy.spatial import cKDTree
 from scipy.stats import chi2
 
@@ -29,7 +32,10 @@ EVENT_COLUMNS = "frame layer event particle y_nm x_nm coordination registry coor
 
 
 def growth_events(
-    particles: pd.DataFrame | dict, field_nm=None, border_nm: float | None = None, min_frames: int = 3
+    particles: pd.DataFrame | dict,
+    field_nm: ArrayLike | None = None,
+    border_nm: float | None = None,
+    min_frames: int = 3,
 ) -> pd.DataFrame:
     """Attachments and detachments of particles, with coordination and registry at the time.
 
@@ -65,7 +71,7 @@ def _as_occupancy(particles, *options) -> dict[int, Occupancy]:
     return particles if isinstance(particles, dict) else site_occupancy(particles, *options)
 
 
-def occupancy_changes(one) -> tuple[np.ndarray, np.ndarray]:
+def occupancy_changes(one: Occupancy) -> tuple[np.ndarray, np.ndarray]:
     """Rows and sites at which something changes from one frame to the next, both in view."""
     t, k = np.nonzero((one.occupied[1:] != one.occupied[:-1]) & one.visible[1:] & one.visible[:-1])
     return t + 1, k
@@ -118,7 +124,7 @@ def _find_track(one, row, site, came) -> int:
     return int(numbers[count.argmax()]) if len(numbers) else -1
 
 
-def registry_at(one, occupancy, rows, points) -> pd.DataFrame:
+def registry_at(one: Occupancy, occupancy: dict[int, Occupancy], rows: np.ndarray, points: np.ndarray) -> pd.DataFrame:
     """Registry on the other layer of points of the first frame, each at its own row's time."""
     columns = ["registry", "coordinate"]
     table = pd.DataFrame({"registry": "", "coordinate": np.nan}, index=range(len(points)), dtype=object)
@@ -190,7 +196,12 @@ def _count_free_edge_sites(one) -> np.ndarray:
 
 
 def growth_rate(
-    events: pd.DataFrame, frames, frame_time: float = 1.0, windows: int = 1, confidence: float = 0.95, layers=None
+    events: pd.DataFrame,
+    frames: ArrayLike,
+    frame_time: float = 1.0,
+    windows: int = 1,
+    confidence: float = 0.95,
+    layers: Iterable[int] | None = None,
 ) -> pd.DataFrame:
     """Attachments and detachments per time, with exact Poisson intervals.
 
@@ -245,7 +256,7 @@ def poisson_interval(count: int, confidence: float = 0.95) -> tuple[float, float
     return float(low), float(chi2.ppf(1 - tail, 2 * count + 2) / 2)
 
 
-def front_table(occupancy: dict[int, Occupancy], directions: int = 8, center=None) -> pd.DataFrame:
+def front_table(occupancy: dict[int, Occupancy], directions: int = 8, center: ArrayLike | None = None) -> pd.DataFrame:
     """How far the edge of each layer is from its centre, along several directions.
 
     Parameters
@@ -347,7 +358,7 @@ def front_velocity(fronts: pd.DataFrame, frame_time: float = 1.0) -> pd.DataFram
     return pd.DataFrame(rows, columns=columns.split())
 
 
-def possible_sites(one) -> np.ndarray:
+def possible_sites(one: Occupancy) -> np.ndarray:
     """The layer's sites and, after them, the empty lattice sites around."""
     local = local_lattices(one.sites, one.spacing, THREE_SHELLS)
     use = local.good

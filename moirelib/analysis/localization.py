@@ -43,7 +43,7 @@ def autocovariance(motion: Displacements, lags: int | None = None) -> np.ndarray
     return restore_mean(pool_covariance(motion, lags), len(motion.values), motion.creep)[0]
 
 
-def pool_covariance(motion, lags=None):
+def pool_covariance(motion: Displacements, lags: int | None = None):
     """Autocovariance (lags + 1, 2) about the estimated sites, over all pairs of frames of all particles, in nm²."""
     seen = np.isfinite(motion.values)
     frames = len(seen)
@@ -60,7 +60,7 @@ def _correlate(z, lags):
     return irfft(power, length, axis=0)[: lags + 1]
 
 
-def restore_mean(covariance, frames, creep):
+def restore_mean(covariance: np.ndarray, frames: int, creep: int):
     """Autocovariance about the true sites, and the share of the variance (2,) that estimating the sites takes.
 
     The mean of T frames scatters by (1/T)(c_0 + 2 Σ c_k), which is missing from every lag.
@@ -83,7 +83,7 @@ def _find_connected_lags(covariance, frames, creep=0):
     return np.cumsum(below, axis=0) == 0
 
 
-def share_of_independent_samples(covariance, frames):
+def share_of_independent_samples(covariance: np.ndarray, frames: int):
     """Independent samples of the variance per frame (2,): 1 / (1 + 2 Σ ρ²), for a Gaussian process."""
     rho = np.where(_find_connected_lags(covariance, frames), covariance, 0) / np.maximum(covariance[0], 1e-300)
     falloff = 1 - np.arange(1, len(rho)) / frames
@@ -127,7 +127,8 @@ def localization_from_covariance(motion: Displacements) -> Localization:
     parts = np.stack([pool_covariance(_drop_frames(motion, block), min(3, len(full) - 1)) for block in blocks])
     spread = np.sqrt((1 - 1 / BLOCKS) * np.sum((parts - parts.mean(axis=0)) ** 2, axis=0))
     if len(full) < 4:
-        return Localization(*np.full((3, 2), np.nan), "too few frames for the autocovariance")
+        unknown = np.full(2, np.nan)
+        return Localization(unknown, unknown, unknown, "too few frames for the autocovariance")
     known = (full[1] > KNOWN_SHARE * full[0]) & (full[1] > KNOWN_SIGMA * spread[1])
     estimate, error = np.full((2, 2), np.nan)
     offset = full[:4] - pool_covariance(motion, 3)

@@ -13,6 +13,7 @@ from functools import cached_property
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from scipy.ndimage import gaussian_filter
 from scipy.sparse import csr_array
 from scipy.spatial import cKDTree
@@ -84,15 +85,15 @@ class Occupancy:
         """Rotation since the first frame from x towards y, in degrees, shape (t,)."""
         return np.degrees(np.unwrap(np.angle(self.turn)))
 
-    def in_frame(self, points, row: int) -> np.ndarray:
+    def in_frame(self, points: ArrayLike, row: int) -> np.ndarray:
         """Where points (n, 2) of the first frame are in the frame of a row, in nm."""
         return to_points(self.turn[row] * to_complex(np.reshape(points, (-1, 2))) + self.shift[row])
 
-    def in_first_frame(self, points, row: int) -> np.ndarray:
+    def in_first_frame(self, points: ArrayLike, row: int) -> np.ndarray:
         """Where points (n, 2) of the frame of a row would be in the first frame, moving with the layer, in nm."""
         return to_points((to_complex(np.reshape(points, (-1, 2))) - self.shift[row]) * np.conj(self.turn[row]))
 
-    def in_view(self, points, row: int, border: float | None = None) -> np.ndarray:
+    def in_view(self, points: ArrayLike, row: int, border: float | None = None) -> np.ndarray:
         """Which points (n, 2) of the first frame are in view in the frame of a row, away from the border."""
         border = self.border if border is None else border
         where = self.in_frame(points, row)
@@ -100,7 +101,7 @@ class Occupancy:
 
 
 def site_occupancy(
-    particles: pd.DataFrame, field_nm=None, border_nm: float | None = None, min_frames: int = 3
+    particles: pd.DataFrame, field_nm: ArrayLike | None = None, border_nm: float | None = None, min_frames: int = 3
 ) -> dict[int, Occupancy]:
     """Find each layer's sites, and decide for every frame which are taken.
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import freud
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from scipy.ndimage import distance_transform_edt
 from scipy.signal import fftconvolve
 from scipy.spatial import cKDTree
@@ -27,7 +28,7 @@ __all__ = ["edge_particles", "hexatic_correlation", "radial_distribution", "stra
 # --- Correlation functions and the edge ---
 
 
-def hexatic_correlation(points, psi6, r_max: float, bin_width: float) -> pd.DataFrame:
+def hexatic_correlation(points: ArrayLike, psi6: ArrayLike, r_max: float, bin_width: float) -> pd.DataFrame:
     """Correlation function g6(r) of the bond-orientational order.
 
     Parameters
@@ -62,7 +63,9 @@ def hexatic_correlation(points, psi6, r_max: float, bin_width: float) -> pd.Data
     return table[there].reset_index(drop=True)
 
 
-def radial_distribution(points, r_max: float, bin_width: float, spacing: float | None = None) -> pd.DataFrame:
+def radial_distribution(
+    points: ArrayLike, r_max: float, bin_width: float, spacing: float | None = None
+) -> pd.DataFrame:
     """Radial distribution function g(r) of a layer of any outline.
 
     Parameters
@@ -118,7 +121,7 @@ def _refuse_bins(r_max, bin_width) -> None:
 EDGE_GAP = 150.0  # degrees without a neighbour: between 120 beside a vacancy and 180 at a straight edge
 
 
-def edge_particles(points, spacing: float | None = None) -> np.ndarray:
+def edge_particles(points: ArrayLike, spacing: float | None = None) -> np.ndarray:
     """Which particles lie at the edge of their crystal or of the frame.
 
     Parameters
@@ -154,7 +157,11 @@ def edge_particles(points, spacing: float | None = None) -> np.ndarray:
 
 
 def strain_map(
-    points, reference: Lattice | None = None, spacing: float | None = None, grain=None, reach: float = REACH
+    points: ArrayLike,
+    reference: Lattice | None = None,
+    spacing: float | None = None,
+    grain: ArrayLike | None = None,
+    reach: float = REACH,
 ) -> pd.DataFrame:
     """Strain and rotation at each particle, from its neighbours.
 

@@ -10,10 +10,12 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from ..tables import TRACK_COLUMNS, checked_particles
 from .defect_tracks import follow_boundaries, follow_defects
@@ -53,13 +55,13 @@ class Analysis:
     sizes: pd.DataFrame | None = None  # of `moirelib.analysis.size_table`
     occupancy: dict[int, Occupancy] = field(default_factory=dict)  # sites of each layer, and how it moved
 
-    def write(self, folder) -> None:
+    def write(self, folder: str | PathLike) -> None:
         """Write each table as NAME.csv into an existing folder."""
         for name, table in self.tables.items():
             table.to_csv(Path(folder) / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
 
 
-def read_particles(folder) -> pd.DataFrame:
+def read_particles(folder: str | PathLike) -> pd.DataFrame:
     """Read and check ``particles.csv`` of a decomposition's folder, or of any other.
 
     Parameters
@@ -96,7 +98,7 @@ def _check_particles(table, name) -> pd.DataFrame:
     return table
 
 
-def analyze(particles: pd.DataFrame, field_nm=None, progress: bool = False) -> Analysis:
+def analyze(particles: pd.DataFrame, field_nm: ArrayLike | None = None, progress: bool = False) -> Analysis:
     """Vibrations, phonons, lattices, Moiré, defects, boundaries and growth of a particle table, as far as it allows.
 
     Parameters
@@ -305,7 +307,7 @@ def _add_table(result, name, compute: Callable[[], pd.DataFrame]) -> None:
         result.notes[name] = " ".join(table.attrs["note"].split("\n"))
 
 
-def field_of_view(folder) -> tuple[float, float] | None:
+def field_of_view(folder: str | PathLike) -> tuple[float, float] | None:
     """Height and width of the frames, in nm, from ``summary.json`` in a folder; None where it does not say."""
     try:
         summary = json.loads((Path(folder) / "summary.json").read_text(encoding="utf-8"))

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.fft import next_fast_len
 from scipy.optimize import least_squares
 from scipy.spatial import cKDTree
@@ -47,7 +48,7 @@ CONNECTED = 9.0  # times the noise of |ρ|²: correlation in time is followed wh
 LARGEST_LOSS = 0.5  # of a wave's power, by removing the sites' means
 
 
-def edge_window(motion) -> np.ndarray:
+def edge_window(motion: Displacements) -> np.ndarray:
     """Weight of each site: 0 at the layer's edge, 1 deepest inside it, rising as sin²."""
     labels = coordination_labels(motion.sites)
     edge = motion.sites[labels == "edge"]
@@ -60,7 +61,7 @@ def edge_window(motion) -> np.ndarray:
     return np.sin(0.5 * np.pi * depth / depth.max()) ** 2
 
 
-def displacement_spectrum(motion, q, weight) -> _Spectrum:
+def displacement_spectrum(motion: Displacements, q: np.ndarray, weight: np.ndarray) -> _Spectrum:
     """⟨u(q) u†(q)⟩ with u(q) = Σ w u exp(-iq·r) / √Σw²."""
     frames = len(motion.values)
     present = motion.seen / frames
@@ -80,7 +81,7 @@ def displacement_spectrum(motion, q, weight) -> _Spectrum:
     return _Spectrum(measured, measured - np.diag(blinking + share @ error), samples, realness)
 
 
-def independent_samples(amplitude, creep):
+def independent_samples(amplitude: np.ndarray, creep: int):
     """Independent samples of each wave's power (m,), and what is left of it (m, 2) after the sites' means were removed.
 
     Of a Gaussian process 1 / (1 + 2 Σ |ρ|²) per frame for the power, by the slower polarization, and 1 / (1 + 2 Σ ρ)
@@ -98,7 +99,7 @@ def independent_samples(amplitude, creep):
     return np.maximum(samples.min(axis=1), 1.0), 1 - np.clip(lost, 0, LARGEST_LOSS)
 
 
-def plane_wave_stiffness(motion: Displacements, wave_vectors) -> np.ndarray:
+def plane_wave_stiffness(motion: Displacements, wave_vectors: ArrayLike) -> np.ndarray:
     """Dynamical matrix of a layer at any wave vectors, from the spectrum of its displacements.
 
     Parameters
@@ -130,7 +131,7 @@ def plane_wave_stiffness(motion: Displacements, wave_vectors) -> np.ndarray:
     return invert_covariance(spectrum.motion, spectrum.samples, spectrum.realness)
 
 
-def invert_covariance(matrix, samples, realness) -> np.ndarray:
+def invert_covariance(matrix: np.ndarray, samples: np.ndarray, realness: np.ndarray) -> np.ndarray:
     """Inverse of sample covariances, unbiased: of N complex samples in 2 dimensions it is too large by N/(N - 2)."""
     values = np.linalg.eigvalsh(matrix)
     good = values[:, 0] > 1e-12 * np.abs(values[:, 1])
@@ -201,7 +202,7 @@ class SpringModel:
         """Standard errors of `central`, in kT/nm²."""
         return np.sqrt(np.diag(self.covariance)[1::2])
 
-    def dynamical_matrix(self, wave_vectors) -> np.ndarray:
+    def dynamical_matrix(self, wave_vectors: ArrayLike) -> np.ndarray:
         """D(q) in kT/nm², shape (..., 2, 2), at wave vectors (..., 2) in radians per nm."""
         parameters = np.concatenate([[self.site_stiffness], np.stack([self.central, self.sideways], axis=1).ravel()])
         return np.tensordot(_spring_basis(wave_vectors, self.spacing, self.angle, len(self.central)), parameters, 1)
@@ -279,7 +280,7 @@ def _fit_force_constants(spectrum, blur, basis, scale):
     return fit.x * scale, covariance, float(2 * fit.cost / (len(fit.fun) - len(start)))
 
 
-def safe_inverse(matrix) -> np.ndarray:
+def safe_inverse(matrix: np.ndarray) -> np.ndarray:
     """Of real symmetric 2x2 matrices; unstable ones count as very soft."""
     a, b, c = matrix[..., 0, 0], matrix[..., 0, 1], matrix[..., 1, 1]
     determinant = np.maximum(a * c - b * b, 1e-6 * (a + c) ** 2)
@@ -304,11 +305,11 @@ class Blur:
         power = np.abs(np.exp(-1j * self.steps @ (sites - center).T) @ weight) ** 2
         self.power = power / power.sum()
 
-    def divisions(self, spacing) -> int:
+    def divisions(self, spacing: float) -> int:
         """Of the Brillouin zone, so that neighbouring waves are nearly independent."""
         return int(np.clip(round(6 / (self.shortest * spacing)), 6, 20))
 
-    def around(self, q) -> np.ndarray:
+    def around(self, q: np.ndarray) -> np.ndarray:
         """Wave vectors that are averaged into each of q, (m, s, 2)."""
         near = q[:, None] + self.steps
         length = np.maximum(np.linalg.norm(near, axis=2, keepdims=True), 1e-12)
@@ -356,6 +357,13 @@ def elastic_constants(model: SpringModel) -> ElasticConstants:
     bulk, ratio = longitudinal - shear, 1 - 2 * shear / longitudinal
     change = np.array([2 * shear / longitudinal**2, -2 / longitudinal])  # of Poisson's ratio with the two moduli
     bulk_std = np.sqrt(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
-    values = (shear, np.sqrt(covariance[1, 1]), longitudinal, np.sqrt(covariance[0, 0]))
-    values += (bulk, bulk_std, ratio, np.sqrt(change @ covariance @ change))
-    return ElasticConstants(*(float(x) for x in values))
+    return ElasticConstants(
+        shear=float(shear),
+        shear_std=float(np.sqrt(covariance[1, 1])),
+        longitudinal=float(longitudinal),
+        longitudinal_std=float(np.sqrt(covariance[0, 0])),
+        bulk=float(bulk),
+        bulk_std=float(bulk_std),
+        poisson_ratio=float(ratio),
+        poisson_ratio_std=float(np.sqrt(change @ covariance @ change)),
+    )

@@ -6,10 +6,11 @@ Explained in chapter 8, "Vibrations".
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from scipy.constants import Boltzmann
 from scipy.fft import irfft, next_fast_len, rfft
 from scipy.spatial import cKDTree
@@ -302,7 +303,7 @@ def _measure_relative_variance(motion, spacing) -> float:
     return float(total / max(count, 1) * frames / (frames - motion.creep - 1))
 
 
-def group_vibrations(table: pd.DataFrame, labels) -> pd.DataFrame:
+def group_vibrations(table: pd.DataFrame, labels: Mapping[int, str] | ArrayLike) -> pd.DataFrame:
     """Mean amplitude of groups of sites: by coordination, or by registry on the other layer.
 
     Parameters
@@ -338,7 +339,7 @@ def group_vibrations(table: pd.DataFrame, labels) -> pd.DataFrame:
 
 
 def interlayer_correlation(
-    one: Displacements, other: Displacements, edges=None, seed: int = 0, shuffles: int = 100
+    one: Displacements, other: Displacements, edges: ArrayLike | None = None, seed: int = 0, shuffles: int = 100
 ) -> pd.DataFrame:
     """Correlation of displacements of two layers' particles, by their distance.
 
@@ -382,7 +383,7 @@ def interlayer_correlation(
     shifts = [0, *rng.integers(len(frames) // 10, len(frames) - len(frames) // 10, shuffles)]
     rows = []
     for k, bin_pairs in enumerate(weights):
-        sums, seen_together = (_sum_at_all_lags(*both, bin_pairs, len(frames))[shifts] for both in (moved, seen))
+        sums, seen_together = (_sum_at_all_lags(a, b, bin_pairs, len(frames))[shifts] for a, b in (moved, seen))
         product = np.where(seen_together > 0.5, sums, np.nan) / seen_together  # NaN for pairs never seen together
         low, high = np.quantile(product[1:], [0.025, 0.975])
         rows.append((0.5 * (edges[k] + edges[k + 1]), len(bin_pairs), product[0], low, high))

@@ -6,6 +6,7 @@ Explained in chapter 7, "Particles".
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.fft import rfft2
 from scipy.ndimage import map_coordinates
 
@@ -19,7 +20,7 @@ FINEST, COARSEST = 0.004, 0.015  # relative steps of the search in spacing, and 
 PEAK_WIDTH = 0.15  # spacings over the field: steps of the search as wide as a peak
 
 
-def find_lattice(points: np.ndarray, spacing: float, weights=None) -> tuple[Lattice, float]:
+def find_lattice(points: np.ndarray, spacing: float, weights: ArrayLike | None = None) -> tuple[Lattice, float]:
     """The strongest hexagonal lattice in a set of points.
 
     Parameters
@@ -46,7 +47,9 @@ def find_lattice(points: np.ndarray, spacing: float, weights=None) -> tuple[Latt
     return find_strongest(np.asarray(points, float), weights, *(share * spacing for share in SEARCHED))
 
 
-def find_strongest(points, weights, low, high, also=None) -> tuple[Lattice, float]:
+def find_strongest(
+    points: np.ndarray, weights: np.ndarray, low: float, high: float, also: np.ndarray | None = None
+) -> tuple[Lattice, float]:
     """The strongest lattice with a spacing between two bounds, and its strength.
 
     Peaks that cancel between two layers (half a spacing apart) show with other weights: ``also`` holds such.
@@ -98,7 +101,7 @@ def _sample_power(power, step, q):
     return map_coordinates(power, [q[..., 0] % len(power), q[..., 1]], order=1, mode="grid-wrap")
 
 
-def polish_lattice(points, weights, lattice, steps: int = 6) -> Lattice:
+def polish_lattice(points: np.ndarray, weights: np.ndarray, lattice: Lattice, steps: int = 6) -> Lattice:
     """Climb to the nearest maximum of the structure factor, summed over the points themselves.
 
     Newton steps: around a peak |S|² falls like exp(-δq·C·δq), where C is the points' covariance.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
@@ -30,7 +31,9 @@ def assign_pairs(cost: np.ndarray, allowed: np.ndarray) -> tuple[np.ndarray, np.
     return i[allowed[i, j]], j[allowed[i, j]]
 
 
-def match(found, truth, reach: float, penalty: float | np.ndarray = 0.0) -> tuple[np.ndarray, np.ndarray]:
+def match(
+    found: ArrayLike, truth: ArrayLike, reach: float, penalty: float | np.ndarray = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
     """Pair found with true positions, one to one.
 
     Parameters

@@ -33,7 +33,7 @@ def locate_dislocations(mesh: Mesh) -> tuple[np.ndarray, np.ndarray]:
     bad = np.flatnonzero(np.abs(closure) > 0.5)
     if len(bad) == 0:
         return np.empty((0, 2)), np.empty((0, 2))
-    name = _group_by_corners(mesh.triangles[bad], mesh.n)
+    name = _group_triangles(mesh.triangles[bad])
     rim = find_rim(mesh)
     cores, vectors = [], []
     for k in range(name.max() + 1):
@@ -48,11 +48,11 @@ def locate_dislocations(mesh: Mesh) -> tuple[np.ndarray, np.ndarray]:
     return np.reshape(cores, (-1, 2)), np.reshape(vectors, (-1, 2))
 
 
-def _group_by_corners(triangles, n) -> np.ndarray:
-    """Number of the group of triangles, joined by their corners, that each belongs to."""
-    m = len(triangles)
-    i = np.repeat(np.arange(m), 3)
-    name = connected_groups(m + n, i, m + triangles.ravel())[:m]
+def _group_triangles(items) -> np.ndarray:
+    """Number of the group of each triangle; groups share items (m, 3): corners or edges."""
+    used = np.unique(items, return_inverse=True)[1].reshape(items.shape)
+    m = len(items)
+    name = connected_groups(m + used.max() + 1, np.repeat(np.arange(m), 3), m + used.ravel())[:m]
     return np.unique(name, return_inverse=True)[1]
 
 
@@ -69,7 +69,7 @@ def _split_dislocations(mesh, triangles, closure, frame, total):
     """One dislocation, or several where a group's Burgers vector is not the shortest and edges divide it."""
     b, row = total
     if np.abs(np.abs(b) - 1) > ROUNDING:
-        single = _group_by_edges(mesh, triangles)
+        single = _group_triangles(mesh.of_triangle[0][triangles])
         parts = [triangles[single == k] for k in range(single.max() + 1)]
         sums = [_sum_closures(closure[t], frame[t], mesh, np.unique(mesh.triangles[t])) for t in parts]
         parts = [(t, s) for t, s in zip(parts, sums, strict=True) if np.abs(s[0]) > 0.5]
@@ -79,15 +79,6 @@ def _split_dislocations(mesh, triangles, closure, frame, total):
         center = mesh.z[mesh.triangles[some]].mean()
         row = _measure_row_around(mesh, center, angle)
         yield to_points(center), to_points(vector * mesh.spacing * np.exp(1j * row))
-
-
-def _group_by_edges(mesh, triangles) -> np.ndarray:
-    """Number of the group, joined by common edges, of each triangle."""
-    edges = mesh.of_triangle[0][triangles]
-    used = np.unique(edges, return_inverse=True)[1].reshape(edges.shape)
-    m = len(triangles)
-    name = connected_groups(m + used.max() + 1, np.repeat(np.arange(m), 3), m + used.ravel())[:m]
-    return np.unique(name, return_inverse=True)[1]
 
 
 def _measure_row_around(mesh, center, near) -> float:
@@ -133,7 +124,9 @@ def burgers_circuit(points: ArrayLike, center: ArrayLike, radius: float, spacing
     middle = mesh.z[mesh.triangles].mean(axis=1) if len(mesh.triangles) else np.empty(0, complex)
     inside = np.flatnonzero(np.abs(middle - to_complex(np.reshape(np.asarray(center, float), (1, 2)))[0]) < radius)
     if len(inside) == 0:
-        raise ValueError(f"no triangle of neighbours lies within {radius:g} nm of {np.round(center, 1).tolist()}")
+        raise ValueError(
+            f"no triangle of neighbours lies within {radius:g} nm of {np.round(np.asarray(center, float), 1).tolist()}"
+        )
     outline = _trace_outline(mesh, inside)
     name = {tuple(edge): k for k, edge in enumerate(mesh.edges.tolist())}
     total, row = 0j, mesh.angle[outline[0]]

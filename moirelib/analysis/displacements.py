@@ -14,7 +14,7 @@ from scipy.signal import savgol_coeffs, savgol_filter
 from scipy.spatial import cKDTree
 
 from ..crystal.neighbours import REACH, nearest_spacing
-from ..tables import checked_particles, require_unique_tracks
+from ..tables import check_particles, require_unique_tracks
 
 __all__ = ["Displacements", "coordination_labels", "site_displacements"]
 
@@ -22,7 +22,7 @@ __all__ = ["Displacements", "coordination_labels", "site_displacements"]
 #: Fewer frames than this give no amplitude worth its error bar.
 MIN_FRAMES = 10
 MIN_PARTICLES = 3  # in a frame; two always fit a turned and shifted frame
-SITES_AT_REST = 1e-5  # nm; sites that change by less are found
+SITES_AT_REST = 1e-5  # nm; the sites have converged when they move by less
 AXES = ("y", "x")
 
 
@@ -131,7 +131,7 @@ def site_displacements(
 
 def _arrange_tracks(tracks, layer, min_share):
     """Frames, particles, positions (t, n, 2) and mean error bars (n, 2) of a layer's tracks."""
-    rows = checked_particles(tracks, name="the track table")
+    rows = check_particles(tracks, name="the track table")
     rows = rows[(rows["layer"] == layer) & (rows["particle"] >= 0)]
     require_unique_tracks(rows)
     frames, row = np.unique(rows["frame"], return_inverse=True)
@@ -208,7 +208,7 @@ def _fit_slow_strain(residual, sites, seen, degree):
 
 
 def _legendre_basis(frames, degree):
-    """Polynomials in time (t, degree + 1), of a degree that so many frames can bear."""
+    """Polynomials in time (t, degree + 1), with at least five frames per degree."""
     return np.polynomial.legendre.legvander(np.linspace(-1, 1, frames), min(degree, frames // 5))
 
 

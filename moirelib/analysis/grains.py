@@ -13,7 +13,7 @@ from scipy import sparse
 from scipy.spatial import cKDTree
 
 from ..crystal.mesh import ROUNDING, THREE_SHELLS, Mesh, lattices_around, nearest_vector
-from ..crystal.neighbours import checked_points, connected_groups, spans_plane
+from ..crystal.neighbours import check_points, connected_groups, spans_plane
 
 __all__ = ["Tolerance", "check_grain", "find_grains", "split_grains"]
 
@@ -72,7 +72,7 @@ def find_grains(
     boundary decides. Regions whose lattices agree where they meet are one, and so are those that meet along a line too
     short to hold more than one dislocation by Frank's formula (Phil. Mag. 42, 809 (1951)).
     """
-    points = checked_points(points)
+    points = check_points(points)
     if len(points) < smallest or not spans_plane(points):
         return np.full(len(points), -1)
     return split_grains(Mesh(points, spacing), misorientation, smallest)

@@ -16,7 +16,7 @@ from scipy.spatial import cKDTree
 from scipy.stats import chi2
 
 from ..crystal.mesh import THREE_SHELLS
-from ..crystal.neighbours import REACH, spans_plane, to_complex, to_points
+from ..crystal.neighbours import spans_plane, to_complex, to_points
 from ..tables import require_columns
 from .defects import find_empty_sites
 from .lattices import local_lattices
@@ -80,8 +80,7 @@ def occupancy_changes(one: Occupancy) -> tuple[np.ndarray, np.ndarray]:
 def _list_layer_events(one, occupancy) -> pd.DataFrame:
     t, k = occupancy_changes(one)
     came = one.occupied[t, k]
-    neighbours = _find_neighbour_sites(one.sites, one.sites[k], one.spacing)
-    there = [one.occupied[row - (not up)] for row, up in zip(t, came, strict=True)]
+    coordination = adjacency(one.sites, one.spacing) @ one.occupied.T.astype(int)  # (n, t)
     table = pd.DataFrame(
         {
             "frame": one.frames[t],
@@ -90,7 +89,7 @@ def _list_layer_events(one, occupancy) -> pd.DataFrame:
             "particle": [_find_track(one, *event) for event in zip(t, k, came, strict=True)],
             "y_nm": one.sites[k, 0],
             "x_nm": one.sites[k, 1],
-            "coordination": [int(s[n].sum()) for s, n in zip(there, neighbours, strict=True)],
+            "coordination": coordination[k, t - ~came].astype(int),
         }
     )
     on = registry_at(one, occupancy, t, one.sites[k])
@@ -98,17 +97,6 @@ def _list_layer_events(one, occupancy) -> pd.DataFrame:
     where = [one.in_frame(site, row)[0] for row, site in zip(t, one.sites[k], strict=True)]
     table[["y_frame_nm", "x_frame_nm"]] = np.reshape(where, (-1, 2))
     return table
-
-
-def _find_neighbour_sites(sites, points, spacing) -> list[np.ndarray]:
-    """Indices of the sites around each point, not the one at it."""
-    if len(points) == 0:
-        return []
-    near = cKDTree(sites).query_ball_point(points, REACH * spacing)
-    return [
-        np.array([j for j in some if np.hypot(*(sites[j] - point)) > 0.3 * spacing], int)
-        for some, point in zip(near, points, strict=True)
-    ]
 
 
 def _find_track(one, row, site, came) -> int:

@@ -30,9 +30,6 @@ FEWEST_BLOCKS = 8  # fewer do not give a variance of their own
 CORRELATED = 1.5  # ratio of the blocks' error to that of independent residuals, above which residuals are not
 
 
-# --- One lattice of many particles ---
-
-
 @dataclass(frozen=True)
 class LatticeFit(Lattice):
     """A lattice fitted to the positions of a grain by least squares; its spacing in nm, and angle, are without strain.

@@ -15,10 +15,10 @@ from .displacements import AXES, Displacements
 __all__ = ["Localization", "autocovariance", "error_variance", "localization_from_covariance", "total_variance"]
 
 
-SHARE_OF_MOVIE = 4  # a correlation in time is followed over the movie's length over this
-LARGEST_LOSS = 0.25  # of the variance, by estimating the sites: motion slower than that is not resolved by the movie
+SHARE_OF_MOVIE = 4  # lags up to the movie's length over this are used
+LARGEST_LOSS = 0.25  # of the variance, by estimating the sites; slower motion is not resolved by the movie
 NO_LONGER_CORRELATED = 0.05  # of the covariance of lag 1; below it, or below the noise, lags do not count
-KNOWN_SHARE, KNOWN_SIGMA = 0.2, 4.0  # lag 1 over the variance, and over its own error: less tells nothing of lag 0
+KNOWN_SHARE, KNOWN_SIGMA = 0.2, 4.0  # least covariance of lag 1, over the variance and over its error, to infer lag 0
 BLOCKS = 10  # of the movie, left out one at a time (jackknife)
 
 
@@ -94,11 +94,13 @@ def share_of_independent_samples(covariance: np.ndarray, frames: int):
 class Localization:
     """Localization error that a layer's own motion shows."""
 
-    std: np.ndarray  # (2,) one-sigma error along y and x, in nm, averaged over the layer; NaN where frames do not tell
-    variance_std: np.ndarray  # (2,) standard error of its square, in nm²; NaN where frames do not tell
+    std: (
+        np.ndarray
+    )  # (2,) one-sigma error along y and x, in nm, averaged over the layer; NaN where it cannot be estimated
+    variance_std: np.ndarray  # (2,) standard error of its square, in nm²; NaN where it cannot be estimated
     # (2,) largest error, in nm, that the frames allow in any case: motion has at least the covariance of lag 1
     largest: np.ndarray
-    note: str = ""  # why not, or a warning; empty otherwise
+    note: str = ""  # why it cannot be estimated, or a warning; else empty
 
 
 def localization_from_covariance(motion: Displacements) -> Localization:
@@ -138,7 +140,7 @@ def localization_from_covariance(motion: Displacements) -> Localization:
         motion_variance = np.clip(value, 0, full[0, axis])
         estimate[axis] = full[0, axis] - motion_variance
         statistical = np.sqrt((1 - 1 / BLOCKS) * np.sum((np.array(left) - np.mean(left)) ** 2))
-        # the share of the continuation that its own curvature added is as uncertain as it is large
+        # half of what the curvature adds to the continuation counts as error
         linear = full[1, axis] ** 2 / full[2, axis] if full[2, axis] > 0 else full[1, axis]
         error[axis] = np.hypot(statistical, 0.5 * abs(value - linear))
     note = ""

@@ -15,7 +15,7 @@ from scipy.spatial import cKDTree
 
 from ..crystal.lattice import moire_period
 from ..crystal.mesh import SIXTH_TURN, Mesh, nearest_vector, sixth_turns
-from ..crystal.neighbours import REACH, checked_points, spans_plane, to_complex, to_points
+from ..crystal.neighbours import REACH, check_points, spans_plane, to_complex, to_points
 from .lattices import FEWEST_BLOCKS
 from .layer_frame import LayerFrame
 
@@ -26,8 +26,8 @@ __all__ = ["Moire", "REGISTRY", "fit_moire", "fit_moire_of_grains", "place_on", 
 
 #: Coordinate of the three kinds of places on a hexagonal lattice: the sum of the cosines of its three waves.
 REGISTRY = {"top": 3.0, "bridge": -1.0, "hollow": -1.5}
-COVERED = 0.8  # spacings; the other layer is there where a particle of it is this near,
-COVERING = 3  # or where so many are neighbours: a vacancy
+COVERED = 0.8  # spacings; a point lies on the other layer where a particle of it is this near,
+COVERING = 3  # or where it has so many neighbours: on a vacancy
 FEWEST = 6  # particles of a Moiré lattice, and of a layer that others lie on
 _PLACES = np.array(
     [0, *(0.5 * np.exp(1j * SIXTH_TURN * np.arange(6))), *(np.exp(1j * SIXTH_TURN * (np.arange(6) + 0.5)) / np.sqrt(3))]
@@ -64,13 +64,13 @@ def registry(
     The lattice is the one around: an affine fit over three shells of the nearest particle of the other layer, whose own
     displacement is averaged out.
     """
-    other = checked_points(np.reshape(other, (-1, 2)))
+    other = check_points(np.reshape(other, (-1, 2)))
     return place_on(points, LayerFrame(Mesh(other, spacing), known_grain=grain) if spans_plane(other) else None)
 
 
 def place_on(points: ArrayLike, other: LayerFrame | None) -> pd.DataFrame:
     """The same as `registry`, on a layer that is triangulated already; None for a layer that is not there."""
-    points = checked_points(np.reshape(points, (-1, 2)))
+    points = check_points(np.reshape(points, (-1, 2)))
     columns: dict = {"y_nm": points[:, 0], "x_nm": points[:, 1]}
     if other is None or other.mesh.n < FEWEST or len(points) == 0:
         empty = np.full(len(points), np.nan)

@@ -18,9 +18,6 @@ from .springs import independent_samples
 __all__ = ["NormalModes", "density_of_states", "find_normal_modes"]
 
 
-# --- Normal modes ---
-
-
 @dataclass(frozen=True)
 class NormalModes:
     """Normal modes of a finite layer, from the softest to the stiffest."""

@@ -20,8 +20,9 @@ from scipy.spatial import cKDTree
 from skimage.feature import peak_local_max
 from skimage.morphology import disk
 
+from ..crystal.matching import pair_mutually_nearest
 from ..crystal.neighbours import REACH, neighbour_spacing, spans_plane, to_complex, to_points
-from ..tables import checked_particles, require_unique_tracks
+from ..tables import check_particles, require_unique_tracks
 from .grains import find_grains
 
 __all__ = ["Occupancy", "adjacency", "site_occupancy"]
@@ -40,9 +41,14 @@ CELLS = 12  # of the grid per spacing on which positions pile up
 BLUR, PILE = 0.1, 0.5  # spacings: smoothing of that grid, and radius of one pile
 TRUSTED_SITE = 3  # finds of a site that says how the layer moved
 CONVERGED = 0.02  # relative change of the rates at which their estimation ends
-LIKELIEST = {"miss": 0.3, "miss_again": 0.6, "false": 0.1, "false_again": 0.5}  # with more, nothing is observed
+LARGEST_RATES = {
+    "miss": 0.3,
+    "miss_again": 0.6,
+    "false": 0.1,
+    "false_again": 0.5,
+}  # largest probabilities of a useful observation
 FASTEST = 0.2  # attachments or detachments of a site per frame
-MADE_UP = 50  # counts that are added to those observed, at rates as usual, so that few observations do no harm
+PRIOR_COUNTS = 50  # counts of a prior at usual rates, added to those observed
 
 
 @dataclass(frozen=True)
@@ -143,7 +149,7 @@ def site_occupancy(
     ----------
     .. [1] Rabiner, Proc. IEEE 77, 257 (1989).
     """
-    table = checked_particles(particles).reset_index(drop=True)
+    table = check_particles(particles).reset_index(drop=True)
     require_unique_tracks(table)
     frames = np.unique(table["frame"])
     if len(frames) < 3:
@@ -223,18 +229,8 @@ def _pair_positions(one, other, spacing):
     if spacing is None:
         return none
     a, b = one["z"].to_numpy(), other["z"].to_numpy()
-    i, j = _pair_mutually_nearest(to_points(a), to_points(b), SITE_REACH * spacing)
+    i, j = pair_mutually_nearest(to_points(a), to_points(b), SITE_REACH * spacing)
     return a[i], b[j]
-
-
-def _pair_mutually_nearest(one, other, reach):
-    """Indices of points that are each other's nearest within reach."""
-    if len(one) == 0 or len(other) == 0:
-        return np.zeros(0, int), np.zeros(0, int)
-    distance, nearest = cKDTree(other).query(one)
-    back = cKDTree(one).query(other)[1]
-    i = np.flatnonzero((distance < reach) & (back[nearest] == np.arange(len(one))))
-    return i, nearest[i]
 
 
 def _fit_rigid_motion(a, b):
@@ -274,7 +270,7 @@ def _measure_layer(layer, rows, frames, motion, spacing, field, border, min_fram
         rest = (z - shift[row]) * np.conj(turn[row])
         sites, of = _find_sites(rest, spacing)
         turn, shift = _fit_motion_to_sites(z, row, sites, of, turn, shift)
-    # Everything is told where it is in the first frame
+    # Sites and motion relative to the first frame
     sites, turn, shift = turn[0] * sites + shift[0], turn * np.conj(turn[0]), shift - turn * np.conj(turn[0]) * shift[0]
     rest = (z - shift[row]) * np.conj(turn[row])
     seen, tracks = _observe_sites(rest, row, track, sites, of, len(frames))
@@ -302,11 +298,11 @@ def _find_sites(rest, spacing):
     heap = np.zeros(index.max(axis=0) + 1 + int(spacing / step))
     np.add.at(heap, tuple(index.T), 1.0)
     heap = gaussian_filter(heap, BLUR * spacing / step, mode="constant")
-    # A disk: in the corners of a square the flank of a neighbour that is there longer would be the higher
+    # A disk: the corners of a square would reach the flank of a higher neighbouring pile
     reach = round(PILE * spacing / step)
     peaks = peak_local_max(
         heap, footprint=disk(reach), min_distance=reach, p_norm=2, threshold_abs=1e-9, exclude_border=False
-    )  # the distance again, for peaks of equal height
+    )  # min_distance separates peaks of equal height
     sites = (peaks + 0.5) @ [1, 1j] * step + low @ [1, 1j]
     for _ in range(2):
         distance, of = cKDTree(to_points(sites)).query(to_points(rest))
@@ -421,18 +417,18 @@ def _run_forward_backward(emission, first, step, group):
 
 
 def _update_rates(context, posterior, jumps, first) -> dict:
-    """Rates from expected counts, with some made-up counts, so that none is 0 or beyond what makes sense."""
+    """Rates from expected counts and a prior (`PRIOR_COUNTS` counts), within bounds."""
     empty, taken = (np.bincount(context.ravel(), posterior[..., k].ravel(), 7) for k in (0, 1))
 
-    def share(part, rest, guess, most, weight=MADE_UP):
+    def share(part, rest, guess, most, weight=PRIOR_COUNTS):
         return np.clip((part + weight * guess) / (part + rest + weight), 1e-5, most)
 
     begun = [np.bincount(first, posterior[0, :, k], 4) for k in (0, 1)]
     return {
-        "miss": float(share(taken[2], taken[3], 0.03, LIKELIEST["miss"])),
-        "miss_again": float(share(taken[0], taken[1], 0.1, LIKELIEST["miss_again"])),
-        "false": float(share(empty[1], empty[0], 0.003, LIKELIEST["false"])),
-        "false_again": float(share(empty[3], empty[2], 0.1, LIKELIEST["false_again"])),
+        "miss": float(share(taken[2], taken[3], 0.03, LARGEST_RATES["miss"])),
+        "miss_again": float(share(taken[0], taken[1], 0.1, LARGEST_RATES["miss_again"])),
+        "false": float(share(empty[1], empty[0], 0.003, LARGEST_RATES["false"])),
+        "false_again": float(share(empty[3], empty[2], 0.1, LARGEST_RATES["false_again"])),
         "taken": share(begun[1], begun[0], 0.5, 0.999, 1),
         "attach": share(jumps[:, 0, 1], jumps[:, 0, 0], 1e-3, FASTEST),
         "detach": share(jumps[:, 1, 0], jumps[:, 1, 1], 1e-3, FASTEST),
@@ -463,7 +459,7 @@ def _drop_short_runs(path, visible, seen, min_frames) -> np.ndarray:
             path[:, k] = seen[:, k].mean() > 0.5
             continue
         history = path[rows, k]
-        for state in (True, False):  # visits first: two false finds around a gap do not make one
+        for state in (True, False):  # visits first, so that two false finds around a gap do not count as one
             for start, end in _find_runs(history, state):
                 inside = start > 0 and end < len(history)
                 if end - start < (min_frames if inside else min(2, min_frames)) and end - start < len(history):

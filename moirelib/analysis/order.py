@@ -18,14 +18,11 @@ from scipy.spatial import cKDTree
 
 from ..crystal.lattice import Lattice
 from ..crystal.mesh import Mesh, lattices_around, sixth_turns
-from ..crystal.neighbours import REACH, bonds, checked_points, freud_system, neighbour_spacing, to_complex
+from ..crystal.neighbours import REACH, bonds, check_points, freud_system, neighbour_spacing, to_complex
 from .grains import check_grain
 from .lattices import fit_from_bonds, name_bonds
 
 __all__ = ["edge_particles", "hexatic_correlation", "radial_distribution", "strain_map"]
-
-
-# --- Correlation functions and the edge ---
 
 
 def hexatic_correlation(points: ArrayLike, psi6: ArrayLike, r_max: float, bin_width: float) -> pd.DataFrame:
@@ -47,7 +44,7 @@ def hexatic_correlation(points: ArrayLike, psi6: ArrayLike, r_max: float, bin_wi
         |ψ6|². It stays near 1 in a crystal, decays algebraically in a hexatic, exponentially in a liquid. Being a mean
         over the pairs there are, it needs no correction for the edge.
     """
-    points, psi6 = checked_points(points), np.asarray(psi6)
+    points, psi6 = check_points(points), np.asarray(psi6)
     _refuse_bins(r_max, bin_width)
     known = np.isfinite(psi6)
     if known.sum() < 2:
@@ -88,7 +85,7 @@ def radial_distribution(
     The region is what lies within 0.6 spacings of a particle. Its autocorrelation says how many pairs of its points
     there are at each distance, which corrects for edges of any shape.
     """
-    points = checked_points(points)
+    points = check_points(points)
     _refuse_bins(r_max, bin_width)
     spacing = neighbour_spacing(points) if spacing is None else spacing
     edges = np.arange(0, r_max + bin_width, bin_width)
@@ -137,7 +134,7 @@ def edge_particles(points: ArrayLike, spacing: float | None = None) -> np.ndarra
         True where two neighbours in succession are 150° or more apart as seen from the particle: 180° at a straight
         edge, 60° inside and 120° beside a single vacancy.
     """
-    points = checked_points(points)
+    points = check_points(points)
     spacing = neighbour_spacing(points) if spacing is None else spacing
     pairs = bonds(points, spacing)
     i, j = np.concatenate([pairs, pairs[:, ::-1]]).T

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from ..tables import TRACK_COLUMNS, checked_particles
+from ..tables import TRACK_COLUMNS, check_particles
 from .defect_tracks import follow_boundaries, follow_defects
 from .displacements import Displacements, coordination_labels, site_displacements
 from .frame_tables import tabulate_frame
@@ -88,11 +88,11 @@ def read_particles(folder: str | PathLike) -> pd.DataFrame:
         table = pd.read_csv(file)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise ValueError(f"{file} is not a table: {error}; write it as comma-separated values") from error
-    return _check_particles(table, str(file))
+    return _check_not_empty(table, str(file))
 
 
-def _check_particles(table, name) -> pd.DataFrame:
-    table = checked_particles(table, NEEDED, name)
+def _check_not_empty(table, name) -> pd.DataFrame:
+    table = check_particles(table, NEEDED, name)
     if table.empty:
         raise ValueError(f"{name} holds no particles; decompose a movie with particles in it")
     return table
@@ -115,7 +115,7 @@ def analyze(particles: pd.DataFrame, field_nm: ArrayLike | None = None, progress
     Analysis
         Tables, and notes on what is missing.
     """
-    particles = _check_particles(particles, "the table")
+    particles = _check_not_empty(particles, "the table")
     result = Analysis(particles)
     _add_frame_tables(result, progress)
     tracks = particles[particles["particle"] >= 0]
@@ -133,7 +133,7 @@ def analyze(particles: pd.DataFrame, field_nm: ArrayLike | None = None, progress
 
 
 def _measure_growth(result, field_nm) -> pd.DataFrame:
-    """Events; what else the occupancy of sites says is kept beside them."""
+    """Table of events; sizes and summaries of growth are added to the result."""
     result.occupancy = occupancy = site_occupancy(result.particles, field_nm)
     events, result.sizes = growth_events(occupancy), size_table(occupancy)
     add, frames = partial(_add_summary, result, "growth"), result.particles["frame"].unique()
@@ -173,7 +173,7 @@ def _add_summaries(result, tracks) -> None:
     """Numbers of whole layers: vibrations, elastic constants, defects that last."""
     motions = {}
     for layer in sorted(tracks["layer"].unique()):
-        with contextlib.suppress(ValueError):  # the notes say already why a layer has none
+        with contextlib.suppress(ValueError):  # the notes already give the reason
             motions[layer] = site_displacements(tracks, layer)
     add = partial(_add_summary, result)
     add("vibrations", "Layers as a whole", _summarise_layers, motions)

@@ -69,7 +69,7 @@ def _estimate_motion_variance(one, middle) -> np.ndarray:
 
 # --- Exponentials ---
 
-FEWEST_VALUES, FEWEST_TIMES = 8, 4  # twice the three parameters and two; a time for each parameter and one
+FEWEST_VALUES, FEWEST_TIMES = 8, 4  # for three parameters
 KNOWN = 0.5  # of the time constant: largest standard error of one that is known
 
 

@@ -226,7 +226,7 @@ def _render_figure(caption, png) -> str:
 
 
 def _render_summary(section, table) -> str:
-    """The numbers that a group meeting asks for, as an HTML table."""
+    """The key numbers of a table, as HTML."""
     if table.empty:
         return "<p>None found.</p>"
     return _render_table(SUMMARIES[section](table))

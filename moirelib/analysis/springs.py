@@ -66,13 +66,13 @@ def displacement_spectrum(motion: Displacements, q: np.ndarray, weight: np.ndarr
     frames = len(motion.values)
     present = motion.seen / frames
     phase = np.exp(-1j * motion.sites @ q.T) * (weight / present / np.sqrt(np.sum(weight**2)))[:, None]
-    u = np.nan_to_num(motion.values)  # no wave but the longest goes with drift and rotation
+    u = np.nan_to_num(motion.values)  # removing drift and rotation changes only the longest waves
     amplitude = np.stack([u[..., i] @ phase for i in (0, 1)], axis=-1)  # (t, m, 2)
     samples, kept = independent_samples(amplitude, motion.creep)
     measured = np.einsum("tma,tmb->mab", amplitude, amplitude.conj()) / frames
     measured = measured / np.sqrt(kept[:, :, None] * kept[:, None, :])
     share = weight**2 / np.sum(weight**2)
-    # a particle that blinks scatters like noise; what is white in space is the same at every q
+    # a particle that is missed in some frames adds noise, equal at every q
     blinking = share @ ((1 / present - 1)[:, None] * total_variance(motion)[0])
     error, _, note = error_variance(motion)
     if note:
@@ -189,7 +189,7 @@ class SpringModel:
 
     spacing: float  # nearest-neighbour distance, in nm
     angle: float  # direction of a close-packed row, in degrees from x towards y
-    site_stiffness: float  # hold on every particle, of the window or the other layer, in kT/nm²
+    site_stiffness: float  # spring that holds each particle in place (window or other layer), in kT/nm²
     # (s,) stiffness along the bonds to each shell of neighbours (at 1, √3 and 2 spacings), in kT/nm²
     central: np.ndarray
     sideways: np.ndarray  # (s,) stiffness across these bonds, in kT/nm²

@@ -17,7 +17,7 @@ from scipy.spatial import cKDTree
 from scipy.stats import chi2, norm
 
 from ..crystal.neighbours import bonds, nearest_spacing
-from ..tables import checked_particles
+from ..tables import check_particles
 from .displacements import AXES, MIN_FRAMES, Displacements, make_smoother, site_displacements
 from .localization import error_variance, pool_covariance, restore_mean, share_of_independent_samples, total_variance
 
@@ -166,7 +166,7 @@ def measure_every_layer(
     one. ``attrs["note"]`` of the result has a line for each layer that allows less, or nothing at all. Raises the first
     layer's reason if no layer allows a table.
     """
-    tracks = checked_particles(tracks, name="the track table")
+    tracks = check_particles(tracks, name="the track table")
     tables, notes, attributes = [], [], {}
     for layer in sorted(tracks["layer"].unique()):
         try:
@@ -243,7 +243,7 @@ def _average_tensor(motion, total):
     u = motion.values / np.sqrt(motion.kept)
     per_frame = np.nanmean(np.stack([u[..., 0] ** 2, u[..., 1] ** 2, u[..., 0] * u[..., 1]], axis=-1), axis=1)
     mean = per_frame.mean(axis=0)
-    scale = np.sqrt(total.mean(axis=0) / mean[:2])  # puts back what the mean over time took
+    scale = np.sqrt(total.mean(axis=0) / mean[:2])  # restores the variance that the mean over time removed
     factor = np.array([scale[0] ** 2, scale[1] ** 2, scale.prod()])
     independent = min(_count_independent_frames(x) for x in per_frame.T)
     restored = restore_mean(pool_covariance(motion), len(u), motion.creep)[0]

@@ -44,7 +44,7 @@ def find_lattice(points: np.ndarray, spacing: float, weights: ArrayLike | None =
     The structure factor |Σ exp(-iq·r)|²/n comes from a fast Fourier transform of the points.
     """
     weights = np.ones(len(points)) if weights is None else np.asarray(weights, float)
-    return find_strongest(np.asarray(points, float), weights, *(share * spacing for share in SEARCHED))
+    return find_strongest(np.asarray(points, float), weights, SEARCHED[0] * spacing, SEARCHED[1] * spacing)
 
 
 def find_strongest(
@@ -88,7 +88,7 @@ def _find_best_hexagon(power, step, spacing, angle) -> Lattice:
     direction = np.radians(t[..., None] + 30.0 + 60.0 * np.arange(3))
     length = 4 * np.pi / (np.sqrt(3) * a[..., None])
     q = np.stack([length * np.sin(direction), length * np.cos(direction)], axis=-1)
-    # The geometric mean asks for all three peaks; one strong row of points is no lattice. The second-order peaks
+    # The geometric mean needs all three peaks; one strong row of points is no lattice. The second-order peaks
     # of perfect points are as strong as the first: the factor a prefers the larger spacing.
     score = a * np.exp(np.mean(np.log(_sample_power(power, step, q) + 1e-9), axis=-1))
     i = np.unravel_index(np.argmax(score), score.shape)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import linear_sum_assignment
+from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 
-__all__ = ["assign_pairs", "match"]
+__all__ = ["assign_pairs", "match", "pair_mutually_nearest"]
 
 
 def assign_pairs(cost: np.ndarray, allowed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -52,3 +53,13 @@ def match(
     """
     distance = cdist(np.reshape(found, (-1, 2)), np.reshape(truth, (-1, 2)))
     return assign_pairs(distance + penalty, distance <= reach)
+
+
+def pair_mutually_nearest(one: np.ndarray, other: np.ndarray, reach: float) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of points (n, 2) and (m, 2) that are each other's nearest, and nearer than `reach` in their unit."""
+    if len(one) == 0 or len(other) == 0:
+        return np.zeros(0, int), np.zeros(0, int)
+    distance, nearest = cKDTree(other).query(one)
+    back = cKDTree(one).query(other)[1]
+    i = np.flatnonzero((distance < reach) & (back[nearest] == np.arange(len(one))))
+    return i, nearest[i]

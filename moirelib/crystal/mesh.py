@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import Delaunay, cKDTree
 
-from .neighbours import FLAT_MESSAGE, bonds, checked_points, hexatic, neighbour_spacing, spans_plane, to_complex
+from .neighbours import FLAT_MESSAGE, bonds, check_points, hexatic, neighbour_spacing, spans_plane, to_complex
 
 __all__ = [
     "ROUNDING",
@@ -83,7 +83,7 @@ class Mesh:
     """
 
     def __init__(self, points, spacing: float | None = None):
-        self.points = checked_points(points)
+        self.points = check_points(points)
         if not spans_plane(self.points):
             raise ValueError(FLAT_MESSAGE.format(len(self.points)))
         self.spacing = neighbour_spacing(self.points) if spacing is None else float(spacing)

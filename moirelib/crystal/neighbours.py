@@ -16,7 +16,7 @@ __all__ = [
     "REACH",
     "SPACING_PER_DIAMETER",
     "bonds",
-    "checked_points",
+    "check_points",
     "connected_groups",
     "extent",
     "freud_system",
@@ -57,7 +57,7 @@ def neighbour_spacing(points: ArrayLike) -> float:
     ValueError
         If there are fewer than four points, or all lie on a line.
     """
-    points = checked_points(points)
+    points = check_points(points)
     if not spans_plane(points):
         raise ValueError(FLAT_MESSAGE.format(len(points)))
     triangles = Delaunay(points).simplices
@@ -87,7 +87,7 @@ def spans_plane(points: np.ndarray) -> bool:
     return len(points) >= 4 and np.linalg.matrix_rank(points - points.mean(axis=0), 1e-9 * np.ptp(points)) == 2
 
 
-def checked_points(points: ArrayLike) -> np.ndarray:
+def check_points(points: ArrayLike) -> np.ndarray:
     """Positions (y, x) as an array of finite floats, shape (n, 2)."""
     points = np.asarray(points, float)
     if points.ndim != 2 or points.shape[1] != 2:
@@ -105,9 +105,6 @@ def to_complex(points: np.ndarray) -> np.ndarray:
 def to_points(z: complex | np.ndarray) -> np.ndarray:
     """Complex numbers x + iy as (y, x), shape (..., 2)."""
     return np.stack([np.imag(z), np.real(z)], axis=-1)
-
-
-# --- Bond order ---
 
 
 def freud_system(points: np.ndarray) -> tuple[freud.box.Box, np.ndarray]:
@@ -139,7 +136,7 @@ def hexatic(points: ArrayLike, spacing: float | None = None) -> np.ndarray:
     Nelson & Halperin, Phys. Rev. B 19, 2457 (1979). Computed by freud (Ramasubramani et al., Comput. Phys. Commun. 254,
     107275 (2020)).
     """
-    points = checked_points(points)
+    points = check_points(points)
     if len(points) < 2:
         return np.full(len(points), np.nan + 0j)
     spacing = neighbour_spacing(points) if spacing is None else spacing

@@ -12,6 +12,7 @@ import pandas as pd
 from scipy.spatial import cKDTree
 from scipy.special import expit, logit
 
+from ..crystal.matching import pair_mutually_nearest
 from ..crystal.neighbours import SPACING_PER_DIAMETER, extent
 from ..tracking import link_places
 from .evidence import Evidence
@@ -96,11 +97,9 @@ def _same_particles(before, now, diameter):
     one, other = before[["y", "x"]].to_numpy(), now[["y", "x"]].to_numpy()
     drift = np.zeros(2)
     for _ in range(3):
-        distance, j = cKDTree(other).query(one + drift)
-        back = cKDTree(one + drift).query(other)[1]
-        i = np.flatnonzero((back[j] == np.arange(len(one))) & (distance < 0.5 * diameter))
-        drift = np.median(other[j[i]] - one[i], axis=0) if len(i) else drift
-    return i, j[i]
+        i, j = pair_mutually_nearest(one + drift, other, 0.5 * diameter)
+        drift = np.median(other[j] - one[i], axis=0) if len(i) else drift
+    return i, j
 
 
 def _tracks(movie, diameter) -> np.ndarray:

@@ -13,7 +13,7 @@ import pandas as pd
 __all__ = [
     "PARTICLE_COLUMNS",
     "TRACK_COLUMNS",
-    "checked_particles",
+    "check_particles",
     "layers_by_frame",
     "require_columns",
     "require_unique_tracks",
@@ -35,7 +35,7 @@ def require_columns(table: pd.DataFrame, columns: Iterable[str], name: str) -> N
         raise ValueError(f"{name} has no column {', '.join(missing)}; needed are {', '.join(columns)} (lengths in nm)")
 
 
-def checked_particles(
+def check_particles(
     table: pd.DataFrame, columns: Iterable[str] = TRACK_COLUMNS, name: str = "the particle table"
 ) -> pd.DataFrame:
     """A particle table whose columns are there and hold finite numbers.
@@ -83,5 +83,5 @@ def require_unique_tracks(tracks: pd.DataFrame) -> None:
 
 def layers_by_frame(particles: pd.DataFrame) -> Iterator[tuple[int, dict[int, np.ndarray]]]:
     """Frame number, and positions (n, 2) of each layer in it as (y, x) in nm, in rising order of the frames."""
-    for frame, rows in checked_particles(particles, PARTICLE_COLUMNS).groupby("frame"):
+    for frame, rows in check_particles(particles, PARTICLE_COLUMNS).groupby("frame"):
         yield int(frame), {int(k): own[["y_nm", "x_nm"]].to_numpy() for k, own in rows.groupby("layer")}

@@ -81,7 +81,7 @@ def find_boundaries(layer: LayerFrame, filled: Mesh, coordination: np.ndarray) -
 
 
 def _split_pieces(middle, spacing):
-    """Groups of a boundary's points that hang together."""
+    """Connected groups of a boundary's points."""
     i, j = cKDTree(to_points(middle)).query_pairs(GAP * spacing, output_type="ndarray").T
     name = connected_groups(len(middle), i, j)
     return [middle[name == k] for k in range(name.max() + 1)]
@@ -103,7 +103,7 @@ class _Segment:
     def direction(self) -> complex:
         return (self.end - self.start) / self.length
 
-    def seen(self, z):
+    def seen(self, z: np.ndarray):
         """Points as distance along the segment from its middle and across it, to its +90° side."""
         local = (z - (self.start + self.end) / 2) / self.direction
         return local.real, local.imag

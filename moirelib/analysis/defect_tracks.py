@@ -11,13 +11,16 @@ import pandas as pd
 from ..tables import require_columns
 from ..tracking import link_places
 from .defects import DEFECT_COLUMNS
+from .occupancy import Occupancy
 
 __all__ = ["follow_boundaries", "follow_defects"]
 
 BOUNDARY_ENDS = "y0_nm x0_nm y1_nm x1_nm".split()
 
 
-def follow_defects(defects: pd.DataFrame, search_range_nm: float, memory: int = 1, motion=None) -> pd.DataFrame:
+def follow_defects(
+    defects: pd.DataFrame, search_range_nm: float, memory: int = 1, motion: dict[int, Occupancy] | None = None
+) -> pd.DataFrame:
     """Link defects of one kind from frame to frame: hops of vacancies, glide and climb of dislocations.
 
     Parameters
@@ -97,7 +100,9 @@ def _number_tracks(parts, name, search_range, memory) -> pd.DataFrame:
     return pd.concat(tables).sort_values([name, "frame"])
 
 
-def follow_boundaries(boundaries: pd.DataFrame, search_range_nm: float, memory: int = 1, motion=None) -> pd.DataFrame:
+def follow_boundaries(
+    boundaries: pd.DataFrame, search_range_nm: float, memory: int = 1, motion: dict[int, Occupancy] | None = None
+) -> pd.DataFrame:
     """Link boundaries from frame to frame, and how far each migrates across itself.
 
     Parameters

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 
@@ -38,7 +39,7 @@ class LayerDefects:
     coordination: np.ndarray  # (n,) neighbours in the triangulation with vacancies filled; 0 at the rim
 
 
-def find_defects(points, spacing: float | None = None, tolerance: Tolerance | None = None) -> LayerDefects:
+def find_defects(points: ArrayLike, spacing: float | None = None, tolerance: Tolerance | None = None) -> LayerDefects:
     """All defects of one layer in one frame.
 
     Parameters
@@ -112,9 +113,12 @@ FEWEST_AROUND = 5  # neighbours of a vacancy
 RINGS = 3  # of empty sites that a hole may be wide
 CROWDED = 0.93  # spacings to the nearest neighbour; an interstitial has a nearer one
 OFF_SITE = 0.3  # spacings from the sites of the lattice around
-INTERSTITIAL_REACH = 1.2, 3.1  # spacings: particles whose lattice is asked; nearer ones gave way
-INTERSTITIAL_VOTES = 6, 0.75, 0.5  # fewest particles asked; their share that sees it off site, and that site taken
-PARTNER_REACH = 2.3  # spacings: a five- and a seven-fold particle as far apart are one dislocation
+INTERSTITIAL_REACH = (
+    1.2,
+    3.1,
+)  # spacings from an interstitial: particles there predict its sites; nearer ones are displaced
+INTERSTITIAL_VOTES = 6, 0.75, 0.5  # fewest predictions; share of them off site; share of them whose site is taken
+PARTNER_REACH = 2.3  # spacings: a five- and a seven-fold particle up to so far apart are one dislocation
 RIM_CIRCLE = 0.95  # spacings, radius of the circle of a triangle beyond which it belongs to a hole or a bay of the edge
 
 
@@ -132,13 +136,13 @@ def _find_vacancies(layer) -> np.ndarray:
         return np.empty((0, 2))
     tree = cKDTree(mesh.points)
     site, q, p = local.site[use], local.q[use], local.p[use]
-    found = (np.empty(0, complex),) * 3
+    found: tuple[np.ndarray, ...] = (np.empty(0, complex),) * 3
     for _ in range(RINGS):
         site, q, p = find_empty_sites(site, q, p, tree, found[0], mesh.spacing)
         if len(site) == 0:
             break
-        found = (*map(np.concatenate, zip(found, (site, q, p), strict=True)),)
-    return to_points(_keep_enclosed(*found, tree, mesh.spacing))
+        found = tuple(map(np.concatenate, zip(found, (site, q, p), strict=True)))
+    return to_points(_keep_enclosed(found, tree, mesh.spacing))
 
 
 _HEXAGON = np.exp(1j * SIXTH_TURN * np.arange(6))
@@ -180,11 +184,12 @@ def find_empty_sites(
     return average(predicted), average(q[own] * turn), average(p[own] * np.conj(turn))
 
 
-def _keep_enclosed(site, q, p, tree, spacing) -> np.ndarray:
-    """What remains of empty sites when those with too few neighbours are struck out, again and again.
+def _keep_enclosed(found, tree, spacing) -> np.ndarray:
+    """Empty sites that remain after those with too few neighbours are removed, repeatedly.
 
-    The outside of the crystal is eaten away from its own edge; holes inside stay.
+    This removes the sites outside the crystal, from the outside inwards; holes inside stay.
     """
+    site, q, p = found
     if len(site) == 0:
         return site
     around = to_points(_list_neighbour_sites(site, q, p))
@@ -226,20 +231,20 @@ def _find_interstitials(layer) -> np.ndarray:
     chosen = np.flatnonzero((count >= fewest) & (off > off_share) & (taken > taken_share))
     chosen = chosen[np.argsort(-misfit[chosen])]
     kept: list[int] = []
-    for c in chosen:  # two that share a site are one too many
+    for c in chosen:  # two particles that share a site are one interstitial
         if all(np.abs(mesh.z[c] - mesh.z[o]) > INTERSTITIAL_REACH[0] * mesh.spacing for o in kept):
             kept.append(int(c))
     return mesh.points[kept].reshape(-1, 2)
 
 
 def _count_neighbours(mesh) -> np.ndarray:
-    """Number of neighbours in the triangulation; 0 on its rim, which neither bays of the edge nor holes belong to."""
+    """Number of neighbours in the triangulation; 0 at the rim, also that of bays and holes."""
     count = np.bincount(mesh.edges.ravel(), minlength=mesh.n)
     return np.where(find_rim(mesh, RIM_CIRCLE), 0, count)
 
 
 def _find_disclinations(mesh, coordination) -> np.ndarray:
-    """Particles with five or seven neighbours that no partner of the other kind is near, away from the rim."""
+    """Particles with five or seven neighbours without a partner of the other kind nearby, away from the rim."""
     charge = np.where(coordination > 0, 6 - coordination, 0)
     plus = np.repeat(np.arange(mesh.n), np.maximum(charge, 0))
     minus = np.repeat(np.arange(mesh.n), np.maximum(-charge, 0))
@@ -254,7 +259,7 @@ def _find_disclinations(mesh, coordination) -> np.ndarray:
 
 
 def orientational_twins(
-    points, orientation_deg, symmetry: int, spacing: float | None = None, angle: float = 10.0
+    points: ArrayLike, orientation_deg: ArrayLike, symmetry: int, spacing: float | None = None, angle: float = 10.0
 ) -> tuple[np.ndarray, pd.DataFrame]:
     """Domains in which anisotropic particles are turned alike, and which of them are twins of each other.
 

@@ -6,6 +6,7 @@ Explained in chapter 9, "Order and defects".
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..crystal.mesh import ROUNDING, SIXTH_TURN, Mesh, sixth_turns
 from ..crystal.neighbours import connected_groups, to_complex, to_points
@@ -16,7 +17,7 @@ __all__ = ["burgers_circuit"]
 RING = 1.2, 3.2  # spacings around a core, where the rows' direction is measured
 
 
-def find_rim(mesh, reach: float = np.inf) -> np.ndarray:
+def find_rim(mesh: Mesh, reach: float = np.inf) -> np.ndarray:
     """Which particles lie on the edge of the triangles whose circles have a radius within reach, in spacings."""
     triangles = mesh.radius < reach * mesh.spacing
     count = np.bincount(mesh.of_triangle[0][triangles].ravel(), minlength=len(mesh.edges))
@@ -26,13 +27,13 @@ def find_rim(mesh, reach: float = np.inf) -> np.ndarray:
     return rim
 
 
-def locate_dislocations(mesh) -> tuple[np.ndarray, np.ndarray]:
+def locate_dislocations(mesh: Mesh) -> tuple[np.ndarray, np.ndarray]:
     """Cores and Burgers vectors (k, 2), in nm."""
     closure, frame = mesh.closures()
     bad = np.flatnonzero(np.abs(closure) > 0.5)
     if len(bad) == 0:
         return np.empty((0, 2)), np.empty((0, 2))
-    name = _group_by_corners(mesh.triangles[bad], mesh.n)
+    name = _group_triangles(mesh.triangles[bad])
     rim = find_rim(mesh)
     cores, vectors = [], []
     for k in range(name.max() + 1):
@@ -47,11 +48,11 @@ def locate_dislocations(mesh) -> tuple[np.ndarray, np.ndarray]:
     return np.reshape(cores, (-1, 2)), np.reshape(vectors, (-1, 2))
 
 
-def _group_by_corners(triangles, n) -> np.ndarray:
-    """Number of the group of triangles, joined by their corners, that each belongs to."""
-    m = len(triangles)
-    i = np.repeat(np.arange(m), 3)
-    name = connected_groups(m + n, i, m + triangles.ravel())[:m]
+def _group_triangles(items) -> np.ndarray:
+    """Number of the group of each triangle; groups share items (m, 3): corners or edges."""
+    used = np.unique(items, return_inverse=True)[1].reshape(items.shape)
+    m = len(items)
+    name = connected_groups(m + used.max() + 1, np.repeat(np.arange(m), 3), m + used.ravel())[:m]
     return np.unique(name, return_inverse=True)[1]
 
 
@@ -68,7 +69,7 @@ def _split_dislocations(mesh, triangles, closure, frame, total):
     """One dislocation, or several where a group's Burgers vector is not the shortest and edges divide it."""
     b, row = total
     if np.abs(np.abs(b) - 1) > ROUNDING:
-        single = _group_by_edges(mesh, triangles)
+        single = _group_triangles(mesh.of_triangle[0][triangles])
         parts = [triangles[single == k] for k in range(single.max() + 1)]
         sums = [_sum_closures(closure[t], frame[t], mesh, np.unique(mesh.triangles[t])) for t in parts]
         parts = [(t, s) for t, s in zip(parts, sums, strict=True) if np.abs(s[0]) > 0.5]
@@ -78,15 +79,6 @@ def _split_dislocations(mesh, triangles, closure, frame, total):
         center = mesh.z[mesh.triangles[some]].mean()
         row = _measure_row_around(mesh, center, angle)
         yield to_points(center), to_points(vector * mesh.spacing * np.exp(1j * row))
-
-
-def _group_by_edges(mesh, triangles) -> np.ndarray:
-    """Number of the group, joined by common edges, of each triangle."""
-    edges = mesh.of_triangle[0][triangles]
-    used = np.unique(edges, return_inverse=True)[1].reshape(edges.shape)
-    m = len(triangles)
-    name = connected_groups(m + used.max() + 1, np.repeat(np.arange(m), 3), m + used.ravel())[:m]
-    return np.unique(name, return_inverse=True)[1]
 
 
 def _measure_row_around(mesh, center, near) -> float:
@@ -99,7 +91,7 @@ def _measure_row_around(mesh, center, near) -> float:
     return row + SIXTH_TURN * np.rint((near - row) / SIXTH_TURN)
 
 
-def burgers_circuit(points, center, radius: float, spacing: float | None = None) -> np.ndarray:
+def burgers_circuit(points: ArrayLike, center: ArrayLike, radius: float, spacing: float | None = None) -> np.ndarray:
     """Sum of all Burgers vectors within a circle, from a circuit around it.
 
     Parameters
@@ -130,9 +122,11 @@ def burgers_circuit(points, center, radius: float, spacing: float | None = None)
     """
     mesh = Mesh(points, spacing)
     middle = mesh.z[mesh.triangles].mean(axis=1) if len(mesh.triangles) else np.empty(0, complex)
-    inside = np.flatnonzero(np.abs(middle - to_complex(np.reshape(center, (1, 2)).astype(float))[0]) < radius)
+    inside = np.flatnonzero(np.abs(middle - to_complex(np.reshape(np.asarray(center, float), (1, 2)))[0]) < radius)
     if len(inside) == 0:
-        raise ValueError(f"no triangle of neighbours lies within {radius:g} nm of {np.round(center, 1).tolist()}")
+        raise ValueError(
+            f"no triangle of neighbours lies within {radius:g} nm of {np.round(np.asarray(center, float), 1).tolist()}"
+        )
     outline = _trace_outline(mesh, inside)
     name = {tuple(edge): k for k, edge in enumerate(mesh.edges.tolist())}
     total, row = 0j, mesh.angle[outline[0]]

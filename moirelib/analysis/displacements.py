@@ -9,17 +9,20 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from scipy.signal import savgol_coeffs, savgol_filter
 from scipy.spatial import cKDTree
 
 from ..crystal.neighbours import REACH, nearest_spacing
-from ..tables import checked_particles, require_unique_tracks
+from ..tables import check_particles, require_unique_tracks
 
 __all__ = ["Displacements", "coordination_labels", "site_displacements"]
 
 
 #: Fewer frames than this give no amplitude worth its error bar.
 MIN_FRAMES = 10
+MIN_PARTICLES = 3  # in a frame; two always fit a turned and shifted frame
+SITES_AT_REST = 1e-5  # nm; the sites have converged when they move by less
 AXES = ("y", "x")
 
 
@@ -48,7 +51,7 @@ class Displacements:
         """Frames in which each particle was seen, shape (n,)."""
         return np.isfinite(self.values[..., 0]).sum(axis=0)
 
-    def select(self, keep) -> Displacements:
+    def select(self, keep: np.ndarray) -> Displacements:
         """Only some particles: a mask or indices, shape (n,). ValueError if none is left."""
         error = self.localization_std
         if len(self.particles[keep]) == 0:
@@ -66,7 +69,7 @@ class Displacements:
 def site_displacements(
     tracks: pd.DataFrame,
     layer: int = 1,
-    localization_std=None,
+    localization_std: ArrayLike | None = None,
     strain: int | None = 1,
     creep: int = 0,
     min_share: float = 0.5,
@@ -117,7 +120,7 @@ def site_displacements(
         path = _fit_slow_path(aligned, seen, creep)
         moved = np.abs(path.mean(axis=0) - sites).max()
         sites = path.mean(axis=0)
-        if moved < 1e-5:
+        if moved < SITES_AT_REST:
             break
     if localization_std is not None:
         error = np.broadcast_to(np.asarray(localization_std, float), sites.shape).copy()
@@ -128,7 +131,7 @@ def site_displacements(
 
 def _arrange_tracks(tracks, layer, min_share):
     """Frames, particles, positions (t, n, 2) and mean error bars (n, 2) of a layer's tracks."""
-    rows = checked_particles(tracks, name="the track table")
+    rows = check_particles(tracks, name="the track table")
     rows = rows[(rows["layer"] == layer) & (rows["particle"] >= 0)]
     require_unique_tracks(rows)
     frames, row = np.unique(rows["frame"], return_inverse=True)
@@ -136,21 +139,20 @@ def _arrange_tracks(tracks, layer, min_share):
     count = rows.groupby("particle")["frame"].transform("size")
     row, rows = row[count >= min_share * len(frames)], rows[count >= min_share * len(frames)]
     particles, column = np.unique(rows["particle"], return_inverse=True)
-    if len(particles) < 3:
+    if len(particles) < MIN_PARTICLES:
         raise ValueError(
             f"layer {layer} has {len(particles)} particles seen in {min_share:.0%} of the frames; removing drift and "
-            "rotation needs at least 3, so link with more memory or lower min_share"
+            f"rotation needs at least {MIN_PARTICLES}, so link with more memory or lower min_share"
         )
     points = np.full((len(frames), len(particles), 2), np.nan)
     points[row, column] = rows[["y_nm", "x_nm"]]
     seen = np.isfinite(points[..., 0])
-    some = seen.sum(axis=1) >= 3  # a rotation needs more than two
-    _refuse_few_frames(layer, some.sum(), " of at least 3 particles")
+    some = seen.sum(axis=1) >= MIN_PARTICLES
+    _refuse_few_frames(layer, some.sum(), f" of at least {MIN_PARTICLES} particles")
     left = seen[some].any(axis=0)
-    error = None
-    if {"y_std_nm", "x_std_nm"} <= set(rows):
-        squares = (rows[["y_std_nm", "x_std_nm"]] ** 2).groupby(column).mean().to_numpy()[left]
-        error = np.sqrt(squares) if np.isfinite(squares).all() else None
+    bars = rows.reindex(columns=["y_std_nm", "x_std_nm"])  # NaN where the table has none
+    squares = (bars.astype(float) ** 2).groupby(column).mean().to_numpy()[left]
+    error = np.sqrt(squares) if np.isfinite(squares).all() else None
     return frames[some], particles[left], points[np.ix_(some, left)], error
 
 
@@ -182,7 +184,7 @@ def _align_frames(points, seen, sites, window):
     return np.where(seen[..., None], aligned, np.nan), drift - mean, angle
 
 
-def make_smoother(window, frames):
+def make_smoother(window: int, frames: int):
     """Function that smooths a series by a running parabola, and the share of white noise's variance that it follows."""
     window = min(window, frames)
     window -= 1 - window % 2  # odd
@@ -206,7 +208,7 @@ def _fit_slow_strain(residual, sites, seen, degree):
 
 
 def _legendre_basis(frames, degree):
-    """Polynomials in time (t, degree + 1), of a degree that so many frames can bear."""
+    """Polynomials in time (t, degree + 1), with at least five frames per degree."""
     return np.polynomial.legendre.legvander(np.linspace(-1, 1, frames), min(degree, frames // 5))
 
 
@@ -233,7 +235,11 @@ def _rigid_motion_leverage(sites, seen):
 # --- Groups of sites ---
 
 
-def coordination_labels(sites, spacing: float | None = None) -> np.ndarray:
+FREE = 0.5  # spacings; a place with no particle nearer is free
+ENCLOSED = 5  # particles around a free place that make it a vacancy
+
+
+def coordination_labels(sites: ArrayLike, spacing: float | None = None) -> np.ndarray:
     """Say of every site whether it is in the bulk, next to a vacancy, or at the edge.
 
     Parameters
@@ -265,7 +271,7 @@ def coordination_labels(sites, spacing: float | None = None) -> np.ndarray:
         if len(near) >= 6:
             continue
         holes = 2 * sites[i] - sites[near]  # opposite a neighbour there should be one
-        holes = [h for h in holes if tree.query(h)[0] > 0.5 * a] if near else []
-        enclosed = [len(tree.query_ball_point(h, REACH * a)) >= 5 for h in holes]
+        holes = [h for h in holes if tree.query(h)[0] > FREE * a] if near else []
+        enclosed = [len(tree.query_ball_point(h, REACH * a)) >= ENCLOSED for h in holes]
         labels[i] = "vacancy" if holes and all(enclosed) else "edge"
     return labels

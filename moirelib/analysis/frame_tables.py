@@ -76,11 +76,9 @@ def moire_table(particles: pd.DataFrame) -> pd.DataFrame:
 def _tabulate_moire(frames) -> pd.DataFrame:
     rows = []
     for frame, layers in frames:
-        both = [layers[k] for k in (1, 2) if k in layers]
-        largest = [next((k for k, fit in enumerate(x.lattices) if fit is not None), None) for x in both]
-        if len(both) < 2 or None in largest:
+        if not {1, 2} <= set(layers):
             continue
-        m = fit_moire_of_grains(*both, largest)
+        m = fit_moire_of_grains(layers[1], layers[2])
         if m is not None:
             errors = m.twist_std, m.period_std, m.formula, m.formula_std
             rows.append((frame, m.twist, m.period, *errors, m.rotation, *m.offset, m.offset_std, m.n))

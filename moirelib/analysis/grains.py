@@ -8,11 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import sparse
 from scipy.spatial import cKDTree
 
 from ..crystal.mesh import ROUNDING, THREE_SHELLS, Mesh, lattices_around, nearest_vector
-from ..crystal.neighbours import checked_points, connected_groups, spans_plane
+from ..crystal.neighbours import check_points, connected_groups, spans_plane
 
 __all__ = ["Tolerance", "check_grain", "find_grains", "split_grains"]
 
@@ -40,7 +41,7 @@ class Tolerance:
 
 
 def find_grains(
-    points,
+    points: ArrayLike,
     spacing: float | None = None,
     misorientation: float = Tolerance.grain_misorientation,
     smallest: int = Tolerance.smallest_grain,
@@ -71,7 +72,7 @@ def find_grains(
     boundary decides. Regions whose lattices agree where they meet are one, and so are those that meet along a line too
     short to hold more than one dislocation by Frank's formula (Phil. Mag. 42, 809 (1951)).
     """
-    points = checked_points(points)
+    points = check_points(points)
     if len(points) < smallest or not spans_plane(points):
         return np.full(len(points), -1)
     return split_grains(Mesh(points, spacing), misorientation, smallest)
@@ -100,7 +101,7 @@ def split_grains(
     return _reassign_beside_boundaries(mesh, _grow_grains(mesh, renamed, i, j), i, j)
 
 
-def check_grain(grain, mesh: Mesh) -> np.ndarray:
+def check_grain(grain: ArrayLike | None, mesh: Mesh) -> np.ndarray:
     """Grain of every particle of a mesh, shape (n,): as given, or found for None."""
     grain = split_grains(mesh) if grain is None else np.asarray(grain)
     if grain.shape != (mesh.n,):

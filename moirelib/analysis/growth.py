@@ -7,13 +7,16 @@ Explained in chapter 10, "Growth".
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from scipy.spatial import cKDTree
 from scipy.stats import chi2
 
 from ..crystal.mesh import THREE_SHELLS
-from ..crystal.neighbours import REACH, spans_plane, to_complex, to_points
+from ..crystal.neighbours import spans_plane, to_complex, to_points
 from ..tables import require_columns
 from .defects import find_empty_sites
 from .lattices import local_lattices
@@ -29,7 +32,10 @@ EVENT_COLUMNS = "frame layer event particle y_nm x_nm coordination registry coor
 
 
 def growth_events(
-    particles: pd.DataFrame | dict, field_nm=None, border_nm: float | None = None, min_frames: int = 3
+    particles: pd.DataFrame | dict,
+    field_nm: ArrayLike | None = None,
+    border_nm: float | None = None,
+    min_frames: int = 3,
 ) -> pd.DataFrame:
     """Attachments and detachments of particles, with coordination and registry at the time.
 
@@ -65,7 +71,7 @@ def _as_occupancy(particles, *options) -> dict[int, Occupancy]:
     return particles if isinstance(particles, dict) else site_occupancy(particles, *options)
 
 
-def occupancy_changes(one) -> tuple[np.ndarray, np.ndarray]:
+def occupancy_changes(one: Occupancy) -> tuple[np.ndarray, np.ndarray]:
     """Rows and sites at which something changes from one frame to the next, both in view."""
     t, k = np.nonzero((one.occupied[1:] != one.occupied[:-1]) & one.visible[1:] & one.visible[:-1])
     return t + 1, k
@@ -74,8 +80,7 @@ def occupancy_changes(one) -> tuple[np.ndarray, np.ndarray]:
 def _list_layer_events(one, occupancy) -> pd.DataFrame:
     t, k = occupancy_changes(one)
     came = one.occupied[t, k]
-    neighbours = _find_neighbour_sites(one.sites, one.sites[k], one.spacing)
-    there = [one.occupied[row - (not up)] for row, up in zip(t, came, strict=True)]
+    coordination = adjacency(one.sites, one.spacing) @ one.occupied.T.astype(int)  # (n, t)
     table = pd.DataFrame(
         {
             "frame": one.frames[t],
@@ -84,7 +89,7 @@ def _list_layer_events(one, occupancy) -> pd.DataFrame:
             "particle": [_find_track(one, *event) for event in zip(t, k, came, strict=True)],
             "y_nm": one.sites[k, 0],
             "x_nm": one.sites[k, 1],
-            "coordination": [int(s[n].sum()) for s, n in zip(there, neighbours, strict=True)],
+            "coordination": coordination[k, t - ~came].astype(int),
         }
     )
     on = registry_at(one, occupancy, t, one.sites[k])
@@ -92,17 +97,6 @@ def _list_layer_events(one, occupancy) -> pd.DataFrame:
     where = [one.in_frame(site, row)[0] for row, site in zip(t, one.sites[k], strict=True)]
     table[["y_frame_nm", "x_frame_nm"]] = np.reshape(where, (-1, 2))
     return table
-
-
-def _find_neighbour_sites(sites, points, spacing) -> list[np.ndarray]:
-    """Indices of the sites around each point, not the one at it."""
-    if len(points) == 0:
-        return []
-    near = cKDTree(sites).query_ball_point(points, REACH * spacing)
-    return [
-        np.array([j for j in some if np.hypot(*(sites[j] - point)) > 0.3 * spacing], int)
-        for some, point in zip(near, points, strict=True)
-    ]
 
 
 def _find_track(one, row, site, came) -> int:
@@ -118,7 +112,7 @@ def _find_track(one, row, site, came) -> int:
     return int(numbers[count.argmax()]) if len(numbers) else -1
 
 
-def registry_at(one, occupancy, rows, points) -> pd.DataFrame:
+def registry_at(one: Occupancy, occupancy: dict[int, Occupancy], rows: np.ndarray, points: np.ndarray) -> pd.DataFrame:
     """Registry on the other layer of points of the first frame, each at its own row's time."""
     columns = ["registry", "coordinate"]
     table = pd.DataFrame({"registry": "", "coordinate": np.nan}, index=range(len(points)), dtype=object)
@@ -190,7 +184,12 @@ def _count_free_edge_sites(one) -> np.ndarray:
 
 
 def growth_rate(
-    events: pd.DataFrame, frames, frame_time: float = 1.0, windows: int = 1, confidence: float = 0.95, layers=None
+    events: pd.DataFrame,
+    frames: ArrayLike,
+    frame_time: float = 1.0,
+    windows: int = 1,
+    confidence: float = 0.95,
+    layers: Iterable[int] | None = None,
 ) -> pd.DataFrame:
     """Attachments and detachments per time, with exact Poisson intervals.
 
@@ -245,7 +244,7 @@ def poisson_interval(count: int, confidence: float = 0.95) -> tuple[float, float
     return float(low), float(chi2.ppf(1 - tail, 2 * count + 2) / 2)
 
 
-def front_table(occupancy: dict[int, Occupancy], directions: int = 8, center=None) -> pd.DataFrame:
+def front_table(occupancy: dict[int, Occupancy], directions: int = 8, center: ArrayLike | None = None) -> pd.DataFrame:
     """How far the edge of each layer is from its centre, along several directions.
 
     Parameters
@@ -347,7 +346,7 @@ def front_velocity(fronts: pd.DataFrame, frame_time: float = 1.0) -> pd.DataFram
     return pd.DataFrame(rows, columns=columns.split())
 
 
-def possible_sites(one) -> np.ndarray:
+def possible_sites(one: Occupancy) -> np.ndarray:
     """The layer's sites and, after them, the empty lattice sites around."""
     local = local_lattices(one.sites, one.spacing, THREE_SHELLS)
     use = local.good

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import sparse
 from scipy.sparse.csgraph import breadth_first_order, connected_components, minimum_spanning_tree
 
@@ -29,9 +30,6 @@ FEWEST_BLOCKS = 8  # fewer do not give a variance of their own
 CORRELATED = 1.5  # ratio of the blocks' error to that of independent residuals, above which residuals are not
 
 
-# --- One lattice of many particles ---
-
-
 @dataclass(frozen=True)
 class LatticeFit(Lattice):
     """A lattice fitted to the positions of a grain by least squares; its spacing in nm, and angle, are without strain.
@@ -51,7 +49,7 @@ class LatticeFit(Lattice):
     index: np.ndarray  # (n_points, 2) m and n of each particle, NaN where it has none
 
 
-def fit_lattice(points, spacing: float | None = None) -> LatticeFit:
+def fit_lattice(points: ArrayLike, spacing: float | None = None) -> LatticeFit:
     """Lattice vectors of a grain with their errors, by least squares over all its sites.
 
     Parameters
@@ -110,7 +108,7 @@ def fit_members(mesh: Mesh, members: np.ndarray) -> LatticeFit | None:
     return _describe_fit(site, known, (coefficients[0], q, p), errors, residual, center)
 
 
-def name_bonds(mesh, members):
+def name_bonds(mesh: Mesh, members: np.ndarray):
     """Indices of bonds (i, j) between members, their lattice vectors in one frame, and misfits, in spacings."""
     i, j = mesh.edges.T
     use = members[i] & members[j] & (np.abs(np.abs(mesh.vector) - 1) < ROUNDING)
@@ -159,7 +157,7 @@ def _fit_from_sites(z, w, coefficients, inverse, residual):
     return *coefficients[1:], _estimate_errors(z, design, inverse, residual, coefficients[1], column=1)
 
 
-def fit_from_bonds(mesh, i, j, vector, misfit):
+def fit_from_bonds(mesh: Mesh, i: np.ndarray, j: np.ndarray, vector: np.ndarray, misfit: np.ndarray):
     """The same from the bonds between neighbours alone: the mean of the lattices around all particles."""
     good = misfit < GOOD_BOND
     i, j, w = i[good], j[good], vector[good]
@@ -217,7 +215,9 @@ def _describe_fit(site, known, coefficients, errors, residual, center) -> Lattic
     )
 
 
-def local_lattices(points, spacing: float | None = None, reach: float = REACH, grain=None) -> LocalLattices:
+def local_lattices(
+    points: ArrayLike, spacing: float | None = None, reach: float = REACH, grain: ArrayLike | None = None
+) -> LocalLattices:
     """Affine fit of a hexagonal lattice to the neighbours of each particle.
 
     Parameters

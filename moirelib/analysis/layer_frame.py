@@ -11,6 +11,7 @@ from functools import cached_property
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from ..crystal.mesh import THREE_SHELLS, LocalLattices, Mesh, lattices_around
 from ..crystal.neighbours import spans_plane
@@ -27,7 +28,7 @@ class LayerFrame:
 
     mesh: Mesh
     tolerance: Tolerance = Tolerance()
-    known_grain: np.ndarray | None = None  # (n,) grain of each particle, where it need not be found
+    known_grain: ArrayLike | None = None  # (n,) grain of each particle, where it need not be found
 
     @cached_property
     def grain(self) -> np.ndarray:
@@ -40,6 +41,11 @@ class LayerFrame:
     def lattices(self) -> list[LatticeFit | None]:
         """Lattice of each grain, by number; None where too few particles hang together."""
         return [fit_members(self.mesh, self.grain == k) for k in range(self.grain.max(initial=-1) + 1)]
+
+    @property
+    def main_lattice(self) -> tuple[int, LatticeFit] | None:
+        """Number and lattice of the largest grain that has one."""
+        return next(((k, fit) for k, fit in enumerate(self.lattices) if fit is not None), None)
 
     @cached_property
     def surroundings(self) -> LocalLattices:

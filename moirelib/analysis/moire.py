@@ -9,12 +9,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from scipy.ndimage import maximum_filter
 from scipy.spatial import cKDTree
 
 from ..crystal.lattice import moire_period
 from ..crystal.mesh import SIXTH_TURN, Mesh, nearest_vector, sixth_turns
-from ..crystal.neighbours import REACH, checked_points, spans_plane, to_complex, to_points
+from ..crystal.neighbours import REACH, check_points, spans_plane, to_complex, to_points
 from .lattices import FEWEST_BLOCKS
 from .layer_frame import LayerFrame
 
@@ -25,8 +26,8 @@ __all__ = ["Moire", "REGISTRY", "fit_moire", "fit_moire_of_grains", "place_on", 
 
 #: Coordinate of the three kinds of places on a hexagonal lattice: the sum of the cosines of its three waves.
 REGISTRY = {"top": 3.0, "bridge": -1.0, "hollow": -1.5}
-COVERED = 0.8  # spacings; the other layer is there where a particle of it is this near,
-COVERING = 3  # or where so many are neighbours: a vacancy
+COVERED = 0.8  # spacings; a point lies on the other layer where a particle of it is this near,
+COVERING = 3  # or where it has so many neighbours: on a vacancy
 FEWEST = 6  # particles of a Moiré lattice, and of a layer that others lie on
 _PLACES = np.array(
     [0, *(0.5 * np.exp(1j * SIXTH_TURN * np.arange(6))), *(np.exp(1j * SIXTH_TURN * (np.arange(6) + 0.5)) / np.sqrt(3))]
@@ -34,7 +35,9 @@ _PLACES = np.array(
 _WAVES = 4 * np.pi / np.sqrt(3) * np.exp(1j * SIXTH_TURN * (np.arange(3) + 0.5))
 
 
-def registry(points, other, spacing: float | None = None, grain=None) -> pd.DataFrame:
+def registry(
+    points: ArrayLike, other: ArrayLike, spacing: float | None = None, grain: ArrayLike | None = None
+) -> pd.DataFrame:
     """Where on the other layer's lattice each point lies.
 
     Parameters
@@ -61,14 +64,14 @@ def registry(points, other, spacing: float | None = None, grain=None) -> pd.Data
     The lattice is the one around: an affine fit over three shells of the nearest particle of the other layer, whose own
     displacement is averaged out.
     """
-    other = checked_points(np.reshape(other, (-1, 2)))
+    other = check_points(np.reshape(other, (-1, 2)))
     return place_on(points, LayerFrame(Mesh(other, spacing), known_grain=grain) if spans_plane(other) else None)
 
 
-def place_on(points, other: LayerFrame | None) -> pd.DataFrame:
+def place_on(points: ArrayLike, other: LayerFrame | None) -> pd.DataFrame:
     """The same as `registry`, on a layer that is triangulated already; None for a layer that is not there."""
-    points = checked_points(np.reshape(points, (-1, 2)))
-    columns = {"y_nm": points[:, 0], "x_nm": points[:, 1]}
+    points = check_points(np.reshape(points, (-1, 2)))
+    columns: dict = {"y_nm": points[:, 0], "x_nm": points[:, 1]}
     if other is None or other.mesh.n < FEWEST or len(points) == 0:
         empty = np.full(len(points), np.nan)
         columns |= {"registry": "", "coordinate": empty, "offset_y_nm": empty, "offset_x_nm": empty}
@@ -130,7 +133,7 @@ class Moire:
     n: int  # particles used
 
 
-def fit_moire(first, second) -> Moire:
+def fit_moire(first: ArrayLike, second: ArrayLike) -> Moire:
     """Twist, offset and Moiré period of two layers, measured from the registry of their particles.
 
     Parameters
@@ -157,19 +160,19 @@ def fit_moire(first, second) -> Moire:
     gave way to the other.
     """
     one, other = (LayerFrame(mesh, known_grain=np.zeros(mesh.n, int)) for mesh in (Mesh(first), Mesh(second)))
-    moire = fit_moire_of_grains(one, other, (0, 0))
+    moire = fit_moire_of_grains(one, other)
     if moire is None:
         raise ValueError("a Moiré lattice needs two lattices and at least 6 particles of the second on the first")
     return moire
 
 
-def fit_moire_of_grains(first: LayerFrame, second: LayerFrame, grains: tuple[int, int]) -> Moire | None:
-    """Moiré of one grain of each layer; None where one has no lattice or they do not overlap."""
-    one, other = (frame.lattices[k] for frame, k in zip((first, second), grains, strict=True))
-    if one is None or other is None:
+def fit_moire_of_grains(first: LayerFrame, second: LayerFrame) -> Moire | None:
+    """Moiré of the largest grain with a lattice of each layer; None where there is none or they do not overlap."""
+    if first.main_lattice is None or second.main_lattice is None:
         return None
-    base = first.of_grain(grains[0])
-    points, mesh = second.mesh.points[second.grain == grains[1]], base.mesh
+    (base_grain, one), (grain, other) = first.main_lattice, second.main_lattice
+    base = first.of_grain(base_grain)
+    points, mesh = second.mesh.points[second.grain == grain], base.mesh
     u, _, nearest = _place_in_cells(points, base)
     on = np.isfinite(u) & (base.grain[nearest] == 0)
     if on.sum() < FEWEST:

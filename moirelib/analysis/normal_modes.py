@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.linalg import eigh
 
 from .displacements import Displacements
@@ -15,9 +16,6 @@ from .localization import error_variance
 from .springs import independent_samples
 
 __all__ = ["NormalModes", "density_of_states", "find_normal_modes"]
-
-
-# --- Normal modes ---
 
 
 @dataclass(frozen=True)
@@ -97,7 +95,9 @@ def _covariance(u) -> np.ndarray:
     return centered.T @ centered / np.maximum(pairs - 1, 1)
 
 
-def density_of_states(stiffness, bins=20, weights=None) -> tuple[np.ndarray, np.ndarray]:
+def density_of_states(
+    stiffness: ArrayLike, bins: int | ArrayLike = 20, weights: ArrayLike | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Density of vibrational states over ω = √(stiffness): the frequency of a particle of unit mass.
 
     Parameters

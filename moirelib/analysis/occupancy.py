@@ -13,20 +13,42 @@ from functools import cached_property
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from scipy.ndimage import gaussian_filter
 from scipy.sparse import csr_array
 from scipy.spatial import cKDTree
 from skimage.feature import peak_local_max
 from skimage.morphology import disk
 
+from ..crystal.matching import pair_mutually_nearest
 from ..crystal.neighbours import REACH, neighbour_spacing, spans_plane, to_complex, to_points
-from ..tables import checked_particles, require_unique_tracks
+from ..tables import check_particles, require_unique_tracks
 from .grains import find_grains
 
 __all__ = ["Occupancy", "adjacency", "site_occupancy"]
 
 
-# --- Sites and whether they are taken ---
+FILLED = 0.93  # share of a rectangle that particles cover where the field's edges cut them off
+FEWEST_IN_FRAME = 7  # particles of a frame that has a spacing: one and its neighbours
+FULLEST_FRAMES = 5  # frames of each layer in which the spacing is measured
+SHARED_TRACKS = 3  # tracks in two frames that give a motion; without, particles that are each other's nearest
+OWN_MOTION = 12  # particles of a layer whose motion is its own; fewer move as all particles do
+ROTATION = 6  # particles that show a rotation; fewer only a shift
+OUTLIER = 3.0  # medians of the residual; such a track changed particle
+SITE_REACH = 0.4  # spacings from a site within which a position belongs to it
+BORDER = 0.6  # spacings
+CELLS = 12  # of the grid per spacing on which positions pile up
+BLUR, PILE = 0.1, 0.5  # spacings: smoothing of that grid, and radius of one pile
+TRUSTED_SITE = 3  # finds of a site that says how the layer moved
+CONVERGED = 0.02  # relative change of the rates at which their estimation ends
+LARGEST_RATES = {
+    "miss": 0.3,
+    "miss_again": 0.6,
+    "false": 0.1,
+    "false_again": 0.5,
+}  # largest probabilities of a useful observation
+FASTEST = 0.2  # attachments or detachments of a site per frame
+PRIOR_COUNTS = 50  # counts of a prior at usual rates, added to those observed
 
 
 @dataclass(frozen=True)
@@ -69,15 +91,15 @@ class Occupancy:
         """Rotation since the first frame from x towards y, in degrees, shape (t,)."""
         return np.degrees(np.unwrap(np.angle(self.turn)))
 
-    def in_frame(self, points, row: int) -> np.ndarray:
+    def in_frame(self, points: ArrayLike, row: int) -> np.ndarray:
         """Where points (n, 2) of the first frame are in the frame of a row, in nm."""
         return to_points(self.turn[row] * to_complex(np.reshape(points, (-1, 2))) + self.shift[row])
 
-    def in_first_frame(self, points, row: int) -> np.ndarray:
+    def in_first_frame(self, points: ArrayLike, row: int) -> np.ndarray:
         """Where points (n, 2) of the frame of a row would be in the first frame, moving with the layer, in nm."""
         return to_points((to_complex(np.reshape(points, (-1, 2))) - self.shift[row]) * np.conj(self.turn[row]))
 
-    def in_view(self, points, row: int, border: float | None = None) -> np.ndarray:
+    def in_view(self, points: ArrayLike, row: int, border: float | None = None) -> np.ndarray:
         """Which points (n, 2) of the first frame are in view in the frame of a row, away from the border."""
         border = self.border if border is None else border
         where = self.in_frame(points, row)
@@ -85,7 +107,7 @@ class Occupancy:
 
 
 def site_occupancy(
-    particles: pd.DataFrame, field_nm=None, border_nm: float | None = None, min_frames: int = 3
+    particles: pd.DataFrame, field_nm: ArrayLike | None = None, border_nm: float | None = None, min_frames: int = 3
 ) -> dict[int, Occupancy]:
     """Find each layer's sites, and decide for every frame which are taken.
 
@@ -127,7 +149,7 @@ def site_occupancy(
     ----------
     .. [1] Rabiner, Proc. IEEE 77, 257 (1989).
     """
-    table = checked_particles(particles).reset_index(drop=True)
+    table = check_particles(particles).reset_index(drop=True)
     require_unique_tracks(table)
     frames = np.unique(table["frame"])
     if len(frames) < 3:
@@ -144,7 +166,7 @@ def site_occupancy(
         if spacing is None:
             continue
         open_border = field_nm is None and not _fills_rectangle(positions, spacing)
-        usual = -spacing if open_border else 0.6 * spacing
+        usual = -spacing if open_border else BORDER * spacing
         border = usual if border_nm is None else float(border_nm)
         motion = _accumulate_motion(_measure_steps(rows, len(frames), spacing, whole))
         found[int(layer)] = _measure_layer(int(layer), rows, frames, motion, spacing, field, border, min_frames)
@@ -161,21 +183,21 @@ def _choose_field(positions, field_nm):
     return (0.0, 0.0), tuple(field)
 
 
-def _fills_rectangle(positions, spacing, least: float = 0.93) -> bool:
+def _fills_rectangle(positions, spacing) -> bool:
     """Whether particles fill the rectangle around them, as they do where the field's edges cut them off."""
     low, high = positions.min(axis=0), positions.max(axis=0)
     axes = (np.arange(a, b + 1e-9, spacing) for a, b in zip(low, high, strict=True))
     grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 2)
-    return bool(np.mean(cKDTree(positions).query(grid)[0] < spacing) > least)
+    return bool(np.mean(cKDTree(positions).query(grid)[0] < spacing) > FILLED)
 
 
 def _measure_spacing(rows) -> float | None:
     """Median over a few of the fullest frames of the spacing in nm; None where no frame has a lattice."""
     values = []
     for _, layer in rows.groupby("layer"):
-        for frame in layer["frame"].value_counts().index[:5]:
+        for frame in layer["frame"].value_counts().index[:FULLEST_FRAMES]:
             points = layer.loc[layer["frame"] == frame, ["y_nm", "x_nm"]].to_numpy(float)
-            if len(points) >= 7 and spans_plane(points):
+            if len(points) >= FEWEST_IN_FRAME and spans_plane(points):
                 values.append(neighbour_spacing(points))
     return float(np.median(values)) if values else None
 
@@ -189,7 +211,7 @@ def _measure_steps(rows, count, spacing, fallback):
     by_row = {row: table for row, table in rows.groupby("row")}
     for k in range(count - 1):
         pair = _pair_positions(by_row.get(k), by_row.get(k + 1), spacing)
-        if fallback is not None and len(pair[0]) < 12:
+        if fallback is not None and len(pair[0]) < OWN_MOTION:
             turns[k], shifts[k] = fallback[0][k], fallback[1][k]
         elif len(pair[0]):
             turns[k], shifts[k] = _fit_rigid_motion(*pair)
@@ -202,23 +224,13 @@ def _pair_positions(one, other, spacing):
     if one is None or other is None:
         return none
     both = one[one["particle"] >= 0].merge(other[other["particle"] >= 0], on=["layer", "particle"])
-    if len(both) >= 3:
+    if len(both) >= SHARED_TRACKS:
         return both["z_x"].to_numpy(), both["z_y"].to_numpy()
     if spacing is None:
         return none
     a, b = one["z"].to_numpy(), other["z"].to_numpy()
-    i, j = _pair_mutually_nearest(to_points(a), to_points(b), 0.4 * spacing)
+    i, j = pair_mutually_nearest(to_points(a), to_points(b), SITE_REACH * spacing)
     return a[i], b[j]
-
-
-def _pair_mutually_nearest(one, other, reach):
-    """Indices of points that are each other's nearest within reach."""
-    if len(one) == 0 or len(other) == 0:
-        return np.zeros(0, int), np.zeros(0, int)
-    distance, nearest = cKDTree(other).query(one)
-    back = cKDTree(one).query(other)[1]
-    i = np.flatnonzero((distance < reach) & (back[nearest] == np.arange(len(one))))
-    return i, nearest[i]
 
 
 def _fit_rigid_motion(a, b):
@@ -228,9 +240,9 @@ def _fit_rigid_motion(a, b):
     left = np.abs(jump - middle)
     turn, shift = 1.0 + 0j, middle
     for _ in range(3):
-        use = left <= max(3 * np.median(left), 1e-9)
+        use = left <= max(OUTLIER * np.median(left), 1e-9)
         ca, cb = a[use].mean(), b[use].mean()
-        if use.sum() >= 6:
+        if use.sum() >= ROTATION:
             turn = np.sum(np.conj(a[use] - ca) * (b[use] - cb))
             turn = turn / abs(turn) if abs(turn) > 0 else 1.0 + 0j
         shift = cb - turn * ca
@@ -258,7 +270,7 @@ def _measure_layer(layer, rows, frames, motion, spacing, field, border, min_fram
         rest = (z - shift[row]) * np.conj(turn[row])
         sites, of = _find_sites(rest, spacing)
         turn, shift = _fit_motion_to_sites(z, row, sites, of, turn, shift)
-    # Everything is told where it is in the first frame
+    # Sites and motion relative to the first frame
     sites, turn, shift = turn[0] * sites + shift[0], turn * np.conj(turn[0]), shift - turn * np.conj(turn[0]) * shift[0]
     rest = (z - shift[row]) * np.conj(turn[row])
     seen, tracks = _observe_sites(rest, row, track, sites, of, len(frames))
@@ -280,21 +292,21 @@ def _measure_layer(layer, rows, frames, motion, spacing, field, border, min_fram
 
 def _find_sites(rest, spacing):
     """Where positions without motion (complex) pile up, and which pile each belongs to, -1 for none."""
-    step = spacing / 12
+    step = spacing / CELLS
     low = np.array([rest.real.min(), rest.imag.min()]) - spacing
     index = np.floor((np.stack([rest.real, rest.imag], axis=1) - low) / step).astype(int)
     heap = np.zeros(index.max(axis=0) + 1 + int(spacing / step))
     np.add.at(heap, tuple(index.T), 1.0)
-    heap = gaussian_filter(heap, 0.1 * spacing / step, mode="constant")
-    # A disk: in the corners of a square the flank of a neighbour that is there longer would be the higher
-    reach = round(0.5 * spacing / step)
+    heap = gaussian_filter(heap, BLUR * spacing / step, mode="constant")
+    # A disk: the corners of a square would reach the flank of a higher neighbouring pile
+    reach = round(PILE * spacing / step)
     peaks = peak_local_max(
         heap, footprint=disk(reach), min_distance=reach, p_norm=2, threshold_abs=1e-9, exclude_border=False
-    )  # the distance again, for peaks of equal height
+    )  # min_distance separates peaks of equal height
     sites = (peaks + 0.5) @ [1, 1j] * step + low @ [1, 1j]
     for _ in range(2):
         distance, of = cKDTree(to_points(sites)).query(to_points(rest))
-        of = np.where(distance < 0.4 * spacing, of, -1)
+        of = np.where(distance < SITE_REACH * spacing, of, -1)
         count = np.bincount(of[of >= 0], minlength=len(sites))
         total = [np.bincount(of[of >= 0], part[of >= 0], len(sites)) for part in (rest.real, rest.imag)]
         sites = np.where(count > 0, (total[0] + 1j * total[1]) / np.maximum(count, 1), sites)
@@ -305,10 +317,10 @@ def _fit_motion_to_sites(z, row, sites, of, turn, shift):
     """Motion again, now from the sites to the positions of each frame that has at least 12 of them."""
     turn, shift = turn.copy(), shift.copy()
     count = np.bincount(of[of >= 0], minlength=len(sites))
-    trusted = np.flatnonzero((of >= 0) & (count[of] >= 3))
+    trusted = np.flatnonzero((of >= 0) & (count[of] >= TRUSTED_SITE))
     trusted = trusted[np.argsort(row[trusted], kind="stable")]
     for t, use in enumerate(np.split(trusted, np.searchsorted(row[trusted], np.arange(1, len(turn))))):
-        if len(use) >= 12:
+        if len(use) >= OWN_MOTION:
             turn[t], shift[t] = _fit_rigid_motion(sites[of[use]], z[use])
     return turn, shift
 
@@ -325,12 +337,10 @@ def _observe_sites(rest, row, track, sites, of, count):
 
 # --- The likeliest history of a site ---
 
-_MISS, _MISS_AGAIN, _FALSE, _FALSE_AGAIN = 0.3, 0.6, 0.1, 0.5  # more than that is no observation of anything
-
 
 def _estimate_histories(seen, visible, sites, spacing, min_frames, iterations: int = 20):
     """Whether each site is taken in each frame (t, n), and the estimated rates."""
-    rates = {"miss": 0.05, "miss_again": 0.2, "false": 0.005, "false_again": 0.1}
+    rates: dict = {"miss": 0.05, "miss_again": 0.2, "false": 0.005, "false_again": 0.1}
     rates |= {"taken": np.full(4, 0.5), "attach": np.full(4, 2e-3), "detach": np.full(4, 2e-3)}
     if seen.shape[1] == 0:
         return seen, rates
@@ -338,18 +348,16 @@ def _estimate_histories(seen, visible, sites, spacing, min_frames, iterations: i
     state, old = seen, None
     for _ in range(iterations):
         group = _group_by_neighbours(state, near)
-        posterior, jumps = _run_forward_backward(
-            _observation_probability(context, rates), *_transition_probability(group, rates)
-        )
+        emission = _observation_probability(context, rates)
+        posterior, jumps = _run_forward_backward(emission, *_transition_probability(group, rates))
         rates = _update_rates(context, posterior, jumps, group[0])
         state = posterior[..., 1] > 0.5
         new = np.log(np.concatenate([np.ravel(v) for v in rates.values()]))
-        if old is not None and np.abs(new - old).max() < 0.02:
+        if old is not None and np.abs(new - old).max() < CONVERGED:
             break
         old = new
-    path = _find_likeliest_path(
-        _observation_probability(context, rates), *_transition_probability(_group_by_neighbours(state, near), rates)
-    )
+    chances = _transition_probability(_group_by_neighbours(state, near), rates)
+    path = _find_likeliest_path(_observation_probability(context, rates), *chances)
     return _drop_short_runs(path, visible, seen, min_frames), rates
 
 
@@ -409,21 +417,21 @@ def _run_forward_backward(emission, first, step, group):
 
 
 def _update_rates(context, posterior, jumps, first) -> dict:
-    """Rates from expected counts, with some made-up counts, so that none is 0 or beyond what makes sense."""
+    """Rates from expected counts and a prior (`PRIOR_COUNTS` counts), within bounds."""
     empty, taken = (np.bincount(context.ravel(), posterior[..., k].ravel(), 7) for k in (0, 1))
 
-    def share(part, rest, guess, most, weight=50):
+    def share(part, rest, guess, most, weight=PRIOR_COUNTS):
         return np.clip((part + weight * guess) / (part + rest + weight), 1e-5, most)
 
     begun = [np.bincount(first, posterior[0, :, k], 4) for k in (0, 1)]
     return {
-        "miss": float(share(taken[2], taken[3], 0.03, _MISS)),
-        "miss_again": float(share(taken[0], taken[1], 0.1, _MISS_AGAIN)),
-        "false": float(share(empty[1], empty[0], 0.003, _FALSE)),
-        "false_again": float(share(empty[3], empty[2], 0.1, _FALSE_AGAIN)),
+        "miss": float(share(taken[2], taken[3], 0.03, LARGEST_RATES["miss"])),
+        "miss_again": float(share(taken[0], taken[1], 0.1, LARGEST_RATES["miss_again"])),
+        "false": float(share(empty[1], empty[0], 0.003, LARGEST_RATES["false"])),
+        "false_again": float(share(empty[3], empty[2], 0.1, LARGEST_RATES["false_again"])),
         "taken": share(begun[1], begun[0], 0.5, 0.999, 1),
-        "attach": share(jumps[:, 0, 1], jumps[:, 0, 0], 1e-3, 0.2),
-        "detach": share(jumps[:, 1, 0], jumps[:, 1, 1], 1e-3, 0.2),
+        "attach": share(jumps[:, 0, 1], jumps[:, 0, 0], 1e-3, FASTEST),
+        "detach": share(jumps[:, 1, 0], jumps[:, 1, 1], 1e-3, FASTEST),
     }
 
 
@@ -451,7 +459,7 @@ def _drop_short_runs(path, visible, seen, min_frames) -> np.ndarray:
             path[:, k] = seen[:, k].mean() > 0.5
             continue
         history = path[rows, k]
-        for state in (True, False):  # visits first: two false finds around a gap do not make one
+        for state in (True, False):  # visits first, so that two false finds around a gap do not count as one
             for start, end in _find_runs(history, state):
                 inside = start > 0 and end < len(history)
                 if end - start < (min_frames if inside else min(2, min_frames)) and end - start < len(history):

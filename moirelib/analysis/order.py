@@ -11,23 +11,21 @@ from __future__ import annotations
 import freud
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from scipy.ndimage import distance_transform_edt
 from scipy.signal import fftconvolve
 from scipy.spatial import cKDTree
 
 from ..crystal.lattice import Lattice
 from ..crystal.mesh import Mesh, lattices_around, sixth_turns
-from ..crystal.neighbours import REACH, bonds, checked_points, freud_system, neighbour_spacing, to_complex
+from ..crystal.neighbours import REACH, bonds, check_points, freud_system, neighbour_spacing, to_complex
 from .grains import check_grain
 from .lattices import fit_from_bonds, name_bonds
 
 __all__ = ["edge_particles", "hexatic_correlation", "radial_distribution", "strain_map"]
 
 
-# --- Correlation functions and the edge ---
-
-
-def hexatic_correlation(points, psi6, r_max: float, bin_width: float) -> pd.DataFrame:
+def hexatic_correlation(points: ArrayLike, psi6: ArrayLike, r_max: float, bin_width: float) -> pd.DataFrame:
     """Correlation function g6(r) of the bond-orientational order.
 
     Parameters
@@ -46,7 +44,7 @@ def hexatic_correlation(points, psi6, r_max: float, bin_width: float) -> pd.Data
         |ψ6|². It stays near 1 in a crystal, decays algebraically in a hexatic, exponentially in a liquid. Being a mean
         over the pairs there are, it needs no correction for the edge.
     """
-    points, psi6 = checked_points(points), np.asarray(psi6)
+    points, psi6 = check_points(points), np.asarray(psi6)
     _refuse_bins(r_max, bin_width)
     known = np.isfinite(psi6)
     if known.sum() < 2:
@@ -62,7 +60,9 @@ def hexatic_correlation(points, psi6, r_max: float, bin_width: float) -> pd.Data
     return table[there].reset_index(drop=True)
 
 
-def radial_distribution(points, r_max: float, bin_width: float, spacing: float | None = None) -> pd.DataFrame:
+def radial_distribution(
+    points: ArrayLike, r_max: float, bin_width: float, spacing: float | None = None
+) -> pd.DataFrame:
     """Radial distribution function g(r) of a layer of any outline.
 
     Parameters
@@ -85,7 +85,7 @@ def radial_distribution(points, r_max: float, bin_width: float, spacing: float |
     The region is what lies within 0.6 spacings of a particle. Its autocorrelation says how many pairs of its points
     there are at each distance, which corrects for edges of any shape.
     """
-    points = checked_points(points)
+    points = check_points(points)
     _refuse_bins(r_max, bin_width)
     spacing = neighbour_spacing(points) if spacing is None else spacing
     edges = np.arange(0, r_max + bin_width, bin_width)
@@ -115,7 +115,10 @@ def _refuse_bins(r_max, bin_width) -> None:
         raise ValueError(f"r_max and bin_width must be positive (nm), got {r_max} and {bin_width}")
 
 
-def edge_particles(points, spacing: float | None = None) -> np.ndarray:
+EDGE_GAP = 150.0  # degrees without a neighbour: between 120 beside a vacancy and 180 at a straight edge
+
+
+def edge_particles(points: ArrayLike, spacing: float | None = None) -> np.ndarray:
     """Which particles lie at the edge of their crystal or of the frame.
 
     Parameters
@@ -131,7 +134,7 @@ def edge_particles(points, spacing: float | None = None) -> np.ndarray:
         True where two neighbours in succession are 150° or more apart as seen from the particle: 180° at a straight
         edge, 60° inside and 120° beside a single vacancy.
     """
-    points = checked_points(points)
+    points = check_points(points)
     spacing = neighbour_spacing(points) if spacing is None else spacing
     pairs = bonds(points, spacing)
     i, j = np.concatenate([pairs, pairs[:, ::-1]]).T
@@ -147,11 +150,15 @@ def edge_particles(points, spacing: float | None = None) -> np.ndarray:
     gap[count[i] == 1] = 2 * np.pi
     widest = np.full(len(points), 2 * np.pi)
     widest[count > 0] = np.maximum.reduceat(gap, first[count > 0]) if len(i) else 0
-    return widest >= np.radians(150) - 1e-9
+    return widest >= np.radians(EDGE_GAP) - 1e-9
 
 
 def strain_map(
-    points, reference: Lattice | None = None, spacing: float | None = None, grain=None, reach: float = REACH
+    points: ArrayLike,
+    reference: Lattice | None = None,
+    spacing: float | None = None,
+    grain: ArrayLike | None = None,
+    reach: float = REACH,
 ) -> pd.DataFrame:
     """Strain and rotation at each particle, from its neighbours.
 

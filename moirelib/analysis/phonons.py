@@ -18,7 +18,8 @@ from .vibrations import measure_every_layer
 __all__ = ["dispersion", "largest_grain", "measure_phonons"]
 
 
-# --- Dispersion ---
+DOUBT = 0.1  # share of the correction for blur that may be wrong
+LARGEST_CIRCLE = 0.3  # of the distance from Γ: wave vectors around that are averaged
 
 
 def dispersion(
@@ -75,13 +76,13 @@ def dispersion(
     spectra = [displacement_spectrum(motion, p.wave_vectors, weight) for p in turned]
     count = len(path.wave_vectors)
 
-    def averaged(matrices):  # over the equivalent paths, then over the neighbours of each point
+    def average(matrices):  # over the equivalent paths, then over the neighbours of each point
         branches = [_turn_to_branches(x, p) for x, p in zip(matrices, turned, strict=True)]
         return np.mean(branches, axis=0).reshape(count, -1, 2, 2).mean(axis=1)
 
-    total, power = averaged([x.total for x in spectra]), averaged([x.motion for x in spectra])
+    total, power = average([x.total for x in spectra]), average([x.motion for x in spectra])
     realness = spectra[0].realness.reshape(count, -1)[:, 0]
-    samples = sum(x.samples for x in spectra).reshape(count, -1).mean(axis=1)
+    samples = np.sum([x.samples for x in spectra], axis=0).reshape(count, -1).mean(axis=1)
     share = _share_of_common_waves(around.wave_vectors.reshape(count, -1, 2), motion.sites, weight)
     sharp = _diagonal(_turn_to_branches(safe_inverse(model.dynamical_matrix(path.wave_vectors)), path))
     blurred = safe_inverse(model.dynamical_matrix(blur.around(around.wave_vectors)))
@@ -91,7 +92,7 @@ def dispersion(
     matrix[np.hypot(*path.wave_vectors.T) < blur.shortest] = np.nan
     stiffness = _diagonal(matrix)
     scatter = _diagonal(total) / _diagonal(power) * np.sqrt(share / samples)[:, None]
-    scatter = np.hypot(scatter, 0.1 * np.abs(ratio**2 - 1))  # a tenth of the blur's correction may be wrong
+    scatter = np.hypot(scatter, DOUBT * np.abs(ratio**2 - 1))
     expected = _diagonal(_turn_to_branches(model.dynamical_matrix(path.wave_vectors), path))
     tables = [_tabulate_branch(motion.layer, path, b, stiffness, stiffness * scatter, expected) for b in (0, 1)]
     table = pd.concat(tables, ignore_index=True)
@@ -151,7 +152,7 @@ def _add_surrounding_waves(path, radius) -> SymmetryPath:
     t = np.radians(60.0 * np.arange(6))
     ring = np.concatenate([np.zeros((1, 2)), np.stack([np.sin(t), np.cos(t)], axis=1)])
     ring = ring[: 7 if radius > 0 else 1]
-    radius = np.minimum(radius, 0.3 * np.linalg.norm(path.wave_vectors, axis=1))
+    radius = np.minimum(radius, LARGEST_CIRCLE * np.linalg.norm(path.wave_vectors, axis=1))
     q = path.wave_vectors[:, None] + radius[:, None, None] * ring
     along = np.repeat(path.longitudinal, len(ring), axis=0)
     return SymmetryPath(q.reshape(-1, 2), along, np.repeat(path.distance, len(ring)), path.ticks)

@@ -9,12 +9,15 @@ import contextlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
-from ..tables import TRACK_COLUMNS, checked_particles
+from ..tables import TRACK_COLUMNS, check_particles
 from .defect_tracks import follow_boundaries, follow_defects
 from .displacements import Displacements, coordination_labels, site_displacements
 from .frame_tables import tabulate_frame
@@ -52,13 +55,13 @@ class Analysis:
     sizes: pd.DataFrame | None = None  # of `moirelib.analysis.size_table`
     occupancy: dict[int, Occupancy] = field(default_factory=dict)  # sites of each layer, and how it moved
 
-    def write(self, folder) -> None:
+    def write(self, folder: str | PathLike) -> None:
         """Write each table as NAME.csv into an existing folder."""
         for name, table in self.tables.items():
             table.to_csv(Path(folder) / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
 
 
-def read_particles(folder) -> pd.DataFrame:
+def read_particles(folder: str | PathLike) -> pd.DataFrame:
     """Read and check ``particles.csv`` of a decomposition's folder, or of any other.
 
     Parameters
@@ -85,17 +88,17 @@ def read_particles(folder) -> pd.DataFrame:
         table = pd.read_csv(file)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise ValueError(f"{file} is not a table: {error}; write it as comma-separated values") from error
-    return _check_particles(table, str(file))
+    return _check_not_empty(table, str(file))
 
 
-def _check_particles(table, name) -> pd.DataFrame:
-    table = checked_particles(table, NEEDED, name)
+def _check_not_empty(table, name) -> pd.DataFrame:
+    table = check_particles(table, NEEDED, name)
     if table.empty:
         raise ValueError(f"{name} holds no particles; decompose a movie with particles in it")
     return table
 
 
-def analyze(particles: pd.DataFrame, field_nm=None, progress: bool = False) -> Analysis:
+def analyze(particles: pd.DataFrame, field_nm: ArrayLike | None = None, progress: bool = False) -> Analysis:
     """Vibrations, phonons, lattices, Moiré, defects, boundaries and growth of a particle table, as far as it allows.
 
     Parameters
@@ -112,7 +115,7 @@ def analyze(particles: pd.DataFrame, field_nm=None, progress: bool = False) -> A
     Analysis
         Tables, and notes on what is missing.
     """
-    particles = _check_particles(particles, "the table")
+    particles = _check_not_empty(particles, "the table")
     result = Analysis(particles)
     _add_frame_tables(result, progress)
     tracks = particles[particles["particle"] >= 0]
@@ -130,14 +133,14 @@ def analyze(particles: pd.DataFrame, field_nm=None, progress: bool = False) -> A
 
 
 def _measure_growth(result, field_nm) -> pd.DataFrame:
-    """Events; what else the occupancy of sites says is kept beside them."""
+    """Table of events; sizes and summaries of growth are added to the result."""
     result.occupancy = occupancy = site_occupancy(result.particles, field_nm)
     events, result.sizes = growth_events(occupancy), size_table(occupancy)
-    frames = result.particles["frame"].unique()
-    _add_summary(result, "growth", "Rates per frame", lambda: growth_rate(events, frames, layers=sorted(occupancy)))
-    _add_summary(result, "growth", "Velocity of the front, nm per frame", lambda: _measure_fronts(occupancy))
-    _add_summary(result, "growth", "Attachments of layer 2 by registry", lambda: _measure_preference(occupancy))
-    _add_summary(result, "growth", "Turning and sliding of layer 2 on layer 1", lambda: _measure_relaxation(occupancy))
+    add, frames = partial(_add_summary, result, "growth"), result.particles["frame"].unique()
+    add("Rates per frame", partial(growth_rate, events, frames, layers=sorted(occupancy)))
+    add("Velocity of the front, nm per frame", _measure_fronts, occupancy)
+    add("Attachments of layer 2 by registry", _measure_preference, occupancy)
+    add("Turning and sliding of layer 2 on layer 1", _measure_relaxation, occupancy)
     return events
 
 
@@ -170,40 +173,29 @@ def _add_summaries(result, tracks) -> None:
     """Numbers of whole layers: vibrations, elastic constants, defects that last."""
     motions = {}
     for layer in sorted(tracks["layer"].unique()):
-        with contextlib.suppress(ValueError):  # the notes say already why a layer has none
+        with contextlib.suppress(ValueError):  # the notes already give the reason
             motions[layer] = site_displacements(tracks, layer)
-    _add_summary(result, "vibrations", "Layers as a whole", lambda: _summarise_layers(motions))
-    _add_summary(
-        result,
-        "vibrations",
-        "By coordination",
-        lambda: _group_amplitudes(motions, lambda m: coordination_labels(m.sites)),
-    )
+    add = partial(_add_summary, result)
+    add("vibrations", "Layers as a whole", _summarise_layers, motions)
+    add("vibrations", "By coordination", _group_amplitudes, motions, lambda m: coordination_labels(m.sites))
     if {1, 2} <= set(motions):
-        both, title = {k: motions[k] for k in (1, 2)}, "By place on the other layer"
-        _add_summary(
-            result,
-            "vibrations",
-            title,
-            lambda: _group_amplitudes(both, lambda m: _label_by_registry(m, both[3 - m.layer])),
+        one, two = motions[1], motions[2]
+        by_registry = partial(
+            _group_amplitudes, {1: one, 2: two}, lambda m: _label_by_registry(m, motions[3 - m.layer])
         )
+        add("vibrations", "By place on the other layer", by_registry)
         title = "Correlation of the two layers' displacements, by distance"
-        _add_summary(result, "vibrations", title, lambda: interlayer_correlation(motions[1], motions[2]))
-    _add_summary(
-        result,
-        "phonons",
-        "Elastic constants in kT/nm², and Poisson's ratio",
-        lambda: _measure_elastic_constants(motions),
-    )
+        add("vibrations", title, interlayer_correlation, one, two)
+    add("phonons", "Elastic constants in kT/nm², and Poisson's ratio", _measure_elastic_constants, motions)
     spacing = result.tables["lattice"]["spacing_nm"].median()
-    _add_summary(result, "defects", "Followed through the frames", lambda: _summarise_defects(result, spacing))
-    _add_summary(result, "boundaries", "Followed through the frames", lambda: _summarise_boundaries(result, spacing))
+    add("defects", "Followed through the frames", _summarise_defects, result, spacing)
+    add("boundaries", "Followed through the frames", _summarise_boundaries, result, spacing)
 
 
-def _add_summary(result, section, title, compute: Callable[[], pd.DataFrame]) -> None:
+def _add_summary(result, section, title, compute: Callable[..., pd.DataFrame], *arguments) -> None:
     """Add a summary; where the data do not allow it, the report goes without."""
     with contextlib.suppress(ValueError):
-        table = compute()
+        table = compute(*arguments)
         if len(table):
             result.summaries.setdefault(section, {})[title] = table
 
@@ -240,11 +232,12 @@ def _measure_elastic_constants(motions) -> pd.DataFrame:
 
 
 LASTING = 3  # frames; a defect of fewer may be a particle that was missed
+DEFECT_REACH, BOUNDARY_REACH = 1.2, 2.0  # spacings that a defect or boundary may move from frame to frame
 
 
 def _summarise_defects(result, spacing) -> pd.DataFrame:
     """Of every kind of defect, how many last, for how long and how far they move on their layer's own lattice."""
-    paths = follow_defects(result.tables["defects"], 1.2 * spacing, motion=result.occupancy)
+    paths = follow_defects(result.tables["defects"], DEFECT_REACH * spacing, motion=result.occupancy)
     step = np.hypot(paths["step_y_nm"], paths["step_x_nm"])
     each = paths.assign(moved=step > 0.5 * spacing).groupby(["layer", "kind", "defect"])
     each = each.agg(
@@ -269,7 +262,7 @@ LONGEST = 10  # boundaries listed
 
 def _summarise_boundaries(result, spacing) -> pd.DataFrame:
     """The boundaries that are seen in most frames: what they are, and how far they migrate."""
-    paths = follow_boundaries(result.tables["boundaries"], 2 * spacing, motion=result.occupancy)
+    paths = follow_boundaries(result.tables["boundaries"], BOUNDARY_REACH * spacing, motion=result.occupancy)
     each = paths.groupby(["layer", "boundary"]).agg(
         frames=("frame", "nunique"),
         kind=("kind", lambda v: v.mode().iloc[0]),
@@ -314,7 +307,7 @@ def _add_table(result, name, compute: Callable[[], pd.DataFrame]) -> None:
         result.notes[name] = " ".join(table.attrs["note"].split("\n"))
 
 
-def field_of_view(folder) -> tuple[float, float] | None:
+def field_of_view(folder: str | PathLike) -> tuple[float, float] | None:
     """Height and width of the frames, in nm, from ``summary.json`` in a folder; None where it does not say."""
     try:
         summary = json.loads((Path(folder) / "summary.json").read_text(encoding="utf-8"))

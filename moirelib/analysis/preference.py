@@ -9,17 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.spatial import cKDTree
 
-from ..crystal.neighbours import REACH
 from .growth import occupancy_changes, poisson_interval, possible_sites, registry_at
 from .moire import REGISTRY
-from .occupancy import Occupancy
+from .occupancy import Occupancy, adjacency
 
 __all__ = ["SitePreference", "site_preference"]
-
-
-# --- Do particles prefer sites? ---
 
 
 @dataclass(frozen=True)
@@ -90,7 +85,7 @@ def site_preference(
 def _list_choices(one, occupancy, kinds):
     """Of every attachment: what was chosen (m, 3), its chance without preference (m, 3); all that was on offer (3,)."""
     places = possible_sites(one)
-    pairs = cKDTree(places).query_pairs(REACH * one.spacing, output_type="ndarray")
+    near = adjacency(places, one.spacing)
     rows, k = occupancy_changes(one)
     came = one.occupied[rows, k]
     rows, k = rows[came], k[came]
@@ -98,8 +93,7 @@ def _list_choices(one, occupancy, kinds):
     for row in np.unique(rows):
         there = np.zeros(len(places), bool)
         there[: len(one.sites)] = one.occupied[row - 1]
-        touching = np.bincount(pairs[:, 0], there[pairs[:, 1]], len(places))
-        touching += np.bincount(pairs[:, 1], there[pairs[:, 0]], len(places))
+        touching = near @ there.astype(float)
         free = np.flatnonzero(~there & (touching > 0) & one.in_view(places, row) & one.in_view(places, row - 1))
         on = registry_at(one, occupancy, np.full(len(free), row), places[free])["registry"].to_numpy(object)
         is_kind = np.stack([on == kind for kind in kinds], axis=1).astype(float)

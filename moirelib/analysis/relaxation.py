@@ -5,10 +5,11 @@ Explained in chapter 10, "Growth".
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from scipy.optimize import curve_fit
 
 from ..crystal.neighbours import to_complex, to_points
@@ -68,6 +69,9 @@ def _estimate_motion_variance(one, middle) -> np.ndarray:
 
 # --- Exponentials ---
 
+FEWEST_VALUES, FEWEST_TIMES = 8, 4  # for three parameters
+KNOWN = 0.5  # of the time constant: largest standard error of one that is known
+
 
 @dataclass(frozen=True)
 class Relaxation:
@@ -86,7 +90,7 @@ class Relaxation:
     time_std: float
     evidence: float  # by how much Akaike's criterion prefers the exponential to the better of constant and line
 
-    def at(self, t, start: float = 0.0) -> np.ndarray:
+    def at(self, t: ArrayLike, start: float = 0.0) -> np.ndarray:
         """The fitted value at times t, in the units of the fit; ``start`` is the first time of the data."""
         t = np.asarray(t, float)
         if not self.supported:
@@ -94,7 +98,7 @@ class Relaxation:
         return self.final + self.amplitude * np.exp(-(t - start) / self.time)
 
 
-def fit_relaxation(t, values, std=None, evidence: float = 6.0) -> Relaxation:
+def fit_relaxation(t: ArrayLike, values: ArrayLike, std: ArrayLike | None = None, evidence: float = 6.0) -> Relaxation:
     """Fit an exponential relaxation where the data support one.
 
     Parameters
@@ -121,32 +125,31 @@ def fit_relaxation(t, values, std=None, evidence: float = 6.0) -> Relaxation:
     ----------
     Hurvich & Tsai, Biometrika 76, 297 (1989).
     """
-    t, values = np.asarray(t, float), np.asarray(values, float)
-    std = np.ones_like(values) if std is None else np.asarray(std, float)
-    if not t.shape == values.shape == std.shape:
-        raise ValueError(f"times, values and errors must be as many, got {t.shape}, {values.shape} and {std.shape}")
-    good = np.isfinite(t) & np.isfinite(values) & np.isfinite(std) & (std > 0)
+    x, y = np.asarray(t, float), np.asarray(values, float)
+    error = np.ones_like(y) if std is None else np.asarray(std, float)
+    if not x.shape == y.shape == error.shape:
+        raise ValueError(f"times, values and errors must be as many, got {x.shape}, {y.shape} and {error.shape}")
+    good = np.isfinite(x) & np.isfinite(y) & np.isfinite(error) & (error > 0)
     if not good.any():
         raise ValueError("a relaxation needs finite values with positive errors, got none")
-    order = np.argsort(t[good], kind="stable")  # the correlation of residuals is that of successive times
-    t, y, std = (x[good][order] for x in (t - t[good].min(), values, std))
-    mean, mean_std = _average(y, std)
+    order = np.argsort(x[good], kind="stable")  # the correlation of residuals is that of successive times
+    x, y, error = (v[good][order] for v in (x - x[good].min(), y, error))
+    mean, mean_std = _average(y, error)
     none = Relaxation(False, mean, mean_std, np.nan, np.nan, np.nan, np.nan, -np.inf)
-    if len(y) < 8 or len(np.unique(t)) < 4:
+    if len(y) < FEWEST_VALUES or len(np.unique(x)) < FEWEST_TIMES:
         return none
-    best = _fit_exponential(t, y, std)
+    best = _fit_exponential(x, y, error)
     if best is None:
         return none
-    value, error, left = best
-    plain = [np.polyval(np.polyfit(t, y, degree, w=1 / std), t) for degree in (0, 1)]
+    found, spread, left = best
+    plain = [np.polyval(np.polyfit(x, y, degree, w=1 / error), x) for degree in (0, 1)]
     n = len(y) / _error_inflation(left) ** 2  # independent values, as the best model leaves them
-    criteria = [_akaike_criterion((y - line) / std, k, n) for line, k in zip(plain, (2, 3), strict=True)]
+    criteria = [_akaike_criterion((y - line) / error, k, n) for line, k in zip(plain, (2, 3), strict=True)]
     gain = float(min(criteria) - _akaike_criterion(left, 4, n))
-    supported = gain > evidence and value[2] < np.ptp(t) and error[2] < 0.5 * value[2]
-    if not supported:
-        return Relaxation(False, mean, mean_std, np.nan, np.nan, np.nan, np.nan, gain)
-    pairs = [float(v) for both in zip(value, error, strict=True) for v in both]
-    return Relaxation(True, *pairs, gain)
+    if not (gain > evidence and found[2] < np.ptp(x) and spread[2] < KNOWN * found[2]):
+        return replace(none, evidence=gain)
+    (final, amplitude, time), (final_std, amplitude_std, time_std) = (map(float, v) for v in (found, spread))
+    return Relaxation(True, final, final_std, amplitude, amplitude_std, time, time_std, gain)
 
 
 def _fit_exponential(t, y, std):

@@ -9,6 +9,7 @@ import base64
 import html
 import io
 from collections.abc import Iterator
+from os import PathLike
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -60,7 +61,7 @@ PAGE = """<!DOCTYPE html>
 """
 
 
-def write_analysis(analysis: Analysis, folder, name: str = "", movie: bool = True) -> None:
+def write_analysis(analysis: Analysis, folder: str | PathLike, name: str = "", movie: bool = True) -> None:
     """Write tables, figures, a movie of the tracks and ``report.html`` into an existing folder.
 
     Parameters
@@ -199,7 +200,7 @@ def _draw_growth(analysis) -> Figure:
 # --- Page ---
 
 
-def render_report(analysis: Analysis, drawn, name: str = "") -> str:
+def render_report(analysis: Analysis, drawn: list[tuple[str, str, bytes]], name: str = "") -> str:
     """One self-contained HTML page of an analysis; `drawn` has section, caption and PNG of every figure."""
     frames = analysis.particles["frame"].nunique()
     number = analysis.particles.groupby("layer").size() / frames
@@ -225,7 +226,7 @@ def _render_figure(caption, png) -> str:
 
 
 def _render_summary(section, table) -> str:
-    """The numbers that a group meeting asks for, as an HTML table."""
+    """The key numbers of a table, as HTML."""
     if table.empty:
         return "<p>None found.</p>"
     return _render_table(SUMMARIES[section](table))

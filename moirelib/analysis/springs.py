@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.fft import next_fast_len
 from scipy.optimize import least_squares
 from scipy.spatial import cKDTree
@@ -42,14 +43,16 @@ class _Spectrum:
     realness: np.ndarray  # (m,) 0 for a complex amplitude, 1 for one that is real but for a phase (Γ, M)
 
 
-_INTERIOR = 7  # sites inside the edge: a hexagon five rows wide. Fewer have no extent for a wave to run over
+INTERIOR = 7  # sites inside the edge: a hexagon five rows wide. Fewer have no extent for a wave to run over
+CONNECTED = 9.0  # times the noise of |ρ|²: correlation in time is followed while it is above (three sigma)
+LARGEST_LOSS = 0.5  # of a wave's power, by removing the sites' means
 
 
-def edge_window(motion) -> np.ndarray:
+def edge_window(motion: Displacements) -> np.ndarray:
     """Weight of each site: 0 at the layer's edge, 1 deepest inside it, rising as sin²."""
     labels = coordination_labels(motion.sites)
     edge = motion.sites[labels == "edge"]
-    if len(edge) == 0 or len(motion.sites) - len(edge) < _INTERIOR:
+    if len(edge) == 0 or len(motion.sites) - len(edge) < INTERIOR:
         raise ValueError(
             f"layer {motion.layer} has no interior ({len(motion.sites)} sites, {len(edge)} of them at its edge); "
             "phonons need an island at least five rows wide"
@@ -58,18 +61,18 @@ def edge_window(motion) -> np.ndarray:
     return np.sin(0.5 * np.pi * depth / depth.max()) ** 2
 
 
-def displacement_spectrum(motion, q, weight) -> _Spectrum:
+def displacement_spectrum(motion: Displacements, q: np.ndarray, weight: np.ndarray) -> _Spectrum:
     """⟨u(q) u†(q)⟩ with u(q) = Σ w u exp(-iq·r) / √Σw²."""
     frames = len(motion.values)
     present = motion.seen / frames
     phase = np.exp(-1j * motion.sites @ q.T) * (weight / present / np.sqrt(np.sum(weight**2)))[:, None]
-    u = np.nan_to_num(motion.values)  # no wave but the longest goes with drift and rotation
+    u = np.nan_to_num(motion.values)  # removing drift and rotation changes only the longest waves
     amplitude = np.stack([u[..., i] @ phase for i in (0, 1)], axis=-1)  # (t, m, 2)
     samples, kept = independent_samples(amplitude, motion.creep)
     measured = np.einsum("tma,tmb->mab", amplitude, amplitude.conj()) / frames
     measured = measured / np.sqrt(kept[:, :, None] * kept[:, None, :])
     share = weight**2 / np.sum(weight**2)
-    # a particle that blinks scatters like noise; what is white in space is the same at every q
+    # a particle that is missed in some frames adds noise, equal at every q
     blinking = share @ ((1 / present - 1)[:, None] * total_variance(motion)[0])
     error, _, note = error_variance(motion)
     if note:
@@ -78,7 +81,7 @@ def displacement_spectrum(motion, q, weight) -> _Spectrum:
     return _Spectrum(measured, measured - np.diag(blinking + share @ error), samples, realness)
 
 
-def independent_samples(amplitude, creep):
+def independent_samples(amplitude: np.ndarray, creep: int):
     """Independent samples of each wave's power (m,), and what is left of it (m, 2) after the sites' means were removed.
 
     Of a Gaussian process 1 / (1 + 2 Σ |ρ|²) per frame for the power, by the slower polarization, and 1 / (1 + 2 Σ ρ)
@@ -88,14 +91,15 @@ def independent_samples(amplitude, creep):
     length = next_fast_len(2 * frames)
     rho = np.fft.ifft(np.abs(np.fft.fft(amplitude, length, axis=0)) ** 2, axis=0)[: max(frames // 4, 2)]
     rho = rho / np.maximum(rho[:1].real, 1e-300)
-    connected = np.cumprod(np.abs(rho) ** 2 > 9 / frames, axis=0)  # |ρ|² of independent frames is 1/frames on average
+    noise = 1 / frames  # mean |ρ|² of independent frames
+    connected = np.cumprod(np.abs(rho) ** 2 > CONNECTED * noise, axis=0)
     later = (rho * connected)[1:]
     samples = frames / (1 + 2 * np.sum(np.abs(later) ** 2, axis=0)) - (creep + 1)
     lost = (creep + 1) / frames * (1 + 2 * np.sum(later.real, axis=0))
-    return np.maximum(samples.min(axis=1), 1.0), 1 - np.clip(lost, 0, 0.5)
+    return np.maximum(samples.min(axis=1), 1.0), 1 - np.clip(lost, 0, LARGEST_LOSS)
 
 
-def plane_wave_stiffness(motion: Displacements, wave_vectors) -> np.ndarray:
+def plane_wave_stiffness(motion: Displacements, wave_vectors: ArrayLike) -> np.ndarray:
     """Dynamical matrix of a layer at any wave vectors, from the spectrum of its displacements.
 
     Parameters
@@ -127,7 +131,7 @@ def plane_wave_stiffness(motion: Displacements, wave_vectors) -> np.ndarray:
     return invert_covariance(spectrum.motion, spectrum.samples, spectrum.realness)
 
 
-def invert_covariance(matrix, samples, realness) -> np.ndarray:
+def invert_covariance(matrix: np.ndarray, samples: np.ndarray, realness: np.ndarray) -> np.ndarray:
     """Inverse of sample covariances, unbiased: of N complex samples in 2 dimensions it is too large by N/(N - 2)."""
     values = np.linalg.eigvalsh(matrix)
     good = values[:, 0] > 1e-12 * np.abs(values[:, 1])
@@ -185,7 +189,7 @@ class SpringModel:
 
     spacing: float  # nearest-neighbour distance, in nm
     angle: float  # direction of a close-packed row, in degrees from x towards y
-    site_stiffness: float  # hold on every particle, of the window or the other layer, in kT/nm²
+    site_stiffness: float  # spring that holds each particle in place (window or other layer), in kT/nm²
     # (s,) stiffness along the bonds to each shell of neighbours (at 1, √3 and 2 spacings), in kT/nm²
     central: np.ndarray
     sideways: np.ndarray  # (s,) stiffness across these bonds, in kT/nm²
@@ -198,7 +202,7 @@ class SpringModel:
         """Standard errors of `central`, in kT/nm²."""
         return np.sqrt(np.diag(self.covariance)[1::2])
 
-    def dynamical_matrix(self, wave_vectors) -> np.ndarray:
+    def dynamical_matrix(self, wave_vectors: ArrayLike) -> np.ndarray:
         """D(q) in kT/nm², shape (..., 2, 2), at wave vectors (..., 2) in radians per nm."""
         parameters = np.concatenate([[self.site_stiffness], np.stack([self.central, self.sideways], axis=1).ravel()])
         return np.tensordot(_spring_basis(wave_vectors, self.spacing, self.angle, len(self.central)), parameters, 1)
@@ -276,11 +280,16 @@ def _fit_force_constants(spectrum, blur, basis, scale):
     return fit.x * scale, covariance, float(2 * fit.cost / (len(fit.fun) - len(start)))
 
 
-def safe_inverse(matrix) -> np.ndarray:
+def safe_inverse(matrix: np.ndarray) -> np.ndarray:
     """Of real symmetric 2x2 matrices; unstable ones count as very soft."""
     a, b, c = matrix[..., 0, 0], matrix[..., 0, 1], matrix[..., 1, 1]
     determinant = np.maximum(a * c - b * b, 1e-6 * (a + c) ** 2)
     return np.stack([np.stack([c, -b], axis=-1), np.stack([-b, a], axis=-1)], axis=-2) / determinant[..., None, None]
+
+
+SHORTEST_WAVE = 2.0  # rad over the window's size; below, leakage from longer waves outweighs what is there
+LONGEST_WAVE = 1.0  # rad over the window's size; motion of still longer waves went with drift and rotation
+BLUR_REACH = 5.0  # rad over the window's size: the window's spectrum is negligible beyond
 
 
 class Blur:
@@ -289,18 +298,18 @@ class Blur:
     def __init__(self, sites, weight, half: int = 8):
         center = weight**2 @ sites / np.sum(weight**2)
         size = np.sqrt(weight**2 @ np.sum((sites - center) ** 2, axis=1) / np.sum(weight**2))
-        self.shortest = 2.0 / size  # rad/nm; below, leakage from longer waves outweighs what is there
-        self.cut = 1.0 / size  # motion of still longer waves went with drift and rotation
-        axis = np.linspace(-5 / size, 5 / size, 2 * half + 1)
+        self.shortest = SHORTEST_WAVE / size
+        self.cut = LONGEST_WAVE / size
+        axis = np.linspace(-BLUR_REACH / size, BLUR_REACH / size, 2 * half + 1)
         self.steps = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)
         power = np.abs(np.exp(-1j * self.steps @ (sites - center).T) @ weight) ** 2
         self.power = power / power.sum()
 
-    def divisions(self, spacing) -> int:
+    def divisions(self, spacing: float) -> int:
         """Of the Brillouin zone, so that neighbouring waves are nearly independent."""
         return int(np.clip(round(6 / (self.shortest * spacing)), 6, 20))
 
-    def around(self, q) -> np.ndarray:
+    def around(self, q: np.ndarray) -> np.ndarray:
         """Wave vectors that are averaged into each of q, (m, s, 2)."""
         near = q[:, None] + self.steps
         length = np.maximum(np.linalg.norm(near, axis=2, keepdims=True), 1e-12)
@@ -348,6 +357,13 @@ def elastic_constants(model: SpringModel) -> ElasticConstants:
     bulk, ratio = longitudinal - shear, 1 - 2 * shear / longitudinal
     change = np.array([2 * shear / longitudinal**2, -2 / longitudinal])  # of Poisson's ratio with the two moduli
     bulk_std = np.sqrt(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
-    values = (shear, np.sqrt(covariance[1, 1]), longitudinal, np.sqrt(covariance[0, 0]))
-    values += (bulk, bulk_std, ratio, np.sqrt(change @ covariance @ change))
-    return ElasticConstants(*(float(x) for x in values))
+    return ElasticConstants(
+        shear=float(shear),
+        shear_std=float(np.sqrt(covariance[1, 1])),
+        longitudinal=float(longitudinal),
+        longitudinal_std=float(np.sqrt(covariance[0, 0])),
+        bulk=float(bulk),
+        bulk_std=float(bulk_std),
+        poisson_ratio=float(ratio),
+        poisson_ratio_std=float(np.sqrt(change @ covariance @ change)),
+    )

@@ -6,21 +6,22 @@ Explained in chapter 8, "Vibrations".
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
+from scipy.constants import Boltzmann
 from scipy.fft import irfft, next_fast_len, rfft
 from scipy.spatial import cKDTree
 from scipy.stats import chi2, norm
 
 from ..crystal.neighbours import bonds, nearest_spacing
-from ..tables import checked_particles
+from ..tables import check_particles
 from .displacements import AXES, MIN_FRAMES, Displacements, make_smoother, site_displacements
 from .localization import error_variance, pool_covariance, restore_mean, share_of_independent_samples, total_variance
 
 __all__ = [
-    "measure_every_layer",
     "group_vibrations",
     "interlayer_correlation",
     "layer_vibrations",
@@ -53,7 +54,7 @@ def pn_per_um(spring_constant: float | np.ndarray, temperature: float = 298.15) 
     >>> round(pn_per_um(1.0))
     4116
     """
-    return spring_constant * 1.380649e-23 * temperature * 1e24  # J/nm² = 10¹⁸ N/m = 10²⁴ pN/µm
+    return spring_constant * Boltzmann * temperature * 1e24  # J/nm² = 10¹⁸ N/m = 10²⁴ pN/µm
 
 
 def site_vibrations(motion: Displacements, confidence: float = 0.95) -> pd.DataFrame:
@@ -149,9 +150,11 @@ def measure_vibrations(tracks: pd.DataFrame, confidence: float = 0.95, **options
     pandas.DataFrame
         As `site_vibrations`. ``attrs["note"]`` has a line for each layer that allows less, or nothing at all.
     """
-    return measure_every_layer(tracks, lambda k: site_vibrations(site_displacements(tracks, k, **options), confidence))[
-        0
-    ]
+
+    def measure(layer):
+        return site_vibrations(site_displacements(tracks, layer, **options), confidence)
+
+    return measure_every_layer(tracks, measure)[0]
 
 
 def measure_every_layer(
@@ -163,7 +166,7 @@ def measure_every_layer(
     one. ``attrs["note"]`` of the result has a line for each layer that allows less, or nothing at all. Raises the first
     layer's reason if no layer allows a table.
     """
-    tracks = checked_particles(tracks, name="the track table")
+    tracks = check_particles(tracks, name="the track table")
     tables, notes, attributes = [], [], {}
     for layer in sorted(tracks["layer"].unique()):
         try:
@@ -240,7 +243,7 @@ def _average_tensor(motion, total):
     u = motion.values / np.sqrt(motion.kept)
     per_frame = np.nanmean(np.stack([u[..., 0] ** 2, u[..., 1] ** 2, u[..., 0] * u[..., 1]], axis=-1), axis=1)
     mean = per_frame.mean(axis=0)
-    scale = np.sqrt(total.mean(axis=0) / mean[:2])  # puts back what the mean over time took
+    scale = np.sqrt(total.mean(axis=0) / mean[:2])  # restores the variance that the mean over time removed
     factor = np.array([scale[0] ** 2, scale[1] ** 2, scale.prod()])
     independent = min(_count_independent_frames(x) for x in per_frame.T)
     restored = restore_mean(pool_covariance(motion), len(u), motion.creep)[0]
@@ -260,9 +263,13 @@ def _count_independent_frames(series):
     return float(len(x) / (1 + 2 * rho[1:end].sum()))
 
 
+JITTER_WINDOW = 15  # frames; slower motion of the layer counts as drift
+ROW_OF_BONDS = 1000  # bonds at a time; all bonds of a long movie would fill the memory
+
+
 def _measure_jitter(drift):
-    """Standard deviation of the layer's own motion about a running parabola of 15 frames, (2,)."""
-    smooth, share = make_smoother(15, len(drift))
+    """Standard deviation of the layer's own motion about a running parabola, (2,)."""
+    smooth, share = make_smoother(JITTER_WINDOW, len(drift))
     return np.sqrt(np.mean((drift - smooth(drift)) ** 2, axis=0) / (1 - min(share, 0.9)))
 
 
@@ -290,13 +297,13 @@ def _measure_relative_variance(motion, spacing) -> float:
     if len(i) == 0:
         return np.nan
     frames, total, count = len(motion.values), 0.0, 0
-    for part in np.array_split(np.arange(len(i)), len(i) // 1000 + 1):  # a long movie of all bonds fills the memory
+    for part in np.array_split(np.arange(len(i)), len(i) // ROW_OF_BONDS + 1):
         relative = motion.values[:, i[part]] - motion.values[:, j[part]]
         total, count = total + np.nansum(relative**2), count + np.isfinite(relative[..., 0]).sum()
     return float(total / max(count, 1) * frames / (frames - motion.creep - 1))
 
 
-def group_vibrations(table: pd.DataFrame, labels) -> pd.DataFrame:
+def group_vibrations(table: pd.DataFrame, labels: Mapping[int, str] | ArrayLike) -> pd.DataFrame:
     """Mean amplitude of groups of sites: by coordination, or by registry on the other layer.
 
     Parameters
@@ -332,7 +339,7 @@ def group_vibrations(table: pd.DataFrame, labels) -> pd.DataFrame:
 
 
 def interlayer_correlation(
-    one: Displacements, other: Displacements, edges=None, seed: int = 0, shuffles: int = 100
+    one: Displacements, other: Displacements, edges: ArrayLike | None = None, seed: int = 0, shuffles: int = 100
 ) -> pd.DataFrame:
     """Correlation of displacements of two layers' particles, by their distance.
 
@@ -376,7 +383,7 @@ def interlayer_correlation(
     shifts = [0, *rng.integers(len(frames) // 10, len(frames) - len(frames) // 10, shuffles)]
     rows = []
     for k, bin_pairs in enumerate(weights):
-        sums, seen_together = (_sum_at_all_lags(*both, bin_pairs, len(frames))[shifts] for both in (moved, seen))
+        sums, seen_together = (_sum_at_all_lags(a, b, bin_pairs, len(frames))[shifts] for a, b in (moved, seen))
         product = np.where(seen_together > 0.5, sums, np.nan) / seen_together  # NaN for pairs never seen together
         low, high = np.quantile(product[1:], [0.025, 0.975])
         rows.append((0.5 * (edges[k] + edges[k + 1]), len(bin_pairs), product[0], low, high))
@@ -396,6 +403,6 @@ def _sum_at_all_lags(one, other, pairs, frames):
     if len(pairs) == 0:
         return np.full(frames, np.nan)
     spectrum = np.zeros(len(one), complex)
-    for part in np.array_split(pairs, len(pairs) // 1000 + 1):
+    for part in np.array_split(pairs, len(pairs) // ROW_OF_BONDS + 1):
         spectrum += np.einsum("fpi,fpi->f", one[:, part["i"]].conj(), other[:, part["j"]])
     return irfft(spectrum, frames)

@@ -8,7 +8,7 @@ from .lattice import (
     hexagonal_lattice as hexagonal_lattice,
     moire_period as moire_period,
 )
-from .matching import assign_pairs as assign_pairs, match as match
+from .matching import assign_pairs as assign_pairs, match as match, pair_mutually_nearest as pair_mutually_nearest
 from .mesh import (
     SIXTH_TURN as SIXTH_TURN,
     THREE_SHELLS as THREE_SHELLS,
@@ -22,7 +22,7 @@ from .neighbours import (
     REACH as REACH,
     SPACING_PER_DIAMETER as SPACING_PER_DIAMETER,
     bonds as bonds,
-    checked_points as checked_points,
+    check_points as check_points,
     connected_groups as connected_groups,
     extent as extent,
     freud_system as freud_system,

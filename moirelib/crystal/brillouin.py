@@ -14,9 +14,6 @@ from .lattice import Lattice
 __all__ = ["SymmetryPath", "brillouin_zone", "symmetry_path"]
 
 
-# --- Reciprocal space ---
-
-
 @dataclass(frozen=True)
 class SymmetryPath:
     """Wave vectors along Γ-M-K-Γ of a hexagonal lattice."""

@@ -10,6 +10,7 @@ from math import gcd
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 __all__ = [
     "Lattice",
@@ -92,7 +93,7 @@ def coincidence_period(spacing: float, sigma: int) -> float:
     return float(spacing * np.sqrt(sigma))
 
 
-def hexagonal_lattice(spacing: float, angle: float, center, radius: float) -> np.ndarray:
+def hexagonal_lattice(spacing: float, angle: float, center: ArrayLike, radius: float) -> np.ndarray:
     """Points of a hexagonal lattice within a circle.
 
     Parameters

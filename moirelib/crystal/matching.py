@@ -1,17 +1,18 @@
-"""Pair the members of two sets, one to one."""
+"""Pair the members of two sets, one to one (Hungarian algorithm)."""
 
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 
-__all__ = ["assign_pairs", "match", "match_nearest"]
+__all__ = ["assign_pairs", "match", "pair_mutually_nearest"]
 
 
 def assign_pairs(cost: np.ndarray, allowed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """As many allowed pairs as can be made, at the least total cost (Hungarian algorithm).
+    """As many allowed pairs as can be made, at the least total cost.
 
     Parameters
     ----------
@@ -31,7 +32,9 @@ def assign_pairs(cost: np.ndarray, allowed: np.ndarray) -> tuple[np.ndarray, np.
     return i[allowed[i, j]], j[allowed[i, j]]
 
 
-def match(found, truth, reach: float, penalty: float | np.ndarray = 0.0) -> tuple[np.ndarray, np.ndarray]:
+def match(
+    found: ArrayLike, truth: ArrayLike, reach: float, penalty: float | np.ndarray = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
     """Pair found with true positions, one to one.
 
     Parameters
@@ -52,11 +55,11 @@ def match(found, truth, reach: float, penalty: float | np.ndarray = 0.0) -> tupl
     return assign_pairs(distance + penalty, distance <= reach)
 
 
-def match_nearest(one: np.ndarray, other: np.ndarray, reach: float) -> tuple[np.ndarray, np.ndarray]:
-    """Indices into two sets of points (n, 2) of the pairs within reach that are each other's nearest."""
-    if min(len(one), len(other)) == 0:
-        return np.empty(0, int), np.empty(0, int)
-    distance, there = cKDTree(other).query(one)
+def pair_mutually_nearest(one: np.ndarray, other: np.ndarray, reach: float) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of points (n, 2) and (m, 2) that are each other's nearest, and nearer than `reach` in their unit."""
+    if len(one) == 0 or len(other) == 0:
+        return np.zeros(0, int), np.zeros(0, int)
+    distance, nearest = cKDTree(other).query(one)
     back = cKDTree(one).query(other)[1]
-    i = np.flatnonzero((distance < reach) & (back[there] == np.arange(len(one))))
-    return i, there[i]
+    i = np.flatnonzero((distance < reach) & (back[nearest] == np.arange(len(one))))
+    return i, nearest[i]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import Delaunay, cKDTree
 
-from .neighbours import FLAT_MESSAGE, bonds, checked_points, hexatic, neighbour_spacing, spans_plane, to_complex
+from .neighbours import FLAT_MESSAGE, bonds, check_points, hexatic, neighbour_spacing, spans_plane, to_complex
 
 __all__ = [
     "ROUNDING",
@@ -43,7 +43,7 @@ def nearest_vector(w: np.ndarray) -> np.ndarray:
     return np.take_along_axis(corner, np.abs(corner - w).argmin(axis=0)[None], axis=0)[0]
 
 
-def sixth_turns(angle, reference) -> np.ndarray:
+def sixth_turns(angle: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """Multiples of 60° that bring angles (rad) nearest to a reference, as factors of complex lattice vectors."""
     return np.exp(1j * SIXTH_TURN * np.rint((angle - reference) / SIXTH_TURN))
 
@@ -83,7 +83,7 @@ class Mesh:
     """
 
     def __init__(self, points, spacing: float | None = None):
-        self.points = checked_points(points)
+        self.points = check_points(points)
         if not spans_plane(self.points):
             raise ValueError(FLAT_MESSAGE.format(len(self.points)))
         self.spacing = neighbour_spacing(self.points) if spacing is None else float(spacing)
@@ -158,7 +158,7 @@ class LocalLattices:
         """Where at least three neighbours in different directions were found."""
         return np.isfinite(self.q)
 
-    def place(self, i, z) -> np.ndarray:
+    def place(self, i: np.ndarray, z: np.ndarray) -> np.ndarray:
         """Points z (x + iy, nm) in the lattices around particles i, in lattice vectors from their sites."""
         q, p, step = self.q[i], self.p[i], z - self.site[i]
         # The inverse of u → q u + p u*

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import freud
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import Delaunay, cKDTree
@@ -15,7 +16,7 @@ __all__ = [
     "REACH",
     "SPACING_PER_DIAMETER",
     "bonds",
-    "checked_points",
+    "check_points",
     "connected_groups",
     "extent",
     "freud_system",
@@ -37,7 +38,7 @@ OPPOSITE = 0.25  # spacings between a particle and the place opposite to a neigh
 FLAT_MESSAGE = "a spacing needs at least 4 particles that do not lie on a line, got {}"
 
 
-def neighbour_spacing(points) -> float:
+def neighbour_spacing(points: ArrayLike) -> float:
     """Typical distance of nearest neighbours.
 
     Parameters
@@ -56,7 +57,7 @@ def neighbour_spacing(points) -> float:
     ValueError
         If there are fewer than four points, or all lie on a line.
     """
-    points = checked_points(points)
+    points = check_points(points)
     if not spans_plane(points):
         raise ValueError(FLAT_MESSAGE.format(len(points)))
     triangles = Delaunay(points).simplices
@@ -86,7 +87,7 @@ def spans_plane(points: np.ndarray) -> bool:
     return len(points) >= 4 and np.linalg.matrix_rank(points - points.mean(axis=0), 1e-9 * np.ptp(points)) == 2
 
 
-def checked_points(points) -> np.ndarray:
+def check_points(points: ArrayLike) -> np.ndarray:
     """Positions (y, x) as an array of finite floats, shape (n, 2)."""
     points = np.asarray(points, float)
     if points.ndim != 2 or points.shape[1] != 2:
@@ -101,12 +102,9 @@ def to_complex(points: np.ndarray) -> np.ndarray:
     return points[:, 1] + 1j * points[:, 0]
 
 
-def to_points(z) -> np.ndarray:
+def to_points(z: complex | np.ndarray) -> np.ndarray:
     """Complex numbers x + iy as (y, x), shape (..., 2)."""
     return np.stack([np.imag(z), np.real(z)], axis=-1)
-
-
-# --- Bond order ---
 
 
 def freud_system(points: np.ndarray) -> tuple[freud.box.Box, np.ndarray]:
@@ -116,7 +114,7 @@ def freud_system(points: np.ndarray) -> tuple[freud.box.Box, np.ndarray]:
     return freud.box.Box.square(float(3 * np.ptp(points, axis=0).max() + 1)), xyz
 
 
-def hexatic(points, spacing: float | None = None) -> np.ndarray:
+def hexatic(points: ArrayLike, spacing: float | None = None) -> np.ndarray:
     """Bond-orientational order ψ6 of each particle over the neighbours that it has.
 
     Parameters
@@ -138,7 +136,7 @@ def hexatic(points, spacing: float | None = None) -> np.ndarray:
     Nelson & Halperin, Phys. Rev. B 19, 2457 (1979). Computed by freud (Ramasubramani et al., Comput. Phys. Commun. 254,
     107275 (2020)).
     """
-    points = checked_points(points)
+    points = check_points(points)
     if len(points) < 2:
         return np.full(len(points), np.nan + 0j)
     spacing = neighbour_spacing(points) if spacing is None else spacing
@@ -153,12 +151,12 @@ def hexatic(points, spacing: float | None = None) -> np.ndarray:
     return psi6
 
 
-def connected_groups(n: int, i, j) -> np.ndarray:
+def connected_groups(n: int, i: np.ndarray, j: np.ndarray) -> np.ndarray:
     """Number of the group (n,) that each of n things belongs to, where i and j (m,) name those that are joined."""
     return connected_components(sparse.coo_array((np.ones(len(i)), (i, j)), shape=(n, n)), directed=False)[1]
 
 
-def bonds(positions, spacing: float) -> np.ndarray:
+def bonds(positions: ArrayLike, spacing: float) -> np.ndarray:
     """Pairs of nearest neighbours.
 
     Parameters
@@ -201,7 +199,7 @@ def rows_of_three(yx: np.ndarray, layer: np.ndarray, spacing: float) -> np.ndarr
     return np.concatenate(rows)
 
 
-def extent(points, spacing: float) -> float:
+def extent(points: np.ndarray, spacing: float) -> float:
     """Area covered by points, each counting a disk of one spacing; in units of the spacing squared."""
     if len(points) == 0:
         return 0.0

@@ -13,7 +13,7 @@ from scipy import sparse
 from scipy.spatial import cKDTree
 
 from ..crystal.fourier import find_strongest
-from ..crystal.matching import match_nearest
+from ..crystal.matching import pair_mutually_nearest
 from ..crystal.neighbours import extent
 
 __all__ = ["Evidence"]
@@ -206,7 +206,9 @@ class Surroundings:
 
     def _find_doubles(self, shown) -> np.ndarray:
         first, second = (np.flatnonzero(self.channel_sign == sign) for sign in (1, -1))
-        i, j = match_nearest(self.positions[first], self.positions[second], self.evidence.double_limit * self.diameter)
+        i, j = pair_mutually_nearest(
+            self.positions[first], self.positions[second], self.evidence.double_limit * self.diameter
+        )
         doubles = np.stack([first[i], second[j]], axis=1)
         return doubles[~shown[doubles].all(axis=1)]
 

@@ -16,7 +16,7 @@ import pandas as pd
 from scipy.spatial import cKDTree
 
 from ..crystal.lattice import Lattice, fold_hexagonal
-from ..crystal.matching import match_nearest
+from ..crystal.matching import pair_mutually_nearest
 from ..crystal.neighbours import SPACING_PER_DIAMETER, typical_spacing
 from .completion import complete, settle_overlaps
 from .fit import FrameFit
@@ -263,7 +263,7 @@ def add_earlier(detections: pd.DataFrame, earlier: pd.DataFrame, diameter: float
     distance, nearest = cKDTree(here).query(there)
     near = distance < MOST_DRIFT * diameter
     drift = np.median(here[nearest[near]] - there[near], axis=0) if near.any() else np.zeros(2)
-    old, now = match_nearest(there + drift, here, SAME_PARTICLE * diameter)
+    old, now = pair_mutually_nearest(there + drift, here, SAME_PARTICLE * diameter)
     detections = detections.reindex(columns=[*detections.columns, "diameter", "depth"])
     sizes = earlier[["diameter", "depth"]].to_numpy()[old]
     detections.loc[detections.index[now], ["diameter", "depth"]] = sizes

@@ -12,7 +12,7 @@ import pandas as pd
 from scipy.spatial import cKDTree
 from scipy.special import expit, logit
 
-from ..crystal.matching import match_nearest
+from ..crystal.matching import pair_mutually_nearest
 from ..crystal.neighbours import SPACING_PER_DIAMETER, extent
 from ..tracking import link_places
 from .evidence import Evidence
@@ -100,7 +100,7 @@ def match_particles(before, now, diameter):
     one, other = before[["y", "x"]].to_numpy(), now[["y", "x"]].to_numpy()
     drift = np.zeros(2)
     for _ in range(3):
-        i, j = match_nearest(one + drift, other, SAME_PARTICLE * diameter)
+        i, j = pair_mutually_nearest(one + drift, other, SAME_PARTICLE * diameter)
         drift = np.median(other[j] - one[i], axis=0) if len(i) else drift
     return i, j
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import numpy as np
 
+from ..crystal.neighbours import nearest_spacing
 from .axes import OUTLINES, dress_map
 
 __all__ = [
@@ -68,7 +69,6 @@ def show_amplitudes(vibrations, ax=None, magnify: float | None = None, **style):
         localization error are dots.
     """
     from matplotlib.collections import EllipseCollection
-    from scipy.spatial import cKDTree
 
     ax = plt.gca() if ax is None else ax
     sites = vibrations[["y_nm", "x_nm"]].to_numpy()
@@ -81,7 +81,7 @@ def show_amplitudes(vibrations, ax=None, magnify: float | None = None, **style):
     values, vectors = np.linalg.eigh(tensor)
     axes = 2 * np.sqrt(np.maximum(values, 0))  # diameters: minor, major
     if magnify is None:
-        spacing = np.median(cKDTree(sites).query(sites, k=2)[0][:, 1]) if len(sites) > 1 else 1.0
+        spacing = nearest_spacing(sites) if len(sites) > 1 else 1.0
         magnify = spacing / 3 / np.mean(axes) if known.any() else 1.0
     turn = np.degrees(np.arctan2(vectors[:, 0, 1], vectors[:, 1, 1]))
     look = {"cmap": "cividis", "edgecolors": "none", **style}
@@ -148,7 +148,7 @@ def show_map(
     ax, where = place_table(table, ax, pixel_size)
     values = np.ma.masked_invalid(np.asarray(values, float))
     if size_nm is None:
-        size_nm = _neighbour_distance(table)
+        size_nm = nearest_spacing(table[["y_nm", "x_nm"]]) if len(table) > 1 else 1.0
     width = np.full(len(table), size_nm / (pixel_size or 1.0))
     disks = EllipseCollection(
         width, width, 0 * width, units="xy", offsets=where[:, ::-1], offset_transform=ax.transData, linewidths=0
@@ -182,13 +182,6 @@ def _in_axes(where, ax, pixel_size):
         ax.update_datalim(known[:, ::-1])
         ax.autoscale_view()
     return where
-
-
-def _neighbour_distance(table) -> float:
-    from scipy.spatial import cKDTree
-
-    points = table[["y_nm", "x_nm"]].to_numpy(float)
-    return float(np.median(cKDTree(points).query(points, k=2)[0][:, 1])) if len(points) > 1 else 1.0
 
 
 def show_strain(strain, column: str = "rotation_deg", ax=None, pixel_size=None, limit=None, **style):

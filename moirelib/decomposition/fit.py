@@ -1,4 +1,4 @@
-"""Fit every particle to the frame at once, through a model of how the frame came about.
+"""Fit a model of the frame to the frame: all particles at once.
 
 Explained in chapter 7, "Particles".
 """
@@ -19,7 +19,7 @@ from ..crystal.neighbours import rows_of_three, typical_spacing
 from .gauss_newton import GENTLE, fit_particles, fit_shared, solve_step
 from .image_model import ImageModel, Prediction, sparse_rows
 from .imaging import Imaging
-from .prior import MAD_TO_STD, ParticlePrior
+from .prior import BEND, MAD_TO_STD, ParticlePrior
 
 __all__ = ["FrameFit", "refine"]
 
@@ -28,9 +28,9 @@ __all__ = ["FrameFit", "refine"]
 # Where the fit starts.
 #: Exponents of common solids seen from the top: plates and standing rods with rounded rims, and spheres.
 SOLIDS = (0.05, 0.5)
-#: Flat and round particles, and a dark level or none, are different valleys of the cost: the fit tries all these starts
-#: before its first round, and both forms once more after so many rounds.
-SEARCHES = (0, 3)
+#: Numbers of rounds after which the fit tries several starts. Flat or round particles, and a dark level or none, are
+#: different minima of the cost: at first it tries all four, later both forms.
+SEARCHES: tuple[int, ...] = (0, 3)
 FIRST_LEVEL = 0.9  # of the highest possible dark level: the start that has one
 LEAST_LEVEL = 0.05  # medians of the frame; where the highest possible dark level is lower, no such start is needed
 FIRST_TAKEN, MOST_TAKEN = 0.7, 0.9  # light that particles take at first: this share of the contrast, at most so much
@@ -63,14 +63,12 @@ class FrameFit:
     ----------
     model : ImageModel
         The frame, and how residuals are weighed.
-    imaging : Imaging
-        What the particles share.
-    theta : Tensor, shape (n, 4)
-        Each particle's y, x (px), log diameter (px) and log depth.
+    predicted : Prediction
+        The parameters of the particles and what they predict of the frame.
     prior : ParticlePrior
         What is usual for particles, and where these were found.
     solid : float
-        Exponent of the common solid that the particles are taken for where the frame does not say otherwise.
+        Exponent of the common solid that the fit prefers.
     known : bool
         Whether ``imaging`` is known from elsewhere and not fitted.
     rounds : int
@@ -81,13 +79,12 @@ class FrameFit:
     Notes
     -----
     The model: frame = offset + B · K[Π exp(-depth · (1 - r²/R²)^exponent)], with a smooth background B (cubic
-    splines), a blur K (disk, Gaussian and camera), and position, radius R and depth of every particle. All are fitted
-    by Gauss-Newton steps, in turn what is shared and what is each particle's own. Explained in chapter 7.
+    splines), a blur K (disk, Gaussian and camera), and position, radius R and depth of every particle. Gauss-Newton
+    steps fit in turn what is shared and each particle's own parameters.
     """
 
     model: ImageModel
-    imaging: Imaging
-    theta: torch.Tensor
+    predicted: Prediction
     prior: ParticlePrior
     solid: float = SOLIDS[0]
     known: bool = False
@@ -122,70 +119,79 @@ class FrameFit:
         depth = -np.log1p(-min(FIRST_TAKEN * model.contrast, MOST_TAKEN))
         usual = torch.tensor([np.log(diameter), np.log(depth)], dtype=torch.float32)
         y, x, *own = FIRST_SPREAD
-        std, none = torch.tensor([y * diameter, x * diameter, *own]), torch.empty(0, 4)
-        prior = ParticlePrior(none[:, :2], diameter, usual, std)
-        fit = cls(model, imaging or Imaging(), none, prior, known=imaging is not None)
+        std, solid = torch.tensor([y * diameter, x * diameter, *own]), SOLIDS[0]
+        shared, searches = Imaging() if imaging is None else imaging, SEARCHES
         if like is not None and imaging is None:
-            prior = replace(prior, usual=like.prior.usual, std=like.prior.std)
-            fit = replace(fit, imaging=like.imaging, prior=prior, solid=like.solid, searches=())
-        return fit.with_particles(particles)
+            shared, usual, std, solid, searches = like.imaging, like.prior.usual, like.prior.std, like.solid, ()
+        theta = to_theta(particles, usual)
+        model = model.place(theta)
+        prior = ParticlePrior(theta[:, :2].clone(), diameter, usual, std)
+        return cls(model, model.render(theta, shared), prior, solid, imaging is not None, searches=searches)
+
+    @property
+    def imaging(self) -> Imaging:
+        """What the particles share."""
+        return self.predicted.imaging
+
+    @property
+    def theta(self) -> torch.Tensor:
+        """Each particle's y, x (px), log diameter (px) and log depth, shape (n, 4)."""
+        return self.predicted.theta
 
     def with_particles(self, particles: pd.DataFrame, in_rows: bool = False) -> FrameFit:
-        """Go on with these particles; where ``diameter`` and ``depth`` are missing, with the usual ones.
+        """The fit with these particles; a missing ``diameter`` or ``depth`` starts at the usual one.
 
-        With ``in_rows``, once a round is done, particles are expected to lie in rows with their neighbours of the same
+        With ``in_rows``, and after a first round, each particle is expected midway between its neighbours of the same
         ``layer``.
         """
-        own = particles.reindex(columns=["y", "x", "diameter", "depth"]).to_numpy(np.float32, copy=True)
-        own[:, 2:] = np.log(own[:, 2:])
-        own[:, 2:] = np.where(np.isfinite(own[:, 2:]), own[:, 2:], self.prior.usual.numpy())
-        theta = torch.from_numpy(own)
-        prior = ParticlePrior(theta[:, :2].clone(), self.model.diameter, self.prior.usual, self.prior.std)
-        fit = replace(self, model=self.model.place(theta), theta=theta, prior=prior)
+        theta = to_theta(particles, self.prior.usual)
+        model = self.model.place(theta)
+        prior = ParticlePrior(theta[:, :2].clone(), model.diameter, self.prior.usual, self.prior.std)
+        fit = replace(self, model=model, predicted=model.render(theta, self.imaging), prior=prior)
         if not in_rows or not self.rounds:
             return fit
         return replace(fit, prior=prior.with_rows(*fit._measure_rows(particles)))
 
     def _measure_rows(self, particles):
-        """Rows of three within each layer, and how far their middles usually lie off, in pixels."""
+        """Rows of three within each layer, and the scatter of their middles, in pixels."""
         yx, layer = particles[["y", "x"]].to_numpy(), particles["layer"].to_numpy()
         spacing = typical_spacing(yx, layer, self.model.diameter)
         rows, (free, error) = rows_of_three(yx, layer, spacing), self._locate_without_rows()
         bend = free[rows[:, 0]] + free[rows[:, 2]] - 2 * free[rows[:, 1]]
-        noise = np.sqrt((error[rows] ** 2) @ [1.0, 4.0, 1.0])
+        noise = np.sqrt((error[rows] ** 2) @ np.square(BEND))
         std = np.ones(len(rows))
         for k in np.unique(layer):
             mine = layer[rows[:, 1]] == k
-            # Particles that the frame locates well show best how regular the crystal is.
+            # Well located particles show best how regular the crystal is.
             sure = mine & np.all(error[rows] < WELL_SEEN * spacing, axis=1)
             shown = sure if sure.sum() > ENOUGH_SEEN else mine
             if shown.any():
                 own = (MAD_TO_STD * np.median(np.abs(bend[shown]))) ** 2 - np.median(noise[shown]) ** 2
                 std[mine] = np.clip(np.sqrt(max(own, 0.0)), STRAIGHTEST * spacing, CROOKEDEST * spacing)
-        # Next to defects rows are bent more than elsewhere; there they say little (Cauchy's weights).
+        # Rows next to defects are bent more than others and get less weight (Cauchy's weights).
         bent = (bend**2).sum(axis=1) / (std**2 + noise**2)
-        # There are more rows than particles to bend them: taken for independent, they would ask for too much.
+        # There are more rows than particles: as independent rows they would weigh too much.
         std *= np.sqrt((1 + bent / BENT**2) * max(len(rows) / len(yx), 1.0))
         return rows, std
 
     def _locate_without_rows(self) -> tuple[np.ndarray, np.ndarray]:
-        """Where the frame alone would have the particles (n, 2), to first order, and their standard deviations (n,).
+        """Positions (n, 2) from the frame alone, to first order, and their standard deviations (n,).
 
-        Rows seem straighter than they are where they have pulled on their particles already.
+        Positions that were fitted with rows would make the rows look too straight.
         """
         prior = self.prior.with_population(self.theta)
         residual = self.model.residual(self.predicted.image).flatten()
         step, variance = solve_step(self.jacobian, residual, prior, self.theta, GENTLE)
         free = prior.bound(self.theta + step)[:, :2].numpy().astype(float)
-        # What neighbours add to the errors is alike all over the frame; some particles show it.
+        # Neighbours add about the same error everywhere in the frame: a sample of the particles shows it.
         alone, some = variance[:, :2].mean(dim=1).sqrt().numpy(), slice(None, None, max(len(free) // SAMPLED, 1))
         crowded = self._errors(prior, some)[:, :2]
         return free, alone * np.median(np.sqrt((crowded**2).mean(axis=1)) / alone[some])
 
     def fit(self, rounds: int = 1, shared: bool = True) -> FrameFit:
-        """Alternate between what is shared (unless told not to) and what is each particle's own.
+        """The fit after more rounds; each fits what is shared, then each particle's own parameters.
 
-        What is usual for sizes and depths counts as shared.
+        Without ``shared``, what is shared is held, the usual size and depth included.
         """
         fit = self
         for _ in range(rounds):
@@ -193,7 +199,7 @@ class FrameFit:
         return fit
 
     def _fit_round(self, shared) -> FrameFit:
-        # Costs are compared within a round: the same pixels must count all through it.
+        # The border is held during a round: its costs must be of the same pixels.
         model, solid, prior = self.model.weigh(self.imaging), self.solid, self.prior
         if shared and self.rounds:
             model = model.weigh(self.imaging, model.block_noise(self.predicted.image))
@@ -208,18 +214,16 @@ class FrameFit:
         predicted, prior = fit_particles(model, predicted, prior, PARTICLE_STEPS)
         if shared:
             prior = prior.with_population(predicted.theta)
-        theta, imaging = predicted.theta, predicted.imaging
-        model = model.place(theta)
-        return replace(
-            self, model=model, imaging=imaging, theta=theta, prior=prior, solid=solid, rounds=self.rounds + shared
-        )
+        model = model.place(predicted.theta)
+        predicted = model.render(predicted.theta, predicted.imaging)
+        return replace(self, model=model, predicted=predicted, prior=prior, solid=solid, rounds=self.rounds + shared)
 
     def _search(self, model) -> tuple[Prediction, float]:
-        """The best of several starts for what is shared: where a fit from it ends, and the solid it started from.
+        """Try several starts for what is shared; return the best prediction and the solid of its start.
 
-        Particles take part: with depths of their own they hide a wrong dark level, and with sizes a wrong profile.
+        Each trial fits the particles too: their depths can hide a wrong dark level, and their sizes a wrong profile.
         """
-        # A dark level starts at none and just below the darkest places; later it is known.
+        # The dark level starts at zero or just below the darkest places; later it is known.
         lit = self.rounds == 0 and model.darkest > LEAST_LEVEL
         offsets = (self.imaging.offset, FIRST_LEVEL * model.darkest) if lit else (self.imaging.offset,)
         found = []
@@ -232,16 +236,6 @@ class FrameFit:
                 found.append((*fit_shared(model, predicted, SHARED_STEPS, solid), solid))
         predicted, _, solid = min(found, key=lambda one: one[1])
         return predicted, solid
-
-    @cached_property
-    def transmission(self) -> torch.Tensor:
-        """Product of the particles' transmissions, on the model's fine grid."""
-        return self.model.transmission(self.theta, self.imaging)
-
-    @cached_property
-    def predicted(self) -> Prediction:
-        """The frame that the model predicts, and its background."""
-        return self.model.render(self.theta, self.imaging, self.transmission)
 
     @cached_property
     def residual(self) -> torch.Tensor:
@@ -257,7 +251,7 @@ class FrameFit:
     def misfit(self) -> float:
         """Variance of the residual over areas as large as a particle, over that of white noise; at least 1.
 
-        Liquid that moves and particles that are not quite round leave more than noise, and of a particle's size.
+        Moving liquid and irregular particles leave more than noise, at the scale of a particle.
         """
         width = self.model.diameter * PARTICLE
         wide = gaussian_filter(self.residual.numpy(), width)
@@ -265,7 +259,7 @@ class FrameFit:
         return max(float((spread * 2 * np.sqrt(np.pi) * width) ** 2), 1.0)
 
     def unexplained(self) -> float:
-        """Standard deviation of what the model leaves of the frame, as of white noise per pixel.
+        """Standard deviation of the residual, as of white noise per pixel.
 
         In medians of the frame, at the scale of a third of a particle.
         """
@@ -289,25 +283,24 @@ class FrameFit:
     def _errors(self, prior, some=slice(None)) -> np.ndarray:
         """Standard deviations (m, 4) of some particles' parameters."""
         blocks = self.jacobian.blocks()
-        # How many numbers the frame was asked for: each counts as far as it was not known before.
+        # Number of fitted parameters: each counts as far as the prior left it open.
         asked = float((blocks * torch.linalg.inv(blocks + torch.diag_embed(prior.diagonal()))).sum())
         noise = self.model.block_noise(self.predicted.image, asked) / self.model.noise
         reach = (IN_A_ROW if len(prior.rows) else OVERLAPPING) * self.model.diameter
         return noise * np.sqrt(self.jacobian.variances(self.theta[:, :2].numpy(), prior.matrix(), reach, some))
 
     def evidence(self, candidates: pd.DataFrame | None = None) -> np.ndarray:
-        """Log-likelihood that the frame gains by each particle, the others as they are.
+        """Gain in log-likelihood by each particle, with the others held.
 
         Parameters
         ----------
         candidates : pandas.DataFrame, optional
-            ``y, x`` (px) of particles that are not in the fit, taken to be like the others; by default those that are.
+            ``y, x`` (px) of particles that are not in the fit, of usual size and depth; by default those of the fit.
 
         Returns
         -------
         ndarray, shape (n,)
-            Natural logarithm, divided by how much more than noise the model leaves at a particle's size; above 0 the
-            likelihood favours the particle.
+            Natural logarithm, divided by `misfit`; above 0 the likelihood favours the particle.
         """
         present = candidates is None
         theta = self.theta
@@ -317,7 +310,7 @@ class FrameFit:
         windows, index = self._changes(theta, present)
         along = (windows * self.residual.flatten()[index]).sum(1)
         size = (windows**2).sum(1).clamp(min=1e-12)
-        # Some particles are thinner or darker than most: the best of a range of amplitudes counts.
+        # A particle may be thinner or darker than usual: the best amplitude of a range counts.
         amplitude = torch.ones(()) if present else (along / size).clamp(THINNEST, DARKEST)
         gain = (amplitude * along - 0.5 * amplitude**2 * size).numpy().astype(float) / self.misfit
         return -gain if present else gain
@@ -326,20 +319,21 @@ class FrameFit:
         """Change of the frame over the noise by taking away (or adding) each particle, (n, pixels), and its pixels."""
         model = self.model.place(theta)
         depth = model.depths(theta, self.imaging, slopes=False)[3]
-        change = self.transmission.flatten()[model.windows.index] * torch.expm1(depth if present else -depth)
+        change = self.predicted.transmission.flatten()[model.windows.samples] * torch.expm1(
+            depth if present else -depth
+        )
         windows, index = model.blur(change[:, None], self.imaging, self.predicted.background)
         return windows.flatten(1), index.flatten(1)
 
     def oddness(self) -> np.ndarray:
-        """How improbable each particle's size and depth are among the others', (n,): in nats, at most `ODDEST`."""
+        """How unusual each particle's size and depth are, (n,): minus a log-probability in nats, at most `ODDEST`."""
         own = (self.theta - self.prior.center)[:, 2:] / self.prior.std[2:]
         return (0.5 * (own**2).sum(dim=1)).clamp(max=ODDEST).numpy().astype(float)
 
     def replaceable(self, rows: np.ndarray) -> np.ndarray:
-        """Log-likelihood that the particles around a particle regain by moving and changing once it is taken away.
+        """Log-likelihood that a particle's neighbours regain by moving and changing after the particle is removed.
 
-        What `evidence` says for a particle, less this, is how much the frame needs it: of two fitted where there is
-        one, neither is needed.
+        `evidence` minus this tells how much the particle is needed: of two that were fitted to one, neither is.
 
         Parameters
         ----------
@@ -366,10 +360,18 @@ class FrameFit:
         return regained / self.misfit
 
 
+def to_theta(particles: pd.DataFrame, usual: torch.Tensor) -> torch.Tensor:
+    """Parameters (n, 4) of particles; where ``diameter`` and ``depth`` are missing, the usual ones (2,)."""
+    own = particles.reindex(columns=["y", "x", "diameter", "depth"]).to_numpy(np.float32, copy=True)
+    own[:, 2:] = np.log(own[:, 2:])
+    own[:, 2:] = np.where(np.isfinite(own[:, 2:]), own[:, 2:], usual.numpy())
+    return torch.from_numpy(own)
+
+
 def refine(
     frame: np.ndarray, particles: pd.DataFrame, diameter: float, imaging: Imaging | None = None, rounds: int = 3
 ) -> pd.DataFrame:
-    """Fit position, diameter and optical depth of all particles to the frame at once, each where the frame says.
+    """Fit position, diameter and optical depth of all particles to the frame at once, without lattices.
 
     Parameters
     ----------
@@ -385,8 +387,8 @@ def refine(
 
     Notes
     -----
-    Errors are the Gauss-Newton covariance, scaled by the residual's variance over a third of a particle, which holds
-    the camera's correlated noise. Explained in chapter 7, "Particles".
+    Errors are the Gauss-Newton covariance, scaled by the residual's variance over a third of a particle, which includes
+    the camera's correlated noise.
     """
     if particles.empty:
         names = ("diameter", "depth", "opacity", "y_std", "x_std", "diameter_std", "depth_std")

@@ -20,7 +20,8 @@ from .imaging import SHARED, Imaging, select
 
 __all__ = ["ImageModel"]
 
-# Lengths "in diameters" are multiples of the expected diameter. Values without a source were set by hand.
+# Lengths "in diameters" are multiples of the expected diameter. Values without a source were set by hand. Literals from
+# 1e-6 down only guard divisions and logarithms.
 
 # Grid of the model.
 FINE = 2  # samples of the transmission per pixel and axis
@@ -39,13 +40,14 @@ BENDING = 1e-3  # of the mean diagonal of the normal matrix: determines the back
 SMOOTHING = 0.25  # diameters, standard deviation: averages pixel noise and keeps particles
 DARK, LIGHT = 1, 90  # percentiles of the smoothed frame, in particles and between them
 LOST_LEVEL = 0.08  # of the light; with less contrast a frame is taken to stand on counts that are not light
+NEW_LEVEL = 0.5  # of the contrast, below the darkest counts: particles then take two thirds of the light
 BELOW_DARKEST = 0.98  # of the darkest counts; a dark level above would make transmissions negative
 LEAST_NOISE = 1e-6  # of the contrast, so that a frame without noise has finite weights
 
 # Noise at the scale of a particle.
 BLOCKS = 3  # per diameter: blocks whose means show the noise, that of the camera's correlated pixels included
 LEAST_FREE = 0.3  # share of blocks that stays free, however many numbers are fitted
-MAD_TO_STD = 0.6745  # median of |x| / standard deviation, of a Gaussian
+STD_TO_MAD = 0.6745  # median of |x| / standard deviation, of a Gaussian
 
 
 def soft_profile(rho2, depth, exponent, slopes: bool = True):
@@ -122,7 +124,7 @@ class Windows(NamedTuple):
     """Whole-pixel windows around the particles; they serve while particles move by less than a pixel or two."""
 
     corner: torch.Tensor  # (n, 2), px: the particles' positions, rounded
-    index: torch.Tensor  # (n, y, x), of the windows' samples in the flat fine grid
+    samples: torch.Tensor  # (n, y, x), where the windows' samples lie in the flat fine grid
     inside: torch.Tensor  # (n, y, x), 1 where samples are on the grid
 
 
@@ -131,6 +133,7 @@ class Prediction(NamedTuple):
 
     theta: torch.Tensor
     imaging: Imaging
+    transmission: torch.Tensor  # product of all particles', on the fine grid, with a border around the frame
     image: torch.Tensor  # (y, x), medians of the frame
     background: torch.Tensor  # (y, x), the same without particles
 
@@ -150,7 +153,7 @@ class ImageModel:
     noise: float  # standard deviation that residuals are divided by, in medians of the frame
     background: Background
     margin: int = 0  # px along the border that do not count: blur mixes in light from outside, where nothing is known
-    windows: Windows | None = None
+    windows: Windows = Windows(*[torch.empty(0)] * 3)
 
     @classmethod
     def look_at(cls, frame: np.ndarray, diameter: float) -> ImageModel:
@@ -159,8 +162,8 @@ class ImageModel:
         smooth = gaussian_filter(frame, diameter * SMOOTHING)
         low, high = np.percentile(smooth, [DARK, LIGHT])
         # Transmissions multiply counts above the dark level. A frame below zero, or far above with hardly any contrast,
-        # has lost that level and gets one; the fit of the offset does the rest.
-        lift = 0.0 if low > 0 and high - low > LOST_LEVEL * high else 0.5 * (high - low) - low
+        # has lost that level and gets one; the offset is fitted later.
+        lift = 0.0 if low > 0 and high - low > LOST_LEVEL * high else NEW_LEVEL * (high - low) - low
         scale = float(np.median(frame + lift)) or 1.0
         return cls(
             frame=torch.from_numpy(((frame + lift) / scale).astype(np.float32)),
@@ -174,7 +177,7 @@ class ImageModel:
     @property
     def shape(self) -> tuple[int, int]:
         """Of the frame (y, x), in pixels."""
-        return tuple(self.frame.shape)
+        return self.frame.shape[0], self.frame.shape[1]
 
     @property
     def half(self) -> int:
@@ -189,7 +192,7 @@ class ImageModel:
     @property
     def fine_shape(self) -> tuple[int, int]:
         """Of the padded frame, in fine samples."""
-        return tuple(FINE * (n + 2 * self.pad) for n in self.shape)
+        return FINE * (self.shape[0] + 2 * self.pad), FINE * (self.shape[1] + 2 * self.pad)
 
     @cached_property
     def axis(self) -> torch.Tensor:
@@ -224,21 +227,17 @@ class ImageModel:
         depths = soft_profile(rho2, torch.exp(theta[:, 3])[:, None, None], imaging.exponent, slopes)
         return along_y, along_x, rho2, *(d * self.windows.inside for d in depths)
 
-    def transmission(self, theta, imaging, depths=None):
-        """Product of all particles' transmissions on the fine grid, with a border around the frame."""
-        depths = self.depths(theta, imaging, slopes=False) if depths is None else depths
-        total = torch.zeros(self.fine_shape[0] * self.fine_shape[1])
-        total.index_add_(0, self.windows.index.flatten(), depths[3].flatten())
-        return torch.exp(-total).reshape(self.fine_shape)
-
-    def render(self, theta, imaging, transmission=None) -> Prediction:
+    def render(self, theta: torch.Tensor, imaging: Imaging) -> Prediction:
         """Predict the frame; the background is the one that fits best."""
-        t = self.transmission(theta, imaging) if transmission is None else transmission
-        t = block_mean(t)
+        depth = self.depths(theta, imaging, slopes=False)[3]
+        total = torch.zeros(self.fine_shape[0] * self.fine_shape[1])
+        total.index_add_(0, self.windows.samples.flatten(), depth.flatten())
+        transmission = torch.exp(-total).reshape(self.fine_shape)
+        t = block_mean(transmission)
         t = torch.fft.irfft2(torch.fft.rfft2(t) * imaging.transfer(t.shape, self.diameter), s=t.shape)
         t = t[self.pad : self.pad + self.shape[0], self.pad : self.pad + self.shape[1]]
         background = self.background.fit(self.frame - imaging.offset, t)
-        return Prediction(theta, imaging, imaging.offset + background * t, background)
+        return Prediction(theta, imaging, transmission, imaging.offset + background * t, background)
 
     def counted(self):
         """1 where pixels count, 0 at the border."""
@@ -253,12 +252,13 @@ class ImageModel:
     def jacobian(self, predicted: Prediction) -> Jacobian:
         """Derivatives of the frame by each particle's parameters, in units of the noise."""
         theta, imaging = predicted.theta, predicted.imaging
-        y, x, rho2, _, by_rho2, by_depth, _ = depths = self.depths(theta, imaging)
-        through = -self.transmission(theta, imaging, depths).flatten()[self.windows.index]
+        y, x, rho2, _, by_rho2, by_depth, _ = self.depths(theta, imaging)
+        through = -predicted.transmission.flatten()[self.windows.samples]
         inverse = -8 * torch.exp(-2 * theta[:, 2])[:, None, None]
         by_rho2 = through * by_rho2
         columns = [by_rho2 * inverse * y, by_rho2 * inverse * x, -2 * by_rho2 * rho2, through * by_depth]
-        return Jacobian(*self.blur(torch.stack(columns, dim=1), imaging, predicted.background), self.shape)
+        windows, pixels = self.blur(torch.stack(columns, dim=1), imaging, predicted.background)
+        return Jacobian(windows, pixels, self.shape)
 
     def blur(self, changes, imaging, background):
         """Changes (n, k, fine, fine) of the transmission as changes of the frame over the noise, and their pixels."""
@@ -306,7 +306,7 @@ class ImageModel:
             yy, yx, xx = np.subtract(moved.stretch(), imaging.stretch()) / p.step
             changes[p.name] = by_rho2 * (y * (yy * y + 2 * yx * x) + xx * x * x) * scale
         total = torch.zeros(len(changes) + 1, self.fine_shape[0] * self.fine_shape[1])
-        total.index_add_(1, self.windows.index.flatten(), torch.stack([depth, *changes.values()]).flatten(1))
+        total.index_add_(1, self.windows.samples.flatten(), torch.stack([depth, *changes.values()]).flatten(1))
         t = torch.exp(-total[0])
         total[0], total[1:] = t, -t * total[1:]
         return list(changes), total.reshape(-1, *self.fine_shape)
@@ -314,7 +314,7 @@ class ImageModel:
     def block_noise(self, image, fitted: float = 0.0) -> float:
         """Standard deviation of the residual at the scale of a third of a particle, as of white noise per pixel.
 
-        ``fitted`` numbers took their share of the noise out of the residual; it is given back.
+        The fit of ``fitted`` parameters made the residual smaller than the noise; this is corrected for.
         """
         b = max(int(round(self.diameter / BLOCKS)), 1)
         residual = self.residual(image).numpy() * self.noise
@@ -345,7 +345,7 @@ def fast_size(n) -> int:
 def measure_pixel_noise(frame) -> float:
     """Pixel noise from the smallest details: median absolute second difference along both diagonals."""
     d = frame[1:, 1:] - frame[1:, :-1] - frame[:-1, 1:] + frame[:-1, :-1]
-    return float(np.median(np.abs(d)) / MAD_TO_STD / 2)  # of four independent pixels: √4 times the noise
+    return float(np.median(np.abs(d)) / STD_TO_MAD / 2)  # of four independent pixels: √4 times the noise
 
 
 class Jacobian:

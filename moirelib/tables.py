@@ -1,4 +1,4 @@
-"""Tables of particles: one check of what every analysis takes in.
+"""Particle tables: the checks that every analysis makes of its input.
 
 Explained in chapter 7, "Particles".
 """
@@ -18,7 +18,6 @@ __all__ = [
     "require_columns",
     "require_unique_tracks",
 ]
-
 
 #: What an analysis of single frames needs; lengths in nm.
 PARTICLE_COLUMNS = ("frame", "layer", "y_nm", "x_nm")
@@ -43,10 +42,6 @@ def require_columns(table: pd.DataFrame, columns: Iterable[str], name: str) -> N
     ------
     ValueError
         If a column is missing.
-
-    Notes
-    -----
-    Explained in chapter 7, "Particles".
     """
     columns = list(columns)
     missing = [c for c in columns if c not in table]
@@ -57,7 +52,7 @@ def require_columns(table: pd.DataFrame, columns: Iterable[str], name: str) -> N
 def checked_particles(
     table: pd.DataFrame, columns: Iterable[str] = TRACK_COLUMNS, name: str = "the particle table"
 ) -> pd.DataFrame:
-    """A particle table whose columns are there and hold finite numbers.
+    """Check that a particle table has its columns and that they hold finite numbers.
 
     Parameters
     ----------
@@ -76,11 +71,7 @@ def checked_particles(
     Raises
     ------
     ValueError
-        If a column is missing, an entry is not a finite number, or a frame, particle or layer is not a whole one.
-
-    Notes
-    -----
-    Explained in chapter 7, "Particles".
+        If a column is missing, an entry is not a finite number, or a frame, particle or layer is not a whole number.
     """
     columns = list(columns)
     require_columns(table, columns, name)
@@ -96,21 +87,17 @@ def checked_particles(
 
 
 def require_unique_tracks(tracks: pd.DataFrame) -> None:
-    """Refuse tracks of which one is in two places at once.
+    """Refuse tracks in which one particle is in two places at once.
 
     Parameters
     ----------
     tracks : pandas.DataFrame
-        ``frame, particle, layer``; particle -1, of no track, may stand many times.
+        ``frame, particle, layer``; particle -1 (no track) may occur many times in a frame.
 
     Raises
     ------
     ValueError
-        If a particle stands twice in one frame of one layer.
-
-    Notes
-    -----
-    Explained in chapter 7, "Particles".
+        If a particle occurs twice in one frame of one layer.
     """
     linked = tracks[tracks["particle"] >= 0]
     twice = linked.duplicated(["frame", "layer", "particle"]).to_numpy()
@@ -120,7 +107,7 @@ def require_unique_tracks(tracks: pd.DataFrame) -> None:
 
 
 def layers_by_frame(particles: pd.DataFrame) -> Iterator[tuple[int, dict[int, np.ndarray]]]:
-    """Positions of every layer of every frame.
+    """Give the positions of every layer, frame by frame.
 
     Parameters
     ----------
@@ -130,7 +117,7 @@ def layers_by_frame(particles: pd.DataFrame) -> Iterator[tuple[int, dict[int, np
     Yields
     ------
     frame : int
-        In rising order.
+        In increasing order.
     layers : dict of int to ndarray, shape (n, 2)
         By layer, (y, x) in nm.
 
@@ -138,10 +125,6 @@ def layers_by_frame(particles: pd.DataFrame) -> Iterator[tuple[int, dict[int, np
     ------
     ValueError
         As `checked_particles`.
-
-    Notes
-    -----
-    Explained in chapter 7, "Particles".
     """
     for frame, rows in checked_particles(particles, PARTICLE_COLUMNS).groupby("frame"):
         yield int(frame), {int(k): own[["y_nm", "x_nm"]].to_numpy() for k, own in rows.groupby("layer")}

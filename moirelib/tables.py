@@ -19,6 +19,7 @@ __all__ = [
     "require_unique_tracks",
 ]
 
+
 #: What an analysis of single frames needs; lengths in nm.
 PARTICLE_COLUMNS = ("frame", "layer", "y_nm", "x_nm")
 
@@ -27,22 +28,7 @@ TRACK_COLUMNS = ("frame", "particle", "layer", "y_nm", "x_nm")
 
 
 def require_columns(table: pd.DataFrame, columns: Iterable[str], name: str) -> None:
-    """Refuse a table that lacks a column.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        Any table.
-    columns : iterable of str
-        What it must have.
-    name : str
-        What the table is, for the message.
-
-    Raises
-    ------
-    ValueError
-        If a column is missing.
-    """
+    """Raise ValueError if a table, called `name` in the message, lacks one of some columns."""
     columns = list(columns)
     missing = [c for c in columns if c not in table]
     if missing:
@@ -71,7 +57,7 @@ def checked_particles(
     Raises
     ------
     ValueError
-        If a column is missing, an entry is not a finite number, or a frame, particle or layer is not a whole number.
+        If a column is missing, an entry is not a finite number, or a frame, particle or layer is not a whole one.
     """
     columns = list(columns)
     require_columns(table, columns, name)
@@ -87,18 +73,7 @@ def checked_particles(
 
 
 def require_unique_tracks(tracks: pd.DataFrame) -> None:
-    """Refuse tracks in which one particle is in two places at once.
-
-    Parameters
-    ----------
-    tracks : pandas.DataFrame
-        ``frame, particle, layer``; particle -1 (no track) may occur many times in a frame.
-
-    Raises
-    ------
-    ValueError
-        If a particle occurs twice in one frame of one layer.
-    """
+    """Raise ValueError if a track is in two places of a frame; particle -1, of no track, may be."""
     linked = tracks[tracks["particle"] >= 0]
     twice = linked.duplicated(["frame", "layer", "particle"]).to_numpy()
     if twice.any():
@@ -107,24 +82,6 @@ def require_unique_tracks(tracks: pd.DataFrame) -> None:
 
 
 def layers_by_frame(particles: pd.DataFrame) -> Iterator[tuple[int, dict[int, np.ndarray]]]:
-    """Give the positions of every layer, frame by frame.
-
-    Parameters
-    ----------
-    particles : pandas.DataFrame
-        ``frame, layer, y_nm, x_nm``.
-
-    Yields
-    ------
-    frame : int
-        In increasing order.
-    layers : dict of int to ndarray, shape (n, 2)
-        By layer, (y, x) in nm.
-
-    Raises
-    ------
-    ValueError
-        As `checked_particles`.
-    """
+    """Frame number, and positions (n, 2) of each layer in it as (y, x) in nm, in rising order of the frames."""
     for frame, rows in checked_particles(particles, PARTICLE_COLUMNS).groupby("frame"):
         yield int(frame), {int(k): own[["y_nm", "x_nm"]].to_numpy() for k, own in rows.groupby("layer")}

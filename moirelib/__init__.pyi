@@ -41,5 +41,3 @@ from .validation import (
     score_particles as score_particles,  # particles against their truth
     semi_real_moire as semi_real_moire,  # real single layer -> Moiré image with known layers
 )
-
-__version__: str

@@ -124,7 +124,7 @@ frame, particle, layer, y_nm, x_nm. Written into DIR/analysis:
   phonons.csv     stiffness of plane waves along Γ-M-K-Γ
   growth.csv      particles that came and went
   figures (.png) and tracks.gif
-What the particles do not allow is left out, with a line that says why.
+An analysis that the particles do not allow is left out, with a line that says why.
 """,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

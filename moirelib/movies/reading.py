@@ -1,4 +1,4 @@
-"""Read a movie of any usual microscope format lazily."""
+"""The formats that moirelib reads, and how a file or an array becomes a movie."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ class Format(NamedTuple):
 #      raises becomes one line for the user; raise `UnusableFile` where you can say better what is wrong, and call
 #      `require_size`, so that a truncated file is told apart when it is opened.
 #   2. List it here, and its extensions in the docstring of `read_movie` and in the help of ``moirelib decompose``.
-#   3. Write a small valid file in ``write_any`` of tests/movie_files.py; the tests of every format then include it.
+#   3. Let ``write_any`` of tests/movie_files.py write a small valid file, and name it in TIMED or UNTIMED there; the
+#      tests of every format then include it.
 FORMATS = (
     Format((".dm3", ".dm4"), "Gatan DigitalMicrograph", "Gatan", read_dm),
     Format((".mrc", ".mrcs"), "MRC", "FEI, SerialEM, Relion", read_mrc),

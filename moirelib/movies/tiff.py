@@ -35,7 +35,7 @@ def read_tiff(path: Path) -> StoredImage:
         n, height, width = (math.prod(n for axis, n in axes if axis not in "YX"), *series.keyframe.shape[-2:])
         needed = _find_size(tiff, series)
         offsets = _find_offsets(series, n)
-        pages = tuple(page.index for page in series.pages if page) if offsets is None else ()
+        pages = tuple(page.offset for page in series.pages if page) if offsets is None else ()
         compression = series.keyframe.compression
         scales = _find_scales(path, tiff, series)
         dtype, byte_order = np.dtype(series.dtype), tiff.byteorder
@@ -99,8 +99,10 @@ def _is_one_piece(page: tifffile.TiffPage | tifffile.TiffFrame) -> bool:
 
 
 def _read_page(path: Path, pages: tuple[int, ...], i: int) -> np.ndarray:
+    """Decode frame `i`, whose page is described at byte ``pages[i]``; without following the chain of pages to it."""
     with tifffile.TiffFile(path) as tiff:
-        return tiff.pages[pages[i]].asarray()
+        tiff.filehandle.seek(pages[i])
+        return tifffile.TiffPage(tiff, i).asarray()
 
 
 def _check_compression(path: Path, page: int, compression: int) -> None:

@@ -1,7 +1,7 @@
 """Print the oldest allowed version of every direct dependency, as requirements for pip.
 
-    python tools/oldest_dependencies.py test > oldest.txt
-    python -m pip install -r oldest.txt -e ".[test]"
+python tools/oldest_dependencies.py test > oldest.txt
+python -m pip install -r oldest.txt -e ".[test]"
 """
 
 import sys

@@ -32,7 +32,7 @@ def output_folder(folder: str | os.PathLike[str], replaces: Iterable[str] = ()) 
     Raises
     ------
     OSError
-        If the wanted folder cannot be made or written; raised before any work is done.
+        If the wanted folder cannot be made or written, before any work is done.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():

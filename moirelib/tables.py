@@ -1,4 +1,4 @@
-"""Particle tables: the checks that every analysis makes of its input.
+"""Tables of particles: one check of what every analysis takes in.
 
 Explained in chapter 7, "Particles".
 """
@@ -28,7 +28,26 @@ TRACK_COLUMNS = ("frame", "particle", "layer", "y_nm", "x_nm")
 
 
 def require_columns(table: pd.DataFrame, columns: Iterable[str], name: str) -> None:
-    """Raise ValueError if a table, called `name` in the message, lacks one of some columns."""
+    """Refuse a table that lacks a column.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        Any table.
+    columns : iterable of str
+        What it must have.
+    name : str
+        What the table is, for the message.
+
+    Raises
+    ------
+    ValueError
+        If a column is missing.
+
+    Notes
+    -----
+    Explained in chapter 7, "Particles".
+    """
     columns = list(columns)
     missing = [c for c in columns if c not in table]
     if missing:
@@ -38,7 +57,7 @@ def require_columns(table: pd.DataFrame, columns: Iterable[str], name: str) -> N
 def checked_particles(
     table: pd.DataFrame, columns: Iterable[str] = TRACK_COLUMNS, name: str = "the particle table"
 ) -> pd.DataFrame:
-    """Check that a particle table has its columns and that they hold finite numbers.
+    """A particle table whose columns are there and hold finite numbers.
 
     Parameters
     ----------
@@ -58,6 +77,10 @@ def checked_particles(
     ------
     ValueError
         If a column is missing, an entry is not a finite number, or a frame, particle or layer is not a whole one.
+
+    Notes
+    -----
+    Explained in chapter 7, "Particles".
     """
     columns = list(columns)
     require_columns(table, columns, name)
@@ -73,7 +96,22 @@ def checked_particles(
 
 
 def require_unique_tracks(tracks: pd.DataFrame) -> None:
-    """Raise ValueError if a track is in two places of a frame; particle -1, of no track, may be."""
+    """Refuse tracks of which one is in two places at once.
+
+    Parameters
+    ----------
+    tracks : pandas.DataFrame
+        ``frame, particle, layer``; particle -1, of no track, may stand many times.
+
+    Raises
+    ------
+    ValueError
+        If a particle stands twice in one frame of one layer.
+
+    Notes
+    -----
+    Explained in chapter 7, "Particles".
+    """
     linked = tracks[tracks["particle"] >= 0]
     twice = linked.duplicated(["frame", "layer", "particle"]).to_numpy()
     if twice.any():
@@ -82,6 +120,28 @@ def require_unique_tracks(tracks: pd.DataFrame) -> None:
 
 
 def layers_by_frame(particles: pd.DataFrame) -> Iterator[tuple[int, dict[int, np.ndarray]]]:
-    """Frame number, and positions (n, 2) of each layer in it as (y, x) in nm, in rising order of the frames."""
+    """Positions of every layer of every frame.
+
+    Parameters
+    ----------
+    particles : pandas.DataFrame
+        ``frame, layer, y_nm, x_nm``.
+
+    Yields
+    ------
+    frame : int
+        In rising order.
+    layers : dict of int to ndarray, shape (n, 2)
+        By layer, (y, x) in nm.
+
+    Raises
+    ------
+    ValueError
+        As `checked_particles`.
+
+    Notes
+    -----
+    Explained in chapter 7, "Particles".
+    """
     for frame, rows in checked_particles(particles, PARTICLE_COLUMNS).groupby("frame"):
         yield int(frame), {int(k): own[["y_nm", "x_nm"]].to_numpy() for k, own in rows.groupby("layer")}

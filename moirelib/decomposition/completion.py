@@ -11,6 +11,8 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
 from skimage.feature import peak_local_max
 
+from .fit import FrameFit
+
 __all__ = ["complete", "settle_overlaps", "site_odds", "vacant_sites"]
 
 
@@ -140,7 +142,7 @@ def _least_needed(posterior, yx, reach) -> np.ndarray:
     return goes
 
 
-def settle_overlaps(fit, particles: pd.DataFrame, spacing: float) -> pd.DataFrame:
+def settle_overlaps(fit: FrameFit, particles: pd.DataFrame, spacing: float) -> tuple[FrameFit, pd.DataFrame]:
     """Decide between one particle and two wherever two of different layers lie upon each other, or could.
 
     Asked is for the less expected of two that were found, and for a vacant site of one layer under or over a particle
@@ -155,20 +157,20 @@ def settle_overlaps(fit, particles: pd.DataFrame, spacing: float) -> pd.DataFram
     vacant = sites[(lattice_distance(sites, particles) < reach) & (sites["odds"] > -2)].reset_index(drop=True)
     second, first, odds = _seconds(particles, min(UPON * spacing, reach), spacing)
     if len(vacant) + len(second) == 0:
-        return particles.assign(shown=False)
+        return fit, particles.assign(shown=False)
     single, double, asked = _both_answers(particles, second, first, vacant)
     places = double[asked]
     single.loc[lattice_distance(single, places) < reach, ["diameter", "depth"]] = np.nan
-    squares, odd, fits = [], [], []
+    trial, squares, odd, fits = fit, [], [], []
     for table in (single, double):
-        fit.take(table).fit(2, shared=False)
-        squares.append(gaussian_filter(fit.residual.numpy().astype(float) ** 2, 0.4 * fit.model.diameter))
-        fits.append(fit.put(table))
+        trial = trial.with_particles(table, in_rows=True).fit(2, shared=False)
+        squares.append(gaussian_filter(trial.residual.numpy().astype(float) ** 2, 0.4 * trial.model.diameter))
+        fits.append(trial.table(table))
         near = cKDTree(fits[-1][["y", "x"]]).query_ball_point(places[["y", "x"]], reach)
-        odd.append(np.array([fit.oddness()[some].sum() for some in near]))
+        odd.append(np.array([trial.oddness()[some].sum() for some in near]))
     area = 2 * np.pi * (0.4 * fit.model.diameter) ** 2  # a Gaussian of height 1 over the residuals around a place
     at = np.clip(np.rint(places[["y", "x"]]).to_numpy(int), 0, np.array(fit.model.shape) - 1)
-    gain = 0.5 * area / fit.misfit * (squares[0] - squares[1])[tuple(at.T)]
+    gain = 0.5 * area / trial.misfit * (squares[0] - squares[1])[tuple(at.T)]
     two = np.r_[odds, vacant["odds"]] + gain + odd[0] - odd[1] > 0
     # Each particle that was not asked for stays as the answer at the nearest place has it.
     distance, nearest = cKDTree(places[["y", "x"]]).query(fits[0][["y", "x"]])
@@ -176,7 +178,7 @@ def settle_overlaps(fit, particles: pd.DataFrame, spacing: float) -> pd.DataFram
     others = fits[1][~asked].reset_index(drop=True)
     others[alone] = fits[0][alone]
     table = pd.concat([others, fits[1][asked][two]], ignore_index=True)
-    return table.assign(shown=np.r_[(distance < reach) & two[nearest], np.ones(two.sum(), bool)])
+    return trial, table.assign(shown=np.r_[(distance < reach) & two[nearest], np.ones(two.sum(), bool)])
 
 
 def _both_answers(particles, second, first, vacant) -> tuple[pd.DataFrame, pd.DataFrame, np.ndarray]:

@@ -26,9 +26,8 @@
 # ```
 #
 # {doc}`Chapter 6 <06_decompose>` called one function. This chapter opens it: the network's centres and the raw frame in,
-# particle table out. The steps are in four modules, and each can be used alone: `particles.locate` finds peaks,
-# `assignment.assign_layers` names the layers, `refinement.FrameFit` fits the frame, `completion.complete` adds and
-# removes particles. `particles.find` runs them in turn, and `assignment.vote` joins the frames of a movie.
+# particle table out. Each step can be used alone: `locate` finds peaks, `assign_layers` names the layers, `FrameFit` fits
+# the frame, `complete` adds and removes particles. `find` runs them in turn, and `vote` joins the frames of a movie.
 
 # %%
 import itertools
@@ -871,7 +870,9 @@ else:
     points = fit.table(start)[["y", "x"]].to_numpy()
     points = points[np.all((points > 14) & (points < np.array(shape) - 15), axis=1)]
     grid = np.indices((25, 25)) - 12
-    seen, light, left = (t.numpy() for t in (fit.model.frame, fit.background, fit.residual))
+    seen, light, left = (
+        t.numpy() for t in (fit.model.frame, fit.predicted.background, fit.residual)
+    )
     cuts = [
         np.array([map_coordinates(part, grid + p[:, None, None], order=1) for p in points])
         for part in (seen / light, (seen - fit.model.noise * left) / light)

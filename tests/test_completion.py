@@ -8,8 +8,16 @@ from test_particles import D, disks
 from test_refinement import rendered
 
 from moirelib.crystal import hexagonal_lattice
-from moirelib.decomposition import FrameFit, Imaging, assign_layers, complete, settle_overlaps, site_odds, vacant_sites
-from moirelib.decomposition.completion import SITE_ODDS
+from moirelib.decomposition import (
+    CompletionSettings,
+    FrameFit,
+    Imaging,
+    assign_layers,
+    complete,
+    settle_overlaps,
+    site_odds,
+    vacant_sites,
+)
 
 SHAPE, MIDDLE = (160, 160), np.array([79.5, 79.5])
 FIELD = (np.zeros(2), np.array(SHAPE) - 1.0)
@@ -71,15 +79,17 @@ def test_sites_become_likelier_with_every_neighbour():
         for n in range(7)
     ]
     assert (np.diff(odds) > 0).all()
-    assert odds == list(SITE_ODDS)
+    assert odds == list(CompletionSettings().site_odds)
 
 
 def test_neighbours_in_the_other_layer_and_the_particle_itself_do_not_count():
     points = hexagonal_lattice(16.0, 7.0, MIDDLE, 16.5)
     inner = np.argmin(np.hypot(*(points - MIDDLE).T))
     layer = np.where(np.arange(len(points)) == inner, 1, 2)
-    assert site_odds(points[[inner]], np.array([1]), points, layer, 16.0)[0] == SITE_ODDS[0]
-    assert site_odds(points[[inner]], np.array([2]), points, np.full(7, 2), 16.0)[0] == SITE_ODDS[6]
+    assert site_odds(points[[inner]], np.array([1]), points, layer, 16.0)[0] == CompletionSettings().site_odds[0]
+    assert (
+        site_odds(points[[inner]], np.array([2]), points, np.full(7, 2), 16.0)[0] == CompletionSettings().site_odds[6]
+    )
 
 
 # --- What the frame says ---

@@ -1,6 +1,6 @@
 """The fit: unbiased positions, error bars that mean what they say, and what cannot be seen."""
 
-from dataclasses import astuple, replace
+from dataclasses import astuple, fields, replace
 
 import numpy as np
 import pandas as pd
@@ -11,6 +11,7 @@ from test_particles import D, disks, square_of_points
 from moirelib.crystal import hexagonal_lattice, rows_of_three
 from moirelib.decomposition import FrameFit, Imaging, refine
 from moirelib.decomposition.image_model import ImageModel
+from moirelib.decomposition.imaging import IMAGING, SHARED
 
 
 def noisy_frame(points, rng, noise, contrast=0.5):
@@ -80,6 +81,31 @@ def rendered(particles, imaging, rng=None, noise=3.0, shape=(160, 160)):
     model = replace(fit.model, frame=fit.model.frame / fit.model.frame.mean())
     clean = 300 * model.render(fit.theta, imaging).image.numpy()
     return clean if rng is None else clean + noise * rng.standard_normal(shape)
+
+
+def test_the_table_of_shared_parameters_describes_imaging():
+    assert [p.name for p in IMAGING] == [f.name for f in fields(Imaging)]
+    assert all(p.lower <= getattr(Imaging(), p.name) <= p.upper for p in IMAGING)
+    assert all(p.step < 0.2 * p.std for p in SHARED if p.derivative in ("transfer", "stretch"))
+    far = {p.name: 100.0 for p in IMAGING}
+    assert astuple(Imaging().add_step(far)) == tuple(p.upper for p in IMAGING)
+
+
+def test_a_fit_stays_as_it_is_whatever_is_done_with_it():
+    rng = np.random.default_rng(0)
+    points = square_of_points(spacing=24.0, rng=rng)
+    table = pd.DataFrame(points, columns=["y", "x"]).assign(layer=1)
+    fit = FrameFit.start(noisy_frame(points, rng, 10.0), table, D).fit(1)
+    before = fit.theta.clone(), fit.imaging, fit.prior.std.clone(), fit.model.noise, fit.evidence()
+    one = fit.fit(1)
+    fit.with_particles(table[:-1], in_rows=True).fit(1, shared=False)
+    other = fit.fit(1)
+    after = fit.theta, fit.imaging, fit.prior.std, fit.model.noise, fit.evidence()
+    for was, now in zip(before, after, strict=True):
+        assert was is now or np.array_equal(was, now)
+    assert one.imaging == other.imaging
+    assert torch.equal(one.theta, other.theta)
+    assert (fit.rounds, one.rounds) == (1, 2)
 
 
 @pytest.mark.parametrize("exponent", [0.05, 0.5])

@@ -1,4 +1,5 @@
 from .completion import (
+    CompletionSettings as CompletionSettings,
     complete as complete,
     settle_overlaps as settle_overlaps,
     site_odds as site_odds,

@@ -63,10 +63,8 @@ class FrameFit:
     ----------
     model : ImageModel
         The frame, and how residuals are weighed.
-    imaging : Imaging
-        What the particles share.
-    theta : Tensor, shape (n, 4)
-        Each particle's y, x (px), log diameter (px) and log depth.
+    predicted : Prediction
+        The parameters of the particles and what they predict of the frame.
     prior : ParticlePrior
         What is usual for particles, and where these were found.
     solid : float
@@ -86,8 +84,7 @@ class FrameFit:
     """
 
     model: ImageModel
-    imaging: Imaging
-    theta: torch.Tensor
+    predicted: Prediction
     prior: ParticlePrior
     solid: float = SOLIDS[0]
     known: bool = False
@@ -122,13 +119,24 @@ class FrameFit:
         depth = -np.log1p(-min(FIRST_TAKEN * model.contrast, MOST_TAKEN))
         usual = torch.tensor([np.log(diameter), np.log(depth)], dtype=torch.float32)
         y, x, *own = FIRST_SPREAD
-        std, none = torch.tensor([y * diameter, x * diameter, *own]), torch.empty(0, 4)
-        prior = ParticlePrior(none[:, :2], diameter, usual, std)
-        fit = cls(model, imaging or Imaging(), none, prior, known=imaging is not None)
+        std, solid, searches = torch.tensor([y * diameter, x * diameter, *own]), SOLIDS[0], SEARCHES
+        shared = Imaging() if imaging is None else imaging
         if like is not None and imaging is None:
-            prior = replace(prior, usual=like.prior.usual, std=like.prior.std)
-            fit = replace(fit, imaging=like.imaging, prior=prior, solid=like.solid, searches=())
-        return fit.with_particles(particles)
+            shared, usual, std, solid, searches = like.imaging, like.prior.usual, like.prior.std, like.solid, ()
+        theta = to_theta(particles, usual)
+        model = model.place(theta)
+        prior = ParticlePrior(theta[:, :2].clone(), diameter, usual, std)
+        return cls(model, model.render(theta, shared), prior, solid, imaging is not None, searches=searches)
+
+    @property
+    def imaging(self) -> Imaging:
+        """What the particles share."""
+        return self.predicted.imaging
+
+    @property
+    def theta(self) -> torch.Tensor:
+        """Each particle's y, x (px), log diameter (px) and log depth, shape (n, 4)."""
+        return self.predicted.theta
 
     def with_particles(self, particles: pd.DataFrame, in_rows: bool = False) -> FrameFit:
         """Go on with these particles; where ``diameter`` and ``depth`` are missing, with the usual ones.
@@ -136,12 +144,10 @@ class FrameFit:
         With ``in_rows``, once a round is done, particles are expected to lie in rows with their neighbours of the same
         ``layer``.
         """
-        own = particles.reindex(columns=["y", "x", "diameter", "depth"]).to_numpy(np.float32, copy=True)
-        own[:, 2:] = np.log(own[:, 2:])
-        own[:, 2:] = np.where(np.isfinite(own[:, 2:]), own[:, 2:], self.prior.usual.numpy())
-        theta = torch.from_numpy(own)
-        prior = ParticlePrior(theta[:, :2].clone(), self.model.diameter, self.prior.usual, self.prior.std)
-        fit = replace(self, model=self.model.place(theta), theta=theta, prior=prior)
+        theta = to_theta(particles, self.prior.usual)
+        model = self.model.place(theta)
+        prior = ParticlePrior(theta[:, :2].clone(), model.diameter, self.prior.usual, self.prior.std)
+        fit = replace(self, model=model, predicted=model.render(theta, self.imaging), prior=prior)
         if not in_rows or not self.rounds:
             return fit
         return replace(fit, prior=prior.with_rows(*fit._measure_rows(particles)))
@@ -208,11 +214,9 @@ class FrameFit:
         predicted, prior = fit_particles(model, predicted, prior, PARTICLE_STEPS)
         if shared:
             prior = prior.with_population(predicted.theta)
-        theta, imaging = predicted.theta, predicted.imaging
-        model = model.place(theta)
-        return replace(
-            self, model=model, imaging=imaging, theta=theta, prior=prior, solid=solid, rounds=self.rounds + shared
-        )
+        model = model.place(predicted.theta)
+        predicted = model.render(predicted.theta, predicted.imaging)
+        return replace(self, model=model, predicted=predicted, prior=prior, solid=solid, rounds=self.rounds + shared)
 
     def _search(self, model) -> tuple[Prediction, float]:
         """The best of several starts for what is shared: where a fit from it ends, and the solid it started from.
@@ -232,16 +236,6 @@ class FrameFit:
                 found.append((*fit_shared(model, predicted, SHARED_STEPS, solid), solid))
         predicted, _, solid = min(found, key=lambda one: one[1])
         return predicted, solid
-
-    @cached_property
-    def transmission(self) -> torch.Tensor:
-        """Product of the particles' transmissions, on the model's fine grid."""
-        return self.model.transmission(self.theta, self.imaging)
-
-    @cached_property
-    def predicted(self) -> Prediction:
-        """The frame that the model predicts, and its background."""
-        return self.model.render(self.theta, self.imaging, self.transmission)
 
     @cached_property
     def residual(self) -> torch.Tensor:
@@ -326,7 +320,9 @@ class FrameFit:
         """Change of the frame over the noise by taking away (or adding) each particle, (n, pixels), and its pixels."""
         model = self.model.place(theta)
         depth = model.depths(theta, self.imaging, slopes=False)[3]
-        change = self.transmission.flatten()[model.windows.index] * torch.expm1(depth if present else -depth)
+        change = self.predicted.transmission.flatten()[model.windows.samples] * torch.expm1(
+            depth if present else -depth
+        )
         windows, index = model.blur(change[:, None], self.imaging, self.predicted.background)
         return windows.flatten(1), index.flatten(1)
 
@@ -364,6 +360,14 @@ class FrameFit:
                 part = normal[own][:, own].toarray()
                 regained[k] = 0.5 * overlap[own, k] @ np.linalg.solve(part, overlap[own, k])
         return regained / self.misfit
+
+
+def to_theta(particles: pd.DataFrame, usual: torch.Tensor) -> torch.Tensor:
+    """Parameters (n, 4) of particles; where ``diameter`` and ``depth`` are missing, the usual ones (2,)."""
+    own = particles.reindex(columns=["y", "x", "diameter", "depth"]).to_numpy(np.float32, copy=True)
+    own[:, 2:] = np.log(own[:, 2:])
+    own[:, 2:] = np.where(np.isfinite(own[:, 2:]), own[:, 2:], usual.numpy())
+    return torch.from_numpy(own)
 
 
 def refine(

@@ -122,7 +122,7 @@ class Windows(NamedTuple):
     """Whole-pixel windows around the particles; they serve while particles move by less than a pixel or two."""
 
     corner: torch.Tensor  # (n, 2), px: the particles' positions, rounded
-    index: torch.Tensor  # (n, y, x), of the windows' samples in the flat fine grid
+    samples: torch.Tensor  # (n, y, x), where the windows' samples lie in the flat fine grid
     inside: torch.Tensor  # (n, y, x), 1 where samples are on the grid
 
 
@@ -131,6 +131,7 @@ class Prediction(NamedTuple):
 
     theta: torch.Tensor
     imaging: Imaging
+    transmission: torch.Tensor  # product of all particles', on the fine grid, with a border around the frame
     image: torch.Tensor  # (y, x), medians of the frame
     background: torch.Tensor  # (y, x), the same without particles
 
@@ -150,7 +151,7 @@ class ImageModel:
     noise: float  # standard deviation that residuals are divided by, in medians of the frame
     background: Background
     margin: int = 0  # px along the border that do not count: blur mixes in light from outside, where nothing is known
-    windows: Windows | None = None
+    windows: Windows = Windows(*[torch.empty(0)] * 3)
 
     @classmethod
     def look_at(cls, frame: np.ndarray, diameter: float) -> ImageModel:
@@ -174,7 +175,7 @@ class ImageModel:
     @property
     def shape(self) -> tuple[int, int]:
         """Of the frame (y, x), in pixels."""
-        return tuple(self.frame.shape)
+        return self.frame.shape[0], self.frame.shape[1]
 
     @property
     def half(self) -> int:
@@ -189,7 +190,7 @@ class ImageModel:
     @property
     def fine_shape(self) -> tuple[int, int]:
         """Of the padded frame, in fine samples."""
-        return tuple(FINE * (n + 2 * self.pad) for n in self.shape)
+        return FINE * (self.shape[0] + 2 * self.pad), FINE * (self.shape[1] + 2 * self.pad)
 
     @cached_property
     def axis(self) -> torch.Tensor:
@@ -224,21 +225,17 @@ class ImageModel:
         depths = soft_profile(rho2, torch.exp(theta[:, 3])[:, None, None], imaging.exponent, slopes)
         return along_y, along_x, rho2, *(d * self.windows.inside for d in depths)
 
-    def transmission(self, theta, imaging, depths=None):
-        """Product of all particles' transmissions on the fine grid, with a border around the frame."""
-        depths = self.depths(theta, imaging, slopes=False) if depths is None else depths
-        total = torch.zeros(self.fine_shape[0] * self.fine_shape[1])
-        total.index_add_(0, self.windows.index.flatten(), depths[3].flatten())
-        return torch.exp(-total).reshape(self.fine_shape)
-
-    def render(self, theta, imaging, transmission=None) -> Prediction:
+    def render(self, theta: torch.Tensor, imaging: Imaging) -> Prediction:
         """Predict the frame; the background is the one that fits best."""
-        t = self.transmission(theta, imaging) if transmission is None else transmission
-        t = block_mean(t)
+        depth = self.depths(theta, imaging, slopes=False)[3]
+        total = torch.zeros(self.fine_shape[0] * self.fine_shape[1])
+        total.index_add_(0, self.windows.samples.flatten(), depth.flatten())
+        transmission = torch.exp(-total).reshape(self.fine_shape)
+        t = block_mean(transmission)
         t = torch.fft.irfft2(torch.fft.rfft2(t) * imaging.transfer(t.shape, self.diameter), s=t.shape)
         t = t[self.pad : self.pad + self.shape[0], self.pad : self.pad + self.shape[1]]
         background = self.background.fit(self.frame - imaging.offset, t)
-        return Prediction(theta, imaging, imaging.offset + background * t, background)
+        return Prediction(theta, imaging, transmission, imaging.offset + background * t, background)
 
     def counted(self):
         """1 where pixels count, 0 at the border."""
@@ -253,12 +250,13 @@ class ImageModel:
     def jacobian(self, predicted: Prediction) -> Jacobian:
         """Derivatives of the frame by each particle's parameters, in units of the noise."""
         theta, imaging = predicted.theta, predicted.imaging
-        y, x, rho2, _, by_rho2, by_depth, _ = depths = self.depths(theta, imaging)
-        through = -self.transmission(theta, imaging, depths).flatten()[self.windows.index]
+        y, x, rho2, _, by_rho2, by_depth, _ = self.depths(theta, imaging)
+        through = -predicted.transmission.flatten()[self.windows.samples]
         inverse = -8 * torch.exp(-2 * theta[:, 2])[:, None, None]
         by_rho2 = through * by_rho2
         columns = [by_rho2 * inverse * y, by_rho2 * inverse * x, -2 * by_rho2 * rho2, through * by_depth]
-        return Jacobian(*self.blur(torch.stack(columns, dim=1), imaging, predicted.background), self.shape)
+        windows, pixels = self.blur(torch.stack(columns, dim=1), imaging, predicted.background)
+        return Jacobian(windows, pixels, self.shape)
 
     def blur(self, changes, imaging, background):
         """Changes (n, k, fine, fine) of the transmission as changes of the frame over the noise, and their pixels."""
@@ -306,7 +304,7 @@ class ImageModel:
             yy, yx, xx = np.subtract(moved.stretch(), imaging.stretch()) / p.step
             changes[p.name] = by_rho2 * (y * (yy * y + 2 * yx * x) + xx * x * x) * scale
         total = torch.zeros(len(changes) + 1, self.fine_shape[0] * self.fine_shape[1])
-        total.index_add_(1, self.windows.index.flatten(), torch.stack([depth, *changes.values()]).flatten(1))
+        total.index_add_(1, self.windows.samples.flatten(), torch.stack([depth, *changes.values()]).flatten(1))
         t = torch.exp(-total[0])
         total[0], total[1:] = t, -t * total[1:]
         return list(changes), total.reshape(-1, *self.fine_shape)

@@ -19,7 +19,7 @@ from ..crystal.neighbours import rows_of_three, typical_spacing
 from .gauss_newton import GENTLE, fit_particles, fit_shared, solve_step
 from .image_model import ImageModel, Prediction, sparse_rows
 from .imaging import Imaging
-from .prior import MAD_TO_STD, ParticlePrior
+from .prior import BEND, MAD_TO_STD, ParticlePrior
 
 __all__ = ["FrameFit", "refine"]
 
@@ -30,7 +30,7 @@ __all__ = ["FrameFit", "refine"]
 SOLIDS = (0.05, 0.5)
 #: Flat and round particles, and a dark level or none, are different valleys of the cost: the fit tries all these starts
 #: before its first round, and both forms once more after so many rounds.
-SEARCHES = (0, 3)
+SEARCHES: tuple[int, ...] = (0, 3)
 FIRST_LEVEL = 0.9  # of the highest possible dark level: the start that has one
 LEAST_LEVEL = 0.05  # medians of the frame; where the highest possible dark level is lower, no such start is needed
 FIRST_TAKEN, MOST_TAKEN = 0.7, 0.9  # light that particles take at first: this share of the contrast, at most so much
@@ -119,8 +119,8 @@ class FrameFit:
         depth = -np.log1p(-min(FIRST_TAKEN * model.contrast, MOST_TAKEN))
         usual = torch.tensor([np.log(diameter), np.log(depth)], dtype=torch.float32)
         y, x, *own = FIRST_SPREAD
-        std, solid, searches = torch.tensor([y * diameter, x * diameter, *own]), SOLIDS[0], SEARCHES
-        shared = Imaging() if imaging is None else imaging
+        std, solid = torch.tensor([y * diameter, x * diameter, *own]), SOLIDS[0]
+        shared, searches = Imaging() if imaging is None else imaging, SEARCHES
         if like is not None and imaging is None:
             shared, usual, std, solid, searches = like.imaging, like.prior.usual, like.prior.std, like.solid, ()
         theta = to_theta(particles, usual)
@@ -158,7 +158,7 @@ class FrameFit:
         spacing = typical_spacing(yx, layer, self.model.diameter)
         rows, (free, error) = rows_of_three(yx, layer, spacing), self._locate_without_rows()
         bend = free[rows[:, 0]] + free[rows[:, 2]] - 2 * free[rows[:, 1]]
-        noise = np.sqrt((error[rows] ** 2) @ [1.0, 4.0, 1.0])
+        noise = np.sqrt((error[rows] ** 2) @ np.square(BEND))
         std = np.ones(len(rows))
         for k in np.unique(layer):
             mine = layer[rows[:, 1]] == k

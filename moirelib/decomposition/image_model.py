@@ -20,7 +20,8 @@ from .imaging import SHARED, Imaging, select
 
 __all__ = ["ImageModel"]
 
-# Lengths "in diameters" are multiples of the expected diameter. Values without a source were set by hand.
+# Lengths "in diameters" are multiples of the expected diameter. Values without a source were set by hand. Literals from
+# 1e-6 down only guard divisions and logarithms.
 
 # Grid of the model.
 FINE = 2  # samples of the transmission per pixel and axis
@@ -39,13 +40,14 @@ BENDING = 1e-3  # of the mean diagonal of the normal matrix: determines the back
 SMOOTHING = 0.25  # diameters, standard deviation: averages pixel noise and keeps particles
 DARK, LIGHT = 1, 90  # percentiles of the smoothed frame, in particles and between them
 LOST_LEVEL = 0.08  # of the light; with less contrast a frame is taken to stand on counts that are not light
+NEW_LEVEL = 0.5  # of the contrast, below the darkest counts: particles then take two thirds of the light
 BELOW_DARKEST = 0.98  # of the darkest counts; a dark level above would make transmissions negative
 LEAST_NOISE = 1e-6  # of the contrast, so that a frame without noise has finite weights
 
 # Noise at the scale of a particle.
 BLOCKS = 3  # per diameter: blocks whose means show the noise, that of the camera's correlated pixels included
 LEAST_FREE = 0.3  # share of blocks that stays free, however many numbers are fitted
-MAD_TO_STD = 0.6745  # median of |x| / standard deviation, of a Gaussian
+STD_TO_MAD = 0.6745  # median of |x| / standard deviation, of a Gaussian
 
 
 def soft_profile(rho2, depth, exponent, slopes: bool = True):
@@ -161,7 +163,7 @@ class ImageModel:
         low, high = np.percentile(smooth, [DARK, LIGHT])
         # Transmissions multiply counts above the dark level. A frame below zero, or far above with hardly any contrast,
         # has lost that level and gets one; the fit of the offset does the rest.
-        lift = 0.0 if low > 0 and high - low > LOST_LEVEL * high else 0.5 * (high - low) - low
+        lift = 0.0 if low > 0 and high - low > LOST_LEVEL * high else NEW_LEVEL * (high - low) - low
         scale = float(np.median(frame + lift)) or 1.0
         return cls(
             frame=torch.from_numpy(((frame + lift) / scale).astype(np.float32)),
@@ -343,7 +345,7 @@ def fast_size(n) -> int:
 def measure_pixel_noise(frame) -> float:
     """Pixel noise from the smallest details: median absolute second difference along both diagonals."""
     d = frame[1:, 1:] - frame[1:, :-1] - frame[:-1, 1:] + frame[:-1, :-1]
-    return float(np.median(np.abs(d)) / MAD_TO_STD / 2)  # of four independent pixels: √4 times the noise
+    return float(np.median(np.abs(d)) / STD_TO_MAD / 2)  # of four independent pixels: √4 times the noise
 
 
 class Jacobian:

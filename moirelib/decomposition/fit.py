@@ -1,4 +1,4 @@
-"""Fit every particle to the frame at once, through a model of how the frame came about.
+"""Fit a model of the frame to the frame: all particles at once.
 
 Explained in chapter 7, "Particles".
 """
@@ -28,8 +28,8 @@ __all__ = ["FrameFit", "refine"]
 # Where the fit starts.
 #: Exponents of common solids seen from the top: plates and standing rods with rounded rims, and spheres.
 SOLIDS = (0.05, 0.5)
-#: Flat and round particles, and a dark level or none, are different valleys of the cost: the fit tries all these starts
-#: before its first round, and both forms once more after so many rounds.
+#: Numbers of rounds after which the fit tries several starts. Flat or round particles, and a dark level or none, are
+#: different minima of the cost: at first it tries all four, later both forms.
 SEARCHES: tuple[int, ...] = (0, 3)
 FIRST_LEVEL = 0.9  # of the highest possible dark level: the start that has one
 LEAST_LEVEL = 0.05  # medians of the frame; where the highest possible dark level is lower, no such start is needed
@@ -68,7 +68,7 @@ class FrameFit:
     prior : ParticlePrior
         What is usual for particles, and where these were found.
     solid : float
-        Exponent of the common solid that the particles are taken for where the frame does not say otherwise.
+        Exponent of the common solid that the fit prefers.
     known : bool
         Whether ``imaging`` is known from elsewhere and not fitted.
     rounds : int
@@ -79,8 +79,8 @@ class FrameFit:
     Notes
     -----
     The model: frame = offset + B · K[Π exp(-depth · (1 - r²/R²)^exponent)], with a smooth background B (cubic
-    splines), a blur K (disk, Gaussian and camera), and position, radius R and depth of every particle. All are fitted
-    by Gauss-Newton steps, in turn what is shared and what is each particle's own. Explained in chapter 7.
+    splines), a blur K (disk, Gaussian and camera), and position, radius R and depth of every particle. Gauss-Newton
+    steps fit in turn what is shared and each particle's own parameters.
     """
 
     model: ImageModel
@@ -139,9 +139,9 @@ class FrameFit:
         return self.predicted.theta
 
     def with_particles(self, particles: pd.DataFrame, in_rows: bool = False) -> FrameFit:
-        """Go on with these particles; where ``diameter`` and ``depth`` are missing, with the usual ones.
+        """The fit with these particles; a missing ``diameter`` or ``depth`` starts at the usual one.
 
-        With ``in_rows``, once a round is done, particles are expected to lie in rows with their neighbours of the same
+        With ``in_rows``, and after a first round, each particle is expected midway between its neighbours of the same
         ``layer``.
         """
         theta = to_theta(particles, self.prior.usual)
@@ -153,7 +153,7 @@ class FrameFit:
         return replace(fit, prior=prior.with_rows(*fit._measure_rows(particles)))
 
     def _measure_rows(self, particles):
-        """Rows of three within each layer, and how far their middles usually lie off, in pixels."""
+        """Rows of three within each layer, and the scatter of their middles, in pixels."""
         yx, layer = particles[["y", "x"]].to_numpy(), particles["layer"].to_numpy()
         spacing = typical_spacing(yx, layer, self.model.diameter)
         rows, (free, error) = rows_of_three(yx, layer, spacing), self._locate_without_rows()
@@ -162,36 +162,36 @@ class FrameFit:
         std = np.ones(len(rows))
         for k in np.unique(layer):
             mine = layer[rows[:, 1]] == k
-            # Particles that the frame locates well show best how regular the crystal is.
+            # Well located particles show best how regular the crystal is.
             sure = mine & np.all(error[rows] < WELL_SEEN * spacing, axis=1)
             shown = sure if sure.sum() > ENOUGH_SEEN else mine
             if shown.any():
                 own = (MAD_TO_STD * np.median(np.abs(bend[shown]))) ** 2 - np.median(noise[shown]) ** 2
                 std[mine] = np.clip(np.sqrt(max(own, 0.0)), STRAIGHTEST * spacing, CROOKEDEST * spacing)
-        # Next to defects rows are bent more than elsewhere; there they say little (Cauchy's weights).
+        # Rows next to defects are bent more than others and get less weight (Cauchy's weights).
         bent = (bend**2).sum(axis=1) / (std**2 + noise**2)
-        # There are more rows than particles to bend them: taken for independent, they would ask for too much.
+        # There are more rows than particles: as independent rows they would weigh too much.
         std *= np.sqrt((1 + bent / BENT**2) * max(len(rows) / len(yx), 1.0))
         return rows, std
 
     def _locate_without_rows(self) -> tuple[np.ndarray, np.ndarray]:
-        """Where the frame alone would have the particles (n, 2), to first order, and their standard deviations (n,).
+        """Positions (n, 2) from the frame alone, to first order, and their standard deviations (n,).
 
-        Rows seem straighter than they are where they have pulled on their particles already.
+        Positions that were fitted with rows would make the rows look too straight.
         """
         prior = self.prior.with_population(self.theta)
         residual = self.model.residual(self.predicted.image).flatten()
         step, variance = solve_step(self.jacobian, residual, prior, self.theta, GENTLE)
         free = prior.bound(self.theta + step)[:, :2].numpy().astype(float)
-        # What neighbours add to the errors is alike all over the frame; some particles show it.
+        # Neighbours add about the same error everywhere in the frame: a sample of the particles shows it.
         alone, some = variance[:, :2].mean(dim=1).sqrt().numpy(), slice(None, None, max(len(free) // SAMPLED, 1))
         crowded = self._errors(prior, some)[:, :2]
         return free, alone * np.median(np.sqrt((crowded**2).mean(axis=1)) / alone[some])
 
     def fit(self, rounds: int = 1, shared: bool = True) -> FrameFit:
-        """Alternate between what is shared (unless told not to) and what is each particle's own.
+        """The fit after more rounds; each fits what is shared, then each particle's own parameters.
 
-        What is usual for sizes and depths counts as shared.
+        Without ``shared``, what is shared is held, the usual size and depth included.
         """
         fit = self
         for _ in range(rounds):
@@ -199,7 +199,7 @@ class FrameFit:
         return fit
 
     def _fit_round(self, shared) -> FrameFit:
-        # Costs are compared within a round: the same pixels must count all through it.
+        # The border is held during a round: its costs must be of the same pixels.
         model, solid, prior = self.model.weigh(self.imaging), self.solid, self.prior
         if shared and self.rounds:
             model = model.weigh(self.imaging, model.block_noise(self.predicted.image))
@@ -219,11 +219,11 @@ class FrameFit:
         return replace(self, model=model, predicted=predicted, prior=prior, solid=solid, rounds=self.rounds + shared)
 
     def _search(self, model) -> tuple[Prediction, float]:
-        """The best of several starts for what is shared: where a fit from it ends, and the solid it started from.
+        """Try several starts for what is shared; return the best prediction and the solid of its start.
 
-        Particles take part: with depths of their own they hide a wrong dark level, and with sizes a wrong profile.
+        Each trial fits the particles too: their depths can hide a wrong dark level, and their sizes a wrong profile.
         """
-        # A dark level starts at none and just below the darkest places; later it is known.
+        # The dark level starts at zero or just below the darkest places; later it is known.
         lit = self.rounds == 0 and model.darkest > LEAST_LEVEL
         offsets = (self.imaging.offset, FIRST_LEVEL * model.darkest) if lit else (self.imaging.offset,)
         found = []
@@ -251,7 +251,7 @@ class FrameFit:
     def misfit(self) -> float:
         """Variance of the residual over areas as large as a particle, over that of white noise; at least 1.
 
-        Liquid that moves and particles that are not quite round leave more than noise, and of a particle's size.
+        Moving liquid and irregular particles leave more than noise, at the scale of a particle.
         """
         width = self.model.diameter * PARTICLE
         wide = gaussian_filter(self.residual.numpy(), width)
@@ -259,7 +259,7 @@ class FrameFit:
         return max(float((spread * 2 * np.sqrt(np.pi) * width) ** 2), 1.0)
 
     def unexplained(self) -> float:
-        """Standard deviation of what the model leaves of the frame, as of white noise per pixel.
+        """Standard deviation of the residual, as of white noise per pixel.
 
         In medians of the frame, at the scale of a third of a particle.
         """
@@ -283,25 +283,24 @@ class FrameFit:
     def _errors(self, prior, some=slice(None)) -> np.ndarray:
         """Standard deviations (m, 4) of some particles' parameters."""
         blocks = self.jacobian.blocks()
-        # How many numbers the frame was asked for: each counts as far as it was not known before.
+        # Number of fitted parameters: each counts as far as the prior left it open.
         asked = float((blocks * torch.linalg.inv(blocks + torch.diag_embed(prior.diagonal()))).sum())
         noise = self.model.block_noise(self.predicted.image, asked) / self.model.noise
         reach = (IN_A_ROW if len(prior.rows) else OVERLAPPING) * self.model.diameter
         return noise * np.sqrt(self.jacobian.variances(self.theta[:, :2].numpy(), prior.matrix(), reach, some))
 
     def evidence(self, candidates: pd.DataFrame | None = None) -> np.ndarray:
-        """Log-likelihood that the frame gains by each particle, the others as they are.
+        """Gain in log-likelihood by each particle, with the others held.
 
         Parameters
         ----------
         candidates : pandas.DataFrame, optional
-            ``y, x`` (px) of particles that are not in the fit, taken to be like the others; by default those that are.
+            ``y, x`` (px) of particles that are not in the fit, of usual size and depth; by default those of the fit.
 
         Returns
         -------
         ndarray, shape (n,)
-            Natural logarithm, divided by how much more than noise the model leaves at a particle's size; above 0 the
-            likelihood favours the particle.
+            Natural logarithm, divided by `misfit`; above 0 the likelihood favours the particle.
         """
         present = candidates is None
         theta = self.theta
@@ -311,7 +310,7 @@ class FrameFit:
         windows, index = self._changes(theta, present)
         along = (windows * self.residual.flatten()[index]).sum(1)
         size = (windows**2).sum(1).clamp(min=1e-12)
-        # Some particles are thinner or darker than most: the best of a range of amplitudes counts.
+        # A particle may be thinner or darker than usual: the best amplitude of a range counts.
         amplitude = torch.ones(()) if present else (along / size).clamp(THINNEST, DARKEST)
         gain = (amplitude * along - 0.5 * amplitude**2 * size).numpy().astype(float) / self.misfit
         return -gain if present else gain
@@ -327,15 +326,14 @@ class FrameFit:
         return windows.flatten(1), index.flatten(1)
 
     def oddness(self) -> np.ndarray:
-        """How improbable each particle's size and depth are among the others', (n,): in nats, at most `ODDEST`."""
+        """How unusual each particle's size and depth are, (n,): minus a log-probability in nats, at most `ODDEST`."""
         own = (self.theta - self.prior.center)[:, 2:] / self.prior.std[2:]
         return (0.5 * (own**2).sum(dim=1)).clamp(max=ODDEST).numpy().astype(float)
 
     def replaceable(self, rows: np.ndarray) -> np.ndarray:
-        """Log-likelihood that the particles around a particle regain by moving and changing once it is taken away.
+        """Log-likelihood that a particle's neighbours regain by moving and changing after the particle is removed.
 
-        What `evidence` says for a particle, less this, is how much the frame needs it: of two fitted where there is
-        one, neither is needed.
+        `evidence` minus this tells how much the particle is needed: of two that were fitted to one, neither is.
 
         Parameters
         ----------
@@ -373,7 +371,7 @@ def to_theta(particles: pd.DataFrame, usual: torch.Tensor) -> torch.Tensor:
 def refine(
     frame: np.ndarray, particles: pd.DataFrame, diameter: float, imaging: Imaging | None = None, rounds: int = 3
 ) -> pd.DataFrame:
-    """Fit position, diameter and optical depth of all particles to the frame at once, each where the frame says.
+    """Fit position, diameter and optical depth of all particles to the frame at once, without lattices.
 
     Parameters
     ----------
@@ -389,8 +387,8 @@ def refine(
 
     Notes
     -----
-    Errors are the Gauss-Newton covariance, scaled by the residual's variance over a third of a particle, which holds
-    the camera's correlated noise. Explained in chapter 7, "Particles".
+    Errors are the Gauss-Newton covariance, scaled by the residual's variance over a third of a particle, which includes
+    the camera's correlated noise.
     """
     if particles.empty:
         names = ("diameter", "depth", "opacity", "y_std", "x_std", "diameter_std", "depth_std")

@@ -162,7 +162,7 @@ class ImageModel:
         smooth = gaussian_filter(frame, diameter * SMOOTHING)
         low, high = np.percentile(smooth, [DARK, LIGHT])
         # Transmissions multiply counts above the dark level. A frame below zero, or far above with hardly any contrast,
-        # has lost that level and gets one; the fit of the offset does the rest.
+        # has lost that level and gets one; the offset is fitted later.
         lift = 0.0 if low > 0 and high - low > LOST_LEVEL * high else NEW_LEVEL * (high - low) - low
         scale = float(np.median(frame + lift)) or 1.0
         return cls(
@@ -314,7 +314,7 @@ class ImageModel:
     def block_noise(self, image, fitted: float = 0.0) -> float:
         """Standard deviation of the residual at the scale of a third of a particle, as of white noise per pixel.
 
-        ``fitted`` numbers took their share of the noise out of the residual; it is given back.
+        The fit of ``fitted`` parameters made the residual smaller than the noise; this is corrected for.
         """
         b = max(int(round(self.diameter / BLOCKS)), 1)
         residual = self.residual(image).numpy() * self.noise

@@ -327,10 +327,6 @@ def train(
     -------
     dict
         The model card: what trained the weights, hours, hardware, curve and validation scores.
-
-    Notes
-    -----
-    Explained in chapter 5, "U-Net".
     """
     config, out, commit = config or TrainingConfig.full(), Path(out), describe_commit()
     group = open_library(library)

@@ -245,9 +245,11 @@ class LayerUNet(lightning.LightningModule):
 
     def __init__(self, config: TrainingConfig, layers: int = 2):
         super().__init__()
-        self.config, self.layers, self.curve = config, layers, []
-        self.plans = []  # other lengths that earlier parts of this run were planned for
-        self.model = build_unet(layers).to(memory_format=torch.channels_last)  # a quarter faster on CPUs
+        self.config, self.layers = config, layers
+        self.curve: list[float] = []
+        self.plans: list[dict] = []  # other lengths that earlier parts of this run were planned for
+        # A quarter faster on CPUs; PyTorch's types do not know the argument.
+        self.model = build_unet(layers).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def training_step(self, batch, _):
         """One optimiser step's loss."""
@@ -398,7 +400,7 @@ def fit(module, crops, config, out, device="auto", workers=None, longest: timede
 
 
 @torch.inference_mode()
-def validate(model: torch.nn.Module, crops: Dataset) -> dict:
+def validate(model: torch.nn.Module, crops: LibraryCrops) -> dict:
     """Loss, mask IoU and binary pixel accuracy on crops never trained on, under the best assignment per crop."""
     model, layers = model.cpu().eval(), crops.library["mask"].shape[1]
     rows = []

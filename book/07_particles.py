@@ -873,7 +873,8 @@ if real is not None:
     points = fit.table(start)[["y", "x"]].to_numpy()
     points = points[np.all((points > 14) & (points < np.array(shape) - 15), axis=1)]
     grid = np.indices((25, 25)) - 12
-    seen, light, left = (t.numpy() for t in (fit.model.frame, fit.predicted.background, fit.residual))
+    light, left = fit.predicted.background.numpy(), fit.residual.numpy()
+    seen = fit.model.frame.numpy()
     cuts = [
         np.array([map_coordinates(part, grid + p[:, None, None], order=1) for p in points])
         for part in (seen / light, (seen - fit.model.noise * left) / light)

@@ -113,10 +113,7 @@ FEWEST_AROUND = 5  # neighbours of a vacancy
 RINGS = 3  # of empty sites that a hole may be wide
 CROWDED = 0.93  # spacings to the nearest neighbour; an interstitial has a nearer one
 OFF_SITE = 0.3  # spacings from the sites of the lattice around
-INTERSTITIAL_REACH = (
-    1.2,
-    3.1,
-)  # spacings from an interstitial: particles there predict its sites; nearer ones are displaced
+INTERSTITIAL_REACH = 1.2, 3.1  # spacings from an interstitial, whose sites are predicted there; nearer is distorted
 INTERSTITIAL_VOTES = 6, 0.75, 0.5  # fewest predictions; share of them off site; share of them whose site is taken
 PARTNER_REACH = 2.3  # spacings: a five- and a seven-fold particle up to so far apart are one dislocation
 RIM_CIRCLE = 0.95  # spacings, radius of the circle of a triangle beyond which it belongs to a hole or a bay of the edge

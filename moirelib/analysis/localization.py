@@ -94,9 +94,7 @@ def share_of_independent_samples(covariance: np.ndarray, frames: int):
 class Localization:
     """Localization error that a layer's own motion shows."""
 
-    std: (
-        np.ndarray
-    )  # (2,) one-sigma error along y and x, in nm, averaged over the layer; NaN where it cannot be estimated
+    std: np.ndarray  # (2,) one-sigma error along y and x, in nm, mean of the layer; NaN where it cannot be estimated
     variance_std: np.ndarray  # (2,) standard error of its square, in nm²; NaN where it cannot be estimated
     # (2,) largest error, in nm, that the frames allow in any case: motion has at least the covariance of lag 1
     largest: np.ndarray

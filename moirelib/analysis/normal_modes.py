@@ -72,7 +72,8 @@ def find_normal_modes(motion: Displacements) -> NormalModes:
     halves = [eigh(frame.T @ _covariance(part) @ frame, eigvals_only=True) for part in np.array_split(u, 2)]
     halves, vectors = np.mean(halves, axis=0), frame @ vectors
     corrected = np.sort(2 * values - halves)[::-1] - error.mean()
-    stiffness = np.where(corrected > 0, 1 / np.where(corrected > 0, corrected, 1), np.inf)
+    with np.errstate(divide="ignore"):
+        stiffness = 1 / np.maximum(corrected, 0.0)
     raw = 1 / np.maximum(values[::-1], 1e-300)
     samples = np.mean(independent_samples((np.nan_to_num(u) @ vectors)[..., None], motion.creep)[0])
     return NormalModes(stiffness, raw, vectors.T[::-1].reshape(len(values), -1, 2), float(samples / len(values)))

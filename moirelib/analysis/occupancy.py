@@ -36,18 +36,13 @@ OWN_MOTION = 12  # particles of a layer whose motion is its own; fewer move as a
 ROTATION = 6  # particles that show a rotation; fewer only a shift
 OUTLIER = 3.0  # medians of the residual; such a track changed particle
 SITE_REACH = 0.4  # spacings from a site within which a position belongs to it
-BORDER = 0.6  # spacings
+BORDER = 0.6  # spacings: particles this near to the field's edge are cut off
 CELLS = 12  # of the grid per spacing on which positions pile up
 BLUR, PILE = 0.1, 0.5  # spacings: smoothing of that grid, and radius of one pile
 TRUSTED_SITE = 3  # finds of a site that says how the layer moved
 CONVERGED = 0.02  # relative change of the rates at which their estimation ends
-LARGEST_RATES = {
-    "miss": 0.3,
-    "miss_again": 0.6,
-    "false": 0.1,
-    "false_again": 0.5,
-}  # largest probabilities of a useful observation
-FASTEST = 0.2  # attachments or detachments of a site per frame
+LARGEST_RATES = {"miss": 0.3, "miss_again": 0.6, "false": 0.1, "false_again": 0.5}  # above, frames are of no use
+FASTEST = 0.2  # attachments or detachments of a site per frame, at most
 PRIOR_COUNTS = 50  # counts of a prior at usual rates, added to those observed
 
 

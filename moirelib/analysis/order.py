@@ -60,6 +60,10 @@ def hexatic_correlation(points: ArrayLike, psi6: ArrayLike, r_max: float, bin_wi
     return table[there].reset_index(drop=True)
 
 
+CELLS = 8  # per spacing, of the grid on which the region is drawn
+COVERED = 0.6  # spacings from a particle that belong to the layer's region: a little over half, without gaps inside
+
+
 def radial_distribution(
     points: ArrayLike, r_max: float, bin_width: float, spacing: float | None = None
 ) -> pd.DataFrame:
@@ -82,8 +86,8 @@ def radial_distribution(
 
     Notes
     -----
-    The region is what lies within 0.6 spacings of a particle. Its autocorrelation says how many pairs of its points
-    there are at each distance, which corrects for edges of any shape.
+    The region is what lies within `COVERED` spacings of a particle. Its autocorrelation gives the number of pairs of
+    its points at each distance, which corrects for edges of any shape.
     """
     points = check_points(points)
     _refuse_bins(r_max, bin_width)
@@ -92,11 +96,11 @@ def radial_distribution(
     distance = cKDTree(points).sparse_distance_matrix(cKDTree(points), edges[-1], output_type="ndarray")
     i, j, r = (distance[name] for name in ("i", "j", "v"))
     pairs = np.histogram(r[i < j], edges)[0]
-    step = spacing / 8
+    step = spacing / CELLS
     shape = np.ceil((np.ptp(points, axis=0) + 2 * spacing) / step).astype(int)
     grid = np.ones(shape, bool)
     grid[tuple(np.rint((points - points.min(axis=0) + spacing) / step).astype(int).T)] = False
-    region = (distance_transform_edt(grid) * step < 0.6 * spacing).astype(float)
+    region = (distance_transform_edt(grid) * step < COVERED * spacing).astype(float)
     overlap = fftconvolve(region, region[::-1, ::-1])  # at every displacement, in cells
     middle = np.array(region.shape) - 1
     far = np.hypot(*((np.indices(overlap.shape) - middle[:, None, None]) * step))

@@ -72,7 +72,7 @@ def dispersion(
     path = symmetry_path(model.spacing, model.angle) if path is None else path
     blur = Blur(motion.sites, weight)
     around = _add_surrounding_waves(path, smooth / model.spacing)
-    turned = [around.turned(60.0 * k) for k in range(3 if symmetric else 1)]
+    turned = [around.turn(60.0 * k) for k in range(3 if symmetric else 1)]
     spectra = [displacement_spectrum(motion, p.wave_vectors, weight) for p in turned]
     count = len(path.wave_vectors)
 

@@ -16,6 +16,7 @@ from scipy.stats import chi2
 
 from ..crystal.brillouin import brillouin_zone
 from ..crystal.fourier import find_lattice
+from ..crystal.lattice import Lattice
 from ..crystal.neighbours import nearest_spacing
 from .displacements import Displacements, coordination_labels
 from .localization import error_variance, total_variance
@@ -184,11 +185,9 @@ def _select_resolved_waves(motion, weight):
 
 
 @dataclass(frozen=True)
-class SpringModel:
+class SpringModel(Lattice):
     """Force constants of an infinite hexagonal lattice, fitted to the spectrum of a layer's displacements."""
 
-    spacing: float  # nearest-neighbour distance, in nm
-    angle: float  # direction of a close-packed row, in degrees from x towards y
     site_stiffness: float  # spring that holds each particle in place (window or other layer), in kT/nm²
     # (s,) stiffness along the bonds to each shell of neighbours (at 1, √3 and 2 spacings), in kT/nm²
     central: np.ndarray

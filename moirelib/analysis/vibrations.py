@@ -106,10 +106,6 @@ def site_vibrations(motion: Displacements, confidence: float = 0.95) -> pd.DataF
         table[f"k_{a}_kt_nm2"] = _stiffness(variance[:, i])
         table[f"k_{a}_low_kt_nm2"] = _stiffness(high[:, i])
         table[f"k_{a}_high_kt_nm2"] = _stiffness(low[:, i])
-    unknown = np.isnan(error)
-    for i, a in enumerate(AXES):
-        columns = [c for c in table if f"_{a}_" in c and c.startswith(("std", "k")) and "raw" not in c]
-        table.loc[unknown[:, i], columns] = np.nan
     table["cov_yx_nm2"] = covariance
     table["samples"] = samples.min(axis=1)
     table.attrs["note"] = note
@@ -127,10 +123,9 @@ def _root_if_positive(variance):
 
 
 def _stiffness(variance):
-    """Equipartition: ½ k⟨u²⟩ = ½ kT."""
-    return np.where(
-        variance > 0, 1 / np.where(variance > 0, variance, 1.0), np.where(np.isnan(variance), np.nan, np.inf)
-    )
+    """Equipartition: ½ k⟨u²⟩ = ½ kT; infinite where the variance is not positive."""
+    with np.errstate(divide="ignore"):
+        return 1 / np.maximum(variance, 0.0)
 
 
 def measure_vibrations(tracks: pd.DataFrame, confidence: float = 0.95, **options) -> pd.DataFrame:

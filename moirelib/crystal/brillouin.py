@@ -27,11 +27,11 @@ class SymmetryPath:
 
     labels = ("Γ", "M", "K", "Γ")
 
-    def turned(self, degrees: float) -> SymmetryPath:
+    def turn(self, degrees: float) -> SymmetryPath:
         """The same path turned from x towards y: equivalent by symmetry for multiples of 60°."""
         c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-        turn = np.array([[c, s], [-s, c]])  # of (y, x)
-        return SymmetryPath(self.wave_vectors @ turn.T, self.longitudinal @ turn.T, self.distance, self.ticks)
+        matrix = np.array([[c, s], [-s, c]])  # of (y, x)
+        return SymmetryPath(self.wave_vectors @ matrix.T, self.longitudinal @ matrix.T, self.distance, self.ticks)
 
 
 def symmetry_path(spacing: float, angle: float, points: int = 36) -> SymmetryPath:

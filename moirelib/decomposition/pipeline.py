@@ -19,7 +19,7 @@ import torch
 from ..crystal.lattice import Lattice
 from ..movies.movie import Movie
 from ..movies.reading import as_movie
-from ..movies.writing import LayerMovieWriter
+from ..movies.writing import write_layer_movie
 from ..output import output_folder
 from .frame import LIKELIEST, Found, find
 from .network import WORKING_DIAMETER, load_weights, predict, resample
@@ -72,13 +72,11 @@ class Decomposition:
     def write(self, folder: Path) -> None:
         """Write the four files into an existing folder."""
         folder = Path(folder)
-        movie = self.movie
-        writers = [LayerMovieWriter(folder / f"layer_{k}.tif", movie.pixel_size, movie.frame_time) for k in (1, 2)]
-        with writers[0], writers[1]:
-            for t in range(len(movie)):
-                for writer, image in zip(writers, np.asarray(self.layers[t]), strict=True):
-                    writer.write(image)
-        self.particles.to_csv(folder / "particles.csv", index=False, float_format="%.6g", lineterminator="\n")
+        for k in (1, 2):
+            images = (np.asarray(self.layers[t, k - 1]) for t in range(len(self.movie)))
+            write_layer_movie(folder / f"layer_{k}.tif", images, self.movie.pixel_size, self.movie.frame_time)
+        self.particles.to_csv(folder / "particles.csv", index=False, float_format="%.6g", lineterminator="
+")
         text = json.dumps(self.summary, indent=1)
         (folder / "summary.json").write_text(text + "\n", encoding="utf-8")
 

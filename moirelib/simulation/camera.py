@@ -13,8 +13,6 @@ from scipy.fft import irfft2, next_fast_len, rfft2, rfftfreq
 
 from .liquid import LiquidConfig, blur_reach, liquid_background, optical_transfer
 
-__all__ = ["CameraConfig", "camera_mtf", "record"]
-
 
 @dataclass(frozen=True)
 class CameraConfig:
@@ -113,10 +111,6 @@ def record(
     -------
     ndarray, shape (y, x), uint16
         Counts. Poisson noise comes before the camera's MTF, readout noise after it.
-
-    Notes
-    -----
-    Explained in chapter 3, "Liquid".
     """
     background = liquid_background(clean.shape, pixel_size, liquid, rng) if background is None else background
     reach = min(blur_reach(liquid) / pixel_size, max(clean.shape))

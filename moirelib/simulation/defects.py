@@ -11,8 +11,6 @@ from scipy.spatial import cKDTree
 from ..crystal.lattice import commensurate_angles, fold_hexagonal, hexagonal_lattice
 from .scene import Defect
 
-__all__ = ["dilatation_displacement", "dislocation_displacement", "grain_boundary", "twin_boundary"]
-
 
 def dislocation_displacement(points, core, burgers, poisson_ratio: float = 1 / 3) -> np.ndarray:
     """Displacement around an edge dislocation in a two-dimensional isotropic crystal.
@@ -39,7 +37,7 @@ def dislocation_displacement(points, core, burgers, poisson_ratio: float = 1 / 3
     References
     ----------
     Anderson, Hirth and Lothe, Theory of Dislocations (2017), section 3.4, with ν/(1 - ν) as the two-dimensional
-    ratio; Seung and Nelson, Phys. Rev. A 38, 1005 (1988). Explained in chapter 1, "Lattices".
+    ratio; Seung and Nelson, Phys. Rev. A 38, 1005 (1988).
     """
     burgers = np.asarray(burgers, float)
     b = np.hypot(*burgers)
@@ -67,7 +65,7 @@ def dilatation_displacement(points, center, area: float) -> np.ndarray:
     Returns
     -------
     ndarray, shape (n, 2)
-        (y, x) in nm. Without compression anywhere but at the centre. Explained in chapter 1, "Lattices".
+        (y, x) in nm. Without compression anywhere but at the centre.
     """
     r = np.asarray(points, float) - center
     return area / (2 * np.pi) * r / np.sum(r * r, axis=1, keepdims=True)
@@ -102,10 +100,6 @@ def grain_boundary(
         (y, x) in nm.
     defect : Defect
         The boundary.
-
-    Notes
-    -----
-    Explained in chapter 1, "Lattices".
     """
     line, normal = direction_along(inclination)
     first = hexagonal_lattice(spacing, angle, center, radius)
@@ -152,10 +146,6 @@ def twin_boundary(
     ------
     ValueError
         If there is no such Σ.
-
-    Notes
-    -----
-    Explained in chapter 1, "Lattices".
     """
     found = commensurate_angles(sigma).query("sigma == @sigma")
     if found.empty:
@@ -186,6 +176,7 @@ def direction_along(inclination):
 
 
 def as_pair(point) -> tuple[float, float]:
+    """A point as a tuple of two floats."""
     return float(point[0]), float(point[1])
 
 

@@ -1,6 +1,6 @@
 """The order in which the particles of a scene arrive and leave.
 
-Explained in chapter 10, "Growth".
+Explained in chapter 1, "Lattices"; chapter 10, "Growth", measures it.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ import pandas as pd
 from scipy.spatial import cKDTree
 
 from .scene import Layer
-
-__all__ = ["growth_schedule"]
 
 
 def growth_schedule(
@@ -57,8 +55,7 @@ def growth_schedule(
     -----
     Growth starts at the middle. A particle attaches where it touches at least one that is there, the more likely the
     more it touches (as the square of their number), an Eden model [1]_ that keeps the rim compact. Particles that
-    no chain of neighbours joins to the middle never appear, unless all are there from the start. Explained in
-    chapter 1, "Lattices".
+    no chain of neighbours joins to the middle never appear, unless all are there from the start.
 
     References
     ----------

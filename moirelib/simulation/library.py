@@ -19,8 +19,6 @@ from .optics import Transmission, clean_image, particle_mask
 from .random_scenes import LatticeConfig, random_scene
 from .scene import Scene, finite, truth_parameters, truth_table
 
-__all__ = ["LibraryConfig", "SimulatedFrame", "make_library", "open_library", "simulate_frame"]
-
 
 @dataclass(frozen=True)
 class LibraryConfig:

@@ -14,15 +14,6 @@ from scipy.ndimage import zoom
 from scipy.special import j1
 from scipy.stats import poisson
 
-__all__ = [
-    "LiquidConfig",
-    "brightness_flicker",
-    "chromatic_blur",
-    "elastic_mean_free_path",
-    "liquid_background",
-    "optical_transfer",
-]
-
 _REST_ENERGY = _me * _c**2 / _e  # of the electron, eV
 
 
@@ -164,7 +155,7 @@ def elastic_mean_free_path(material: str, energy: float = 200e3, aperture: float
     References
     ----------
     Lenz, Z. Naturforsch. A 9, 185 (1954), for the form; Lobato and Van Dyck, Acta Cryst. A 70, 636 (2014), for the
-    numbers. Explained in chapter 3, "Liquid".
+    numbers.
     """
     if material not in _ELASTIC:
         raise ValueError(f"no scattering factors for {material!r}; choose one of {', '.join(_ELASTIC)}")
@@ -198,7 +189,7 @@ def chromatic_blur(
 
     References
     ----------
-    Reimer and Kohl, Transmission Electron Microscopy (2008), section 2.3. Explained in chapter 3, "Liquid".
+    Reimer and Kohl, Transmission Electron Microscopy (2008), section 2.3.
     """
     relativistic = (1 + energy / _REST_ENERGY) / (1 + energy / (2 * _REST_ENERGY))
     return float(1e-3 * aperture * 1e6 * chromatic_aberration * energy_loss / energy * relativistic)
@@ -222,8 +213,7 @@ def optical_transfer(frequency, liquid: LiquidConfig) -> np.ndarray:
     Notes
     -----
     An electron loses energy a Poisson number n of times. The microscopist focuses what is seen, so the mean loss is in
-    focus, and electrons with n losses fill a disk of radius |n - mean| times `chromatic_blur` of one loss. Explained
-    in chapter 3, "Liquid".
+    focus, and electrons with n losses fill a disk of radius |n - mean| times `chromatic_blur` of one loss.
     """
     k = np.asarray(frequency, dtype=float)
     transfer = np.exp(-2 * (np.pi * liquid.blur * k) ** 2) * _disk_transfer(k, liquid.disk_blur)
@@ -319,10 +309,6 @@ def brightness_flicker(frames: int, std: float, correlation: float = 0.0, *, rng
     -------
     ndarray, shape (frames,)
         Positive factors of mean 1: the exponential of a first-order autoregressive process.
-
-    Notes
-    -----
-    Explained in chapter 3, "Liquid".
     """
     keep = np.exp(-1 / correlation) if correlation > 0 else 0.0
     z = rng.standard_normal(frames)

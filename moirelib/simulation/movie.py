@@ -20,8 +20,6 @@ from .random_scenes import LatticeConfig, random_scene
 from .scene import Scene, finite, truth_parameters, truth_table
 from .thermal_motion import thermal_displacements
 
-__all__ = ["MovieConfig", "SimulatedMovie", "make_sample", "scene_with_margin", "simulate_movie"]
-
 
 @dataclass(frozen=True)
 class MovieConfig:
@@ -181,7 +179,7 @@ def simulate_movie(
 
     Notes
     -----
-    An elastic layer that grows vibrates as the complete layer would. Explained in chapter 4, "Library".
+    An elastic layer that grows vibrates as the complete layer would.
     """
     rng = np.random.default_rng(seed)
     liquid, camera = liquid or LiquidConfig(), camera or CameraConfig()
@@ -344,7 +342,7 @@ def make_sample(folder, seed: int = 2028, frames: int = 8, size: int = 384) -> S
     -----
     Gold spheres of 30 nm, 39 nm apart, twisted by 9°, at 10.6 e/Å² per frame. Both layers are elastic, with springs
     of 2.5 kT/nm²; the island that is layer 2 grows while the specimen drifts and turns a little.
-    Explained in chapter 4, "Library".
+
     """
     rng, pixel_size = np.random.default_rng((seed, 1)), 1.367
     lattice = LatticeConfig(

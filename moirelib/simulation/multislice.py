@@ -18,22 +18,6 @@ from scipy.spatial.transform import Rotation
 from .optics import electron_wavelength
 from .shapes import lattice_constant
 
-__all__ = [
-    "GOLD_VIBRATION",
-    "ParticleTransmission",
-    "compose_wave",
-    "crystal_slab",
-    "exit_waves",
-    "fresnel_propagate",
-    "particle_exit_wave",
-    "particle_transmission",
-    "reduce_transmission",
-    "tabulate_transmission",
-    "through_lens",
-    "vibrating",
-]
-
-
 # Root-mean-square displacement of gold atoms along one axis at 295 K, nm: sqrt(B / 8π²) with B = 0.62 Å²
 # (Gao & Peng, Acta Cryst. A 55, 926, 1999).
 GOLD_VIBRATION = 0.00886
@@ -83,7 +67,7 @@ def exit_waves(atoms: Atoms, energy: float = 200e3, sampling: float = 0.01, slic
 
     References
     ----------
-    Madsen & Susi, Open Res. Europe 1, 24 (2021). Explained in chapter 2, "Multislice".
+    Madsen & Susi, Open Res. Europe 1, 24 (2021).
     """
     import abtem
 
@@ -280,7 +264,7 @@ def tabulate_transmission(
     -----
     Two things are kept of the wave at every depth: its mean, the part that stays coherent with the incident plane
     wave, and the intensity that passes each aperture, which also holds what atoms scattered by small angles.
-    Explained in chapter 2, "Multislice". Made by ``moirelib transmission``.
+    Made by ``moirelib transmission``.
     """
     from tqdm import tqdm
 
@@ -362,7 +346,7 @@ def particle_transmission(
     Notes
     -----
     The transmission of a part is the wave behind it over the wave before it, both propagated to the part's own
-    mid-plane. Explained in chapter 2, "Multislice".
+    mid-plane.
     """
     center, step, wavelength = np.asarray(center, float), SLICE / 10, electron_wavelength(energy)
     half = np.array([extent[0], extent[0], extent[1]]) / 2 + margin
@@ -446,7 +430,7 @@ def reduce_transmission(wave: np.ndarray, sampling: float, coarse: float, energy
 
     Notes
     -----
-    A pair as `moirelib.simulation.compose` takes it. Explained in chapter 2, "Multislice".
+    A pair as `moirelib.simulation.compose` takes it.
     """
     factor = round(coarse / sampling)
     if abs(factor * sampling - coarse) > 1e-6 * coarse or any(size % factor for size in wave.shape):

@@ -16,16 +16,6 @@ from scipy.fft import next_fast_len
 from .scene import Scene
 from .shapes import circumscribed_ratio, particle_thickness
 
-__all__ = [
-    "OVERSAMPLING",
-    "Transmission",
-    "clean_image",
-    "compose",
-    "electron_wavelength",
-    "layer_thickness",
-    "particle_mask",
-]
-
 BATCH = 8_000_000  # samples of particle windows computed at once
 
 #: Samples of the wave per camera pixel and axis.
@@ -47,7 +37,7 @@ def electron_wavelength(energy: float) -> float:
 
     References
     ----------
-    Kirkland, Advanced Computing in Electron Microscopy, eq. 2.5. Explained in chapter 2.
+    Kirkland, Advanced Computing in Electron Microscopy, eq. 2.5.
     """
     momentum_squared = 2 * _me * _e * energy * (1 + _e * energy / (2 * _me * _c**2))
     return float(_hplanck / np.sqrt(momentum_squared) * 1e9)
@@ -291,7 +281,7 @@ def clean_image(
     Notes
     -----
     Each layer multiplies the wave by its transmission, the wave travels on to the next layer, the objective lens adds
-    its phase, and the camera adds the electrons of each pixel. Explained in chapter 2, "Multislice".
+    its phase, and the camera adds the electrons of each pixel.
     """
     for name, path in (("mean_free_path", mean_free_path), ("liquid_mean_free_path", liquid_mean_free_path)):
         if path is not None and not path > 0:
@@ -387,7 +377,7 @@ def compose(
     -----
     Electrons scattered by more than the wave's grid resolves, yet within the aperture, cannot interfere in an image of
     that sampling: they are carried as intensity, attenuated by later layers, and spread over a disk whose radius is
-    the aperture times their layer's distance from focus. Explained in chapter 2, "Multislice".
+    the aperture times their layer's distance from focus.
     """
     wavelength, sampling = electron_wavelength(energy), pixel_size / oversampling
     wave, scattered = None, []  # intensity that each layer scattered, and its height

@@ -23,8 +23,6 @@ from .defects import (
 from .scene import Defect, Layer, Scene
 from .shapes import circumscribed_ratio, particle_height
 
-__all__ = ["LatticeConfig", "random_scene"]
-
 
 @dataclass(frozen=True)
 class LatticeConfig:
@@ -106,7 +104,7 @@ def random_scene(config: LatticeConfig, field, rng: np.random.Generator, spacing
     -----
     Circles around the corners of a layer's particles never overlap: particles that displacements brought too close
     are pushed apart, and made smaller where there is no room. Defects are listed where they are in the strained
-    crystal, before independent displacements. Explained in chapter 1, "Lattices".
+    crystal, before independent displacements.
     """
     if config.layers < 1:
         raise ValueError(f"a scene needs at least 1 layer, got {config.layers}")

@@ -13,8 +13,6 @@ import pandas as pd
 from ..crystal.lattice import fold_hexagonal
 from .shapes import particle_height
 
-__all__ = ["Defect", "Layer", "Scene", "finite", "truth_parameters", "truth_table"]
-
 
 @dataclass(frozen=True)
 class Defect:

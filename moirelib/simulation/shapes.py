@@ -13,9 +13,6 @@ from ase import Atoms
 from ase.data import atomic_numbers, reference_states
 from scipy.spatial.transform import Rotation
 
-__all__ = ["SHAPES", "circumscribed_ratio", "lattice_constant", "nanoparticle", "particle_height", "particle_thickness"]
-
-
 #: Every shape has a name here; sphere and rod are round, the others have flat facets.
 SHAPES = ("sphere", "rod", "cube", "octahedron", "prism")
 
@@ -74,10 +71,6 @@ def circumscribed_ratio(shape: str, rounding: float = 0.0) -> float:
     -------
     float
         1 for spheres and rods, 1.10, 1.25 and 1.56 for sharp octahedra, cubes and prisms.
-
-    Notes
-    -----
-    Explained in chapter 1, "Lattices".
     """
     _check(shape, 1.0, rounding)
     if shape not in _POLYGONS:
@@ -103,10 +96,6 @@ def particle_height(shape: str, diameter: float, height: float = 0.0, rounding: 
     -------
     float
         In nm: a sphere's diameter, a cube's edge, the distance of an octahedron's opposite facets, or ``height``.
-
-    Notes
-    -----
-    Explained in chapter 1, "Lattices".
     """
     _check(shape, height, rounding)
     if shape == "sphere":
@@ -147,10 +136,6 @@ def particle_thickness(shape: str, y, x, diameter, rotation=0.0, height: float =
     ------
     ValueError
         If the shape is unknown, a rod or prism has no height, or the rounding is out of range.
-
-    Notes
-    -----
-    Explained in chapter 1, "Lattices".
     """
     import torch
 
@@ -312,7 +297,7 @@ def nanoparticle(
     -----
     A facet lies on a plane of atoms or between two, which matters for few planes: below 10 nm,
     of sixteen positions in the crystal's cell the one is kept whose number of atoms is nearest to the solid's volume.
-    Explained in chapter 1, "Lattices".
+
     """
     _check(shape, height, rounding)
     if not diameter >= 0.5:

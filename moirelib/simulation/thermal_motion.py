@@ -12,8 +12,6 @@ from scipy.sparse.linalg import splu
 
 from ..crystal.neighbours import bonds
 
-__all__ = ["dynamical_matrix", "stiffness_matrix", "thermal_displacements"]
-
 
 def stiffness_matrix(positions, spacing: float, spring_constant: float, site_stiffness: float = 0.0) -> csc_array:
     """Second derivatives of the elastic energy: E = ½ uᵀ K u.
@@ -33,10 +31,6 @@ def stiffness_matrix(positions, spacing: float, spring_constant: float, site_sti
     -------
     scipy.sparse.csc_array, shape (2n, 2n)
         In kT/nm², in the order y0, x0, y1, x1, ...
-
-    Notes
-    -----
-    Explained in chapter 1, "Lattices".
     """
     stretch = _stretch_matrix(positions, spacing)
     identity = eye_array(stretch.shape[1])
@@ -100,7 +94,7 @@ def thermal_displacements(
     overdamped motion in a liquid, without hydrodynamic interactions. ``correlation_time`` is τ of one particle whose
     neighbours are held (λ = 3 spring constants plus the site's); long waves are slower. This needs all modes:
     6 seconds for 1500 particles on one core; without it, drawing takes milliseconds per frame.
-    Explained in chapter 1, "Lattices".
+
     """
     site_stiffness = 0.02 * spring_constant if site_stiffness is None else site_stiffness
     if not (spring_constant > 0 and site_stiffness > 0):
@@ -162,7 +156,7 @@ def dynamical_matrix(
 
     References
     ----------
-    Ashcroft and Mermin, Solid State Physics (1976), chapter 22. Explained in chapter 1, "Lattices".
+    Ashcroft and Mermin, Solid State Physics (1976), chapter 22.
     """
     t = np.radians(angle + np.array([0.0, 60.0, 120.0]))
     unit = np.stack([np.sin(t), np.cos(t)], axis=1)  # one of each pair of opposite neighbours

@@ -9,15 +9,6 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 from skimage.feature import peak_local_max
 
-__all__ = [
-    "average_particle",
-    "background_spectrum",
-    "frame_statistics",
-    "noise_autocorrelation",
-    "noise_spectra",
-    "particle_contrast",
-]
-
 
 def noise_autocorrelation(image, lags=(1, 2, 3), smoothing: float = 5.0) -> np.ndarray:
     """Autocorrelation of the noise of one frame.
@@ -38,10 +29,6 @@ def noise_autocorrelation(image, lags=(1, 2, 3), smoothing: float = 5.0) -> np.n
     -------
     ndarray, shape (len(lags),)
         1 would be perfect correlation. White noise gives -0.01: the average contains the pixel itself.
-
-    Notes
-    -----
-    Explained in chapter 3, "Liquid".
     """
     image = np.asarray(image, dtype=float)
     noise = image - gaussian_filter(image, smoothing)
@@ -71,8 +58,7 @@ def noise_spectra(image, tile: int = 32):
 
     Notes
     -----
-    At frequencies that the specimen does not reach, electron counting gives gain · MTF² · (mean - offset). Explained in
-    chapter 3, "Liquid".
+    At frequencies that the specimen does not reach, electron counting gives gain · MTF² · (mean - offset).
     """
     image = np.asarray(image, dtype=float)
     rows, columns = (n // tile for n in image.shape)
@@ -110,8 +96,7 @@ def background_spectrum(image, pixel_size: float, bins: int = 18) -> tuple[np.nd
     Notes
     -----
     A lattice fills few samples of a ring, so the ring's *median* passes it by. The power of a random field scatters
-    exponentially about its mean, and the median of that is ln 2 of the mean; the result is divided by it. Explained in
-    chapter 3, "Liquid".
+    exponentially about its mean, and the median of that is ln 2 of the mean; the result is divided by it.
     """
     image = np.asarray(image, dtype=float)
     window = np.outer(*(np.hanning(n) for n in image.shape))
@@ -174,10 +159,6 @@ def particle_contrast(image, spacing: float) -> float:
     float
         1 - I(particle) / I(between): the mean of the `average_particle` within 0.1 spacings of its centre against the
         mean over the ring from 0.45 to 0.55 spacings, where neighbours are farthest.
-
-    Notes
-    -----
-    Explained in chapter 3, "Liquid".
     """
     particle, _ = average_particle(image, spacing)
     n = particle.shape[0] // 2

@@ -26,8 +26,6 @@ from ..simulation.optics import OVERSAMPLING, Transmission, clean_image, compose
 from ..simulation.scene import Layer, Scene
 from ..simulation.shapes import nanoparticle
 
-__all__ = ["Comparison", "compare_with_multislice", "overlapping_clusters"]
-
 MARGIN = 1.0  # nm of vacuum before the first and behind the last layer
 SPACING = 1.3  # of the clusters' particles, over their diameter
 
@@ -131,7 +129,7 @@ def compare_with_multislice(
     Notes
     -----
     Both sides hold the same atoms at the same displaced places, so the difference is the composition's alone.
-    Explained in chapter 2, "Multislice".
+
     """
     _check(scene, pixel_sizes, oversampling, sampling)
     lift = MARGIN + scene.layers[0].diameters.max() / 2 - scene.layers[0].z  # the atoms' cell begins at height 0

@@ -12,8 +12,6 @@ from scipy.optimize import linear_sum_assignment
 from ..crystal.matching import match
 from ..tables import require_columns
 
-__all__ = ["mask_accuracy", "mask_iou", "score_events", "score_layers", "score_particles"]
-
 
 def score_particles(
     found: pd.DataFrame, truth: pd.DataFrame, diameter_nm: float, field_nm, matching_radius: float = 0.3
@@ -110,10 +108,6 @@ def score_layers(
         As `score_particles`, and ``mask_accuracy`` (fraction of pixels of both layers that are rightly covered or
         not), ``mask_iou`` (intersection over union of each layer, averaged). The layers may be exchanged once for
         particles and masks alike: as ``f1`` wants it or, where that does not care, as the masks do.
-
-    Notes
-    -----
-    Explained in chapter 6, "Decompose".
     """
     a, b = (_binary(x, 0.5) for x in (layers, masks))
     scores = []
@@ -191,7 +185,7 @@ def score_events(
 
     Notes
     -----
-    Pairs are one to one, of one layer and kind. Explained in chapter 10, "Growth".
+    Pairs are one to one, of one layer and kind.
     """
     for table, name in ((found, "the table of events found"), (truth, "the table of true events")):
         require_columns(table, ["frame", "layer", "event", "y_nm", "x_nm"], name)

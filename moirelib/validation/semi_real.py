@@ -10,8 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import gaussian_filter, map_coordinates
 
-__all__ = ["SemiRealMoire", "semi_real_moire"]
-
 
 @dataclass(frozen=True)
 class SemiRealMoire:
@@ -61,7 +59,7 @@ def semi_real_moire(
     Notes
     -----
     The turned copy is smoothed over a sixth of a diameter, so that the product keeps the noise of one exposure.
-    Explained in chapter 6, "Decompose".
+
     """
     frame = np.asarray(frame, dtype=np.float32)
     center = tuple(n // 2 for n in frame.shape) if center is None else tuple(int(c) for c in center)

@@ -15,9 +15,6 @@ from ..simulation.optics import clean_image
 from ..simulation.random_scenes import LatticeConfig, random_scene
 from ..simulation.scene import Scene
 
-__all__ = ["REAL_PIXEL_SIZE", "REAL_SPACING", "leaning_columns", "real_frame_lattice", "real_frame_twin"]
-
-
 #: nm/pixel of the real frame, by its TIFF tag.
 REAL_PIXEL_SIZE = 2.5928
 
@@ -105,10 +102,6 @@ def real_frame_twin(
         Counts, on the scale of the real frame less 32768.
     scene : Scene
         Its truth: the middle of every column in layer 1.
-
-    Notes
-    -----
-    Explained in chapter 3, "Liquid".
     """
     rng = np.random.default_rng(seed)
     lattice, liquid = lattice or real_frame_lattice(), liquid or LiquidConfig.real_frame()

@@ -8,14 +8,13 @@ from __future__ import annotations
 import contextlib
 import json
 from dataclasses import asdict, dataclass, field, replace
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from .camera import CameraConfig, record
 from .liquid import LiquidConfig
-from .optics import Transmission, clean_image, particle_mask
+from .optics import Lens, Transmission, clean_image, particle_mask
 from .random_scenes import LatticeConfig, random_scene
 from .scene import Scene, finite, truth_parameters, truth_table
 
@@ -146,32 +145,27 @@ def simulate_frame(config: LibraryConfig, seed, transmission: Transmission | Non
     pixel_size = _random_pixel_size(config, spacing, rng)
     scene = random_scene(config.lattice, tuple(n * pixel_size for n in config.shape), rng, spacing)
     diameter = float(np.mean(scene.layers[0].diameters)) if len(scene.layers[0]) else spacing * 0.7
-    optics = {"energy": float(rng.choice(config.energies)), "aperture": float(rng.choice(config.apertures))}
+    energy, aperture = float(rng.choice(config.energies)), float(rng.choice(config.apertures))
     path = None if rng.random() < config.tabulated else float(rng.uniform(*config.mean_free_path))
-    lens = {"defocus": float(rng.uniform(*config.defocus))}
-    lens["spherical_aberration"] = float(rng.uniform(*config.spherical_aberration))
-    liquid, camera = _random_conditions(config, spacing, diameter, scene.depth, pixel_size, optics, rng)
-    gold = _gold(**optics) if transmission is None else transmission
-    clean = clean_image(
-        scene, pixel_size, gold, mean_free_path=path, liquid_mean_free_path=liquid.liquid_mean_free_path, **lens
-    )
+    defocus, spherical = float(rng.uniform(*config.defocus)), float(rng.uniform(*config.spherical_aberration))
+    lens = Lens(energy, aperture, defocus, spherical)
+    liquid = _random_liquid(config, lens, spacing, diameter, scene.depth, pixel_size, rng)
+    camera = _random_camera(config, liquid, pixel_size, rng)
+    clean = clean_image(scene, pixel_size, transmission, lens, path, liquid.liquid_mean_free_path)
     frame = record(clean, pixel_size, liquid, camera, rng)
     masks = [particle_mask(scene, n + 1, pixel_size) for n in range(len(scene.layers))]
     parameters = {
         **truth_parameters(scene, pixel_size),
         "diameter_nm": diameter,
-        "energy_eV": optics["energy"],
-        "aperture_mrad": optics["aperture"],
-        "defocus_nm": lens["defocus"],
-        "spherical_aberration_mm": lens["spherical_aberration"],
+        "energy_eV": lens.energy,
+        "aperture_mrad": lens.aperture,
+        "defocus_nm": lens.defocus,
+        "spherical_aberration_mm": lens.spherical_aberration,
         "mean_free_path_nm": path,
-        "liquid": asdict(liquid),
+        "liquid": liquid.parameters(),
         "camera": asdict(camera),
     }
     return SimulatedFrame(frame, np.rint(255 * np.stack(masks)).astype(np.uint8), scene, pixel_size, parameters)
-
-
-_gold = lru_cache(maxsize=None)(Transmission.load)
 
 
 def _random_pixel_size(config, spacing, rng) -> float:
@@ -191,14 +185,14 @@ def _random_disk(config, diameter, pixel_size, rng) -> float:
     return diameter * rng.uniform(*config.disk_blur)
 
 
-def _random_conditions(config, spacing, diameter, stack, pixel_size, optics, rng) -> tuple[LiquidConfig, CameraConfig]:
+def _random_liquid(config, lens, spacing, diameter, depth, pixel_size, rng) -> LiquidConfig:
     zero_loss = bool(rng.random() < config.zero_loss)
     wedge = rng.uniform(*config.wedge)
-    liquid = replace(
+    return replace(
         LiquidConfig() if config.elastic_loss else LiquidConfig.published(),
-        **optics,
+        lens=lens,
         zero_loss=zero_loss,
-        water=max(rng.uniform(*config.water), stack / (1 - wedge / 2)),  # the particles are all in the liquid
+        water=max(rng.uniform(*config.water), depth / (1 - wedge / 2)),  # the particles are all in the liquid
         wedge=wedge,
         wedge_angle=rng.uniform(0, 360),
         beam=rng.uniform(*config.beam),
@@ -208,7 +202,6 @@ def _random_conditions(config, spacing, diameter, stack, pixel_size, optics, rng
         blur=diameter * rng.uniform(*config.blur),
         disk_blur=_random_disk(config, diameter, pixel_size, rng),
     )
-    return liquid, _random_camera(config, liquid, pixel_size, rng)
 
 
 def _random_camera(config, liquid, pixel_size, rng) -> CameraConfig:

@@ -15,7 +15,7 @@ import pandas as pd
 from .camera import CameraConfig, record
 from .growth import growth_schedule
 from .liquid import LiquidConfig, brightness_flicker, liquid_background
-from .optics import Transmission, clean_image
+from .optics import Lens, Transmission, clean_image, table_for
 from .random_scenes import LatticeConfig, random_scene
 from .scene import Scene, finite, truth_parameters, truth_table
 from .thermal_motion import thermal_displacements
@@ -142,10 +142,7 @@ def simulate_movie(
     seed,
     liquid: LiquidConfig | None = None,
     camera: CameraConfig | None = None,
-    defocus: float = 0.0,
     mean_free_path: float | None = None,
-    spherical_aberration: float = 1.2,
-    focal_spread: float = 0.0,
     transmission: Transmission | None = None,
 ) -> SimulatedMovie:
     """Film a scene whose particles vibrate, drift, rotate, attach and detach.
@@ -161,11 +158,10 @@ def simulate_movie(
     seed : int or sequence of int
         Same seed, same bytes.
     liquid, camera : LiquidConfig, CameraConfig, optional
-        Liquid and detector; by default those of their classes. The background stays as it is through the movie.
-    defocus, mean_free_path, spherical_aberration, focal_spread
+        Liquid with the lens, and detector; by default those of their classes. The background stays as it is through
+        the movie.
+    mean_free_path, transmission
         As for `moirelib.simulation.clean_image`.
-    transmission : Transmission, optional
-        Gold's shipped table at the liquid's energy and aperture by default.
 
     Returns
     -------
@@ -174,7 +170,7 @@ def simulate_movie(
     Raises
     ------
     ValueError
-        If ``config.growth`` does not give one pair per layer, the table is not for the liquid's energy and aperture,
+        If ``config.growth`` does not give one pair per layer, the table is not for the lens's energy and aperture,
         or the particles are higher than the liquid around them.
 
     Notes
@@ -183,14 +179,8 @@ def simulate_movie(
     """
     rng = np.random.default_rng(seed)
     liquid, camera = liquid or LiquidConfig(), camera or CameraConfig()
-    optics = {
-        "transmission": _checked_table(transmission, liquid),
-        "defocus": defocus,
-        "mean_free_path": mean_free_path,
-        "liquid_mean_free_path": _displaced_liquid(scene, liquid),
-        "spherical_aberration": spherical_aberration,
-        "focal_spread": focal_spread,
-    }
+    table = table_for(liquid.lens, transmission)
+    paths = {"mean_free_path": mean_free_path, "liquid_mean_free_path": _liquid_path(scene, liquid)}
     present, events = grain_presence(scene, config, pixel_size, rng)
     displacements = [_displacements(layer, config, rng) for layer in scene.layers]
     steps = np.asarray(config.drift) + config.drift_walk * rng.standard_normal((config.frames, 2))
@@ -201,8 +191,8 @@ def simulate_movie(
     background = liquid_background(shape, pixel_size, liquid, rng)
     frames, truth = np.empty((config.frames, *shape), np.uint16), []
     for t in range(config.frames):
-        now = _moved(scene, [d[t] for d in displacements], drift[t], rotation[t], [p[t] for p in present])
-        clean = clean_image(now, pixel_size, **optics)
+        now = _move(scene, [d[t] for d in displacements], drift[t], rotation[t], [p[t] for p in present])
+        clean = clean_image(now, pixel_size, table, liquid.lens, **paths)
         frames[t] = record(clean, pixel_size, liquid, camera, rng, background, brightness[t])
         truth.append(truth_table(now, pixel_size, t))
     return SimulatedMovie(
@@ -215,34 +205,23 @@ def simulate_movie(
         drift,
         rotation,
         brightness,
-        _parameters(scene, pixel_size, config, seed, liquid, camera, optics),
+        {
+            "seed": seed,
+            **truth_parameters(scene, pixel_size),
+            "movie": asdict(config),
+            "liquid": liquid.parameters(),
+            "camera": asdict(camera),
+            "optics": _optics_record(liquid.lens, paths),
+        },
     )
 
 
-def _parameters(scene, pixel_size, config, seed, liquid, camera, optics) -> dict:
-    """All that was chosen, for the record."""
-    return {
-        "seed": seed,
-        **truth_parameters(scene, pixel_size),
-        "movie": asdict(config),
-        "liquid": asdict(liquid),
-        "camera": asdict(camera),
-        "optics": {key: value for key, value in optics.items() if key != "transmission"},
-    }
+def _optics_record(lens, paths) -> dict:
+    aberrations = {"spherical_aberration": lens.spherical_aberration, "focal_spread": lens.focal_spread}
+    return {"defocus": lens.defocus, **paths, **aberrations}
 
 
-def _checked_table(transmission, liquid) -> Transmission:
-    if transmission is None:
-        return Transmission.load(energy=liquid.energy, aperture=liquid.aperture)
-    if (transmission.energy, transmission.aperture) != (liquid.energy, liquid.aperture):
-        raise ValueError(
-            f"the transmission is for {transmission.energy:g} eV and {transmission.aperture:g} mrad, the liquid for "
-            f"{liquid.energy:g} eV and {liquid.aperture:g} mrad; make them the same"
-        )
-    return transmission
-
-
-def _displaced_liquid(scene, liquid) -> float | None:
+def _liquid_path(scene, liquid) -> float | None:
     """Mean free path of the liquid that particles displace; None in vacuum."""
     if liquid.water == 0:
         return None
@@ -298,7 +277,7 @@ def _displacements(layer, config, rng) -> np.ndarray:
     return moved
 
 
-def _moved(scene, displacements, drift, rotation, present) -> Scene:
+def _move(scene, displacements, drift, rotation, present) -> Scene:
     """The scene in one frame: displaced, turned about the field's centre, drifted, without absent particles."""
     t, center = np.radians(rotation), np.asarray(scene.field) / 2
     turn = np.array([[np.cos(t), np.sin(t)], [-np.sin(t), np.cos(t)]])  # of (y, x) from x towards y
@@ -375,9 +354,7 @@ def make_sample(folder, seed: int = 2028, frames: int = 8, size: int = 384) -> S
         pixel_size,
         config,
         (seed, 2),
-        LiquidConfig(blur=2.0, clouds=0.08),
-        CameraConfig(),
-        defocus=200.0,
+        LiquidConfig(blur=2.0, clouds=0.08, lens=Lens(defocus=200.0)),
         mean_free_path=45.0,
     )
     movie.save(folder, "sample")

@@ -30,7 +30,7 @@ def match(found, truth, reach: float, penalty=0.0) -> tuple[np.ndarray, np.ndarr
     reach : float
         Farthest distance of a pair, in the same unit.
     penalty : float or ndarray, shape (n, m)
-        Added to the distance of pairs within reach, to prefer some.
+        Added to the distance of pairs within reach, to prefer some; ``inf`` for pairs that must not be made.
 
     Returns
     -------
@@ -39,8 +39,10 @@ def match(found, truth, reach: float, penalty=0.0) -> tuple[np.ndarray, np.ndarr
     """
     found, truth = np.reshape(found, (-1, 2)), np.reshape(truth, (-1, 2))
     distance = cdist(found, truth)
+    allowed = (distance <= reach) & np.isfinite(penalty)
     # A pair out of reach costs more than all pairs within it together, so it is only made when nothing else is left.
-    never = (reach + np.max(penalty, initial=0.0)) * (len(found) + len(truth) + 1)
-    i, j = linear_sum_assignment(np.where(distance <= reach, distance + penalty, never))
-    near = distance[i, j] <= reach
-    return i[near], j[near]
+    largest = np.max(penalty, initial=0.0, where=np.isfinite(penalty))
+    never = (reach + largest) * (len(found) + len(truth) + 1)
+    i, j = linear_sum_assignment(np.where(allowed, distance + penalty, never))
+    made = allowed[i, j]
+    return i[made], j[made]

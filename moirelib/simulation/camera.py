@@ -1,4 +1,4 @@
-"""From a clean image to a raw frame: dose, camera transfer and noise.
+"""The camera: dose, counting noise, modulation transfer, readout noise, hot and dead pixels.
 
 Explained in chapter 3, "Liquid".
 """
@@ -12,6 +12,8 @@ import numpy as np
 from scipy.fft import irfft2, next_fast_len, rfft2, rfftfreq
 
 from .liquid import LiquidConfig, blur_reach, liquid_background, optical_transfer
+
+MARGIN = 16  # px that a frame is mirrored by before filtering: the camera's point spread is narrower
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class CameraConfig:
         return cls(dose=0.034, mtf=(0.81, 0.5, 0.25), readout_noise=0.1, gain=28.0, offset=20.0)
 
 
-def camera_mtf(frequency, values=(0.81, 0.62, 0.28)) -> np.ndarray:
+def camera_mtf(frequency, values: tuple[float, float, float] = (0.81, 0.62, 0.28)) -> np.ndarray:
     """Modulation transfer function of the camera.
 
     Parameters
@@ -114,7 +116,7 @@ def record(
     """
     background = liquid_background(clean.shape, pixel_size, liquid, rng) if background is None else background
     reach = min(blur_reach(liquid) / pixel_size, max(clean.shape))
-    blurred = _filter(clean * background, lambda k: optical_transfer(k / pixel_size, liquid), int(reach) + 16)
+    blurred = _filter(clean * background, lambda k: optical_transfer(k / pixel_size, liquid), int(reach) + MARGIN)
     area = (10 * pixel_size) ** 2  # Å² per pixel
     electrons = rng.poisson(np.clip(blurred, 0, None) * (brightness * camera.dose * area))
     detected = _filter(electrons.astype(np.float32), lambda k: camera_mtf(k, camera.mtf))
@@ -134,7 +136,7 @@ def _defective_pixels(shape, camera):
     return hot, rng.exponential(camera.hot_signal, hot.size), dead
 
 
-def _filter(image, transfer, margin: int = 16) -> np.ndarray:
+def _filter(image, transfer, margin: int = MARGIN) -> np.ndarray:
     """Apply a transfer function of the frequency in cycles/pixel; mirrored margins keep opposite edges apart."""
     sizes = [next_fast_len(n + 2 * margin, real=True) for n in image.shape]
     before = [(size - n) // 2 for size, n in zip(sizes, image.shape, strict=True)]

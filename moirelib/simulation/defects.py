@@ -11,6 +11,9 @@ from scipy.spatial import cKDTree
 from ..crystal.lattice import commensurate_angles, fold_hexagonal, hexagonal_lattice
 from .scene import Defect
 
+CLOSEST = 0.8  # spacings: nearer particles of two grains would overlap; a choice
+ON_LINE = 1e-6  # spacings: rounding error of a site on a boundary
+
 
 def dislocation_displacement(points, core, burgers, poisson_ratio: float = 1 / 3) -> np.ndarray:
     """Displacement around an edge dislocation in a two-dimensional isotropic crystal.
@@ -104,9 +107,9 @@ def grain_boundary(
     line, normal = direction_along(inclination)
     first = hexagonal_lattice(spacing, angle, center, radius)
     second = hexagonal_lattice(spacing, angle + misorientation, center, radius)
-    first = first[(first - center) @ normal < 1e-6 * spacing]
-    second = second[(second - center) @ normal > 1e-6 * spacing]
-    second = second[far_from(second, first, 0.8 * spacing if closest is None else closest)]
+    first = first[(first - center) @ normal < ON_LINE * spacing]
+    second = second[(second - center) @ normal > ON_LINE * spacing]
+    second = second[far_from(second, first, CLOSEST * spacing if closest is None else closest)]
     ends = np.asarray(center) + np.outer([-radius, radius], line)
     turn = fold_hexagonal(misorientation)
     defect = Defect("grain boundary", as_pair(ends[0]), end=as_pair(ends[1]), misorientation=turn)
@@ -152,13 +155,13 @@ def twin_boundary(
         known = ", ".join(map(str, commensurate_angles(max(sigma, 50))["sigma"].unique()))
         raise ValueError(f"a hexagonal lattice has no twin boundary of Σ {sigma}; Σ is one of {known}, ...")
     _, twist, m, n = found.iloc[0]
-    closest = 0.8 * spacing if closest is None else closest
+    closest = CLOSEST * spacing if closest is None else closest
     line, normal = direction_along(angle + np.degrees(np.arctan2(np.sqrt(3) / 2 * n, m + n / 2)))
     points = hexagonal_lattice(spacing, angle, (0.0, 0.0), radius)
     along, depth = points @ line, -(points @ normal)
-    near = np.flatnonzero((depth > -1e-6 * spacing) & (2 * depth < closest))
+    near = np.flatnonzero((depth > -ON_LINE * spacing) & (2 * depth < closest))
     near = near[np.lexsort((along[near], np.round(depth[near] / spacing, 6)))]  # coincident sites come first
-    on_line = _thinned(along[near], closest)[:, None] * line
+    on_line = _thin_out(along[near], closest)[:, None] * line
     first = points[2 * depth >= closest]
     first = first[far_from(first, on_line, closest)]
     mirrored = first - 2 * (first @ normal)[:, None] * normal
@@ -187,9 +190,9 @@ def far_from(points, others, closest) -> np.ndarray:
     return cKDTree(others).query(points)[0] >= closest * (1 - 1e-9)
 
 
-def _thinned(values, closest) -> np.ndarray:
+def _thin_out(values, closest) -> np.ndarray:
     """Positions on a line, in the order given, without those too close to an earlier one."""
-    kept = []
+    kept: list[float] = []
     for value in values:
         if all(abs(value - k) >= closest for k in kept):
             kept.append(value)

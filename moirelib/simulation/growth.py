@@ -11,6 +11,9 @@ from scipy.spatial import cKDTree
 
 from .scene import Layer
 
+TOUCH = 1.4  # spacings, farthest centre of a particle that another touches
+RIM = 4  # neighbours, at most, of a particle at the rim
+
 
 def growth_schedule(
     layer: Layer,
@@ -53,9 +56,9 @@ def growth_schedule(
 
     Notes
     -----
-    Growth starts at the middle. A particle attaches where it touches at least one that is there, the more likely the
-    more it touches (as the square of their number), an Eden model [1]_ that keeps the rim compact. Particles that
-    no chain of neighbours joins to the middle never appear, unless all are there from the start.
+    Growth starts at the middle. A particle attaches where it touches at least one other, with a probability that grows
+    as the square of the number it touches: an Eden model [1]_ that keeps the rim compact. Particles without a chain of
+    neighbours to the middle never appear, unless all are there from the start.
 
     References
     ----------
@@ -70,17 +73,16 @@ def growth_schedule(
         growing.present[:] = True
         growing.touching[:] = [len(n) for n in growing.neighbours]
     growing.grow_to(round(start * len(layer)))
-    present, events = [growing.present.copy()], []
+    states, events = [growing.present.copy()], []
     for frame in range(1, frames):
         goal = round((start + (end - start) * frame / (frames - 1)) * len(layer))
         left = growing.lose_rim(detachment)
         changes = [*left, *growing.shrink_to(goal), *growing.grow_to(goal, avoid=left)]
         events += [(frame, i) for i in changes]
-        present.append(growing.present.copy())
-    frame, i = np.array(events, int).reshape(-1, 2).T
-    present = np.array(present)
-    table = pd.DataFrame({"frame": frame, "particle": layer.ids[i]})
-    table["event"] = np.where(present[frame, i], "attach", "detach")
+        states.append(growing.present.copy())
+    present, (when, i) = np.array(states), np.array(events, int).reshape(-1, 2).T
+    table = pd.DataFrame({"frame": when, "particle": layer.ids[i]})
+    table["event"] = np.where(present[when, i], "attach", "detach")
     return present, table.assign(y_nm=layer.positions[i, 0], x_nm=layer.positions[i, 1])
 
 
@@ -90,7 +92,7 @@ class _Growing:
     def __init__(self, layer, rng, preference=None):
         self.rng, self.positions = rng, layer.positions
         self.preference = 1 if preference is None else np.asarray(preference, float)
-        pairs = cKDTree(layer.positions).query_pairs(1.4 * layer.spacing, output_type="ndarray") if len(layer) else []
+        pairs = cKDTree(layer.positions).query_pairs(TOUCH * layer.spacing, output_type="ndarray") if len(layer) else []
         self.neighbours = [[] for _ in range(len(layer))]
         for i, j in pairs:
             self.neighbours[i].append(j)
@@ -127,8 +129,8 @@ class _Growing:
         return gone
 
     def lose_rim(self, probability) -> list[int]:
-        """Each particle with at most four neighbours leaves with a probability; returns the indices."""
-        rim = np.flatnonzero(self.present & (self.touching <= 4))
+        """Each particle at the rim leaves with this probability; returns the indices."""
+        rim = np.flatnonzero(self.present & (self.touching <= RIM))
         gone = rim[self.rng.random(rim.size) < probability] if probability > 0 else rim[:0]
         for i in gone:
             self.toggle(i)

@@ -18,6 +18,12 @@ from .optics import Lens, Transmission, clean_image, particle_mask
 from .random_scenes import LatticeConfig, random_scene
 from .scene import Scene, finite, truth_parameters, truth_table
 
+EMPTY_RATIO = 0.7  # diameter over spacing, for what is scaled by the diameter where layer 1 is empty
+PEDESTAL = 5.0  # standard deviations of readout noise that the offset keeps above zero
+GREATEST_OFFSET = 0.3  # of saturation; the rest is for the signal
+BATCH = 4  # images per job
+WORKER_ENVIRONMENT = {f"{name}_NUM_THREADS": 1 for name in ("OMP", "MKL", "OPENBLAS")}
+
 
 @dataclass(frozen=True)
 class LibraryConfig:
@@ -144,7 +150,7 @@ def simulate_frame(config: LibraryConfig, seed, transmission: Transmission | Non
     spacing = np.exp(rng.uniform(*np.log(config.lattice.spacing)))
     pixel_size = _random_pixel_size(config, spacing, rng)
     scene = random_scene(config.lattice, tuple(n * pixel_size for n in config.shape), rng, spacing)
-    diameter = float(np.mean(scene.layers[0].diameters)) if len(scene.layers[0]) else spacing * 0.7
+    diameter = float(np.mean(scene.layers[0].diameters)) if len(scene.layers[0]) else spacing * EMPTY_RATIO
     energy, aperture = float(rng.choice(config.energies)), float(rng.choice(config.apertures))
     path = None if rng.random() < config.tabulated else float(rng.uniform(*config.mean_free_path))
     defocus, spherical = float(rng.uniform(*config.defocus)), float(rng.uniform(*config.spherical_aberration))
@@ -212,20 +218,18 @@ def _random_camera(config, liquid, pixel_size, rng) -> CameraConfig:
     exposure = float(np.exp(rng.uniform(*np.log(config.exposure))))
     gain = min(config.gain, exposure * saturation / electrons)
     noise, power = rng.uniform(*config.readout_noise), rng.uniform(*config.mtf_power)
+    fine, finer, finest = CameraConfig.published().mtf
     return CameraConfig(
         dose=dose,
-        mtf=tuple(float(v**power) for v in CameraConfig.published().mtf),
+        mtf=(float(fine**power), float(finer**power), float(finest**power)),
         readout_noise=noise,
         gain=gain,
-        offset=min(rng.uniform(*config.offset) * saturation + 5 * noise * gain, 0.3 * saturation),
+        offset=min(rng.uniform(*config.offset) * saturation + PEDESTAL * noise * gain, GREATEST_OFFSET * saturation),
         saturation=saturation,
         hot_pixels=rng.uniform(*config.hot_pixels),
         dead_pixels=rng.uniform(*config.dead_pixels),
         pixel_seed=int(rng.integers(2**31)),
     )
-
-
-_WORKER_ENVIRONMENT = {f"{name}_NUM_THREADS": 1 for name in ("OMP", "MKL", "OPENBLAS")}
 
 
 def make_library(
@@ -272,10 +276,10 @@ def make_library(
     config = LibraryConfig.full() if config is None else config
     group = _create_store(Path(path), config, seed)
     missing = np.flatnonzero(np.asarray(group["done"][:]) == 0).tolist()
-    batches = [missing[i : i + 4] for i in range(0, len(missing), 4)]
+    batches = [missing[i : i + BATCH] for i in range(0, len(missing), BATCH)]
     with contextlib.ExitStack() as stack:
         # Dask would have workers return every array's memory to the system at once, which halves their speed.
-        stack.enter_context(dask.config.set({"distributed.nanny.pre-spawn-environ": _WORKER_ENVIRONMENT}))
+        stack.enter_context(dask.config.set({"distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT}))
         address = scheduler or stack.enter_context(
             LocalCluster(workers, threads_per_worker=1, dashboard_address=":0", processes=workers > 1)
         )

@@ -1,4 +1,4 @@
-"""What the liquid and its windows do to an image: blur, background, flicker.
+"""The liquid and its windows: loss of electrons, blur by loss of energy, background, flicker of the beam.
 
 Explained in chapter 3, "Liquid".
 """
@@ -124,7 +124,7 @@ class LiquidConfig:
 
     def parameters(self) -> dict:
         """All numbers by name, for the records of libraries and movies; of the lens, those that the liquid needs."""
-        numbers = {}
+        numbers: dict = {}
         for name, value in asdict(self).items():
             needed = ("energy", "aperture", "chromatic_aberration")
             numbers |= {key: value[key] for key in needed} if name == "lens" else {name: value}

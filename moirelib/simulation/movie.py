@@ -180,19 +180,19 @@ def simulate_movie(
     rng = np.random.default_rng(seed)
     liquid, camera = liquid or LiquidConfig(), camera or CameraConfig()
     table = table_for(liquid.lens, transmission)
-    paths = {"mean_free_path": mean_free_path, "liquid_mean_free_path": _liquid_path(scene, liquid)}
+    liquid_path = _liquid_path(scene, liquid)
     present, events = grain_presence(scene, config, pixel_size, rng)
     displacements = [_displacements(layer, config, rng) for layer in scene.layers]
     steps = np.asarray(config.drift) + config.drift_walk * rng.standard_normal((config.frames, 2))
     drift = np.concatenate([np.zeros((1, 2)), np.cumsum(steps[1:], axis=0)])
     rotation = config.rotation * np.arange(config.frames)
     brightness = brightness_flicker(config.frames, config.flicker, rng=rng)
-    shape = tuple(round(f / pixel_size) for f in scene.field)
+    shape = round(scene.field[0] / pixel_size), round(scene.field[1] / pixel_size)
     background = liquid_background(shape, pixel_size, liquid, rng)
     frames, truth = np.empty((config.frames, *shape), np.uint16), []
     for t in range(config.frames):
         now = _move(scene, [d[t] for d in displacements], drift[t], rotation[t], [p[t] for p in present])
-        clean = clean_image(now, pixel_size, table, liquid.lens, **paths)
+        clean = clean_image(now, pixel_size, table, liquid.lens, mean_free_path, liquid_path)
         frames[t] = record(clean, pixel_size, liquid, camera, rng, background, brightness[t])
         truth.append(truth_table(now, pixel_size, t))
     return SimulatedMovie(
@@ -211,14 +211,20 @@ def simulate_movie(
             "movie": asdict(config),
             "liquid": liquid.parameters(),
             "camera": asdict(camera),
-            "optics": _optics_record(liquid.lens, paths),
+            "optics": _optics_record(liquid.lens, mean_free_path, liquid_path),
         },
     )
 
 
-def _optics_record(lens, paths) -> dict:
-    aberrations = {"spherical_aberration": lens.spherical_aberration, "focal_spread": lens.focal_spread}
-    return {"defocus": lens.defocus, **paths, **aberrations}
+def _optics_record(lens, mean_free_path, liquid_path) -> dict:
+    """What the image depends on beside liquid and camera; lengths in nm, the spherical aberration in mm."""
+    return {
+        "defocus": lens.defocus,
+        "mean_free_path": mean_free_path,
+        "liquid_mean_free_path": liquid_path,
+        "spherical_aberration": lens.spherical_aberration,
+        "focal_spread": lens.focal_spread,
+    }
 
 
 def _liquid_path(scene, liquid) -> float | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -80,13 +81,14 @@ def exit_waves(
     wanted = (count - 1,) if slices is None else tuple(int(s) for s in slices)
     potential = abtem.Potential(
         atoms,
-        gpts=tuple(int(round(e / (10 * sampling))) for e in edge[:2]),
+        gpts=(round(edge[0] / (10 * sampling)), round(edge[1] / (10 * sampling))),
         slice_thickness=edge[2] / count,
         parametrization="lobato",
         exit_planes=wanted,
     )
-    wave = abtem.PlaneWave(energy=energy).multislice(potential).compute(progress_bar=False).array
-    wave = np.asarray(wave).reshape(-1, *wave.shape[-2:])[-len(wanted) :]
+    result: Any = abtem.PlaneWave(energy=energy).multislice(potential)
+    wave = np.asarray(result.compute(progress_bar=False).array)
+    wave = wave.reshape(-1, *wave.shape[-2:])[-len(wanted) :]
     return np.swapaxes(wave, -1, -2)  # abTEM indexes (x, y)
 
 
@@ -200,11 +202,11 @@ def crystal_slab(width: float, thickness: float, rng: np.random.Generator, mater
     corner = np.arange(n) - n / 2
     turn = Rotation.random(random_state=rng)
     plane = np.stack(np.meshgrid(corner, corner, indexing="ij"), axis=-1).reshape(-1, 2)
-    centers = []
+    found = []
     for i in corner:  # plane by plane: of all cells of the cube few reach a slim box
         at = edge * turn.apply(np.insert(plane, 0, i, axis=1)) + box / 2
-        centers.append(at[np.all((at > -6) & (at < box + 6), axis=1)])
-    centers = np.concatenate(centers)
+        found.append(at[np.all((at > -6) & (at < box + 6), axis=1)])
+    centers = np.concatenate(found)
     points = (centers[:, None] + turn.apply(cell.positions)[None]).reshape(-1, 3)
     points = points[np.all((points >= 0) & (points < box), axis=1)]
     tree = cKDTree(points, boxsize=[box[0], box[1], 10 * box[2]])
@@ -249,7 +251,7 @@ def tabulate_transmission(path, config: TransmissionConfig | None = None, seed: 
 
     c, rng = config or TransmissionConfig(), np.random.default_rng(seed)
     depths = np.arange(0, int(c.thickness) + 1, dtype=np.float32)
-    slices = round(10 / SLICE) * np.arange(1, depths.size) - 1  # the last one of every nanometre
+    slices = (round(10 / SLICE) * np.arange(1, depths.size) - 1).tolist()  # the last one of every nanometre
     wave = np.ones((len(c.energies), c.orientations, depths.size), np.complex64)
     intensity = np.ones((len(c.energies), len(c.apertures), c.orientations, depths.size), np.float32)
     for i in tqdm(range(c.orientations), disable=not progress, desc="transmission", unit="slab"):
@@ -258,8 +260,9 @@ def tabulate_transmission(path, config: TransmissionConfig | None = None, seed: 
             waves = exit_waves(slab, energy, c.sampling, slices)
             passed = _fraction_within(waves, c.sampling, energy, c.apertures)
             wave[j, i, 1:], intensity[j, :, i, 1:] = waves.mean(axis=(1, 2)), passed.T
-    choices = {"energies": np.asarray(c.energies, float), "apertures": np.asarray(c.apertures, float)}
-    np.savez_compressed(path, thickness=depths, wave=wave, intensity=intensity, **choices)
+    energies, apertures = np.asarray(c.energies, float), np.asarray(c.apertures, float)
+    arrays: dict = {"thickness": depths, "wave": wave, "intensity": intensity}
+    np.savez_compressed(path, energies=energies, apertures=apertures, **arrays)
 
 
 def _fraction_within(waves, sampling, energy, apertures) -> np.ndarray:
@@ -341,8 +344,8 @@ def particle_transmission(
             value = value / fresnel_propagate(before[0], height - before[1], sampling, wavelength)
         values.append(value)
         before = (wave, end)
-    corner = tuple(int(i) for i in np.round(low[:2] / sampling))
-    return ParticleTransmission(corner, tuple(heights), np.stack(values))
+    row, column = np.round(low[:2] / sampling).astype(int).tolist()
+    return ParticleTransmission((row, column), tuple(heights), np.stack(values))
 
 
 def compose_wave(layers, shape, sampling: float, energy: float = 200e3) -> np.ndarray:
@@ -363,10 +366,11 @@ def compose_wave(layers, shape, sampling: float, energy: float = 200e3) -> np.nd
     -------
     ndarray, shape (y, x), complex64
     """
-    wave, at, wavelength = np.ones(shape, np.complex64), None, electron_wavelength(energy)
+    wave, wavelength = np.ones(shape, np.complex64), electron_wavelength(energy)
+    at = layers[0][0].heights[0]
     for particles in layers:
         for plane, height in enumerate(particles[0].heights):
-            wave = wave if at is None else fresnel_propagate(wave, height - at, sampling, wavelength)
+            wave = fresnel_propagate(wave, height - at, sampling, wavelength)
             at = height
             for p in particles:
                 (y, x), (h, w) = p.corner, p.values.shape[1:]

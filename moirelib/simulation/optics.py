@@ -433,7 +433,8 @@ def compose(layers, heights, pixel_size: float, oversampling: int, lens: Lens) -
     the aperture times their layer's distance from focus.
     """
     sampling = pixel_size / oversampling
-    wave, scattered = None, []  # intensity that each layer scattered, and its height
+    wave = None
+    scattered: list[tuple] = []  # intensity that each layer scattered, and its height
     for i, (coherent, remainder) in enumerate(layers):
         passing = _intensity(coherent) if remainder is None else _intensity(coherent) + remainder
         scattered = [(spread * passing, height) for spread, height in scattered]

@@ -78,9 +78,9 @@ class Layer:
     spacing: float
     angle: float
     z: float = 0.0
-    ids: np.ndarray | None = None
-    rotations: np.ndarray | None = None
-    orientations: np.ndarray | None = None
+    ids: np.ndarray = None  # type: ignore[assignment]
+    rotations: np.ndarray = None  # type: ignore[assignment]
+    orientations: np.ndarray = None  # type: ignore[assignment]
     defects: tuple[Defect, ...] = ()
 
     def __post_init__(self):

@@ -32,7 +32,7 @@ def lattice_constant(material: str = "Au") -> float:
     ValueError
         If the symbol is not that of an fcc metal.
     """
-    state = reference_states[atomic_numbers[material]] if material in atomic_numbers else None
+    state: dict | None = reference_states[atomic_numbers[material]] if material in atomic_numbers else None
     if not state or state.get("symmetry") != "fcc":
         raise ValueError(f"{material!r} is not the symbol of an fcc metal, such as Au, Ag, Pt, Pd, Cu or Al")
     return 0.4078 if material == "Au" else state["a"] / 10

@@ -143,7 +143,7 @@ def compare_with_multislice(
     ]
     waves = {"full": full, "particle": compose_wave(several, full.shape, sampling, energy)}
     layers = [compose_wave([particles], full.shape, sampling, energy) for particles in single]
-    images = {}
+    images: dict = {}
     for lens in lenses:
         for name, wave in waves.items():
             seen = np.abs(through_lens(wave, sampling, lens)) ** 2
@@ -224,10 +224,9 @@ def _compose_as_library(scene, layers, pixel_size, lenses, oversampling, samplin
         gold = Transmission.load(energy=energy, aperture=aperture)
         average = replace(gold, **_orientation_average(gold))
         for lens in [each for each in lenses if each.aperture == aperture]:
-            image = compose(reduced, heights, pixel_size, oversampling, lens)
-            images["library", pixel_size, aperture, lens.defocus] = image.numpy()
-            image = clean_image(scene, pixel_size, average, lens, oversampling=oversampling)
-            images["table", pixel_size, aperture, lens.defocus] = image
+            key = pixel_size, aperture, lens.defocus
+            images["library", *key] = compose(reduced, heights, pixel_size, oversampling, lens).numpy()
+            images["table", *key] = clean_image(scene, pixel_size, average, lens, oversampling=oversampling)
     return images
 
 

@@ -1,13 +1,12 @@
-"""Score a decomposition against the truth of a simulation.
+"""Scores of particles, layer images and growth events against the truth of a simulation.
 
-Explained in chapter 6, "Decompose".
+Explained in chapter 6, "Decompose"; `score_events` in chapter 10, "Growth".
 """
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import linear_sum_assignment
 
 from ..crystal.matching import match
 from ..tables import require_columns
@@ -34,7 +33,7 @@ def score_particles(
     dict
         ``f1`` (a particle counts only in its right layer), ``f1_agnostic`` (layers ignored), ``assignment`` (fraction
         of matched particles in the right layer), ``rmse_nm`` (root mean square distance of the layer-resolved pairs).
-        The layers may be exchanged once for the whole table, whichever scores higher.
+        The layers may be exchanged once for the whole table: the order of the higher ``f1`` counts.
     """
     scores = (_score_named(found, truth, names, diameter_nm, field_nm, matching_radius) for names in NAMINGS)
     return max(scores, key=lambda score: score["f1"])
@@ -76,11 +75,10 @@ def _tally(found, truth, keys, reach, border, field) -> dict:
         missed += t_in.sum() - counted.sum()
         false += np.delete(f_in, i).sum()
         squares.append(np.sum((fp[i] - tp[j])[counted] ** 2, axis=1))
-    squares = np.concatenate(squares) if squares else np.empty(0)
     return {
         "f1": float(2 * pairs / max(2 * pairs + missed + false, 1)),
         "assignment": float(right / pairs) if pairs else float("nan"),
-        "rmse_nm": float(np.sqrt(squares.mean())) if len(squares) else float("nan"),
+        "rmse_nm": float(np.sqrt(np.concatenate(squares).mean())) if pairs else float("nan"),
     }
 
 
@@ -107,7 +105,7 @@ def score_layers(
     dict
         As `score_particles`, and ``mask_accuracy`` (fraction of pixels of both layers that are rightly covered or
         not), ``mask_iou`` (intersection over union of each layer, averaged). The layers may be exchanged once for
-        particles and masks alike: as ``f1`` wants it or, where that does not care, as the masks do.
+        particles and masks together: the order of the higher ``f1`` counts or, if both are equal, of ``mask_iou``.
     """
     a, b = (_binary(x, 0.5) for x in (layers, masks))
     scores = []
@@ -153,9 +151,6 @@ def _iou(a, b) -> float:
     return float(np.sum(a & b) / union) if union else 1.0
 
 
-# --- Against a truth ---
-
-
 def score_events(
     found: pd.DataFrame, truth: pd.DataFrame, reach_nm: float, frames: int = 2, counts=None
 ) -> dict[str, float]:
@@ -164,14 +159,13 @@ def score_events(
     Parameters
     ----------
     found, truth : pandas.DataFrame
-        ``frame, layer, event, y_nm, x_nm``, positions in the first frame. The truth's attach and detach are
-        understood.
+        ``frame, layer, event, y_nm, x_nm``, positions in the first frame. The truth may say attach and detach.
     reach_nm : float
         Farthest distance of a pair, in nm; half a spacing.
     frames : int
         Farthest distance in time.
     counts : array_like of bool, optional
-        Which true events count for the recall, those in view. All may be found without harm to the precision.
+        Which true events count for the recall. The others may be found without loss of precision.
 
     Returns
     -------
@@ -192,22 +186,16 @@ def score_events(
     names = {"attach": "attachment", "detach": "detachment"}
     kind = truth["event"].replace(names).to_numpy(str)
     counts = np.ones(len(truth), bool) if counts is None else np.asarray(counts, bool)
-    if len(found) == 0 or len(truth) == 0:
-        numbers = {"recall": 0.0 if counts.any() else 1.0, "precision": 0.0 if len(found) else 1.0}
-        return numbers | {"true": int(counts.sum()), "found": len(found), "matched": 0, "rmse_frames": np.nan}
-    same = found["event"].to_numpy(str)[:, None] == kind
-    same &= found["layer"].to_numpy()[:, None] == truth["layer"].to_numpy()
     late = found["frame"].to_numpy(int)[:, None] - truth["frame"].to_numpy(int)
-    step = found[["y_nm", "x_nm"]].to_numpy(float)[:, None] - truth[["y_nm", "x_nm"]].to_numpy(float)
-    distance = np.hypot(*np.moveaxis(step, -1, 0))
-    allowed = same & (np.abs(late) <= frames) & (distance <= reach_nm)
-    cost = distance / reach_nm + np.abs(late) / (frames + 1)
-    i, j = linear_sum_assignment(np.where(allowed, cost, 3.0 * sum(allowed.shape)))
-    i, j = i[allowed[i, j]], j[allowed[i, j]]
+    alike = found["event"].to_numpy(str)[:, None] == kind
+    alike &= found["layer"].to_numpy()[:, None] == truth["layer"].to_numpy()
+    penalty = np.where(alike & (np.abs(late) <= frames), reach_nm * np.abs(late) / (frames + 1), np.inf)
+    at, true_at = (table[["y_nm", "x_nm"]].to_numpy(float) for table in (found, truth))
+    i, j = match(at, true_at, reach_nm, penalty)
     hit = np.isin(np.arange(len(truth)), j)
     return {
         "recall": float(hit[counts].mean()) if counts.any() else 1.0,
-        "precision": len(i) / len(found),
+        "precision": len(i) / len(found) if len(found) else 1.0,
         "true": int(counts.sum()),
         "found": len(found),
         "matched": len(i),

@@ -71,9 +71,9 @@ def semi_real_moire(
         )
     background = gaussian_filter(frame, 2.5 * diameter)
     transmission = frame / background
-    origin = tuple(c - size // 2 for c in center)
+    origin = center[0] - size // 2, center[1] - size // 2
     window = tuple(slice(o, o + size) for o in origin)
-    pivot = tuple(float(c - o) for c, o in zip(center, origin, strict=True))
+    pivot = float(center[0] - origin[0]), float(center[1] - origin[1])
     t = np.radians(twist_angle)
     y, x = np.indices((size, size)) - np.reshape(pivot, (2, 1, 1))
     back = [y * np.cos(t) - x * np.sin(t) + center[0], x * np.cos(t) + y * np.sin(t) + center[1]]

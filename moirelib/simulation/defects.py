@@ -58,9 +58,7 @@ def dilatation_displacement(points, center, area: float) -> np.ndarray:
 
     Parameters
     ----------
-    points : array_like, shape (n, 2)
-        (y, x) in nm.
-    center : array_like, shape (2,)
+    points, center : array_like, shape (n, 2) and (2,)
         (y, x) in nm.
     area : float
         In nm²; one cell (√3/2 a²) for an interstitial.
@@ -123,11 +121,8 @@ def twin_boundary(
 
     Parameters
     ----------
-    spacing : float
-        Nearest-neighbour distance, in nm.
-    angle : float
-        Direction of a close-packed row of the first grain, in degrees from x towards y. The boundary runs along its
-        lattice vector (m, n) of `commensurate_angles`.
+    spacing, angle : float
+        As for `grain_boundary`. The boundary runs along the lattice vector (m, n) of `commensurate_angles`.
     sigma : int
         Reciprocal density of coincident sites Σ: 7, 13, 19, ...
     center : array_like, shape (2,)

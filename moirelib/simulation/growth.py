@@ -31,9 +31,7 @@ def growth_schedule(
     layer : Layer
         The complete layer.
     frames : int
-        Length of the movie.
     rng : numpy.random.Generator
-        Source of randomness.
     start, end : float
         Fraction of the layer's particles that are there in the first and the last frame; the number changes evenly.
     detachment : float

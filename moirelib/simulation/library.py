@@ -133,16 +133,10 @@ def simulate_frame(config: LibraryConfig, seed, transmission: Transmission | Non
     Parameters
     ----------
     config : LibraryConfig
-        Ranges.
     seed : int or sequence of int
         Same seed, same bytes.
     transmission : Transmission, optional
-        Gold's shipped table at the energy and aperture drawn by default.
-
-    Returns
-    -------
-    SimulatedFrame
-        Raw frame, masks, scene and the parameters drawn.
+        For the energy and aperture drawn; gold's shipped table by default.
     """
     rng = np.random.default_rng(seed)
     if config.recipe and rng.random() < config.recipe:
@@ -292,13 +286,7 @@ def make_library(
 
 
 def open_library(path):
-    """Open a finished library for reading.
-
-    Raises
-    ------
-    ValueError
-        If the folder holds no library, or an unfinished one.
-    """
+    """Open a finished library for reading; a ValueError says what is missing in the folder."""
     import zarr
 
     try:

@@ -153,10 +153,8 @@ def elastic_mean_free_path(material: str, energy: float = 200e3, aperture: float
     ----------
     material : {"water", "silicon nitride"}
         What the electrons pass.
-    energy : float
-        In eV.
-    aperture : float
-        Semi-angle of the objective aperture, in mrad.
+    energy, aperture : float
+        In eV; semi-angle of the objective aperture, in mrad.
 
     Returns
     -------
@@ -219,7 +217,6 @@ def optical_transfer(frequency, liquid: LiquidConfig) -> np.ndarray:
     frequency : array_like
         In 1/nm.
     liquid : LiquidConfig
-        Parameters.
 
     Returns
     -------
@@ -262,12 +259,9 @@ def liquid_background(
 
     Parameters
     ----------
-    shape : tuple of int
-        (y, x) in pixels.
-    pixel_size : float
-        In nm/pixel.
+    shape, pixel_size : tuple of int, float
+        (y, x) in pixels, and in nm/pixel.
     liquid : LiquidConfig
-        Parameters.
     rng : numpy.random.Generator
         Draws beam centre, shadow side, wedge direction and clouds.
 
@@ -315,13 +309,11 @@ def brightness_flicker(frames: int, std: float, correlation: float = 0.0, *, rng
     Parameters
     ----------
     frames : int
-        Number of frames.
     std : float
         Relative standard deviation.
     correlation : float
         Number of frames after which the correlation has fallen to 1/e; 0 for independent frames.
     rng : numpy.random.Generator
-        Source of randomness.
 
     Returns
     -------

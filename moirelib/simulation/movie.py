@@ -50,42 +50,18 @@ class MovieConfig:
 
 @dataclass(frozen=True)
 class SimulatedMovie:
-    """A movie and everything that is true about it.
+    """A movie and everything that is true about it."""
 
-    Parameters
-    ----------
-    frames : ndarray, shape (t, y, x), uint16
-        Raw camera frames, in counts.
-    pixel_size : float
-        In nm/pixel.
-    frame_time : float
-        In s.
-    truth : pandas.DataFrame
-        As `moirelib.simulation.truth_table`, every frame; ``particle`` names one particle throughout.
-    sites : pandas.DataFrame
-        ``particle, layer, y_nm, x_nm``: where each particle rests, in the specimen at the first frame.
-    events : pandas.DataFrame
-        ``frame, layer, particle, event`` (``attach`` or ``detach``), ``y_nm, x_nm``.
-    drift : ndarray, shape (t, 2)
-        Of the specimen since the first frame (y, x), in nm.
-    rotation : ndarray, shape (t,)
-        Of the specimen since the first frame, in degrees.
-    brightness : ndarray, shape (t,)
-        Of the beam, 1 on average.
-    parameters : dict
-        Seed, movie configuration, liquid, camera, lens, lattices and planted defects (in nm, as in the truth).
-    """
-
-    frames: np.ndarray
-    pixel_size: float
-    frame_time: float
-    truth: pd.DataFrame
-    sites: pd.DataFrame
-    events: pd.DataFrame
-    drift: np.ndarray
-    rotation: np.ndarray
-    brightness: np.ndarray
-    parameters: dict
+    frames: np.ndarray  # (t, y, x) uint16, counts
+    pixel_size: float  # nm/pixel
+    frame_time: float  # s
+    truth: pd.DataFrame  # `truth_table` of every frame; ``particle`` names one particle throughout
+    sites: pd.DataFrame  # particle, layer, y_nm, x_nm: where each rests, in the specimen at the first frame
+    events: pd.DataFrame  # frame, layer, particle, event (attach or detach), y_nm, x_nm
+    drift: np.ndarray  # (t, 2) nm, (y, x) of the specimen since the first frame
+    rotation: np.ndarray  # (t,) degrees, of the specimen since the first frame
+    brightness: np.ndarray  # (t,) of the beam, 1 on average
+    parameters: dict  # seed, movie, liquid, camera, lens, lattices and planted defects (in nm, as in the truth)
 
     def save(self, folder, name: str) -> None:
         """Write the frames with their calibration (``.tif``), the tables (``.csv``) and everything else (``.json``).
@@ -114,16 +90,10 @@ def scene_with_margin(config: LatticeConfig, field, rng: np.random.Generator, ma
 
     Parameters
     ----------
-    config : LatticeConfig
-        Ranges.
-    field : tuple of float
-        Height and width of the field of view, in nm.
-    rng : numpy.random.Generator
-        Source of randomness.
+    config, field, rng, spacing
+        As for `random_scene`.
     margin : float
         How far the lattices reach beyond the field on every side, in nm.
-    spacing : float, optional
-        Nearest-neighbour distance of layer 1, in nm.
 
     Returns
     -------
@@ -181,7 +151,7 @@ def simulate_movie(
     liquid, camera = liquid or LiquidConfig(), camera or CameraConfig()
     table = table_for(liquid.lens, transmission)
     liquid_path = _liquid_path(scene, liquid)
-    present, events = grain_presence(scene, config, pixel_size, rng)
+    present, events = _schedule_growth(scene, config, pixel_size, rng)
     displacements = [_displacements(layer, config, rng) for layer in scene.layers]
     steps = np.asarray(config.drift) + config.drift_walk * rng.standard_normal((config.frames, 2))
     drift = np.concatenate([np.zeros((1, 2)), np.cumsum(steps[1:], axis=0)])
@@ -239,22 +209,18 @@ def _liquid_path(scene, liquid) -> float | None:
     return liquid.liquid_mean_free_path
 
 
-_NO_EVENTS = pd.DataFrame(
-    {"frame": [0], "layer": [0], "particle": [0], "event": [""], "y_nm": [0.0], "x_nm": [0.0]}
-).iloc[:0]
-
-
 def _as_truth(table, pixel_size) -> pd.DataFrame:
     """Positions counted from the middle of the first pixel, as in the truth table, not from the field's corner."""
     return table.assign(y_nm=table["y_nm"] - 0.5 * pixel_size, x_nm=table["x_nm"] - 0.5 * pixel_size)
 
 
-def grain_presence(scene, config, pixel_size, rng):
+def _schedule_growth(scene, config, pixel_size, rng):
     """Which particles are there in every frame, by layer, and the table of events."""
     growth = config.growth or ((1.0, 1.0),) * len(scene.layers)
     if len(growth) != len(scene.layers):
         raise ValueError(f"growth needs one (start, end) per layer: {len(scene.layers)}, got {len(growth)}")
-    there, tables = [], []
+    nothing = {"frame": [0], "layer": [0], "particle": [0], "event": [""], "y_nm": [0.0], "x_nm": [0.0]}
+    there, tables = [], [pd.DataFrame(nothing).iloc[:0]]
     for number, (layer, (start, end)) in enumerate(zip(scene.layers, growth, strict=True), start=1):
         if start == end == 1 and config.detachment == 0:
             there.append(np.ones((config.frames, len(layer)), bool))
@@ -263,23 +229,16 @@ def grain_presence(scene, config, pixel_size, rng):
         there.append(present)
         events.insert(1, "layer", number)
         tables.append(events)
-    events = pd.concat(tables or [_NO_EVENTS]).sort_values(["frame", "layer"], kind="stable", ignore_index=True)
+    events = pd.concat(tables[1:] or tables).sort_values(["frame", "layer"], kind="stable", ignore_index=True)
     return there, _as_truth(events, pixel_size)
 
 
-def _displacements(layer, config, rng) -> np.ndarray:
-    """Of every particle from its site, (frames, n, 2) in nm."""
-    moved = config.vibration * rng.standard_normal((config.frames, len(layer), 2))
-    if config.spring_constant is not None and len(layer):
-        moved += thermal_displacements(
-            layer.positions,
-            layer.spacing,
-            config.spring_constant,
-            config.frames,
-            rng,
-            config.site_stiffness,
-            config.correlation_time,
-        )
+def _displacements(layer, c, rng) -> np.ndarray:
+    """Of every particle from its site, (frames, n, 2) in nm, by the configuration c."""
+    moved = c.vibration * rng.standard_normal((c.frames, len(layer), 2))
+    if c.spring_constant is not None and len(layer):
+        at, spacing, springs = layer.positions, layer.spacing, (c.site_stiffness, c.correlation_time)
+        moved += thermal_displacements(at, spacing, c.spring_constant, c.frames, rng, *springs)
     return moved
 
 
@@ -296,12 +255,11 @@ def _move(scene, displacements, drift, rotation, present) -> Scene:
 
 
 def _sites(scene) -> pd.DataFrame:
-    tables = [
-        pd.DataFrame(
-            {"particle": layer.ids, "layer": number, "y_nm": layer.positions[:, 0], "x_nm": layer.positions[:, 1]}
-        )
-        for number, layer in enumerate(scene.layers, start=1)
-    ]
+    """Where every particle rests, from the field's corner."""
+    tables = []
+    for number, layer in enumerate(scene.layers, start=1):
+        y, x = layer.positions.T
+        tables.append(pd.DataFrame({"particle": layer.ids, "layer": number, "y_nm": y, "x_nm": x}))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -314,20 +272,13 @@ def make_sample(folder, seed: int = 2028, frames: int = 8, size: int = 384) -> S
         Existing folder; the files of `SimulatedMovie.save` are written into it.
     seed : int
         No library is drawn from this seed.
-    frames : int
-        Length of the movie.
-    size : int
-        Edge of a frame, in pixels of 1.367 nm.
-
-    Returns
-    -------
-    SimulatedMovie
+    frames, size : int
+        Length of the movie, and edge of a frame in pixels of 1.367 nm.
 
     Notes
     -----
     Gold spheres of 30 nm, 39 nm apart, twisted by 9°, at 10.6 e/Å² per frame. Both layers are elastic, with springs
     of 2.5 kT/nm²; the island that is layer 2 grows while the specimen drifts and turns a little.
-
     """
     rng, pixel_size = np.random.default_rng((seed, 1)), 1.367
     lattice = LatticeConfig(
@@ -355,13 +306,7 @@ def make_sample(folder, seed: int = 2028, frames: int = 8, size: int = 384) -> S
         growth=((1.0, 1.0), (0.9, 1.0)),
         flicker=0.01,
     )
-    movie = simulate_movie(
-        scene,
-        pixel_size,
-        config,
-        (seed, 2),
-        LiquidConfig(blur=2.0, clouds=0.08, lens=Lens(defocus=200.0)),
-        mean_free_path=45.0,
-    )
+    liquid = LiquidConfig(blur=2.0, clouds=0.08, lens=Lens(defocus=200.0))
+    movie = simulate_movie(scene, pixel_size, config, (seed, 2), liquid, mean_free_path=45.0)
     movie.save(folder, "sample")
     return movie

@@ -15,6 +15,7 @@ import torch
 from ase import Atoms
 from ase.build import bulk
 from scipy.fft import fft2, fftfreq, ifft2
+from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
 from .optics import Lens, electron_wavelength
@@ -35,7 +36,6 @@ def vibrate(atoms: Atoms, rng: np.random.Generator, std: float = GOLD_VIBRATION)
     atoms : ase.Atoms
         In Å.
     rng : numpy.random.Generator
-        Source of randomness.
     std : float
         Displacement along each axis (one sigma), in nm.
 
@@ -58,10 +58,8 @@ def exit_waves(
     ----------
     atoms : ase.Atoms
         In Å, in an orthorhombic cell; the beam runs along z. The cell is periodic across the beam.
-    energy : float
-        In eV.
-    sampling : float
-        Of the wave, in nm.
+    energy, sampling : float
+        In eV and, of the wave, in nm.
     slices : sequence of int, optional
         After which slices of 0.2 nm the wave is kept; only at the cell's end by default.
 
@@ -99,12 +97,8 @@ def fresnel_propagate(wave: np.ndarray, distance: float, sampling: float, wavele
     ----------
     wave : ndarray, shape (y, x)
         Complex wave.
-    distance : float
-        In nm, along the beam.
-    sampling : float
-        In nm/pixel.
-    wavelength : float
-        In nm.
+    distance, sampling, wavelength : float
+        Along the beam, of a pixel and of the electrons, in nm.
 
     Returns
     -------
@@ -158,12 +152,8 @@ def particle_exit_wave(
     ----------
     atoms : ase.Atoms
         One particle in its cell, in Å.
-    energy : float
-        In eV.
-    aperture : float
-        Objective aperture's semi-angle, in mrad.
-    sampling : float
-        Of the wave, in nm.
+    energy, aperture, sampling : float
+        In eV; semi-angle of the objective aperture, in mrad; of the wave, in nm.
 
     Returns
     -------
@@ -178,10 +168,8 @@ def crystal_slab(width: float, thickness: float, rng: np.random.Generator, mater
 
     Parameters
     ----------
-    width : float
-        Edge of the box across the beam, in nm.
-    thickness : float
-        Along the beam, in nm.
+    width, thickness : float
+        Of the box across and along the beam, in nm.
     rng : numpy.random.Generator
         Draws the orientation, uniformly over rotations.
     material : str
@@ -193,8 +181,6 @@ def crystal_slab(width: float, thickness: float, rng: np.random.Generator, mater
         In Å. The box repeats across the beam; of two atoms that its repetition brings closer than 0.2 nm, one is left
         out, so the seam is a clean grain boundary of the crystal with itself.
     """
-    from scipy.spatial import cKDTree
-
     edge = 10 * lattice_constant(material)
     cell = bulk(material, "fcc", a=edge, cubic=True)
     box = 10 * np.array([width, width, thickness])
@@ -260,9 +246,8 @@ def tabulate_transmission(path, config: TransmissionConfig | None = None, seed: 
             waves = exit_waves(slab, energy, c.sampling, slices)
             passed = _fraction_within(waves, c.sampling, energy, c.apertures)
             wave[j, i, 1:], intensity[j, :, i, 1:] = waves.mean(axis=(1, 2)), passed.T
-    energies, apertures = np.asarray(c.energies, float), np.asarray(c.apertures, float)
-    arrays: dict = {"thickness": depths, "wave": wave, "intensity": intensity}
-    np.savez_compressed(path, energies=energies, apertures=apertures, **arrays)
+    choices: dict = {"energies": np.asarray(c.energies, float), "apertures": np.asarray(c.apertures, float)}
+    np.savez_compressed(path, thickness=depths, wave=wave, intensity=intensity, **choices)
 
 
 def _fraction_within(waves, sampling, energy, apertures) -> np.ndarray:
@@ -275,21 +260,11 @@ def _fraction_within(waves, sampling, energy, apertures) -> np.ndarray:
 
 @dataclass(frozen=True)
 class ParticleTransmission:
-    """Complex transmission of one particle at atomic sampling, in one or more planes.
+    """Complex transmission of one particle at atomic sampling, in one or more planes."""
 
-    Parameters
-    ----------
-    corner : tuple of int
-        First sample (row, column) of the window in the scene's grid.
-    heights : tuple of float
-        Of the planes along the beam, in nm.
-    values : ndarray, shape (planes, y, x), complex64
-        Their product, with propagation between planes, is the particle's exit wave.
-    """
-
-    corner: tuple[int, int]
-    heights: tuple[float, ...]
-    values: np.ndarray
+    corner: tuple[int, int]  # first sample (row, column) of the window in the scene's grid
+    heights: tuple[float, ...]  # nm, of the planes along the beam
+    values: np.ndarray  # (planes, y, x) complex64; their product, with propagation between, is the exit wave
 
 
 def particle_transmission(
@@ -305,19 +280,13 @@ def particle_transmission(
         Its centre (y, x, z) in the scene, in nm.
     extent : tuple of float
         Lateral diameter and height of the particle, in nm.
-    energy : float
-        In eV.
-    sampling : float
-        Of the scene's wave, in nm.
+    energy, sampling : float
+        In eV and, of the scene's wave, in nm.
     planes : int
         With one, the exit wave propagated back to the particle's mid-plane: exact for a plane wave. A wave that an
         earlier layer has modulated needs more: it meets each of the equal parts where that part is.
     margin : float
         Empty border around the particle, in nm.
-
-    Returns
-    -------
-    ParticleTransmission
 
     Notes
     -----
@@ -357,10 +326,8 @@ def compose_wave(layers, shape, sampling: float, energy: float = 200e3) -> np.nd
         In the beam's order; particles of one layer share their planes.
     shape : tuple of int
         Samples (y, x) of the scene.
-    sampling : float
-        In nm.
-    energy : float
-        In eV.
+    sampling, energy : float
+        In nm and eV.
 
     Returns
     -------
@@ -390,10 +357,8 @@ def reduce_transmission(
         Complex transmission of one layer (or one particle's, with 1 around it), as from `compose_wave`.
     sampling, coarse : float
         Sampling now and wanted, in nm; their ratio is whole and divides the shape.
-    energy : float
-        In eV.
-    aperture : float
-        Objective aperture's semi-angle, in mrad.
+    energy, aperture : float
+        In eV; semi-angle of the objective aperture, in mrad.
 
     Returns
     -------

@@ -27,17 +27,7 @@ BATCH = 8_000_000  # samples of particle windows computed at once: some hundred 
 
 
 def electron_wavelength(energy: float) -> float:
-    """Relativistic electron wavelength.
-
-    Parameters
-    ----------
-    energy : float
-        In eV.
-
-    Returns
-    -------
-    float
-        In nm (2.508e-3 at 200 keV).
+    """Relativistic electron wavelength in nm (2.508e-3 at 200 keV) at an energy in eV.
 
     References
     ----------
@@ -103,27 +93,13 @@ class Lens:
 
 @dataclass(frozen=True)
 class Transmission:
-    """What a material transmits against its thickness along the beam, for several crystal orientations.
+    """What a material transmits against its thickness along the beam, for several crystal orientations."""
 
-    Parameters
-    ----------
-    thickness : ndarray, shape (n,)
-        In nm, from 0, evenly spaced.
-    wave : ndarray, shape (orientations, n), complex
-        Mean of the exit wave: the part that is coherent with the incident plane wave.
-    intensity : ndarray, shape (orientations, n)
-        Fraction of the electrons that pass the objective aperture, with those that atoms scattered by small angles.
-    energy : float
-        In eV.
-    aperture : float
-        Semi-angle of the objective aperture, in mrad.
-    """
-
-    thickness: np.ndarray
-    wave: np.ndarray
-    intensity: np.ndarray
-    energy: float = 200e3
-    aperture: float = 10.0
+    thickness: np.ndarray  # (n,) nm, from 0, evenly spaced
+    wave: np.ndarray  # (orientations, n) complex, mean of the exit wave: what is coherent with the incident plane wave
+    intensity: np.ndarray  # (orientations, n) fraction of electrons within the aperture, with those scattered by atoms
+    energy: float = 200e3  # eV
+    aperture: float = 10.0  # mrad, semi-angle of the objective aperture
 
     @classmethod
     def load(cls, path=None, energy: float = 200e3, aperture: float = 10.0) -> Transmission:
@@ -214,13 +190,10 @@ def layer_thickness(scene: Scene, layer: int, pixel_size: float, oversampling: i
     Parameters
     ----------
     scene : Scene
-        The scene.
     layer : int
         Layer number, from 1.
-    pixel_size : float
-        In nm/pixel.
-    oversampling : int
-        Fine samples per pixel and axis.
+    pixel_size, oversampling : float, int
+        In nm/pixel, and fine samples per pixel and axis.
 
     Returns
     -------
@@ -303,7 +276,6 @@ def clean_image(
     Parameters
     ----------
     scene : Scene
-        The scene.
     pixel_size : float
         In nm/pixel.
     transmission : Transmission, optional
@@ -414,10 +386,8 @@ def compose(layers, heights, pixel_size: float, oversampling: int, lens: Lens) -
         intensity per sample that it does not carry (``None`` for nothing).
     heights : sequence of float
         Of the layers' mid-planes along the beam, in nm.
-    pixel_size : float
-        Of the camera, in nm/pixel.
-    oversampling : int
-        Samples of the wave per pixel and axis.
+    pixel_size, oversampling : float, int
+        Of the camera, in nm/pixel, and samples of the wave per pixel and axis.
     lens : Lens
         In focus at the last layer's mid-plane, if without defocus.
 

@@ -104,11 +104,9 @@ def random_scene(config: LatticeConfig, field, rng: np.random.Generator, spacing
     Parameters
     ----------
     config : LatticeConfig
-        Ranges.
     field : tuple of float
         Height and width of the field of view, in nm.
     rng : numpy.random.Generator
-        Source of randomness.
     spacing : float, optional
         Nearest-neighbour distance of layer 1 in nm; drawn log-uniformly from the configuration when not given.
 

@@ -25,13 +25,7 @@ _POLYGONS = {
 
 
 def lattice_constant(material: str = "Au") -> float:
-    """Edge of the cubic cell of an fcc metal, in nm (gold 0.4078 nm; others from ASE's reference states).
-
-    Raises
-    ------
-    ValueError
-        If the symbol is not that of an fcc metal.
-    """
+    """Edge of the cubic cell of an fcc metal, in nm (gold 0.4078 nm; others from ASE's reference states)."""
     state: dict | None = reference_states[atomic_numbers[material]] if material in atomic_numbers else None
     if not state or state.get("symmetry") != "fcc":
         raise ValueError(f"{material!r} is not the symbol of an fcc metal, such as Au, Ag, Pt, Pd, Cu or Al")
@@ -63,7 +57,6 @@ def circumscribed_ratio(shape: str, rounding: float = 0.0) -> float:
     Parameters
     ----------
     shape : str
-        One of `SHAPES`.
     rounding : float
         Radius of rounded edges over the diameter. The ratio is greatest for sharp edges, the default.
 
@@ -83,14 +76,8 @@ def particle_height(shape: str, diameter: float, height: float = 0.0, rounding: 
 
     Parameters
     ----------
-    shape : str
-        One of `SHAPES`.
-    diameter : float
-        Equivalent circular diameter of the projection, in nm.
-    height : float
-        Of a rod or prism, in nm; not used for the others.
-    rounding : float
-        Radius of rounded edges over the diameter.
+    shape, diameter, height, rounding
+        As for `particle_thickness`.
 
     Returns
     -------
@@ -265,18 +252,10 @@ def nanoparticle(
 
     Parameters
     ----------
-    shape : str
-        One of `SHAPES`.
-    diameter : float
-        Equivalent circular diameter of the projection, in nm.
+    shape, diameter, height, rotation, rounding
+        As for `particle_thickness`.
     rng : numpy.random.Generator
         Draws the orientation and where the solid's centre lies in the crystal's cell.
-    height : float
-        Of rods and prisms, in nm.
-    rotation : float
-        Of facetted particles in the plane, in degrees from x towards y.
-    rounding : float
-        Radius of rounded edges over the diameter.
     vacuum : float
         Empty margin on every side, in nm.
     material : str
@@ -295,9 +274,8 @@ def nanoparticle(
 
     Notes
     -----
-    A facet lies on a plane of atoms or between two, which matters for few planes: below 10 nm,
-    of sixteen positions in the crystal's cell the one is kept whose number of atoms is nearest to the solid's volume.
-
+    A facet lies on a plane of atoms or between two, which matters in a particle of few planes. Below 10 nm sixteen
+    positions in the crystal's cell are tried; the one whose number of atoms is nearest to the solid's volume counts.
     """
     _check(shape, height, rounding)
     if not diameter >= 0.5:

@@ -22,10 +22,8 @@ def stiffness_matrix(positions, spacing: float, spring_constant: float, site_sti
         Equilibrium sites (y, x), in nm. Every spring is unstretched there.
     spacing : float
         Nearest-neighbour distance, in nm.
-    spring_constant : float
-        Of each bond, in kT/nm².
-    site_stiffness : float
-        Of a weak spring from every particle to its site, in kT/nm².
+    spring_constant, site_stiffness : float
+        Of each bond, and of a weak spring from every particle to its site, in kT/nm².
 
     Returns
     -------
@@ -62,16 +60,10 @@ def thermal_displacements(
 
     Parameters
     ----------
-    positions : array_like, shape (n, 2)
-        Equilibrium sites (y, x), in nm.
-    spacing : float
-        Nearest-neighbour distance, in nm.
-    spring_constant : float
-        Of each bond, in kT/nm².
+    positions, spacing, spring_constant
+        As for `stiffness_matrix`.
     frames : int
-        Number of frames.
     rng : numpy.random.Generator
-        Source of randomness.
     site_stiffness : float, optional
         Of a weak spring from every particle to its site, in kT/nm²; 0.02 spring constants by default. It holds the
         crystal as a whole, and particles with too few bonds, as friction on the layer below or the window would.
@@ -94,7 +86,6 @@ def thermal_displacements(
     overdamped motion in a liquid, without hydrodynamic interactions. ``correlation_time`` is τ of one particle whose
     neighbours are held (λ = 3 spring constants plus the site's); long waves are slower. This needs all modes:
     6 seconds for 1500 particles on one core; without it, drawing takes milliseconds per frame.
-
     """
     site_stiffness = 0.02 * spring_constant if site_stiffness is None else site_stiffness
     if not (spring_constant > 0 and site_stiffness > 0):
@@ -143,10 +134,8 @@ def dynamical_matrix(
         Nearest-neighbour distance, in nm.
     angle : float
         Direction of a close-packed row, in degrees from x towards y.
-    spring_constant : float
-        Of each bond, in kT/nm².
-    site_stiffness : float
-        In kT/nm².
+    spring_constant, site_stiffness : float
+        Of each bond and of the springs to the sites, in kT/nm².
 
     Returns
     -------

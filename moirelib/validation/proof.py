@@ -35,25 +35,16 @@ SPACING = 1.3  # of the clusters' particles, over their diameter
 class Comparison:
     """Images of one scene, computed from all atoms and composed, and how far they differ.
 
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        One row per method, pixel size, aperture and defocus: ``method, pixel_size_nm, aperture_mrad, defocus_nm,
-        rms_over_std, rms_over_mean``. Methods: ``particle`` (each particle's own transmission, composed at atomic
-        sampling), ``library`` (the same particles, composed at camera sampling as the library does), ``table`` (what
-        the library draws for a particle whose crystal orientation is not known).
-    images : dict
-        (method, pixel size, aperture, defocus) to an ndarray of shape (y, x); the method ``full`` is all atoms.
-    full_s : float
-        Seconds that the full-atom wave took.
-    area : float
-        Of the scene, in nm².
+    The table has one row per method, pixel size, aperture and defocus: ``method, pixel_size_nm, aperture_mrad,
+    defocus_nm, rms_over_std, rms_over_mean``. Methods: ``particle`` (each particle's own transmission, composed at
+    atomic sampling), ``library`` (the same particles, composed at camera sampling as the library does), ``table`` (what
+    the library draws for a particle whose crystal orientation is not known).
     """
 
     table: pd.DataFrame
-    images: dict
-    full_s: float
-    area: float
+    images: dict  # (method, pixel size, aperture, defocus) to (y, x); the method ``full`` is all atoms
+    full_s: float  # seconds that the full-atom wave took
+    area: float  # nm², of the scene
 
 
 def overlapping_clusters(diameter: float = 4.0, twist: float = 15.0, field: float = 21.6) -> Scene:

@@ -35,20 +35,20 @@ def score_particles(
         of matched particles in the right layer), ``rmse_nm`` (root mean square distance of the layer-resolved pairs).
         The layers may be exchanged once for the whole table: the order of the higher ``f1`` counts.
     """
-    scores = (_score_named(found, truth, names, diameter_nm, field_nm, matching_radius) for names in NAMINGS)
+    scores = (_score_order(found, truth, names, diameter_nm, field_nm, matching_radius) for names in ORDERS)
     return max(scores, key=lambda score: score["f1"])
 
 
 #: Layer number found -> layer number of the truth, both ways round.
-NAMINGS = ({1: 1, 2: 2}, {1: 2, 2: 1})
+ORDERS = ({1: 1, 2: 2}, {1: 2, 2: 1})
 
 
-def _score_named(found, truth, names, diameter_nm, field_nm, matching_radius) -> dict:
-    """Particle scores under one naming of the layers."""
+def _score_order(found, truth, names, diameter_nm, field_nm, matching_radius) -> dict:
+    """Particle scores under one order of the layers."""
     reach, border = matching_radius * diameter_nm, diameter_nm / 2
-    renamed = found.assign(layer=found["layer"].map(names))
-    resolved = _tally(renamed, truth, ["frame", "layer"], reach, border, field_nm)
-    agnostic = _tally(renamed, truth, ["frame"], reach, border, field_nm)
+    ordered = found.assign(layer=found["layer"].map(names))
+    resolved = _tally(ordered, truth, ["frame", "layer"], reach, border, field_nm)
+    agnostic = _tally(ordered, truth, ["frame"], reach, border, field_nm)
     return {
         "f1": resolved["f1"],
         "f1_agnostic": agnostic["f1"],
@@ -89,7 +89,7 @@ def _inside(points, border, field) -> np.ndarray:
 def score_layers(
     found: pd.DataFrame, layers, truth: pd.DataFrame, masks, diameter_nm: float, field_nm, matching_radius: float = 0.3
 ) -> dict:
-    """Score particles and layer images together, under one naming of the layers.
+    """Score particles and layer images together, under one order of the layers.
 
     Parameters
     ----------
@@ -109,10 +109,10 @@ def score_layers(
     """
     a, b = (_binary(x, 0.5) for x in (layers, masks))
     scores = []
-    for names, named in zip(NAMINGS, (a, a[..., ::-1, :, :]), strict=True):
-        score = _score_named(found, truth, names, diameter_nm, field_nm, matching_radius)
-        iou = np.mean([_iou(named[..., k, :, :], b[..., k, :, :]) for k in range(b.shape[-3])])
-        scores.append(score | {"mask_accuracy": float(np.mean(named == b)), "mask_iou": float(iou)})
+    for names, ordered in zip(ORDERS, (a, a[..., ::-1, :, :]), strict=True):
+        score = _score_order(found, truth, names, diameter_nm, field_nm, matching_radius)
+        iou = np.mean([_iou(ordered[..., k, :, :], b[..., k, :, :]) for k in range(b.shape[-3])])
+        scores.append(score | {"mask_accuracy": float(np.mean(ordered == b)), "mask_iou": float(iou)})
     return max(scores, key=lambda score: (score["f1"], score["mask_iou"]))
 
 

@@ -59,7 +59,6 @@ def semi_real_moire(
     Notes
     -----
     The turned copy is smoothed over a sixth of a diameter, so that the product keeps the noise of one exposure.
-
     """
     frame = np.asarray(frame, dtype=np.float32)
     center = tuple(n // 2 for n in frame.shape) if center is None else tuple(int(c) for c in center)

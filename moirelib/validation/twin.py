@@ -87,10 +87,8 @@ def real_frame_twin(
         Same seed, same bytes.
     size : int
         Edge in pixels of 2.593 nm; the real frame has 1024.
-    lattice : LatticeConfig, optional
-        `real_frame_lattice` by default.
-    liquid : LiquidConfig, optional
-        ``LiquidConfig.real_frame()`` by default.
+    lattice, liquid : LatticeConfig, LiquidConfig, optional
+        `real_frame_lattice` and ``LiquidConfig.real_frame()`` by default.
     lean : float
         Of the columns, see `leaning_columns`; 0 for upright particles.
     mean_free_path : float

@@ -48,9 +48,11 @@ test: env  ## run the tests, but for those marked slow
 test-slow: env  ## run the tests marked slow
 	@$(VENV_PYTHON) -m pytest -m slow
 
-lint: env  ## check style and formatting
+lint: env  ## check style, formatting, which package imports which, and types
 	@$(VENV_PYTHON) -m ruff check .
 	@$(VENV_PYTHON) -m ruff format --check .
+	@$(VENV_PYTHON) -c "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports())"
+	@$(VENV_PYTHON) -m mypy
 
 format: env  ## put code into the project's format
 	@$(VENV_PYTHON) -m ruff check --fix .

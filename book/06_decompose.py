@@ -16,14 +16,14 @@
 #
 # ```{admonition} In this chapter
 # :class: tip
-# - open a movie without loading it
+# - open a movie without loading it into memory
 # - split it into one movie per layer and a table of particles, with one call
-# - score the result against the truth of a simulation, and learn what each score means and how it can be fooled
-# - run a real frame of one layer, and a real frame made into two
+# - score the result against the truth of a simulation, and see what each score means and what it misses
+# - decompose a real frame of one layer, and a real frame made into two layers
 # - compare with other methods, from Fourier filtering to other networks
 # - save everything, and do the same from the command line and in Fiji
 #
-# Needs chapter 5 for the network · CPU · 2 minutes (fast), 3 minutes (full) · 1.5 GB
+# Needs chapter 5 for the network · CPU · 2 minutes (fast), 5 minutes (full) · 1.2 GB
 # ```
 
 # %%
@@ -56,11 +56,11 @@ FAST = os.environ.get("MOIRELIB_FAST", "1") != "0"
 # %% [markdown]
 # ## A movie is opened, not loaded
 #
-# `read_movie` reads Gatan dm3 and dm4, MRC, TIFF, EMD and SER files, most of them through RosettaSciIO
+# `read_movie` reads Gatan dm3 and dm4, MRC, TIFF, EMD and SER files, most of them with RosettaSciIO
 # {cite:p}`rosettasciio`, and takes the {term}`pixel size` and the time between frames from the file. The pixels stay
-# on disk, behind a Dask array {cite:p}`rocklin2015`, until a frame is asked for; a movie larger than the memory is no
-# problem. Our first movie ships with moirelib. It is simulated, and its truth comes with it: one row for each
-# particle, {term}`layer` and {term}`frame`.
+# on disk, behind a Dask array {cite:p}`rocklin2015`, until you use a frame, so a movie may be larger than the memory.
+# Our first movie ships with moirelib. It is simulated, so its truth is known: one row for each particle,
+# {term}`layer` and {term}`frame`.
 
 # %%
 movie, truth = data.sample()
@@ -82,22 +82,22 @@ print(
 truth.head(3)
 
 # %% [markdown]
-# ## The road of a frame
+# ## The steps for one frame
 #
-# `decompose` takes every frame along the same road. Each station has its chapter or section, and this chapter walks
-# past all of them once:
+# `decompose` treats every frame in the same steps. Each step has its own chapter or section; this chapter shows
+# all of them once:
 #
-# 1. **Size and polarity.** The network knows particles of one size; which magnification is right is found by trying.
-# 2. **Network.** It says where particles are and where their centres, in two channels without names
+# 1. **Size and polarity.** The network expects particles of one size; the program tries several magnifications.
+# 2. **Network.** It gives the particles and their centres in two channels without names
 #    ({doc}`chapter 5 <05_unet>`).
-# 3. **Layers.** The lattices of all centres together, the way their grains lie over each other, and each particle's own
-#    evidence say which is in which layer ({doc}`chapter 7 <07_particles>`).
-# 4. **Fit.** All particles are fitted to the frame at once. The fit measures positions, sizes and error bars, and says
-#    where a particle is missing or one too many; stations 3 and 4 are repeated up to three times.
-# 5. **Votes.** Through a movie, each particle's track votes on its layer.
+# 3. **Layers.** The lattices of all centres, the overlaps of their grains, and the evidence of each particle decide
+#    which particle is in which layer ({doc}`chapter 7 <07_particles>`).
+# 4. **Fit.** All particles are fitted to the frame at once. The fit measures positions, sizes and error bars, and
+#    finds missing and surplus particles. Steps 3 and 4 are repeated up to three times.
+# 5. **Votes.** In a movie, the track of each particle votes on its layer.
 # 6. **Layer movies** are drawn from the table.
 #
-# Stations 1 and 2 are short enough to do by hand. A frame is resampled until its particles are about 12 pixels wide, and
+# Steps 1 and 2 are short enough to do by hand. We resample a frame until its particles are about 12 pixels wide, and
 # the network gives masks and centres:
 
 # %%
@@ -114,25 +114,25 @@ small = at_working_size(frame, diameter_px)
 masks, centers = predict(network, small)
 print(frame.shape, "->", small.shape, "->", masks.shape, "and", centers.shape)
 
-# %% mystnb={"figure": {"caption": "First frame of the sample, and the masks in the two channels of the network's output. They separate the layers as far as the network can, but channel 1 need not be layer 1, and may be so in one place and not in another.", "name": "fig-channels"}}
+# %% mystnb={"figure": {"caption": "First frame of the sample, and the masks in the two channels of the network's output. They separate the layers as far as the network can. Channel 1 need not be layer 1; it may be in one place and not in another.", "name": "fig-channels"}}
 plot.show_split(frame, resample(np.clip(masks, 0, 1), frame.shape), movie.pixel_size)
 plt.gcf().axes[1].set_title("channel 1", fontsize=10)
 plt.gcf().axes[2].set_title("channel 2", fontsize=10)
 plt.show()
 
 # %% [markdown]
-# ## The size is found by asking the network
+# ## The network finds the particle size
 #
-# Nobody told the program how wide the particles are. But at a wrong magnification the network finds little, or what it
-# finds explains nothing. Two things should come together at the right one: what it finds lies where the frame is dark,
-# and the centres form a lattice. The first is a correlation $r$, whose significance is $\operatorname{artanh}(r)$
-# times the square root of the number of pixels (Fisher's z); the second is the strength of the strongest lattice in
-# the points.
+# The program does not know how wide the particles are. But at a wrong magnification the network finds little, or its
+# finds do not match the frame. At the right one, two things come together: the finds lie where the frame is dark,
+# and their centres form a lattice. We measure the first by a correlation $r$. Its significance is
+# $\operatorname{artanh}(r)$ times the square root of the number of pixels (Fisher's z). We measure the second by the
+# strength of the strongest lattice of the centres.
 
 
 # %%
 def plausibility(frame, diameter_px, view=224):
-    """How well a diameter suits: finds against darkness, times the strength of their lattice."""
+    """Plausibility of a diameter: match of finds and darkness, times the strength of their lattice."""
     image = at_working_size(frame, diameter_px)
     image = image[tuple(slice(max((n - view) // 2, 0), (n + view) // 2) for n in image.shape)]
     masks, centers = predict(network, image)
@@ -148,7 +148,7 @@ trials = np.geomspace(5, 80, 14)
 scores = [plausibility(frame, d) for d in trials]
 print(f"best of the trials {trials[np.argmax(scores)]:.1f} px, true {diameter_px:.1f} px")
 
-# %% mystnb={"figure": {"caption": "Plausibility of trial diameters for the first frame of the sample; the dashed line is the truth. decompose takes the best trial and corrects it by the size of what the network finds there. Bright particles would show as a deep minimum, which is how polarity is found.", "name": "fig-plausibility"}}
+# %% mystnb={"figure": {"caption": "Plausibility of trial diameters for the first frame of the sample; the dashed line is the true diameter. decompose takes the best trial and corrects it by the size of the particles found there. Bright particles would give a deep minimum; this is how the program finds the polarity.", "name": "fig-plausibility"}}
 fig, ax = plt.subplots(figsize=(5.5, 3), layout="constrained")
 ax.plot(trials, scores, "o-", color=plot.LAYER_COLORS[0])
 ax.axvline(diameter_px, ls="--", color="black")
@@ -165,11 +165,11 @@ result = moirelib.decompose(movie)
 print(json.dumps(result.summary, indent=1, ensure_ascii=False))
 
 # %% [markdown]
-# `result.layers` is `(t, layer, y, x)`, from 0 to 255: the fraction of each pixel that a particle of the layer covers.
-# It is not the network's mask. Every particle of the table is drawn as its outline into its own layer, so layer movies
-# and table hold the same particles by construction (in a movie each stands where its crystal makes it likeliest, see
-# {doc}`chapter 7 <07_particles>`); layer 1 is the {term}`base layer` everywhere. The movies are lazy like the
-# input: an image is drawn when you look at it.
+# `result.layers` has the shape `(t, layer, y, x)` and values from 0 to 255: the fraction of each pixel that a particle of
+# the layer covers. It is not the network's mask. The outline of every particle in the table is drawn into its layer, so
+# layer movies and table hold the same particles. (In a movie, the outline stands at the likeliest position within the
+# crystal, see {doc}`chapter 7 <07_particles>`.) Layer 1 is always the {term}`base layer`. The movies are lazy like
+# the input: an image is drawn when you look at it.
 
 # %% mystnb={"figure": {"caption": "The same frame taken apart: raw frame with the particles found, layer 1 (blue) and layer 2 (orange). Circles have the fitted diameters.", "name": "fig-split"}}
 first = result.particles[result.particles["frame"] == 0]
@@ -184,11 +184,11 @@ print(f"centres covered in their own layer: {np.mean(own > 127):.1%}")
 print(f"and by a particle of the other layer as well: {np.mean(other > 127):.1%}")
 
 # %% [markdown]
-# `result.particles` is the measurement: a table with positions in pixels and nm, their standard deviations, diameters
-# and two numbers about trust. `score` is the height of the peak in the network's centre channel; for a particle that the
-# network missed and the frame asked for, it is the probability that there is one. {term}`layer confidence` is the
-# probability that the layer is right: 0.5 is a guess. `particle` is the number of its {term}`track`, -1 where it was
-# seen only once.
+# `result.particles` is the measurement: a table with positions in pixels and nm, their standard deviations, diameters,
+# and two numbers that say how sure they are. `score` is the height of the peak in the network's centre channel; for a
+# particle that only the fit found, it is the probability that the particle exists. {term}`Layer confidence <layer
+# confidence>` (`layer_confidence`) is the probability that the layer is right: 0.5 is a guess. `particle` is the number
+# of the {term}`track`, -1 for a particle that was seen only once.
 
 # %%
 result.particles.round(2).sample(5, random_state=0)
@@ -196,16 +196,16 @@ result.particles.round(2).sample(5, random_state=0)
 # %% [markdown]
 # ## How good is it?
 #
-# A score needs a rule for what counts as found. Ours: pairs of found and true particles are made one to one, at most
-# 0.3 diameters apart, so that the total distance is smallest (the Hungarian algorithm {cite:p}`kuhn1955`); particles
-# within half a diameter of the border do not count. From the pairs follow {term}`precision`, {term}`recall` and their
-# harmonic mean, the {term}`F1 score`. In plain NumPy, for one frame and with layers ignored (moirelib's own score prefers,
-# where two particles lie upon each other, the pair in one layer, so that the two may differ by a pair at the border):
+# A score needs a rule for what counts as found. We match found and true particles one to one, at most 0.3 diameters
+# apart, with the smallest total distance (the Hungarian algorithm {cite:p}`kuhn1955`). Particles within half a diameter
+# of the border do not count. The pairs give {term}`precision`, {term}`recall` and their harmonic mean, the
+# {term}`F1 score`. Here it is in plain NumPy, for one frame, with layers ignored. (moirelib's own score prefers pairs
+# within one layer where two particles lie on top of each other, so the two may differ slightly at the border.)
 
 
 # %%
 def f1_by_hand(found, true, diameter, field):
-    """Positions (n, 2) in nm."""
+    """F1 with layers ignored, of positions (n, 2) in nm."""
     i, j = match(found, true, 0.3 * diameter)
 
     def inside(p):
@@ -225,11 +225,11 @@ print(f"by hand {f1_by_hand(*positions, diameter, field):.4f}")
 print(f"moirelib {score_particles(first, true_first, diameter, field)['f1_agnostic']:.4f}")
 
 # %% [markdown]
-# The number that matters is *layer-resolved*: a particle counts only if it is found in its own layer. `assignment` is
-# the fraction of the particles found that are in the right one, and `rmse_nm` the {term}`RMSE` of their positions. For
-# the layer images there is the {term}`IoU` with the true masks, which we draw from the truth as disks, and the accuracy,
-# the fraction of right pixels. Which of two layers is called 1 may be a convention; so the names may be exchanged once,
-# for the whole movie, particles and images alike.
+# The most important number is *layer-resolved*: a particle counts only if it is found in its own layer. `assignment` is
+# the fraction of the found particles in the right layer, and `rmse_nm` the {term}`RMSE` of their positions. The
+# layer images are scored by the {term}`IoU` with the true masks, which we draw from the truth as disks, and by the
+# accuracy, the fraction of right pixels. The choice of layer 1 may be a convention; so the names may be
+# exchanged once for the whole movie, for particles and images alike.
 
 
 # %%
@@ -249,7 +249,7 @@ scale = movie.shape[1:], movie.pixel_size
 true_masks = np.stack([draw_masks(t, *scale) for _, t in truth.groupby("frame")])
 
 # %% [markdown]
-# Every score can be fooled, so we score three answers beside the real one: nothing at all; the truth without its second
+# Every score has a weakness, so we score three more answers: nothing at all; the truth without its second
 # layer; and every true particle in both layers, the trap of {doc}`chapter 5 <05_unet>`.
 
 # %%
@@ -269,12 +269,12 @@ rows = {
 pd.DataFrame(rows).T.round(3)
 
 # %% [markdown]
-# Pixel accuracy is kind to empty answers, because most pixels of most layers are empty. `assignment` looks only at
-# what was found, and cannot see that something is missing or there twice. The layer-resolved F1 falls for none of the
-# three, but it weighs layers by their particles: who leaves out a small second layer loses little. So quote it
-# together with the mask IoU, which is averaged over layers, and use the others to see *where* something fails.
+# Pixel accuracy favours empty answers, because most pixels of most layers are empty. `assignment` looks only at
+# the particles found, so it does not see that one is missing or there twice. The layer-resolved F1 is lower for all
+# three. But it weighs layers by their number of particles, so a missing small second layer costs little. Quote it
+# together with the mask IoU, which is averaged over layers, and use the other scores to see *where* something fails.
 
-# %% mystnb={"figure": {"caption": "Which particles of the sample's first frame are right. Filled circles are found in their own layer (blue and orange); crosses are true particles that were missed or given to the other layer, black squares are particles that are not there. Marks at the border are shown, but do not count in the scores.", "name": "fig-errors"}}
+# %% mystnb={"figure": {"caption": "Right and wrong particles in the sample's first frame. Filled circles are found in their own layer (blue and orange); crosses are true particles that were missed or given to the other layer; black squares are particles that do not exist. Marks at the border are shown but do not count in the scores.", "name": "fig-errors"}}
 fig, ax = plt.subplots(figsize=(5.6, 5), layout="constrained")
 plot.show_frame(frame, movie.pixel_size, ax)
 for k, color in enumerate(plot.LAYER_COLORS, start=1):
@@ -314,18 +314,31 @@ plt.show()
 # ## A real frame
 #
 # The real frame used in this book shows one layer of standing particles, with an uneven beam, bright and dark liquid
-# and correlated noise {cite:p}`ou2020`. A single layer is a severe test of a program that separates two: it must say
-# so. It is fetched from where it was published, or found in the folder named by `MOIRELIB_DATA`; without either, this
-# section only says that it is missing.
+# and correlated noise {cite:p}`ou2020`. A single layer is a hard test for a program that separates two, because the
+# program must report one layer. `fetch` takes the file from the folder named by `MOIRELIB_DATA`, or downloads it.
 
 # %%
 try:
     real = moirelib.read_movie(data.fetch("np_lattice_2p593nm.tif"))
     counts = real.frame(0).astype(float) - 32768  # the file stores zero counts as 32768
-except OSError as error:
+except OSError:
     real = None
-    print("This section needs the real frame.", error)
 
+# %% tags=["remove-input"] mystnb={"markdown_format": "myst"}
+from IPython.display import Markdown, display
+
+if real is None:
+    missing = f"""```{{admonition}} The real frame is not at hand
+:class: warning
+This page was built without it. Two figures and their numbers are left out: the particles found in the real frame, with
+their lattice compared with the frame's Fourier transform, and a Moiré made from the real frame and taken apart. To see
+them, run the chapter with access to the internet, or save
+[the published file]({data.REGISTRY["np_lattice_2p593nm.tif"].url}) as `np_lattice_2p593nm.tif` in a folder and set the
+environment variable `MOIRELIB_DATA` to that folder.
+```"""
+    display(Markdown(missing))
+
+# %%
 if real is not None:
     shown = counts[420:920, 60:560] if FAST else counts  # fast: within the lattice
     taken_apart = moirelib.decompose(shown, pixel_size=real.pixel_size)
@@ -334,12 +347,8 @@ if real is not None:
     print(summary["note"])
 
 # %% mystnb={"figure": {"caption": "Real liquid-phase TEM frame of one layer, and the particles found in it: blue in layer 1, orange in layer 2. Right, a part of it enlarged.", "name": "fig-real-particles"}}
-fig, axes = plt.subplots(1, 2, figsize=(9.5, 4.8), layout="constrained")
-if real is None:
-    for ax in axes:
-        ax.text(0.5, 0.5, "the real frame is not at hand", ha="center")
-        ax.axis("off")
-else:
+if real is not None:
+    fig, axes = plt.subplots(1, 2, figsize=(9.5, 4.8), layout="constrained")
     plot.show_frame(shown, real.pixel_size, axes[0])
     plot.show_particles(table, axes[0], real.pixel_size)
     start = len(shown) // 2 - 100
@@ -350,8 +359,8 @@ else:
 
 # %% [markdown]
 # The lattice gives a check that needs no truth. The distance between neighbouring lattice rows, $d_{10}$, is $\sqrt 3/2$
-# {term}`spacings <spacing>`. Its inverse is also where the first ring of Bragg peaks lies in the frame's Fourier
-# transform, which knows of no particles:
+# {term}`spacings <spacing>`. The first ring of Bragg peaks in the frame's Fourier transform lies at its inverse, and the
+# Fourier transform does not depend on the particles found:
 
 
 # %%
@@ -361,7 +370,7 @@ def first_ring(frame, pixel_size, between):
     power = np.abs(np.fft.fft2(flat * np.outer(*(np.hanning(n) for n in frame.shape)))) ** 2
     q = np.hypot(*np.meshgrid(*(np.fft.fftfreq(n, pixel_size) for n in frame.shape), indexing="ij"))
     ring = (q > 1 / between[1]) & (q < 1 / between[0])
-    peaks = power[ring] ** 2  # squared, what lies between the peaks hardly counts
+    peaks = power[ring] ** 2  # squared, so that the background between the peaks hardly counts
     return 1 / np.average(q[ring], weights=peaks)
 
 
@@ -382,14 +391,14 @@ if real is not None:
 # %% [markdown]
 # ## A real frame made into two layers
 #
-# Of a real Moiré frame nobody knows the truth. But a real single layer can be made into one of which we do: divide the
-# frame by its smooth background, so that each particle's {term}`transmission` remains, turn a copy of it, and
-# multiply. Transmissions of thin layers multiply, so the product is what two such layers would give; its background,
-# noise and particles are real. We call it a {term}`semi-real Moiré`. The turned copy is smoothed a little, or its
+# Nobody knows the truth of a real Moiré frame. But we can make one with known truth from a real single layer: divide
+# the frame by its smooth background, so that the {term}`transmission` of each particle remains, turn a copy of it, and
+# multiply. Transmissions of thin layers multiply, so the product is the image of two such layers; its background,
+# noise and particles are real. We call it a {term}`semi-real Moiré`. The turned copy is smoothed a little; otherwise its
 # noise would count twice.
 #
-# That it is the transmission that remains needs counts that are zero without light, hence the offset taken off above. In
-# NumPy and SciPy the idea is four lines, here for the square of the frame that holds most of the lattice:
+# The division gives the transmission only if counts are zero without light; therefore we subtracted the offset above. In
+# NumPy and SciPy the idea takes four lines, here for the square of the frame that holds most of the lattice:
 
 # %%
 from scipy.ndimage import rotate
@@ -413,8 +422,8 @@ if real is not None:
     print(split.summary["note"])
 
 # %% [markdown]
-# Its truth is as good as the decomposition of the single layer: particles found there lie in layer 1, and, turned by
-# the known angle, in layer 2. (That layer 1 is the first of the two is not in the image; the better of the two namings
+# Its truth is as good as the decomposition of the single layer: the particles found there lie in layer 1, and, turned by
+# the known angle, in layer 2. (The image does not show which layer is the first; the better of the two namings
 # counts. The benchmark below takes its truth from an independent method.)
 
 # %%
@@ -434,13 +443,9 @@ if real is not None:
     semi = score_particles(split.particles, known, width, (size * real.pixel_size,) * 2)
     print(pd.Series(semi).round(3).to_string())
 
-# %% mystnb={"figure": {"caption": "Semi-real Moiré, twist 15°. Top, the product and the two real transmissions that made it. Bottom, the product with the particles found, and the two layers that moirelib gives. Layers are named by their extent, which is equal here, so bottom and top may be exchanged.", "name": "fig-semi-real"}}
-fig, axes = plt.subplots(2, 3, figsize=(9, 6.2), layout="constrained")
-if real is None:
-    for ax in axes.flat:
-        ax.axis("off")
-    axes[0, 1].text(0.5, 0.5, "the real frame is not at hand", ha="center")
-else:
+# %% mystnb={"figure": {"caption": "Semi-real Moiré, twist 15°. Top, the product and the two real transmissions that made it. Bottom, the product with the particles found, and the two layers that moirelib gives. Layers are named by their extent, which is equal here, so the layers of the two rows may be exchanged.", "name": "fig-semi-real"}}
+if real is not None:
+    fig, axes = plt.subplots(2, 3, figsize=(9, 6.2), layout="constrained")
     panels = [moire.frame, *(gaussian_filter(t, 3) for t in moire.transmissions)]
     for ax, panel, title in zip(
         axes[0], panels, ("semi-real Moiré", "known layer", "known layer, turned"), strict=True
@@ -449,55 +454,52 @@ else:
     plot.show_split(
         moire.frame, np.asarray(split.layers[0]), real.pixel_size, axes[1], split.particles
     )
+    axes[1, 0].set_title("particles found", fontsize=10)
 
 # %% [markdown]
 # ## Against other methods
 #
-# One method alone proves little. The benchmark takes the same scenes apart by several, in one run. Its scenes come from
-# seeds that no network was trained on, in families: the published recipe of standing rods, translucent spheres, the same
-# at a third of the dose, at twists of 1 to 3 degrees, with many vacancies, behind clouds, other shapes, and semi-real
-# Moirés. The methods are
+# One method alone proves little. The benchmark takes the same scenes apart with several methods, in one run. Its scenes
+# come from seeds that no network was trained on, in families: the published recipe of standing rods, translucent spheres,
+# the same spheres at a third of the dose, at twists of 1 to 3 degrees, with many vacancies, behind clouds, other shapes,
+# and semi-real Moirés. The methods are
 #
-# - **moirelib**, told the pixel size and nothing else;
-# - **Bragg filtering**, what one would do by hand: pick the two hexagons of Bragg peaks in the Fourier transform, filter,
+# - **moirelib**, which is told only the pixel size;
+# - **Bragg filtering**, the usual way by hand: pick the two hexagons of Bragg peaks in the Fourier transform, filter,
 #   and take the maxima of both filtered images;
 # - **trackpy + true lattices**: particles found by trackpy {cite:p}`allan_trackpy`, each given to the layer of the nearest
-#   true one. No real method can know that; it shows how far trackpy's detection would go;
-# - **everything in both**: trackpy's finds in both layers, the floor;
-# - **fit told all particles**: moirelib's fit of the frame, started from the true particles in their true layers: how far
-#   that fit goes once nothing is missed and no layer mistaken. It is a yardstick, no strict bound; a fit that had to
-#   find its particles may end a little beside it, on either side;
-# - **networks**, trained on our library and used as such networks are, their channels taken for layers: *published
+#   true particle. No real method knows this layer; the row shows the limit of trackpy's detection;
+# - **everything in both**: trackpy's finds in both layers, the lower limit;
+# - **fit told all particles**: moirelib's fit of the frame, started from the true particles in their true layers. It
+#   shows the limit of the fit when no particle is missed and no layer is wrong. It is a yardstick, not a strict bound:
+#   a fit that had to find its particles may end slightly above or below it;
+# - **networks**, trained on our library and used as such networks are, with their channels taken as layers: *published
 #   U-Net*, a classic one of 31 million parameters with fixed channel names, as in published work on liquid-phase TEM;
-#   *two decoders, soft minimum*, in the manner of Gomb-Net {cite:p}`houston2025`; moirelib's own architecture with
+#   *two decoders, soft minimum*, similar to Gomb-Net {cite:p}`houston2025`; moirelib's own architecture with
 #   *fixed channels*, and, trained for a short time only, with the *soft minimum* and the *hard minimum*; and
 #   **moirelib's network alone**, the shipped weights without the lattices and the fit.
 #
-# All but moirelib are also given the true diameter. The truth of semi-real Moirés is what trackpy finds in the single
-# layer, and its scenes are crops of one frame, so their intervals say little about other frames. Their masks are cut at
-# half the mean particle's depth, while fitted outlines go to its foot: in mask scores moirelib comes out last there.
-# Nor are these scenes new to it, since some rules of the fit were set with that frame in view.
+# All methods but moirelib also get the true diameter. The truth of the semi-real Moirés is what trackpy finds in the
+# single layer. Their scenes are crops of one frame, so their intervals say little about other frames. Their true masks
+# are cut at half the mean particle's depth, while fitted outlines go to its foot; so moirelib has the lowest mask scores
+# there. These scenes are not new to moirelib either, since some rules of the fit were set with that frame in view.
 #
-# Everything below is read from the file that the benchmark writes, method by method as they were run. Seconds come from
-# runs apart, some of them beside other work, and compare by orders of magnitude only.
+# The benchmark wrote everything below to a file; each method was run at the commit printed here. The seconds come from
+# separate runs, some of them beside other work; compare them by orders of magnitude only.
+# {doc}`appendix_benchmarks` has a shorter table, and says what it does not show.
 
 # %%
-ORDER = "python benchmarks/layers.py --out data/bench_layers.json"
-try:
-    bench = json.loads(data.path("bench_layers.json").read_text(encoding="utf-8"))
-    print(f"{bench['scenes']} scenes of each family, seed {bench['seed']}")
-    print("seconds measured on", bench["hardware"])
-    parts = {"families": bench["families"]} | bench["sweeps"]  # of families, of twists, of doses, …
-    commits = {}
-    for part, cells in parts.items():
-        for method, row in (item for cell in cells.values() for item in cell.items()):
-            commits.setdefault((part, row["commit"]), set()).add(method)
-    for (part, commit), methods in commits.items():
-        print(f"{part} scored at commit {commit}:", ", ".join(sorted(methods)))
-except FileNotFoundError:
-    bench = {"families": {}, "sweeps": {}}
-    print(f"The results are not here yet; this command makes them, in some hours: {ORDER}")
-# Not a method, but what a part of the ceiling is made of: shown further down.
+bench = json.loads(data.path("bench_layers.json").read_text(encoding="utf-8"))
+print(f"{bench['scenes']} scenes of each family, seed {bench['seed']}")
+print("seconds measured on", bench["hardware"])
+parts = {"families": bench["families"]} | bench["sweeps"]  # of families, of twists, of doses, …
+commits = {}
+for part, cells in parts.items():
+    for method, row in (item for cell in cells.values() for item in cell.items()):
+        commits.setdefault((part, row["commit"]), set()).add(method)
+for (part, commit), methods in commits.items():
+    print(f"{part} scored at commit {commit}:", ", ".join(sorted(methods)))
+# Not a method: it shows further down how much of the limit is due to sizes.
 CEILING = "fit told all particles and sizes"
 sized = {family: methods.pop(CEILING, None) for family, methods in bench["families"].items()}
 
@@ -513,11 +515,11 @@ rows = {
     family: {method: with_interval(row.get("f1")) for method, row in methods.items()}
     for family, methods in bench["families"].items()
 }
-pd.DataFrame(rows).T if rows else None
+pd.DataFrame(rows).transpose()
 
 # %% [markdown]
-# The table holds the layer-resolved F1, ± half an interval of 95 % over scenes. Other scores, as plain means over the
-# families, and what happens to the whole real frame of one layer:
+# The table shows the layer-resolved F1, ± half an interval of 95 % over scenes. Here are other scores, as plain means
+# over the families, and the result for the whole real frame of one layer:
 
 # %%
 METRICS = ("f1", "f1_agnostic", "assignment", "mask_accuracy", "mask_iou", "rmse_nm", "s_per_frame")
@@ -526,51 +528,47 @@ long = [
     for family, methods in bench["families"].items()
     for method, row in methods.items()
 ]
-means = pd.DataFrame(long).set_index(["method", "family"]).astype(float) if long else None
-whole = bench.get("real_frame")
-if whole:
+means = pd.DataFrame(long).set_index(["method", "family"]).astype(float)
+if whole := bench.get("real_frame"):  # missing if the benchmark ran without the real frame
     share, seconds = whole["in_one_layer"], whole["s"]
     print(f"real frame: {whole['particles']} particles, {share:.1%} in one layer, {seconds:.0f} s")
-means.groupby("method", sort=False).mean().round(3) if long else None
+means.groupby("method", sort=False).mean().round(3)
 
 # %% [markdown]
-# How much each network saw in training, and on which machine. It is not the same for all: most of the others saw nearly
-# twice as much as moirelib's, those of the two minima that stand alone for chapter 5's comparison much less. Their
-# weights are together too large for this repository; where they are missing, `make bench-layers` trains each anew, for
-# as many steps as moirelib's, and then scores those.
+# The next table shows how much each network saw in training, and on which machine. The amounts differ: most of the other
+# networks saw nearly twice as many images as moirelib's. The short trainings with the soft and the hard minimum, made
+# for chapter 5, saw far fewer. All weights together are too large for this repository. Where they are missing,
+# `make bench-layers` trains each network anew, for as many steps as moirelib's, and scores those.
 
 # %%
 learned = {
     name: about.get("training", {}) | {"parameters": f"{about['parameters']:,}"}
-    for name, about in bench.get("methods", {}).items()
+    for name, about in bench["methods"].items()
     if about["parameters"]
 }
 COLUMNS = ["parameters", "steps", "images", "hours", "hardware"]
-pd.DataFrame(learned, index=COLUMNS).T if learned else None
+pd.DataFrame(learned, index=COLUMNS).transpose()
 
 # %% [markdown]
-# How much could better finding and naming gain? Compare the layer images of moirelib with those of the same fit started
-# from all true particles in their true layers. Where the two are close, it is not particles and layers that are missing
-# but outlines. The last column of each score goes one step further, where it was taken: disks of the true diameters,
-# drawn where that fit puts the particles. What spheres and rods lack there, uncertain positions alone have cost; better
-# sizes would not bring it back. (We aimed at a mask IoU of 0.95 for the first two families and 0.92 at a third of the
-# dose, and at a pixel accuracy of 0.985, 0.98 and 0.97.)
+# How much could better detection and better layer assignment gain? Compare moirelib's layer images with those of
+# the same fit started from all true particles in their true layers. Where the two are close, the outlines limit the
+# score, not missing particles or wrong layers. The last column of each score, where it was measured, draws disks of
+# the true diameters at the fitted positions. For spheres and rods, position noise alone causes the rest of the gap;
+# better sizes would not close it. (Our aims were a mask IoU of 0.95 for the first two families and 0.92 at a third of
+# the dose, and a pixel accuracy of 0.985, 0.98 and 0.97.)
 
 # %%
 SHOWN = ["mask_accuracy", "mask_iou"]
-if long:
-    pairs = means.loc[["moirelib", "fit told all particles"], SHOWN].unstack("method")
-    for metric in SHOWN:
-        pairs[metric, CEILING] = [
-            row and row[metric]["mean"] for row in map(sized.get, pairs.index)
-        ]
-    pairs = pairs.reindex(list(bench["families"]))[SHOWN].astype(float)
-pairs.round(3).astype(object).fillna("–") if long else None
+pairs = means.loc[["moirelib", "fit told all particles"], SHOWN].unstack("method")
+for metric in SHOWN:
+    pairs[metric, CEILING] = [row and row[metric]["mean"] for row in map(sized.get, pairs.index)]
+pairs = pairs.reindex(list(bench["families"]))[SHOWN].astype(float)
+pairs.round(3).astype(object).fillna("–")
 
 
 # %%
 def draw_methods(ax, cells, metric="f1"):
-    """Each method's metric with its interval, against the keys of cells {key: {method: {metric: ...}}}."""
+    """Plot each method's metric with its interval; cells are {key: {method: {metric: ...}}}."""
     methods = list(dict.fromkeys(m for row in bench["families"].values() for m in row))
     colors = (
         "#0072B2",
@@ -602,7 +600,7 @@ def draw_methods(ax, cells, metric="f1"):
     ax.set(ylabel="layer-resolved F1", ylim=(0, 1.02))
 
 
-# %% mystnb={"figure": {"caption": "Layer-resolved F1. Top, of all methods, by family of scenes; bottom, of four of them, on spheres against twist angle, dose and width of the field. Bars are intervals of 95 % over scenes; the dotted line is everything in both layers with perfect detection, 2/3. A find that lies near particles of both layers counts in both, so the method of that name may lie above.", "name": "fig-methods"}}
+# %% mystnb={"figure": {"caption": "Layer-resolved F1. Top, all methods, by family of scenes; bottom, four of them, on spheres against twist angle, dose and width of the field. Bars are intervals of 95 % over scenes. The dotted line, 2/3, is everything in both layers with perfect detection. The method of that name may lie above it, because a find near particles of both layers counts in both.", "name": "fig-methods"}}
 SWEEPS = {
     "twist_deg": "twist angle / degrees",
     "dose": "dose / (e/Å² per frame)",
@@ -611,43 +609,36 @@ SWEEPS = {
 fig, axes = plt.subplot_mosaic(
     [["families"] * 3, list(SWEEPS)], figsize=(9, 7.5), layout="constrained", height_ratios=(1.3, 1)
 )
-if bench["families"]:
-    draw_methods(axes["families"], bench["families"])
-    axes["families"].set_xticks(
-        range(len(bench["families"])), bench["families"], rotation=20, ha="right"
-    )
-    for k in range(1, len(bench["families"])):
-        axes["families"].axvline(k - 0.5, color="0.85", lw=0.8, zorder=0)
-    axes["families"].legend(frameon=False, ncols=3, loc="lower left", fontsize=8)
+draw_methods(axes["families"], bench["families"])
+axes["families"].set_xticks(
+    range(len(bench["families"])), bench["families"], rotation=20, ha="right"
+)
+for k in range(1, len(bench["families"])):
+    axes["families"].axvline(k - 0.5, color="0.85", lw=0.8, zorder=0)
+axes["families"].legend(frameon=False, ncols=3, loc="lower left", fontsize=8)
 for name, label in SWEEPS.items():
-    values = {float(k): v for k, v in bench["sweeps"].get(name, {}).items()}
-    if values:
-        draw_methods(axes[name], dict(sorted(values.items())))
-        axes[name].set_xscale("linear" if name == "twist_deg" else "log")
-        if name != "twist_deg":
-            axes[name].set_xticks(sorted(values), [f"{v:g}" for v in sorted(values)])
-            axes[name].minorticks_off()
-        axes[name].set(xlabel=label, ylabel="layer-resolved F1" if name == "twist_deg" else None)
-for name, ax in axes.items():
-    if not (bench["families"] if name == "families" else bench["sweeps"].get(name)):
-        ax.text(0.5, 0.5, "no results of the\nbenchmark yet", ha="center", va="center")
-        ax.axis("off")
+    values = dict(sorted((float(k), v) for k, v in bench["sweeps"][name].items()))
+    draw_methods(axes[name], values)
+    axes[name].set_xscale("linear" if name == "twist_deg" else "log")
+    if name != "twist_deg":
+        axes[name].set_xticks(list(values), [f"{v:g}" for v in values])
+        axes[name].minorticks_off()
+    axes[name].set(xlabel=label, ylabel="layer-resolved F1" if name == "twist_deg" else None)
 plt.show()
 
 # %% [markdown]
-# How to read it: a method that finds particles but not layers sits near the dotted line or, where detection fails as
-# well, below it. The distance between a method's `f1_agnostic` and its `f1` is what it loses by giving particles to the
-# wrong layer; what it loses by giving them to both is in neither, but missing from 1. At small twists, everything that
-# relies on waves alone must fail once a Moiré period no longer fits into the field. moirelib's mean at 1 and 2 degrees is
-# that of mostly right frames and a few in which whole regions went to the other layer; `layer_confidence` does not
-# see all of these.
+# How to read it: a method that finds particles but not layers lies near the dotted line, or below it if its detection
+# fails too. The distance between `f1_agnostic` and `f1` is the loss by particles given to the wrong layer. Particles
+# given to both layers lower both scores alike. At small twists Bragg filtering loses most: its two sets of peaks overlap
+# once a Moiré period no longer fits into the field. moirelib's mean at 1 and 2 degrees comes from mostly right frames
+# and a few in which whole regions went to the other layer; `layer_confidence` does not see all of these.
 #
-# What makes the difference? The rows of moirelib's network alone and of moirelib differ by the lattices and the fit.
-# The network sees a few spacings around a particle, and where it is not sure it gives both channels half an answer.
-# The lattices see the whole field, and settle which half is right; the fit then asks the frame for every particle that
-# is missing or one too many. One scene shows it:
+# What makes the difference? moirelib's network alone and moirelib differ by the lattices and the fit. The network sees
+# a few spacings around a particle; where it is not sure, both channels respond at half strength. The lattices use the
+# whole field and decide which half is right. The fit then tests every missing and every surplus particle against the
+# frame. One scene shows it:
 
-# %% mystnb={"figure": {"caption": "A part of a held-out simulated frame (the one of {numref}`fig-naive`), its true layers, and the layers by four methods; in brackets the layer-resolved F1 of the whole frame. Layer 1 blue, layer 2 orange, pale green where both have a particle.", "name": "fig-example"}}
+# %% mystnb={"figure": {"caption": "A part of a held-out simulated frame (the one of {numref}`fig-naive`), its true layers, and the layers found by four methods; in brackets the layer-resolved F1 of the whole frame. Layer 1 blue, layer 2 orange, pale green where both have a particle.", "name": "fig-example"}}
 example, about = data.benchmark_example()
 seen = {
     f"{name} ({about['scores'][name]['f1']:.2f})": example[name]
@@ -661,9 +652,9 @@ for ax, (title, masks_of) in zip(
     plot.show_layers(masks_of / 255, about["pixel_size"], ax, title=title)
 
 # %% [markdown]
-# ## What cannot work says so in one line
+# ## Wrong input is reported in one line
 #
-# Wrong input stops at once, before anything is written, with one line that says what was wrong, where, and what to do.
+# With wrong input the program stops before anything is written. One line says what was wrong, where, and what to do.
 # On the command line it is the only line, and the exit code is 2.
 
 # %%
@@ -684,8 +675,8 @@ for name, call in bad_inputs.items():
 # %% [markdown]
 # ## Save, and open in Fiji
 #
-# `save` writes four files, or none if something goes wrong on the way. The layer movies are TIFF files with the scale
-# and the frame time in them, which a look with `read_movie` confirms.
+# `save` writes four files, or none if something fails on the way. The layer movies are TIFF files that carry the scale
+# and the frame time; `read_movie` confirms it.
 
 # %%
 with tempfile.TemporaryDirectory() as folder:
@@ -709,10 +700,10 @@ with tempfile.TemporaryDirectory() as folder:
 #
 # ## Exercises
 #
-# **1.** Less {term}`dose`. Thinning a frame's counts binomially is what a lower dose would have given, apart from the
-# noise of the camera itself. The sample's camera adds an offset of 100 and gives one count per electron. Keep a
-# tenth, a hundredth and a thousandth of the electrons of a part of its first frame, and watch the scores. Which of them
-# notice first?
+# **1.** Less {term}`dose`. Binomial thinning of a frame's counts gives the frame at a lower dose, apart from the
+# noise of the camera itself. The sample's camera adds an offset of 100 and gives one count per electron. Keep all, a
+# tenth, a hundredth and a thousandth of the electrons in a part of its first frame, and compare the scores. Which
+# scores fall first?
 
 # %% tags=["hide-cell"]
 rng = np.random.default_rng(6)
@@ -726,8 +717,8 @@ for share in (1, 0.1, 0.01, 0.001):
     print(f"{share:5g}", {k: round(v, 3) for k, v in scores.items()})
 
 # %% [markdown]
-# **2.** A wrong pixel size. What happens to the positions in nm and to the diameters if 1.5 nm is given in place of
-# 1.367? Does the program have a way to notice?
+# **2.** A wrong pixel size. What happens to the positions in nm and to the diameters if you give 1.5 nm instead of the
+# movie's pixel size? Can the program notice it?
 
 # %% tags=["hide-cell"]
 wrong = moirelib.decompose(frame[:192, :192], pixel_size=1.5).summary
@@ -737,8 +728,8 @@ ratio = 1.5 / movie.pixel_size
 print(f"all lengths grow by {ratio:.3f}: only someone who knows the particles can notice")
 
 # %% [markdown]
-# **3.** In which frames of the sample, if any, does the fraction of confident particles (`layer_confidence` above 0.9)
-# fall furthest? And are confident particles more often right?
+# **3.** In which frame of the sample is the fraction of confident particles (`layer_confidence` above 0.9) lowest? Are
+# confident particles more often right?
 
 # %% tags=["hide-cell"]
 confident = result.particles["layer_confidence"] > 0.9
@@ -756,31 +747,32 @@ for name, part in (
 # %% [markdown]
 # ## Summary
 #
-# - `read_movie` opens any usual format lazily; `decompose` returns lazy layer movies, a particle table and a summary.
-# - The size is found by asking the network; layer names, positions and sizes come from all particles together and from
-#   the frame. The layer movies are drawn from the table and agree with it.
-# - Layer-resolved F1, assignment, mask accuracy, mask IoU and position RMSE answer different questions, and most can be
-#   fooled. Quote the first for the whole, the others to say where it fails. Everything in both layers scores 2/3.
-# - A real single layer comes back as one layer, or the summary says otherwise; a semi-real Moiré tests two layers on
-#   real pixels.
+# - `read_movie` opens all usual formats lazily; `decompose` returns lazy layer movies, a particle table and a summary.
+# - The network finds the particle size; the lattices of all particles and the fit of the frame give layers, positions
+#   and sizes. The layer movies are drawn from the table and agree with it.
+# - Layer-resolved F1, assignment, mask accuracy, mask IoU and position RMSE answer different questions, and most of them
+#   can be fooled. Quote the first for the whole and the others to show where it fails. Everything in both layers scores
+#   2/3.
+# - A real frame of one layer and a semi-real Moiré test the method on real pixels. This page shows both only if the real
+#   frame was at hand when it was built.
 #
 # ## In practice
 #
-# - **Give the diameter** (`diameter=`, `--diameter`) if the estimate in `summary.json` is wrong. It is made on the
-#   central part of three frames, the first, the middle and the last one; clouds, a large empty middle or two sizes of
+# - **Give the diameter** (`diameter=`, `--diameter`) if the estimate in `summary.json` is wrong. The estimate uses the
+#   central part of three frames (first, middle and last); clouds, a large empty middle or two sizes of
 #   particles mislead it.
-# - **Read the note in the summary first.** It says whether a second lattice was found, and whether the field holds a
-#   Moiré period. With less than one period in view, positions are still good, and layers are a guess.
-# - **Slanted columns look like two layers.** In the real frame above most columns are drawn out, and the network sees two
-#   ends of one. Ends are not turned against each other, layers are: where two lattices are
-#   that alike, the frame is fitted with one layer and with two, and the second has to explain much to be believed. Two
-#   real layers that lie upon each other nearly everywhere may be called one, too.
-# - **Twists near 0° or 30°** with equal spacings leave little to tell the lattices apart: at 30°, {term}`grains
-#   <grain>` turned either way look alike; near 0°, the two lattices have one set of peaks.
-# - **The semi-real Moiré is easier than reality** in one respect: real second layers are out of focus by their height,
-#   and electrons that two layers scatter do not simply multiply.
-# - **The first frame takes longest.** What all particles share, profile and blur, is fitted there, and later frames start
-#   from it and from the particles of the frame before. `seconds` in the summary says how long it took. Memory holds a
-#   few frames and the table, however long the movie.
-# - **Layer movies show outlines, not probabilities.** How sure a particle is stands in the table. Particles that are not
-#   round are drawn as disks of their area.
+# - **Read the note in the summary first.** It says whether there is a second lattice, and whether the field holds a
+#   Moiré period. With less than one period in view, positions are still good, but layers are a guess.
+# - **Slanted columns look like two layers.** In the real frame most columns look elongated, and the network sees two
+#   ends of one column. The ends of columns form lattices without a twist; two layers usually have one. Where two
+#   lattices are that similar, the frame is fitted with one layer and with two, and the second layer is kept only if it
+#   explains much more. So two real layers that coincide almost everywhere may be reported as one.
+# - **Twists near 0° or 30°** with equal spacings are hard: at 30°, {term}`grains <grain>` turned either way look
+#   alike; near 0°, the two lattices share one set of peaks.
+# - **The semi-real Moiré is easier than a real one** in one respect: a real second layer is out of focus by its height,
+#   and electrons scattered by two layers do not simply multiply.
+# - **The first frame takes longest.** It fits what all particles share, profile and blur. Later frames start
+#   from these values and from the particles of the frame before. `seconds` in the summary is the total time. Memory
+#   holds a few frames and the table, however long the movie.
+# - **Layer movies show outlines, not probabilities.** The table says how sure each particle is. Particles that are not
+#   round are drawn as disks of the same area.

@@ -16,19 +16,19 @@
 #
 # ```{admonition} In this chapter
 # :class: tip
-# - read particles off the network's centre channels
-# - decide which layer each belongs to, from the lattices that all of them form together, and say how sure that is
-# - fit all particles to the frame at once, and let the frame say which are missing and which are none
+# - find particles in the network's centre channels
+# - decide which layer each particle belongs to, from the lattices of all particles, and say how sure that is
+# - fit all particles to the frame at once, and use the fit to find missing and false particles
 # - check the error bars and the confidence against the truth
 # - let tracks vote, and measure distances in a real frame
 #
-# Needs chapters 5 and 6 · CPU · 1 minute (fast), 3 minutes (full) · 1.5 GB
+# Needs chapters 5 and 6 · CPU · 2 minutes (fast), 3 minutes (full) · 0.9 GB
 # ```
 #
-# {doc}`Chapter 6 <06_decompose>` called one function. This chapter opens it: the network's centres and the raw frame in,
-# particle table out. The steps are in four modules, and each can be used alone: `particles.locate` finds peaks,
-# `assignment.assign_layers` names the layers, `refinement.FrameFit` fits the frame, `completion.complete` adds and
-# removes particles. `particles.find` runs them in turn, and `assignment.vote` joins the frames of a movie.
+# {doc}`Chapter 6 <06_decompose>` called one function. This chapter shows its steps, from the network's centres and the
+# raw frame to the particle table. Each step can be used alone: `locate` finds peaks, `assign_layers` assigns the layers,
+# `FrameFit` fits the frame, `complete` adds and removes particles. `find` runs them in turn, and `vote` combines
+# the frames of a movie.
 
 # %%
 import itertools
@@ -75,18 +75,18 @@ print(f"{frames} frames of {working_shape} working pixels, {nm:.3f} nm each")
 # %% [markdown]
 # ## Particles are peaks of the centre channels
 #
-# The network was trained to put a peak at each particle's centre ({doc}`chapter 5 <05_unet>`), so finding particles is
-# finding maxima. A maximum is known to a pixel; the centre of mass of the peak is better. Pixels within reach go to the
-# nearest maximum, as in particle tracking since {cite:t}`crocker1996`. Here we take the peaks that are at least 0.3 high.
-# `decompose` starts from much lower ones: a particle that is missed now is hard to make up for, and one too many is
-# refuted by the frame further below.
+# The network was trained to put a peak at each particle's centre ({doc}`chapter 5 <05_unet>`), so we look for
+# maxima. A maximum gives the position to a pixel; the centre of mass of the peak is better. Each pixel within reach
+# belongs to the nearest maximum, as in particle tracking since {cite:t}`crocker1996`. Here we take peaks of a height
+# of at least 0.3. `decompose` starts from much lower ones: a particle missed now is hard to recover, while the fit of
+# the frame (below) can remove a false one.
 
 # %%
 from scipy.ndimage import maximum_filter
 
 
 def locate_by_hand(peaks, threshold=0.3, reach=3.0):
-    """Maxima of one channel above a threshold, each moved to the centre of mass of its share of pixels."""
+    """Maxima of one channel above a threshold, each moved to the centre of mass of its pixels."""
     tops = np.argwhere((peaks == maximum_filter(peaks, 7)) & (peaks > threshold))
     pixels = np.argwhere(peaks > 0.02)
     distance, owner = cKDTree(tops).query(pixels)
@@ -106,7 +106,7 @@ for k in (0, 1):
         f"channel {k + 1}: {len(by_hand)} by hand, {len(tested)} by locate; at most {apart.max():.2f} px apart"
     )
 
-# %% mystnb={"figure": {"caption": "A part of the sample's first frame and of both centre channels, with the particles that locate finds in each. A peak in a channel is a particle; which layer it belongs to is not decided yet, and particles may still be missing.", "name": "fig-locate"}}
+# %% mystnb={"figure": {"caption": "A part of the sample's first frame and of both centre channels, with the particles that locate finds in each. Each peak is a particle; its layer is not decided yet, and particles may still be missing.", "name": "fig-locate"}}
 fig, axes = plt.subplots(1, 3, figsize=(9, 3.3), layout="constrained")
 window = (slice(20, 120), slice(10, 110))
 plot.show_frame(images[0][window], nm, axes[0], title="raw frame")
@@ -122,19 +122,19 @@ plt.show()
 # %% [markdown]
 # ## Two lattices have two hexagons
 #
-# The network's channels are named as they please, in each place anew ({doc}`chapter 5 <05_unet>`). The lattices are
-# not: whatever happens locally, the particles of one {term}`layer` share their lattice vectors across the field.
-# Forget the channels, take all points together, and compute their {term}`structure factor`
+# The names of the network's channels are arbitrary and may change from place to place ({doc}`chapter 5 <05_unet>`). The
+# lattices do not change: the particles of one {term}`layer` share their lattice vectors across the field.
+# So ignore the channels, take all points together, and compute their {term}`structure factor`
 #
 # $$ S(\mathbf q) = \frac{1}{n}\,\Bigl|\sum_j e^{-i\,\mathbf q\cdot\mathbf r_j}\Bigr|^2 . $$
 #
-# Random points give about 1 everywhere. A lattice of $n$ points gives up to $n$ at its reciprocal vectors, the nearest
-# six of which form a hexagon. Two twisted lattices give two hexagons, the {term}`twist angle` apart.
+# Random points give about 1 everywhere. A lattice of $n$ points gives up to $n$ at its reciprocal vectors; the six
+# shortest form a hexagon. Two twisted lattices give two hexagons, turned by the {term}`twist angle`.
 
 
 # %%
 def structure_factor(points, q):
-    """Of points (n, 2) at wave vectors (..., 2)."""
+    """Structure factor of points (n, 2) at wave vectors (..., 2)."""
     return np.abs(np.exp(-1j * q @ points.T).sum(axis=-1)) ** 2 / len(points)
 
 
@@ -149,10 +149,10 @@ print(
 )
 
 # %% [markdown]
-# The second lattice hides beside the stronger one. So first find out which points sit on the first: each of its three
-# waves has a phase $\varphi_k$, the average over the points, and a point on a lattice site has $\cos(\mathbf
-# q_k\cdot\mathbf r-\varphi_k)$ near 1 for all three. The sum is 3 on a site and 0 on average elsewhere. What remains
-# shows its own lattice.
+# The stronger lattice hides the second one. So first find out which points sit on the first lattice. Each of its three
+# waves has a phase $\varphi_k$, the average over the points. For a point on a lattice site, $\cos(\mathbf
+# q_k\cdot\mathbf r-\varphi_k)$ is near 1 for all three waves. The sum is 3 on a site and 0 on average elsewhere. The
+# remaining points show their own lattice.
 
 
 # %%
@@ -194,17 +194,17 @@ for ax in axes[::2]:
 plt.show()
 
 # %% [markdown]
-# How small a twist can this tell apart? Peaks are as wide as $2\pi$ over the size of the field, so two of them separate
-# once the field spans about $1/\theta$ spacings, which is one Moiré period: 14 spacings at 4°.
+# How small a twist can this method separate? The width of a peak is $2\pi$ divided by the size of the field. So two
+# peaks separate once the field spans about $1/\theta$ spacings, which is one Moiré period: 14 spacings at 4°.
 #
-# ## Below that, neighbours still know who they belong to
+# ## Smaller twists: neighbours show who belongs together
 #
-# Two lattices of nearly one direction and spacing have one hexagon. Yet locally they are shifted copies of each other,
-# and pairs of particles tell: two that are a lattice vector apart **agree**, they may well be of one layer; two that
-# are nearer than particles of one layer can be, or apart by no lattice vector, **disagree**. That makes a graph with
-# positive and negative links. The division into two groups that cuts most disagreement and least agreement is nearly
-# the sign of the leading eigenvector of its matrix, and the whole idea fits into a few lines. The channels are not
-# used:
+# Two lattices of nearly the same direction and spacing give one hexagon. But locally they are shifted copies of each
+# other, and pairs of particles show it. Two particles that are a lattice vector apart **agree**: they may be in one layer.
+# Two that are closer than particles of one layer can be, or whose distance is no lattice vector, **disagree**. This
+# gives a graph with positive and negative links. We want two groups that cut most disagreement and least agreement. The
+# sign of the leading eigenvector of the graph's matrix gives nearly this division, in a few lines and without the
+# channels:
 
 
 # %%
@@ -244,25 +244,24 @@ axes[0].set_ylabel("y / nm")
 plt.show()
 
 # %% [markdown]
-# `assign_layers` uses a softer version of it wherever lattices are within some 4° of each other, and asks one more
-# question: may the copies be the two ends of *tilted* columns of one layer, seen twice? Tilt shifts or spreads the ends,
-# but does not turn them.
+# `assign_layers` uses a softer version of this graph wherever two lattices are within about 4° of each other. There it
+# also tests another explanation: the copies may be the two ends of *tilted* columns of one layer, seen twice. A tilt
+# shifts or spreads the ends but does not turn them.
 #
-# ## Lattices are grains, and grains make layers
+# ## Lattices consist of grains, and grains form layers
 #
 # A layer may hold more than one lattice: two {term}`grains <grain>` that meet along a line. Then three hexagons
-# appear, and a new question: which two of the three are one layer? Where grains lie *over* each other in projection,
-# they must be different layers. Where they only *meet*, they are one. `assign_layers`
+# appear. Which two of the three lattices form one layer? Grains that lie *over* each other in projection
+# must be different layers. Grains that only *meet* are one layer. `assign_layers`
 #
-# 1. finds lattices one after another, each in the points that the earlier ones leave unexplained, and splits those that
-#    are shifted copies;
-# 2. takes contiguous pieces of the points on each as grains;
+# 1. finds lattices one after another, each in the points that no earlier lattice explains, and splits shifted copies;
+# 2. takes contiguous pieces of the points of each lattice as grains;
 # 3. puts grains that overlap into different layers and grains that meet into one;
-# 4. lets each particle weigh its own evidence, and calls the layer that reaches furthest layer 1.
+# 4. weighs the evidence of each particle, and calls the layer that reaches furthest layer 1.
 #
-# To watch it without the network's mistakes, we take true positions of a simulated scene with a grain boundary,
-# scattered a little, and play the network ourselves: our channels are right in one half of the field and exchanged in
-# the other.
+# To see this without the network's mistakes, we take the true positions of a simulated scene with a grain boundary and
+# scatter them a little. We make the channels ourselves: they are right in one half of the field and exchanged in the
+# other.
 
 # %%
 config = LatticeConfig(
@@ -290,7 +289,7 @@ print(
     f"in the right layer: {np.mean(named['layer'].to_numpy()[i] == answer['layer'].to_numpy()[j]):.3f}"
 )
 
-# %% mystnb={"figure": {"caption": "From channels to layers in a scene with a grain boundary. Left, the channels, exchanged in the right half. Middle, the grains found, each with its own marker. Right, the layers: grains that meet are one layer, and the one that lies over them is the other.", "name": "fig-grains"}}
+# %% mystnb={"figure": {"caption": "From channels to layers in a scene with a grain boundary. Left, the channels, exchanged in the right half. Middle, the grains found, each with its own marker. Right, the layers: grains that meet are one layer, and the grain that overlaps them is the other.", "name": "fig-grains"}}
 fig, axes = plt.subplots(1, 3, figsize=(9.5, 3.6), layout="constrained", sharey=True)
 colors = [*plot.LAYER_COLORS, "#009E73", "#CC79A7"]
 for ax, column, table in zip(
@@ -307,9 +306,9 @@ axes[0].set_ylabel("y / nm")
 plt.show()
 
 # %% [markdown]
-# Step 3 in plain Python: count the particles of one grain that are nearer to another grain's than one layer allows, and
-# take the division of the grains in two that leaves fewest of these conflicts inside a layer. There are few grains, so
-# all divisions can be tried.
+# Step 3 in plain Python: count the particles of one grain that are closer to particles of another grain than one layer
+# allows. Divide the grains into two layers so that the fewest of these conflicts remain inside a layer. There are few
+# grains, so we can try all divisions.
 
 # %%
 grains = [g[["y", "x"]].to_numpy() for _, g in named.groupby("grain")]
@@ -323,58 +322,57 @@ for rest in itertools.product((0, 1), repeat=len(grains) - 1):
 # %% [markdown]
 # ## Each particle weighs its evidence
 #
-# Grains settle the layers of most particles, but not of all: at edges, near {term}`vacancies <vacancy>`, where sites of
-# both lattices nearly coincide. So each particle adds up what speaks for layer 1 against layer 2, as logarithms of odds,
-# in which independent pieces of evidence add:
+# The grains decide the layers of most particles, but not of all: not at edges, near {term}`vacancies <vacancy>`, or where
+# sites of both lattices nearly coincide. So we add up the evidence of each particle for layer 1 against layer 2, as
+# log-odds; independent pieces of evidence add:
 #
 # | evidence | for layer 1 if |
 # |---|---|
-# | place | it sits on a site of a grain of layer 1, as its surroundings set the grain's phase; strain is slow and does no harm |
-# | presence | grains of layer 1 are what is found around it |
-# | channel | it shares its channel with neighbours that are in layer 1; the channel's name itself says nothing |
-# | exclusion | a particle too near to it to be in the same layer is in layer 2 |
+# | place | the particle sits on a site of a grain of layer 1. The particles around set the grain's phase, so slow strain does no harm |
+# | presence | the particles around it belong to grains of layer 1 |
+# | channel | it shares its channel with neighbours in layer 1; the name of the channel does not matter |
+# | exclusion | a particle too close to be in the same layer is in layer 2 |
 #
-# All of it depends on the layers of the neighbours, which are no better known. Two methods of statistical physics
-# handle that. For the first three, every particle looks at its neighbours' *mean* opinion, again and again until
-# nothing changes: a **mean field**. For exclusion, a mean is too crude, since a particle would hear its own opinion
-# come back from its partner. {term}`Belief propagation <belief propagation>` {cite:p}`pearl1988` sends messages
-# instead, each without what came from where it goes. If a particle's other evidence has the log-odds $\lambda$, and
-# the log-odds against both being in one layer are $s$, it tells its partner
+# All of this depends on the layers of the neighbours, which are equally uncertain. Two methods of statistical physics
+# solve this. For the first three, every particle uses the *mean* of its neighbours' probabilities, again and again until
+# nothing changes: a **mean field**. For exclusion a mean is too crude, because a particle's own probability would come
+# back to it from its partner. {term}`Belief propagation <belief propagation>` {cite:p}`pearl1988` sends messages
+# instead; a message leaves out what came from its receiver. Let $\lambda$ be the log-odds of a particle from its other
+# evidence, and $s$ the log-odds against both being in one layer. Then the message to the partner is
 #
 # $$ m = -2\,\operatorname{artanh}\bigl(\tanh(s/2)\,\tanh(\lambda/2)\bigr). $$
 #
-# In a chain of particles, each too near to the next, one that is sure decides for the others, and less so with every
-# step:
+# In a chain of particles, each too close to the next, one particle of known layer decides the others, less strongly with
+# every step:
 
 
 # %%
 def message(log_odds, strength):
-    """What a particle says to one that cannot be in its layer."""
+    """Message of a particle to one that cannot be in its layer."""
     return -2 * np.arctanh(np.tanh(strength / 2) * np.tanh(log_odds / 2))
 
 
-log_odds = 4.0  # of layer 1, for the first of the chain; the others know nothing themselves
+log_odds = 4.0  # of layer 1, for the first of the chain; the others have no evidence of their own
 for k in range(1, 6):
     print(f"particle {k}: probability of layer 1 is {1 / (1 + np.exp(-log_odds)):.3f}")
     log_odds = message(log_odds, strength=3.0)
 
 # %% [markdown]
-# ## Is the confidence honest?
+# ## Is the confidence right?
 #
-# The final log-odds become `layer_confidence`, the {term}`layer confidence`. It claims to be a probability, so it can
-# be checked: of all particles with a confidence near 0.8, eight in ten should be right. Pieces of evidence that are
-# not quite independent make a sum too sure of itself, so two constants of `moirelib.decomposition.Evidence`, a
-# temperature and a head start, temper it; `benchmarks/calibrate_confidence.py` fits both on simulated scenes, and the
-# head start is kept at half of what it says, to stay modest on harder scenes than those. Here are other
-# scenes, from seeds of our own: true positions are scattered, some are lost, some invented, and the channels are
-# exchanged in patches and wrong at random.
+# The final log-odds give `layer_confidence`, the {term}`layer confidence`. It is meant as a probability, so we can
+# check it: of all particles with a confidence near 0.8, eight in ten should be right. Pieces of evidence that are
+# not quite independent make the sum too large. Two constants of `moirelib.decomposition.Evidence`, a temperature and a
+# head start, correct this. `benchmarks/calibrate_confidence.py` fits both on simulated scenes; we use only half of the
+# fitted head start, to stay careful on harder scenes. Here we test other scenes with their own seeds: true positions are
+# scattered, some particles are removed, and the channels are exchanged in patches and wrong at random.
 
 # %%
 from scipy.ndimage import gaussian_filter
 
 
-def judged(config, seed):
-    """Confidence of each particle of a scene, and whether its layer is right (names exchanged at most once)."""
+def judge_scene(config, seed):
+    """Confidence of each particle of a scene, and whether its layer is right (one exchange of names allowed)."""
     rng = np.random.default_rng((707, seed))
     side = rng.uniform(8, 25) * 50.0
     table = truth_table(random_scene(config, (side, side), rng, 50.0), pixel_size=1.0)
@@ -395,7 +393,7 @@ def judged(config, seed):
 small_twist = LatticeConfig(twist_angle=(1.0, 3.0), shapes=("sphere",))
 configs = (LatticeConfig(), LatticeConfig.published(), small_twist)
 scenes = 8 if FAST else 60
-claims = pd.concat([judged(config, i) for config in configs for i in range(scenes)])
+claims = pd.concat([judge_scene(config, i) for config in configs for i in range(scenes)])
 edges = [0.5, 0.6, 0.7, 0.8, 0.9, 0.97, 0.995, 1.0]
 bins = claims.groupby(pd.cut(claims["confidence"], edges, include_lowest=True), observed=True)
 reliability = bins.agg(
@@ -403,29 +401,29 @@ reliability = bins.agg(
 )
 reliability.round(3)
 
-# %% mystnb={"figure": {"caption": "Reliability diagram: how often a layer is right against how sure it was said to be, with intervals of 95 % as if particles were independent (Wilson). On the dashed line the confidence is honest; below it, it promises too much. The area of a mark goes with its number of particles.", "name": "fig-reliability"}}
+# %% mystnb={"figure": {"caption": "Reliability diagram: the fraction of particles in the right layer against their confidence, with 95 % intervals that assume independent particles (Wilson). On the dashed line the confidence is right; below it, the confidence is too high. Larger marks hold more particles.", "name": "fig-reliability"}}
 fig, ax = plt.subplots(figsize=(5, 4), layout="constrained")
 says, right, n = (reliability[c].to_numpy(float) for c in ("says", "right", "particles"))
 middle = (right + 1.92 / n) / (1 + 3.84 / n)
 half = 1.96 * np.sqrt(right * (1 - right) / n + 0.96 / n**2) / (1 + 3.84 / n)
 ax.vlines(says, middle - half, middle + half, color=plot.LAYER_COLORS[0])
 ax.scatter(says, right, s=20 + 200 * np.sqrt(n / n.max()), color=plot.LAYER_COLORS[0], alpha=0.7)
-ax.plot([0.5, 1], [0.5, 1], "--", color="0.4", label="honest")
+ax.plot([0.5, 1], [0.5, 1], "--", color="0.4", label="confidence = fraction right")
 ax.set(xlabel="layer_confidence", ylabel="fraction in the right layer", xlim=(0.48, 1.02))
 ax.legend(frameon=False, loc="upper left")
 plt.show()
 
 # %% [markdown]
-# Two things to keep in mind. Errors come in flocks: when a whole grain is put into the wrong layer, all its particles
-# are wrong together, whatever each of them claims, so the intervals are too narrow, and confidence is capped at 0.999.
-# And 0.5 means what it says: where the image does not decide, the table does not pretend to.
+# Keep two things in mind. Errors come in groups: when a whole grain is put into the wrong layer, all its particles
+# are wrong together, whatever their confidence. So the intervals are too narrow, and confidence is capped at 0.999.
+# And 0.5 means that the image does not decide the layer.
 #
 # ## A fit of one particle, with its error bar
 #
-# Peaks of a channel are where the network believes particles to be. The measurement is made on the frame itself,
-# by a fit. For one particle on a flat background the model has three parameters, $y$, $x$ and the contrast.
+# The peaks of a channel are the network's estimate of the positions. The measurement is a fit of the frame itself. For
+# one particle on a flat background the model has three parameters, $y$, $x$ and the contrast.
 # Gauss–Newton steps solve $(J^\top J)\,\delta = J^\top(\text{data}-\text{model})$, where $J$ holds the derivatives of
-# the model; and $\sigma^2(J^\top J)^{-1}$, with the noise $\sigma$ of a pixel, is the covariance of the result. It is
+# the model. With the noise $\sigma$ of a pixel, $\sigma^2(J^\top J)^{-1}$ is the covariance of the result; it gives
 # the error bar.
 
 
@@ -445,8 +443,7 @@ def fit_spot(image, y, x, width, sigma, steps=8):
 
 
 # %% [markdown]
-# An error bar is a claim: repeat the measurement, and this is how much it will scatter. Repeat it, then, with new
-# noise each time:
+# An error bar predicts how much repeated measurements scatter. So repeat the measurement, with new noise each time:
 
 # %%
 rng = np.random.default_rng(7)
@@ -457,39 +454,39 @@ found, claimed = (np.array(x) for x in zip(*fits, strict=True))
 print(f"claimed {claimed.mean():.4f} px, observed {np.std(found - [12.4, 11.7]):.4f} px")
 
 # %% [markdown]
-# For a model that is right, no unbiased method can do better: this is the {term}`Cramér–Rao bound`
-# {cite:p}`mortensen2010`. How it grows with the noise and falls with the number of electrons was worked out for single
-# fluorescent molecules first {cite:p}`thompson2002`.
+# If the model is right, no unbiased method can do better: this is the {term}`Cramér–Rao bound`
+# {cite:p}`mortensen2010`. Its dependence on the noise and on the number of detected quanta was worked out first for
+# single fluorescent molecules {cite:p}`thompson2002`.
 #
 # ## The frame fitted as a whole
 #
-# In a Moiré pattern no particle is alone. Fitted one by one, each would take its neighbour's edge, and the particle
-# under it, for its own. `FrameFit` therefore explains the **whole frame** by a {term}`forward model`, all particles of
+# In a Moiré pattern the particles overlap. If each were fitted alone, the edges of its neighbours and the particle
+# under it would shift the fit. So `FrameFit` describes the **whole frame** by a {term}`forward model`, all particles of
 # both layers together:
 #
 # $$ I(\mathbf r) = I_0 + B(\mathbf r)\; K * \prod_j \exp\Bigl[-\delta_j\,\bigl(1 - |\mathbf r-\mathbf r_j|^2/R_j^2\bigr)^{e}\Bigr] . $$
 #
-# Each particle lets a fraction of the light through, a sphere most at its rim, and {term}`transmissions <transmission>` multiply:
-# position $\mathbf r_j$, radius $R_j$ and optical depth $\delta_j$ are its own. What all share is fitted as well: the
-# exponent $e$ of the profile, 0 for a standing rod or a plate and ½ for a sphere; how much longer particles are one way
-# than the other; the blur $K$, of a disk (defocus), a Gaussian and a camera's long tail, with a {term}`coma` that makes
-# one side's edge sharper than the other's; the counts $I_0$ without light; and a background $B$ of smooth splines. The
-# steps are those of the fit of one spot. Only the matrix is larger, and nearly empty, since distant particles do not
-# meet, so conjugate gradients solve it.
+# Each particle transmits a fraction of the light, a sphere most at its rim, and {term}`transmissions <transmission>`
+# multiply. Each particle has its own position $\mathbf r_j$, radius $R_j$ and optical depth $\delta_j$. All particles
+# share, and the fit determines: the exponent $e$ of the profile (0 for a standing rod or a plate, ½ for a sphere); how
+# much longer particles are in one direction; the blur $K$, made of a disk (defocus), a Gaussian and a camera's long tail,
+# with a {term}`coma` that makes one side's edge sharper than the other's; the counts $I_0$ without light; and a
+# background $B$ of smooth splines. The steps are those of the fit of one spot. Only the matrix is larger. It is nearly
+# empty, since distant particles do not overlap, so conjugate gradients solve it.
 #
-# Under a strong blur different answers look nearly alike: rods, or spheres 5 % wider; dark particles above a dark level,
-# or paler ones without it. From a wrong start the fit ends in the wrong answer, so it starts from each and keeps what
-# leaves least unexplained.
+# Under a strong blur, different parameters give nearly the same image: rods, or slightly wider spheres; dark particles
+# above a dark level, or paler ones without it. From a wrong start the fit ends in the wrong answer. So it starts from
+# each of them and keeps the result with the smallest residual.
 #
-# Simulated particles have neither coma nor a long side, and the fit finds next to none of either (below, `coma_y` to
-# `long_diagonal`). Real ones have both, as the last section shows.
+# Simulated particles have neither coma nor a longer side, and the fit finds almost none of either (`coma_y` to
+# `long_diagonal` below). Real particles may have both; the last section measures them.
 
 # %%
 named, _ = assign_layers(located, WORKING_DIAMETER)
 fit = FrameFit(images[0], named[["channel", "y", "x", "score"]], WORKING_DIAMETER).fit(rounds=2)
 print(f"{len(named)} particles; shared by all: {fit.imaging}")
 
-# %% mystnb={"figure": {"caption": "The first frame and what particles from the network alone explain of it, after two rounds of the fit. Right, what is left over; dark blobs are particles that the network did not find, bright ones are particles that are not there or too wide. Where the network found every particle, only noise is left.", "name": "fig-forward"}}
+# %% mystnb={"figure": {"caption": "The first frame and its model after two rounds of the fit, with the particles of the network alone. Right, the residual: dark blobs are particles that the network did not find, bright blobs are false or too wide particles. Where the network found every particle, only noise is left.", "name": "fig-forward"}}
 noise, seen = fit.model.noise, fit.model.frame.numpy()
 explained = seen - noise * fit.residual.numpy()
 fig, axes = plt.subplots(1, 3, figsize=(9.5, 3.3), layout="constrained")
@@ -503,21 +500,21 @@ fig.colorbar(axes[2].images[0], ax=axes, label="residual / σ", shrink=0.8)
 plt.show()
 
 # %% [markdown]
-# The residual is in units of σ, which is not the pixel noise but the residual's own scatter over a third of a
-# particle: it is larger where a camera correlates neighbouring pixels, and where the model leaves something over.
-# `FrameFit.result` gives every particle its error bars from the same σ and $(J^\top J)^{-1}$, with what each particle
-# owes to the uncertainty of its neighbours.
+# The residual is in units of σ. This σ is not the pixel noise but the residual's own scatter over a third of a
+# particle. It is larger where the camera correlates neighbouring pixels, and where the model misses something.
+# `FrameFit.result` computes the error bars from the same σ and $(J^\top J)^{-1}$; they include the uncertainty of the
+# neighbours.
 #
-# ## Ask the frame what is missing
+# ## Use the residual to find missing particles
 #
-# The residual says more than where particles are: it says **whether**. For a model with and without a particle, half the
-# difference of squared residuals over the noise is the logarithm of how much likelier the frame is with it. On
-# the spot from above, with nothing there and with a spot there:
+# The residual shows not only where particles are but **whether** they are there. Compare the model with and without a
+# particle: half the difference of the squared residuals, divided by the variance of the noise, is the gain in
+# log-likelihood. Here for the spot from above, without a spot and with one:
 
 
 # %%
 def gain(image, y, x, width, sigma, contrast=0.4):
-    """Log-likelihood that an image gains by a spot of known size and contrast."""
+    """Gain in log-likelihood of an image by a spot of known size and contrast."""
     rows, columns = np.indices(image.shape)
     spot = contrast * np.exp(-((rows - y) ** 2 + (columns - x) ** 2) / (2 * width**2))
     return np.sum((image - 1) ** 2 - (image - 1 + spot) ** 2) / (2 * sigma**2)
@@ -530,13 +527,13 @@ print(
 )
 
 # %% [markdown]
-# `FrameFit.evidence` computes it for all particles, or for places where there might be one. The model is not perfect,
-# so it is divided by how much more than noise the residual holds at a particle's size. It is added to the **odds
-# before looking**: a site whose six neighbours are all there is probably occupied, a place off every lattice is
-# probably not; and for what the network found, its word counts as well. `complete` keeps what has a positive sum, and
-# adds the vacant sites and dark blobs that have one. Against a particle counts a size or a depth unlike the others', for
-# one particle can always be made up of two thin ones. To see it work, we let `find` (below) find the particles of the
-# first frame, take eight out that overlap no other, and put eight in that are not there:
+# `FrameFit.evidence` computes this gain for all particles, or for places where there might be one. The model is not
+# perfect, so the gain is divided by the ratio of the residual to pure noise at a particle's size. Then the **prior odds**
+# are added: a site whose six neighbours are all there is probably occupied, a place off every lattice is
+# probably not. For a particle found by the network, its score counts as well. `complete` keeps particles with a positive
+# sum, and adds vacant sites and dark blobs with one. An unusual size or depth counts against a particle, because
+# two thin particles can always imitate one. To test it, we let `find` (below) find the particles of the first frame,
+# remove eight that overlap no other, and add eight that do not exist:
 
 # %%
 found = find(images[0], centers[0], WORKING_DIAMETER)
@@ -561,7 +558,7 @@ after = fit.put(tampered).iloc[-8:][["y", "x"]]
 stayed = cKDTree(again[["y", "x"]]).query(after)[0] < 0.05 * WORKING_DIAMETER
 print(f"taken out and found again: {back.sum()} of 8; invented and kept: {stayed.sum()} of 8")
 
-# %% mystnb={"figure": {"caption": "What the frame says, as the log-likelihood it gains by each particle found (blue), and by one at each vacant site of the lattices within the field (orange). Zero is undecided before the odds of the site are added.", "name": "fig-evidence"}}
+# %% mystnb={"figure": {"caption": "Gain in log-likelihood by each particle found (blue), and by a particle at each vacant site of the lattices within the field (orange). At zero the frame is undecided; the prior odds of the site are not included.", "name": "fig-evidence"}}
 fit = FrameFit(images[0], table, WORKING_DIAMETER, found.imaging).fit(1)
 yx, layer = table[["y", "x"]].to_numpy(), table["layer"].to_numpy()
 sites = vacant_sites(yx, layer, spacing, (5, 5), np.array(working_shape) - 5)
@@ -578,30 +575,30 @@ ax.legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# A site under a particle of the other layer is a harder case: one particle in the frame, or two? When one of two is
-# missing, the other slides between them to explain both; when there is one, two that share its darkness explain it as
-# well. There both answers are fitted, for all such places at once, and compared (`settle_overlaps`). Of two particles
-# nearly upon each other the frame shows no outlines, only that the place is twice as dark; so both answers are judged
-# by what was usual before the question was put. For a whole frame, `find` asks so too: where two lattices are nearly
-# alike, it fits one layer and two, and takes two only if one leaves much more of the frame unexplained, or needs nearly
-# as many particles. In a movie the first frame decides.
+# A site under a particle of the other layer is harder: one particle or two? If one of two is missing in the model,
+# the other moves between them and explains both. If there is only one, two particles that share its darkness explain it
+# as well. `settle_overlaps` fits both answers, for all such places at once, and compares them. Where two particles nearly
+# coincide, the frame shows no outlines, only that the place is twice as dark; so the sizes and depths of both answers are
+# compared with the usual ones, taken before the test. `find` makes the same comparison for a whole frame. Where two
+# lattices are nearly alike, it fits one layer and two. It takes two only if one layer leaves a much larger residual, or
+# needs nearly as many particles. In a movie the first frame decides.
 #
 # ## All together: `find`
 #
-# Detection, layers and fit help each other. Layers say which sites should hold a particle, the fit says whether they
-# do, better positions make better layers. `find` goes round up to three times; in a movie it starts from the frame
-# before, and once is enough. Whether there are one or two layers is first decided by the peaks that are sure; weak ones,
-# which the network likes to put into both channels, are then only asked which layer they are in. Only where that answer
-# is two nearly equal lattices does the frame have the last word, as said above.
+# Detection, layers and fit help each other. The layers predict which sites should hold a particle, the fit tests
+# it, and better positions give better layers. `find` repeats these steps up to three times. In a movie it starts from
+# the frame before, and once is enough. The certain peaks decide whether there are one or two layers. Weak peaks, which
+# the network often puts into both channels, only get a layer. The fit of the frame decides only where the peaks give two
+# nearly equal lattices (see above).
 #
-# At the end everything is fitted twice. Once **without** the lattice: a particle is where the frame says. And once with
-# every particle kept near the middle between its neighbours, as far as the crystal is regular; rows that are bent more
-# than noise and regularity explain, next to a dislocation, have little say. That fit is the likeliest, and layer movies
-# show its outlines. The table of a single image has its positions. In a movie the table holds those without: kept near
-# their rows in every frame, particles would seem to vibrate less than they do.
+# At the end everything is fitted twice. The first fit is **without** the lattice: only the frame decides the
+# positions. The second keeps every particle near the middle between its neighbours, as far as the crystal is regular;
+# rows that bend more than noise and regularity explain, next to a dislocation, count little. This second fit is
+# the likeliest, and layer movies show its outlines. The table of a single image has its positions. The table of a movie
+# has the positions of the first fit: otherwise particles would seem to vibrate less than they do.
 #
-# Error bars need the noise, and the residual has less of it than the frame: each fitted number took its share. The error
-# bars give it back.
+# Error bars need the noise. The residual is smaller than the noise, because each fitted number removes a part of it. The
+# error bars are corrected for this.
 
 # %%
 tables, before = [], None
@@ -637,28 +634,30 @@ pd.DataFrame(
 ).T.round(3)
 
 # %% [markdown]
-# In a frame as clear as this one the crystal adds little; where noise hides a particle, it steadies it.
+# The fit halves the position error of the network. It also keeps a few false particles in this frame, so its F1 is
+# slightly lower than the network's. In a frame as clear as this one the crystal adds little; it helps more where noise
+# hides a particle.
 #
 # ## Votes in time
 #
-# A particle keeps its layer through a movie, so its track may vote. First the *names* are aligned, since in each frame
-# layer 1 is the one that reaches furthest there: two frames agree if most particles that are found in both are in the
-# same layer in both. Then the log-odds of a track are added up. But frames share their ambiguities, and counting each
-# as a new witness would promise too much: with a correlation $c$ between any two, $n$ of them count as $n / (1 +
-# (n-1)\,c)$ independent ones, for $c = ½$ as
+# A particle keeps its layer through a movie, so its track may vote. First the *names* are aligned, since layer 1 is
+# chosen in each frame anew. Two frames agree if most particles found in both are in the same layer in both. Then
+# the log-odds of a track are added up. But frames share the same ambiguities, so they are not independent. With a
+# correlation $c$ between any two frames, $n$ frames count as $n / (1 + (n-1)\,c)$ independent ones. For $c = ½$:
 
 
 # %%
-def votes(n):
-    """How many independent witnesses n frames are worth, at a correlation of one half."""
+def independent_frames(n):
+    """Number of independent frames that n frames are worth, at a correlation of one half."""
     return 2 * n / (n + 1)
 
 
-print({n: round(votes(n), 2) for n in (1, 2, 8, 100)})
+print({n: round(independent_frames(n), 2) for n in (1, 2, 8, 100)})
 
 # %% [markdown]
-# so that a hundred frames are worth not quite two. What votes are good for is a bad frame among good ones. Eight
-# frames of two layers; in the third, positions are bad and much is missing; in the sixth the names are exchanged:
+# So a hundred frames are worth almost two. Votes help most with a bad frame among good ones. Here are eight
+# frames of two layers. In the third frame, positions are bad and many particles are missing; in the sixth the names are
+# exchanged:
 
 # %%
 config = LatticeConfig(twist_angle=(6, 6), **plain | {"island": 1.0})
@@ -687,11 +686,12 @@ columns = (
 table[columns.split()].round(2).head()
 
 # %% [markdown]
-# ## Do the error bars tell the truth?
+# ## Are the error bars right?
 #
-# For a simulation we can ask. Pair found and true particles within 0.3 diameters in the same layer, away from the
-# border, and divide each error by its own error bar. If the claims are right, these **z-scores** have a standard
-# deviation of 1, and 68 % of them lie between -1 and 1. Larger means too confident, smaller too modest.
+# A simulation can answer this. Pair found and true particles within 0.3 diameters in the same layer, away from the
+# border, and divide each error by its own error bar. If the error bars are right, these **z-scores** have a standard
+# deviation of 1, and 68 % of them lie between -1 and 1. A larger value means that the error bars are too small, a smaller
+# one that they are too large.
 
 # %%
 z, errors, claims = [], [], []
@@ -715,7 +715,7 @@ print(
 print(f"within 1: {np.mean(abs(z) < 1):.1%} (68.3 %), within 2: {np.mean(abs(z) < 2):.1%} (95.4 %)")
 print(f"width of the middle of the distribution {1.4826 * np.median(abs(z)):.2f}")
 
-# %% mystnb={"figure": {"caption": "Claimed against true position errors on the sample. Left, histogram of error over claimed error with the standard normal distribution that honest error bars follow. Right, in six groups of equal size from the smallest to the largest claim: the true error of each group, with its own uncertainty, against what was claimed.", "name": "fig-zscores"}}
+# %% mystnb={"figure": {"caption": "Claimed against true position errors on the sample. Left, histogram of error over claimed error, with the standard normal distribution expected for right error bars. Right, six groups of equal size, from the smallest to the largest claim: the true error of each group, with its own uncertainty, against the claimed error.", "name": "fig-zscores"}}
 fig, axes = plt.subplots(1, 2, figsize=(8.5, 3.5), layout="constrained")
 axes[0].hist(z, bins=np.arange(-5, 5.1, 0.25), density=True, color=plot.LAYER_COLORS[0], alpha=0.6)
 grid = np.linspace(-5, 5, 201)
@@ -737,18 +737,17 @@ axes[1].legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# A width above 1 shows the model's own mistakes. When the claims are a small part of a pixel, what the model
-# does not have, such as a profile that is not quite the particle's, weighs as much as noise, most of all where
-# particles overlap. The tails beyond three come from particles whose surroundings the model has wrong: a neighbour
-# that was missed, one that is not there, or a layer mistaken. An error bar covers the noise, not mistakes of that
-# kind; `score` and `layer_confidence` are there to sort them out.
+# A width above 1 would show mistakes of the model. When the claimed errors are a small part of a pixel, a
+# profile that differs slightly from the particle's matters as much as noise, most of all where particles overlap. The
+# tails beyond three come from particles with a mistake next to them: a missed neighbour, a false one, or a wrong layer.
+# An error bar covers noise, not such mistakes; use `score` and `layer_confidence` to sort these particles out.
 #
 # ## Tracks
 #
-# A particle keeps its identity from frame to frame. `link` hands each layer to trackpy {cite:p}`allan_trackpy`, which
+# A particle keeps its identity from frame to frame. `link` passes each layer to trackpy {cite:p}`allan_trackpy`, which
 # joins positions in successive frames so that the total squared displacement is smallest {cite:p}`crocker1996`. The
-# one parameter that matters is the search range: larger than any real displacement, and smaller than half the spacing,
-# or a particle could be taken for its neighbour.
+# important parameter is the search range: larger than any real displacement, and smaller than half the spacing, so that
+# no particle is taken for its neighbour.
 
 # %%
 half_diameter = 0.5 * diameter / movie.pixel_size
@@ -769,10 +768,10 @@ print(
 )
 
 # %% [markdown]
-# In the sample the lattices vibrate elastically, and the specimen drifts and turns a little. The {term}`drift` is what
-# all tracks have in common: the mean displacement since the first frame.
+# In the sample the lattices vibrate elastically, and the specimen drifts and turns a little. The {term}`drift` is common
+# to all tracks: it is their mean displacement since the first frame.
 
-# %% mystnb={"figure": {"caption": "Left, tracks that run through the whole sample, displacements from their mean enlarged ten times. Right, mean displacement of these tracks since the first frame, with its standard error, and the true one (lines). What all share is drift; what remains is vibration, a slight rotation and the localization error.", "name": "fig-tracks"}}
+# %% mystnb={"figure": {"caption": "Left, tracks that run through all frames used here, displacements from their mean enlarged ten times. Right, mean displacement of these tracks since the first frame, with its standard error, and the true one (lines). The common part is drift; the rest is vibration, a slight rotation and the localization error.", "name": "fig-tracks"}}
 full = tracks[tracks["particle"].isin(lengths.index[lengths == frames])]
 steps = full.pivot(index="frame", columns="particle", values=["y_nm", "x_nm"])
 fig, axes = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
@@ -795,19 +794,33 @@ plt.show()
 # %% [markdown]
 # ## Distances in a real frame
 #
-# In the real frame of one layer {cite:p}`ou2020` there is no truth, but there is a lattice to measure. Two pictures of
-# it: the distance of each particle to its nearest neighbour, and all pair distances, which in a hexagonal lattice of
-# spacing $a$ gather at $a$, $\sqrt3\,a$ and $2a$. Dividing the pair counts by the area of the ring they lie in makes a
-# random arrangement flat. Part of the frame is bright, moving liquid without a visible lattice; whatever is found
-# there is not on lattice sites, and spreads over all distances. We take a square within the lattice.
+# The real frame of one layer {cite:p}`ou2020` has no known truth, but a lattice to measure. We look at two
+# distributions: the distance of each particle to its nearest neighbour, and all pair distances. In a hexagonal lattice of
+# spacing $a$ the pair distances gather at $a$, $\sqrt3\,a$ and $2a$. We divide the pair counts by the area of their
+# ring, so a random arrangement is flat. Part of the frame is bright, moving liquid without a visible lattice; finds
+# there are not on lattice sites and spread over all distances. We take a square within the lattice.
 
 # %%
 try:
     real = moirelib.read_movie(data.fetch("np_lattice_2p593nm.tif"))
-except OSError as error:
+except OSError:
     real = None
-    print("This section needs the real frame.", error)
 
+# %% tags=["remove-input"] mystnb={"markdown_format": "myst"}
+from IPython.display import Markdown, display
+
+if real is None:
+    missing = f"""```{{admonition}} The real frame is not at hand
+:class: warning
+This page was built without it. Two figures and their numbers are left out in this and the next section: the distances
+between the particles of the real frame, and its mean particle compared with the fitted model. To see them, run the
+chapter with access to the internet, or save
+[the published file]({data.REGISTRY["np_lattice_2p593nm.tif"].url}) as `np_lattice_2p593nm.tif` in a folder and set the
+environment variable `MOIRELIB_DATA` to that folder.
+```"""
+    display(Markdown(missing))
+
+# %%
 if real is not None:
     square = np.s_[420:920, 60:560] if FAST else np.s_[246:954, 46:754]
     counts = real.frame(0)[square].astype(float) - 32768  # the file stores zero as 32768
@@ -825,12 +838,8 @@ if real is not None:
     )
 
 # %% mystnb={"figure": {"caption": "Distances between the particles of the real frame. Left, nearest neighbours. Right, all pairs per area of the ring, 1 for a random arrangement. Dashed lines stand at a, the square root of 3 times a, and twice a, with the spacing a of the lattice that fits all particles.", "name": "fig-distances"}}
-fig, axes = plt.subplots(1, 2, figsize=(8.5, 3.4), layout="constrained")
-if real is None:
-    for ax in axes:
-        ax.text(0.5, 0.5, "the real frame is not at hand", ha="center")
-        ax.axis("off")
-else:
+if real is not None:
+    fig, axes = plt.subplots(1, 2, figsize=(8.5, 3.4), layout="constrained")
     axes[0].hist(nearest, bins=np.arange(40, 201, 5), color=plot.LAYER_COLORS[0])
     axes[0].axvline(lattice.spacing, ls="--", color="black")
     axes[0].set(xlabel="nearest neighbour / nm", ylabel="particles")
@@ -846,8 +855,8 @@ else:
 # %% [markdown]
 # ## The mean particle of a real frame
 #
-# No simulation has everything that a real frame has, so look at what the model leaves over. Noise hides it in one
-# particle; in the mean over all, cut out around their fitted centres, it does not.
+# No simulation has everything that a real frame has, so we look at the residual of the model. In one particle noise
+# hides it; in the mean over all particles, cut out around their fitted centres, it becomes visible.
 
 # %%
 if real is not None:
@@ -859,13 +868,8 @@ if real is not None:
     print(f"long side: {np.exp(np.hypot(shared.long_y, shared.long_diagonal)):.2f} times the short")
     print(f"coma: {np.hypot(shared.coma_y, shared.coma_x):.2f} rad at one period per diameter")
 
-# %% mystnb={"figure": {"caption": "The mean particle of the real frame. Left, cut out of the frame over its background; the contour runs at half its depth. Middle, cut out of the fitted model. Right, what is left over, on a finer scale; the other particles around lie where the lattice puts them.", "name": "fig-mean-particle"}}
-fig, axes = plt.subplots(1, 3, figsize=(9.5, 3.2), layout="constrained")
-if real is None:
-    for ax in axes:
-        ax.text(0.5, 0.5, "the real frame is not at hand", ha="center")
-        ax.axis("off")
-else:
+# %% mystnb={"figure": {"caption": "The mean particle of the real frame. Left, cut out of the frame, divided by its background; the contour runs at half its depth. Middle, the same from the fitted model. Right, the residual, on a finer scale; the other particles around lie where the lattice puts them. Some gaps between particles are brighter in the frame than in the model.", "name": "fig-mean-particle"}}
+if real is not None:
     points = fit.put(start)[["y", "x"]].to_numpy()
     points = points[np.all((points > 14) & (points < np.array(shape) - 15), axis=1)]
     grid = np.indices((25, 25)) - 12
@@ -877,6 +881,7 @@ else:
     frame_mean, model_mean = (cut.mean(axis=0) for cut in cuts)
     reach = 12.5 * 100 / WORKING_DIAMETER  # nm, of 12.5 working pixels
     panels = {"frame": frame_mean, "model": model_mean, "frame − model": frame_mean - model_mean}
+    fig, axes = plt.subplots(1, 3, figsize=(9.5, 3.2), layout="constrained")
     for ax, (title, panel) in zip(axes, panels.items(), strict=True):
         last = title == "frame − model"
         limits = (-0.06, 0.06) if last else (frame_mean.min(), frame_mean.max())
@@ -897,13 +902,18 @@ else:
             [level],
             colors="#E69F00",
         )
-plt.show()
+    plt.show()
 
 # %% [markdown]
-# A model of round particles with even edges pays for what it cannot show with positions: every particle moves away from
-# its bright side; overlapping particles shift by different amounts, or one is fitted as two. Something is left over all
-# the same: some gaps between particles are brighter than the model has them, which no ellipse can do. A shape with
-# three corners, as of a triangular prism, would.
+# A model of round particles with symmetric edges would shift positions to fit what it does not contain: every particle
+# would move away from its bright side, overlapping particles by different amounts, and one particle might be fitted as
+# two. Therefore the model has a longer side and a coma. An ellipse still cannot describe every shape: where gaps between
+# particles are brighter than in the model, a shape with three corners, such as a triangular prism, would fit better.
+#
+# ## Exercises
+#
+# **1.** The median distance to the nearest neighbour is smaller than the lattice's spacing. Show with a perfect
+# lattice and scattered positions that this must be so, and say which of the two numbers to quote.
 #
 # ## Exercises
 #
@@ -926,9 +936,9 @@ print(
 )
 
 # %% [markdown]
-# **2.** How wrong may the network's word be? Give `assign_layers` the true positions of two full layers in a field of
-# 15 spacings, exchange the channel of each particle with a probability of 0 to 0.5, and count how many come out in the
-# right layer, for twists of 2 and 12 degrees. At 0.5, the channels say nothing.
+# **2.** How wrong may the channels be? Give `assign_layers` the true positions of two full layers in a field of
+# 15 spacings, exchange the channel of each particle with a probability of 0 to 0.5, and count how many end up in the
+# right layer, for twists of 2 and 12 degrees. At 0.5, the channels hold no information.
 
 # %% tags=["hide-cell"]
 for twist in (2, 12):
@@ -972,29 +982,30 @@ print(pd.concat(rows).groupby("overlapped")["claim"].describe()[["count", "50%"]
 # %% [markdown]
 # ## Summary
 #
-# - Particles are peaks of the network's centre channels, placed at the centre of mass of their share of them.
-# - Two lattices show as two hexagons in the structure factor of all points together, whatever the channels are called.
-#   Below a Moiré period in the field, the graph of agreeing and disagreeing neighbours may still split them, but what it
-#   says has to be trusted less.
-# - Grains that overlap are different layers, grains that meet are one. Then every particle weighs place, presence, channel
-#   and exclusions, and its confidence is a probability that can be checked.
-# - The whole frame is fitted at once through a forward model. The residual says which particles are missing or too many;
-#   the fit gives each particle an error bar that can be tested: on simulations, z-scores should have a width of 1.
-# - Tracks vote on layers, but frames that share their ambiguities are not independent witnesses.
+# - Particles are peaks of the network's centre channels, placed at the peak's centre of mass.
+# - Two lattices show as two hexagons in the structure factor of all points together, independent of the channels.
+#   If the field holds less than a Moiré period, the graph of agreeing and disagreeing neighbours may still split them,
+#   but its result is less certain.
+# - Grains that overlap are different layers; grains that meet are one. Then each particle's evidence (place, presence,
+#   channel, exclusion) is added up, and the result is a probability that can be checked.
+# - A forward model fits the whole frame at once. The residual shows missing and false particles. The fit gives each
+#   particle an error bar, which simulations test: z-scores should have a width of 1.
+# - Tracks vote on layers, but frames with the same ambiguities are not independent.
 #
 # ## In practice
 #
 # - **Look at `layer_confidence` before you look at layers.** Below 0.9 the assignment may be wrong; at 0.5 it is a
 #   guess.
-# - **It fails** for disordered arrangements, which have no lattice at all, for twists so small that hardly any particles
-#   lie apart or too near, and for grains of fewer than eight particles. The note in the summary says when the field
-#   holds less than a Moiré period.
-# - **A grain in the wrong layer is wrong as a whole.** Two grains of one layer that touch a third in projection by bad
-#   luck can be divided wrongly; the figure of the layers shows it at once, `layer_confidence` may not.
-# - **Tilted columns of a single layer** look like two layers slightly shifted. Where lattices are that alike, the frame is
-#   fitted both ways; it is one layer if most particles were found twice and a second layer explains little more. Two
-#   layers that really lie upon each other all over the field can then come out as one, most of all at low doses.
-# - **Error bars do not know the model's mistakes**: strongly defocused particles with fringes, cubes or triangles, and
-#   particles at the border are fitted with an ellipse's profile all the same.
-# - **A search range above half the spacing** makes tracks jump to neighbours, most of all across dropped frames.
+# - **It fails** for disordered arrangements without a lattice, for twists so small that almost all particles of the two
+#   layers coincide, and for grains of fewer than eight particles. The note in the summary says when the field holds less
+#   than a Moiré period.
+# - **A grain in the wrong layer is wrong as a whole.** Two grains of one layer that both touch a third in projection may
+#   be split by mistake. The figure of the layers shows this at once; `layer_confidence` may not.
+# - **Tilted columns of a single layer** look like two layers slightly shifted. Where two lattices are that similar, the
+#   frame is fitted with one layer and with two. The answer is one layer if most particles were found twice and a second
+#   layer explains little more. So two real layers that coincide over the whole field may be reported as one, most of all
+#   at low doses.
+# - **Error bars do not include mistakes of the model**: strongly defocused particles with fringes, cubes or triangles,
+#   and particles at the border are also fitted with an ellipse's profile.
+# - **A search range above half the spacing** lets tracks jump to neighbours, most of all across dropped frames.
 #   Remove large drift first.

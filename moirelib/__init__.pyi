@@ -1,4 +1,6 @@
 # The public names of moirelib, a line each; what else is public is listed in the __init__.pyi of each package.
+__version__: str
+
 from . import (
     data as data,  # shipped sample and weights; real data fetched from where it was published
     plot as plot,  # figures: show_frame, show_layers, show_particles, ...

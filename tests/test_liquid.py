@@ -232,6 +232,12 @@ def test_wide_blur_does_not_reach_round_to_the_other_edge():
     assert right[:, -1].mean() == pytest.approx(right[:, 0].mean(), rel=0.002)
 
 
+def test_records_of_a_liquid_hold_every_number_by_name():
+    numbers = LiquidConfig(lens=Lens(300e3, 5.0, defocus=100.0)).parameters()
+    assert (numbers["energy"], numbers["aperture"], numbers["chromatic_aberration"]) == (300e3, 5.0, 1.4)
+    assert not any(isinstance(value, dict) for value in numbers.values())
+
+
 def test_faster_electrons_lose_energy_less_often():
     slow, fast = LiquidConfig(), LiquidConfig(lens=Lens(300e3))
     assert slow.energy_losses == pytest.approx(250 / 185 + 100 / 144)

@@ -121,6 +121,11 @@ def test_comparison_refuses_what_it_cannot_compare(change, message):
         compare_with_multislice(replace(overlapping_clusters(), **change))
 
 
+def test_comparison_needs_one_energy():
+    with pytest.raises(ValueError, match="lenses of one energy"):
+        compare_with_multislice(overlapping_clusters(), lenses=[Lens(), Lens(300e3)])
+
+
 def test_clusters_overlap_without_touching_within_a_layer():
     scene = overlapping_clusters(4.0)
     assert sum(len(layer) for layer in scene.layers) >= 7

@@ -27,7 +27,10 @@ WORKER_ENVIRONMENT = {f"{name}_NUM_THREADS": 1 for name in ("OMP", "MKL", "OPENB
 
 @dataclass(frozen=True)
 class LibraryConfig:
-    """Ranges of a training library; pairs are (low, high) of a uniform distribution unless said otherwise."""
+    """Ranges of a training library; pairs are (low, high) of a uniform distribution unless said otherwise.
+
+    The defaults are choices wide enough to include the published recipe, `published`.
+    """
 
     images: int = 400
     shape: tuple[int, int] = (512, 512)  # pixels

@@ -44,7 +44,7 @@ DEFECT_OUTLINE = 0.85  # a planted defect lies within the layer's outline made s
 
 @dataclass(frozen=True)
 class LatticeConfig:
-    """Ranges from which `random_scene` draws stacked layers.
+    """Ranges from which `random_scene` draws stacked layers; by default choices that make a network see much variety.
 
     Pairs are (low, high) of a uniform distribution unless said otherwise.
     """
@@ -94,7 +94,7 @@ class LatticeConfig:
         )
 
 
-# Of ten images of a library with every shape; facetted particles are the harder to outline but the rarer in practice.
+# Shares in a library with every shape, a choice: facetted particles are harder to outline, but rarer in practice.
 _SHARES = {"sphere": 0.35, "rod": 0.35, "cube": 0.1, "octahedron": 0.1, "prism": 0.1}
 
 

@@ -405,7 +405,10 @@ choices = (
     ("Λ = 35 nm, water displaced", {"mean_free_path": 35.0, "liquid_mean_free_path": 185.0}),
     ("table, 10 mrad, 2 µm underfocus", {"lens": Lens(defocus=2000.0)}),
     ("table, 20 mrad", {"transmission": wide}),
-    ("table, 20 mrad, 2 µm underfocus", {"transmission": wide, "lens": Lens(aperture=20.0, defocus=2000.0)}),
+    (
+        "table, 20 mrad, 2 µm underfocus",
+        {"transmission": wide, "lens": Lens(aperture=20.0, defocus=2000.0)},
+    ),
 )
 for ax, (title, options) in zip(axes.flat, choices, strict=True):
     show_frame(clean_image(scene, pixel_size, **options), pixel_size, ax, title=title)
@@ -609,7 +612,9 @@ for semiangle in (10.0, 20.0):
     table = Transmission.load(aperture=semiangle)
     total = clean_image(few, pixel_size, table, Lens.ideal(aperture=semiangle)).mean(dtype=float)
     for options in ({"defocus": 2000.0}, {"spherical_aberration": 5.0}, {"focal_spread": 100.0}):
-        other = clean_image(few, pixel_size, table, Lens(aperture=semiangle, **options)).mean(dtype=float)
+        other = clean_image(few, pixel_size, table, Lens(aperture=semiangle, **options)).mean(
+            dtype=float
+        )
         setting = ", ".join(f"{name} {value:g}" for name, value in options.items())
         print(f"{semiangle:.0f} mrad, {setting}: {other / total - 1:+.0e} of {total:.3f}")
 

@@ -399,16 +399,14 @@ for focus in (0.0, 2000.0):
 
 # %% mystnb={"figure": {"caption": "One scene, imaged in six ways. The loss decides whether an overlap still passes electrons; displaced water brightens particles a little; a wider aperture passes what crystals diffract; defocus puts fringes on edges.", "name": "fig-clean"}}
 fig, axes = plt.subplots(2, 3, figsize=(9, 6), layout="constrained")
+far = Lens(aperture=20.0, defocus=2000.0)
 choices = (
     ("table, 10 mrad", {}),
     ("Λ = 35 nm", {"mean_free_path": 35.0}),
     ("Λ = 35 nm, water displaced", {"mean_free_path": 35.0, "liquid_mean_free_path": 185.0}),
     ("table, 10 mrad, 2 µm underfocus", {"lens": Lens(defocus=2000.0)}),
     ("table, 20 mrad", {"transmission": wide}),
-    (
-        "table, 20 mrad, 2 µm underfocus",
-        {"transmission": wide, "lens": Lens(aperture=20.0, defocus=2000.0)},
-    ),
+    ("table, 20 mrad, 2 µm underfocus", {"transmission": wide, "lens": far}),
 )
 for ax, (title, options) in zip(axes.flat, choices, strict=True):
     show_frame(clean_image(scene, pixel_size, **options), pixel_size, ax, title=title)
@@ -612,9 +610,8 @@ for semiangle in (10.0, 20.0):
     table = Transmission.load(aperture=semiangle)
     total = clean_image(few, pixel_size, table, Lens.ideal(aperture=semiangle)).mean(dtype=float)
     for options in ({"defocus": 2000.0}, {"spherical_aberration": 5.0}, {"focal_spread": 100.0}):
-        other = clean_image(few, pixel_size, table, Lens(aperture=semiangle, **options)).mean(
-            dtype=float
-        )
+        lens = Lens(aperture=semiangle, **options)
+        other = clean_image(few, pixel_size, table, lens).mean(dtype=float)
         setting = ", ".join(f"{name} {value:g}" for name, value in options.items())
         print(f"{semiangle:.0f} mrad, {setting}: {other / total - 1:+.0e} of {total:.3f}")
 

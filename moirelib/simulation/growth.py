@@ -121,6 +121,7 @@ class _Growing:
         """Detach particles that touch few others first; returns their indices."""
         gone = []
         while self.present.sum() > goal:
+            # a choice that keeps the rim compact: without neighbours 28561 times as likely as with six
             weight = np.where(self.present, (6.5 - np.minimum(self.touching, 6)) ** 4, 0.0)
             gone.append(int(self.rng.choice(len(weight), p=weight / weight.sum())))
             self.toggle(gone[-1])

@@ -31,6 +31,7 @@ UPPER_ROOM = 1.04  # circumscribed diameters, least spacing of an upper layer
 BASE_RADIUS = 0.45, 0.9  # mean radius of a base layer's outline over the field's longer side
 ISLAND_RADIUS = 0.25, 0.5  # the same of an island's outline
 OUTLINE_MIDDLE = 0.3, 0.7  # fields, the middle of an outline
+MIDDLE_INSIDE = 0.6  # the middle lies within the outline below made smaller by this factor
 OUTLINE_WAVES = np.arange(2, 7)  # around an outline; the standard deviation of each is 0.25 over its number
 STEP_BACK = 0.9  # an upper layer's outline over the one below, so that every particle has others under it
 ROW_SCATTER = 4.0  # degrees, standard deviation of aligned particles' rotation from their rows
@@ -39,6 +40,8 @@ MISORIENTATION = 5.0, 30.0  # degrees, of grains; smaller ones are rows of dislo
 BOUNDARY_MIDDLE = 0.25, 0.75  # fields, a point of a boundary
 DEFECT_DISTANCE = 4.0  # spacings, between planted defects if there is room
 DEFECT_BORDER = 1.5  # spacings, from a planted defect to the field's border
+CRYSTAL_MARGIN = 5.0  # spacings, of a crystal beyond the field, so that no displacement shows its edge
+INNER_NEIGHBOURS = 5  # at least, of a site that may be a vacancy: elsewhere it would be the edge
 DEFECT_OUTLINE = 0.85  # a planted defect lies within the layer's outline made smaller by this factor
 
 
@@ -225,7 +228,7 @@ def _random_outline(field, rng, radius, below=None) -> _Outline:
     """An outline with a mean radius in this range of the field's longer side, its middle well inside the one below."""
     for _ in range(50):
         center = np.asarray(field) * rng.uniform(*OUTLINE_MIDDLE, 2)
-        if below is None or below.contains(center[None], 0.6)[0]:
+        if below is None or below.contains(center[None], MIDDLE_INSIDE)[0]:
             break
     amplitude = 0.25 * rng.standard_normal(OUTLINE_WAVES.size) / OUTLINE_WAVES
     phase = rng.uniform(0, 2 * np.pi, OUTLINE_WAVES.size)
@@ -310,14 +313,14 @@ class _Crystal:
     def plant_vacancies(self, fraction, rng) -> None:
         """Empty a fraction of the sites that have neighbours on all sides."""
         counts = cKDTree(self.points).query_ball_point(self.points, REACH * self.spacing, return_length=True) - 1
-        empty = (rng.random(len(self.points)) < fraction) & (counts >= 5) & ~self.extra
+        empty = (rng.random(len(self.points)) < fraction) & (counts >= INNER_NEIGHBOURS) & ~self.extra
         self.defects += [Defect("vacancy", as_pair(point)) for point in self.points[empty]]
         self.keep(~empty)
 
 
 def _random_crystal(config, field, lattice, base, rng) -> _Crystal:
     """A single crystal, or two grains that meet at a boundary, on a disk larger than the field."""
-    spacing, angle, radius = lattice.spacing, lattice.angle, 0.5 * np.hypot(*field) + 5 * lattice.spacing
+    spacing, angle, radius = lattice.spacing, lattice.angle, 0.5 * np.hypot(*field) + CRYSTAL_MARGIN * lattice.spacing
     if not base or rng.random() >= config.boundary:
         points = hexagonal_lattice(spacing, angle, lattice.center, radius)
         return _Crystal(points, np.full(len(points), angle), spacing)

@@ -13,6 +13,10 @@ from ase import Atoms
 from ase.data import atomic_numbers, reference_states
 from scipy.spatial.transform import Rotation
 
+SMALLEST = 0.5  # nm, diameter of a particle: little more than one unit cell
+FEW_PLANES = 10.0  # nm, diameter below which the position of the planes matters
+POSITIONS = 16  # of the planes that are tried there
+
 #: Every shape has a name here; sphere and rod are round, the others have flat facets.
 SHAPES = ("sphere", "rod", "cube", "octahedron", "prism")
 
@@ -278,14 +282,14 @@ def nanoparticle(
     positions in the crystal's cell are tried; the one whose number of atoms is nearest to the solid's volume counts.
     """
     _check(shape, height, rounding)
-    if not diameter >= 0.5:
-        raise ValueError(f"a gold particle needs a diameter of at least 0.5 nm, got {diameter}")
+    if not diameter >= SMALLEST:
+        raise ValueError(f"a gold particle needs a diameter of at least {SMALLEST} nm, got {diameter}")
     width = diameter * circumscribed_ratio(shape, rounding)
     size = np.array([width, width, particle_height(shape, diameter, height, rounding)])
     crystal = lattice_constant(material) * _crystal_axes(shape, rotation, rng)
     wanted = _volume(shape, diameter, height, rounding) / (lattice_constant(material) ** 3 / 4)
     cuts = []
-    for _ in range(16 if shape in _POLYGONS and diameter < 10 else 1):
+    for _ in range(POSITIONS if shape in _POLYGONS and diameter < FEW_PLANES else 1):
         points = _lattice_points(crystal, size, rng.random(3))
         cuts.append(points[_inside(shape, points, diameter, height, rotation, rounding)])
     points = min(cuts, key=lambda p: abs(len(p) - wanted))

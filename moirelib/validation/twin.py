@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..simulation.camera import CameraConfig, record
+from ..simulation.defects import direction_along
 from ..simulation.liquid import LiquidConfig
 from ..simulation.optics import clean_image
 from ..simulation.random_scenes import LatticeConfig, random_scene
@@ -60,9 +61,8 @@ def leaning_columns(scene: Scene, lean: float, particles: int = 3) -> Scene:
     Scene
         One layer per particle of the column; the middle of a column stays where the particle was.
     """
-    base, t = scene.layers[0], np.radians(scene.layers[0].angle)
-    row = np.array([np.sin(t), np.cos(t)])
-    height = scene.height / particles
+    base, height = scene.layers[0], scene.height / particles
+    row, _ = direction_along(base.angle)
     steps = np.arange(particles) - (particles - 1) / 2
     shift = lean / max(particles - 1, 1)
     layers = tuple(

@@ -1,8 +1,8 @@
-"""What moirelib is compared with: Bragg filtering, trackpy with the true lattices, a floor, and its fit told the truth.
+"""Methods that moirelib is compared with: Bragg filtering, trackpy with the true lattices, a floor, our fit from truth.
 
 Every method takes (frame, pixel size in nm, true median diameter in nm, truth) and gives the layers' masks,
 (2, y, x) from 0 to 1, and a table ``layer, y_nm, x_nm``. All but moirelib are given the true diameter and that
-particles are dark; only the oracles, trackpy with the true lattices and our fit told the truth, look at it.
+particles are dark; only the oracles (trackpy with the true lattices, our fit from the truth) use the truth.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ __all__ = [
 
 
 def moirelib_decompose(frame, pixel_size, diameter=None, truth=None, weights=None):
-    """Ours, told the pixel size and nothing else."""
+    """moirelib, given only the pixel size."""
     result = moirelib.decompose(frame, pixel_size=pixel_size, weights=weights)
     return np.asarray(result.layers[0]) / 255, result.particles[["layer", "y_nm", "x_nm"]]
 
 
 def fit_told_all_particles(frame, pixel_size, diameter, truth, sizes: bool = False):
-    """Our fit of the frame, started from the true positions in the true layers: about what the frame has to say.
+    """Our fit of the frame, started from the true positions in the true layers: about the best possible result.
 
-    What it misses of positions and outlines, noise and blur have taken; no naming and no finding is left to do. With
+    Its errors of positions and outlines come from noise and blur alone, since particles and layers are known. With
     ``sizes``, outlines are drawn with the true diameters at the fitted positions.
     """
     zoom = WORKING_DIAMETER * pixel_size / diameter
@@ -48,7 +48,7 @@ def fit_told_all_particles(frame, pixel_size, diameter, truth, sizes: bool = Fal
     zooms = np.array(shape) / frame.shape
     known = truth[["layer"]].assign(**{c: (truth[c] + 0.5) * z - 0.5 for c, z in zip("yx", zooms, strict=True)})
     fit = FrameFit(resample(frame, shape), known.drop(columns="layer"), WORKING_DIAMETER).fit(3)
-    fitted = fit.take(fit.put(known)).fit(1).put(known)  # with layers: the crystal's regularity counts as well
+    fitted = fit.take(fit.put(known)).fit(1).put(known)  # with layers, to use the regularity of the lattice
     if sizes:
         fitted["diameter"] = truth["diameter_nm"] / pixel_size * np.sqrt(zooms.prod())
     outlines = fitted.assign(**{f"{c}_likeliest": fitted[c] for c in ("y", "x", "diameter")})
@@ -58,12 +58,12 @@ def fit_told_all_particles(frame, pixel_size, diameter, truth, sizes: bool = Fal
 
 
 def fit_told_all_particles_and_sizes(frame, pixel_size, diameter, truth):
-    """The same, and outlines drawn with the true diameters: what uncertain positions alone cost."""
+    """The same with outlines of the true diameters: the effect of position errors alone."""
     return fit_told_all_particles(frame, pixel_size, diameter, truth, sizes=True)
 
 
 def darkness(frame, diameter_px) -> np.ndarray:
-    """Fraction of the background's light that is missing, pixel noise smoothed; the background is a wide mean."""
+    """Darkness as a fraction of the background (a wide mean), with pixel noise smoothed."""
     frame = np.asarray(frame, float)
     background = gaussian_filter(frame, 2.0 * diameter_px)
     return 1 - gaussian_filter(frame, 0.1 * diameter_px) / background
@@ -107,7 +107,7 @@ TRACKPY_SIZE, TRACKPY_SEPARATION, TRACKPY_MASS = 1.0, 0.4, 0.35  # diameters; lo
 
 
 def trackpy_finds(frame, diameter_px) -> np.ndarray:
-    """Particles that trackpy finds, (n, 2) in pixels; its smallest mass was chosen on the development seed."""
+    """Particles that trackpy finds, (n, 2) in pixels; its smallest mass comes from the development seed."""
     trackpy.quiet()
     size = 2 * int(TRACKPY_SIZE * diameter_px / 2) + 1  # odd
     found = trackpy.locate(
@@ -117,25 +117,26 @@ def trackpy_finds(frame, diameter_px) -> np.ndarray:
 
 
 def trackpy_true_lattices(frame, pixel_size, diameter, truth):
-    """Finds of trackpy, each given to the layer of the nearest true particle: what detection alone would allow."""
+    """Finds of trackpy, each in the layer of the nearest true particle: the limit set by detection alone."""
     points = trackpy_finds(frame, diameter / pixel_size)
     nearest = cKDTree(truth[["y", "x"]]).query(points)[1]
     return disks_and_table(points, truth["layer"].to_numpy()[nearest], frame, pixel_size, diameter)
 
 
 def everything_in_both(frame, pixel_size, diameter, truth=None):
-    """Finds of trackpy, every one in both layers: the floor that knows nothing about layers."""
+    """Finds of trackpy, each in both layers: the floor, without knowledge of layers."""
     points = trackpy_finds(frame, diameter / pixel_size)
     layers = np.repeat([1, 2], len(points))
     return disks_and_table(np.concatenate([points, points]), layers, frame, pixel_size, diameter)
 
 
 def bragg_filtering(frame, pixel_size, diameter, truth=None):
-    """Fourier filtering by hand: hexagonal sets of Bragg peaks, an image from each, its maxima are particles.
+    """Fourier filtering by hand: an image from each hexagonal set of Bragg peaks, whose maxima are particles.
 
-    One set per layer or, as when a layer has two grains, a third; then the two sets that share least of the field are
-    one layer. Each passes its peaks of the first, second (√3) and third (2) order; between the sets' peaks the
-    spectrum is divided half-way. Of a few choices of peaks the one is kept whose particles look most like the frame.
+    There is one set per layer, or a third if a layer has two grains; the two sets that overlap least in the field then
+    form one layer. Each set passes its peaks of first, second (√3) and third (2) order. Half-way between peaks of two
+    sets, the spectrum is divided. Several choices of peaks are tried; the one whose particles match the frame best is
+    kept.
     """
     d = diameter / pixel_size
     image = darkness(frame, d)
@@ -156,7 +157,7 @@ def filtered_particles(image, hexagons, diameter_px) -> tuple[np.ndarray, np.nda
 
 
 def likeness(image, points, diameter_px) -> float:
-    """Correlation of the image with as many softened disks as cover each place."""
+    """Correlation of the image with the sum of softened disks at the points."""
     model = np.zeros(image.shape)
     yx = np.rint(points).astype(int)
     inside = np.all((yx >= 0) & (yx < image.shape), axis=1)
@@ -166,7 +167,7 @@ def likeness(image, points, diameter_px) -> float:
 
 
 def group_grains(filtered, hexagons) -> np.ndarray:
-    """Layer (1 or 2) of every set of peaks: of three, the two whose amplitudes overlap least share one."""
+    """Layer (1 or 2) of each set of peaks; of three sets, the two whose amplitudes overlap least share a layer."""
     if len(filtered) < 3:
         return np.array([1, 2])
     amplitude = [np.sqrt(gaussian_filter(f**2, 1.0 * s)) for f, (s, _) in zip(filtered, hexagons, strict=True)]
@@ -190,9 +191,9 @@ def hexagon(spacing, angle, order=1.0) -> np.ndarray:
 def choices_of_peaks(image, diameter_px) -> list[list[tuple[float, float]]]:
     """Choices of two or three hexagonal sets of peaks, each a list of spacing (px) and row angle (degrees).
 
-    The strongest pair, blotting a set's peaks out more or less widely before looking for the next; alone, and with
-    the next strongest set. All sets come from the same particles, so their spacings are alike; that tells them from
-    the Moiré's own peaks.
+    Each choice is the strongest pair, alone or with the next strongest set. The peaks of a set are removed, with two
+    widths, before the next set is searched. The sets of both layers have similar spacings, because the particles are
+    the same; the peaks of the Moiré pattern do not.
     """
     size = 2 * max(image.shape)
     window = np.outer(*(np.hanning(n) for n in image.shape))
@@ -219,14 +220,14 @@ def strongest_hexagon(power, diameter_px) -> tuple[float, float, float]:
     spacing, angle = np.meshgrid(diameter_px * np.geomspace(1.0, 2.3, 160), np.arange(0, 60, 0.25), indexing="ij")
     t = np.radians(angle[..., None] + 30 + 60 * np.arange(3))
     q = 2 / (np.sqrt(3) * spacing[..., None]) * np.stack([np.sin(t), np.cos(t)]) * len(power)
-    # The geometric mean asks for all three peaks of a set.
+    # The geometric mean is large only if all three peaks of a set are.
     strength = np.log(map_coordinates(power, q, order=1, mode="grid-wrap") + 1e-12).mean(axis=-1)
     best = np.unravel_index(np.argmax(strength), strength.shape)
     return float(strength[best]), float(spacing[best]), float(angle[best])
 
 
 def without_peaks(power, lattice, radius):
-    """The power spectrum with a lattice's first-order peaks blotted out."""
+    """The power spectrum with the first-order peaks of a lattice removed."""
     power, reach = power.copy(), int(radius) + 1
     for peak in hexagon(*lattice) * len(power):
         near = np.rint(peak).astype(int) + np.stack(np.mgrid[-reach : reach + 1, -reach : reach + 1], axis=-1)
@@ -239,7 +240,7 @@ WIDTH = 0.18  # of a Bragg peak's mask, relative to the first order's length
 
 
 def band_passes(shape, lattices) -> list[np.ndarray]:
-    """What each lattice passes of the spectrum: Gaussians on its peaks, none nearer to a peak of the other."""
+    """Filter of each lattice: Gaussians on its peaks, zero where a peak of another lattice is nearer."""
     q = np.stack(np.meshgrid(*(fftfreq(n) for n in shape), indexing="ij"), axis=-1).reshape(-1, 2)
     peaks = [np.concatenate([hexagon(*lattice, order) for order in ORDERS]) for lattice in lattices]
     reach = 5 * WIDTH * np.linalg.norm(peaks[0][0])

@@ -1,6 +1,6 @@
-"""Fit the two constants that make `layer_confidence` honest, and print how often it is right.
+"""Fit the two constants that calibrate `layer_confidence`, and print how often it is right.
 
-Scenes of development seeds, their true positions disturbed as after the fit to the frame or as read off the network.
+Scenes of development seeds; their true positions get the errors of the fit to the frame, or of the network alone.
 The two numbers printed first guide those of `moirelib.decomposition.Evidence`, whose head start is held lower: scenes
 harder than these would be overclaimed with all of it.
 """
@@ -67,7 +67,7 @@ def judged(seed, evidence) -> pd.DataFrame:
 
 
 def disturbed(scene, fitted: bool, rng) -> pd.DataFrame:
-    """True particles with noise, misses, false finds, and channels that are wrong here and swapped there."""
+    """True particles with noise, misses, false finds, and channels that are partly wrong or swapped."""
     noise, missed, false, flipped = (0.015, 0.01, 0.01, 0.05) if fitted else (0.04, 0.04, 0.03, 0.1)
     pixel = float(np.mean(scene.layers[0].diameters)) / DIAMETER
     field, spacing = np.array(scene.field) / pixel, scene.layers[0].spacing / pixel

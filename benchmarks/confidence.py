@@ -25,7 +25,7 @@ SUMS = {"says": ("confidence", "mean"), "right": ("right", "mean"), "particles":
 
 
 def main() -> None:
-    """Take scenes apart in two processes; print what their particles claim and how often it is true."""
+    """Take scenes apart in two processes; print the confidence of their particles and how often the layer is right."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--scenes", type=int, default=6, help="of each family (default 6)")
     parser.add_argument("--seed", type=int, default=SEED, help=f"default {SEED}; use 990 while developing")
@@ -37,13 +37,13 @@ def main() -> None:
         futures = [pool.submit(judged, *job) for job in jobs]
         tables = [future.result() for future in tqdm(as_completed(futures), total=len(jobs), unit="scene")]
     table = pd.concat(tables)
-    bins = pd.cut(table["confidence"], EDGES, right=False)  # it never says 1, see `Evidence.ceiling`
+    bins = pd.cut(table["confidence"], EDGES, right=False)  # never 1, see `Evidence.ceiling`
     print(table.groupby(bins, observed=True).agg(**SUMS).round(4).to_string())
-    print("\nwhere it says 0.9 or more:")
+    print("\nparticles with a confidence of 0.9 or more:")
     sure = table[table["confidence"] >= 0.9]
     print(sure.groupby("family", sort=False).agg(**SUMS).reindex(simulated).round(4).to_string())
     shares = sure.groupby(["family", "scene"])["right"].mean()
-    print(f"\nframes with fewer than nine of ten of these right: {(shares < 0.9).sum()} of {len(shares)}")
+    print(f"\nframes where less than nine of ten of these are right: {(shares < 0.9).sum()} of {len(shares)}")
 
 
 def judged(seed: int, family: str, index: int) -> pd.DataFrame:

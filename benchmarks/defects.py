@@ -1,10 +1,10 @@
-"""Order and defects against planted truth: lattices, twist, vacancies, dislocations, grain and twin boundaries.
+"""Order and defects compared with simulated truth: lattices, twist, vacancies, dislocations, grain and twin boundaries.
 
     python benchmarks/defects.py            # a few minutes
     python benchmarks/defects.py --quick    # under 40 seconds
 
 The last line of the output is one JSON object of named numbers. Layers are simulated, scattered, and analysed from
-their positions; the seeds are used for nothing else.
+their positions. The seeds are used only here.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SPACING = 30.0  # nm
 NOISE = (0.01, 0.03)  # one-sigma position error per component, in spacings
 
 
-# --- Truth and scores, of use for other roads to the positions as well ---
+# --- Truth and scores, also used by whole_road.py ---
 
 
 def planted(layer: Layer) -> pd.DataFrame:
@@ -50,7 +50,7 @@ def score_points(found: pd.DataFrame, truth: pd.DataFrame, spacing: float, count
     spacing : float
         In nm.
     counts : callable
-        Points (n, 2) to bool: which places count (away from the field's border and from boundaries).
+        Points (n, 2) to bool: positions that count (away from the border of the field and from boundaries).
     reach : float
         Farthest distance of a pair, in spacings.
     """
@@ -87,7 +87,7 @@ def main_boundary(found: pd.DataFrame, truth: Defect, spacing: float) -> pd.Seri
 
 
 def scattered(points, rng, missing: float = 0.0) -> np.ndarray:
-    """Positions as measured: some missing, all a little off."""
+    """Positions as measured: some are missing, all have an error."""
     points = points[rng.random(len(points)) >= missing]
     return points + rng.uniform(*NOISE) * SPACING * rng.standard_normal(points.shape)
 
@@ -116,7 +116,7 @@ def bicrystals(count: int, twin: bool, rng):
 # --- Measurements ---
 
 
-#: How far from the border of the field a defect counts, and how near a found one must be, in spacings.
+#: Margin at the border of the field without defects that count, and largest distance of a match, in spacings.
 MARGIN = {"vacancy": 1.0, "interstitial": 1.5, "dislocation": 2.0}
 REACH = {"vacancy": 0.5, "interstitial": 0.7, "dislocation": 1.5}
 
@@ -200,7 +200,7 @@ def lattices(count: int, rng) -> dict:
 
 
 def scenes(count: int, rng) -> dict:
-    """The same for random scenes with all at once: 5 % scatter, 10 % vacancies, 3 % strain, islands."""
+    """The same for random scenes with all of it: 5 % scatter, 10 % vacancies, 3 % strain, islands."""
     config = replace(LatticeConfig(), boundary=0.6, twin=0.5, single_layer=0.0)
     layers = [layer for _ in range(count) for layer in random_scene(config, (FIELD, FIELD), rng, SPACING).layers]
     called: dict = {True: [], False: []}

@@ -2,9 +2,9 @@
 
     python benchmarks/example.py --out data/bench_example.npz
 
-The scene is the first of its family: nobody chose it. The file holds a part of the frame, the true masks and those of
-every method, its layers named in the better way over the whole frame, and, in ``about``, the scene and the scores as
-JSON; `moirelib.data.benchmark_example` reads it. Networks have to be trained first: see `networks.py`.
+The scene is the first of its family, not a selected one. The file holds a part of the frame, the true masks
+and those of every method, in the layer order that fits the whole frame better, and, in ``about``, the scene and the
+scores as JSON; `moirelib.data.benchmark_example` reads it. Networks have to be trained first: see `networks.py`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PART = slice(128, 384)  # px along both axes
 
 
 def named(masks, truth) -> np.ndarray:
-    """Masks in the order in which they overlap more with the true ones."""
+    """Masks in the layer order that overlaps more with the true ones."""
     return max((masks, masks[::-1]), key=lambda order: float(np.sum(order * (truth > 0))))
 
 

@@ -23,13 +23,13 @@ from moirelib.validation import semi_real_moire
 __all__ = ["FAMILIES", "SWEEPS", "Problem", "make_problem", "real_frame"]
 
 SEMI_REAL = "semi-real Moiré"
-TWIST = (3.0, 30.0)  # degrees, wherever a family says nothing else
+TWIST = (3.0, 30.0)  # degrees, if a family gives no other
 SEMI_REAL_TWIST = (6.0, 30.0)  # degrees; below, its field of 11 spacings is smaller than one Moiré period
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One frame to take apart, and the answer."""
+    """One frame to take apart, and its truth."""
 
     frame: np.ndarray  # (y, x)
     pixel_size: float  # nm
@@ -59,7 +59,7 @@ def _spheres(dose: float = 10.6, shape=(512, 512), **lattice) -> LibraryConfig:
     return replace(recipe, lattice=config, shape=shape, dose=(dose, dose), blur=(0.0, 0.1), disk_blurred=0.0)
 
 
-#: Name -> configuration; the semi-real family has none. Their order numbers them: never insert, only append.
+#: Name -> configuration; the semi-real family has none. Their order gives their numbers: only append, never insert.
 FAMILIES: dict[str, LibraryConfig | None] = {
     "published recipe": _published(),
     "spheres": _spheres(),
@@ -71,7 +71,7 @@ FAMILIES: dict[str, LibraryConfig | None] = {
     SEMI_REAL: None,
 }
 
-#: What is varied -> its value -> configuration; all else as for spheres.
+#: Varied quantity -> its value -> configuration; everything else as for spheres.
 SWEEPS: dict[str, dict[float, LibraryConfig]] = {
     "twist_deg": {t: _spheres(twist_angle=(t, t)) for t in (1.0, 2.0, 4.0, 6.0, 10.0, 15.0, 20.0, 30.0)},
     "dose": {d: _spheres(dose=d) for d in (1.0, 3.5, 10.6, 35.0)},
@@ -104,7 +104,7 @@ def make_problem(name: str, config: LibraryConfig | None, seed: int, number: int
 
 
 def real_frame():
-    """The real frame as a movie; raises OSError where it is not at hand."""
+    """The real frame as a movie; raises OSError if it is not at hand."""
     return read_movie(data.fetch("np_lattice_2p593nm.tif"))
 
 
@@ -112,12 +112,12 @@ CENTERS = (420, 640), (363, 430)  # rows and columns of the real frame: the squa
 
 
 def _semi_real(rng, size: int = 512) -> Problem:
-    """The real frame times itself, turned: twist, direction and centre drawn."""
+    """The real frame multiplied with a turned copy of itself; twist, direction and centre are random."""
     movie, frame, points, diameter, mask = _real_truth()
     twist = rng.uniform(*SEMI_REAL_TWIST) * rng.choice([-1.0, 1.0])
     moire = semi_real_moire(frame, diameter, twist, size, center=[int(rng.integers(*r)) for r in CENTERS])
     layers = [points - moire.origin, moire.turn(points - moire.origin)]
-    # Pixels of the turned layer look up where they come from: the turn by the opposite angle.
+    # Pixels of the turned layer are looked up at their origin, so the angle has the opposite sign.
     back = replace(moire, twist_angle=-twist).turn(np.indices((size, size)).reshape(2, -1).T) + moire.origin
     masks = [mask[tuple(slice(o, o + size) for o in moire.origin)]]
     masks.append(map_coordinates(mask, back.T, order=0).reshape(size, size))
@@ -131,11 +131,11 @@ def _semi_real(rng, size: int = 512) -> Problem:
 
 @lru_cache(maxsize=1)
 def _real_truth():
-    """The real frame without its offset, and what an independent method finds in it: positions and the mean outline.
+    """The real frame without its offset, and positions and mean outline of its particles from an independent method.
 
-    trackpy's finds, kept where they are dark enough and have three neighbours as far away as the lattice's: by eye
-    nearly all particles of the lattice, and next to nothing beyond its edge. The mean of all particles, cut at half
-    its depth, is every particle's mask.
+    These are trackpy's finds that are dark enough and have three neighbours at the distance of the lattice. By eye,
+    these are nearly all particles of the lattice and very few others. The mask of each particle is the mean of all
+    particles, cut at half its depth.
     """
     movie = real_frame()
     frame = movie.frame(0).astype(float) - 32768
@@ -158,7 +158,7 @@ def _real_truth():
 
 
 def _mean_outline(darkness, points, reach) -> np.ndarray:
-    """Where the mean particle is at least half as dark as in its middle, from the level between particles."""
+    """Mask of the mean particle: at least half as dark as its middle, relative to the level between particles."""
     inner = points[np.all((points > reach + 1) & (points < np.array(darkness.shape) - reach - 2), axis=1)]
     grid = np.indices((2 * reach + 1, 2 * reach + 1)) - reach
     patches = [map_coordinates(darkness, grid + p[:, None, None], order=1) for p in inner]

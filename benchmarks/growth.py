@@ -1,11 +1,11 @@
-"""Growth against truth: events of simulated movies, static movies, fronts, site preference, relaxation.
+"""Growth compared with truth: events of simulated movies, static movies, fronts, site preference, relaxation.
 
     python benchmarks/growth.py            # a few minutes
     python benchmarks/growth.py --quick    # under 20 seconds
 
-The last line of the output is one JSON object of named numbers. Particle tables are made from the truth by what a
-microscope and a decomposition do to it: vibration, localization error, drift, rotation, missed particles (single and in
-runs), false finds at random and at the other layer's particles, broken tracks. The seeds are used for nothing else.
+The last line of the output is one JSON object of named numbers. Particle tables are the truth with the
+errors of a microscope and a decomposition: vibration, localization error, drift, rotation, missed particles (single
+and in runs), false finds at random and at the other layer's particles, broken tracks. The seeds are used only here.
 """
 
 from __future__ import annotations
@@ -39,23 +39,23 @@ SPACING = 36.0  # nm
 
 @dataclass(frozen=True)
 class Seeing:
-    """What comes between the particles and their table."""
+    """Errors of microscope and decomposition."""
 
     error: float = 0.02  # spacings, one-sigma, of localization and vibration together, per component
     miss: float = 0.02  # probability of missing a particle seen before
-    miss_again: float = 0.25  # of missing it again
+    miss_again: float = 0.25  # probability of missing it again in the next frame
     false: float = (
         0.01  # false finds per particle and frame: half of them at random, half at the other layer's particles
     )
-    false_again: float = 0.25  # of the same false find in the next frame
-    breaks: float = 0.005  # probability per frame that a track goes on under another number
+    false_again: float = 0.25  # probability of the same false find in the next frame
+    breaks: float = 0.005  # probability per frame that a track breaks and gets another number
     drift: tuple[float, float] = (0.25, -0.15)  # nm per frame
     walk: float = 0.5  # nm, one-sigma step of a random walk
     rotation: float = 0.01  # degrees per frame
 
 
 def growing_scene(rng, frames, growth, detachment):
-    """Layers, whether each particle is there (frames, n), and true events in the coordinates of the first frame."""
+    """Layers, presence of each particle (frames, n), and true events in the coordinates of the first frame."""
     config = LatticeConfig(
         shapes=("sphere",), diameter_ratio=(0.7, 0.8), twist_angle=(2.0, 15.0), island=1.0, edge=0.5, single_layer=0.0,
         boundary=0.2, position_std=(0.005, 0.03), strain=(0.0, 0.01), vacancies=(0.0, 0.05), interstitials=(0.0, 0.0),
@@ -77,14 +77,14 @@ def motion(frames, seeing, rng):
 
 
 def moved(points, drift, angle):
-    """Points (n, 2) of the first frame in another."""
+    """Points (n, 2) of the first frame, moved to another frame."""
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     middle = np.asarray(FIELD) / 2
     return (points - middle) @ turn.T + middle + drift
 
 
 def runs(there, start, again, rng):
-    """Random events (t, n) that go on with another probability than they begin."""
+    """Random runs (t, n): one probability to begin, another to continue."""
     happens = np.zeros(there.shape, bool)
     for t in range(len(there)):
         before = happens[t - 1] if t else np.zeros(there.shape[1], bool)
@@ -93,7 +93,7 @@ def runs(there, start, again, rng):
 
 
 def particle_table(layers, presence, seeing, rng, relative=None):
-    """Tracks as a decomposition would find them; and the motion (drift, rotation) they were seen through.
+    """Tracks as a decomposition would find them, and the simulated motion (drift, rotation).
 
     ``relative`` adds to layer 2's rotation (t,) in radians, for a twist that relaxes.
     """
@@ -110,7 +110,7 @@ def particle_table(layers, presence, seeing, rng, relative=None):
         n = max(
             round(0.005 * seeing.false / 0.01 * 2 * frames * there.sum(axis=1).mean() * (1 - seeing.false_again)), 0
         )
-        # Each false find has a place of its own; half of them are particles of the other layer.
+        # Each false find has its own position; half of them lie on particles of the other layer.
         places = rng.uniform(-20, np.asarray(FIELD) + 20, (n, 2))
         if len(other):
             places[: n // 2] = other[rng.integers(len(other), size=n // 2)]
@@ -128,7 +128,7 @@ def particle_table(layers, presence, seeing, rng, relative=None):
 
 
 def in_view(truth, drift, angle, border):
-    """Which true events happen in view, away from the border."""
+    """Mask of true events in view and away from the border."""
     t = truth["frame"].to_numpy(int)
     where = [moved(p[None], drift[k], angle[k])[0] for p, k in zip(truth[["y_nm", "x_nm"]].to_numpy(), t, strict=True)]
     where = np.reshape(where, (-1, 2))
@@ -136,7 +136,7 @@ def in_view(truth, drift, angle, border):
 
 
 def lasting(truth, frames, least: int = 3) -> np.ndarray:
-    """Which true events begin and end states of a site that last at least so many frames."""
+    """Mask of true events between states of a site that each last at least so many frames."""
     ordered = truth.sort_values(["layer", "particle", "frame"], kind="stable")
     site = ordered.groupby(["layer", "particle"])["frame"]
     before, after = ordered["frame"] - site.shift(1).fillna(0), site.shift(-1).fillna(frames) - ordered["frame"]
@@ -144,7 +144,7 @@ def lasting(truth, frames, least: int = 3) -> np.ndarray:
 
 
 def events(count, frames, rng, seeing, detachment, name, road=None) -> dict:
-    """Recall and precision of events in growth movies; tracks may be linked anew by a road."""
+    """Recall and precision of events in growth movies; tracks may be linked again by another method."""
     scores, long, balance = [], [], 0
     for _ in range(count):
         base = (1.0, 1.0) if rng.random() < 0.5 else (0.8, 0.95)
@@ -173,12 +173,12 @@ def pooled(scores) -> dict:
 
 
 def linked(table) -> pd.DataFrame:
-    """The table's particles linked by trackpy, without the truth's numbers; 1 px is 1 nm."""
+    """Particles linked by trackpy, without the true track numbers; 1 px is 1 nm."""
     return link(table.assign(y=table["y_nm"], x=table["x_nm"]), 0.4 * SPACING, 2)
 
 
 def static(count, frames, rng, seeing) -> dict:
-    """Events found where nothing attaches or detaches, per movie."""
+    """Number of events per movie in which nothing attaches or detaches."""
     number = 0
     for _ in range(count):
         layers, presence, _ = growing_scene(rng, frames, ((1.0, 1.0), (1.0, 1.0)), 0.0)
@@ -198,7 +198,7 @@ def pair(rng, radius, twist):
 
 
 def fronts(count, frames, rng, seeing) -> dict:
-    """Velocity of the front of a disk whose radius grows evenly."""
+    """Velocity of the front of a disk whose radius grows at a constant rate."""
     errors, claims = [], []
     for _ in range(count):
         layers = pair(rng, 235.0, rng.uniform(3, 12))
@@ -219,7 +219,7 @@ def fronts(count, frames, rng, seeing) -> dict:
 
 
 def preference(count, frames, rng, seeing, strength: float = 4.0) -> dict:
-    """How often a preference is found at the 5 % level, with one planted (power) and with none (false alarms)."""
+    """Share of preferences found at the 5 % level, with one simulated (power) and with none (false alarms)."""
     found: dict = {1.0: [], strength: []}
     ratios = []
     for factor, p_values in found.items():
@@ -239,7 +239,7 @@ def preference(count, frames, rng, seeing, strength: float = 4.0) -> dict:
 
 
 def relaxation(count, frames, rng, seeing) -> dict:
-    """Time constant and amplitude of a twist that relaxes while the island grows; and none where there is none."""
+    """Time constant and amplitude of a twist that relaxes while the island grows, and false alarms without one."""
     errors, claims, right, wrong = [], [], 0, 0
     for _ in range(count):
         for amplitude in (rng.uniform(1.0, 2.0), 0.0):

@@ -1,11 +1,11 @@
-"""Two layers told apart: moirelib and other methods on the same scenes, in one run.
+"""Separation of two layers: moirelib and other methods on the same scenes, in one run.
 
     make bench-layers            everything: all families and methods, sweeps, a movie; hours
     QUICK=1 make bench-layers    moirelib and Bragg filtering on a few scenes of every family; minutes
 
 Scenes run in two processes of one thread each; seconds per frame are measured there, on this machine. Every result is
-kept in `_build/bench-layers/results` under a hash of what it depends on, so an interrupted run goes on; delete the
-folder to take all times anew. A network that is not trained yet is trained first, which takes hours: see
+kept in `_build/bench-layers/results` under a hash of what it depends on, so an interrupted run continues; delete the
+folder to measure all times again. A network that is not trained yet is trained first, which takes hours: see
 `networks.py`. The last line is one JSON object, {family: {method: {metric: mean}}}.
 """
 
@@ -54,7 +54,7 @@ ALONE = "moirelib's network alone"
 
 
 def network_alone(frame, pixel_size, diameter, truth=None, weights=None):
-    """Our network as the others are used: its channels are the layers, without lattices and without the fit."""
+    """Our network used like the others: its channels are the layers, without lattices and without the fit."""
     return networks.decompose_with(own_network(weights), frame, pixel_size, diameter)
 
 
@@ -91,9 +91,9 @@ class Cell:
 
 
 def main() -> None:
-    """Run everything that is asked for, print tables and JSON."""
+    """Run all requested parts, print tables and JSON."""
     args = arguments()
-    load_weights(args.weights)  # weights that do not fit are noticed here, not scene by scene
+    load_weights(args.weights)  # wrong weights fail here, not in each scene
     before, commit = earlier(args.out, args.seed, args.scenes) if args.out and not args.quick else {}, head()
     names = QUICK_METHODS if args.quick else tuple(args.methods or METHODS)
     if not args.quick:
@@ -170,13 +170,13 @@ def real_frame_at_hand() -> bool:
 
 
 def family_cells(names, args) -> list[Cell]:
-    """One cell for every family that is asked for and can be made."""
+    """One cell for every requested family that can be made."""
     cells = [Cell(f, c, k, names, args.scenes) for k, (f, c) in enumerate(FAMILIES.items(), 1) if f in args.families]
     return [cell for cell in cells if cell.config is not None or real_frame_at_hand()]
 
 
 def sweep_cells(names, scenes, sweeps=tuple(SWEEPS)) -> list[Cell]:
-    """One cell for every value of every sweep that is asked for; its number does not depend on the others."""
+    """One cell for every value of every requested sweep; its number does not depend on the others."""
     methods = tuple(m for m in SWEEP_METHODS if m in names)
     values = [(what, value, config) for what, sweep in SWEEPS.items() for value, config in sweep.items()]
     cells = enumerate(values, 101)
@@ -218,7 +218,7 @@ def score(solve, problem, **options) -> dict:
     start, refused = time.perf_counter(), {}
     try:
         masks, particles = solve(problem.frame, problem.pixel_size, problem.diameter, problem.truth, **options)
-    except ValueError as error:  # a frame that a method refuses counts as one in which it finds nothing
+    except ValueError as error:  # a refused frame counts as one without finds
         masks, particles, refused = np.zeros(problem.masks.shape), problem.truth.iloc[:0], {"error": str(error)}
         print(f"{solve}: {error}", flush=True)
     seconds = time.perf_counter() - start
@@ -228,7 +228,7 @@ def score(solve, problem, **options) -> dict:
 
 
 def cache_file(cell, index, seed, method, weights) -> Path:
-    """Where a row is kept: named by all it depends on."""
+    """File of a row, named by a hash of everything that it depends on."""
     state = f"{seed} {cell.number} {index} {cell.config!r} {code(method, weights)}"
     name = re.sub(r"\W+", "-", f"{method} {cell.name} {index} ") + hashlib.sha256(state.encode()).hexdigest()[:16]
     return networks.BUILD / "results" / f"{name}.json"
@@ -261,7 +261,7 @@ def code(method, weights) -> str:
 
 
 def write(file: Path, content: dict) -> None:
-    """JSON that is there whole or not at all; no number is written as null."""
+    """Write JSON atomically; NaN is written as null."""
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f"{file.name}.{os.getpid()}")
     text = json.dumps(content, indent=1, ensure_ascii=False, default=str)
@@ -333,7 +333,7 @@ def describe(method, weights=None) -> dict:
 
 
 def ablation(table) -> dict:
-    """What three losses make of the same network: its scores alone on the spheres; nothing if trained unequally."""
+    """Scores on the spheres of the same network trained with three losses; nothing if the training differed."""
     steps = {name: describe(name).get("training", {}).get("steps") for name in ABLATION}
     if len(set(steps.values())) > 1:
         print("no ablation: its networks were trained for", steps, "steps")
@@ -351,7 +351,7 @@ def tabulate_sweeps(cells, rows) -> dict:
 
 
 def score_real_frame(weights, quick=False) -> dict | None:
-    """What can be said without truth: how many particles of the single-layer frame (or part) end up in one layer."""
+    """Score without truth: share of the particles of the single-layer frame (or part) in one layer."""
     try:
         movie = real_frame()
     except OSError:
@@ -392,7 +392,7 @@ def head() -> str | None:
 
 
 def stamped(result, commit, args) -> dict:
-    """The result with what was run, on what; the commit in every row, as methods and parts may be run one by one."""
+    """The result with settings and machine. Each row has its commit, since methods and parts may be run separately."""
     stamp = {"commit": commit}
     about = {
         "command": "benchmarks/layers.py",
@@ -411,7 +411,7 @@ def stamped(result, commit, args) -> dict:
 
 
 def earlier(file, seed, scenes) -> dict:
-    """What the file holds already; refused if of other scenes, whose results would be lost."""
+    """Earlier content of the file; raises if it is of other scenes, whose results would be lost."""
     if not file.exists():
         return {}
     before = json.loads(file.read_text(encoding="utf-8"))

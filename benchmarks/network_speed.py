@@ -31,7 +31,7 @@ def main() -> None:
 
 @torch.inference_mode()
 def frames_per_second(model, batch: int, device: torch.device, repeats: int = 20) -> float:
-    """After two runs that are not counted."""
+    """Frames per second, after two runs that do not count."""
     frames = torch.randn(batch, 1, PIXELS, PIXELS, device=device).to(memory_format=torch.channels_last)
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     for repeat in range(2 + repeats):

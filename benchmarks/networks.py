@@ -2,10 +2,10 @@
 
     python benchmarks/networks.py --train "published U-Net" --library FOLDER --steps 8000 --hours 6
 
-trains one of them, going on from its last checkpoint, and writes weights and a card into `_build/bench-layers`.
+trains one of them from its last checkpoint, and writes weights and a card into `_build/bench-layers`.
 All see the same crops as `moirelib train` with the same settings and library; the book's were trained for other numbers
-of steps, which chapter 6 lists. At the end each is given the true particle diameter
-to resample by, its channels are the layers, and its particles are the maxima of its masks: no lattice logic.
+of steps, which chapter 6 lists. To be scored, each is given the true particle diameter
+for resampling. Its channels are the layers, and its particles are the maxima of its masks, without lattice logic.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ def adam(module, steps):
 
 
 def one_cycle(module, steps):
-    """AdamW under a one-cycle schedule, with the peak rate of ours."""
+    """AdamW with a one-cycle schedule and our peak rate."""
     rate = TrainingConfig.full().learning_rate
     optimizer = torch.optim.AdamW(module.parameters(), lr=rate, weight_decay=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
@@ -184,7 +184,7 @@ class Training(lightning.LightningModule):
         self.model = network.build().to(memory_format=torch.channels_last)
 
     def training_step(self, batch, _):
-        """Loss of the masks; what else the crops hold is not used."""
+        """Loss of the masks; other content of the crops is not used."""
         image, truth = batch
         logits = self.model(image.to(memory_format=torch.channels_last))[:, :2]
         loss = self.network.loss(logits.float(), truth[:, :2])
@@ -193,7 +193,7 @@ class Training(lightning.LightningModule):
         return loss
 
     def configure_optimizers(self):
-        """As the network wants it."""
+        """The optimiser (and schedule) of the network."""
         return self.network.optimizer(self, self.steps)
 
     def on_save_checkpoint(self, checkpoint):
@@ -201,12 +201,12 @@ class Training(lightning.LightningModule):
         checkpoint["curve"] = self.curve
 
     def on_load_checkpoint(self, checkpoint):
-        """Take the training curve up again."""
+        """Continue the training curve."""
         self.curve = checkpoint["curve"]
 
 
 def weights_file(name: str, folder: Path = BUILD) -> Path:
-    """Where a network's weights are kept; the card is beside them."""
+    """File of the weights of a network; the card lies beside it."""
     return folder / (re.sub(r"\W+", "-", name.lower()) + ".safetensors")
 
 
@@ -279,7 +279,7 @@ class Decomposer:
     name: str  # key of NETWORKS
 
     def __call__(self, frame, pixel_size, diameter, truth=None):
-        """Masks (2, y, x) and table of particles; resampled by the true diameter, the truth not looked at."""
+        """Masks (2, y, x) and table of particles; resampled by the true diameter; the truth is not used."""
         return decompose_with(load(self.name), frame, pixel_size, diameter)
 
 

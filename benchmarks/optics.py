@@ -85,7 +85,7 @@ def library_seconds() -> float:
     """Time to make a library of 400 frames of 512 px with two local processes; extrapolated from 24 when quick."""
     if not QUICK:
         return make_seconds(400)
-    few, more = make_seconds(8), make_seconds(24)  # the difference is free of the processes' start
+    few, more = make_seconds(8), make_seconds(24)  # the difference does not contain the start of the processes
     return few + (more - few) * (400 - 8) / (24 - 8)
 
 
@@ -98,7 +98,7 @@ def make_seconds(images: int) -> float:
 
 
 def restart() -> bool:
-    """Kill a library's process group with SIGKILL, go on, and compare every array with an uninterrupted library."""
+    """Kill the process group of a library, continue it, and compare all arrays with an uninterrupted library."""
     config = replace(LibraryConfig.fast(), images=24, shape=(128, 128))
     command = [sys.executable, "-m", "moirelib", "library", "--fast", "--images", "24", "--size", "128", "--out"]
     with tempfile.TemporaryDirectory() as folder:
@@ -116,7 +116,7 @@ def restart() -> bool:
 
 
 def twin() -> list[float]:
-    """Numbers of a simulated twin of the real frame, beside the real one's; returns its noise autocorrelation."""
+    """Print numbers of a simulated twin beside those of the real frame; returns its noise autocorrelation."""
     simulated, _ = real_frame_twin()
     spacing = REAL_SPACING / REAL_PIXEL_SIZE
     table = {"simulated twin": frame_statistics(simulated, spacing, np.s_[350:862, 60:572])}

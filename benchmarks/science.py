@@ -1,4 +1,4 @@
-"""What the lattice is doing: vibrations, order, defects, boundaries and growth measured on simulations of known truth.
+"""Scores of the analysis: vibrations, order, defects, boundaries and growth on simulations with known truth.
 
     make bench-science            all of it; some twenty minutes
     QUICK=1 make bench-science    a smaller sample; under two minutes

@@ -1,4 +1,4 @@
-"""Score `moirelib decompose` as it ships: sample, simulated scenes of seeds never trained or tuned on, real frame.
+"""Score `moirelib decompose` as it ships: sample, simulated scenes with unused seeds, real frame.
 
 Prints a table and, as its last line, the same as JSON. Times are of this machine.
 """
@@ -65,7 +65,7 @@ def sample() -> dict:
 
 
 def library_scene(i) -> dict:
-    """One frame from the ranges of the training library, hopeless doses and contrasts included."""
+    """One frame from the ranges of the training library, including its lowest doses and contrasts."""
     return simulated_scene(LibraryConfig(shape=(448, 448)), (SEED, i))
 
 
@@ -82,7 +82,7 @@ def simulated_scene(config, seed) -> dict:
 
 
 def real_frame() -> dict:
-    """What can be checked without truth: one layer, and the distance of lattice rows (102 to 104 nm expected)."""
+    """Checks without truth: one layer, and the distance of lattice rows (102 to 104 nm expected)."""
     movie = moirelib.read_movie(data.fetch("np_lattice_2p593nm.tif"))
     start = time.perf_counter()
     result = moirelib.decompose(movie)

@@ -1,7 +1,7 @@
 """Measure vibrations and phonons on simulated crystals of known springs and on published tracks.
 
 Every simulated table has drift, rotation, missing particles and unequal error bars. Prints its numbers as JSON in
-the last line. ``--quick`` takes smaller samples. Seeds were used for nothing else.
+the last line. ``--quick`` takes smaller samples. The seeds are used only here.
 """
 
 import numpy as np
@@ -46,10 +46,10 @@ def measure(quick: bool = False) -> dict:
 
 
 def table(sites, u, error, rng, drift=True, missing=0.05) -> pd.DataFrame:
-    """Track table of sites that move by u (t, n, 2), with drift, rotation, missing particles and errors (n,) in nm."""
+    """Track table of particles displaced by u (t, n, 2), with drift, rotation, misses and errors (n,) in nm."""
     frames, n, _ = u.shape
     angle = np.radians(np.cumsum(rng.normal(0, 0.05, frames))) * drift
-    angle -= angle.mean()  # the lattice's mean direction stays the one that the truth is computed for
+    angle -= angle.mean()  # the mean direction of the lattice stays that of the truth
     shift = np.cumsum(rng.normal(0, 1.0, (frames, 2)), axis=0) * drift
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     middle = sites.mean(axis=0)
@@ -63,13 +63,13 @@ def table(sites, u, error, rng, drift=True, missing=0.05) -> pd.DataFrame:
 
 
 def unequal(size, n, rng) -> np.ndarray:
-    """Error bars (n,) that scatter by a third about one of the given size, in the root mean square."""
+    """Error bars (n,) that scatter by a third about the given size (root mean square)."""
     error = rng.uniform(0.5, 1.5, n)
     return size * error / np.sqrt(np.mean(error**2))
 
 
 def relative_variance(sites, kept, stiffness) -> np.ndarray:
-    """Exact variances (n, 2) of an elastic crystal about its own position and orientation, per share that is kept."""
+    """Exact variances (n, 2) of a crystal about its own position and orientation, over the share that is kept."""
     r = sites - sites.mean(axis=0)
     rigid = np.stack([np.tile([1.0, 0], len(r)), np.tile([0.0, 1], len(r)), np.stack([r[:, 1], -r[:, 0]], 1).ravel()])
     rigid = np.linalg.qr(rigid.T)[0]
@@ -111,7 +111,7 @@ def independent(repeats, frames=300) -> dict:
 
 
 def elastic(repeats) -> dict:
-    """An elastic crystal, every frame anew and correlated in time; the error equals the vibration.
+    """An elastic crystal with independent and with correlated frames; the error equals the vibration.
 
     The slowest waves of the correlated one, of stiffness 0.1 to 0.2 kT/nm², relax over 25 to 50 frames.
     """
@@ -143,7 +143,7 @@ def without_error_bars(repeats, frames=1000) -> dict:
 
 
 def whole_motion(repeats, frames=600) -> dict:
-    """All of the variance, the layer's own thermal motion included, where the stage moves smoothly."""
+    """The whole variance, including thermal motion of the whole layer, for a stage that moves smoothly."""
     sites, ratios, rigid = hexagonal_lattice(SPACING, ANGLE, (0, 0), 160.0), [], []
     truth = np.diag(np.linalg.inv(stiffness_matrix(sites, SPACING, SPRING, HOLD).toarray())).mean()
     for i in range(repeats):
@@ -216,7 +216,7 @@ def modes(frames=2000) -> dict:
 
 
 def real(name) -> dict:
-    """Amplitudes of bulk particles with the stated tracking error, and what the frames themselves say of it."""
+    """Amplitudes of bulk particles with the stated tracking error, and bounds of this error from the tracks."""
     tracks = data.trajectories(name)
     motion = site_displacements(tracks)
     bound = localization_bound(motion)

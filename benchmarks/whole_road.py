@@ -1,11 +1,11 @@
-"""Defects and boundaries through the whole road: planted, rendered, decomposed, analysed.
+"""Defects and boundaries through all steps: simulated, rendered, decomposed, analysed.
 
     python benchmarks/whole_road.py            # some ten minutes on one core
     python benchmarks/whole_road.py --quick    # under 25 seconds
 
 The last line of the output is one JSON object of named numbers: ``road_`` from the positions found in the frames,
 ``direct_`` from the true positions of the same scenes, ``behind_`` the difference in points (of a hundred), positive
-where the road is worse. The seeds are used for nothing else.
+if ``road_`` is worse. The seeds are used only here.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from moirelib.simulation import Layer, LibraryConfig, Scene, SimulatedFrame, sim
 SEED = 73009
 TWIST = (5.0, 30.0)  # degrees
 LONG = 8  # spacings; a shorter boundary does not count
-NEAR = 0.25  # spacings; a particle that is found at most so far away is the same
-ENOUGH = 40  # particles; a layer of which fewer are found is lost, with all that was planted in it
+NEAR = 0.25  # spacings; largest distance of a found particle from the true one
+ENOUGH = 40  # particles; a layer with fewer finds counts as lost, with all its defects
 
 # --- Scenes ---
 
@@ -37,8 +37,8 @@ ENOUGH = 40  # particles; a layer of which fewer are found is lost, with all tha
 def stacked_crystals(spacing: tuple[float, float], twin: bool) -> LibraryConfig:
     """Translucent spheres at the published dose: a boundary across layer 1, dislocations in layer 2, vacancies in both.
 
-    As in `defects`, whose field of 700 nm is what 512 px of the published microscope show. No slow strain: it would
-    turn the two grains by more than the 0.1° to which their misorientation is asked for.
+    As in `defects`, whose field of 700 nm is what 512 px of the published microscope show. No slow strain, which would
+    turn the two grains by more than the 0.1° at which their misorientation is scored.
     """
     spheres = FAMILIES["spheres"]
     lattice = replace(
@@ -57,25 +57,25 @@ def stacked_crystals(spacing: tuple[float, float], twin: bool) -> LibraryConfig:
 
 
 def drawn(config: LibraryConfig, seed) -> SimulatedFrame:
-    """The first scene drawn whose layers are twisted enough everywhere, and its frame.
+    """The first random scene whose layers are twisted enough everywhere, and its frame.
 
-    Where layer 2 runs on parallel to a grain of layer 1, nothing in a frame tells which of the two a particle is in.
+    Where layer 2 is parallel to a grain of layer 1, a frame does not show in which of the two a particle lies.
     """
     frames = (simulate_frame(config, (*seed, attempt)) for attempt in count())
     return next(image for image in frames if least_twist(image.scene) >= TWIST[0])
 
 
 def least_twist(scene: Scene) -> float:
-    """Smallest twist of layer 2 on the grains of layer 1, whichever way the second grain is turned; in degrees."""
+    """Smallest twist of layer 2 on the grains of layer 1, for both senses of the second grain; in degrees."""
     base, upper = scene.layers
     turns = [sign * d.misorientation for d in base.defects if d.end is not None for sign in (-1, 1)]
     return min(fold_hexagonal(upper.angle - base.angle - turn) for turn in (0.0, *turns))
 
 
 def both_ways(config: LibraryConfig, seed) -> list[tuple[Layer, Layer]]:
-    """The layers of a scene, each as it is and with the particles that its frame shows in place of its own.
+    """The layers of a scene, with their true particles and with those found in its frame.
 
-    A frame does not name its layers: of both ways to name them the one counts in which more particles agree.
+    The order of the layers cannot be seen in a frame; the order in which more particles agree counts.
     """
     image = drawn(config, seed)
     _, particles = moirelib_decompose(image.frame, image.pixel_size)
@@ -89,12 +89,12 @@ def both_ways(config: LibraryConfig, seed) -> list[tuple[Layer, Layer]]:
 
 
 def with_particles(layer: Layer, points) -> Layer:
-    """Other particles, of which only the places are known, and the same planted defects."""
+    """The layer with other particles (positions only) and the same simulated defects."""
     return Layer(points, np.full(len(points), np.nan), layer.spacing, layer.angle, defects=layer.defects)
 
 
 def agreeing(pairs) -> int:
-    """How many particles of true layers are found in the layers they are paired with."""
+    """Number of particles of true layers that are found in the paired layers."""
     return sum(len(match(found.positions, seen(true), NEAR * true.spacing)[0]) for true, found in pairs)
 
 
@@ -102,7 +102,7 @@ def agreeing(pairs) -> int:
 
 
 def analysed(layers) -> dict:
-    """Numbers of one way: point defects, boundaries and what they are called."""
+    """Scores for one source of positions: point defects, boundaries and their kinds."""
     scores: dict = {kind: [] for kind in MARGIN}
     rows = []
     for layer in layers:
@@ -115,7 +115,7 @@ def analysed(layers) -> dict:
 
 
 def point_scores(layer: Layer, found: LayerDefects | None) -> dict:
-    """Hits, misses and false finds of every kind of point defect, away from boundaries and the field's border."""
+    """Hits, misses and false finds of every kind of point defect, away from boundaries and the border of the field."""
     truth = planted(layer)
     table = truth.iloc[:0] if found is None else found.defects[~found.defects["in_boundary"].astype(bool)]
     scores = {}
@@ -127,7 +127,7 @@ def point_scores(layer: Layer, found: LayerDefects | None) -> dict:
 
 
 def boundary_rows(layer: Layer, found: LayerDefects | None) -> list[tuple]:
-    """Of each planted boundary: whether it is a twin, is found, is called a twin of the right Σ; error in degrees."""
+    """For each simulated boundary: is it a twin, is it found, is it called a twin of the right Σ; error in degrees."""
     rows = []
     for truth in layer.defects:
         if truth.end is None or np.hypot(*np.subtract(truth.end, truth.position)) < LONG * layer.spacing:
@@ -140,7 +140,7 @@ def boundary_rows(layer: Layer, found: LayerDefects | None) -> list[tuple]:
 
 
 def boundary_numbers(rows) -> dict:
-    """Shares of all planted boundaries: what is not found is neither within 0.1° nor called a twin."""
+    """Shares of all simulated boundaries; one that is not found is neither within 0.1° nor called a twin."""
     table = pd.DataFrame(rows, columns=["twin", "found", "called_twin", "error_deg"])
     twins, plain = table[table["twin"]], table[~table["twin"]]
     return {
@@ -156,15 +156,15 @@ def boundary_numbers(rows) -> dict:
 
 
 def points_behind(direct: dict, road: dict) -> dict:
-    """By how many points of a hundred every rate is worse on the road."""
+    """Loss of each rate with positions from frames, in percentage points."""
     worse_if_lower = [name for name in direct if name.endswith(("precision", "recall", "within_0.1_deg"))]
     behind = {name: 100 * (direct[name] - road[name]) for name in worse_if_lower}
     return behind | {"plain_called_twin": 100 * (road["plain_called_twin"] - direct["plain_called_twin"])}
 
 
 def measure(quick: bool) -> dict:
-    """All numbers by name; NaN where there was nothing to measure."""
-    # A quick look takes one scene of the few particles that a wide spacing leaves.
+    """All numbers by name; NaN if there was nothing to measure."""
+    # The quick mode takes one scene with a wide spacing, which has few particles.
     scenes, spacing = (1, (50.0, 50.0)) if quick else (24, (30.0, 40.0))
     configs = [stacked_crystals(spacing, twin=i % 2 == 0) for i in range(scenes)]
     pairs = [pair for i, config in enumerate(configs) for pair in both_ways(config, (SEED, i))]

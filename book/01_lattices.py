@@ -18,17 +18,17 @@
 # :class: tip
 # - build a hexagonal lattice from two vectors, and a {term}`Moiré lattice` from two hexagonal ones
 # - measure the Moiré period in an image and compare it with its formula; find the twists that repeat exactly
-# - draw random specimens of two or more layers, whose truth is known
+# - draw random specimens of two or more layers with known truth
 # - plant dislocations, twin boundaries, vacancies and interstitials
 # - let a lattice vibrate as an elastic body, and grow
 # - build gold nanoparticles of five shapes, as solids and atom by atom
 #
-# Needs nothing from other chapters · CPU · 15 seconds (fast), 25 seconds (full) · 0.5 GB
+# Needs nothing from other chapters · CPU · 15 seconds (fast), 25 seconds (full) · 0.5 GB (full 0.9 GB)
 # ```
 #
-# Everything in this book starts from a specimen that we know completely: where each particle sits, in which
-# {term}`layer`, how large it is and which defects the lattice has. This chapter makes such specimens. Lengths are in
-# nm, angles in degrees, and points are `(y, x)`.
+# This book starts from specimens that we know completely: the position, {term}`layer` and size of each particle, and the
+# defects of the lattice. This chapter makes such specimens. Lengths are in nm, angles in degrees, and points are
+# `(y, x)`.
 
 # %%
 import os
@@ -71,9 +71,9 @@ plt.rcParams["figure.dpi"] = 144
 # %% [markdown]
 # ## Two vectors make a lattice
 #
-# A hexagonal lattice is every sum of whole multiples of two vectors that are equally long and 60° apart. Their length
-# is the {term}`spacing` $a$, the distance between nearest neighbours. Gold nanoparticles in the experiments that this
-# book follows are some tens of nm apart; here $a$ = 39 nm.
+# A hexagonal lattice consists of all sums of whole multiples of two vectors that are equally long and 60° apart. Their
+# length is the {term}`spacing` $a$, the distance between nearest neighbours. Gold nanoparticles in liquid-cell
+# experiments are some tens of nm apart; here $a$ = 39 nm.
 
 # %%
 spacing, angle = 39.0, 12.0
@@ -107,8 +107,8 @@ plt.show()
 
 # %% [markdown]
 # `hexagonal_lattice` does the same within a circle. Two numbers check it: every point's nearest neighbour is at $a$,
-# and each point takes up the area $\sqrt{3}a^2/2$. Rows of points are $d_{10} = \sqrt{3}a/2$ apart; papers often
-# quote this distance instead of $a$, so always ask which one a number is.
+# and each point takes up the area $\sqrt{3}a^2/2$. Rows of points are $d_{10} = \sqrt{3}a/2$ apart. Papers often
+# quote this distance instead of $a$, so check which of the two a number is.
 
 # %%
 points = hexagonal_lattice(spacing, angle, center=(0, 0), radius=1000)
@@ -120,16 +120,15 @@ print(f"area per point     {area:.1f} nm², formula {np.sqrt(3) / 2 * spacing**2
 # %% [markdown]
 # ## A small twist makes a large pattern
 #
-# Lay a second, equal lattice over the first and turn it by the {term}`twist angle` $\theta$. Where particles lie on
-# top of each other the picture is open; where they fill each other's gaps it is closed. These places alternate with a
-# period far larger than the spacing, and the smaller the twist, the larger the period ({numref}`fig-twist`). A
-# projected image is a *product*: a beam that passes a particle of layer 1 with {term}`transmission` $T$ and then one
-# of layer 2 keeps $T^2$. For now every particle is a disk with $T = 0.5$; [chapter 2](02_multislice) replaces it by
-# physics.
+# Put a second, equal lattice on the first and turn it by the {term}`twist angle` $\theta$. The image is open where
+# particles lie on top of each other, and closed where they fill each other's gaps. The two alternate with a period much
+# larger than the spacing; the smaller the twist, the larger the period ({numref}`fig-twist`). A projected image is a
+# *product*: a beam that passes a particle of layer 1 with {term}`transmission` $T$ and then one of layer 2 keeps $T^2$.
+# For now every particle is a disk with $T = 0.5$; [chapter 2](02_multislice) computes the transmission.
 
 
 # %%
-def projected(layers, diameter, field, pixel_size, transmission=0.5):
+def project_layers(layers, diameter, field, pixel_size, transmission=0.5):
     """Product of the layers' transmissions, (y, x)."""
     axis = (np.arange(round(field / pixel_size)) + 0.5) * pixel_size
     centers = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1)
@@ -143,19 +142,19 @@ def projected(layers, diameter, field, pixel_size, transmission=0.5):
     return image
 
 
-def twisted(theta, field, mismatch=1.0):
+def twist_lattices(theta, field, mismatch=1.0):
     """Two lattices about the middle of the field, the second turned by theta degrees and scaled."""
     middle, radius = (field / 2, field / 2), 0.75 * field
     first = hexagonal_lattice(spacing, angle, middle, radius)
     return first, hexagonal_lattice(spacing * mismatch, angle + theta, middle, radius)
 
 
-# %% mystnb={"figure": {"caption": "Two equal lattices twisted by 4°, 9° and 20°. The orange bar is one Moiré period as the formula gives it: it spans the distance between neighbouring rosettes.", "name": "fig-twist"}}
+# %% mystnb={"figure": {"caption": "Two equal lattices twisted by 4°, 9° and 20°. The orange bar is one Moiré period by the formula: it connects neighbouring rosettes.", "name": "fig-twist"}}
 fig, axes = plt.subplots(1, 3, figsize=(8, 3), layout="constrained")
 for ax, theta in zip(axes, (4, 9, 20), strict=True):
     field, pixel_size = 900.0, 1.5
     show_frame(
-        projected(twisted(theta, field), 30.0, field, pixel_size),
+        project_layers(twist_lattices(theta, field), 30.0, field, pixel_size),
         pixel_size,
         ax,
         title=f"twist {theta}°",
@@ -173,33 +172,33 @@ plt.show()
 # ## The period is a beat
 #
 # In Fourier space the first lattice is a set of peaks at $\mathbf{g}$, six of them at
-# $|\mathbf{g}| = 1/d_{10} = 2/(\sqrt{3}a)$, and the second is the same set turned by $\theta$. A product in the image
-# is a convolution in Fourier space, so the image also holds the *differences* $\mathbf{g}_2 - \mathbf{g}_1$, as two
-# tones beat. Two vectors of equal length with the angle $\theta$ between them differ by
+# $|\mathbf{g}| = 1/d_{10} = 2/(\sqrt{3}a)$. The second is the same set turned by $\theta$. A product in the image is a
+# convolution in Fourier space, so the image also holds the *differences* $\mathbf{g}_2 - \mathbf{g}_1$, like the beat
+# of two tones. Two vectors of equal length with the angle $\theta$ between them differ by
 #
 # $$
 # |\mathbf{g}_2 - \mathbf{g}_1| = 2\,|\mathbf{g}|\,\sin(\theta/2) .
 # $$
 #
-# The differences again form a hexagon, so the Moiré pattern is itself a hexagonal lattice, and its spacing follows
-# from its shortest vector as $a$ follows from $|\mathbf{g}|$ {cite:p}`oster1964,hermann2012`:
+# The differences also form a hexagon, so the Moiré pattern is a hexagonal lattice too. Its spacing follows from its
+# shortest vector as $a$ follows from $|\mathbf{g}|$ {cite:p}`oster1964,hermann2012`:
 #
 # $$
 # L = \frac{2}{\sqrt{3}\,|\mathbf{g}_2 - \mathbf{g}_1|} = \frac{a}{2 \sin(\theta/2)} .
 # $$
 #
-# The {term}`structure factor` of the *positions* knows nothing of the product, and indeed shows no peak at the Moiré
-# frequency. The spectrum of the *image* does ({numref}`fig-beat`). For separating layers this is good news: the beat
-# is made by the projection and carries nothing that the two sets of lattice peaks do not carry.
+# The {term}`structure factor` of the *positions* contains no product, and it shows no peak at the Moiré frequency. The
+# spectrum of the *image* does ({numref}`fig-beat`). This helps to separate layers: the projection makes the beat, and it
+# carries no information beyond the two sets of lattice peaks.
 
 # %%
 theta, field, pixel_size = 9.0, 1200.0, 2.0
-layers = twisted(theta, field)
-image = projected(layers, 30.0, field, pixel_size)
+layers = twist_lattices(theta, field)
+image = project_layers(layers, 30.0, field, pixel_size)
 
 
 def power(image):
-    """Power spectrum, windowed so that the image's edges make no cross."""
+    """Power spectrum, with a window so that the image's edges make no cross."""
     window = np.hanning(image.shape[0])[:, None] * np.hanning(image.shape[1])
     return np.abs(np.fft.fftshift(np.fft.fft2((image - image.mean()) * window))) ** 2
 
@@ -226,15 +225,15 @@ axes[0].set_ylabel("$k_y$ (1/nm)")
 plt.show()
 
 # %% [markdown]
-# ## Measured, the period agrees with the formula
+# ## The measured period agrees with the formula
 #
 # The strongest peak well inside the first ring of lattice peaks is the Moiré frequency. A Fourier transform of the
-# image gives it to within one pixel of the spectrum, $1/\text{field}$; evaluating the same sum on a finer grid around
-# that pixel locates the peak far better. The field must hold several periods, so it grows as the twist shrinks.
+# image gives it to within one pixel of the spectrum, $1/\text{field}$. The same sum on a finer grid around that pixel
+# locates the peak much better. The field must hold several periods, so it is larger for smaller twists.
 
 
 # %%
-def measured_period(image, field, pixel_size):
+def measure_period(image, field, pixel_size):
     """Moiré period in nm from the strongest peak inside half the lattice frequency."""
     spectrum, n = power(image), image.shape[0]
     k = np.fft.fftshift(np.fft.fftfreq(n, pixel_size))
@@ -257,7 +256,7 @@ predicted = np.array([moire_period(spacing, theta) for theta in twists])
 fields = np.maximum(1200.0, np.round(5 * predicted))  # at least five periods
 measured = np.array(
     [
-        measured_period(projected(twisted(theta, field), 30.0, field, 3.0), field, 3.0)
+        measure_period(project_layers(twist_lattices(theta, field), 30.0, field, 3.0), field, 3.0)
         for theta, field in zip(twists, fields, strict=True)
     ]
 )
@@ -285,22 +284,23 @@ bottom.set(xlabel="twist angle (°)", ylabel="difference (%)", ylim=(-2, 2))
 plt.show()
 
 # %% [markdown]
-# A hexagonal lattice looks the same every 60°, and turning one way or the other gives mirrored patterns with one
-# period. All twists therefore fold into 0° to 30°:
+# A hexagonal lattice looks the same every 60°, and a twist to the left or to the right gives mirrored patterns of the
+# same period. All twists therefore fold into 0° to 30°:
 
 # %%
 for difference in (9, -9, 51, 69, 30, 31):
     print(f"{difference:4d}° is a twist of {fold_hexagonal(difference):.0f}°")
 
 # %% [markdown]
-# Layers of one batch of particles can also differ in spacing. The same difference of two vectors, now of unequal
-# length, gives for spacings $a$ and $b$ {cite:p}`hermann2012`
+# Layers can also differ in spacing. The same difference of two vectors, now of unequal length, gives for spacings $a$
+# and $b$ {cite:p}`hermann2012`
 #
 # $$
 # L = \frac{ab}{\sqrt{a^2 + b^2 - 2ab\cos\theta}} .
 # $$
 #
-# Without any twist a difference of 5 % makes a Moiré pattern of $L \approx 20\,a$; exercise 1 measures one.
+# Without any twist a difference of 5 % makes a Moiré pattern of $L = 21\,a$. Exercise 1 measures the effect of a
+# difference in spacing.
 
 # %%
 for theta in (0, 1, 3, 9):
@@ -310,22 +310,23 @@ for theta in (0, 1, 3, 9):
 # %% [markdown]
 # ## A few twists repeat exactly
 #
-# The Moiré pattern looks periodic at every twist, but its rosettes are in general not alike: the two lattices share
-# one site, and no other. Only at {term}`commensurate twists <commensurate twist>` do they share a lattice of sites.
-# Turning brings the lattice vector $n\mathbf{a}_1 + m\mathbf{a}_2$ onto $m\mathbf{a}_1 + n\mathbf{a}_2$, a vector
-# of the same length, if {cite:p}`shallcross2010`
+# The Moiré pattern looks periodic at every twist, but its rosettes in general differ: the two lattices share only one
+# site. At {term}`commensurate twists <commensurate twist>` they share a lattice of sites. The twist brings the lattice
+# vector $n\mathbf{a}_1 + m\mathbf{a}_2$ onto $m\mathbf{a}_1 + n\mathbf{a}_2$, a vector of the same length, if
+# {cite:p}`shallcross2010`
 #
 # $$
 # \cos\theta = \frac{m^2 + 4mn + n^2}{2\,(m^2 + mn + n^2)} .
 # $$
 #
-# One site in $\Sigma = m^2 + mn + n^2$ then coincides {cite:p}`ranganathan1966` (a third of that where $m - n$ is a
-# multiple of three: those repeat other twists), and the coincident sites are $a\sqrt{\Sigma}$ apart.
+# Then one site in $\Sigma = m^2 + mn + n^2$ coincides {cite:p}`ranganathan1966`, and the coincident sites are
+# $a\sqrt{\Sigma}$ apart. (If $m - n$ is a multiple of three, $\Sigma$ is a third of this, and the twist repeats another
+# one.)
 
 # %%
 commensurate_angles(50).round(3)
 
-# %% mystnb={"figure": {"caption": "Left, two lattices at the commensurate twist of 21.79°: one site in Σ = 7 of each coincides (black), and the cell of the coincident sites is the Moiré cell. Right, Moiré period against twist (line) and the period of the coincident sites (points): equal for n = m - 1, longer for all others.", "name": "fig-commensurate"}}
+# %% mystnb={"figure": {"caption": "Left, two lattices at the commensurate twist of 21.79°: one site in Σ = 7 of each coincides (black), and the cell of the coincident sites is the Moiré cell. Right, Moiré period against twist (line) and the period of the coincident sites (points). The two are equal for n = m - 1; for all others the sites' period is longer.", "name": "fig-commensurate"}}
 table = commensurate_angles(60 if FAST else 200)
 theta = table["twist_deg"][0]
 first, second = (hexagonal_lattice(1.0, t, (0, 0), 7.5) for t in (0, theta))
@@ -356,16 +357,15 @@ right.legend(frameon=False, loc="upper right", fontsize=8)
 plt.show()
 
 # %% [markdown]
-# The larger $\Sigma$, the fewer the sites that coincide and the less it matters whether they do: at the small twists
-# of most experiments a commensurate one is never far. Small $\Sigma$ will matter once two grains *of one layer* meet.
-
-# %% [markdown]
+# At a large $\Sigma$ few sites coincide, and it hardly matters whether they do: every small twist has a commensurate one
+# close by. A small $\Sigma$ matters where two grains *of one layer* meet.
+#
 # ## Real layers are not perfect
 #
-# In an experiment the upper layer is often an {term}`island` on a larger {term}`base layer`, sites are empty, rows
-# bend, particles differ in size, and two {term}`grains <grain>` meet at a line. `LatticeConfig` holds a range for
-# each of these, and `random_scene` draws one specimen from them. All randomness comes from the generator that you
-# pass: the same seed gives the same specimen.
+# In an experiment the upper layer is often an {term}`island` on a larger {term}`base layer`. Sites are empty, rows bend,
+# particles differ in size, and two {term}`grains <grain>` meet at a line. `LatticeConfig` holds a range for each of
+# these, and `random_scene` draws one specimen from them. All random numbers come from the generator that you pass: the
+# same seed gives the same specimen.
 
 # %%
 config = LatticeConfig(
@@ -387,7 +387,7 @@ for number, layer in enumerate(scene.layers, start=1):
         f"layer {number}: {len(layer)} particles, spacing {layer.spacing:.1f} nm, mid-plane at z = {layer.z:.1f} nm"
     )
 
-# %% mystnb={"figure": {"caption": "One random specimen: layer 1 (blue), which has an edge, under an island of layer 2 (orange). Sites are empty, rows bend and the sizes vary.", "name": "fig-scene"}}
+# %% mystnb={"figure": {"caption": "One random specimen: layer 1 (blue), which has an edge, under an island of layer 2 (orange). Some sites are empty, rows bend and the sizes vary.", "name": "fig-scene"}}
 table = truth_table(scene, pixel_size=1.0)
 fig, ax = plt.subplots(figsize=(7, 5.6), layout="constrained")
 show_particles(table, ax, 1.0, layer=1, facecolors=LAYER_COLORS[0] + "55", linewidths=0.6)
@@ -396,15 +396,15 @@ ax.set(xlim=(0, 900), ylim=(700, 0), aspect="equal", xlabel="x (nm)", ylabel="y 
 plt.show()
 
 # %% [markdown]
-# `truth_table` lists the particles in the form in which [chapter 7](07_particles) will list those found in an image,
-# so that the two can be compared row by row.
+# `truth_table` lists the particles in the same form as [chapter 7](07_particles) lists those found in an image. So the
+# two can be compared row by row.
 
 # %%
 table.head(3).round(2)
 
 # %% [markdown]
-# The numbers asked for come back when they are measured. A layer without an edge has one particle per
-# $\sqrt{3}a^2/2$, less the {term}`vacancies <vacancy>`; the error bar is the scatter of a random draw.
+# A count confirms the share of vacancies. A layer without an edge has one particle per $\sqrt{3}a^2/2$, less the
+# {term}`vacancies <vacancy>`; the error bar is the scatter of a random draw.
 
 # %%
 fraction, config_full = (
@@ -425,13 +425,13 @@ count = np.sum(np.all((base.positions >= 0) & (base.positions < field), axis=1))
 sites = field[0] * field[1] / (np.sqrt(3) / 2 * 20.0**2)
 error = np.sqrt(fraction * (1 - fraction) / sites)
 print(
-    f"empty sites: {100 * (1 - count / sites):.2f} %, asked for {100 * fraction:.0f} % ± {100 * error:.2f} %"
+    f"empty sites: {100 * (1 - count / sites):.2f} %, expected {100 * fraction:.0f} % ± {100 * error:.2f} %"
 )
 
 # %% [markdown]
-# Nothing limits the stack to two layers. Each further layer has its own twist and shift against the one below, its
-# own spacing if asked for, and lies within the outline of the one below. Three layers make three Moiré patterns, one
-# for every pair ({numref}`fig-three`).
+# A stack can have more than two layers. Each further layer has its own twist and shift against the one below, on request
+# its own spacing, and lies within the outline of the one below. Three layers make three Moiré patterns, one for every
+# pair ({numref}`fig-three`).
 
 # %%
 three = replace(config, layers=3, twist_angle=(5.0, 12.0), upper_spacing=(36.0, 42.0), edge=0.0)
@@ -444,17 +444,17 @@ print("twists against layer 1:", ", ".join(f"{t:.1f}°" for t in stack.twist_ang
 
 # %% mystnb={"figure": {"caption": "Projected image of three layers: one lattice alone at the edge, two and three of them inside the islands.", "name": "fig-three"}}
 fig, ax = plt.subplots(figsize=(5, 5), layout="constrained")
-show_frame(projected([layer.positions for layer in stack.layers], 30.0, 900.0, 1.5), 1.5, ax)
+show_frame(project_layers([layer.positions for layer in stack.layers], 30.0, 900.0, 1.5), 1.5, ax)
 plt.show()
 
 # %% [markdown]
 # ## Defects are part of the truth
 #
-# A later chapter will look for defects in measured positions. To judge it we plant some: an empty site is a
-# {term}`vacancy`, a particle between sites an {term}`interstitial`, and where a row of particles ends inside the
-# crystal there is a {term}`dislocation`. Its {term}`Burgers vector` $\mathbf{b}$ is what is missing when one walks
-# around it and counts equal steps in every direction. In an elastic sheet of Poisson ratio $\nu$, with $\mathbf{b}$
-# along $x$ and polar coordinates $(r, \varphi)$ about the core, particles are displaced by
+# A later chapter looks for defects in measured positions. We plant some to test it. An empty site is a
+# {term}`vacancy`, a particle between sites an {term}`interstitial`. A row of particles that ends inside the crystal
+# makes a {term}`dislocation`. Its {term}`Burgers vector` $\mathbf{b}$ is the gap that remains after a walk around it with
+# equal numbers of lattice steps in every direction and back. In an elastic sheet of Poisson ratio $\nu$, with
+# $\mathbf{b}$ along $x$ and polar coordinates $(r, \varphi)$ about the core, particles are displaced by
 # {cite:p}`anderson2017`
 #
 # $$
@@ -466,7 +466,7 @@ plt.show()
 
 
 # %%
-def around_dislocation(y, x, b, nu=1 / 3):
+def dislocation_field(y, x, b, nu=1 / 3):
     """Displacement (y, x) around a dislocation at the origin with its Burgers vector along x."""
     r, phi = np.hypot(y, x), np.arctan2(y, x)
     along = phi + (1 + nu) / 4 * np.sin(2 * phi)
@@ -476,19 +476,18 @@ def around_dislocation(y, x, b, nu=1 / 3):
 
 perfect = hexagonal_lattice(spacing, 0.0, (0, 0), 700)
 core = spacing * np.array([np.sqrt(3) / 6, 0.5])  # in the middle of three particles
-dislocated = perfect + around_dislocation(*(perfect - core).T, spacing)
+dislocated = perfect + dislocation_field(*(perfect - core).T, spacing)
 same = perfect + dislocation_displacement(perfect, core, (0, spacing))
 print(f"largest difference from moirelib's: {np.abs(dislocated - same).max():.1e} nm")
 
 # %% [markdown]
-# The displacement jumps by $\mathbf{b}$ across the half line to the left of the core, and nothing is seen there: a
-# lattice shifted by a lattice vector is the same lattice. What remains is one particle with five neighbours and one
-# with seven, side by side: the mark by which dislocations are found ({numref}`fig-defects`).
+# The displacement jumps by $\mathbf{b}$ across the half line to the left of the core, but the jump is invisible: a
+# lattice shifted by a lattice vector is the same lattice. What remains is one particle with five neighbours beside one
+# with seven. Dislocations are found by this pair ({numref}`fig-defects`).
 #
-# Two {term}`grains <grain>` of different orientation meet at a {term}`grain boundary`. Of all boundaries the *twin
-# boundary* is the most regular: turn the grains by a commensurate twist, let the boundary run along a row of
-# coincident sites, and one grain is the mirror image of the other. Particles that would come too close to their own
-# mirror image merge with it on the line.
+# Two {term}`grains <grain>` of different orientation meet at a {term}`grain boundary`. The most regular one is the *twin
+# boundary*: the grains are turned by a commensurate twist, the boundary runs along a row of coincident sites, and one
+# grain is the mirror image of the other. Particles too close to their own mirror image merge with it on the line.
 
 
 # %%
@@ -516,7 +515,7 @@ layer = random_scene(pointlike, (900, 900), np.random.default_rng(15), spacing=3
 for defect in layer.defects[:4]:
     print(defect.kind, "at", np.round(defect.position, 1))
 
-# %% mystnb={"figure": {"caption": "Particles with five (blue), seven (orange) and six neighbours (grey). Left, a dislocation: the arrow is its Burgers vector. Middle, a Σ7 twin boundary: black dots are coincident sites on the mirror line. Right, vacancies (crosses) and interstitials (triangles) where the truth lists them.", "name": "fig-defects"}}
+# %% mystnb={"figure": {"caption": "Particles with five (blue), seven (orange) and six neighbours (grey). Left, a dislocation: the arrow is its Burgers vector. Middle, a Σ7 twin boundary: black dots are coincident sites on the mirror line. Right, vacancies (crosses) and interstitials (triangles) at their places in the truth.", "name": "fig-defects"}}
 fig, axes = plt.subplots(1, 3, figsize=(9, 3.4), layout="constrained")
 for ax, points, middle, title in zip(
     axes,
@@ -548,15 +547,14 @@ axes[0].set_ylabel("y (nm)")
 plt.show()
 
 # %% [markdown]
-# Every planted defect stands in its layer's `defects`: the kind, the position, the Burgers vector of a dislocation,
-# both ends of a boundary with its {term}`misorientation` and Σ. Wrong numbers of neighbours alone do not tell defects apart:
-# around a vacancy or an interstitial they come in even numbers of pairs, whose Burgers vectors cancel.
-
-# %% [markdown]
+# A layer's `defects` list every planted defect: the kind, the position, the Burgers vector of a dislocation, both ends of
+# a boundary with its {term}`misorientation` and Σ. The numbers of neighbours alone do not identify a defect: around a
+# vacancy or an interstitial there are several pairs of five and seven, whose Burgers vectors cancel.
+#
 # ## Neighbours vibrate together
 #
-# Particles that move each on its own are the simplest model, and not a true one: a particle that is pushed pushes its
-# neighbours. Put a spring of constant $k$ on every bond, unstretched in equilibrium. To second order the energy is
+# Independent motion of the particles is the simplest model, but not a true one: a particle that moves pushes its
+# neighbours. We put a spring of constant $k$ on every bond, unstretched in equilibrium. To second order the energy is
 # $\tfrac{1}{2}\mathbf{u}^\mathsf{T} K \mathbf{u}$ with $K = k\,B^\mathsf{T}B$, where $B$ maps the displacements of all
 # particles to the stretch of all bonds. In thermal equilibrium displacements are Gaussian with the covariance
 # $kT K^{-1}$. A Cholesky factor of $K$ draws them:
@@ -577,10 +575,10 @@ print(f"difference from moirelib's stiffness matrix: {np.abs(stiffness - same).m
 print(f"rms displacement {drawn.std():.2f} nm")
 
 # %% [markdown]
-# The weak `site_stiffness` stands for whatever holds the layer as a whole; without it the crystal would drift away.
+# The weak `site_stiffness` holds the layer as a whole; without it the crystal would drift away.
 # `thermal_displacements` does the same for thousands of particles with a sparse solver. Two displacement fields of
-# the same rms displacement differ at a glance ({numref}`fig-elastic`): in the elastic one neighbours move together,
-# and the distances between them scatter half as much.
+# the same rms displacement look different ({numref}`fig-elastic`): in the elastic one neighbours move together, and
+# the distances between them scatter about half as much.
 
 # %%
 sites = hexagonal_lattice(spacing, angle, (0, 0), 480.0 if FAST else 700.0)
@@ -622,10 +620,10 @@ plt.show()
 # \hat{\boldsymbol{\delta}}\hat{\boldsymbol{\delta}}^\mathsf{T},
 # $$
 #
-# the {term}`dynamical matrix`, and by equipartition its mean squared amplitude is $kT D^{-1}(\mathbf{q})$. Its two
-# eigenvalues belong to longitudinal and transverse waves; for long waves they differ by a factor of three. So a movie
-# of an elastic layer carries a spectrum that we know, and that a measurement must give back
-# ({numref}`fig-spectrum`). Particles at the edge have fewer bonds and move more; a window hides them.
+# the {term}`dynamical matrix`, and by equipartition its mean squared amplitude is $kT D^{-1}(\mathbf{q})$. The two
+# eigenvalues of $D$ belong to longitudinal and transverse waves; for long waves they differ by a factor of three. So we
+# know the spectrum of an elastic layer's movie, and a measurement must reproduce it ({numref}`fig-spectrum`). Particles
+# at the edge have fewer bonds and move more; a window hides them.
 
 # %%
 t = np.radians(angle)
@@ -667,14 +665,14 @@ ratio = spectra["elastic", "transverse"] / np.einsum("qij,i,j->q", d, across, ac
 print(f"measured / predicted, transverse: {ratio.mean():.3f} ± {ratio.std() / np.sqrt(9):.3f}")
 
 # %% [markdown]
-# With `correlation_time` the frames of a movie follow each other as in a viscous liquid: every mode relaxes at a rate
-# in proportion to its stiffness, so that long waves are slow. The spectrum stays the same.
+# With `correlation_time` the displacements follow each other as in a viscous liquid: every mode relaxes at a rate
+# proportional to its stiffness, so long waves are slow. The spectrum stays the same.
 #
 # ## Layers grow at their rim
 #
-# A particle from the liquid stays where it touches others, at the rim of an {term}`island`. `growth_schedule` says
-# when each particle of a layer is there: an Eden model {cite:p}`eden1961`, in which free sites are taken the more
-# readily the more neighbours they have. With `detachment`, particles at the rim may also leave.
+# A particle from the liquid stays where it touches others, at the rim of an {term}`island`. `growth_schedule` gives the
+# frames in which each particle of a layer is present. It is an Eden model {cite:p}`eden1961`: a free site with more
+# neighbours fills sooner. With `detachment`, particles at the rim may also leave.
 
 # %%
 island = scene.layers[1]
@@ -684,7 +682,7 @@ present, events = growth_schedule(
 print(f"{len(events)} events, {np.sum(events['event'] == 'detach')} of them detachments")
 events.head(3).round(1)
 
-# %% mystnb={"figure": {"caption": "Growth of an island. Left, every particle coloured by the frame in which it first appears. Right, number of particles, and of those that come or go in each frame.", "name": "fig-growth"}}
+# %% mystnb={"figure": {"caption": "Growth of an island. Left, every particle coloured by the frame in which it first appears. Right, the number of particles, and how many attach and detach in each frame.", "name": "fig-growth"}}
 fig, axes = plt.subplot_mosaic(
     [["map", "number"], ["map", "events"]],
     figsize=(8, 3.6),
@@ -709,11 +707,11 @@ plt.show()
 # (shapes)=
 # ## One nanoparticle: a solid
 #
-# Synthesis makes gold into spheres, rods, cubes, octahedra and triangular prisms {cite:p}`grzelczak2008`. All of them
-# are here one construction: a sharp solid, made a little smaller, plus a ball that rolls over it. The ball's radius,
-# over the diameter, is the `rounding` of the edges. The diameter of any shape is its {term}`equivalent diameter`, that
-# of the circle of equal projected area, which is also what is measured in an image. A convex polygon of area $A$ and perimeter $P$ that is
-# widened by $\rho$ grows to $A + P\rho + \pi\rho^2$ {cite:p}`schneider2013`, so the area is right for any rounding.
+# Synthesis gives gold spheres, rods, cubes, octahedra and triangular prisms {cite:p}`grzelczak2008`. All have the same
+# construction here: a sharp solid, made a little smaller, plus a ball that rolls over it. The ball's radius over the
+# diameter is the `rounding` of the edges. The diameter of any shape is its {term}`equivalent diameter`, that of the
+# circle of equal projected area; an image gives the same diameter. A convex polygon of area $A$ and perimeter $P$,
+# widened by $\rho$, has the area $A + P\rho + \pi\rho^2$ {cite:p}`schneider2013`, so the area is right for any rounding.
 # Rods stand along the beam, and octahedra and prisms lie on a triangular facet.
 
 # %%
@@ -732,7 +730,7 @@ for shape, thickness in solids.items():
         f"thickness up to {thickness.max():4.1f} nm, corners within {circumscribed_ratio(shape, 0.1):.2f} d"
     )
 
-# %% mystnb={"figure": {"caption": "Thickness that the beam meets in five gold particles of 30 nm. Below, along the horizontal line through the centre (black) and with sharper edges (orange).", "name": "fig-shapes"}}
+# %% mystnb={"figure": {"caption": "Thickness of five gold particles of 30 nm along the beam. Below, on the horizontal line through the centre (black) and with sharper edges (orange).", "name": "fig-shapes"}}
 fig, axes = plt.subplots(
     2, 5, figsize=(9, 3.6), height_ratios=(1.5, 1), sharex=True, sharey="row", layout="constrained"
 )
@@ -754,11 +752,11 @@ plt.show()
 # %% [markdown]
 # ## The same nanoparticle, atom by atom
 #
-# To find out what a particle does to the beam we need its atoms. Gold is face-centred cubic with four atoms in a cube
+# The effect of a particle on the beam depends on its atoms. Gold is face-centred cubic with four atoms in a cube
 # of 0.4078 nm. `nanoparticle` cuts the same solids out of such a crystal. A sphere or rod gets a random crystal
-# orientation; facets leave no choice: a cube has {100} facets, and an octahedron or prism lies on {111}. It returns
-# the `Atoms` object of the atomic simulation environment ASE {cite:p}`larsen2017`, whose lengths are in Å: this, and
-# abTEM in the next chapter, are the only places in the project where Å appear as lengths.
+# orientation. Facets fix it for the others: a cube has {100} facets, and an octahedron or prism lies on {111}. The
+# result is an `Atoms` object of the atomic simulation environment ASE {cite:p}`larsen2017`, whose lengths are in Å. Only
+# these objects, and abTEM in the next chapter, have lengths in Å.
 
 # %%
 particles = {
@@ -790,10 +788,10 @@ axes[1, 0].set_ylabel("z (nm)")
 plt.show()
 
 # %% [markdown]
-# The volume gives the number of atoms in advance; for a sphere $N = \tfrac{\pi}{6} d^3 \cdot 4/a_\text{Au}^3$. Because
-# only whole atoms fit, a small particle misses it by a few per cent, and the difference shrinks as the particle
-# grows. Facets lie on planes of atoms, so that a small facetted particle has one plane more or less; `nanoparticle`
-# tries sixteen positions of the crystal and keeps the one nearest to the volume.
+# The volume predicts the number of atoms; for a sphere $N = \tfrac{\pi}{6} d^3 \cdot 4/a_\text{Au}^3$. Only whole atoms
+# fit, so the smallest particles differ from it by up to a tenth, and larger ones by less ({numref}`fig-gold`). Facets lie
+# on planes of atoms, so a small facetted particle has one plane more or less; `nanoparticle` tries sixteen positions of
+# the crystal and keeps the one nearest to the volume.
 
 # %%
 diameters = np.linspace(1.0, 4.0 if FAST else 8.0, 13)
@@ -803,7 +801,7 @@ counts = np.array(
 )  # (diameter, draw)
 expected = np.pi / 6 * diameters**3 * 4 / 0.4078**3
 
-# %% mystnb={"figure": {"caption": "Number of atoms of gold spheres over the number that the volume gives, five random cuts per diameter.", "name": "fig-gold"}}
+# %% mystnb={"figure": {"caption": "Number of atoms of gold spheres over the number expected from the volume, five random cuts per diameter.", "name": "fig-gold"}}
 fig, ax = plt.subplots(figsize=(5, 3), layout="constrained")
 ax.axhline(1, color="0.5")
 ax.plot(diameters, counts / expected[:, None], "o", ms=4, color=LAYER_COLORS[0])
@@ -813,15 +811,15 @@ plt.show()
 # %% [markdown]
 # ## Exercises
 #
-# **1.** Test the formula for two spacings on an image: twist 5°, $b = 1.04\,a$. How much does the mismatch matter
-# there, and at which twist would it halve the period?
+# **1.** Test the formula for two spacings on an image: twist 5°, $b = 1.04\,a$. How much does the difference in spacing
+# matter there, and at which twist would it halve the period?
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
 a, b, theta, field, pixel_size = spacing, 1.04 * spacing, 5.0, 1200.0, 2.0
-image = projected(twisted(theta, field, mismatch=b / a), 30.0, field, pixel_size)
+image = project_layers(twist_lattices(theta, field, mismatch=b / a), 30.0, field, pixel_size)
 print(
     f"with mismatch: formula {moire_period(a, theta, b):.0f} nm, "
-    f"measured {measured_period(image, field, pixel_size):.0f} nm; without: {moire_period(a, theta):.0f} nm"
+    f"measured {measure_period(image, field, pixel_size):.0f} nm; without: {moire_period(a, theta):.0f} nm"
 )
 fine = np.linspace(0.3, 5, 500)
 ratio = np.array([moire_period(a, t, b) / moire_period(a, t) for t in fine])
@@ -852,8 +850,8 @@ for diameter in (1.5, 3.0):
 # %% [markdown]
 # **4.** A grain boundary of small misorientation $\theta$ is a wall of dislocations, $h = b/(2\sin(\theta/2))$ apart
 # {cite:p}`anderson2017`: the formula of the Moiré period. Put dislocations one above the other, with their Burgers
-# vector across the wall, and measure by how much the rows on both sides are turned. Why a
-# little less than the formula says?
+# vector across the wall, and measure the angle between the rows on both sides. Why is it a little less than by the
+# formula?
 
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
@@ -876,12 +874,13 @@ for rows in (8, 12, 16):  # between one dislocation and the next
     print(
         f"h = {h:4.1f} a: turned by {abs(sides[1] - sides[0]):.2f}°, "
         f"formula {np.degrees(2 * np.arcsin(0.5 / h)):.2f}°, "
-        f"seen from here the wall of finite length fills {np.arctan(60 * h / 24) / (np.pi / 2):.1%}"
+        f"the finite wall fills {np.arctan(60 * h / 24) / (np.pi / 2):.1%} of the view from there"
     )
+# The wall is finite: the share that it fills explains the difference.
 
 # %% [markdown]
-# **5.** The energy of a harmonic crystal is half a $kT$ for each of its $2n$ modes, and $n$ particles share $3n$
-# bonds. How much does the length of a bond scatter, and how can a movie's spring constant be read from it?
+# **5.** The energy of a harmonic crystal is $kT/2$ for each of its $2n$ modes, and $n$ particles share $3n$
+# bonds. How much does the length of a bond scatter, and how does this give the spring constant of a movie?
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
 # 3n · ½ k <stretch²> = 2n · ½ kT, so <stretch²> = 2 kT / (3 k).
@@ -896,29 +895,29 @@ print(f"spring constant {2 / 3 / stretch.var():.2f} kT/nm², planted {spring_con
 # ## Summary
 #
 # - Two vectors make a lattice; two lattices, twisted by $\theta$, make a Moiré lattice of period
-#   $a/(2\sin(\theta/2))$. The formula and an image agree to about a per cent. It repeats exactly only at commensurate
-#   twists, with the period $a\sqrt{\Sigma}$.
+#   $a/(2\sin(\theta/2))$. The formula and an image agree to about a per cent. The pattern repeats exactly only at
+#   commensurate twists, with the period $a\sqrt{\Sigma}$.
 # - The Moiré peaks are differences of lattice peaks. They appear in the product of two layers, not in the positions.
-# - `random_scene` draws specimens of any number of layers with islands, edges, strain and defects from a seed;
-#   `truth_table` lists every particle, and each layer's `defects` what was planted where.
+# - `random_scene` draws specimens of any number of layers with islands, edges, strain and defects from a seed.
+#   `truth_table` lists every particle, and each layer's `defects` list every planted defect.
 # - A dislocation is a displacement field; a twin boundary is a mirror line of coincident sites.
 # - `thermal_displacements` draws vibrations whose spectrum is the inverse of the `dynamical_matrix`;
-#   `growth_schedule` says when each particle comes and goes.
-# - `particle_thickness` is what the beam meets of a sphere, rod, cube, octahedron or prism, and `nanoparticle` the
-#   atoms of the same solid.
+#   `growth_schedule` gives the frames in which each particle comes and goes.
+# - `particle_thickness` gives the thickness of a sphere, rod, cube, octahedron or prism along the beam, and
+#   `nanoparticle` the atoms of the same solid.
 #
 # ## In practice
 #
-# - **One period, one spacing.** If the layers' spacings differ by $\varepsilon$, the mismatch matters once
-#   $\varepsilon$ is not small against the twist in radians (4 % is 2.3°). A period alone then does not give the
+# - **One period, one spacing.** If the layers' spacings differ by $\varepsilon$, the difference matters once
+#   $\varepsilon$ is not small against the twist in radians (4 % is 2.3°). Then a period alone does not give the
 #   twist; the two sets of lattice peaks do.
 # - **The field must hold the pattern.** At a twist of 1° and $a$ = 39 nm one period is 2.2 µm. With less than two
-#   periods in the field, do not try to read it from the spectrum.
+#   periods in the field the spectrum does not give the period.
 # - **Near 30°** the period approaches twice the spacing, and the pattern is a quasicrystal rather than a Moiré
 #   lattice.
-# - **The specimens are models.** In a random scene particles move independently about strained sites, strain is two
+# - **The specimens are models.** In a random scene particles scatter independently about strained sites, strain is two
 #   plane waves, and outlines are smooth curves; real edges follow lattice rows. Dislocations and interstitials have
-#   the displacements of continuum elasticity, vacancies and boundaries are not relaxed at all. The springs are central and
+#   the displacements of continuum elasticity; vacancies and boundaries are not relaxed. The springs are central and
 #   harmonic, and no particle feels the layer below it.
 # - **The particles are models too.** They are single crystals without a ligand shell; real gold spheres often hold
 #   twins. Walls parallel to the beam bulge by a quarter of the edges' radius.

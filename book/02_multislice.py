@@ -17,18 +17,17 @@
 # ```{admonition} In this chapter
 # :class: tip
 # - follow an electron wave through one gold particle, slice by slice and atom by atom
-# - see how much passes a gold crystal of any thickness, and why that is not one exponential
+# - see how many electrons pass a gold crystal of any thickness, and why that is not one exponential
 # - compose images of whole lattices from a table of transmissions
-# - prove the composed image against full-atom multislice of the same scene, and time both
+# - compare the composed image with full-atom multislice of the same scene, and time both
 # - check that no electron is lost on the way
 #
-# Needs [chapter 1](01_lattices) · CPU · 40 seconds (fast), 90 seconds (full) · 1.1 GB (full 1.5 GB)
+# Needs [chapter 1](01_lattices) · CPU · 50 seconds (fast), 100 seconds (full) · 1.1 GB (full 1.6 GB)
 # ```
 #
 # A 700 nm field with two layers of 30 nm particles holds some six hundred million gold atoms, too many to simulate
-# atom by atom for every image. One small particle is not. This chapter computes single crystals with full atomic
-# detail, once, and composes images of lattices from what it learns. How far such an image is from the truth is
-# measured, not hoped.
+# atom by atom for every image. This chapter computes single crystals once with all their atoms, and composes images of
+# lattices from the results. It also measures how much such an image differs from a simulation of all atoms.
 
 # %%
 import os
@@ -72,8 +71,8 @@ ENERGY = 200e3  # eV
 # ## Electrons are fast and their waves are short
 #
 # At the {term}`beam energy` of 200 keV an electron moves at 70 % of the speed of light, so its wavelength needs
-# relativity: $\lambda = hc / \sqrt{E\,(E + 2mc^2)}$ {cite:p}`kirkland2020`. At 2.5 pm it is a hundredth of the
-# distance between gold atoms.
+# relativity: $\lambda = hc / \sqrt{E\,(E + 2mc^2)}$ {cite:p}`kirkland2020`. The result, 2.5 pm, is about a hundredth of
+# the distance between gold atoms.
 
 # %%
 hc, mc2 = 1239.84198, 510998.95  # eV·nm, eV
@@ -86,15 +85,15 @@ for energy in (80e3, 200e3, 300e3):
 # %% [markdown]
 # ## Multislice: delay, propagate, repeat
 #
-# The positive nuclei speed the electron up. In a slice thin enough that the wave does not spread inside it, this only
-# advances the phase, by $\sigma$ times the slice's {term}`projected potential`; then the wave propagates through
-# empty space to the next slice. These two steps, repeated, are {term}`multislice` {cite:p}`cowley1957`. abTEM
+# The positive nuclei speed the electron up. In a slice so thin that the wave does not spread inside it, this only
+# advances the phase by $\sigma$ times the slice's {term}`projected potential`. Then the wave propagates through empty
+# space to the next slice. {term}`Multislice <multislice>` repeats these two steps {cite:p}`cowley1957`. abTEM
 # {cite:p}`madsen2021` computes the potential from tabulated atoms {cite:p}`lobato2014`.
 #
-# Atoms vibrate. An electron passes in far less time than a vibration takes, so it meets atoms that stand still, each
-# displaced from its site, and the next electron meets another such snapshot: {term}`frozen phonons`
-# {cite:p}`loane1991`. `vibrate` draws one. At room temperature a gold atom is 8.9 pm from its site along each axis,
-# root mean square {cite:p}`gao1999`.
+# Atoms vibrate. An electron passes in far less time than a vibration takes, so it meets atoms at rest, each displaced
+# from its site. The next electron meets another such snapshot: {term}`frozen phonons` {cite:p}`loane1991`. `vibrate`
+# draws one. At room temperature the root-mean-square displacement of a gold atom is 8.9 pm along each axis
+# {cite:p}`gao1999`.
 
 # %%
 diameter, sampling = (3.0 if FAST else 5.0), 0.01  # nm
@@ -111,9 +110,9 @@ slices = potential.array  # (slice, x, y), volt·Å
 print(f"{len(atoms)} atoms, {len(slices)} slices of {slices.shape[1]} × {slices.shape[2]} samples")
 
 # %% [markdown]
-# The whole algorithm is the loop below. `limit` cuts the highest frequencies, which the discrete transform would fold
-# back onto low ones; `aperture` blocks what the objective {term}`aperture` blocks, here everything scattered beyond
-# 10 mrad.
+# The loop below is the whole algorithm. `limit` removes the highest frequencies, which the discrete transform would fold
+# back onto low ones. `aperture` blocks all electrons that the objective {term}`aperture` blocks, here those scattered
+# beyond 10 mrad.
 
 # %%
 wavelength, n = electron_wavelength(ENERGY), slices.shape[1]
@@ -133,9 +132,9 @@ aperture = wavelength * k < 10e-3
 by_hand = ifft2(fft2(wave) * aperture).T  # abTEM indexes (x, y), this book (y, x)
 
 # %% [markdown]
-# `particle_exit_wave` lets abTEM do all of it, with lengths in nm; both agree. An image is the average over the
-# snapshots that its electrons met. A second snapshot of the same particle tells how many it takes: the two differ in
-# atomic detail, but hardly in pixels of half a nanometre. For such images one is enough.
+# `particle_exit_wave` does the same with abTEM, with lengths in nm; both agree. An image is the average over the
+# snapshots that its electrons met. A second snapshot of the same particle shows how many are needed. The two differ in
+# atomic detail, but little in pixels of half a nanometre. For such images one snapshot is enough.
 
 # %%
 exit_wave = particle_exit_wave(atoms, ENERGY, aperture=10.0, sampling=sampling)
@@ -151,7 +150,7 @@ for size in (1, 50):  # samples of 0.01 nm
         f"snapshots scatter by {100 * ratio:4.1f} % of the contrast in {size * sampling} nm pixels"
     )
 
-# %% mystnb={"figure": {"caption": "Exit wave of one gold sphere behind a 10 mrad aperture. Left, intensity: dark where electrons were scattered out of the aperture. Right, phase: it grows with thickness. The crystal in its random orientation shows in both; the ripples outside come from the aperture's sharp edge.", "name": "fig-exit-wave"}}
+# %% mystnb={"figure": {"caption": "Exit wave of one gold sphere behind a 10 mrad aperture. Left, intensity: dark where electrons were scattered out of the aperture. Right, phase: it grows with thickness. Both show the crystal in its random orientation. The ripples outside come from the aperture's sharp edge.", "name": "fig-exit-wave"}}
 fig, axes = plt.subplots(1, 2, figsize=(8, 3.7), layout="constrained")
 for ax, values, cmap, label in zip(
     axes,
@@ -168,10 +167,10 @@ plt.show()
 # %% [markdown]
 # ## A crystal passes electrons back and forth
 #
-# How much of the beam a particle passes depends on its thickness, so we send a wave through a slab and keep it at
-# every nanometre. `crystal_slab` fills a box with gold in a random crystal orientation. Of each wave two things matter:
-# its *mean*, which is what is left of the incident plane wave, and the *intensity within the aperture*, which also
-# holds what was scattered by less than the aperture's angle. The two orientations below were picked by hand.
+# The share of the beam that passes a particle depends on its thickness. So we send a wave through a slab and keep the
+# wave at every nanometre. `crystal_slab` fills a box with gold in a random crystal orientation. Two properties of each
+# wave matter: its *mean*, which is the rest of the incident plane wave, and the *intensity within the aperture*, which
+# includes electrons scattered by less than the aperture's angle. We picked the two orientations below by hand.
 
 # %%
 depths = np.arange(1, 31 if FAST else 81)  # nm
@@ -189,12 +188,12 @@ for name, seed in (("ordinary", 1), ("near a Bragg angle", 5)):
 del waves, power
 
 # %% [markdown]
-# The two orientations could hardly differ more ({numref}`fig-slab`). When a set of crystal planes stands near its
-# Bragg angle, they diffract the beam, and then diffract the diffracted beam back: the two waves beat
-# {cite:p}`williams2009`. This is {term}`dynamical diffraction`. At the exact angle the period is the
-# {term}`extinction distance` $\xi = \pi / \sigma |V_g|$, with the potential's Fourier coefficient $V_g$. For gold's
-# (111) planes it follows from one unit cell, seen along $[\bar{1}10]$. We also ask at which angles the first
-# reflections leave, $\lambda / d$ for planes $d$ apart:
+# The two orientations differ greatly ({numref}`fig-slab`). Crystal planes near their Bragg angle diffract the beam, and
+# then diffract the diffracted beam back: the two waves beat {cite:p}`williams2009`. This is
+# {term}`dynamical diffraction`. At the exact angle the period is the {term}`extinction distance`
+# $\xi = \pi / \sigma |V_g|$, with the potential's Fourier coefficient $V_g$. For gold's (111) planes it follows from one
+# unit cell, seen along $[\bar{1}10]$. We also compute the angles of the first reflections, $\lambda / d$ for planes $d$
+# apart:
 
 # %%
 cell = FaceCenteredCubic("Au", directions=[[0, 0, 1], [1, 1, 0], [-1, 1, 0]], latticeconstant=4.078)
@@ -211,7 +210,7 @@ for planes, spacing in (("111", 0.2355), ("200", 0.2039), ("220", 0.1442)):
     leaves = [1e3 * electron_wavelength(e) / spacing for e in (200e3, 300e3)]
     print(f"({planes}) leaves at {leaves[0]:.2f} mrad (200 keV), {leaves[1]:.2f} mrad (300 keV)")
 
-# %% mystnb={"figure": {"caption": "What passes a gold slab against its thickness, in two crystal orientations at 200 keV: the incident wave (black) and the intensity within three apertures. Near a Bragg angle the beam goes over into a diffracted one and comes back; an aperture of 20 mrad passes both.", "name": "fig-slab"}}
+# %% mystnb={"figure": {"caption": "Fraction of the electrons that passes a gold slab against its thickness, in two crystal orientations at 200 keV: the incident wave (black) and the intensity within three apertures. Near a Bragg angle the beam turns into a diffracted one and back; an aperture of 20 mrad passes both.", "name": "fig-slab"}}
 fig, axes = plt.subplots(1, 2, figsize=(8, 3.5), sharey=True, layout="constrained")
 for ax, (name, (mean, within)) in zip(axes, slabs.items(), strict=True):
     ax.plot(depths, mean, "k--", lw=1, label="incident wave")
@@ -227,8 +226,8 @@ plt.show()
 # ## Gold's transmission is not one exponential
 #
 # `Transmission.load` reads the shipped table: 32 random orientations, each with its own snapshot, every nanometre to
-# 120 nm, at 200 and 300 keV behind 5, 10 and 20 mrad. `moirelib transmission` remakes it in about 12 minutes on two
-# cores.
+# 120 nm, at 200 and 300 keV behind 5, 10 and 20 mrad. `moirelib transmission` makes it again in about 12 minutes on two
+# quiet cores.
 
 # %%
 gold = Transmission.load(energy=200e3, aperture=10.0)
@@ -239,7 +238,7 @@ for low, high in ((0, 5), (5, 20), (20, 120), (0, 112)):
 for t in (4, 10, 20, 30, 60):
     print(f"{t:2d} nm: {gold.mean_intensity[t]:.2f} ± {spread[t]:.2f} between orientations")
 
-# %% mystnb={"figure": {"caption": "Intensity that passes gold. Left, 200 keV and 10 mrad: every orientation (grey), their mean (blue) and the exponentials that it follows from 0, 5 and 20 nm on (dashed, with their mean free paths); dotted, 35 nm as in published simulations. Right, the mean for every tabulated energy and aperture. The scale is logarithmic, so an exponential would be a straight line.", "name": "fig-transmission"}}
+# %% mystnb={"figure": {"caption": "Intensity that passes gold. Left, 200 keV and 10 mrad: every orientation (grey), their mean (blue) and exponentials over 0 to 5, 5 to 20 and 20 to 120 nm (dashed, with their mean free paths); dotted, 35 nm as in published simulations. Right, the mean for every tabulated energy and aperture. The scale is logarithmic, so an exponential would be a straight line.", "name": "fig-transmission"}}
 fig, (left, right) = plt.subplots(1, 2, figsize=(8, 3.8), sharey=True, layout="constrained")
 left.plot(gold.thickness, gold.intensity.T, color="0.75", lw=0.6)
 left.plot(gold.thickness, gold.mean_intensity, color=LAYER_COLORS[0], lw=2.5)
@@ -275,16 +274,16 @@ plt.show()
 
 # %% [markdown]
 # The mean free path $\Lambda$ grows with thickness ({numref}`fig-transmission`), for three reasons. A thin crystal
-# diffracts a little at all its planes, whatever their angle, because the Bragg condition is only sharp in a thick
-# one. A thick crystal diffracts at few planes, and those give electrons back. And where dark orientations pass
-# nothing any more, the mean is made of the bright ones.
+# diffracts a little at all its planes, whatever their angle, because the Bragg condition is sharp only in a thick one. A
+# thick crystal diffracts at few planes, and the diffracted electrons partly come back. And where dark orientations pass
+# almost nothing, the mean consists of the bright ones.
 #
-# Whether the aperture holds the first reflections decides most of the rest. At 300 keV (111) and (200) leave within
-# 10 mrad, and that curve therefore lies near the one of 20 mrad at 200 keV.
+# The other differences depend mostly on whether the aperture passes the first reflections. At 300 keV (111) and (200)
+# leave within 10 mrad. So the curve for 10 mrad at 300 keV lies near the one for 20 mrad at 200 keV.
 #
 # Published simulations of such movies use one exponential with $\Lambda$ = 35 nm, from a stated range of 20 to 85 nm
-# {cite:p}`moiresimulation`. They mean *inelastic* scattering, which the table leaves out; what leaves the aperture
-# elastically is not in theirs. Over the 112 nm of their rods the two compare as follows:
+# {cite:p}`moiresimulation`. It describes *inelastic* scattering, which the table leaves out. In turn it leaves out
+# electrons that are scattered elastically beyond the aperture. Over the 112 nm of their rods the two compare as follows:
 
 # %%
 elastic = gold.mean_free_path(0, 112)
@@ -292,18 +291,18 @@ print(f"elastic loss of the table over 112 nm: Λ = {elastic:.0f} nm")
 print(f"with an inelastic loss of 35 nm as well: Λ = {1 / (1 / elastic + 1 / 35):.0f} nm")
 
 # %% [markdown]
-# The second number would hold with an energy filter; without one, most electrons that lost energy still reach the
-# camera, blurred. `clean_image` takes the table by default and any `mean_free_path` in its place, and the library of
-# [chapter 4](04_library) draws from both, so that the network does not come to rely on either.
+# The second number holds with an energy filter. Without one, most electrons that lost energy still reach the camera,
+# blurred. `clean_image` takes the table by default and any `mean_free_path` in its place. The library of
+# [chapter 4](04_library) draws from both, so that the network does not rely on either.
 #
-# **Particles of one layer differ in darkness**, as the spread between orientations says: one standard deviation is
-# a third of the mean at 20 nm. A sphere does not show its orientation in its outline. In a random scene each particle
-# therefore has a random one: `Layer.orientations` is the row of the table that it takes.
+# **Particles of one layer differ in darkness.** The spread between orientations at 20 nm is about a third of the mean.
+# A sphere's outline does not show its orientation. In a random scene each particle therefore has a random one:
+# `Layer.orientations` is its row in the table.
 #
 # ## The phase has an independent check
 #
 # To first order the phase per nm is $\sigma V_0$ with the mean inner potential $V_0$, the average of the potential
-# over the crystal's volume, which needs no wave at all. It is the unit cell's coefficient of order zero:
+# over the crystal's volume. It needs no wave: it is the unit cell's coefficient of order zero.
 
 # %%
 print(f"mean inner potential {coefficients[0, 0]:.1f} V: {sigma * coefficients[0, 0]:.3f} rad/nm")
@@ -311,18 +310,18 @@ print(f"multislice, averaged over orientations: {gold.phase_per_nm:.3f} rad/nm")
 
 # %% [markdown]
 # The two agree to about a tenth. Multislice gives less because gold is not a weak scatterer: close to a nucleus the
-# phase runs so far ahead that this part of the wave is out of step with the rest, and adds less to the mean.
+# phase advances so far that this part of the wave is out of phase with the rest, and adds less to the mean.
 #
 # ## From one particle to a lattice
 #
-# A camera pixel of 1.4 nm is more than a hundred times wider than the samples that atoms need, so images of lattices
+# A camera pixel of 1.4 nm is more than a hundred times wider than the samples that atoms need. So images of lattices
 # are composed on a coarser grid, with three samples per pixel and axis (`OVERSAMPLING`). The steps, layer by layer:
 #
-# 1. The thickness of gold above every sample.
-# 2. The table turns it into a coherent wave, and into a *remainder*: the intensity that passes the aperture but is not
-#    in that wave, because atoms scattered it by angles that the grid cannot hold.
-# 3. The next layer multiplies the wave, after it has propagated across the gap. What the first layer scattered, the
-#    second dims; what the second scatters, it scatters out of the wave that arrives.
+# 1. Compute the thickness of gold above every sample.
+# 2. Look up in the table the coherent wave and a *remainder*: intensity that passes the aperture but is not in that
+#    wave, because atoms scattered it by angles too large for the grid.
+# 3. Propagate the wave across the gap and multiply it by the next layer. The second layer also dims the remainder of
+#    the first, and adds a remainder of its own from the wave that arrives.
 # 4. Behind the last layer, the lens adds the phases of {term}`defocus` and spherical aberration, and the camera adds up
 #    the electrons of each pixel.
 #
@@ -367,7 +366,7 @@ print(
     f"electrons in the wave {np.mean(np.abs(wave) ** 2):.3f}, in the remainder {scattered.mean():.4f}"
 )
 
-# %% mystnb={"figure": {"caption": "Composing an image of 30 nm spheres. Left, the thickness of gold in both layers together. Middle, the image if all particles had the same orientation. Right, with random orientations: some particles are much darker than others, and rings in a few mark where a sphere is half an extinction distance thick.", "name": "fig-compose"}}
+# %% mystnb={"figure": {"caption": "Composing an image of 30 nm spheres. Left, the thickness of gold in both layers together. Middle, the image with one orientation for all particles. Right, with random orientations: some particles are much darker than others, and rings in a few mark where a sphere is half an extinction distance thick.", "name": "fig-compose"}}
 fig, axes = plt.subplots(1, 3, figsize=(9, 3.1), layout="constrained")
 show_frame(sum(gold_above), coarse, axes[0], title="thickness")
 axes[0].images[0].set(cmap="cividis", clim=(0, 60))
@@ -380,11 +379,11 @@ fig.colorbar(axes[2].images[0], ax=axes[1:], label="fraction passed", shrink=0.8
 plt.show()
 
 # %% [markdown]
-# The remainder is small behind 10 mrad, which stop gold's reflections, and large behind 20 mrad. It must not be
-# dropped: those electrons do reach the camera. In focus they arrive where they left, and particles look more
-# transparent. Out of focus an electron scattered by the angle $\beta$ arrives $\beta\,\Delta f$ away, so the
-# remainder is spread over a disk of radius aperture × defocus, counted from its own layer: an even veil, also over
-# the gaps. An image with the remainder minus one without shows it:
+# The remainder is small behind 10 mrad, which stops gold's reflections at 200 keV, and large behind 20 mrad. It must not
+# be dropped, because these electrons reach the camera. In focus they arrive where they left, and particles look more
+# transparent. Out of focus an electron scattered by the angle $\beta$ arrives $\beta\,\Delta f$ away. So the remainder
+# spreads over a disk of radius aperture × defocus: a veil, also over the gaps. The difference of an image with the
+# remainder and one without shows it:
 
 # %%
 wide = Transmission.load(energy=200e3, aperture=20.0)
@@ -397,7 +396,7 @@ for focus in (0.0, 2000.0):
     print(f", {veil[gold_on_pixel > 1.9].mean():.3f} in overlaps", end="")
     print(f", {veil[gold_on_pixel == 0].mean():.3f} in gaps")
 
-# %% mystnb={"figure": {"caption": "One scene, imaged in six ways. The loss decides whether an overlap still passes electrons; displaced water brightens particles a little; a wider aperture passes what crystals diffract; defocus puts fringes on edges.", "name": "fig-clean"}}
+# %% mystnb={"figure": {"caption": "One scene, imaged in six ways. The loss decides whether an overlap still passes electrons. Displaced water brightens particles a little, a wider aperture passes diffracted electrons, and defocus puts fringes on edges.", "name": "fig-clean"}}
 fig, axes = plt.subplots(2, 3, figsize=(9, 6), layout="constrained")
 far = Lens(aperture=20.0, defocus=2000.0)
 choices = (
@@ -415,9 +414,8 @@ fig.colorbar(axes[0, 2].images[0], ax=axes, label="fraction passed", shrink=0.6)
 plt.show()
 
 # %% [markdown]
-# Two effects one might expect to see are invisible at this sampling. Between the layers a wave spreads by about
-# $\sqrt{\lambda z}$, far less than a pixel; and a lens whose focus fluctuates ({term}`focal spread`) averages images
-# that hardly differ:
+# Two effects are invisible at this sampling. Between the layers a wave spreads by about $\sqrt{\lambda z}$, much less
+# than a pixel. And a lens whose focus fluctuates ({term}`focal spread`) averages images that hardly differ:
 
 # %%
 gap = scene.layers[1].z - scene.layers[0].z
@@ -430,15 +428,15 @@ print(f"focal spread of 20 nm: {100 * change.std() / steady.std():.2f} % of the 
 # (proof)=
 # ## Proof: the same scene atom by atom
 #
-# A scene of a few small particles can be computed from all its atoms at once. This is the truth that a composed image
-# must meet. Two steps of composing can go wrong, and we take them one at a time.
+# A scene of a few small particles can be computed from all its atoms at once. The result is the truth for a composed
+# image. Two steps of composing can go wrong, and we test them one at a time.
 #
 # **From atoms to particles.** Propagated back to the particle's mid-plane, an exit wave becomes a transmission: a
 # factor that multiplies the incident wave. For a plane wave this is exact by construction. A particle in the second
 # layer meets a wave that the first has modulated, and that wave changes on its way through the particle. It helps to
-# cut the particle into parts, and to let the wave meet each part where that part is: these are the `planes` of
-# `particle_transmission`. The more planes, the closer to multislice of both. Two spheres, one above the other, show
-# how many it takes; their images are sampled finer than any camera would here, to see the worst:
+# cut the particle into parts and to multiply the wave by each part at that part's height. The `planes` of
+# `particle_transmission` do this. With more planes the result comes closer to multislice of both. Two spheres, one above
+# the other, show how many are needed. Their images are sampled finer than a camera samples, to see the largest error:
 
 # %%
 rng = np.random.default_rng(0)
@@ -455,7 +453,7 @@ truth = exit_waves(both, ENERGY, fine)[0]
 truth = fresnel_propagate(truth, 6.5 - 9.0, fine, wavelength)  # back to the second mid-plane
 
 
-def seen(wave, defocus):
+def form_image(wave, defocus):
     """Image behind 10 mrad in pixels of 0.125 nm."""
     image = np.abs(through_lens(wave, fine, Lens.ideal(ENERGY, 10.0, defocus))) ** 2
     return image.reshape(48, 10, 48, 10).mean(axis=(1, 3))
@@ -471,8 +469,8 @@ for i, count in enumerate(planes):
     ]
     wave = compose_wave(stamps, truth.shape, fine, ENERGY)
     for j, focus in enumerate(foci):
-        error = seen(wave, focus) - seen(truth, focus)
-        errors[i, j] = np.sqrt(np.mean(error**2)) / seen(truth, focus).std()
+        error = form_image(wave, focus) - form_image(truth, focus)
+        errors[i, j] = np.sqrt(np.mean(error**2)) / form_image(truth, focus).std()
     print(f"{count:2d} planes:", *(f"{100 * e:5.2f} %" for e in errors[i]))
 
 # %% mystnb={"figure": {"caption": "Two spheres composed from single ones, against multislice of both: r.m.s. difference over the image's standard deviation, by the number of planes in the second sphere.", "name": "fig-planes"}}
@@ -492,14 +490,14 @@ plt.show()
 
 # %% [markdown]
 # **From particles to the library.** The library composes at camera sampling, with one plane per particle.
-# `compare_with_multislice` puts all of it to the test on two overlapping clusters of seven spheres. It computes every
-# image four ways from the same atoms:
+# `compare_with_multislice` tests this on two overlapping clusters of seven spheres. It computes every image four ways
+# from the same atoms:
 #
 # - `full`: all atoms, the truth;
 # - `particle`: each particle's own transmission at atomic sampling, five planes in the second layer;
 # - `library`: the same particles reduced to camera sampling, wave and remainder, and composed as `clean_image` does;
-# - `table`: `clean_image` with the table's average over orientations, which knows the spheres' shape but not their
-#   crystals.
+# - `table`: `clean_image` with the table's average over orientations, which takes the spheres' shape but not their
+#   crystal orientations.
 #
 # The spheres are 3 nm wide in the fast mode of this page and 4 nm in the full one.
 
@@ -514,7 +512,7 @@ table = comparison.table.pivot_table("rms_over_std", ["method", "pixel_size_nm"]
 print(f"{sum(map(len, clusters.layers))} spheres of {clusters.layers[0].diameters[0]:.0f} nm")
 (100 * table.astype(float)).round(1)  # %, over the image's standard deviation
 
-# %% mystnb={"figure": {"caption": "Two clusters of seven gold spheres behind 10 mrad, in focus. Above, the image from all atoms and the three composed ones; below, their differences from it, ten times enlarged for the first two. In the last one whole particles stand out, brighter or darker than the average orientation.", "name": "fig-proof"}}
+# %% mystnb={"figure": {"caption": "Two clusters of seven gold spheres behind 10 mrad, in focus. Above, the image from all atoms and the three composed ones; below, their differences from it, ten times enlarged for the first two. In the last difference whole particles stand out, brighter or darker than the average orientation.", "name": "fig-proof"}}
 key = (sizes[0], 10.0, 0.0)
 truth = comparison.images["full", *key]
 fig, axes = plt.subplots(2, 4, figsize=(9, 4.6), layout="constrained")
@@ -540,17 +538,17 @@ for name in ("particle", "library", "table"):
 
 # %% [markdown]
 # Composing from particles is nearly exact, and composing at camera sampling costs a few per cent. The table's
-# difference is of another kind. It is not an error of composing: the contrast of an individual particle depends on
-# how its crystal stands, and its shape does not tell. No table can know this, so the library draws it at random:
-# a network trained on it learns that particles of one layer differ in darkness.
+# difference has another cause and is not an error of composing. The contrast of a particle depends on the orientation of
+# its crystal, which its shape does not show. No table can know this, so the library draws the orientation at random: a
+# network trained on it learns that particles of one layer differ in darkness.
 #
 # `make bench-optics` prints the same table for 4 nm spheres at three pixel sizes, as this page does in full mode.
 #
-# ## Ten thousand times faster
+# ## Thousands of times faster
 #
-# Full-atom multislice costs in proportion to the area, so its speed on the small scene tells what a whole field would
-# take. That is an extrapolation, and a cautious one: two layers of rods are some twenty times deeper than these
-# clusters, and depth costs as much as area. Composing is timed on the field itself, here the published recipe: 700 nm
+# The cost of full-atom multislice is proportional to the area, so the time for the small scene gives the time for a
+# whole field. This extrapolation is cautious: two layers of rods are some twenty times deeper than these clusters, and
+# the cost is also proportional to the depth. Composing is timed on the field itself, with the published recipe: 700 nm
 # at 512 pixels, standing rods.
 
 # %%
@@ -571,7 +569,7 @@ print(f"composed:  {compose_s:.2f} s, {full_s / compose_s:,.0f} times faster")
 # ## No electron is lost
 #
 # Propagation multiplies the wave's Fourier transform by $\exp(-i\pi\lambda z k^2)$. That factor has magnitude 1, so
-# the number of electrons cannot change; and a propagated Gaussian spot must widen as
+# the number of electrons cannot change. And a propagated Gaussian spot must widen as
 # $w(z) = w_0\sqrt{1 + (z\lambda/\pi w_0^2)^2}$, the textbook result for any wave. Both hold:
 
 # %%
@@ -597,10 +595,10 @@ ax.legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# `clean_image` composes in torch, on the CPU or a GPU, in single precision. Whatever lens it is given, the electrons
-# that passed the aperture must all arrive, those of the remainder included. We keep the particles in the middle, whose
-# electrons do not leave the field. The check is not idle: on some CPUs torch's own inverse Fourier transform scales a
-# grid of 2048 × 2048 wrongly, which `compose` works around.
+# `clean_image` composes in torch, on the CPU or a GPU, in single precision. With any lens, all electrons that passed the
+# aperture must arrive, including those of the remainder. We keep the particles in the middle, whose electrons do not
+# leave the field. The check is useful: on some CPUs torch's own inverse Fourier transform scales a grid of 2048 × 2048
+# wrongly, which `compose` works around.
 
 # %%
 middle = np.array(scene.field) / 2
@@ -618,7 +616,7 @@ for semiangle in (10.0, 20.0):
 # %% [markdown]
 # ## Exercises
 #
-# **1.** Which part of the intensity inside the particle's outline is missing behind apertures of 5, 10 and 40 mrad?
+# **1.** Which share of the intensity inside the particle's outline is missing behind apertures of 5, 10 and 40 mrad?
 # Predict the order before you run it.
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
@@ -634,9 +632,8 @@ for semiangle in (5.0, 10.0, 40.0):
     print(f"{semiangle:4.0f} mrad: {100 * (1 - intensity[inside].mean()):.1f} % missing")
 
 # %% [markdown]
-# **2.** Could focus tell the two layers apart? Compute how much the image changes when layer 1 lies upstream of layer
-# 2 or the other way round, at a defocus of 1 µm, and compare it with the {term}`shot noise` of 1,000 electrons per
-# pixel.
+# **2.** Could focus tell the two layers apart? Exchange the heights of layers 1 and 2 at a defocus of 1 µm, compute how
+# much the image changes, and compare it with the {term}`shot noise` of 1,000 electrons per pixel.
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
 lower, upper = scene.layers
@@ -645,13 +642,12 @@ change = clean_image(swapped, pixel_size, lens=Lens(defocus=1000.0))
 change = change - clean_image(scene, pixel_size, lens=Lens(defocus=1000.0))
 print(f"change {np.sqrt(np.mean(change**2)):.4f} r.m.s. of the open beam", end="")
 print(f", shot noise {1 / np.sqrt(1000):.4f}")
-# Far below the noise of one pixel: within one frame, depth is practically invisible. Which particle is in which
-# layer has to come from lattices and outlines, not from focus.
+# The change is far below the noise of one pixel: one frame practically does not show depth. Lattices and outlines must
+# tell which particle is in which layer, not focus.
 
 # %% [markdown]
-# **3.** At which particle diameter does the overlap of two particles, at their centres, pass fewer than one electron
-# in a hundred? Compare the table, a mean free path of 35 nm, and the exponential that the table's first 5 nm
-# suggest.
+# **3.** From which particle diameter on does the overlap of two particles, at their centres, pass fewer than one
+# electron in a hundred? Compare the table, a mean free path of 35 nm, and the exponential of the table's first 5 nm.
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
 # Two centres are 2d of gold: exp(-2d/Λ) = 0.01, so d = Λ ln(100)/2. Behind the table's two particles, whose
@@ -661,28 +657,28 @@ for scale in (gold.mean_free_path(0, 5), 35.0):
 wave, remainder = gold.lookup(greatest=200.0, step=0.1)
 passed = np.mean(np.abs(wave) ** 2 + remainder, axis=0) ** 2
 print(f"table: {0.1 * np.argmax(passed < 0.01):.0f} nm, on average over orientations", end="")
-print(f"; beyond {gold.thickness[-1]:.0f} nm it is continued")
-# The first nanometres are no guide to an overlap of large particles.
+print(f"; beyond {gold.thickness[-1]:.0f} nm it is extrapolated")
+# The first nanometres do not predict the overlap of large particles.
 
 # %% [markdown]
-# **4.** Does the table know how much real particles differ? Compute how much beam each of several 3 nm spheres takes
-# away, atom by atom, and compare mean and scatter with what `clean_image` says for the 32 rows.
+# **4.** Do the rows of the table differ as much as particles do? Compute atom by atom how much of the beam each of several
+# 3 nm spheres removes, and compare mean and scatter with those of `clean_image` for the 32 rows.
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
 # Both mean and scatter should agree within their errors, although a row was computed for a flat slab.
 from moirelib.simulation import Layer, Scene
 
 rng = np.random.default_rng(9)
-real = []
+atomic = []
 for _ in range(8 if FAST else 48):
     atoms = vibrate(nanoparticle("sphere", 3.0, rng), rng)
     intensity = np.abs(particle_exit_wave(atoms, ENERGY, 10.0, sampling=0.0125)) ** 2
-    real.append(np.sum(1 - intensity) * 0.0125**2)  # nm² of beam taken away
+    atomic.append(np.sum(1 - intensity) * 0.0125**2)  # nm² of the beam
 drawn = []
 for row in range(32):
     layer = Layer(np.array([[2.5, 2.5]]), np.array([3.0]), 4.0, 0.0, orientations=np.array([row]))
     drawn.append(np.sum(1 - clean_image(Scene((layer,), (5.0, 5.0)), 0.25)) * 0.25**2)
-for name, values in (("atom by atom", real), ("table", drawn)):
+for name, values in (("atom by atom", atomic), ("table", drawn)):
     error = np.std(values) / np.sqrt(len(values))
     print(f"{name:12s} {np.mean(values):.2f} ± {error:.2f} nm², scatter {np.std(values):.2f} nm²")
 
@@ -691,32 +687,31 @@ for name, values in (("atom by atom", real), ("table", drawn)):
 #
 # - Multislice alternates a phase from each slice's potential and a propagation to the next; the ten-line loop agrees
 #   with abTEM.
-# - What gold passes does not fall as one exponential: diffracted waves beat, and orientations differ. The shipped
+# - Gold's transmission does not fall as one exponential: diffracted waves beat, and orientations differ. The shipped
 #   table holds 32 orientations to 120 nm at two energies and three apertures.
 # - An image of a lattice is composed at camera sampling: a product of layers, with phase, propagation and lens, plus
 #   the intensity that the grid cannot hold as a wave.
-# - Composed from its own particles, an image meets full-atom multislice to about a per cent; at camera sampling, to
-#   a few. It is more than ten thousand times faster.
+# - An image composed from its own particles differs from full-atom multislice by about a per cent of its contrast, at
+#   camera sampling by a few per cent. It is computed thousands of times faster.
 # - Propagation and lens conserve electrons.
 #
 # ## In practice
 #
-# - **The loss decides the difficulty.** Where overlaps still pass electrons both particles can be seen in them; where
-#   overlaps are opaque only outlines and neighbours tell. Which case yours is depends on aperture, energy, thickness
-#   and particle size.
-# - **A particle's darkness does not give its thickness.** Two equal particles can differ by more than a factor of two
-#   in what they pass.
+# - **The loss decides the difficulty.** Where overlaps still pass electrons, they show both particles. Where overlaps are
+#   opaque, only outlines and neighbours help. The case depends on aperture, energy, thickness and particle size.
+# - **A particle's darkness does not give its thickness.** The transmissions of two equal particles can differ by more
+#   than a factor of two ({numref}`fig-transmission`).
 # - **No inelastic scattering in gold.** It blurs and, with an energy filter, removes electrons; only its effect in
 #   the liquid is modelled, in [chapter 3](03_liquid).
-# - **Orientations are random for every shape.** Facets would fix how the crystal stands: a cube on its facet is seen
-#   along [001], where many planes diffract at once. `nanoparticle` knows this, `clean_image` does not.
+# - **Orientations are random for every shape.** Facets would fix the crystal's orientation: a cube on its facet is seen
+#   along [001], where many planes diffract at once. `nanoparticle` includes this, `clean_image` does not.
 # - **A row is a slab.** Where the thickness changes fast, at a sphere's rim, neighbouring rays of one crystal
 #   exchange electrons, and the table does not. Twins inside a particle, bent crystals and tilts during a movie are
 #   left out as well: a row stays with its particle.
 # - **A Bragg beam out of focus is a displaced ghost** of its particle in one direction, not a disk of light. Behind an
 #   aperture that holds reflections, and far from focus, expect the composed image to be wrong there.
-# - **The proof holds where it was made:** small spheres, pixels of 0.6 to 1.44 nm, defocus to 1 µm. For other
-#   conditions run `compare_with_multislice` on a scene of spheres of your own.
+# - **The proof holds for its conditions:** small spheres, pixels of 0.6 to 1.44 nm (full mode), defocus to 1 µm. For
+#   other conditions run `compare_with_multislice` on your own scene of spheres.
 # - **Another material, energy or aperture** needs another table: `moirelib.simulation.tabulate_transmission` for gold,
 #   and its source for the rest.
 #

@@ -17,17 +17,17 @@
 # ```{admonition} In this chapter
 # :class: tip
 # - draw hundreds of different frames, each with its truth, from one configuration and one {term}`seed`
-# - make them in parallel, kill the work halfway, and go on to the same bytes
-# - look at what was drawn before training on it
+# - make them in parallel, kill the work halfway, and continue to the same bytes
+# - look at the images before training on them
 # - film a lattice that vibrates, drifts, turns and grows, and know every {term}`track`
 # - find the phonons that were planted in a movie
 #
-# Needs [chapter 3](03_liquid) · CPU · 40 seconds (fast), five minutes (full) · 1.6 GB
+# Needs [chapter 3](03_liquid) · CPU · 40 seconds (fast), five minutes (full) · 1.9 GB (full 3.6 GB)
 # ```
 #
-# A network learns what varies in its training images, and takes for granted what does not. The library therefore
-# varies everything that varies from one microscope, specimen and day to the next, and more widely than any one
-# experiment does.
+# A network becomes independent of everything that varies in its training images, and relies on everything that does not.
+# So the library varies everything that differs between microscopes, specimens and days, and more widely than a single
+# experiment.
 
 # %%
 import inspect
@@ -72,10 +72,10 @@ SEED = 4
 # %% [markdown]
 # ## A configuration is a set of ranges
 #
-# `LibraryConfig` says from which range each parameter is drawn. A pair is the low and high end of a uniform
-# distribution; sizes and doses, which span decades, are uniform in their logarithm. `.fast()` is a toy of 24 images,
-# `.full()` holds 400 images of 512 pixels, and `.training()` is the library for the shipped {term}`weights`: more
-# images, and a share of them drawn by the published recipe (below). The source lists the ranges with their units:
+# `LibraryConfig` holds the range of each parameter. A pair is the low and high end of a uniform distribution; sizes and
+# doses are uniform in their logarithm. `.fast()` is a toy of 24 images, `.full()` holds 400 images of 512 pixels, and
+# `.training()` is the library for the shipped {term}`weights`: more images, and a share of them drawn by the published
+# recipe (below). The source lists the ranges with their units:
 
 # %%
 listing = re.findall(
@@ -85,21 +85,21 @@ for name, default, meaning in listing:
     print(f"{name:15s} {default:18s} {meaning}")
 
 # %% [markdown]
-# The ranges of the lattices themselves stand in `config.lattice` ([chapter 1](01_lattices)): five shapes of particle,
-# one layer or two, twists, islands, strain and defects. The {term}`pixel size` follows from the particle's size in nm
-# and in pixels, unless it is given. All later work resamples images so that particles are about a dozen pixels wide,
-# so that size in pixels is what matters to the network.
+# The ranges of the lattices are in `config.lattice` ([chapter 1](01_lattices)): five shapes of particle, one layer or
+# two, twists, islands, strain and defects. The {term}`pixel size` follows from the particle's size in nm and in pixels,
+# unless it is given. All later steps resample images so that particles are about a dozen pixels wide. So the size in
+# pixels matters to the network.
 #
-# Two choices are drawn because nobody knows the right one for every microscope. Half of the images use the multislice
-# table of [chapter 2](02_multislice), in which each particle has a crystal orientation, and so a darkness, of its
-# own; in the other half all particles share one {term}`mean free path`. And three images in ten are taken through an
-# {term}`energy filter`, which keeps electrons that lost energy in the liquid away from the camera; in the others they
-# arrive, out of focus ([chapter 3](03_liquid)).
+# Two choices are random because the right one differs between microscopes. Half of the images use the multislice table
+# of [chapter 2](02_multislice), in which each particle has its own crystal orientation and so its own darkness. In the
+# other half all particles share one {term}`mean free path`. Three images in ten are taken through an
+# {term}`energy filter`, which removes electrons that lost energy in the liquid. In the others these electrons arrive,
+# out of focus ([chapter 3](03_liquid)).
 #
 # ## One frame is one seed
 #
-# `simulate_frame` walks the road of chapters 1 to 3 once: specimen, clean image, raw frame. It returns the frame with
-# the truth: one mask per {term}`layer`, the particles, and every parameter drawn.
+# `simulate_frame` does the steps of chapters 1 to 3 once: specimen, clean image, raw frame. It returns the frame with
+# the truth: one mask per {term}`layer`, the particles, and every parameter.
 
 # %%
 config = LibraryConfig.fast() if FAST else LibraryConfig.full()
@@ -109,7 +109,7 @@ for name, value in one.parameters.items():
     text = ", ".join(value) if isinstance(value, dict) else str(value)
     print(f"{name:18s} {text[:92]}{' ...' * (len(text) > 92)}")
 
-# %% mystnb={"figure": {"caption": "One image of the library and its truth: the raw frame that the network sees, and the masks of layers 1 and 2 that it should return.", "name": "fig-one-image"}}
+# %% mystnb={"figure": {"caption": "One image of the library and its truth: the raw frame, which is the network's input, and the masks of layers 1 and 2, which it should return.", "name": "fig-one-image"}}
 fig, axes = plt.subplots(1, 3, figsize=(9, 3.3), layout="constrained")
 show_frame(one.frame, one.pixel_size, axes[0], title="raw frame")
 for number, ax in enumerate(axes[1:], start=1):
@@ -118,13 +118,13 @@ for number, ax in enumerate(axes[1:], start=1):
 plt.show()
 
 # %% [markdown]
-# ## The published recipe lies inside
+# ## The ranges include the published recipe
 #
 # Images like these have been simulated before. A published script {cite:p}`moiresimulation` makes them for films of
 # standing gold rods, and states every number: 700 nm on 512 pixels, rods 112.1 nm high, 250 nm of water between two
 # windows of 50 nm, 106 electrons/Å² per second for 0.1 s, mean free paths of 35, 185 and 144 nm.
-# `LibraryConfig.published()` is that recipe in our terms. A library without such images would be too narrow, so we
-# compare the ranges one by one:
+# `LibraryConfig.published()` is that recipe with our parameters. A library without such images would be too narrow, so
+# we compare the ranges one by one:
 
 # %%
 recipe, wide = LibraryConfig.published(), LibraryConfig.full()
@@ -145,10 +145,9 @@ print(f"particles of 27 to 42 nm are {diameters_px[0]} to {diameters_px[1]} pixe
 # The ranges are the script's, the physics is that of chapters 2 and 3: we blur the intensity, not the thickness of
 # gold, and add readout noise after the camera's blur, not before it.
 #
-# The recipe's rods are so high that one alone is nearly black, and a second one behind it changes little. The other
-# end of the range looks altogether different: through small translucent spheres one sees the layer below. Drawn from the
-# wide ranges alone, images quite like the recipe's would be rare; so with the probability `recipe` an image follows it in
-# everything but its number of pixels:
+# The recipe's rods are so high that one rod is dark and a second one behind it changes little. The other end of the range
+# looks different: small translucent spheres show the layer below. The wide ranges alone would rarely give an image like
+# the recipe's. So with the probability `recipe` an image follows the recipe in everything but its number of pixels:
 
 # %%
 drawn = LibraryConfig.training()
@@ -159,7 +158,7 @@ print(
 print(f"{drawn.recipe:.0%} by the published recipe")
 
 # %% [markdown]
-# The same function draws both ends. We measure the counts at the particles' centres:
+# The same function draws both extremes. We measure the counts at the particles' centres:
 
 # %%
 translucent = replace(
@@ -188,7 +187,7 @@ for name, image in examples.items():
         f"liquid's counts under one layer, {two_layers:.0%} under two"
     )
 
-# %% mystnb={"figure": {"caption": "Two ends of the library. Left, the published recipe: standing rods, nearly opaque where they overlap. Right, spheres so translucent that both layers show where they overlap.", "name": "fig-recipe"}}
+# %% mystnb={"figure": {"caption": "Two extremes of the library. Left, the published recipe: standing rods, nearly opaque where they overlap. Right, translucent spheres: both layers are visible where they overlap.", "name": "fig-recipe"}}
 fig, axes = plt.subplots(1, 2, figsize=(9, 4.7), layout="constrained")
 for ax, (name, image) in zip(axes, examples.items(), strict=True):
     show_frame(image.frame, image.pixel_size, ax, title=name)
@@ -201,13 +200,14 @@ plt.show()
 # made in any order by any number of workers. The core of a parallel library is therefore short. In one process:
 
 # %%
+torch.set_num_threads(1)  # as in a worker: another number of threads rounds differently
 serial = [simulate_frame(config, seed=(SEED, i)) for i in range(12)]
 print("counts in the first three frames:", [int(image.frame.sum()) for image in serial[:3]])
 
 # %% [markdown]
-# `make_library` hands such work to Dask {cite:p}`rocklin2015`, in small batches, to two processes here, and
-# writes each image into one chunk of a Zarr store {cite:p}`zarr`. A store is a folder; compressed chunks are files in
-# it, and any part can be read without the rest. With `scheduler="tcp://..."` the same call uses a cluster.
+# `make_library` gives this work to Dask {cite:p}`rocklin2015` in small batches, here with two processes, and writes each
+# image into one chunk of a Zarr store {cite:p}`zarr`. A store is a folder. Compressed chunks are files in it, and any
+# part can be read without the rest. With `scheduler="tcp://..."` the same call uses a cluster.
 
 # %%
 folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
@@ -222,8 +222,8 @@ print(
 print(f"{sum(f.stat().st_size for f in path.rglob('*') if f.is_file()) / 1e6:.1f} MB on disk")
 
 # %% [markdown]
-# Neither the number of workers nor the order of work leaves a trace: image by image, the store holds what the loop
-# above made.
+# The number of workers and the order of work change nothing: image by image, the store holds the results of the loop
+# above.
 
 # %%
 same = [
@@ -231,7 +231,9 @@ same = [
     for i, image in enumerate(serial)
     for name, attribute in (("frame", "frame"), ("mask", "masks"))
 ]
-print(f"{sum(same)} of {len(same)} frames and masks by two workers are those of one, byte for byte")
+print(
+    f"{sum(same)} of {len(same)} frames and masks have the same bytes in the store and in the loop"
+)
 
 # %% [markdown]
 # ## What is stored
@@ -241,9 +243,9 @@ print(f"{sum(same)} of {len(same)} frames and masks by two workers are those of 
 # | `frame` | (n, y, x) uint16 | raw frames, in counts |
 # | `mask` | (n, layer, y, x) uint8 | truth; 255 where a pixel is fully inside a particle, less on its rim |
 # | `pixel_size` | (n,) float64 | nm per pixel |
-# | `done` | (n,) uint8 | 1 once an image and its truth are complete |
+# | `done` | (n,) uint8 | 1 when an image and its truth are complete |
 # | `truth/i.json` | | parameters of image `i`, its defects and its particles |
-# | attributes | | configuration and seed: all that is needed to make it again |
+# | attributes | | configuration and seed, which are enough to make it again |
 
 # %%
 for name in ("frame", "mask", "pixel_size", "done"):
@@ -256,8 +258,8 @@ truths = [
 print(f"image 0: {len(truths[0]['particles']['layer'])} particles; keys: {', '.join(truths[0])}")
 
 # %% [markdown]
-# JSON knows neither "not a number" nor infinity. `null` stands for a number that does not exist, such as the twist of
-# a single layer, or gold's mean free path where the table was used instead; infinite ones read `"inf"`.
+# JSON has neither "not a number" nor infinity. `null` stands for a number that does not exist, such as the twist of
+# a single layer, or gold's mean free path where the table was used instead. Infinite numbers are written as `"inf"`.
 
 # %%
 for name, missing in (
@@ -269,14 +271,14 @@ for name, missing in (
 # %% [markdown]
 # ## Look before you train
 #
-# Errors in a simulation are learned faithfully. A few minutes spent on looking at what was drawn save days. Are there
-# images in which you cannot see the particles at all? A few are useful; many teach the network to guess.
+# A network also learns the errors of a simulation. A few minutes of looking at the images save days. Are there images
+# in which you cannot see the particles at all? A few are useful; many teach the network to guess.
 
 # %% mystnb={"figure": {"caption": "Six random images of the library with the true outlines of layer 1 (blue) and layer 2 (orange). Shape, magnification, dose, contrast, blur and background differ from image to image.", "name": "fig-library"}}
 show_library(library, count=6, seed=8)
 plt.show()
 
-# %% mystnb={"figure": {"caption": "What was drawn: particle diameter in pixels, dose, twist and shape of the images of this library. Few images leave gaps; the training library has more.", "name": "fig-drawn"}}
+# %% mystnb={"figure": {"caption": "Particle diameter in pixels, dose, twist and shape in the images of this library. So few images leave gaps; the training library has more.", "name": "fig-drawn"}}
 columns = {
     "particle diameter (px)": [t["diameter_nm"] / t["pixel_size_nm"] for t in truths],
     "dose (e/Å²)": [t["camera"]["dose"] for t in truths],
@@ -295,12 +297,12 @@ axes[1, 1].xaxis.get_major_locator().set_params(integer=True)
 plt.show()
 
 # %% [markdown]
-# ## Killed work goes on, to the same bytes
+# ## A killed run continues to the same bytes
 #
-# A library of thousands of images takes from minutes to hours, and machines restart. Because `done` is set only after
-# an image and its truth are written, a killed run leaves a store in which every image is either complete or marked as
-# missing. We try it: the command line makes twelve small images in a process of its own, and once two are there we
-# kill it and all that it started. The signal `SIGKILL`, known as `kill -9`, leaves a process no chance to tidy up.
+# A library of thousands of images takes from minutes to hours, and machines restart. `done` is set only after an image
+# and its truth are written. So after a killed run every image in the store is either complete or marked as missing. We
+# test it: the command line makes twelve small images in its own process. After a few images we kill it and all
+# processes that it started. The signal `SIGKILL`, known as `kill -9`, leaves a process no time to tidy up.
 
 # %%
 killed = Path(folder.name) / "killed"
@@ -323,7 +325,7 @@ except ValueError as error:
     print(str(error).replace(str(killed), "library"))
 
 # %% [markdown]
-# The same command makes only what is missing, and so does the same call of `make_library`. We compare the result with
+# The same command makes only the missing images, and so does the same call of `make_library`. We compare the result with
 # a library that was never interrupted, file by file:
 
 # %%
@@ -336,7 +338,7 @@ same = [(whole / f).read_bytes() == (killed / f).read_bytes() for f in files]
 print(f"killed and continued: {sum(same)} of {len(files)} files have the same bytes")
 
 # %% [markdown]
-# Another seed or configuration in the same folder would mix two libraries, so it is refused:
+# Another seed or configuration in the same folder would mix two libraries, so it is an error:
 
 # %%
 try:
@@ -347,10 +349,9 @@ except ValueError as error:
 # %% [markdown]
 # ## Four hundred frames take minutes
 #
-# Much of the time above went into starting two processes. What counts for a large library is the time per image:
+# Much of the time above was the start of two processes. For a large library the time per image matters:
 
 # %%
-torch.set_num_threads(1)  # as in a worker
 start = time.perf_counter()
 for i in range(3):
     simulate_frame(LibraryConfig.full(), seed=(SEED, i))
@@ -362,23 +363,23 @@ else:
     print(f"measured above: {config.images} such images by two processes in {seconds:.0f} s")
 
 # %% [markdown]
-# `make bench-optics` measures it on your machine. On the command line the same function is `moirelib library`:
+# `make bench-optics` measures it on your machine. `moirelib library` runs the same function from the command line:
 #
 # ```
 # moirelib library --out library --training --seed 1
 # ```
 #
-# Interrupt it with Ctrl-C, and give the same command to go on. `--workers` sets the number of processes, and
-# `--scheduler` the address of a Dask scheduler whose workers see the folder. `--training` is the preset for the shipped
-# weights ([chapter 5](05_unet)); their card lists seed and ranges of the library that they were trained on, which may be
-# narrower than today's.
+# Interrupt it with Ctrl-C, and give the same command to continue. `--workers` sets the number of processes, and
+# `--scheduler` the address of a Dask scheduler whose workers can write to the folder. `--training` is the preset for the
+# shipped weights ([chapter 5](05_unet)). Their card lists seed and ranges of the library that they were trained on, which
+# may be narrower than the present ones.
 
 # %% [markdown]
 # (simulated-movies)=
-# ## Movies whose tracks are known
+# ## Movies with known tracks
 #
-# To test how well motion is measured, one needs a movie whose motion is known. `simulate_movie` films a specimen.
-# `MovieConfig` says what moves, and every particle keeps its number from the first frame to the last.
+# A test of motion analysis needs a movie with known motion. `simulate_movie` films a specimen. `MovieConfig` sets the
+# motion, and every particle keeps its number from the first frame to the last.
 #
 # | in `MovieConfig` | what it does |
 # |---|---|
@@ -390,8 +391,8 @@ else:
 # | `growth`, `detachment` | layers grow or dissolve; particles at a rim leave |
 # | `flicker` | the beam's brightness changes |
 #
-# `scene_with_margin` draws a scene that reaches beyond the field, so that drift brings in particles and not the
-# lattice's edge. Ours is a field of 200 nm with an island that grows.
+# `scene_with_margin` draws a scene larger than the field, so that drift brings in particles and not the lattice's edge.
+# Our field is 200 nm wide and has an island that grows.
 
 # %%
 lattice = LatticeConfig(
@@ -441,10 +442,10 @@ for entry in fields(movie):
 movie.truth.head(3).round(2)
 
 # %% [markdown]
-# `truth` has one row per particle and frame, for particles whose middle is in the field. `sites` says where each
-# particle rests, `events` which one attached or detached when. `drift`, `rotation` and `brightness` have one entry
-# per frame: what the microscope did, apart from what the particles did. `parameters` holds all settings, and
-# `movie.save` writes everything beside the frames.
+# `truth` has one row per particle and frame, for particles whose middle is in the field. `sites` holds the rest position
+# of each particle, `events` each attachment and detachment with its frame. `drift`, `rotation` and `brightness` have one
+# entry per frame and describe the microscope. `parameters` holds all settings, and `movie.save` writes everything beside
+# the frames.
 
 # %% mystnb={"figure": {"caption": "Three frames of a simulated movie with the true tracks of layer 1 (blue) and layer 2 (orange) up to each frame. The specimen drifts to the lower right and turns clockwise; on top of that every particle vibrates.", "name": "fig-movie"}}
 fig, axes = plt.subplots(1, 3, figsize=(9, 3.25), layout="constrained")
@@ -454,8 +455,8 @@ for ax, t in zip(axes, (0, motion.frames // 2, motion.frames - 1), strict=True):
 plt.show()
 
 # %% [markdown]
-# The island grows at its rim, as in chapter 1. Whatever changes the number of particles in a layer is an event, so
-# events and tracks must tell the same story:
+# The island grows at its rim, as in chapter 1. Every change of the number of particles in a layer is an event, so events
+# and tracks must agree:
 
 # %%
 island = movie.truth.query("layer == 2")
@@ -479,7 +480,7 @@ last = island[island["frame"] == motion.frames - 1]
 new = ~last["particle"].isin(set(island["particle"][island["frame"] == 0]))
 show_particles(last[~new], axes[0], movie.pixel_size, linewidths=0.8)
 show_particles(last[new], axes[0], movie.pixel_size, linewidths=2.5)
-axes[1].plot(count, color="black", label="there")
+axes[1].plot(count, color="black", label="present")
 axes[1].bar(range(motion.frames), attached, color=LAYER_COLORS[1], label="attached")
 axes[1].bar(range(motion.frames), -detached, color="0.6", label="detached")
 axes[1].axhline(0, color="0.5", lw=0.8)
@@ -488,12 +489,12 @@ axes[1].legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# ## The planted phonons come back
+# ## The truth contains the planted phonons
 #
 # The vibrations of an elastic layer have a known spectrum: the mean squared amplitude of the wave of wave vector
 # $\mathbf{q}$ is $kT D^{-1}(\mathbf{q})$, with the {term}`dynamical matrix` $D$ of chapter 1. So a movie can test a
-# measurement of phonons, and first we test the movie. Only positions matter for that, not images. We film a larger
-# crystal with pixels of 10 nm, which show nothing but cost little; the truth does not depend on the camera.
+# measurement of phonons. First we test the movie, for which only positions matter, not images. We film a larger crystal
+# with pixels of 10 nm, which resolve no particle but cost little; the truth does not depend on the camera.
 
 # %%
 field, pixel_size, frames = 600.0, 10.0, 250 if FAST else 2000
@@ -513,9 +514,10 @@ positions = (np.stack([table["y"], table["x"]], axis=-1) + 0.5) * pixel_size  # 
 print(f"{positions.shape[1]} particles are in the field in all {frames} frames")
 
 # %% [markdown]
-# In a raw movie, drift and rotation are far larger than vibrations. The truth knows both, and undoes them exactly: a
-# particle that rests at $\mathbf{r}$ is seen at $R(\mathbf{r} + \mathbf{u} - \mathbf{c}) + \mathbf{c} + \mathbf{d}$,
-# turned about the middle $\mathbf{c}$ of the field and then moved.
+# In a raw movie, drift and rotation are far larger than vibrations. The truth contains both, so we can remove them
+# exactly. A particle of site $\mathbf{r}$ and displacement $\mathbf{u}$ is at
+# $R(\mathbf{r} + \mathbf{u} - \mathbf{c}) + \mathbf{c} + \mathbf{d}$: rotation $R$ about the middle $\mathbf{c}$ of the
+# field, then drift $\mathbf{d}$.
 
 # %%
 middle, t = np.array([field, field]) / 2, np.radians(filmed.rotation)
@@ -532,12 +534,12 @@ print(f"mean positions agree with the true sites to {error:.3f} nm; ", end="")
 print(f"expected {np.mean(unturned.std(axis=0)) / np.sqrt(frames):.3f} nm")
 
 # %% [markdown]
-# A wave's amplitude is a sum over particles, weighted by a window that hides the field's edges. The six directions
-# along rows of particles are alike, so we average over the three different ones.
+# A wave's amplitude is a sum over particles, with a window that hides the field's edges. The rows of particles have three
+# equivalent directions, so we average over them.
 
 
 # %%
-def spectrum(positions, wave_numbers, angle):
+def measure_spectrum(positions, wave_numbers, angle):
     """Mean squared amplitude (nm²) of longitudinal and transverse waves along the rows, and its standard error."""
     rest = positions.mean(axis=0)
     u, from_middle = positions - rest, rest - rest.mean(axis=0)
@@ -558,8 +560,8 @@ row = np.radians(angle)
 along, across = np.array([[np.sin(row), np.cos(row)], [np.cos(row), -np.sin(row)]])
 
 
-def planted(wave_numbers):
-    """The same from the dynamical matrix; the weak springs to the sites are the default of MovieConfig."""
+def predict_spectrum(wave_numbers):
+    """The same from the dynamical matrix; the weak site springs are MovieConfig's default."""
     q = wave_numbers[:, None] * along
     inverse = np.linalg.inv(
         dynamical_matrix(q, spacing, angle, spring_constant, 0.02 * spring_constant)
@@ -567,20 +569,20 @@ def planted(wave_numbers):
     return np.array([np.einsum("qij,i,j->q", inverse, e, e) for e in (along, across)])
 
 
-measured, error = spectrum(unturned, wave_numbers, angle)
-ratio = measured / planted(wave_numbers)
+measured, error = measure_spectrum(unturned, wave_numbers, angle)
+ratio = measured / predict_spectrum(wave_numbers)
 print("measured / planted, longitudinal:", np.round(ratio[0], 2))
 print("measured / planted, transverse:  ", np.round(ratio[1], 2))
 off = np.mean(error / measured) / np.sqrt(2 * 9)
 print(f"without the longest waves: mean ratio {ratio[:, 1:].mean():.3f} ± {off:.3f}")
 
-# %% mystnb={"figure": {"caption": "Mean squared amplitude of waves along the rows of particles, from the truth of a movie with drift and rotation removed (filled, one standard error), with drift alone removed (open), and from the dynamical matrix (lines). Rotation mimics long transverse waves: the open square at the left is far too high.", "name": "fig-movie-spectrum"}}
+# %% mystnb={"figure": {"caption": "Mean squared amplitude of waves along the rows of particles, from the truth of a movie with drift and rotation removed (filled, one standard error), with drift alone removed (open), and from the dynamical matrix (lines). Rotation looks like a long transverse wave: the open square at the left is far too high.", "name": "fig-movie-spectrum"}}
 fig, ax = plt.subplots(figsize=(6.5, 4), layout="constrained")
 fine = np.linspace(wave_numbers[0], wave_numbers[-1], 200)
-turning = spectrum(undrifted, wave_numbers, angle)[0]
+turning = measure_spectrum(undrifted, wave_numbers, angle)[0]
 for k, (kind, marker) in enumerate((("longitudinal", "o"), ("transverse", "s"))):
     color = LAYER_COLORS[k]
-    ax.plot(fine, planted(fine)[k], color=color)
+    ax.plot(fine, predict_spectrum(fine)[k], color=color)
     ax.errorbar(wave_numbers, measured[k], error[k], fmt=marker, color=color, label=kind)
     ax.plot(wave_numbers, turning[k], marker, color=color, fillstyle="none", ms=9)
 ax.set(xlabel="wave number (rad/nm)", ylabel="⟨|u(q)|²⟩ (nm²)", yscale="log")
@@ -590,16 +592,15 @@ ax.legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# The longest wave is 300 nm long, half the field; the window cannot keep such waves apart from their neighbours, and
-# lets some of the stronger transverse ones into the longitudinal ones. For shorter waves the planted and the measured
-# spectrum agree to about a per cent on average. An analysis of images adds errors of its own: it must find the
-# particles, and learn drift and rotation from the tracks.
+# The longest wave is 300 nm long, half the field. The window does not separate such waves from their neighbours, and
+# some of the stronger transverse waves appear as longitudinal ones. For shorter waves the planted and the measured
+# spectrum agree to about a per cent on average. An analysis of images adds its own errors: it must find the particles,
+# and determine drift and rotation from the tracks.
 #
 # ## The shipped sample
 #
 # A small movie of this kind comes with `moirelib`. `data.sample()` opens it with its truth, without a download, and
-# the later chapters use it. `moirelib sample --out data` makes it again; what it holds is said by the function that
-# makes it:
+# later chapters use it. `moirelib sample --out data` makes it again. The function that makes it describes it:
 
 # %%
 from moirelib.simulation import make_sample
@@ -631,8 +632,8 @@ image = simulate_frame(mine, seed=21)
 print(
     f"{image.parameters['shape']}, {image.parameters['camera']['dose']:.0f} e/Å², {image.pixel_size:.2f} nm/px"
 )
-# A narrower library is easier to learn, and the network would do better on those movies. It would also be sure of
-# itself, and wrong, on the first movie that differs.
+# A narrower library is easier to learn, and the network would do better on those movies. On the first movie that differs
+# it would be sure of its answer, and wrong.
 
 # %% [markdown]
 # **2.** How many of 100 images hold a single layer? Draw the specimens without making the images, and compare with
@@ -646,16 +647,16 @@ p = config.lattice.single_layer
 print(f"{single} of 100; expected {100 * p:.0f} ± {np.sqrt(100 * p * (1 - p)):.0f}")
 
 # %% [markdown]
-# **3.** What share of the masks' pixels belongs to both layers? It is in these pixels that a method giving each pixel
-# to one layer must fail.
+# **3.** Which share of the masks' pixels belongs to both layers? A method that gives each pixel to one layer must fail
+# in these pixels.
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
 masks = library["mask"][:24] > 127  # (image, layer, y, x)
 both, any_layer = (masks[:, 0] & masks[:, 1]).sum(), (masks[:, 0] | masks[:, 1]).sum()
-print(f"{100 * both / any_layer:.0f} % of the pixels that hold a particle hold one of each layer")
+print(f"{100 * both / any_layer:.0f} % of the pixels with a particle belong to both layers")
 
 # %% [markdown]
-# **4.** Without the truth one takes the mean displacement of all particles for the drift. In the movie of the large
+# **4.** Without the truth, the mean displacement of all particles is used as the drift. In the movie of the large
 # crystal, how far is that from the true drift? Why is it more than the rms displacement over $\sqrt{n}$?
 
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
@@ -667,7 +668,7 @@ everyone = len(crystal.layers[0])
 print(
     f"whole crystal, from the site springs: {1 / np.sqrt(everyone * 0.02 * spring_constant):.3f} nm"
 )
-# Neighbours move together, so n particles are fewer than n independent ones. The crystal also vibrates as a whole,
+# Neighbours move together, so n particles count as fewer than n independent ones. The crystal also vibrates as a whole
 # against the weak springs to its sites; no analysis can tell that motion from drift.
 
 # %% tags=["remove-cell"]
@@ -676,26 +677,27 @@ folder.cleanup()
 # %% [markdown]
 # ## Summary
 #
-# - A library is ranges plus a seed; image $i$ is drawn from the pair (seed, $i$), so order and number of workers do
-#   not matter. The published recipe is one corner of the ranges.
+# - A library follows from ranges and a seed. Image $i$ is drawn from the pair (seed, $i$), so order and number of workers
+#   do not matter. The ranges include the published recipe.
 # - It holds raw frames, one mask per layer, pixel sizes, and every particle and parameter.
-# - A killed run goes on where it stopped, and one seed gives the same bytes.
+# - A killed run continues where it stopped, and one seed gives the same bytes.
 # - `simulate_movie` films a scene that vibrates, drifts, turns and grows, with the true track of every particle. Its
 #   vibrations have the spectrum of the dynamical matrix.
 #
 # ## In practice
 #
-# - **Ranges are assumptions.** What lies outside them the network has never seen. Compare your movie with
-#   {numref}`fig-library`; if it looks like none of the images, extend the ranges and train again
+# - **Ranges are assumptions.** The network has seen nothing outside them. Compare your movie with
+#   {numref}`fig-library`. If it looks like none of the images, extend the ranges and train again
 #   ([chapter 5](05_unet)).
-# - **Same bytes, same versions.** Another version of NumPy, SciPy, PyTorch or `moirelib`, or another kind of
-#   processor, may round or draw differently. Keep the versions with the library (`constraints.txt` has ours).
+# - **Same bytes, same versions.** Another version of NumPy, SciPy, PyTorch or `moirelib`, another kind of processor, or
+#   another number of threads may round or draw differently. Workers always use one thread. Keep the versions with the
+#   library (`constraints.txt` has ours).
 # - **A kill is not a power cut.** After one, images that the system had not yet written to disk may be missing although
 #   `done` says otherwise.
 # - **Local workers are processes.** In a script, put the call under `if __name__ == "__main__":`, as Python's
 #   multiprocessing demands on Windows and macOS; notebooks and the command line need nothing.
-# - **Truth is geometric.** A mask marks where a particle is, also where the frame shows nothing of it: below an
-#   opaque neighbour, or under a shadow. Some of what is asked cannot be seen.
+# - **Truth is geometric.** A mask marks where a particle is, even where the frame does not show it: below an opaque
+#   neighbour, or under a shadow. So a perfect score is impossible.
 # - **Simulated movies are simple.** The liquid's clouds stand still, the layers do not pull at each other, a layer that
 #   grows vibrates as if it were complete, and nothing moves within a frame but for the blur.
 #

@@ -16,24 +16,25 @@
 #
 # ```{admonition} In this chapter
 # :class: tip
-# - remove drift, rotation and slow strain, and know what goes with them
-# - tell motion from localization error, with error bars and without
-# - turn amplitudes into spring constants, with intervals that hold the truth as often as they say
+# - remove drift, rotation and slow strain, and know which motion is lost with them
+# - separate vibration from localization error, with and without error bars
+# - turn amplitudes into spring constants with tested confidence intervals
 # - compare bulk, edge and vacancy sites, and the two layers
-# - read phonons, springs and elastic constants off the displacements
-# - say what published trajectories do and do not show
+# - measure phonons, springs and elastic constants from the displacements
+# - test the error stated for published trajectories against the tracks themselves
 #
-# Needs chapter 7, or any table of tracks · CPU · 1 minute (fast), 2 minutes (full) · 1 GB
+# Needs chapter 7, or any table of tracks · CPU · 30 seconds (fast), 1 minute (full) · 0.7 GB
 # ```
 #
-# A particle in a lattice never rests. Collisions with the liquid push it, its neighbours pull it back, and how far it
-# gets says how strong they pull. {doc}`Chapter 7 <07_particles>` gave every particle a track. This chapter takes
-# tracks to physics with two modules: `moirelib.analysis.vibrations`, particle by particle, and `moirelib.analysis.phonons`, wave by wave.
+# A particle in a lattice never rests. Collisions with the liquid push it and its neighbours pull it back. The
+# amplitude of this motion tells how strongly they pull. {doc}`Chapter 7 <07_particles>` gave every particle a track.
+# This chapter turns tracks into physics with two modules: `moirelib.analysis.vibrations`
+# treats each particle, `moirelib.analysis.phonons` treats waves.
 #
-# First on a crystal whose springs we know. It has a free edge and one {term}`vacancy`, every particle is tied to its
-# nearest neighbours by springs of 1.5 kT/nm², and weakly to its site, as by what lies below. Its thermal
-# displacements are drawn exactly ({doc}`chapter 1 <01_lattices>`). Then everything happens to it that happens in a
-# microscope: it drifts, turns, is missed in some frames, and is located with an error as large as the vibration.
+# We start with a simulated crystal whose springs we know. It has a free edge and one {term}`vacancy`. Springs of
+# 1.5 kT/nm² connect nearest neighbours, and a weak spring ties each particle to its site, as a support would. The
+# thermal displacements are drawn exactly ({doc}`chapter 1 <01_lattices>`). The simulated microscope then adds drift
+# and rotation, misses some particles, and locates the others with an error about as large as the vibration.
 
 # %%
 import os
@@ -71,15 +72,15 @@ SPACING, ANGLE, SPRING, HOLD = 40.0, 13.0, 1.5, 0.06  # nm, degrees, kT/nm², kT
 
 
 def stage(frames, rng):
-    """How the specimen drifts and turns: shifts (t, 1, 2) in nm and matrices (2, 2, t)."""
+    """Drift (t, 1, 2) in nm and rotation matrices (2, 2, t) of the specimen."""
     drift = np.cumsum(rng.normal(0, 1.5, (frames, 1, 2)), axis=0)
     angle = np.radians(np.cumsum(rng.normal(0, 0.02, frames)))
-    angle -= angle.mean()  # so that the lattice keeps its mean direction
+    angle -= angle.mean()  # the mean direction of the lattice stays
     return drift, np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
 
 
 def filmed(sites, u, error, rng, layer=1, specimen=None):
-    """Track table of sites that move by u, seen through drift, rotation, missed particles and error (n,)."""
+    """Track table of particles displaced by u (t, n, 2), with drift, rotation, misses and error (n,) in nm."""
     drift, turn = specimen or stage(len(u), rng)
     seen = np.einsum("ijt,tnj->tni", turn, sites + u) + drift
     seen = seen + error[:, None] * rng.standard_normal(seen.shape)
@@ -102,17 +103,17 @@ print(f"localization errors {error.min():.2f} to {error.max():.2f} nm")
 tracks.head(3)
 
 # %% [markdown]
-# ## What all particles share is no vibration
+# ## Remove the motion of the whole layer
 #
-# Displacements are counted from the {term}`site`, the place about which a particle moves. But the sites themselves
-# move with the specimen. The motion that all particles share, a shift and a turn, is found in every frame by least
-# squares. For a small turn $\theta$ a particle at $\mathbf r$ moves by $\mathbf d + \theta\,\hat z\times\mathbf r$,
-# which is linear in three unknowns:
+# Displacements are measured from the {term}`site`, the place about which a particle moves. But the sites themselves
+# move with the specimen. We fit the common motion, a shift and a rotation, to every frame by least squares. For a
+# small rotation $\theta$, a particle at $\mathbf r$ moves by $\mathbf d + \theta\,\hat z\times\mathbf r$, which is
+# linear in three unknowns:
 
 
 # %%
 def remove_rigid_by_hand(displaced, home):
-    """Residual of the least-squares fit of shift and small turn to displacements (n, 2) of sites (n, 2)."""
+    """Displacements (n, 2) of sites (n, 2) minus their least-squares shift and small rotation."""
     r = home - home.mean(axis=0)
     one, zero = np.ones(len(r)), np.zeros(len(r))
     columns = [np.stack(c, axis=1).ravel() for c in ((one, zero), (zero, one), (r[:, 1], -r[:, 0]))]
@@ -134,12 +135,13 @@ print(
 )
 
 # %% [markdown]
-# `site_displacements` does this without knowing the sites. It fits the frames to the sites and takes the sites as the
-# means of the fitted frames, in turn, until neither changes. That way, a particle that is missed while the specimen
-# drifts does not drag its site along. It allows turns of any size, and strain that grows steadily, as when the
-# magnification creeps. From then on everything is in nm about the sites, NaN where a particle was not seen.
+# `site_displacements` does this without knowing the sites. It alternates two steps until neither changes the result:
+# fit the frames to the sites, and average the fitted frames to get the sites. A particle that is missed while the
+# specimen drifts therefore does not shift its site. The function allows rotations of any size, and strain that grows
+# steadily, for example when the magnification changes slowly. All results are displacements from the sites in nm, NaN
+# where a particle was not seen.
 
-# %% mystnb={"figure": {"caption": "Left, the drift that was removed (the particles' own noise is far below the line's width). Right, what is left in one frame, as arrows ten times as long: each particle's own motion, and its localization error.", "name": "fig-displacements"}}
+# %% mystnb={"figure": {"caption": "Left, the drift that was removed (its error is far below the width of the line). Right, the remaining displacements in one frame, magnified ten times: vibration plus localization error.", "name": "fig-displacements"}}
 fig, axes = plt.subplots(1, 2, figsize=(9, 4.2), layout="constrained")
 for values, axis, color in zip(motion.drift.T, "yx", plot.LAYER_COLORS, strict=True):
     axes[0].plot(motion.frames, values, color=color, label=axis)
@@ -149,10 +151,10 @@ plot.show_displacements(motion, FRAMES - 1, axes[1], magnify=10)
 plt.show()
 
 # %% [markdown]
-# Removing three unknowns per frame removes three degrees of freedom in $2n$, and the mean over time one frame in $T$;
-# both are small, known, and corrected for in what follows. But one thing goes that no formula brings back: the
-# crystal as a whole also moves thermally, and nothing in the tracks tells that from the stage. **Amplitudes are
-# relative to the layer.** In our crystal the difference can be had from the springs:
+# The three unknowns of each frame take three of its $2n$ degrees of freedom, and the mean over time takes one frame of
+# $T$. Both losses are small and known, and are corrected below. One loss cannot be corrected: the crystal as a whole
+# also moves thermally, and tracks cannot separate this motion from that of the stage. **Amplitudes are relative to
+# the layer.** For our crystal we can compute the difference from the springs:
 
 # %%
 stiffness = stiffness_matrix(sites, SPACING, SPRING, HOLD).toarray()
@@ -175,14 +177,14 @@ print(
 #
 # ## Subtract the localization error
 #
-# What was measured is motion plus error, and since the two are independent, variances add:
+# The measured displacement is vibration plus error. The two are independent, so their variances add:
 #
 # $$ \langle u^2\rangle_\text{measured} = \langle u^2\rangle + \sigma^2 . $$
 #
-# So each particle's mean squared error bar is taken off its variance. By {term}`equipartition`, what remains is a
-# spring constant, $k = k_\mathrm BT / \langle u^2\rangle$: not that of one bond, but of the whole surroundings that
-# hold the particle. This takes the motion for thermal; where the beam drives it, $k$ is only a measure of amplitude.
-# Here is the whole of it by hand, and the tested function:
+# We subtract the mean squared error bar of each particle from its variance. By {term}`equipartition`, the rest gives a
+# spring constant, $k = k_\mathrm BT / \langle u^2\rangle$. It describes the whole surroundings that hold the
+# particle, not one bond. This assumes thermal motion; if the beam drives the motion, $k$ is only a measure of
+# amplitude. The calculation by hand, and the tested function:
 
 # %%
 raw = np.nanvar(motion.values, axis=0, ddof=1)
@@ -197,7 +199,7 @@ print(
 )
 table.iloc[:3, :13].round(2)
 
-# %% mystnb={"figure": {"caption": "Variance of every particle along x against the true one. Raw values (orange) are too large, by each particle's own error; corrected ones (blue) scatter about the truth (line), and no more than so many frames allow.", "name": "fig-corrected"}}
+# %% mystnb={"figure": {"caption": "Measured against true variance of every particle along x. Raw values (orange) are too large by the squared error of each particle. Corrected values (blue) scatter about the truth (line), because the number of frames is finite.", "name": "fig-corrected"}}
 fig, ax = plt.subplots(figsize=(5, 4.2), layout="constrained")
 ax.plot(truth[:, 1], raw[:, 1], "s", ms=3, color=plot.LAYER_COLORS[1], label="raw")
 ax.plot(truth[:, 1], corrected[:, 1], "o", ms=3, color=plot.LAYER_COLORS[0], label="corrected")
@@ -210,15 +212,15 @@ plt.show()
 # %% [markdown]
 # ## An interval for each spring constant
 #
-# A variance from $N$ independent samples scatters like chi-square with $N$ degrees of freedom, which gives its
-# interval. The error's variance is then taken from both ends, and $k$ is the inverse:
+# A variance from $N$ independent samples follows a chi-square distribution with $N$ degrees of freedom, which gives
+# its confidence interval. We subtract the variance of the error from both ends, and $k$ is the inverse:
 #
 # $$ k_\text{low} = \frac{k_\mathrm BT}{V_\text{high} - \sigma^2}, \qquad
 #    k_\text{high} = \frac{k_\mathrm BT}{V_\text{low} - \sigma^2} . $$
 #
-# If the lower end does not exceed $\sigma^2$, the motion may be nothing and $k_\text{high}$ is infinite. That is not
-# a failure of the method: it says that with this error and so many frames a stiff particle cannot be told from a
-# fixed one. An interval is a claim that can be checked: of nominal 95 % intervals, 95 % should hold the truth.
+# If the lower end does not exceed $\sigma^2$, the data agree with no motion at all, and $k_\text{high}$ is infinite.
+# This is not a failure of the method: with this error and this number of frames, a stiff particle and a fixed one look
+# the same. Intervals can be checked: 95 % of nominal 95 % intervals should hold the truth.
 
 # %%
 for axis, true in zip("yx", truth.T, strict=True):
@@ -231,17 +233,17 @@ k = table["k_x_kt_nm2"].median()
 print(f"median k_x {k:.2f} kT/nm² = {pn_per_um(k):.0f} pN/µm at 25 °C")
 
 # %% [markdown]
-# $N$ is the number of frames only if each shows something new. Filmed fast, a particle is nearly where it was one frame
-# ago. For Gaussian motion with the autocorrelation $\rho_k$, the variance has
+# $N$ equals the number of frames only if the frames are independent. In a fast movie, a particle has hardly moved since
+# the last frame. For Gaussian motion with the autocorrelation $\rho_k$, the variance has
 # $N = T / (1 + 2\sum_k \rho_k^2)$ independent samples. `site_vibrations` takes $\rho_k$ from the layer's mean
-# {term}`autocovariance`; the column `samples` says what is left.
+# {term}`autocovariance` and gives $N$ in the column `samples`.
 #
-# ## When there are no error bars, motion must show them
+# ## Without error bars: estimate the error from the motion
 #
-# The same correlation has a use. Errors of different frames are independent, while motion that is filmed fast enough is
-# not. In the autocovariance, the error therefore shows only at lag 0, as a step above the smooth curve through the
-# other lags. {cite:t}`vestergaard2014` used this for free diffusion. `localization_from_covariance` continues the curve
-# from lags 1 to 3 to lag 0. Let us film the same crystal fast and slowly, and withhold the error bars:
+# The same correlation can be used. Errors of different frames are independent, but the motion is correlated if the
+# movie is fast enough. The error then adds to the autocovariance only at lag 0, as a step above the smooth curve
+# through the other lags. {cite:t}`vestergaard2014` used this for free diffusion. `localization_from_covariance`
+# extrapolates the curve from lags 1 to 3 to lag 0. We film the same crystal fast and slowly, and drop the error bars:
 
 # %%
 smaller = sites[np.hypot(*sites.T) < 250]
@@ -256,7 +258,7 @@ for name, time in (("fast", 2.0), ("slow", 0.0)):
     print(f"{name}: true error {one_error[0]:.3f} nm, estimated {found[name].std.round(3)} nm")
     print("  ", found[name].note)
 
-# %% mystnb={"figure": {"caption": "Autocovariance of displacements along y, mean over particles. Filmed fast (blue), the step at lag 0 is the localization error's variance; the dashed line is the variance of the motion that the continued curve gives. Filmed slowly (orange), all of the variance is in the step, whatever its cause.", "name": "fig-autocovariance"}}
+# %% mystnb={"figure": {"caption": "Autocovariance of displacements along y, mean over particles. In the fast movie (blue), the step at lag 0 is the variance of the localization error; the dashed line is the extrapolated variance of the motion. In the slow movie (orange), the step holds all of the variance, both vibration and error.", "name": "fig-autocovariance"}}
 fig, ax = plt.subplots(figsize=(5.5, 3.6), layout="constrained")
 for (name, film), color, marker in zip(films.items(), plot.LAYER_COLORS, "os", strict=True):
     ax.plot(autocovariance(film, 20)[:, 0], marker + "-", ms=4, color=color, label=f"filmed {name}")
@@ -267,16 +269,16 @@ ax.legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# Filmed slowly, a particle that vibrates by 1 nm and one that is located to 1 nm look the same, in every statistic of
-# that particle. No estimator can help: the error and all columns that depend on it are NaN, with a note.
-# Two bounds hold even then. Motion has at least the covariance of lag 1, so the error has at most the rest: this is
-# `largest`. The other comes from space instead of time, further below.
+# In a slow movie, a particle that vibrates by 1 nm and one that is located to 1 nm look the same, in every statistic of
+# that particle. No estimator can separate them: the error and all columns that depend on it are NaN, with a note.
+# Two upper bounds of the error hold even then. The variance of the motion is at least the covariance at lag 1, so the
+# rest bounds the error: this is `largest`. The other bound uses space instead of time, see further below.
 #
-# ## Where a particle sits decides how it moves
+# ## Amplitude depends on the site
 #
-# A particle at the edge has fewer springs. `coordination_labels` sorts sites into bulk, edge and next to a vacancy;
-# `group_vibrations` averages any groups, also those of {term}`registry` on the other layer (top, bridge, hollow),
-# given as a label for each particle.
+# A particle at the edge has fewer springs. `coordination_labels` sorts sites into bulk, edge and next to a vacancy.
+# `group_vibrations` averages over any groups, given by a label for each particle, for example its {term}`registry` on
+# the other layer (top, bridge, hollow).
 
 # %%
 labels = coordination_labels(motion.sites)
@@ -284,7 +286,7 @@ groups = group_vibrations(table, dict(zip(table["particle"], labels, strict=True
 groups["true_variance_nm2"] = pd.Series(truth.mean(axis=1)).groupby(labels).mean()
 groups.round(3)
 
-# %% mystnb={"figure": {"caption": "Left, the vibration of every site: ellipses of one sigma, magnified, coloured by amplitude; dots where the error explains all. Right, mean variance by coordination with standard errors, and the truth (crosses).", "name": "fig-amplitudes"}}
+# %% mystnb={"figure": {"caption": "Left, vibration of every site: magnified one-sigma ellipses, coloured by amplitude. Right, mean variance by coordination with standard errors, and the truth (crosses).", "name": "fig-amplitudes"}}
 fig, axes = plt.subplots(1, 2, figsize=(9.5, 4.3), layout="constrained", width_ratios=[1.5, 1])
 plot.show_amplitudes(table, axes[0])
 fig.colorbar(axes[0].collections[-1], ax=axes[0], label="amplitude / nm", shrink=0.8)
@@ -303,13 +305,13 @@ axes[1].set(
 plt.show()
 
 # %% [markdown]
-# The layer's mean is known much better than one particle's variance. `layer_vibrations` gives it, with
-# an error from how the frames' means scatter, since neighbours do not move independently. It also gives the
-# anisotropy with the probability that isotropic motion would show as much, and two
+# The mean of a layer is known much better than the variance of one particle. `layer_vibrations` gives it. Its error
+# comes from the scatter of the frame means, since neighbours do not move independently. The function also gives the
+# anisotropy, with the probability that isotropic motion shows as much, and two
 # {term}`Lindemann parameters <Lindemann parameter>`. `lindemann` is a ratio of lengths, amplitude over spacing.
-# `lindemann_relative` is a *squared* ratio, as it is usually defined: $\langle|\mathbf u_i - \mathbf u_j|^2\rangle / 2a^2$
-# of neighbours. It needs no site, and in two dimensions a crystal melts when it gets to about 0.033
-# {cite:p}`zahn2000`; ours is far below.
+# `lindemann_relative` is a *squared* ratio of neighbours, as usually defined:
+# $\langle|\mathbf u_i - \mathbf u_j|^2\rangle / 2a^2$. It needs no site. A two-dimensional crystal melts at a value of
+# about 0.033 {cite:p}`zahn2000`; ours is far below.
 
 # %%
 mean = layer_vibrations(motion)
@@ -327,10 +329,10 @@ for name in (
 # %% [markdown]
 # ## Do the layers move together?
 #
-# Two layers that touch should feel each other. `interlayer_correlation` correlates the displacements of particles of
-# one layer with those of the other, by distance. Its null shifts one layer in time, which keeps everything but the
-# relation between the two. We let each particle of a second layer, turned by 9°, follow the nearest particle below it
-# to a third.
+# Two layers in contact should interact. `interlayer_correlation` correlates the displacements of particles of the two
+# layers as a function of their distance. Its null distribution comes from shifts of one layer in time: they destroy
+# only the relation between the layers. In our simulation, each particle of a second layer, turned by 9°, follows a
+# third of the displacement of the nearest particle below it.
 
 # %%
 upper = hexagonal_lattice(SPACING, ANGLE + 9, (7.0, -4.0), 220.0)
@@ -341,7 +343,10 @@ second = site_displacements(upper_tracks, layer=2)
 edges = np.arange(0, 161, 20)
 coupling = interlayer_correlation(motion, second, edges=edges)
 
-one, other = (w - w.mean(axis=1, keepdims=True) for w in (u, u2))  # relative to each layer
+one, other = (  # relative to each layer
+    np.stack([remove_rigid_by_hand(frame, home) for frame in w])
+    for w, home in ((u, sites), (u2, upper))
+)
 products = np.einsum("tia,tja->ij", one, other) / (2 * FRAMES * one.std() * other.std())
 apart = np.linalg.norm(sites[:, None] - upper[None], axis=2)
 coupling["truth"] = [
@@ -349,14 +354,14 @@ coupling["truth"] = [
 ]
 coupling.round(3)
 
-# %% mystnb={"figure": {"caption": "Correlation of the displacements of two layers' particles against their distance. Grey, the middle 95 % when one layer is shifted in time. Particles over each other move together; further ones follow because neighbours of one layer move together too. Crosses: from the displacements that were put in.", "name": "fig-interlayer"}}
+# %% mystnb={"figure": {"caption": "Correlation of the displacements of particles of the two layers against their distance. Grey, the middle 95 % of the null distribution. Particles on top of each other move together. Distant ones do so too, because neighbours within a layer move together. Crosses, from the simulated displacements.", "name": "fig-interlayer"}}
 fig, ax = plt.subplots(figsize=(5.5, 3.4), layout="constrained")
 ax.fill_between(
     coupling["distance_nm"],
     coupling["null_low"],
     coupling["null_high"],
     color="0.8",
-    label="shifted in time",
+    label="one layer shifted in time",
 )
 ax.plot(
     coupling["distance_nm"],
@@ -372,8 +377,8 @@ ax.legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# Side by side, the two layers of this simulation, and the upper one sorted by registry. No site was given softer
-# springs for lying in a hollow, and within two or three errors none comes out softer:
+# We compare the two layers, and then the sites of the upper layer by registry. In this simulation the springs do not
+# depend on registry, so the groups should agree within their errors:
 
 # %%
 both = {"layer 1": layer_vibrations(motion), "layer 2": layer_vibrations(second)}
@@ -382,20 +387,26 @@ pd.DataFrame(both).loc[names].astype(float).map("{:.3g}".format)
 
 # %%
 place = registry(second.sites, motion.sites)["registry"].to_numpy()
-group_vibrations(site_vibrations(second), place).round(3)
+by_place = group_vibrations(site_vibrations(second), place)
+extremes = by_place.sort_values("variance_nm2").iloc[[0, -1]]
+difference = extremes["variance_nm2"].diff().iloc[-1]
+print(
+    f"largest difference: {difference / np.hypot(*extremes['variance_std_nm2']):.1f} of its error"
+)
+by_place.round(3)
 
 # %% [markdown]
-# ## Waves are the crystal's own coordinates
+# ## Phonons: from particles to waves
 #
 # Particles are coupled; waves are not. In a lattice, the wave $\mathbf u(\mathbf q) = n^{-1/2}\sum_j \mathbf u_j
-# e^{-i\mathbf q\cdot\mathbf r_j}$ has an energy of its own, $\tfrac12\,\mathbf u^\dagger D(\mathbf q)\,\mathbf u$,
-# with the {term}`dynamical matrix` $D$. Equipartition turns that around {cite:p}`keim2004`:
+# e^{-i\mathbf q\cdot\mathbf r_j}$ has the energy $\tfrac12\,\mathbf u^\dagger D(\mathbf q)\,\mathbf u$,
+# with the {term}`dynamical matrix` $D$. By equipartition, its fluctuations give $D$ {cite:p}`keim2004`:
 #
 # $$ D(\mathbf q) = k_\mathrm BT\,\langle \mathbf u(\mathbf q)\,\mathbf u^\dagger(\mathbf q)\rangle^{-1} . $$
 #
-# A finite crystal has an edge where particles move more. We hide it with a window that falls to zero there. By hand
-# at M, the middle of the Brillouin zone's side, where this lattice has stiffnesses of 2 and 6 springs, and for a film
-# from a better camera, with errors of a fifth of the vibration:
+# A finite crystal has an edge where particles move more. A window that falls to zero at the edge suppresses it. We
+# calculate by hand at M, the middle of a side of the Brillouin zone, where the springs between neighbours give
+# stiffnesses of 2 and 6 springs. The movie is from a better camera, with errors of about a fifth of the vibration:
 
 # %%
 path = symmetry_path(SPACING, ANGLE, points=28)
@@ -409,7 +420,7 @@ waves = np.nan_to_num(sharp.values).transpose(0, 2, 1) @ (
     window / present * np.exp(-1j * sharp.sites @ m_point)
 )
 power = np.einsum("ti,tj->ij", waves, waves.conj()) / FRAMES / np.sum(window**2)
-# a particle that is missed now and then scatters like noise
+# missed particles add noise
 blinking = (1 / present - 1) * np.nanvar(sharp.values[..., 0], axis=0)
 noise = window**2 @ (sharp.localization_std[:, 0] ** 2 + blinking) / np.sum(window**2)
 print("with the error: ", np.linalg.eigvalsh(np.linalg.inv(power)).round(2), "kT/nm²")
@@ -421,17 +432,17 @@ print(
 
 # %% [markdown]
 # Localization errors of different particles are independent: *white* in space as in time. They add the same power to
-# every wave, however weak the wave, so the stiffest waves suffer most. Left in, a noisy lattice looks soft, and its
-# dispersion flat.
+# every wave, so the error is relatively largest for stiff waves, whose own power is small. If it is not subtracted,
+# the lattice looks too soft and its dispersion too flat.
 #
-# `dispersion` does all waves along Γ–M–K–Γ, of one grain (of several, `largest_grain` picks the largest). It averages
-# the three paths that symmetry makes equal and, about each point, waves on a small circle. It corrects three more things: particles that are missed, few frames (the inverse of
-# a sample covariance is too large, by $N/(N-2)$ for two complex components), and blur. Both the window and the circle
-# average over neighbouring $\mathbf q$, and let strong long waves leak into weak short ones. To take that out it
-# needs a model: `fit_springs` fits force constants of two shells of neighbours, after Born and von Kármán, to the
-# *blurred* spectrum of the whole Brillouin zone. That fit never inverts a noisy matrix and is the best estimate where
-# noise is large; the points stay free of its assumptions but for the blur. Both films, the noisy one and the better
-# one:
+# `dispersion` measures all waves along Γ–M–K–Γ in one grain (`largest_grain` picks the largest of several). It averages
+# over the three paths that are equal by symmetry and over a small circle of waves about each point. It also corrects
+# for missed particles, for few frames (the inverse of a sample covariance is too large by $N/(N-2)$ for two complex
+# components), and for blur. Blur arises because the window and the circle average over neighbouring $\mathbf q$, so
+# that strong long waves leak into weak short ones. Its correction needs a model: `fit_springs` fits force constants of
+# two shells of neighbours (Born and von Kármán) to the *blurred* spectrum of the whole Brillouin zone. This fit inverts
+# no noisy matrix and is the better estimate where noise is large. The points depend on the model only through the blur
+# correction. We apply both to the noisy movie and to the better one:
 
 # %%
 springs, branches = {}, {}
@@ -449,9 +460,9 @@ for name, film in (("error = vibration", motion), ("error = vibration / 5", shar
         f"{name}: points within {points:.1%}, fitted springs within {line:.1%} of the dynamical matrix (rms)"
     )
     bond = f"{springs[name].central[0]:.3f} ± {springs[name].central_std[0]:.3f} kT/nm²"
-    print(f"   spring between nearest neighbours {bond}, put in {SPRING}")
+    print(f"   spring between nearest neighbours {bond}, simulated {SPRING}")
 
-# %% mystnb={"figure": {"caption": "Phonon dispersion along Γ–M–K–Γ. Points with standard errors, measured; coloured lines, fitted springs; dashed, the dynamical matrix of the springs that were put in. Near Γ waves are longer than the window, and nothing is measured there.", "name": "fig-dispersion"}}
+# %% mystnb={"figure": {"caption": "Phonon dispersion along Γ–M–K–Γ. Points with standard errors, measured; coloured lines, fitted springs; dashed, the dynamical matrix of the simulated springs. There are no points near Γ, where waves are longer than the window.", "name": "fig-dispersion"}}
 fig, axes = plt.subplots(1, 2, figsize=(9.5, 3.9), layout="constrained", sharey=True)
 for ax, (name, waves) in zip(axes, branches.items(), strict=True):
     plot.show_dispersion(
@@ -462,11 +473,12 @@ axes[1].set_ylabel("")
 plt.show()
 
 # %% [markdown]
-# ## Long waves feel an elastic sheet
+# ## Elastic constants from long waves
 #
-# For long waves only the sheet's moduli count: $D = s + A\,(\lambda+2\mu)\,q^2$ along $\mathbf q$ and $s +
-# A\,\mu\,q^2$ across, with the area $A$ of a site and the hold $s$. So the slopes give two-dimensional {term}`elastic constants`. Springs between nearest neighbours make $\lambda
-# = \mu = \tfrac{\sqrt3}{4}k$ (Cauchy's relation) and Poisson's ratio 1/3:
+# Long waves depend only on the moduli of the layer: $D = s + A\,(\lambda+2\mu)\,q^2$ along $\mathbf q$ and $s +
+# A\,\mu\,q^2$ across, with the area $A$ of a site and the spring $s$ to the support. The slopes give two-dimensional
+# {term}`elastic constants`. For springs between nearest neighbours, $\lambda = \mu = \tfrac{\sqrt3}{4}k$ (Cauchy's
+# relation), and Poisson's ratio is 1/3:
 
 # %%
 lame = np.sqrt(3) / 4 * SPRING
@@ -486,12 +498,12 @@ pd.DataFrame(
 # %% [markdown]
 # ## Modes of a crystal that is not periodic
 #
-# Near edges and defects, waves are not the crystal's own coordinates. Its {term}`normal modes` are: the eigenvectors
-# of the covariance of all $2n$ coordinates, with the inverse eigenvalues as stiffnesses. The layer's own shifts and
-# turn went with the drift, so $2n - 3$ are left, and all of these from $T$ frames. Eigenvalues of a sample spread by
-# about $\sqrt{2n/T}$ to both sides, and sorted by size the stiff modes come out too stiff. That bias falls as $1/T$, so
-# `normal_modes` computes them from all frames and from halves and extrapolates to $1/T = 0$
-# {cite:p}`henkes2012,maggs2015`.
+# Near edges and defects, plane waves are coupled. The uncoupled coordinates are the {term}`normal modes`: the
+# eigenvectors of the covariance of all $2n$ coordinates, with the inverse eigenvalues as stiffnesses. Shifts and
+# rotation of the layer were removed with the drift, so $2n - 3$ modes remain, to be estimated from $T$ frames. The
+# eigenvalues of a sample spread by about $\sqrt{2n/T}$ to both sides, so the stiffest modes come out too stiff. This
+# bias falls as $1/T$. `normal_modes` therefore computes the modes from all frames and from halves, and extrapolates to
+# $1/T = 0$ {cite:p}`henkes2012,maggs2015`.
 
 # %%
 small = hexagonal_lattice(SPACING, ANGLE, (0.0, 0.0), 3.1 * SPACING)
@@ -502,15 +514,15 @@ r = small - small.mean(axis=0)
 rigid = np.concatenate(
     [np.tile(np.eye(2), (len(r), 1)), (r[:, ::-1] * [1, -1]).reshape(-1, 1)], axis=1
 )
-inner = np.linalg.qr(rigid, mode="complete")[0][:, 3:]  # all motion but shifts and turn
+inner = np.linalg.qr(rigid, mode="complete")[0][:, 3:]  # all motion except shifts and rotation
 exact = 1 / np.linalg.eigvalsh(inner.T @ exact @ inner)[::-1]
 upper_half = slice(len(exact) // 2, None)
 for name, values in (("all frames", modes.stiffness_raw), ("extrapolated", modes.stiffness)):
     print(
-        f"{name:13s} stiffer half wrong by {np.mean(np.abs(values / exact - 1)[upper_half]):.1%} on average"
+        f"{name:13s} mean error of the stiffer half {np.mean(np.abs(values / exact - 1)[upper_half]):.1%}"
     )
 
-# %% mystnb={"figure": {"caption": "Density of states of a crystal of 37 particles over the square root of the stiffness. Dashed, the truth; orange, eigenvalues of the sample covariance; blue, extrapolated to infinitely many frames and freed of the error.", "name": "fig-dos"}}
+# %% mystnb={"figure": {"caption": "Density of states of a small crystal against the square root of the stiffness. Dashed, the truth; orange, eigenvalues of the sample covariance; blue, extrapolated to infinitely many frames, with the localization error subtracted.", "name": "fig-dos"}}
 fig, ax = plt.subplots(figsize=(5.5, 3.4), layout="constrained")
 bins = np.linspace(0, 1.15 * np.sqrt(exact[-1]), 13)
 series = (
@@ -524,7 +536,7 @@ ax.set(xlabel=r"$\omega$ = √stiffness / (√kT/nm)", ylabel="density of states
 ax.legend(frameon=False)
 plt.show()
 
-# %% mystnb={"figure": {"caption": "The three softest modes of this crystal, as arrows of arbitrary length. Sound waves about as long as the crystal: soft modes move large parts together.", "name": "fig-modes"}}
+# %% mystnb={"figure": {"caption": "The three softest modes of this crystal; the length of the arrows is arbitrary. They are sound waves about as long as the crystal: in a soft mode, large parts move together.", "name": "fig-modes"}}
 fig, axes = plt.subplots(1, 3, figsize=(9, 3.2), layout="constrained")
 for ax, shape, value in zip(axes, modes.shapes, modes.stiffness, strict=False):
     ax.plot(small[:, 1], small[:, 0], ".", color="0.7")
@@ -538,15 +550,35 @@ plt.show()
 #
 # Trajectories of hexagonal lattices of gold nanorods and nanoprisms, filmed in liquid, are published with the code of
 # {cite:t}`qian2024`, who mapped phonons of nanoparticle lattices with them. The code states a tracking error
-# of 1 nm for rods and 5.7 nm for prisms. We ask the same questions as above.
+# of 1 nm for rods and 5.7 nm for prisms. We test this error. First, the corrected variance must not be negative.
+# Second, the error must not exceed two bounds: the bound by time from lag 1 (`largest`, above), and a bound by space.
+# Independent errors give every wave the same power, so this power cannot exceed that of the weakest wave
+# (`localization_bound`, 95 % confidence).
 
 # %%
-real = {}
-for name in ("rod", "prism"):
-    try:
-        real[name] = site_displacements(data.trajectories(name))
-    except OSError as problem:
-        print("This section needs the published trajectories.", problem)
+try:
+    real = {name: site_displacements(data.trajectories(name)) for name in ("rod", "prism")}
+except OSError:
+    real = {}
+
+# %% tags=["remove-input"] mystnb={"markdown_format": "myst"}
+from IPython.display import Markdown, display
+
+if not real:
+    files = " and ".join(
+        f"[trajectories_{name}_raw.mat]({data.REGISTRY[f'trajectories_{name}_raw.mat'].url})"
+        for name in ("Rod", "Prism")
+    )
+    display(
+        Markdown(f"""```{{admonition}} The published trajectories are not at hand
+:class: warning
+This page was built without them. Left out below: two tables, a figure (autocovariance and stiffness of the waves of
+rods and prisms), and what they say about the stated errors. To see them, run the chapter with access to the internet,
+or save {files}, under these names, in a folder and set the environment variable `MOIRELIB_DATA` to that folder.
+```""")
+    )
+
+# %%
 rows = {}
 for name, film in real.items():
     bulk = film.select(coordination_labels(film.sites) == "bulk")
@@ -563,18 +595,24 @@ for name, film in real.items():
             "k raw / kT/nm²": 1 / whole[f"std_raw_{axis}_nm"] ** 2,
             "sites with upper bound of k": f"{bounded:.0%}",
         }
-pd.DataFrame(rows).transpose().infer_objects().round(3)
+tested = pd.DataFrame(rows).transpose().infer_objects()
+if real:
+    display(tested.round(3))
+
+# %% tags=["remove-input"] mystnb={"markdown_format": "myst"}
+if real:
+    negative = tested.index[tested["corrected variance / nm²"] < 0]
+    above = tested.index[tested["stated error / nm"] > tested["error at most, by space / nm"]]
+    display(
+        Markdown(f"""With the stated errors, the corrected variance is negative in the rows {", ".join(f"`{row}`" for row in negative)}.
+A variance cannot be negative. The stated errors exceed the bound by space in the rows {", ".join(f"`{row}`" for row in above)}. For motion relative to the
+lattice, these errors are too large, and the table shows by how much.""")
+    )
 
 # %% [markdown]
-# With the stated errors, the corrected variance is negative for rods along y and for prisms along both axes. A
-# variance cannot be. So at least as far as motion relative to the lattice is concerned, the stated errors are too
-# large, and the table shows how much. The bound by time is that of lag 1. The bound by space was only announced above:
-# independent errors give every wave the same power, so they cannot exceed the power of the weakest wave
-# (`localization_bound`, 95 % confidence).
-#
-# The other questions of this chapter, with nothing subtracted. Amplitudes and Lindemann parameters are then at most
-# as large; errors of equal size make ratios, of edge to bulk or of one axis to the other, look nearer to 1 than they
-# are (the edge includes particles that the frame's border cuts off from their neighbours):
+# The next cell computes other results of this chapter with nothing subtracted. Amplitudes and Lindemann parameters are
+# then upper limits. Errors of equal size bring ratios (edge to bulk, one axis to the other) nearer to 1 than they are.
+# The edge includes particles whose neighbours lie outside the frame.
 
 # %%
 rows = {}
@@ -589,46 +627,60 @@ for name in real:
         "anisotropy": whole["anisotropy"],
         "variance at the edge / in bulk": groups.get("edge", np.nan) / groups["bulk"],
     }
-pd.DataFrame(rows).round(4)
-
-# %% mystnb={"figure": {"caption": "Published trajectories. Left, autocovariance as a share of the variance, mean over particles and axes: most of the variance is gone after one frame. Middle and right, stiffness of the waves if the localization error were zero: lower bounds. The horizontal lines are the inverse of the stated error's variance; where points lie above them, the stated error is larger than all that was measured.", "name": "fig-real-phonons"}}
-fig, axes = plt.subplots(1, 3, figsize=(11, 3.7), layout="constrained")
-for (name, film), color, marker, ax in zip(
-    real.items(), plot.LAYER_COLORS, "os", axes[1:], strict=False
-):
-    total = autocovariance(film, 10).mean(axis=1)
-    axes[0].plot(total / total[0], marker + "-", ms=4, color=color, label=name)
-    free_of_error = site_displacements(data.trajectories(name), localization_std=0.0)
-    waves = dispersion(free_of_error).drop(columns="model_kt_nm2")
-    plot.show_dispersion(waves, ax)
-    ax.axhline(1 / film.localization_std[0, 0] ** 2, color="0.4", lw=1)
-    ax.set_title(f"{name}, nothing subtracted", fontsize=10)
-axes[0].set(xlabel="lag / frames", ylabel="autocovariance / variance", ylim=(0, 1.05))
 if real:
-    axes[0].legend(frameon=False)
-plt.show()
+    display(pd.DataFrame(rows).round(4))
 
-# %% [markdown]
-# What can be concluded:
-#
-# - **Rods.** Relative to the lattice, rods move by no more than the raw amplitude, so their springs are at least as
-#   stiff as the raw $k$. From one frame to the next, displacements are almost uncorrelated. Whether the rest is
-#   vibration faster than the frame rate or tracking error, no analysis of these tracks can say; the stated 1 nm would
-#   leave nothing along y.
-# - **Yet not all of it is error.** Error has the same power at every wave. Measured power falls to about a half from
-#   the longest waves to the shortest, as in an elastic lattice. The shape of the dispersion is evidence of phonons,
-#   or of errors that neighbours share, even where its height is not known.
-# - **Prisms.** The stated 5.7 nm exceeds the whole of what was measured, and exceeds both bounds. Without a better
-#   error, only lower bounds of the stiffness remain. One feature stands, since independent errors cannot make it:
-#   transverse waves along Γ–M hardly depend on $q$, while longitudinal ones get stiffer. These are waves in which
-#   close-packed rows slide along themselves, each row nearly on its own. Central springs between round neighbours
-#   make both branches rise, by 2 and 6 springs, so one spring constant fitted to both describes neither.
-#   (The power of these waves is near the square of the stated error; we do not know whether by chance.)
-# - **What cannot be concluded** is a spring constant with an upper bound, for either. What would settle it: repeated
-#   images of fixed particles at the same dose, error bars from the fit ({doc}`chapter 7 <07_particles>`), or a frame
-#   rate at which neighbouring frames are correlated.
-#
-# This much was removed as drift beforehand:
+# %% mystnb={"figure": {"caption": "Published trajectories. Left, autocovariance as a share of the variance, mean over particles and axes: most of the variance is gone after one frame. Middle and right, stiffness of the waves for a localization error of zero: lower bounds. The horizontal lines are the inverse variance of the stated error; where points lie above them, the stated error exceeds the measured power.", "name": "fig-real-phonons"}}
+if real:
+    fig, axes = plt.subplots(1, 3, figsize=(11, 3.7), layout="constrained")
+    bare, remaining = {}, {}
+    for (name, film), color, marker, ax in zip(
+        real.items(), plot.LAYER_COLORS, "os", axes[1:], strict=True
+    ):
+        total = autocovariance(film, 10).mean(axis=1)
+        remaining[name] = total[1] / total[0]
+        axes[0].plot(total / total[0], marker + "-", ms=4, color=color, label=name)
+        uncorrected = site_displacements(data.trajectories(name), localization_std=0.0)
+        bare[name] = dispersion(uncorrected).drop(columns="model_kt_nm2")
+        plot.show_dispersion(bare[name], ax)
+        ax.axhline(1 / film.localization_std[0, 0] ** 2, color="0.4", lw=1)
+        ax.set_title(f"{name}, nothing subtracted", fontsize=10)
+    axes[0].set(xlabel="lag / frames", ylabel="autocovariance / variance", ylim=(0, 1.05))
+    axes[0].legend(frameon=False)
+    plt.show()
+
+# %% tags=["remove-input"] mystnb={"markdown_format": "myst"}
+if real:
+    by_branch = bare["rod"].groupby("branch")["stiffness_kt_nm2"]
+    fall = by_branch.min() / by_branch.max()
+    to_m = bare["prism"].dropna()
+    to_m = to_m[to_m["distance_per_nm"] <= bare["prism"].attrs["ticks"][1] * 1.001]
+    rise = {branch: rows["stiffness_kt_nm2"] for branch, rows in to_m.groupby("branch")}
+    rise = {branch: f"{k.min():.3f} to {k.max():.3f} kT/nm²" for branch, k in rise.items()}
+    display(
+        Markdown(f"""What can be concluded:
+
+- **Rods.** Relative to the lattice, the true amplitude is at most the raw amplitude, so the springs are at least as
+  stiff as the raw $k$. Displacements in consecutive frames are almost uncorrelated: {remaining["rod"]:.0%} of the
+  variance is left at lag 1. The rest is vibration faster than the frame rate or tracking error; no analysis of these
+  tracks can separate the two.
+- **Not all of it is error.** Independent errors have the same power at every wave. The measured power falls to
+  {fall.min():.0%} and {fall.max():.0%} (the two branches) from the softest waves to the stiffest, as in an elastic
+  lattice. The shape of the dispersion is evidence of phonons, or of errors that neighbours share, even where its
+  height is not known.
+- **Prisms.** The stated 5.7 nm exceeds the measured standard deviation and both bounds. Without a better error, only
+  lower bounds of the stiffness remain. One feature cannot come from independent errors: along Γ–M, the
+  stiffness of transverse waves changes little ({rise["transverse"]}), while that of longitudinal waves rises
+  ({rise["longitudinal"]}). In these transverse waves, close-packed rows slide along themselves, each row nearly on its own. Central springs between
+  round neighbours make both branches rise, to 2 and 6 springs at M, so one spring constant fitted to both describes
+  neither. (The power of these transverse waves is near the square of the stated error, {1 / 5.7**2:.3f} as an inverse;
+  we do not know whether by chance.)
+- **What cannot be concluded** is a spring constant with an upper bound, for rods or prisms. It needs repeated images of
+  fixed particles at the same dose, error bars from the fit ({{doc}}`chapter 7 <07_particles>`), or a frame rate at
+  which consecutive frames are correlated.
+
+Drift and rotation removed from these tracks:""")
+    )
 
 # %%
 for name, film in real.items():
@@ -637,14 +689,14 @@ for name, film in real.items():
         f"{name}: drift up to {np.abs(film.drift).max():.0f} nm, rotation up to {np.abs(film.rotation).max():.1f}°;"
     )
     print(
-        f"   fast jitter of the layer {whole['layer_jitter_y_nm']:.1f} and {whole['layer_jitter_x_nm']:.1f} nm (y, x)"
+        f"   jitter of the layer from frame to frame {whole['layer_jitter_y_nm']:.1f} and {whole['layer_jitter_x_nm']:.1f} nm (y, x)"
     )
 
 # %% [markdown]
 # ## Exercises
 #
 # **1.** Let the crystal drift smoothly instead of at random. Show that `drift_window=51` recovers the absolute
-# variance, and what happens if you use it on the random drift of `tracks`.
+# variance, and that it fails for the random drift of `tracks`.
 
 # %% tags=["hide-cell"]
 smooth = pd.DataFrame({"frame": tracks["frame"], "particle": tracks["particle"], "layer": 1})
@@ -658,8 +710,8 @@ for name, table_of, sigma in (("smooth drift", smooth, 0.0), ("random drift", tr
         print(f"{name}, window {size:2d}: {mean['variance_y_nm2']:.3f} nm²")
 
 # %% [markdown]
-# **2.** How many frames does an interval need? For errors of 0, 1 and 2 times the vibration, find from how many
-# frames on half of the particles have an upper bound of $k$. Use independent vibrations of 1 nm.
+# **2.** How many frames does an interval need? For errors of 0, 1 and 2 times the vibration, find the number of
+# frames that gives half of the particles an upper bound of $k$. Use independent vibrations of 1 nm.
 
 # %% tags=["hide-cell"]
 few = hexagonal_lattice(SPACING, ANGLE, (0.0, 0.0), 4 * SPACING)
@@ -704,30 +756,33 @@ if "prism" in real:
         print(
             f"Γ–M at {(model.angle + 30 + turn) % 180:5.1f}°: {k.min():.3f} to {k.max():.3f} kT/nm²"
         )
+else:
+    print("The solution needs the published trajectories.")
 
 # %% [markdown]
 # ## Summary
 #
 # - Drift and rotation are removed frame by frame; amplitudes are relative to the layer.
-# - Variances add: the localization error's part is subtracted per particle. Intervals come from chi-square with the
-#   number of independent frames, and hold the truth as often as they say, also when the error equals the vibration.
-# - Without error bars, only motion that is correlated from frame to frame tells itself from error. If it is not, there
-#   is no answer, but two bounds: by time and by space.
-# - Waves turn the covariance into a dispersion; errors are white and subtract out. Fitted springs carry less noise than
-#   single points, and give elastic constants.
-# - In the published trajectories the stated errors exceed what was measured. Spring constants have lower bounds
-#   there, and the softness of sliding rows of prisms stands.
+# - Variances add: the variance of the localization error is subtracted for each particle. Intervals come from
+#   chi-square with the number of independent frames. In the simulation they hold the truth about as often as stated, though
+#   the error equals the vibration.
+# - Without error bars, vibration can be separated from error only if it is correlated from frame to frame. Otherwise
+#   there are only two upper bounds of the error: by time and by space.
+# - The covariance of waves gives the dispersion; errors are white and can be subtracted. Fitted springs are less noisy
+#   than single points, and give elastic constants.
+# - A stated error can be tested with the tracks themselves: if the corrected variance is negative, or the error exceeds
+#   a bound, it is too large. Spring constants then have only lower bounds.
 #
 # ## In practice
 #
-# - **Error bars decide.** Where error and vibration are equal, an error bar wrong by 10 % makes the variance wrong by
-#   20 %. Check them: image fixed particles, or compare with `localization_bound`.
+# - **Check the error bars.** Where error and vibration are equal, an error bar wrong by 10 % makes the variance wrong by
+#   about 20 %. Image fixed particles, or compare with `localization_bound`.
 # - **Correlated errors look like motion.** Two overlapping particles share noise, a moving background shifts all
-#   particles around it, and pixel locking follows the drift. None of that is white.
+#   particles around it, and pixel locking follows the drift. None of these errors is white.
 # - **Exposure blurs.** A particle that moves during the exposure is averaged, and its variance comes out too small.
-# - **Slow motion needs long movies**: at least ten times the slowest wave's relaxation time. In a shorter one it ends
-#   up in sites and strain; with 600 frames and waves that relax over 50, some 3 % of the variance is lost.
-# - **Hops are no vibration.** Intervals suppose Gaussian displacements. A particle that changes site, or a track that
-#   changes particle, makes its variance huge and its interval too narrow: look at the map of amplitudes first.
-# - **The dispersion** is that of one grain of a hexagonal lattice. It needs an island at least five rows wide, and says
-#   nothing of waves longer than that.
+# - **Slow motion needs long movies**: at least ten times the relaxation time of the slowest wave. In a shorter movie,
+#   sites and strain absorb part of the slow motion, and the variance comes out too small.
+# - **Hops are not vibrations.** Intervals assume Gaussian displacements. If a particle changes site, or a track changes
+#   particle, the variance is huge and the interval too narrow: look at the map of amplitudes first.
+# - **The dispersion** is that of one grain of a hexagonal lattice. It needs an island at least five rows wide, and does
+#   not cover waves longer than that.

@@ -16,24 +16,24 @@
 #
 # ```{admonition} In this chapter
 # :class: tip
-# - run the whole road on a movie of your own, by changing one cell
-# - look at each result in the order in which things go wrong
+# - run the whole analysis on a movie of your own, by changing one cell
+# - check each result, in the order in which errors usually arise
 # - save everything for Fiji, a spreadsheet or the next chapters
 # - record movies that can be taken apart
 #
-# Needs nothing but a file · CPU · about 1 minute for the sample; the first frame of a movie takes longest · 1.2 GB
+# Needs only a file · CPU · about 1 minute for the sample; the first frame of a movie takes longest · 1 GB
 # ```
 #
-# This page is a template. As it stands it runs on the simulated movie that ships with moirelib. Open it with one of
-# the launch buttons, or from a copy of the repository, put the path of your file into the next cell, and run
-# everything below unchanged.
+# This page is a template. Without changes it runs on the simulated movie that ships with moirelib. Open it with one of
+# the launch buttons, or from a copy of the repository. Put the path of your file into the next cell, and run all cells
+# below unchanged.
 
 # %% tags=["parameters"]
 MOVIE = None  # path of a .dm3, .dm4, .mrc, .tif, .emd or .ser file; None for the sample
 PIXEL_SIZE = None  # nm per pixel; None takes it from the file
 FRAME_TIME = None  # seconds per frame; None takes it from the file
-DIAMETER = None  # rough particle diameter in nm; None lets the program find out
-FRAMES = None  # how many frames to use, from the first; None for all
+DIAMETER = None  # approximate particle diameter in nm; None estimates it
+FRAMES = None  # number of frames to use, from the first; None for all
 OUT = None  # folder for the results; None for a temporary one
 
 # %%
@@ -60,10 +60,10 @@ out = (
 print(f"moirelib {moirelib.__version__}, computing on {choose_device()}, results go to {out.name}")
 
 # %% [markdown]
-# ## 1. Is it read as you recorded it?
+# ## 1. Is the movie read correctly?
 #
-# Check the shape, the {term}`pixel size` and the frame time against your notes: everything in nm hangs on the pixel
-# size. If the file carries none, or a wrong one, set `PIXEL_SIZE`.
+# Check the shape, the {term}`pixel size` and the frame time against your notes. All lengths in nm depend on the pixel
+# size. If the file contains none, or a wrong one, set `PIXEL_SIZE`.
 
 # %%
 movie = moirelib.read_movie(file, pixel_size=PIXEL_SIZE, frame_time=FRAME_TIME)
@@ -82,7 +82,7 @@ for ax, t in zip(axes, (0, len(movie) // 2, len(movie) - 1), strict=True):
 # %% [markdown]
 # ## 2. Take it apart
 #
-# One call. For a long movie, set `FRAMES` to 5 or so until everything looks right.
+# This is one call. For a long movie, set `FRAMES` to about 5 until everything looks right.
 
 # %%
 result = moirelib.decompose(movie, diameter=DIAMETER, progress=True)
@@ -92,10 +92,10 @@ print(f"{len(table)} particles, {summary['diameter_nm'] or float('nan'):.1f} nm 
 print(f"{summary['seconds'] / len(movie):.1f} s per frame")
 
 # %% [markdown]
-# Read the note before anything else. Then look: are the circles on the particles, and as large as they are? If not,
-# the size was estimated wrongly; set `DIAMETER` and run again.
+# Read the note first. Then check the circles: do they lie on the particles, and do they have the same size? If not, the
+# size was estimated wrongly. Set `DIAMETER` and run again.
 
-# %% mystnb={"figure": {"caption": "First frame of the movie with the particles found, layer 1 (the one that reaches furthest) and layer 2.", "name": "fig-your-split"}}
+# %% mystnb={"figure": {"caption": "First frame of the movie with the particles found, layer 1 (the one that extends furthest) and layer 2.", "name": "fig-your-split"}}
 plot.show_split(
     movie.frame(0),
     np.asarray(result.layers[0]),
@@ -118,13 +118,13 @@ plot.show_particles(
 plt.show()
 
 # %% [markdown]
-# ## 3. How far can it be trusted?
+# ## 3. How reliable is the result?
 #
-# Three columns say so: `score`, the height of the network's peak at a particle's centre or, for a particle that the frame
-# asked for, the probability that there is one; {term}`layer confidence`, the probability that the layer is right, 0.5 for
-# a guess; and the {term}`localization error` of each coordinate.
+# Three columns help. `score` is the height of the peak of the network at the centre of a particle; for a particle that
+# was added from the residual of the fit, it is the probability that the particle exists. {term}`layer confidence` is the
+# probability that the layer is right (0.5 is a guess). The third is the {term}`localization error` of each coordinate.
 
-# %% mystnb={"figure": {"caption": "Score, layer confidence and position error of all particles of the movie, by layer. A heap of low scores, of confidences near 0.5 or of large errors asks for a closer look.", "name": "fig-your-trust"}}
+# %% mystnb={"figure": {"caption": "Score, layer confidence and position error of all particles of the movie, by layer. Look more closely if there are many low scores, confidences near 0.5 or large errors.", "name": "fig-your-trust"}}
 fig, axes = plt.subplots(1, 3, figsize=(9, 3), layout="constrained")
 largest = table["x_std_nm"].quantile(0.95) if len(table) else 1.0
 columns = {"score": (0, 1), "layer_confidence": (0.5, 1), "x_std_nm": (0, max(largest, 1e-3))}
@@ -144,8 +144,8 @@ axes[0].legend(frameon=False, loc="upper left")
 plt.show()
 
 # %% [markdown]
-# A result that changes from frame to frame is not one. Numbers of particles, spacings and twist should be steady, or
-# change as your specimen does.
+# A result that jumps from frame to frame is not reliable. Numbers of particles, spacings and twist should be steady, or
+# change only as your specimen does.
 
 
 # %%
@@ -173,10 +173,10 @@ by_frame.unstack("layer").round(2).head(20) if len(rows) else by_frame
 # %% [markdown]
 # ## 4. Tracks
 #
-# With two frames or more, particles are linked to {term}`tracks <track>`: the number stands in `particle`. Long tracks
-# are what vibrations and growth are measured on.
+# With two frames or more, particles are linked to {term}`tracks <track>`; the column `particle` holds the number of the
+# track. Vibrations and growth are measured from long tracks.
 
-# %% mystnb={"figure": {"caption": "Left, how many frames each track lasts, by layer. Right, mean displacement of the particles from one frame to the next, added up: the drift of the field.", "name": "fig-your-tracks"}}
+# %% mystnb={"figure": {"caption": "Left, length of the tracks in frames, by layer. Right, cumulative mean displacement of the particles from frame to frame: the drift of the field.", "name": "fig-your-tracks"}}
 linked = table[table["particle"] >= 0].sort_values(["particle", "frame"])
 fig, axes = plt.subplots(1, 2, figsize=(8.5, 3.2), layout="constrained")
 for layer, color in enumerate(plot.LAYER_COLORS, start=1):
@@ -207,21 +207,21 @@ for saved in sorted(out.iterdir()):
 # %% [markdown]
 # | file | open it with |
 # |---|---|
-# | `layer_1.tif`, `layer_2.tif` | the particles' outlines, layer by layer; Fiji: drag and drop; *Image ▸ Color ▸ Merge Channels* lays them over each other, with the right scale |
+# | `layer_1.tif`, `layer_2.tif` | outlines of the particles of each layer; Fiji: drag and drop; *Image ▸ Color ▸ Merge Channels* overlays them, with the right scale |
 # | `particles.csv` | any spreadsheet, `pandas.read_csv`, or Fiji's *File ▸ Import ▸ Table* |
-# | `summary.json` | any text editor; keep it with your results, since it says what made them |
+# | `summary.json` | any text editor; keep it with your results, since it records how they were made |
 #
-# All of this without the pictures is one command:
+# One command does all of this without the pictures:
 #
 # ```
 # moirelib decompose my_movie.dm4 --pixel-size 0.52 --diameter 30 --out my_movie_layers
 # ```
 #
-# ## 6. What is the lattice doing?
+# ## 6. Analyse the lattices
 #
-# `analyze` runs what chapters {doc}`8 <08_vibrations>` to {doc}`10 <10_growth>` measure, as far as the particles support
-# it, and says in one line each which tables they do not. Left to you are functions that need a choice: normal modes
-# (which particles?), densities of states, twins of orientation (which symmetry?).
+# `analyze` runs the measurements of chapters {doc}`8 <08_vibrations>` to {doc}`10 <10_growth>` that the data allow. For
+# each table that is not possible, it gives the reason in one line. You must call functions that need a choice yourself:
+# normal modes (which particles?), densities of states, orientational twins (which symmetry?).
 
 # %%
 found = analyze(table)
@@ -230,7 +230,7 @@ for name, rows in found.tables.items():
 for name, why in found.notes.items():
     print(f"{name}: {why}")
 
-# %% mystnb={"figure": {"caption": "Layer 1 in the last frame: how far the neighbourhood of each particle is turned, with defects and boundaries.", "name": "fig-your-defects"}}
+# %% mystnb={"figure": {"caption": "Layer 1 in the last frame: local rotation of the lattice at each particle, with defects and, if there are any, boundaries.", "name": "fig-your-defects"}}
 frame = table["frame"].max()
 layer = table[(table["frame"] == frame) & (table["layer"] == 1)]
 defects, boundaries = (
@@ -243,8 +243,8 @@ plot.show_defects(defects, ax, boundaries=boundaries)
 plt.show()
 
 # %% [markdown]
-# The same as a command, with all figures, a movie of the tracks and one page for the group meeting, `report.html`, in
-# `my_movie_layers/analysis`:
+# One command does the same. It writes all figures, a movie of the tracks and a page for the group meeting,
+# `report.html`, to `my_movie_layers/analysis`:
 #
 # ```
 # moirelib analyze my_movie_layers
@@ -252,53 +252,54 @@ plt.show()
 #
 # ## Record movies that can be taken apart
 #
-# Nothing done afterwards is worth as much as these, roughly in order:
+# The recording matters more than any later processing. The most important points, roughly in this order:
 #
-# - **Field of view.** At least one Moiré period, better three: with {term}`spacing` $a$ and {term}`twist angle`
-#   $\theta$ in radians, a period is about $a/\theta$, so 15 spacings at 4°. Include a margin where only one layer
-#   lies; what is certain there helps inside.
-# - **Magnification.** 12 pixels or more across a particle. Fewer than 8 cost precision, under 4 are refused; more than
-#   30 gain nothing and cost field of view.
-# - **Raw data.** Save what the camera gave, in its own format (dm4, mrc, emd), with its calibration. No contrast
-#   stretching, no JPEG, no video codec, no scale bar burnt into the image.
-# - **Focus.** Near focus or slightly under it, and constant. Fringes wider than a third of a particle mislead the fit.
-# - **{term}`Dose` per frame.** As much as the specimen tolerates. If you can see each particle of a single layer in
-#   one frame without averaging, it is enough. Write down the dose rate.
-# - **Frame time.** A particle should move less than a quarter of the spacing between frames; drift counts.
-# - **Thin liquid.** Each {term}`mean free path` of liquid or window costs more contrast than any processing returns.
-# - **A frame of nothing.** One area with liquid and no particles, under the same beam, shows the {term}`amorphous
-#   background` and whether the camera's reference was good.
+# - **Field of view.** At least one Moiré period, better three. With {term}`spacing` $a$ and {term}`twist angle`
+#   $\theta$ in radians, a period is about $a/\theta$, so about 14 spacings at 4°. Include a margin with only one layer;
+#   its certain lattice helps in the overlap.
+# - **Magnification.** 12 pixels or more across a particle. Fewer than 8 reduce precision, and fewer than 4 are refused.
+#   More than 30 gain nothing and reduce the field of view.
+# - **Raw data.** Save the data of the camera in its own format (dm4, mrc, emd), with the calibration. No contrast
+#   stretching, no JPEG, no video codec, no scale bar in the image.
+# - **Focus.** At focus or slightly under it, and constant. Fringes wider than a third of a particle disturb the fit.
+# - **{term}`Dose` per frame.** As much as the specimen tolerates. It is enough if you can see each particle of a single
+#   layer in one frame without averaging. Write down the dose rate.
+# - **Frame time.** A particle should move less than a quarter of the spacing between frames, drift included.
+# - **Thin liquid.** Each {term}`mean free path` of liquid or window costs more contrast than processing can recover.
+# - **An empty frame.** One area with liquid and no particles, under the same beam, shows the {term}`amorphous
+#   background` and the quality of the camera's reference images.
 #
 # ## When it does not work
 #
 # | what you see | probable reason | what to do |
 # |---|---|---|
-# | `pixel size is missing` | the file carries none (many TIFF exports) | set `PIXEL_SIZE` from the microscope's calibration |
+# | `pixel size is missing` | the file contains none (many TIFF exports) | set `PIXEL_SIZE` from the microscope's calibration |
 # | circles much larger or smaller than the particles | size estimated wrongly | set `DIAMETER`; measure one particle on the screen, in nm |
-# | circles between the particles | contrast reversed by defocus, or the wrong polarity chosen (dark or bright particles are told apart by themselves) | look at the raw frame; pass `-movie.data.astype(float)` with its pixel size |
-# | "no second lattice found in this field of view", and you see two | twist near zero, or a second layer of very few particles | record a larger field; nothing in this image decides |
-# | "which particle is in which layer is uncertain" | the field holds less than one Moiré period | record a larger field; use rows of high `layer_confidence` |
-# | layer 2 appears in a single-layer movie | strained or polycrystalline base layer, noise off the lattice | look at `layer_confidence` and `score`; drop what is low in both |
-# | layers exchanged from a frame on | few particles in common with the frame before: a jump, frames left out | cut the movie there; compare `by_frame` above |
-# | single particles in the wrong layer | the lattice does not decide at its place, or a grain is in the wrong layer as a whole | `layer_confidence`, and a look at the figure of the layers |
+# | circles between the particles | contrast reversed by defocus, or the automatic choice of dark or bright particles was wrong | look at the raw frame; pass `-movie.data.astype(float)` with its pixel size |
+# | "no second lattice found in this field of view", but you see two | twist near zero, or a second layer of very few particles | record a larger field; this image does not contain the answer |
+# | "which particle is in which layer is uncertain" | the field holds less than one Moiré period | record a larger field; use rows with high `layer_confidence` |
+# | layer 2 appears in a single-layer movie | strained or polycrystalline base layer, false finds off the lattice | look at `layer_confidence` and `score`; drop particles that are low in both |
+# | layers exchanged after some frame | few particles in common with the frame before: a jump, or missing frames | cut the movie there; compare `by_frame` above |
+# | single particles in the wrong layer | the lattice does not determine the layer there, or a whole grain is in the wrong layer | check `layer_confidence` and the figure of the layers |
 # | many tracks of two or three frames | motion above half a particle diameter per frame, or missed particles | record faster; remove drift first |
 # | position errors of several nm | low dose, defocus, overlaps | average neighbouring frames if nothing moves |
-# | memory runs out | frames of 16 megapixels or more | bin by two before: fewer than 12 pixels per particle are not needed |
+# | memory runs out | frames of 16 megapixels or more | bin by two first; 12 pixels per particle are enough |
 #
 # ## Exercises
 #
-# **1.** Run this page on the real frame of {doc}`chapter 6 <06_decompose>`: which lines of the parameter cell change?
+# **1.** You want to run this page on the real frame of {doc}`chapter 6 <06_decompose>`. Which lines of the parameter cell
+# change?
 
 # %% tags=["hide-cell"]
 try:
-    answer = f'MOVIE = "{data.fetch("np_lattice_2p593nm.tif").name}", the file that data.fetch returns the path of'
+    answer = f'MOVIE = the path of "{data.fetch("np_lattice_2p593nm.tif").name}", from data.fetch'
 except OSError as error:
-    answer = f"MOVIE = its path; {error}"
+    answer = f"MOVIE = its path. {error}"
 print(answer)
-print("only this one: the file carries its pixel size, and a single frame needs no frame time")
+print("Only this line: the file contains its pixel size, and a single frame needs no frame time.")
 
 # %% [markdown]
-# **2.** Average all frames of the movie, and decompose the average. Are the errors smaller? What if the field drifts?
+# **2.** Average all frames of the movie, and decompose the average. Are the errors smaller? What is the effect of drift?
 
 # %% tags=["hide-cell"]
 mean = movie.data.mean(axis=0).compute()
@@ -310,22 +311,22 @@ for name, rows in (("single frames", table), ("average", averaged)):
         f"{name:14} median x_std {rows['x_std_nm'].median():.2f} nm, diameter {rows['diameter_nm'].median():.1f} nm"
     )
 print(
-    "less noise, but drift and vibration smear the particles: the average is only as sharp as the specimen is still"
+    "The average has less noise, but drift and vibration blur the particles. Both change the errors."
 )
 
 # %% [markdown]
 # ## Summary
 #
-# - One cell of parameters, one call, four files; one more call for all analyses.
-# - Look in this order: pixel size, circles on particles, note, confidence, steadiness from frame to frame.
-# - Field of view, magnification, raw data: what is not recorded cannot be taken apart.
+# - One cell of parameters and one call give four files; one more call runs all analyses.
+# - Check in this order: pixel size, note, circles on particles, confidence, steadiness from frame to frame.
+# - Field of view, magnification and raw data decide what can be taken apart.
 #
 # ## In practice
 #
-# - The limits of each step stand at the end of its chapter: the network's in {doc}`chapter 5 <05_unet>`, the
-#   decomposition's in {doc}`chapter 6 <06_decompose>`, the particles' and tracks' in {doc}`chapter 7 <07_particles>`.
+# - The limits of each step are listed at the end of its chapter: the network in {doc}`chapter 5 <05_unet>`, the
+#   decomposition in {doc}`chapter 6 <06_decompose>`, particles and tracks in {doc}`chapter 7 <07_particles>`.
 # - Colab and Binder lose their files when you close them; download the results, or set `OUT` to a mounted folder.
 #   Binder has no GPU and 2 GB of memory.
-# - If you publish a result, cite moirelib's version from `summary.json` together with the file of the weights, and the
-#   work that the method rests on: the network {cite:p}`ronneberger2015`, the loss {cite:p}`yu2017`, belief propagation {cite:p}`pearl1988`, the tracking
-#   {cite:p}`crocker1996`, {cite:p}`allan_trackpy`.
+# - If you publish a result, cite the version of moirelib from `summary.json` together with the file of the weights, and
+#   the work that the method uses: the network {cite:p}`ronneberger2015`, the loss {cite:p}`yu2017`, belief propagation
+#   {cite:p}`pearl1988`, and the tracking {cite:p}`crocker1996`, {cite:p}`allan_trackpy`.

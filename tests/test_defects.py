@@ -1,4 +1,4 @@
-"""Defects: what was planted is found, what is conserved is conserved, and edges are no defects."""
+"""Defects: simulated ones are found, conserved sums hold, and edges are not defects."""
 
 import numpy as np
 import pandas as pd
@@ -25,7 +25,7 @@ ANGLE = 7.0
 
 
 def unit(degrees):
-    """Along a direction from x towards y, as (y, x)."""
+    """Unit vector (y, x) along a direction from x towards y."""
     return np.array([np.sin(np.radians(degrees)), np.cos(np.radians(degrees))])
 
 
@@ -193,7 +193,7 @@ def test_a_circuit_around_a_hole_counts_what_the_hole_hides():
     hidden, open_ = CENTER + [-90.0, 0.0], CENTER + [70.0, 0.0]
     points = with_dislocations(crystal(260.0), (hidden, burgers), (open_, burgers))
     points = points[np.hypot(*(points - hidden).T) > 2.6 * A]
-    for seed in range(6):  # in whatever order the particles come
+    for seed in range(6):  # for any order of the particles
         shuffled = noisy(rng.permutation(points), 0.2, seed)
         np.testing.assert_allclose(burgers_circuit(shuffled, CENTER, 8.6 * A), 2 * burgers, atol=0.3 * A)
 
@@ -217,7 +217,7 @@ def test_vacancies_beside_a_dislocation_do_not_hide_it():
 
 
 def cone(folds, radius=5.0):
-    """A crystal with one particle of `folds` neighbours: so many sixths of a lattice, closed to a full turn."""
+    """A crystal with one particle of `folds` neighbours: that many sixths of a lattice, bent to a full circle."""
     points = hexagonal_lattice(1.0, 0.0, (0.0, 0.0), radius)
     y, x = points.T
     angle, distance = np.degrees(np.arctan2(y, x)) % 360, np.hypot(y, x)
@@ -241,7 +241,7 @@ def test_disclination_charges_add_up_to_eulers_relation(folds):
     points = noisy(cone(folds), 0.2)
     charge = 6 - find_defects(points).coordination
     inner = np.hypot(*(points - CENTER).T) < 3.4 * A
-    assert charge[inner].sum() == 6 - folds  # the charge that the Gaussian curvature of the cone asks for
+    assert charge[inner].sum() == 6 - folds  # the charge that corresponds to the Gaussian curvature of the cone
     points = noisy(with_dislocations(crystal(), (hollow(), A * unit(ANGLE))), 0.3)
     inner = np.hypot(*(points - CENTER).T) < 120
     charge = 6 - find_defects(points).coordination[inner]
@@ -287,7 +287,7 @@ def test_a_twin_boundary_is_recognised_with_its_sigma_and_plane(sigma):
 
 def test_a_twin_is_coherent_all_along_also_where_no_sites_coincide():
     points, _ = twin_boundary(A, 0.0, 13, CENTER, 320.0)
-    for cut in np.arange(100.0, 141.0, 8.0):  # the middle of what is left of the boundary moves
+    for cut in np.arange(100.0, 141.0, 8.0):  # the middle of the remaining boundary moves
         found = boundary(points[points[:, 1] > CENTER[1] - cut])
         assert found["kind"] == "twin"
         assert found["mirror_mismatch_nm"] < 0.02 * A
@@ -310,7 +310,7 @@ def test_only_a_coherent_mirror_image_is_a_twin():
     for name, (turn, inclination, slide) in cases.items():
         points, _ = grain_boundary(A, ANGLE, turn, inclination, CENTER, 240.0)
         second = (points - CENTER) @ unit(inclination + 90) > 1e-6
-        # Half a step of what lattice points project onto the line (a √7 / 14): what was a mirror image no longer is.
+        # Half the spacing of lattice points projected on the line (a √7 / 14) destroys the mirror image.
         points = points + second[:, None] * (slide * A * np.sqrt(7) / 14 * unit(inclination))
         kinds[name] = boundary(noisy(points, 0.01 * A), Tolerance(mismatch=0.04))["kind"]
     assert kinds == {"mirror": "twin", "asymmetric": "grain", "not Σ 7": "grain", "slid": "grain"}
@@ -325,7 +325,7 @@ def test_dislocations_of_a_low_angle_boundary_obey_franks_formula(turn):
     frank = A / (2 * np.sin(np.radians(turn) / 2))
     assert row["frank_spacing_nm"] == pytest.approx(frank, rel=0.02)
     assert row["dislocation_spacing_nm"] == pytest.approx(frank, rel=0.15)
-    # What the Burgers vectors of a length add up to is the gap that the turn opens.
+    # The Burgers vectors along a length add up to the gap that the rotation opens.
     lines = found.defects.query("kind == 'dislocation'")
     along = (lines[["y_nm", "x_nm"]].to_numpy(float) - CENTER) @ unit(inclination)
     total = lines[["burgers_y_nm", "burgers_x_nm"]].to_numpy(float)[np.abs(along) < 225].sum(axis=0)
@@ -422,7 +422,7 @@ def test_a_migrating_boundary_is_followed_across_itself():
         frames.append(table(noisy(points, 0.3, k), k))
     moves = follow_boundaries(boundary_table(pd.concat(frames, ignore_index=True)), 2 * A)
     assert moves["boundary"].nunique() == 1
-    # The lattice of the second grain does not come along, so steps are as even as its rows let them be.
+    # The lattice of the second grain is fixed, so the boundary moves row by row; only the sum is even.
     assert np.abs(moves["migration_nm"].iloc[1:]).sum() == pytest.approx(20.0, abs=6.0)
     assert follow_boundaries(moves.iloc[:0], A).empty
     assert follow_defects(defect_table(table(crystal())), A).empty
@@ -451,7 +451,7 @@ def test_the_motion_of_the_layer_is_no_motion_of_its_defects():
     assert step[still["kind"] == "vacancy"].max() < 0.3
     assert np.hypot(carried["step_y_nm"], carried["step_x_nm"])[carried["kind"] == "vacancy"].min() > 2.0
     core = still[still["kind"] == "dislocation"]
-    assert core["glide_nm"].sum() == pytest.approx(0.0, abs=0.4 * A)  # it jumps among the triangles of its core
+    assert core["glide_nm"].sum() == pytest.approx(0.0, abs=0.4 * A)  # it jumps between the triangles of its core
     later = found.assign(frame=found["frame"] + 100)
     with pytest.raises(ValueError, match="has no frame 10"):
         follow_defects(later, A, motion=site_occupancy(film))

@@ -1,4 +1,4 @@
-"""Growth: events come from particles that come and go, and from nothing else that happens in a movie."""
+"""Growth: only attachment and detachment give events, no other change in a movie does."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -41,7 +41,7 @@ def table_of(positions, presence, layer=1, first=0):
 
 
 def seen(table, miss=0.03, false=0.01, noise=0.4, seed=0):
-    """With misses, false finds of a frame, and noise; cut off by the field."""
+    """Tracks with misses, false finds and noise, cut off by the field."""
     rng = np.random.default_rng(seed)
     table = table[rng.random(len(table)) > miss]
     n = rng.poisson(false * len(table))
@@ -132,7 +132,7 @@ def test_drift_carries_particles_through_the_field_without_events():
 
 def test_rotation_of_the_stage_makes_no_events():
     whole = crystal(120.0)
-    t = np.radians(0.4 * np.arange(FRAMES))  # the rim moves by 2.5 spacings
+    t = np.radians(0.4 * np.arange(FRAMES))  # the edge moves by 2.5 spacings
     turn = np.moveaxis(np.array([[np.cos(t), np.sin(t)], [-np.sin(t), np.cos(t)]]), -1, 0)
     moved = np.einsum("tij,nj->tni", turn, whole.positions - CENTER) + CENTER
     occupancy = site_occupancy(seen(table_of(moved, np.ones((FRAMES, len(whole)), bool))), FIELD)

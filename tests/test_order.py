@@ -1,4 +1,4 @@
-"""Order: lattices, strain, registry and Moiré period against what they were made with; edges do no harm."""
+"""Order: lattices, strain, registry and Moiré period against simulated values, also at edges."""
 
 import numpy as np
 import pandas as pd
@@ -314,7 +314,7 @@ def test_measured_moire_period_agrees_with_the_formula(twist, other):
 
 
 def test_a_layer_that_gave_way_shows_in_the_period_only_where_it_is_measured():
-    # Where the second layer's rows follow the first's, locally there is less twist than between the mean lattices.
+    # Where the rows of layer 2 follow those of layer 1, the local twist is smaller than that of the mean lattices.
     first, second = pair(4.0, radius=240.0)
     middle = np.hypot(*(second - CENTER).T) < 90.0
     second = np.where(middle[:, None], turned(second, -1.0), second)
@@ -328,7 +328,7 @@ def test_offset_points_to_a_place_where_the_lattices_coincide():
     moire = fit_moire(first, second)
     place = moire.center + moire.offset
     fits = [fit_lattice(p) for p in (first, second)]
-    # A top place of the Moiré lattice need not be a site; but there both lattices have one and the same phase.
+    # A top position of the Moiré lattice need not be a site, but both lattices have the same phase there.
     phases = []
     for fit, turn in zip(fits, (0.0, moire.rotation), strict=True):
         t = np.radians(fits[0].angle + turn + 30 + 60 * np.arange(3))

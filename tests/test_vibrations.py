@@ -1,4 +1,4 @@
-"""Vibrations from tracks: what is shared by the layer is no vibration, noise is none, and intervals keep their word."""
+"""Vibrations from tracks: common motion and noise are removed, and intervals have their nominal coverage."""
 
 import numpy as np
 import pandas as pd
@@ -29,7 +29,7 @@ def crystal(radius=110.0):
 
 
 def tracks_of(positions, error=None, layer=1, seen=None):
-    """Track table of positions (t, n, 2); error bars (n, 2) are only named, not applied."""
+    """Track table of positions (t, n, 2); error bars (n, 2) are written to the table, but no noise is added."""
     seen = np.ones(positions.shape[:2], bool) if seen is None else seen
     t, k = np.nonzero(seen)
     table = pd.DataFrame({"frame": t, "particle": k + 1000 * layer, "layer": layer})
@@ -48,7 +48,7 @@ def carried(positions, angle, shift):
 
 
 def relative_variance(sites, covariance):
-    """Of an elastic crystal about its own position and orientation."""
+    """Variance of an elastic crystal about its own position and orientation."""
     r = sites - sites.mean(axis=0)
     rigid = [np.tile([1.0, 0], len(r)), np.tile([0.0, 1], len(r)), np.stack([r[:, 1], -r[:, 0]], axis=1).ravel()]
     rigid = np.linalg.qr(np.stack(rigid, axis=1))[0]
@@ -56,7 +56,7 @@ def relative_variance(sites, covariance):
     return np.diag(inner @ covariance @ inner).reshape(-1, 2)
 
 
-# --- What is no vibration ---
+# --- Motion that is not vibration ---
 
 
 def test_rigid_motion_and_steady_strain_are_invisible():
@@ -76,7 +76,7 @@ def test_missing_frames_do_not_pull_sites_along_with_the_drift():
     sites, frames = crystal(70.0), 60
     path = np.linspace(0, 80, frames)[:, None] * [1.0, 0.5]
     seen = np.ones((frames, len(sites)), bool)
-    seen[:25, ::3] = False  # every third particle only comes in later, when all have drifted 33 nm
+    seen[:25, ::3] = False  # every third particle appears only later, when all have drifted by 33 nm
     motion = site_displacements(tracks_of(sites + path[:, None], seen=seen))
     np.testing.assert_allclose(motion.sites - sites, np.broadcast_to(path.mean(axis=0), sites.shape), atol=1e-3)
     assert np.isnan(motion.values[:25, ::3]).all()
@@ -121,7 +121,7 @@ def test_injected_vibration_is_recovered_when_the_error_equals_it(seed):
     assert mean["variance_y_nm2"] == pytest.approx(1.5**2, rel=0.05)
     assert mean["variance_x_nm2"] == pytest.approx(0.8**2, rel=0.05)
     assert abs(mean["variance_y_nm2"] - 1.5**2) < 4 * mean["variance_y_std_nm2"]
-    # not corrected, the variance is larger by that of the error
+    # without correction, the variance is larger by that of the error
     assert mean["std_raw_y_nm"] ** 2 - mean["variance_y_nm2"] == pytest.approx(np.mean(error[:, 0] ** 2), rel=1e-6)
 
 
@@ -157,7 +157,7 @@ def test_correlated_frames_count_less():
 
 @pytest.mark.parametrize(("frames", "tau"), [(12, 0.0), (80, 3.0)])
 def test_few_frames_do_not_shrink_the_variance(frames, tau):
-    """The sites' estimated means take 1/T of it, or 2τ/T of correlated motion: 8 % here."""
+    """The estimated sites absorb 1/T of the variance, or 2τ/T for correlated motion: 8 % here."""
     sites, memory, found = crystal(), np.exp(-1 / tau) if tau else 0.0, []
     for seed in range(71, 81):
         u = np.random.default_rng(seed).standard_normal((frames, len(sites), 2))
@@ -173,7 +173,7 @@ def test_upper_bound_of_k_is_infinite_when_noise_explains_everything():
     moved = sites + rng.standard_normal((100, len(sites), 2))
     table = site_vibrations(site_displacements(tracks_of(moved, error=1.0)))
     assert np.mean(np.isinf(table["k_y_high_kt_nm2"])) > 0.9
-    assert table["k_y_low_kt_nm2"].gt(1).all()  # yet the lower bound says that it is stiff
+    assert table["k_y_low_kt_nm2"].gt(1).all()  # but the lower bound shows that it is stiff
     gone = np.isinf(table["k_y_kt_nm2"])
     assert 0.2 < gone.mean() < 0.8
     assert table["std_y_nm"].isna().equals(gone)
@@ -342,7 +342,7 @@ def test_bad_tables_are_refused_in_one_line(spoil, message):
 def test_a_particle_seen_only_beside_too_few_others_is_left_out():
     sites = crystal(30.0)
     seen = np.ones((30, len(sites)), bool)
-    seen[15:, 0] = False  # and in the first half only one other particle
+    seen[15:, 0] = False  # and in the first half only one other particle is seen
     seen[:15, 2:] = False
     motion = site_displacements(tracks_of(np.broadcast_to(sites, (30, *sites.shape)), seen=seen))
     assert motion.frames.tolist() == list(range(15, 30))

@@ -33,7 +33,7 @@ def notice(absent: list[str]) -> str:
     if not absent:
         return ""
     return (
-        f"Real data not at hand: {', '.join(absent)}. The chapters show simulations instead. To see the real data, "
-        "build again with a network (the files are then downloaded), or with MOIRELIB_DATA=FOLDER make book, where "
-        "FOLDER holds files of these names; moirelib.data.REGISTRY says where they are published."
+        f"Real data not at hand: {', '.join(absent)}. The chapters say what would be seen in their place. To see the "
+        "real data, build again with a network (the files are then downloaded), or with MOIRELIB_DATA=FOLDER make book, "
+        "where FOLDER holds files of these names; moirelib.data.REGISTRY says where they are published."
     )

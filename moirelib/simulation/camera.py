@@ -98,10 +98,8 @@ def record(
         Fraction of electrons that pass the particles.
     pixel_size : float
         In nm/pixel.
-    liquid : LiquidConfig
-        Liquid, windows and beam.
-    camera : CameraConfig
-        Dose and detector.
+    liquid, camera : LiquidConfig, CameraConfig
+        Liquid with windows, beam and lens; dose and detector.
     rng : numpy.random.Generator
         Source of the background's shape and of all noise.
     background : ndarray, shape (y, x), optional

@@ -135,10 +135,8 @@ def twin_boundary(
 
     Returns
     -------
-    points : ndarray, shape (n, 2)
-        (y, x) in nm.
-    defect : Defect
-        The boundary.
+    points, defect
+        As of `grain_boundary`.
 
     Raises
     ------

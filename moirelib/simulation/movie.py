@@ -101,7 +101,7 @@ def scene_with_margin(config: LatticeConfig, field, rng: np.random.Generator, ma
         Its field is ``field``; positions outside it are negative or larger. Planted defects move along.
     """
     large = random_scene(config, tuple(f + 2 * margin for f in field), rng, spacing)
-    layers = tuple(layer.shifted((-margin, -margin)) for layer in large.layers)
+    layers = tuple(layer.shift((-margin, -margin)) for layer in large.layers)
     return replace(large, layers=layers, field=(float(field[0]), float(field[1])))
 
 

@@ -351,7 +351,7 @@ def _widen(scene, pixel_size, shape, margin) -> tuple[Scene, int]:
     """
     last = max((i for i, layer in enumerate(scene.layers) if len(layer)), default=0)
     field = tuple(next_fast_len(n + 2 * margin) * pixel_size for n in shape)
-    layers = tuple(layer.shifted((margin * pixel_size, margin * pixel_size)) for layer in scene.layers[: last + 1])
+    layers = tuple(layer.shift((margin * pixel_size, margin * pixel_size)) for layer in scene.layers[: last + 1])
     return replace(scene, layers=layers, field=field), margin
 
 

@@ -187,7 +187,7 @@ class _LayerLattice(Lattice):
 
 
 def _upper_lattice(config, below, particle, rng) -> _LayerLattice:
-    """The next layer's lattice: twisted, shifted, of its own spacing."""
+    """The next layer's lattice: another angle, origin and spacing."""
     twist = rng.uniform(*config.twist_angle) * rng.choice([-1.0, 1.0])
     if config.upper_spacing is None:
         spacing = below.spacing * (1 + config.spacing_mismatch * rng.standard_normal())

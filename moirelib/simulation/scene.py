@@ -64,7 +64,7 @@ class Layer:
         arrays = ("positions", "diameters", "ids", "rotations", "orientations")
         return replace(self, **{name: getattr(self, name)[keep] for name in arrays})
 
-    def shifted(self, by) -> Layer:
+    def shift(self, by) -> Layer:
         """The layer moved by (y, x) nm, its planted defects with it."""
         y, x = (float(v) for v in by)
         defects = tuple(
@@ -176,7 +176,7 @@ def truth_parameters(scene: Scene, pixel_size: float) -> dict:
         "spacing_nm": [layer.spacing for layer in scene.layers],
         "angle_deg": [layer.angle for layer in scene.layers],
         "z_nm": [layer.z for layer in scene.layers],
-        "defects": [[asdict(d) for d in layer.shifted(middle).defects] for layer in scene.layers],
+        "defects": [[asdict(d) for d in layer.shift(middle).defects] for layer in scene.layers],
     }
 
 

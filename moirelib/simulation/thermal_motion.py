@@ -95,7 +95,7 @@ def thermal_displacements(
     stiffness = stiffness_matrix(positions, spacing, spring_constant, site_stiffness)
     if correlation_time > 0:
         relaxation = (3 * spring_constant + site_stiffness) * correlation_time
-        drawn = _correlated(stiffness.toarray(), frames, relaxation, rng)
+        drawn = _draw_correlated(stiffness.toarray(), frames, relaxation, rng)
     else:
         # Forces of independent unit noise on every spring have the covariance K; K⁻¹ of them has K⁻¹ K K⁻¹ = K⁻¹.
         springs = vstack(
@@ -110,7 +110,7 @@ def thermal_displacements(
     return drawn.reshape(frames, len(positions), 2)
 
 
-def _correlated(stiffness, frames, relaxation, rng) -> np.ndarray:
+def _draw_correlated(stiffness, frames, relaxation, rng) -> np.ndarray:
     """Ornstein-Uhlenbeck process of every mode, in equilibrium from the first frame on; (frames, 2n)."""
     eigenvalues, modes = eigh(stiffness, driver="evd", overwrite_a=True)
     memory = np.exp(-eigenvalues / relaxation)

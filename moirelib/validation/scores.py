@@ -49,12 +49,8 @@ def _score_order(found, truth, names, diameter_nm, field_nm, matching_radius) ->
     ordered = found.assign(layer=found["layer"].map(names))
     resolved = _tally(ordered, truth, ["frame", "layer"], reach, border, field_nm)
     agnostic = _tally(ordered, truth, ["frame"], reach, border, field_nm)
-    return {
-        "f1": resolved["f1"],
-        "f1_agnostic": agnostic["f1"],
-        "assignment": agnostic["assignment"],
-        "rmse_nm": resolved["rmse_nm"],
-    }
+    assignment, rmse = agnostic["assignment"], resolved["rmse_nm"]
+    return {"f1": resolved["f1"], "f1_agnostic": agnostic["f1"], "assignment": assignment, "rmse_nm": rmse}
 
 
 def _tally(found, truth, keys, reach, border, field) -> dict:

@@ -47,8 +47,9 @@ def fit_told_all_particles(frame, pixel_size, diameter, truth, sizes: bool = Fal
     shape = [round(n * zoom) for n in frame.shape]
     zooms = np.array(shape) / frame.shape
     known = truth[["layer"]].assign(**{c: (truth[c] + 0.5) * z - 0.5 for c, z in zip("yx", zooms, strict=True)})
-    fit = FrameFit(resample(frame, shape), known.drop(columns="layer"), WORKING_DIAMETER).fit(3)
-    fitted = fit.take(fit.put(known)).fit(1).put(known)  # with layers, to use the regularity of the lattice
+    fit = FrameFit.start(resample(frame, shape), known, WORKING_DIAMETER).fit(3)
+    # In rows, to use the regularity of the lattice.
+    fitted = fit.with_particles(fit.table(known), in_rows=True).fit(1).table(known)
     if sizes:
         fitted["diameter"] = truth["diameter_nm"] / pixel_size * np.sqrt(zooms.prod())
     outlines = fitted.assign(**{f"{c}_likeliest": fitted[c] for c in ("y", "x", "diameter")})

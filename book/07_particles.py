@@ -483,7 +483,7 @@ print(f"claimed {claimed.mean():.4f} px, observed {np.std(found - [12.4, 11.7]):
 
 # %%
 named, _ = assign_layers(located, WORKING_DIAMETER)
-fit = FrameFit(images[0], named[["channel", "y", "x", "score"]], WORKING_DIAMETER).fit(rounds=2)
+fit = FrameFit.start(images[0], named[["y", "x"]], WORKING_DIAMETER).fit(rounds=2)
 print(f"{len(named)} particles; shared by all: {fit.imaging}")
 
 # %% mystnb={"figure": {"caption": "The first frame and its model after two rounds of the fit, with the particles of the network alone. Right, the residual: dark blobs are particles that the network did not find, bright blobs are false or too wide particles. Where the network found every particle, only noise is left.", "name": "fig-forward"}}
@@ -549,17 +549,17 @@ invented = lost.assign(
 tampered = pd.concat([table.drop(lost.index), invented], ignore_index=True)
 
 # %%
-fit = FrameFit(images[0], tampered, WORKING_DIAMETER, found.imaging).fit(1)
+fit = FrameFit.start(images[0], tampered, WORKING_DIAMETER, found.imaging).fit(1)
 spacing = 1.3 * WORKING_DIAMETER
-again = complete(fit, fit.put(tampered), spacing)
+again = complete(fit, fit.table(tampered), spacing)
 
 back = cKDTree(again[["y", "x"]]).query(lost[["y", "x"]])[0] < 0.3 * WORKING_DIAMETER
-after = fit.put(tampered).iloc[-8:][["y", "x"]]
+after = fit.table(tampered).iloc[-8:][["y", "x"]]
 stayed = cKDTree(again[["y", "x"]]).query(after)[0] < 0.05 * WORKING_DIAMETER
 print(f"taken out and found again: {back.sum()} of 8; invented and kept: {stayed.sum()} of 8")
 
 # %% mystnb={"figure": {"caption": "Gain in log-likelihood by each particle found (blue), and by a particle at each vacant site of the lattices within the field (orange). At zero the frame is undecided; the prior odds of the site are not included.", "name": "fig-evidence"}}
-fit = FrameFit(images[0], table, WORKING_DIAMETER, found.imaging).fit(1)
+fit = FrameFit.start(images[0], table, WORKING_DIAMETER, found.imaging).fit(1)
 yx, layer = table[["y", "x"]].to_numpy(), table["layer"].to_numpy()
 sites = vacant_sites(yx, layer, spacing, (5, 5), np.array(working_shape) - 5)
 fig, ax = plt.subplots(figsize=(6.5, 3.2), layout="constrained")
@@ -863,17 +863,18 @@ if real is not None:
     shape = [round(n * WORKING_DIAMETER * real.pixel_size / 100) for n in counts.shape]
     image, zoom = resample(counts, shape), np.array(shape) / counts.shape
     start = (result.particles[["y", "x"]] + 0.5) * zoom - 0.5
-    fit = FrameFit(image, start, WORKING_DIAMETER).fit(4)
+    fit = FrameFit.start(image, start, WORKING_DIAMETER).fit(4)
     shared = fit.imaging
     print(f"long side: {np.exp(np.hypot(shared.long_y, shared.long_diagonal)):.2f} times the short")
     print(f"coma: {np.hypot(shared.coma_y, shared.coma_x):.2f} rad at one period per diameter")
 
 # %% mystnb={"figure": {"caption": "The mean particle of the real frame. Left, cut out of the frame, divided by its background; the contour runs at half its depth. Middle, the same from the fitted model. Right, the residual, on a finer scale; the other particles around lie where the lattice puts them. Some gaps between particles are brighter in the frame than in the model.", "name": "fig-mean-particle"}}
 if real is not None:
-    points = fit.put(start)[["y", "x"]].to_numpy()
+    points = fit.table(start)[["y", "x"]].to_numpy()
     points = points[np.all((points > 14) & (points < np.array(shape) - 15), axis=1)]
     grid = np.indices((25, 25)) - 12
-    seen, light, left = (t.numpy() for t in (fit.model.frame, fit.background, fit.residual))
+    light, left = fit.predicted.background.numpy(), fit.residual.numpy()
+    seen = fit.model.frame.numpy()
     cuts = [
         np.array([map_coordinates(part, grid + p[:, None, None], order=1) for p in points])
         for part in (seen / light, (seen - fit.model.noise * left) / light)

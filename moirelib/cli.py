@@ -1,10 +1,15 @@
-"""The ``moirelib`` command: every stage of the road as one sub-command."""
+"""The ``moirelib`` command: one sub-command for each stage, from simulation to analysis."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 __all__ = ["main"]
 
@@ -18,17 +23,16 @@ examples:
 """
 
 
-def main(argv=None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code (2 for bad input, after one line that says what is wrong)."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # an old code page must not stop a finished run over a degree sign
-    args = _parser().parse_args(argv)
+            stream.reconfigure(errors="replace")  # a finished run must not fail on a degree sign in an old code page
+    args = _make_parser().parse_args(argv)
     try:
         args.run(args)
     except (ValueError, OSError) as error:
-        text = error.strerror and f"{error.strerror}: {error.filename}" if _is_plain_os_error(error) else str(error)
-        print(f"moirelib: {' '.join(text.split())}", file=sys.stderr)
+        print(f"moirelib: {' '.join(_describe_error(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("moirelib: interrupted", file=sys.stderr)
@@ -36,12 +40,14 @@ def main(argv=None) -> int:
     return 0
 
 
-def _is_plain_os_error(error) -> bool:
-    """Whether the operating system, not moirelib, worded this error."""
-    return isinstance(error, OSError) and bool(error.strerror) and error.filename is not None
+def _describe_error(error: ValueError | OSError) -> str:
+    """The message of an error; one of the operating system becomes "No such file or directory: FILE"."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.strerror}: {error.filename}"
+    return str(error)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _make_parser() -> argparse.ArgumentParser:
     from . import __version__
 
     parser = argparse.ArgumentParser(
@@ -60,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_decompose(commands) -> None:
+def _add_decompose(commands: Commands) -> None:
     p = commands.add_parser(
         "decompose",
         help="split a movie into one movie per layer and a table of particles",
@@ -87,7 +93,7 @@ Layer 1 is the layer that reaches furthest; layer_confidence says how sure each 
     p.set_defaults(run=_decompose)
 
 
-def _decompose(args) -> None:
+def _decompose(args: argparse.Namespace) -> None:
     from .decomposition.pipeline import decompose
     from .movies.reading import read_movie
     from .output import output_folder
@@ -101,7 +107,7 @@ def _decompose(args) -> None:
     print(s["note"])
 
 
-def _add_analyze(commands) -> None:
+def _add_analyze(commands: Commands) -> None:
     p = commands.add_parser(
         "analyze",
         help="vibrations, order, defects and growth of a decomposed movie",
@@ -118,7 +124,7 @@ frame, particle, layer, y_nm, x_nm. Written into DIR/analysis:
   phonons.csv     stiffness of plane waves along Γ-M-K-Γ
   growth.csv      particles that came and went
   figures (.png) and tracks.gif
-What the particles do not allow is left out, with a line that says why.
+An analysis that the particles do not allow is left out, with a line that says why.
 """,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -127,7 +133,7 @@ What the particles do not allow is left out, with a line that says why.
     p.set_defaults(run=_analyze)
 
 
-def _analyze(args) -> None:
+def _analyze(args: argparse.Namespace) -> None:
     from .analysis.pipeline import analyze, field_of_view, read_particles
     from .analysis.report import WRITTEN, write_analysis
     from .output import output_folder
@@ -142,7 +148,7 @@ def _analyze(args) -> None:
         print(f"{name}: {note}")
 
 
-def _add_library(commands) -> None:
+def _add_library(commands: Commands) -> None:
     p = commands.add_parser(
         "library",
         help="simulate a training library",
@@ -160,7 +166,7 @@ def _add_library(commands) -> None:
     p.set_defaults(run=_library)
 
 
-def _library(args) -> None:
+def _library(args: argparse.Namespace) -> None:
     from dataclasses import replace
 
     from .simulation.library import LibraryConfig, make_library
@@ -175,7 +181,7 @@ def _library(args) -> None:
     make_library(args.out, config, args.seed, args.workers, args.scheduler)
 
 
-def _add_train(commands) -> None:
+def _add_train(commands: Commands) -> None:
     p = commands.add_parser(
         "train",
         help="train the network on a library",
@@ -193,7 +199,7 @@ def _add_train(commands) -> None:
     p.set_defaults(run=_train)
 
 
-def _train(args) -> None:
+def _train(args: argparse.Namespace) -> None:
     from dataclasses import replace
 
     from .decomposition.training import TrainingConfig, train
@@ -207,7 +213,7 @@ def _train(args) -> None:
     print(f"validation: {card['validation']}")
 
 
-def _add_remakers(commands) -> None:
+def _add_remakers(commands: Commands) -> None:
     p = commands.add_parser(
         "transmission",
         help="remake the table of gold's transmission (abTEM multislice)",
@@ -226,7 +232,7 @@ def _add_remakers(commands) -> None:
     p.set_defaults(run=_sample)
 
 
-def _transmission(args) -> None:
+def _transmission(args: argparse.Namespace) -> None:
     from .simulation.multislice import tabulate_transmission
 
     if not os.path.isdir(os.path.dirname(args.out) or "."):
@@ -234,7 +240,7 @@ def _transmission(args) -> None:
     tabulate_transmission(args.out, seed=args.seed)
 
 
-def _sample(args) -> None:
+def _sample(args: argparse.Namespace) -> None:
     from .simulation.movie import make_sample
 
     if not os.path.isdir(args.out):
@@ -242,7 +248,7 @@ def _sample(args) -> None:
     make_sample(args.out, args.seed)
 
 
-def _add_device(parser) -> None:
+def _add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"], help="where to compute")
 
 

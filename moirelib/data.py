@@ -1,9 +1,9 @@
-"""Data that comes with moirelib, and real data fetched from where it was published.
+"""Data that ships with moirelib, and real data that is downloaded from where it was published.
 
-What we made is shipped: the sample movie with its truth, the weights, the transmission table. Real data belongs to
-others; each entry of `REGISTRY` says whose it is and under which licence, and `fetch` gets it from an address pinned
-to a commit and checks its SHA-256. The folder named by the environment variable ``MOIRELIB_DATA`` is looked into
-first, so everything works offline.
+The sample movie with its truth, the weights and the transmission table are our own and ship with moirelib. Real data
+belongs to others: each entry of `REGISTRY` names the owner and the licence, and `fetch` downloads the file from an
+address pinned to a commit and checks its SHA-256. `fetch` looks first into the folder named by the environment
+variable ``MOIRELIB_DATA``, so everything works offline.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def path(name: str) -> Path:
     """
     file = data_dir() / name
     if not file.exists():
-        raise FileNotFoundError(f"{name} is missing from {data_dir()}, where moirelib's data lies; reinstall moirelib")
+        raise FileNotFoundError(f"{name} is missing from {data_dir()}, moirelib's data folder; reinstall moirelib")
     return file
 
 
@@ -94,7 +94,7 @@ def benchmark_example() -> tuple[dict, dict]:
 
     Notes
     -----
-    Shown in chapter 5, "U-Net", and chapter 6, "Decompose".
+    Shown in chapters 5, "U-Net", and 6, "Decompose".
     """
     with np.load(path("bench_example.npz")) as file:
         images = dict(file)
@@ -103,14 +103,14 @@ def benchmark_example() -> tuple[dict, dict]:
 
 @dataclass(frozen=True)
 class RealData:
-    """A published file: where it lies, what it must hash to, whose it is.
+    """A published file: its address, its SHA-256, its owner.
 
     Attributes
     ----------
     url : str
         Pinned to a commit.
     sha256 : str or None
-        ``None`` where we never had the file, so that it cannot be checked.
+        ``None`` where we never had the file, so it cannot be checked.
     licence : str
     source : str
         What it is and what to cite.
@@ -176,7 +176,7 @@ REGISTRY: dict[str, RealData] = {
 
 
 def fetch(name: str) -> Path:
-    """Path of a real data file: from ``MOIRELIB_DATA``, else from the cache, else downloaded into it.
+    """Find a real data file: in ``MOIRELIB_DATA``, else in the cache, else download it into the cache.
 
     Parameters
     ----------
@@ -199,7 +199,7 @@ def fetch(name: str) -> Path:
         raise ValueError(f"no real data file is called {name!r}; there are {', '.join(REGISTRY)}")
     folder = os.environ.get("MOIRELIB_DATA")
     if folder and (Path(folder) / name).is_file():
-        return _verified(Path(folder) / name, entry)
+        return _check_hash(Path(folder) / name, entry)
     return _download(name, entry)
 
 
@@ -247,7 +247,7 @@ def trajectories(name: str) -> pd.DataFrame:
     return pd.DataFrame({**table, "y_std_nm": error, "x_std_nm": error})
 
 
-def _verified(file: Path, entry: RealData) -> Path:
+def _check_hash(file: Path, entry: RealData) -> Path:
     if entry.sha256 is not None and pooch.file_hash(file) != entry.sha256:
         raise ValueError(f"{file} is not the published file (its SHA-256 differs); delete it or fetch it again")
     return file

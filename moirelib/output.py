@@ -1,7 +1,4 @@
-"""Results that are written as a whole or not at all.
-
-Used by every command that writes a folder.
-"""
+"""Write a folder of results as a whole or not at all, as every command does."""
 
 from __future__ import annotations
 
@@ -9,22 +6,28 @@ import contextlib
 import os
 import shutil
 import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 __all__ = ["output_folder"]
 
 
 @contextlib.contextmanager
-def output_folder(folder, replaces=()):
-    """A folder beside the wanted one to write into; its files are moved there at the end, if there was no error.
+def output_folder(folder: str | os.PathLike[str], replaces: Iterable[str] = ()) -> Iterator[Path]:
+    """Give a temporary folder to write into; its files move to the wanted folder at the end, if there was no error.
 
     Parameters
     ----------
     folder : path-like
-        Where the files shall be; made if absent.
+        The wanted folder; made if absent.
     replaces : iterable of str
-        Patterns of names: files there that match one and were not written anew go, or results of an earlier run would
-        lie beside the new ones.
+        Patterns of file names, such as ``"*.png"``. Files of an earlier run that match and were not written again
+        are deleted from the wanted folder.
+
+    Yields
+    ------
+    pathlib.Path
+        The temporary folder, inside the wanted one.
 
     Raises
     ------
@@ -53,8 +56,8 @@ def output_folder(folder, replaces=()):
                 path.rmdir()  # only succeeds when nothing was written
 
 
-def _move_all(partial, folder) -> set[str]:
-    """Move files to their places, after making sure that every old one there can be replaced; returns their names."""
+def _move_all(partial: Path, folder: Path) -> set[str]:
+    """Move all files, after checking that every older file of the same name can be replaced; returns their names."""
     files = sorted(partial.iterdir())
     for target in (folder / file.name for file in files):
         if target.exists():

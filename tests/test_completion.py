@@ -8,8 +8,16 @@ from test_particles import D, disks
 from test_refinement import rendered
 
 from moirelib.crystal import hexagonal_lattice
-from moirelib.decomposition import FrameFit, Imaging, assign_layers, complete, settle_overlaps, site_odds, vacant_sites
-from moirelib.decomposition.completion import SITE_ODDS
+from moirelib.decomposition import (
+    CompletionSettings,
+    FrameFit,
+    Imaging,
+    assign_layers,
+    complete,
+    settle_overlaps,
+    site_odds,
+    vacant_sites,
+)
 
 SHAPE, MIDDLE = (160, 160), np.array([79.5, 79.5])
 FIELD = (np.zeros(2), np.array(SHAPE) - 1.0)
@@ -71,15 +79,17 @@ def test_sites_become_likelier_with_every_neighbour():
         for n in range(7)
     ]
     assert (np.diff(odds) > 0).all()
-    assert odds == list(SITE_ODDS)
+    assert odds == list(CompletionSettings().site_odds)
 
 
 def test_neighbours_in_the_other_layer_and_the_particle_itself_do_not_count():
     points = hexagonal_lattice(16.0, 7.0, MIDDLE, 16.5)
     inner = np.argmin(np.hypot(*(points - MIDDLE).T))
     layer = np.where(np.arange(len(points)) == inner, 1, 2)
-    assert site_odds(points[[inner]], np.array([1]), points, layer, 16.0)[0] == SITE_ODDS[0]
-    assert site_odds(points[[inner]], np.array([2]), points, np.full(7, 2), 16.0)[0] == SITE_ODDS[6]
+    assert site_odds(points[[inner]], np.array([1]), points, layer, 16.0)[0] == CompletionSettings().site_odds[0]
+    assert (
+        site_odds(points[[inner]], np.array([2]), points, np.full(7, 2), 16.0)[0] == CompletionSettings().site_odds[6]
+    )
 
 
 # --- What the frame says ---
@@ -99,8 +109,9 @@ def table_of(points, layer=1, lattice_fit=3.0, score=0.9):
 
 
 def completed(frame, table, spacing=16.0, step=complete):
-    fit = FrameFit(frame, table, D).fit(2)
-    return step(fit, fit.put(table), spacing)
+    fit = FrameFit.start(frame, table, D).fit(2)
+    done = step(fit, fit.table(table), spacing)
+    return done[1] if step is settle_overlaps else done
 
 
 def in_frame(table):
@@ -162,8 +173,8 @@ def test_the_frame_speaks_against_a_false_particle_that_is_dark_enough_for_one(n
     vacant = np.argmin(np.hypot(*(points - [80, 65]).T))
     there = pd.DataFrame(np.delete(points, vacant, axis=0), columns=["y", "x"]).assign(diameter=D, depth=0.8)
     known = Imaging(0.5, blur=0.1, disk=0.2, tail=0.0)
-    fit = FrameFit(rendered(there, known, rng, noise), table_of(points), D, known).fit(2)
-    table = fit.put(table_of(points))
+    fit = FrameFit.start(rendered(there, known, rng, noise), table_of(points), D, known).fit(2)
+    table = fit.table(table_of(points))
     assert table["depth"][vacant] > 0.5 * table["depth"].median()  # so that its faintness does not decide
     assert nearest(points[vacant], complete(fit, table, 16.0)[["y", "x"]])[0] > 10
 
@@ -231,11 +242,11 @@ def test_one_for_two_is_unusual_even_where_most_are_asked_for():
     base = base[np.all((base > -4) & (base < 163), axis=1)]
     island = hexagonal_lattice(18.0, 7.0, MIDDLE, 80.0) + [0.6, 0.6]
     table = pd.concat([table_of(base), table_of(island, 2)], ignore_index=True)
-    fit = FrameFit(frame_of(np.concatenate([base, island]), rng), table, D).fit(3)
+    fit = FrameFit.start(frame_of(np.concatenate([base, island]), rng), table, D).fit(3)
     dark = nearest(base, island) < 2
     assert dark.mean() > 0.6
     inside = np.all((base > D) & (base < 159 - D), axis=1)  # at the border the frame says less of depths
-    odd = fit.take(table_of(base)).fit(2, shared=False).oddness()
+    odd = fit.with_particles(table_of(base), in_rows=True).fit(2, shared=False).oddness()
     assert np.all(odd[dark & inside] > 6)
     assert np.median(odd[~dark]) < 2
 

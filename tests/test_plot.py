@@ -98,7 +98,7 @@ def map_table():
 
 
 def test_a_map_colours_disks_of_a_spacing_at_their_particles(ax, map_table):
-    assert plot.show_map(map_table, map_table["rotation_deg"], ax, pixel_size=2.0, limits=(-1, 2)) is ax
+    assert plot.show_map(map_table, map_table["rotation_deg"], ax, pixel_size=2.0, clim=(-1, 2)) is ax
     (disks,) = ax.collections
     np.testing.assert_allclose(disks.get_offsets(), map_table[["x_nm", "y_nm"]] / 2.0)
     assert disks.get_widths() == pytest.approx([10.0] * 3)

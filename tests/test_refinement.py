@@ -1,6 +1,6 @@
 """The fit: unbiased positions, error bars that mean what they say, and what cannot be seen."""
 
-from dataclasses import astuple
+from dataclasses import astuple, fields, replace
 
 import numpy as np
 import pandas as pd
@@ -10,7 +10,8 @@ from test_particles import D, disks, square_of_points
 
 from moirelib.crystal import hexagonal_lattice, rows_of_three
 from moirelib.decomposition import FrameFit, Imaging, refine
-from moirelib.decomposition.fit import _shared_jacobian
+from moirelib.decomposition.image_model import ImageModel
+from moirelib.decomposition.imaging import IMAGING, SHARED
 
 
 def noisy_frame(points, rng, noise, contrast=0.5):
@@ -76,11 +77,35 @@ def test_frames_below_zero_are_fitted_as_well():
 
 def rendered(particles, imaging, rng=None, noise=3.0, shape=(160, 160)):
     """A frame of the fit's own model: 300 counts of light, with noise where a generator is given."""
-    fit = FrameFit(np.full(shape, 300.0) + np.arange(shape[1]), particles, D, imaging)
-    t = fit.model.transmission(fit.theta, imaging)
-    fit.model.frame = fit.model.frame / fit.model.frame.mean()
-    clean = 300 * fit.model.image(fit.theta, imaging, t)[0].numpy()
+    fit = FrameFit.start(np.full(shape, 300.0) + np.arange(shape[1]), particles, D, imaging)
+    model = replace(fit.model, frame=fit.model.frame / fit.model.frame.mean())
+    clean = 300 * model.render(fit.theta, imaging).image.numpy()
     return clean if rng is None else clean + noise * rng.standard_normal(shape)
+
+
+def test_the_table_of_shared_parameters_describes_imaging():
+    assert [p.name for p in IMAGING] == [f.name for f in fields(Imaging)]
+    assert all(p.lower <= getattr(Imaging(), p.name) <= p.upper for p in IMAGING)
+    assert all(p.step < 0.2 * p.std for p in SHARED if p.derivative in ("transfer", "stretch"))
+    far = {p.name: 100.0 for p in IMAGING}
+    assert astuple(Imaging().add_step(far)) == tuple(p.upper for p in IMAGING)
+
+
+def test_a_fit_stays_as_it_is_whatever_is_done_with_it():
+    rng = np.random.default_rng(0)
+    points = square_of_points(spacing=24.0, rng=rng)
+    table = pd.DataFrame(points, columns=["y", "x"]).assign(layer=1)
+    fit = FrameFit.start(noisy_frame(points, rng, 10.0), table, D).fit(1)
+    before = fit.theta.clone(), fit.imaging, fit.prior.std.clone(), fit.model.noise, fit.evidence()
+    one = fit.fit(1)
+    fit.with_particles(table[:-1], in_rows=True).fit(1, shared=False)
+    other = fit.fit(1)
+    after = fit.theta, fit.imaging, fit.prior.std, fit.model.noise, fit.evidence()
+    for was, now in zip(before, after, strict=True):
+        assert was is now or np.array_equal(was, now)
+    assert one.imaging == other.imaging
+    assert torch.equal(one.theta, other.theta)
+    assert (fit.rounds, one.rounds) == (1, 2)
 
 
 @pytest.mark.parametrize("exponent", [0.05, 0.5])
@@ -90,9 +115,9 @@ def test_what_particles_share_is_recovered(exponent):
     table = pd.DataFrame(points, columns=["y", "x"]).assign(diameter=11.5, depth=0.8)
     true = Imaging(exponent, blur=0.1, disk=0.2, tail=0.0)
     frame = rendered(table, true, rng)
-    fit = FrameFit(frame, table[["y", "x"]] + 0.3, D).fit(4)
+    fit = FrameFit.start(frame, table[["y", "x"]] + 0.3, D).fit(4)
     assert fit.imaging.exponent == pytest.approx(exponent, abs=0.12)
-    assert fit.put(table)["diameter"].median() == pytest.approx(11.5, rel=0.02)
+    assert fit.table(table)["diameter"].median() == pytest.approx(11.5, rel=0.02)
 
 
 @pytest.mark.parametrize("exponent", [0.08, 0.5])
@@ -102,9 +127,9 @@ def test_a_dark_level_is_told_from_thin_particles_under_a_strong_blur(exponent):
     size = 11.5 * np.exp(rng.normal(0, 0.03, len(points)))
     table = pd.DataFrame(points, columns=["y", "x"]).assign(diameter=size, depth=3.0)
     true = Imaging(exponent, blur=0.21, disk=0.98, tail=0.0, offset=0.5)
-    fit = FrameFit(rendered(table, true, rng, noise=8.0), table[["y", "x"]] + 0.2, D).fit(4)
+    fit = FrameFit.start(rendered(table, true, rng, noise=8.0), table[["y", "x"]] + 0.2, D).fit(4)
     assert fit.imaging.offset * np.median(fit.model.frame) == pytest.approx(0.5, abs=0.08)
-    assert np.median(fit.put(table)["diameter"] / size) == pytest.approx(1.0, abs=0.03)
+    assert np.median(fit.table(table)["diameter"] / size) == pytest.approx(1.0, abs=0.03)
 
 
 def test_coma_and_elongation_are_recovered_and_leave_positions_unbiased():
@@ -112,12 +137,12 @@ def test_coma_and_elongation_are_recovered_and_leave_positions_unbiased():
     points = square_of_points(spacing=18.0, rng=rng)
     table = pd.DataFrame(points, columns=["y", "x"]).assign(diameter=11.5, depth=0.5)
     true = Imaging(0.5, blur=0.12, disk=0.9, tail=0.0, coma_y=-0.4, coma_x=0.1, long_y=-0.2, long_diagonal=0.1)
-    fit = FrameFit(rendered(table, true, rng), table[["y", "x"]] + 0.3, D).fit(4)
+    fit = FrameFit.start(rendered(table, true, rng), table[["y", "x"]] + 0.3, D).fit(4)
     assert (fit.imaging.coma_y, fit.imaging.coma_x) == pytest.approx((-0.4, 0.1), abs=0.06)
     assert (fit.imaging.long_y, fit.imaging.long_diagonal) == pytest.approx((-0.2, 0.1), abs=0.04)
-    error = fit.put(table)[["y", "x"]].to_numpy() - points
+    error = fit.table(table)[["y", "x"]].to_numpy() - points
     assert np.abs(np.median(error, axis=0)).max() < 0.1
-    assert fit.put(table)["diameter"].median() == pytest.approx(11.5, rel=0.03)
+    assert fit.table(table)["diameter"].median() == pytest.approx(11.5, rel=0.03)
 
 
 def test_a_coma_moves_no_centre_of_mass():
@@ -135,15 +160,14 @@ def test_jacobian_is_the_derivative_of_the_frame():
     table = pd.DataFrame(points, columns=["y", "x"]).assign(diameter=12.3, depth=1.1)
     imaging = Imaging(0.3, 0.15, 0.5, 0.0, 0.0, -0.3, 0.2, 0.15, -0.1)
     frame = rendered(table, imaging, np.random.default_rng(1))
-    fit = FrameFit(frame, table, D, imaging)
-    jacobian, image = fit.model.jacobian(fit.theta, imaging)
-    background = fit.model.image(fit.theta, imaging)[1]
+    fit = FrameFit.start(frame, table, D, imaging)
+    background = fit.predicted.background
     fit.model.background.fit = lambda *_: background  # the derivatives are taken with the background held
     for k, size in enumerate((1e-2, 1e-2, 1e-3, 1e-2)):
         step = fit.theta * 0
         step[:, k] = size
-        change = fit.model.residual(image) - fit.model.residual(fit.model.image(fit.theta + step, imaging)[0])
-        expected = jacobian.forward(step).reshape(change.shape)
+        change = fit.residual - fit.model.residual(fit.model.render(fit.theta + step, imaging).image)
+        expected = fit.jacobian.forward(step).reshape(change.shape)
         assert (change - expected).norm() < 0.03 * expected.norm()
 
 
@@ -152,15 +176,16 @@ def test_derivatives_by_what_is_shared_are_the_frames_own():
     points = square_of_points(spacing=18.0, rng=rng)
     table = pd.DataFrame(points, columns=["y", "x"]).assign(diameter=rng.normal(11.5, 0.3, len(points)), depth=0.8)
     imaging = Imaging(0.2, 0.15, 0.5, 0.03, 0.1, 0.1, -0.1, 0.05, 0.03)
-    model, theta = (fit := FrameFit(rendered(table, Imaging(), rng), table, D, imaging)).model, fit.theta
-    model.margin = 2
-    derivatives = _shared_jacobian(model, theta, imaging)
+    fit = FrameFit.start(rendered(table, Imaging(), rng), table, D, imaging)
+    model, theta = fit.model.weigh(imaging), fit.theta
+    assert model.margin == 2
+    derivatives = model.shared_jacobian(fit.predicted)
     assert derivatives.shape == (160 * 160, 11)
     for k, derivative in enumerate(derivatives.T):
         step, images = np.zeros(11), []
         for step[k] in (0.005, -0.005):
             moved = theta + torch.tensor([0.0, 0.0, *step[:2]], dtype=torch.float32)
-            images.append(model.image(moved, Imaging(*np.add(astuple(imaging), step[2:]).tolist()))[0])
+            images.append(model.render(moved, Imaging(*np.add(astuple(imaging), step[2:]).tolist())).image)
         expected = model.counted() * (images[0] - images[1]) / 0.01 / model.noise
         error = derivative - expected.numpy().ravel()
         assert np.sqrt(np.mean(error**2)) < 0.03 * float(expected.square().mean().sqrt())
@@ -170,10 +195,10 @@ def test_evidence_speaks_for_particles_that_are_there_and_against_others():
     rng = np.random.default_rng(0)
     points = square_of_points(spacing=24.0, rng=rng)
     table = pd.DataFrame(points, columns=["y", "x"])
-    fit = FrameFit(noisy_frame(points[1:], rng, 10.0), table.iloc[1:], D).fit(3)
+    fit = FrameFit.start(noisy_frame(points[1:], rng, 10.0), table.iloc[1:], D).fit(3)
     assert (fit.evidence() > 5).all()
     assert fit.evidence(table.iloc[:1])[0] < -5
-    missing = FrameFit(noisy_frame(points, rng, 10.0), table.iloc[1:], D).fit(3)
+    missing = FrameFit.start(noisy_frame(points, rng, 10.0), table.iloc[1:], D).fit(3)
     assert missing.evidence(table.iloc[:1])[0] > 5
 
 
@@ -186,14 +211,20 @@ def test_rows_join_opposite_neighbours_of_one_layer():
     assert len(rows_of_three(points, np.arange(len(points)), 16.0)) == 0
 
 
+def fit_freely_and_in_rows(frame, start):
+    """Particles where the frame says, and where it and their rows say."""
+    fit = FrameFit.start(frame, start, D).fit(2)
+    fit = fit.with_particles(start).fit(2, shared=False)
+    free = fit.table(start).assign(layer=1)
+    return free, fit.with_particles(free, in_rows=True).fit(2, shared=False).table(start)
+
+
 def test_a_known_crystal_steadies_what_the_frame_shows_badly():
     rng = np.random.default_rng(5)
     points = square_of_points(spacing=16.0, rng=rng, jitter=0.1)
     start = pd.DataFrame(points + rng.normal(0, 0.5, points.shape), columns=["y", "x"])
     frame = noisy_frame(points, rng, 120.0)
-    fit = FrameFit(frame, start, D).fit(2)
-    free = fit.take(start).fit(2, shared=False).put(start)
-    steadied = fit.take(free.assign(layer=1)).fit(2, shared=False).put(start)
+    free, steadied = fit_freely_and_in_rows(frame, start)
     error = [np.sqrt(np.mean((t[["y", "x"]].to_numpy() - points) ** 2)) for t in (free, steadied)]
     assert error[1] < 0.8 * error[0]
 
@@ -222,9 +253,7 @@ def test_the_crystal_does_not_pull_on_a_particle_that_left_its_row():
     middle = int(np.argmin(np.hypot(*(points - 80).T)))
     points[middle] += (0.0, 4.0)
     start = pd.DataFrame(points, columns=["y", "x"])
-    fit = FrameFit(noisy_frame(points, rng, 20.0), start, D).fit(2)
-    free = fit.take(start).fit(2, shared=False).put(start)
-    steadied = fit.take(free.assign(layer=1)).fit(2, shared=False).put(start)
+    _, steadied = fit_freely_and_in_rows(noisy_frame(points, rng, 20.0), start)
     assert np.hypot(*(steadied[["y", "x"]].to_numpy()[middle] - points[middle])) < 0.4
 
 
@@ -235,21 +264,25 @@ def test_rows_do_not_make_a_crystal_straighter_than_it_is():
     points = points[((points > -6) & (points < 246)).all(axis=1)]
     table = pd.DataFrame(points, columns=["y", "x"]).assign(diameter=11.5, depth=0.5, layer=1)
     frame = rendered(table, Imaging(0.5, blur=0.1), rng, noise=60.0, shape=(240, 240))
-    fit = FrameFit(frame, table[["y", "x", "layer"]], D).fit(2)
+    fit = FrameFit.start(frame, table[["y", "x", "layer"]], D).fit(2)
     for _ in range(5):
-        fit.take(fit.put(table)).fit(1)
+        fit = fit.with_particles(fit.table(table), in_rows=True).fit(1)
     rows = rows_of_three(points, np.ones(len(points)), 18.0)
     rows = rows[((points > 10) & (points < 230)).all(axis=1)[rows].all(axis=1)]
-    bend = [x[rows[:, 0]] + x[rows[:, 2]] - 2 * x[rows[:, 1]] for x in (points, fit.put(table)[["y", "x"]].to_numpy())]
+    bend = [
+        x[rows[:, 0]] + x[rows[:, 2]] - 2 * x[rows[:, 1]] for x in (points, fit.table(table)[["y", "x"]].to_numpy())
+    ]
     assert bend[1].std() == pytest.approx(bend[0].std(), rel=0.1)
 
 
-def test_the_border_that_does_not_count_is_held_while_the_blur_is_fitted():
+def test_the_border_that_does_not_count_is_held_while_the_blur_is_fitted(monkeypatch):
     points = square_of_points(spacing=18.0, rng=np.random.default_rng(0))
     table = pd.DataFrame(points, columns=["y", "x"]).assign(diameter=11.5, depth=0.8)
-    fit = FrameFit(rendered(table, Imaging(blur=0.1), np.random.default_rng(1)), table, D)
-    counted = set()
-    original = fit.model.residual
-    fit.model.residual = lambda image: counted.add(fit.model.margin) or original(image)
-    fit._fit_shared()
-    assert len(counted) == 1
+    fit = FrameFit.start(rendered(table, Imaging(blur=0.1), np.random.default_rng(1)), table, D)
+    counted, original = [], ImageModel.residual
+    monkeypatch.setattr(
+        ImageModel, "residual", lambda model, image: counted.append(model.margin) or original(model, image)
+    )
+    fit = fit.fit(1)
+    assert len(counted) > 10
+    assert len(set(counted)) == 1

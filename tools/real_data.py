@@ -34,6 +34,6 @@ def notice(absent: list[str]) -> str:
         return ""
     return (
         f"Real data not at hand: {', '.join(absent)}. The chapters say what would be seen in their place. To see the "
-        "real data, build again with a network (the files are then downloaded), or with MOIRELIB_DATA=FOLDER make book, "
+        "real data, build again with a network (the files are downloaded), or with MOIRELIB_DATA=FOLDER make book, "
         "where FOLDER holds files of these names; moirelib.data.REGISTRY says where they are published."
     )

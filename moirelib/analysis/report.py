@@ -161,7 +161,7 @@ def _maps(analysis):
         defects, boundaries = (here[k][here[k]["layer"] == layer] for k in ("defects", "boundaries"))
         fig, axes = plt.subplots(1, 2, figsize=(11, 5), layout="constrained")
         grain = find_grains(points)
-        plot.show_map(rows, grain, axes[0], cmap="Pastel2", limits=(-0.5, 7.5), colorbar=False)
+        plot.show_map(rows, grain, axes[0], cmap="Pastel2", clim=(-0.5, 7.5), colorbar=False)
         plot.show_defects(defects, axes[0], boundaries=boundaries)
         plot.show_strain(strain_map(points, grain=grain), ax=axes[1])
         caption = f"Layer {layer}, frame {last}. Left: grains, defects, boundaries. Right: local rotation in degrees."

@@ -1,4 +1,5 @@
 from .completion import (
+    CompletionSettings as CompletionSettings,
     complete as complete,
     settle_overlaps as settle_overlaps,
     site_odds as site_odds,
@@ -7,7 +8,7 @@ from .completion import (
 from .evidence import Evidence as Evidence
 from .fit import FrameFit as FrameFit, refine as refine
 from .frame import Found as Found, find as find
-from .image_model import Imaging as Imaging
+from .imaging import Imaging as Imaging
 from .layers import assign_layers as assign_layers, twist_note as twist_note
 from .network import (
     CENTER_WIDTH as CENTER_WIDTH,

@@ -1,9 +1,11 @@
-"""Add the particles that a frame asks for and its lattices expect; remove those that it does not bear out.
+"""Add the particles that the lattices expect and the frame shows; remove those that it does not.
 
 Explained in chapter 7, "Particles".
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -11,15 +13,47 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
 from skimage.feature import peak_local_max
 
-__all__ = ["complete", "settle_overlaps", "site_odds", "vacant_sites"]
+from .fit import FrameFit
+
+__all__ = ["CompletionSettings", "complete", "settle_overlaps", "site_odds", "vacant_sites"]
 
 
-#: Logarithm of the odds that a lattice site with 0 to 6 neighbours in its layer holds a particle, before looking.
-SITE_ODDS = (-6.0, -3.0, -1.5, 0.0, 1.5, 2.5, 3.0)
-OFF_SITE_ODDS = -6.0  # of a place that no lattice predicts
-CLOUD_LIMIT = 6.5  # most that the frame says for one there; leaves those that the network saw at 0.4 or higher
-UPON = 0.35  # spacings, or half a diameter if that is less; of two particles found nearer, the second is asked for
-DOUBTFUL_ODDS = 3.0  # particles expected less than this are asked whether those around them can stand in for them
+@dataclass(frozen=True)
+class CompletionSettings:
+    """Thresholds of `complete` and `settle_overlaps`; values without a source were set by hand.
+
+    Odds are natural logarithms. Diameters are multiples of the expected diameter of the fit.
+    """
+
+    #: That a lattice site with 0 to 6 neighbours in its layer holds a particle, before looking.
+    site_odds: tuple[float, ...] = (-6.0, -3.0, -1.5, 0.0, 1.5, 2.5, 3.0)
+    off_site_odds: float = -6.0  # the same of a place that no lattice predicts
+    on_site: float = 1.0  # lattice fit (3 on a site, 0 on average) from which a particle counts as on a site
+    trust: float = 0.02  # the network's score counts as a probability between this and 1 minus this: odds of 1 in 50
+    doubtful: float = 3.0  # odds; particles expected less are tested: can those around them stand in for them?
+    crystal: float = 0.5  # share of particles on sites from which others may be clouds
+    cloud_limit: float = 6.5  # most that the frame counts for one of these; keeps those of score 0.4: 6 + ln(0.6 / 0.4)
+    faint: float = 0.4  # of the median depth; fainter ones are stains or the feet of clouds
+    rivals: float = 0.75  # diameters; of unlikely particles this near to each other only the worst goes at once
+    # Places for new particles.
+    border: float = 0.45  # diameters beyond the frame: particles there still darken it
+    blob_width: float = 0.25  # diameters, standard deviation of a Gaussian about as wide as a particle
+    blob_height: float = 0.3  # noise per pixel, of the mean over a blob
+    blob_distance: float = 0.5  # diameters between two blobs
+    new_distance: float = 0.4  # spacings from a vacant site, within which a blob is the same place
+    # Two particles at one place.
+    overlap: float = 0.5  # diameters; nearer places are tested as one particle or two
+    found_overlap: float = 0.35  # spacings; the same for two that were both found, if that is less
+    least_odds: float = -2.0  # of a vacant site that is tested: two neighbours are too few
+    place_width: float = 0.4  # diameters, standard deviation of the Gaussian that weighs squared residuals
+
+
+# Geometry of a hexagonal lattice, in spacings; second neighbours are √3 = 1.73 away.
+ROW = 1.3  # two particles of a layer this near form a row
+SHELL = 1.35  # neighbours are within this
+VACANT = 0.6  # a site is vacant without a particle of its layer this near
+SAME_SITE = 0.35  # predictions this near are of one site
+ITSELF = 0.4  # a particle this near is on the site, not beside it
 
 
 def vacant_sites(yx: np.ndarray, layer: np.ndarray, spacing: float, low, high) -> pd.DataFrame:
@@ -46,20 +80,20 @@ def vacant_sites(yx: np.ndarray, layer: np.ndarray, spacing: float, low, high) -
     for k in np.unique(layer):
         mine = yx[layer == k]
         tree = cKDTree(mine)
-        pairs = tree.query_pairs(1.3 * spacing, output_type="ndarray")
+        pairs = tree.query_pairs(ROW * spacing, output_type="ndarray")
         one, other = mine[pairs[:, 0]], mine[pairs[:, 1]]
         ahead = np.concatenate([2 * other - one, 2 * one - other])
         ahead = ahead[np.all((ahead > low) & (ahead < high), axis=1)]
         if len(ahead) == 0:
             continue
-        ahead = ahead[tree.query(ahead)[0] > 0.6 * spacing]
-        sites = _merged(ahead, 0.35 * spacing)
-        sites = sites[tree.query(sites)[0] > 0.6 * spacing] if len(sites) else sites
+        ahead = ahead[tree.query(ahead)[0] > VACANT * spacing]
+        sites = merge_near(ahead, SAME_SITE * spacing)
+        sites = sites[tree.query(sites)[0] > VACANT * spacing] if len(sites) else sites
         tables.append(pd.DataFrame({"layer": k, "y": sites[:, 0], "x": sites[:, 1]}))
     return pd.concat(tables, ignore_index=True)
 
 
-def _merged(points, reach) -> np.ndarray:
+def merge_near(points, reach) -> np.ndarray:
     """Means of groups of points, each group within ``reach`` of its most crowded point."""
     if len(points) == 0:
         return points
@@ -73,19 +107,23 @@ def _merged(points, reach) -> np.ndarray:
     return np.array(means)
 
 
-def site_odds(sites, site_layer, yx, layer, spacing) -> np.ndarray:
+def site_odds(
+    sites, site_layer, yx, layer, spacing: float, settings: CompletionSettings = CompletionSettings()
+) -> np.ndarray:
     """Log-odds that a site holds a particle, by how many of its neighbours in its layer are there."""
     odds = np.empty(len(sites))
     for k in np.unique(site_layer):
         tree, here = cKDTree(yx[layer == k].reshape(-1, 2)), site_layer == k
-        shell = np.array([len(near) for near in tree.query_ball_point(sites[here], 1.35 * spacing)])
-        itself = np.array([len(near) for near in tree.query_ball_point(sites[here], 0.4 * spacing)])
-        odds[here] = np.array(SITE_ODDS)[np.clip(shell - itself, 0, 6)]
+        shell = tree.query_ball_point(sites[here], SHELL * spacing, return_length=True)
+        itself = tree.query_ball_point(sites[here], ITSELF * spacing, return_length=True)
+        odds[here] = np.array(settings.site_odds)[np.clip(shell - itself, 0, 6)]
     return odds
 
 
-def complete(fit, particles: pd.DataFrame, spacing: float) -> pd.DataFrame:
-    """Decide by the frame which particles are missing and which are none.
+def complete(
+    fit: FrameFit, particles: pd.DataFrame, spacing: float, settings: CompletionSettings = CompletionSettings()
+) -> pd.DataFrame:
+    """Decide by the frame which particles are missing and which are false.
 
     Parameters
     ----------
@@ -95,38 +133,39 @@ def complete(fit, particles: pd.DataFrame, spacing: float) -> pd.DataFrame:
         Its particles, row by row, with ``layer`` and ``lattice_fit``.
     spacing : float
         Nearest-neighbour distance, in pixels.
+    settings : CompletionSettings
+        Thresholds.
 
     Returns
     -------
     pandas.DataFrame
         What remains, then what is new (``channel`` -1, ``score`` the posterior probability).
     """
+    s, diameter = settings, fit.model.diameter
     yx, layer = particles[["y", "x"]].to_numpy(), particles["layer"].to_numpy()
-    on_site = (particles["lattice_fit"] > 1.0).to_numpy()
-    odds = np.where(on_site, site_odds(yx, layer, yx, layer, spacing), OFF_SITE_ODDS)
-    # What the network said counts too: logarithm of the odds of its score, not counted beyond one in fifty.
-    said = np.clip(particles["score"].to_numpy(), 0.02, 0.98)
-    expected, gain = odds + np.log(said / (1 - said)), fit.evidence() - fit.oddness()
-    doubtful = np.flatnonzero((expected < DOUBTFUL_ODDS) & (expected + gain > 0))
+    on_site = (particles["lattice_fit"] > s.on_site).to_numpy()
+    odds = np.where(on_site, site_odds(yx, layer, yx, layer, spacing, s), s.off_site_odds)
+    score = np.clip(particles["score"].to_numpy(), s.trust, 1 - s.trust)
+    expected, gain = odds + np.log(score / (1 - score)), fit.evidence() - fit.oddness()
+    doubtful = np.flatnonzero((expected < s.doubtful) & (expected + gain > 0))
     if len(doubtful):
         gain[doubtful] -= fit.replaceable(doubtful)
-    # Clouds darken a frame as particles do: away from a crystal the frame's word counts so far and no further.
-    if on_site.mean() > 0.5:
-        gain = np.where(on_site, gain, np.minimum(gain, CLOUD_LIMIT))
-    # Stains and the feet of clouds are wide but faint.
-    faint = particles["depth"] < 0.4 * particles["depth"].median()
-    kept = particles[~(_least_needed(expected + gain, yx, 0.75 * fit.model.diameter) | faint)]
-    sites = _sites(fit, kept, spacing)
-    blobs = _dark_blobs(fit)
-    sites = pd.concat([sites, blobs[lattice_distance(blobs, sites) > 0.4 * spacing]], ignore_index=True)
-    # Under or over another particle the frame is asked otherwise, see `settle_overlaps`.
-    sites = sites[lattice_distance(sites, kept) > 0.5 * fit.model.diameter]
+    # Clouds darken a frame as particles do: away from a crystal the frame counts up to a limit.
+    if on_site.mean() > s.crystal:
+        gain = np.where(on_site, gain, np.minimum(gain, s.cloud_limit))
+    faint = particles["depth"] < s.faint * particles["depth"].median()
+    kept = particles[~(choose_worst(expected + gain, yx, s.rivals * diameter) | faint)]
+    sites = find_sites(fit, kept, spacing, s)
+    blobs = find_dark_blobs(fit, s)
+    sites = pd.concat([sites, blobs[nearest_distance(blobs, sites) > s.new_distance * spacing]], ignore_index=True)
+    # Under or over another particle the test is another one: `settle_overlaps`.
+    sites = sites[nearest_distance(sites, kept) > s.overlap * diameter]
     if len(sites):
         sites["odds"] += fit.evidence(sites)
-    return _with(kept, sites[sites["odds"] > 0])
+    return append(kept, sites[sites["odds"] > 0])
 
 
-def _least_needed(posterior, yx, reach) -> np.ndarray:
+def choose_worst(posterior, yx, reach) -> np.ndarray:
     """Which particles go: those with negative log-odds, but of several within reach of each other only the worst.
 
     Each may be a stand-in for the others: once it is gone, they are needed.
@@ -140,53 +179,82 @@ def _least_needed(posterior, yx, reach) -> np.ndarray:
     return goes
 
 
-def settle_overlaps(fit, particles: pd.DataFrame, spacing: float) -> pd.DataFrame:
-    """Decide between one particle and two wherever two of different layers lie upon each other, or could.
+def settle_overlaps(
+    fit: FrameFit, particles: pd.DataFrame, spacing: float, settings: CompletionSettings = CompletionSettings()
+) -> tuple[FrameFit, pd.DataFrame]:
+    """Decide between one particle and two wherever two of different layers overlap closely, or could.
 
-    Asked is for the less expected of two that were found, and for a vacant site of one layer under or over a particle
-    of the other. Both answers are fitted to the frame, for all such places at once, and the squared residuals around
-    each place decide together with the odds that its lattice gives and with how usual the particles' sizes and depths
-    would be: one particle can be made up of two, but of two thin ones.
+    Two kinds of places are tested: two found particles close to each other, and a vacant site of one layer under or
+    over a particle of the other. Both answers are fitted to the frame, for all places at once. The squared residuals
+    around each place decide, together with the odds that its lattice gives and with how usual the particles' sizes
+    and depths would be: two thin particles can make up one.
 
-    Parameters and returns as for `complete`; particles of places where there are two are marked as ``shown``.
+    Parameters
+    ----------
+    fit, particles, spacing, settings
+        As for `complete`.
+
+    Returns
+    -------
+    fit : FrameFit
+        Of the last answer tried, to go on from.
+    particles : pandas.DataFrame
+        What there is; ``shown`` marks particles of places where there are two.
     """
-    reach = 0.5 * fit.model.diameter
-    sites = _sites(fit, particles, spacing)
-    vacant = sites[(lattice_distance(sites, particles) < reach) & (sites["odds"] > -2)].reset_index(drop=True)
-    second, first, odds = _seconds(particles, min(UPON * spacing, reach), spacing)
+    s, diameter = settings, fit.model.diameter
+    reach = s.overlap * diameter
+    sites = find_sites(fit, particles, spacing, s)
+    tested = (nearest_distance(sites, particles) < reach) & (sites["odds"] > s.least_odds)
+    vacant = sites[tested].reset_index(drop=True)
+    second, first, odds = find_seconds(particles, min(s.found_overlap * spacing, reach), spacing, s)
     if len(vacant) + len(second) == 0:
-        return particles.assign(shown=False)
-    single, double, asked = _both_answers(particles, second, first, vacant)
+        return fit, particles.assign(shown=False)
+    single, double, asked = lay_out_answers(particles, second, first, vacant)
     places = double[asked]
-    single.loc[lattice_distance(single, places) < reach, ["diameter", "depth"]] = np.nan
-    squares, odd, fits = [], [], []
-    for table in (single, double):
-        fit.take(table).fit(2, shared=False)
-        squares.append(gaussian_filter(fit.residual.numpy().astype(float) ** 2, 0.4 * fit.model.diameter))
-        fits.append(fit.put(table))
-        near = cKDTree(fits[-1][["y", "x"]]).query_ball_point(places[["y", "x"]], reach)
-        odd.append(np.array([fit.oddness()[some].sum() for some in near]))
-    area = 2 * np.pi * (0.4 * fit.model.diameter) ** 2  # a Gaussian of height 1 over the residuals around a place
-    at = np.clip(np.rint(places[["y", "x"]]).to_numpy(int), 0, np.array(fit.model.shape) - 1)
-    gain = 0.5 * area / fit.misfit * (squares[0] - squares[1])[tuple(at.T)]
-    two = np.r_[odds, vacant["odds"]] + gain + odd[0] - odd[1] > 0
-    # Each particle that was not asked for stays as the answer at the nearest place has it.
-    distance, nearest = cKDTree(places[["y", "x"]]).query(fits[0][["y", "x"]])
-    alone = (distance < reach) & ~two[nearest]
-    others = fits[1][~asked].reset_index(drop=True)
-    others[alone] = fits[0][alone]
-    table = pd.concat([others, fits[1][asked][two]], ignore_index=True)
-    return table.assign(shown=np.r_[(distance < reach) & two[nearest], np.ones(two.sum(), bool)])
+    single.loc[nearest_distance(single, places) < reach, ["diameter", "depth"]] = np.nan
+    one = fit.with_particles(single, in_rows=True).fit(2, shared=False)
+    two = one.with_particles(double, in_rows=True).fit(2, shared=False)
+    gain = compare_answers(one, two, places[["y", "x"]].to_numpy(), s)
+    favoured = np.r_[odds, vacant["odds"]] + gain > 0
+    return two, pick_answers(one.table(single), two.table(double), asked, favoured, places, reach)
 
 
-def _both_answers(particles, second, first, vacant) -> tuple[pd.DataFrame, pd.DataFrame, np.ndarray]:
-    """Particles without and with those asked for, and which rows are asked for.
+def compare_answers(one: FrameFit, two: FrameFit, places: np.ndarray, settings: CompletionSettings) -> np.ndarray:
+    """Log-likelihood by which the second fit of a frame is better than the first around each place (n, 2)."""
+    width, reach = settings.place_width * one.model.diameter, settings.overlap * one.model.diameter
+    at = tuple(np.clip(np.rint(places).astype(int), 0, np.array(one.model.shape) - 1).T)
+    squares, odd = [], []
+    for fit in (one, two):
+        squares.append(gaussian_filter(fit.residual.numpy().astype(float) ** 2, width)[at])
+        near = cKDTree(fit.theta[:, :2].numpy().astype(float)).query_ball_point(places, reach)
+        oddness = fit.oddness()
+        odd.append(np.array([oddness[some].sum() for some in near]))
+    area = 2 * np.pi * width**2  # a Gaussian of height 1 over the residuals around a place
+    return 0.5 * area / two.misfit * (squares[0] - squares[1]) + odd[0] - odd[1]
 
-    Beside a vacant site that is taken after all, the particle that was found stands for both: it starts as far to the
-    other side.
+
+def pick_answers(one, two, asked, favoured, places, reach) -> pd.DataFrame:
+    """Particles of the answer with two at places where it is favoured, and of the answer with one at the others.
+
+    ``asked`` says which rows of ``two`` are not in ``one``; each belongs to one of ``places`` and is kept where two are
+    ``favoured``. Every other particle is taken from the answer at the nearest place within reach.
+    """
+    distance, nearest = cKDTree(places[["y", "x"]]).query(one[["y", "x"]])
+    alone, shown = (distance < reach) & ~favoured[nearest], (distance < reach) & favoured[nearest]
+    others = two[~asked].reset_index(drop=True)
+    others[alone] = one[alone]
+    table = pd.concat([others, two[asked][favoured]], ignore_index=True)
+    return table.assign(shown=np.r_[shown, np.ones(favoured.sum(), bool)])
+
+
+def lay_out_answers(particles, second, first, vacant) -> tuple[pd.DataFrame, pd.DataFrame, np.ndarray]:
+    """Particles without and with those that are tested, and which rows of the latter are tested.
+
+    Beside a vacant site that holds a particle after all, the particle that was found stands for both: it starts as far
+    to the other side.
     """
     yx = particles[["y", "x"]].to_numpy()
-    double, asked = _with(particles, vacant), np.r_[np.zeros(len(particles), bool), np.ones(len(vacant), bool)]
+    double, asked = append(particles, vacant), np.r_[np.zeros(len(particles), bool), np.ones(len(vacant), bool)]
     asked[second] = True
     single, apart = particles[~asked[: len(particles)]].reset_index(drop=True), yx.copy()
     lone = np.setdiff1d(np.arange(len(particles)), np.r_[first, second])
@@ -200,10 +268,10 @@ def _both_answers(particles, second, first, vacant) -> tuple[pd.DataFrame, pd.Da
     return single, double, asked
 
 
-def _seconds(particles, reach, spacing) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of two particles of different layers within reach of each other, the less expected, its partner, and its odds."""
+def find_seconds(particles, reach, spacing, settings) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of two particles of different layers within reach of each other, the less likely, its partner, and its odds."""
     yx, layer = particles[["y", "x"]].to_numpy(), particles["layer"].to_numpy()
-    odds = site_odds(yx, layer, yx, layer, spacing)
+    odds = site_odds(yx, layer, yx, layer, spacing, settings)
     distance, nearest = cKDTree(yx).query(yx, k=2)
     distance, nearest = distance[:, 1], nearest[:, 1]
     mutual = (nearest[nearest] == np.arange(len(yx))) & (layer[nearest] != layer) & (distance < reach)
@@ -212,31 +280,33 @@ def _seconds(particles, reach, spacing) -> tuple[np.ndarray, np.ndarray, np.ndar
     return second, nearest[second], odds[second]
 
 
-def _sites(fit, particles, spacing) -> pd.DataFrame:
+def find_sites(fit, particles, spacing, settings) -> pd.DataFrame:
     """Vacant sites in and just beyond the frame, with the odds their neighbours give."""
     yx, layer = particles[["y", "x"]].to_numpy(), particles["layer"].to_numpy()
-    margin = 0.45 * fit.model.diameter
+    margin = settings.border * fit.model.diameter
     sites = vacant_sites(yx, layer, spacing, np.full(2, -0.5 - margin), np.array(fit.model.shape) - 0.5 + margin)
-    odds = site_odds(sites[["y", "x"]].to_numpy(), sites["layer"].to_numpy(), yx, layer, spacing)
+    odds = site_odds(sites[["y", "x"]].to_numpy(), sites["layer"].to_numpy(), yx, layer, spacing, settings)
     return sites.assign(odds=odds)
 
 
-def _with(particles, new) -> pd.DataFrame:
+def find_dark_blobs(fit, settings) -> pd.DataFrame:
+    """Where the frame is darker than the model over about a particle's area."""
+    diameter = fit.model.diameter
+    dark = gaussian_filter(-fit.residual.numpy(), diameter * settings.blob_width)
+    apart = max(int(diameter * settings.blob_distance), 1)
+    yx = peak_local_max(dark, min_distance=apart, threshold_abs=settings.blob_height, exclude_border=False)
+    table = {"layer": 1, "y": yx[:, 0].astype(float), "x": yx[:, 1].astype(float), "odds": settings.off_site_odds}
+    return pd.DataFrame(table)
+
+
+def append(particles, new) -> pd.DataFrame:
     """Particles and new ones after them."""
     new = new.assign(channel=-1, score=1 / (1 + np.exp(-new["odds"].clip(-50, 50))))
     return pd.concat([particles, new.drop(columns="odds")], ignore_index=True)
 
 
-def lattice_distance(points, others) -> np.ndarray:
+def nearest_distance(points, others) -> np.ndarray:
     """From each point to the nearest of the others."""
     if len(points) == 0 or len(others) == 0:
         return np.full(len(points), np.inf)
     return cKDTree(others[["y", "x"]]).query(points[["y", "x"]])[0]
-
-
-def _dark_blobs(fit) -> pd.DataFrame:
-    """Where the frame is darker than the model over about a particle's area."""
-    diameter = fit.model.diameter
-    dark = gaussian_filter(-fit.residual.numpy(), diameter / 4)
-    yx = peak_local_max(dark, min_distance=max(int(diameter / 2), 1), threshold_abs=0.3, exclude_border=False)
-    return pd.DataFrame({"layer": 1, "y": yx[:, 0].astype(float), "x": yx[:, 1].astype(float), "odds": OFF_SITE_ODDS})

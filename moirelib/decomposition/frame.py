@@ -15,7 +15,7 @@ from ..crystal.lattice import Lattice, fold_hexagonal
 from ..crystal.neighbours import typical_spacing
 from .completion import complete, settle_overlaps
 from .fit import FrameFit
-from .image_model import Imaging
+from .imaging import Imaging
 from .layers import assign_layers
 from .peaks import locate
 
@@ -89,8 +89,9 @@ def find(frame: np.ndarray, centers: np.ndarray, diameter: float, before: Found 
     fit, named, lattices = answer
     if len(named) < 3:
         return _too_few(frame, named, diameter)
-    free = fit.take(named.drop(columns="layer")).fit(1).result(named)
-    likeliest = fit.take(free).fit(1, shared=False).result(free)
+    fit = fit.with_particles(named).fit(1)
+    free = fit.result(named)
+    likeliest = fit.with_particles(free, in_rows=True).fit(1, shared=False).result(free)
     return Found(_with_likeliest(free, likeliest), lattices, fit.imaging)
 
 
@@ -138,7 +139,7 @@ def _too_few(frame, table, diameter) -> Found:
     """One or two particles, or none: no lattice speaks for them, and the frame has to be clear about each."""
     table = assign_layers(table, diameter)[0]
     while len(table):
-        fit = FrameFit(frame, table, diameter).fit(3)
+        fit = FrameFit.start(frame, table, diameter).fit(3)
         borne_out = fit.evidence() > ALONE
         if borne_out.all():
             table = fit.result(table)
@@ -161,16 +162,17 @@ def _settled(frame, table, diameter, layers, like):
     # A particle that the network put into both channels is one until the frame shows two: fitted as two, it would
     # fall apart along whatever the model of a particle does not have.
     table = assign_layers(table, diameter, layers=layers)[0][list(table)]
-    fit = FrameFit(frame, table, diameter, like=like).fit(2)
-    table = fit.put(table)
+    fit = FrameFit.start(frame, table, diameter, like=like).fit(2)
+    table = fit.table(table)
     for _ in range(3):
         known = table[["y", "x"]].to_numpy()
-        table, spacing = _completed(fit, table, layers)
+        fit, table, spacing = _completed(fit, table, layers)
         if len(table) < 3:
             break
-        table = settle_overlaps(fit, table, spacing)
+        fit, table = settle_overlaps(fit, table, spacing)
         table = _channels_of_new(table, spacing)
-        table = fit.take(table).fit(1).put(table)[[*FITTED, "shown"]]
+        fit = fit.with_particles(table, in_rows=True).fit(1)
+        table = fit.table(table)[[*FITTED, "shown"]]
         if len(table) == len(known) and cKDTree(known).query(table[["y", "x"]])[0].max() < 0.3 * diameter:
             break  # the same particles as before
     return fit, table
@@ -198,19 +200,22 @@ def _without_crowding(table, diameter) -> pd.DataFrame:
 
 def _settled_once(frame, table, diameter, imaging, layers):
     """Fit and particles of a frame whose predecessor's are known: they are nearly where they were."""
-    fit = FrameFit(frame, table, diameter, imaging)
-    table, spacing = _completed(fit, table, layers)
+    fit = FrameFit.start(frame, table, diameter, imaging)
+    fit, table, spacing = _completed(fit, table, layers)
     return fit, _channels_of_new(table, spacing)[FITTED]
 
 
-def _completed(fit, table, layers) -> tuple[pd.DataFrame, float]:
-    """Layers, then what is missing or too much, then the fit again; also the spacing."""
+def _completed(fit, table, layers) -> tuple[FrameFit, pd.DataFrame, float]:
+    """Layers, then what is missing or too much, then the fit again: fit, particles and spacing."""
     diameter = fit.model.diameter
     named, _ = assign_layers(table, diameter, layers=layers)
     spacing = typical_spacing(named[["y", "x"]].to_numpy(), named["layer"].to_numpy(), diameter)
-    named = fit.take(named).fit(1).put(named)
-    table = complete(fit, named, spacing)
-    return (fit.take(table).fit(1).put(table) if len(table) > 2 else table), spacing
+    fit = fit.with_particles(named, in_rows=True).fit(1)
+    table = complete(fit, fit.table(named), spacing)
+    if len(table) > 2:
+        fit = fit.with_particles(table, in_rows=True).fit(1)
+        table = fit.table(table)
+    return fit, table, spacing
 
 
 def _with_earlier(table, earlier, diameter) -> pd.DataFrame:

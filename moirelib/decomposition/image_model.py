@@ -5,8 +5,9 @@ Explained in chapter 7, "Particles".
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass, replace
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,60 +16,41 @@ from scipy.interpolate import BSpline
 from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
 
-__all__ = ["Imaging"]
+from .imaging import SHARED, Imaging, select
 
+__all__ = ["ImageModel"]
+
+# Lengths "in diameters" are multiples of the expected diameter. Values without a source were set by hand. Literals from
+# 1e-6 down only guard divisions and logarithms.
+
+# Grid of the model.
 FINE = 2  # samples of the transmission per pixel and axis
-EDGE = 0.04  # softness of a particle's outline on these samples, in squared radii
-DEEPEST = 6.0  # optical depth; darker particles look the same
-FAINT = 3e-3  # of a derivative's largest value; less is taken for nothing
-KNOTS = 2.0  # diameters between the background's knots
+#: Softness of an outline, in squared radii: its sigmoid rises from 10 to 90 % over 4.4 times this, which is one sample
+#: of half a pixel at the working radius of 6 pixels (2 · 0.5 / 6 = 0.17).
+EDGE = 0.04
+WINDOW = 0.62  # diameters, half the edge of a particle's window: its radius, stretched or grown by up to a quarter
+PAD = 1.2  # diameters around the frame, so that particles at its border are whole and blurred as others are
+FAINT = 3e-3  # of a derivative's largest value; smaller ones are left out of sparse matrices
+
+# Light that the particles are seen against.
+KNOTS = 2.0  # diameters between the background's knots: wider than a particle, narrower than clouds
+BENDING = 1e-3  # of the mean diagonal of the normal matrix: determines the background where particles are opaque
+
+# First look at a frame.
+SMOOTHING = 0.25  # diameters, standard deviation: averages pixel noise and keeps particles
+DARK, LIGHT = 1, 90  # percentiles of the smoothed frame, in particles and between them
+LOST_LEVEL = 0.08  # of the light; with less contrast a frame is taken to stand on counts that are not light
+NEW_LEVEL = 0.5  # of the contrast, below the darkest counts: particles then take two thirds of the light
+BELOW_DARKEST = 0.98  # of the darkest counts; a dark level above would make transmissions negative
+LEAST_NOISE = 1e-6  # of the contrast, so that a frame without noise has finite weights
+
+# Noise at the scale of a particle.
+BLOCKS = 3  # per diameter: blocks whose means show the noise, that of the camera's correlated pixels included
+LEAST_FREE = 0.3  # share of blocks that stays free, however many numbers are fitted
+STD_TO_MAD = 0.6745  # median of |x| / standard deviation, of a Gaussian
 
 
-@dataclass(frozen=True)
-class Imaging:
-    """What all particles of a frame share: their form, how the microscope blurs it, and the dark level."""
-
-    exponent: float = 0.25  # of (1 - r²/R²) in the thickness: 0 a standing rod or plate, 0.5 a sphere
-    blur: float = 0.12  # standard deviation of the blur along one axis / diameter
-    disk: float = 0.3  # share of the blur's variance that is a disk's (defocus); the rest is Gaussian
-    tail: float = 0.03  # decay length of the long-tailed blur of cameras, exp(-length × wave number) / diameter
-    offset: float = 0.0  # counts without light / median of the frame
-    coma_y: float = 0.0  # of a pattern that repeats every diameter, in radians of phase: one side's edge is sharper
-    coma_x: float = 0.0
-    long_y: float = 0.0  # logarithm of the particles' extent along y over that along x
-    long_diagonal: float = 0.0  # the same along the diagonals, y = x over y = -x
-
-    lowest: ClassVar = (0.02, 0.0, 0.0, 0.0, -0.5, -1.0, -1.0, -0.6, -0.6)
-    highest: ClassVar = (0.6, 0.5, 1.0, 0.3, 0.95, 1.0, 1.0, 0.6, 0.6)
-
-    def moved(self, step, greatest_offset: float = 0.95) -> Imaging:
-        """Parameters after a step, within what is physical."""
-        moved = Imaging(*np.clip(np.add(astuple(self), step), self.lowest, self.highest).tolist())
-        return replace(moved, offset=min(moved.offset, greatest_offset))
-
-    def stretch(self) -> tuple[float, float, float]:
-        """Elements yy, yx and xx of the matrix, of determinant 1, that makes a circle of the particles' ellipse."""
-        size = np.hypot(self.long_y, self.long_diagonal)
-        along = np.sinh(size) / size if size else 1.0
-        return np.cosh(size) - along * self.long_y, -along * self.long_diagonal, np.cosh(size) + along * self.long_y
-
-    def transfer(self, shape, diameter):
-        """Transfer function of the blur on the frequencies of ``rfft2`` of an image (y, x); ``diameter`` in pixels."""
-        ky, kx = torch.fft.fftfreq(shape[0]), torch.fft.rfftfreq(shape[1])
-        q2 = (2 * np.pi) ** 2 * (ky[:, None] ** 2 + kx[None, :] ** 2)
-        variance = (self.blur * diameter) ** 2
-        soft = torch.exp(-0.5 * (1 - self.disk) * variance * q2 - self.tail * diameter * torch.sqrt(q2))
-        u = torch.sqrt(4 * self.disk * variance * q2).clamp(min=1e-3)  # a disk of radius R has the variance R²/4
-        # Third order in the wave number: it moves no centre of mass.
-        phase = (diameter / (2 * np.pi)) ** 2 * q2 * diameter * (self.coma_y * ky[:, None] + self.coma_x * kx[None, :])
-        return soft * 2 * torch.special.bessel_j1(u) / u * torch.polar(torch.ones_like(phase), phase)
-
-    def reach(self, diameter) -> int:
-        """Pixels that the blur carries light across, all but its far tail."""
-        return int(np.ceil(((3.0 - self.disk) * self.blur + 0.5 * np.hypot(self.coma_y, self.coma_x)) * diameter)) + 1
-
-
-def _profile(rho2, depth, exponent, slopes: bool = True):
+def soft_profile(rho2, depth, exponent, slopes: bool = True):
     """Optical depth of particles against squared distance over squared radius, and its derivatives.
 
     ``depth`` is that of their centres. The outline is softened over a sample in transmission, not in depth: pixels
@@ -88,11 +70,11 @@ def _profile(rho2, depth, exponent, slopes: bool = True):
     return -torch.log(t), by_rho2, by_depth, by_depth * thick
 
 
-class _Background:
+class Background:
     """The smooth light that particles are seen against: cubic B-splines on a coarse grid."""
 
     def __init__(self, shape, distance):
-        self.axes = [_spline_basis(n, distance) for n in shape]
+        self.axes = [spline_basis(n, distance) for n in shape]
         # Products of two splines that overlap, (4, splines, pixels): the normal matrix is separable in them.
         self.pairs = [torch.stack([b * torch.roll(b, -k, 0) for k in range(4)]) for b in self.axes]
         # Squared second differences of the coefficients along both axes keep dark places determined.
@@ -101,12 +83,12 @@ class _Background:
 
     def fit(self, frame, t):
         """Background that explains ``frame = background · t`` best (least squares)."""
-        return self._solved(self._normal(t), frame * t)
+        return self._solve(self._normal(t), frame * t)
 
-    def answer(self, frame, t, background, changes):
+    def differentiate(self, frame, t, background, changes):
         """Changes of the fitted background for changes (k, y, x) of ``t`` and, the last, for a frame darker by 1."""
         weighted = torch.cat([changes * (frame - 2 * t * background), -t[None]])
-        return self._solved(self._normal(t), weighted)
+        return self._solve(self._normal(t), weighted)
 
     def _normal(self, t):
         """Normal matrix of the coefficients."""
@@ -120,9 +102,9 @@ class _Background:
                     band = torch.diagonal(torch.diagonal(normal, i, 0, 1), j, 0, 1)
                     band.copy_(moments[a, : p - a, b, : q - b])
         normal = normal.permute(0, 2, 1, 3).reshape(p * q, p * q)
-        return normal + 1e-3 * torch.diagonal(normal).mean() * self.bending
+        return normal + BENDING * torch.diagonal(normal).mean() * self.bending
 
-    def _solved(self, normal, images):
+    def _solve(self, normal, images):
         """Backgrounds (..., y, x) whose coefficients solve the normal equations for images as they are weighted."""
         one, other = self.axes
         moments = one @ images @ other.T
@@ -130,7 +112,7 @@ class _Background:
         return one.T @ coefficients.reshape(moments.shape) @ other
 
 
-def _spline_basis(n, distance):
+def spline_basis(n, distance):
     """Cubic B-splines (splines, pixels) with about the given distance between knots, to both ends of the axis."""
     spans = max(int(round(n / distance)), 1)
     knots = -0.5 + n / spans * np.arange(-3, spans + 4)
@@ -138,48 +120,103 @@ def _spline_basis(n, distance):
     return torch.from_numpy(np.ascontiguousarray(basis.T, np.float32))
 
 
+class Windows(NamedTuple):
+    """Whole-pixel windows around the particles; they serve while particles move by less than a pixel or two."""
+
+    corner: torch.Tensor  # (n, 2), px: the particles' positions, rounded
+    samples: torch.Tensor  # (n, y, x), where the windows' samples lie in the flat fine grid
+    inside: torch.Tensor  # (n, y, x), 1 where samples are on the grid
+
+
+class Prediction(NamedTuple):
+    """The frame that the model predicts for some parameters."""
+
+    theta: torch.Tensor
+    imaging: Imaging
+    transmission: torch.Tensor  # product of all particles', on the fine grid, with a border around the frame
+    image: torch.Tensor  # (y, x), medians of the frame
+    background: torch.Tensor  # (y, x), the same without particles
+
+
+@dataclass(frozen=True, eq=False)
 class ImageModel:
     """Frame = offset + background × blur(product of transmissions), and its derivatives.
 
-    ``theta`` is (n, 4): y, x (px), log diameter (px), log optical depth.
+    ``theta`` is (n, 4): y, x (px), log diameter (px), log optical depth. Nothing changes in place: `place` and
+    `weigh` return a model with other windows and other weights of the pixels.
     """
 
-    def __init__(self, frame, diameter):
-        frame = np.asarray(frame, np.float32)
-        smooth = gaussian_filter(frame, diameter / 4)
-        low, high = np.percentile(smooth, [1, 90])
-        # Transmissions multiply counts above the dark level. A frame below zero, or far above with hardly any contrast,
-        # has lost that level and gets one; the fit of the offset does the rest.
-        lift = 0.0 if low > 0 and high - low > 0.08 * high else 0.5 * (high - low) - low
-        self.scale = float(np.median(frame + lift)) or 1.0
-        self.frame = torch.from_numpy(((frame + lift) / self.scale).astype(np.float32))
-        self.contrast = float((high - low) / (high + lift + 1e-30))
-        self.darkest = 0.98 * float(smooth.min() + lift) / self.scale
-        self.diameter, self.shape = diameter, frame.shape
-        self.noise = max(_pixel_noise(frame), 1e-6 * (high - low) + 1e-30) / self.scale
-        self.half = int(np.ceil(0.62 * diameter)) + 1  # px, of a particle's window before blurring
-        self.pad = int(np.ceil(1.2 * diameter))  # px around the frame, so that particles at its border are whole
-        samples = np.arange(FINE * (2 * self.half + 1))
-        self.axis = torch.from_numpy((samples + 0.5) / FINE - 0.5 - self.half).float()  # px from the window's middle
-        self.background = _Background(frame.shape, KNOTS * diameter)
-        self.margin = (
-            0  # px along the border that do not count: blur mixes in light from outside, where nothing is known
-        )
-        self.latest = None  # parameters, image and background of the last call of `image`
+    frame: torch.Tensor  # (y, x), in medians of the frame
+    diameter: float  # px, expected
+    contrast: float  # share of the light that particles take, about
+    darkest: float  # highest possible dark level, in medians of the frame
+    noise: float  # standard deviation that residuals are divided by, in medians of the frame
+    background: Background
+    margin: int = 0  # px along the border that do not count: blur mixes in light from outside, where nothing is known
+    windows: Windows = Windows(*[torch.empty(0)] * 3)
 
-    def place(self, theta):
-        """Lay whole-pixel windows around the particles; they serve while particles move by less than a pixel or two."""
-        self.corner = torch.round(theta[:, :2]).long()
-        fine = FINE * (self.corner - self.half + self.pad)[:, :, None] + torch.arange(len(self.axis))
-        self.fine_shape = tuple(FINE * (n + 2 * self.pad) for n in self.shape)
-        self.index, inside = _flat_index(fine[:, 0], fine[:, 1], self.fine_shape)
-        self.inside = inside.float()
-        self.latest = None
+    @classmethod
+    def look_at(cls, frame: np.ndarray, diameter: float) -> ImageModel:
+        """Model of a frame (y, x) in any unit, from a first look at its light and noise."""
+        frame = np.asarray(frame, np.float32)
+        smooth = gaussian_filter(frame, diameter * SMOOTHING)
+        low, high = np.percentile(smooth, [DARK, LIGHT])
+        # Transmissions multiply counts above the dark level. A frame below zero, or far above with hardly any contrast,
+        # has lost that level and gets one; the offset is fitted later.
+        lift = 0.0 if low > 0 and high - low > LOST_LEVEL * high else NEW_LEVEL * (high - low) - low
+        scale = float(np.median(frame + lift)) or 1.0
+        return cls(
+            frame=torch.from_numpy(((frame + lift) / scale).astype(np.float32)),
+            diameter=diameter,
+            contrast=float((high - low) / (high + lift + 1e-30)),
+            darkest=BELOW_DARKEST * float(smooth.min() + lift) / scale,
+            noise=max(measure_pixel_noise(frame), LEAST_NOISE * (high - low) + 1e-30) / scale,
+            background=Background(frame.shape, KNOTS * diameter),
+        )
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Of the frame (y, x), in pixels."""
+        return self.frame.shape[0], self.frame.shape[1]
+
+    @property
+    def half(self) -> int:
+        """Pixels from the middle pixel of a particle's window to its edge, before blurring."""
+        return int(np.ceil(WINDOW * self.diameter)) + 1
+
+    @property
+    def pad(self) -> int:
+        """Pixels around the frame."""
+        return int(np.ceil(PAD * self.diameter))
+
+    @property
+    def fine_shape(self) -> tuple[int, int]:
+        """Of the padded frame, in fine samples."""
+        return FINE * (self.shape[0] + 2 * self.pad), FINE * (self.shape[1] + 2 * self.pad)
+
+    @cached_property
+    def axis(self) -> torch.Tensor:
+        """Pixels from a window's middle to its samples."""
+        samples = np.arange(FINE * (2 * self.half + 1))
+        return torch.from_numpy((samples + 0.5) / FINE - 0.5 - self.half).float()
+
+    def place(self, theta: torch.Tensor) -> ImageModel:
+        """The model with windows around these particles."""
+        corner = torch.round(theta[:, :2]).long()
+        fine = FINE * (corner - self.half + self.pad)[:, :, None] + torch.arange(len(self.axis))
+        index, inside = flat_index(fine[:, 0], fine[:, 1], self.fine_shape)
+        return replace(self, windows=Windows(corner, index, inside.float()))
+
+    def weigh(self, imaging: Imaging, noise: float | None = None) -> ImageModel:
+        """The model that leaves out the border that this blur reaches, and divides residuals by this noise."""
+        margin = int(np.ceil(imaging.blur * self.diameter))
+        return replace(self, margin=margin, noise=self.noise if noise is None else noise)
 
     def _offsets(self, theta):
         """Distances (px) along y and x from the particles, in their windows."""
-        y = self.axis[None, :, None] + (self.corner[:, 0] - theta[:, 0])[:, None, None]
-        return y, self.axis[None, None, :] + (self.corner[:, 1] - theta[:, 1])[:, None, None]
+        corner = self.windows.corner
+        y = self.axis[None, :, None] + (corner[:, 0] - theta[:, 0])[:, None, None]
+        return y, self.axis[None, None, :] + (corner[:, 1] - theta[:, 1])[:, None, None]
 
     def depths(self, theta, imaging, slopes: bool = True):
         """In every window: offsets (px) as of round particles, squared relative distance, depth and its derivatives."""
@@ -187,43 +224,20 @@ class ImageModel:
         yy, yx, xx = imaging.stretch()
         along_y, along_x = yy * y + yx * x, yx * y + xx * x
         rho2 = (y * along_y + x * along_x) * (4 * torch.exp(-2 * theta[:, 2]))[:, None, None]
-        depths = _profile(rho2, torch.exp(theta[:, 3])[:, None, None], imaging.exponent, slopes)
-        return along_y, along_x, rho2, *(d * self.inside for d in depths)
+        depths = soft_profile(rho2, torch.exp(theta[:, 3])[:, None, None], imaging.exponent, slopes)
+        return along_y, along_x, rho2, *(d * self.windows.inside for d in depths)
 
-    def transmission(self, theta, imaging, depths=None):
-        """Product of all particles' transmissions on the fine grid, with a border around the frame."""
-        depths = self.depths(theta, imaging, slopes=False) if depths is None else depths
+    def render(self, theta: torch.Tensor, imaging: Imaging) -> Prediction:
+        """Predict the frame; the background is the one that fits best."""
+        depth = self.depths(theta, imaging, slopes=False)[3]
         total = torch.zeros(self.fine_shape[0] * self.fine_shape[1])
-        total.index_add_(0, self.index.flatten(), depths[3].flatten())
-        return torch.exp(-total).reshape(self.fine_shape)
-
-    def changes_of_form(self, theta, imaging):
-        """Transmission, then its derivatives by all log diameters, all log depths, exponent and the two elongations."""
-        _, _, rho2, depth, by_rho2, by_depth, by_exponent = self.depths(theta, imaging)
-        y, x = self._offsets(theta)
-        long, scale = [], (4 * torch.exp(-2 * theta[:, 2]))[:, None, None]
-        for name, step in ELONGATION.items():
-            moved = replace(imaging, **{name: getattr(imaging, name) + step})
-            yy, yx, xx = np.subtract(moved.stretch(), imaging.stretch()) / step
-            long.append(by_rho2 * (y * (yy * y + 2 * yx * x) + xx * x * x) * scale)
-        changes = torch.stack([depth, -2 * rho2 * by_rho2, by_depth, by_exponent, *long]).flatten(1)
-        total = torch.zeros(len(changes), self.fine_shape[0] * self.fine_shape[1])
-        total.index_add_(1, self.index.flatten(), changes)
-        t = torch.exp(-total[0])
-        total[0], total[1:] = t, -t * total[1:]
-        return total.reshape(-1, *self.fine_shape)
-
-    def image(self, theta, imaging, transmission=None):
-        """Fitted frame and background."""
-        if self.latest is not None and self.latest[0] is theta and self.latest[1] == imaging:
-            return self.latest[2:]
-        t = self.transmission(theta, imaging) if transmission is None else transmission
-        t = block_mean(t)
+        total.index_add_(0, self.windows.samples.flatten(), depth.flatten())
+        transmission = torch.exp(-total).reshape(self.fine_shape)
+        t = block_mean(transmission)
         t = torch.fft.irfft2(torch.fft.rfft2(t) * imaging.transfer(t.shape, self.diameter), s=t.shape)
         t = t[self.pad : self.pad + self.shape[0], self.pad : self.pad + self.shape[1]]
         background = self.background.fit(self.frame - imaging.offset, t)
-        self.latest = theta, imaging, imaging.offset + background * t, background
-        return self.latest[2:]
+        return Prediction(theta, imaging, transmission, imaging.offset + background * t, background)
 
     def counted(self):
         """1 where pixels count, 0 at the border."""
@@ -235,47 +249,82 @@ class ImageModel:
         """Frame minus model over the noise; 0 at the border."""
         return self.counted() * (self.frame - image) / self.noise
 
-    def cost(self, theta, imaging) -> float:
-        """Sum of squared residuals over the noise variance."""
-        return float((self.residual(self.image(theta, imaging)[0]) ** 2).sum())
-
-    def jacobian(self, theta, imaging):
-        """Derivatives of the frame by each particle's parameters, in units of the noise; and the model's frame."""
-        y, x, rho2, _, by_rho2, by_depth, _ = depths = self.depths(theta, imaging)
-        t = self.transmission(theta, imaging, depths)
-        image, background = self.image(theta, imaging, t)
-        through = -t.flatten()[self.index]
+    def jacobian(self, predicted: Prediction) -> Jacobian:
+        """Derivatives of the frame by each particle's parameters, in units of the noise."""
+        theta, imaging = predicted.theta, predicted.imaging
+        y, x, rho2, _, by_rho2, by_depth, _ = self.depths(theta, imaging)
+        through = -predicted.transmission.flatten()[self.windows.samples]
         inverse = -8 * torch.exp(-2 * theta[:, 2])[:, None, None]
         by_rho2 = through * by_rho2
         columns = [by_rho2 * inverse * y, by_rho2 * inverse * x, -2 * by_rho2 * rho2, through * by_depth]
-        return _Jacobian(*self.blurred(torch.stack(columns, dim=1), imaging, background), self.shape), image
+        windows, pixels = self.blur(torch.stack(columns, dim=1), imaging, predicted.background)
+        return Jacobian(windows, pixels, self.shape)
 
-    def blurred(self, changes, imaging, background):
+    def blur(self, changes, imaging, background):
         """Changes (n, k, fine, fine) of the transmission as changes of the frame over the noise, and their pixels."""
         changes, reach = block_mean(changes), imaging.reach(self.diameter)
-        edge = _fast_size(changes.shape[-1] + 2 * reach)
+        edge = fast_size(changes.shape[-1] + 2 * reach)
         changes = torch.nn.functional.pad(changes, (reach, edge - changes.shape[-1] - reach) * 2)
         transfer = imaging.transfer(changes.shape[-2:], self.diameter)
         changes = torch.fft.irfft2(torch.fft.rfft2(changes) * transfer, s=changes.shape[-2:])
-        around = self.corner[:, :, None] + torch.arange(edge) - (self.half + reach)
-        index, inside = _flat_index(around[:, 0], around[:, 1], self.shape)
+        around = self.windows.corner[:, :, None] + torch.arange(edge) - (self.half + reach)
+        index, inside = flat_index(around[:, 0], around[:, 1], self.shape)
         weight = inside * (self.counted() * background).flatten()[index] / self.noise
         return changes * weight[:, None], index
+
+    def shared_jacobian(self, predicted: Prediction) -> np.ndarray:
+        """Derivatives (pixels, k) of the frame over the noise by `SHARED`; the background follows."""
+        imaging = predicted.imaging
+        t, names, changes = self._shared_changes(predicted.theta, imaging)
+        frame, background = self.frame - imaging.offset, predicted.background
+        answers = self.background.differentiate(frame, t, background, changes)
+        columns = torch.cat([background * changes + t * answers[:-1], 1 + t * answers[-1:]])
+        order = [[*names, "offset"].index(p.name) for p in SHARED]
+        columns = columns[order] * self.counted() / self.noise
+        return columns.flatten(1).T.numpy().astype(float)
+
+    def _shared_changes(self, theta, imaging):
+        """Blurred transmission (y, x), and names and values of its derivatives by what is shared."""
+        names, form = self._changes_of_form(theta, imaging)
+        waves = torch.fft.rfft2(block_mean(form))
+        shape = tuple(n + 2 * self.pad for n in self.shape)
+        transfer, optics = imaging.transfer(shape, self.diameter), select("transfer")
+        moved = [replace(imaging, **{p.name: getattr(imaging, p.name) + p.step}) for p in optics]
+        by_optics = [(m.transfer(shape, self.diameter) - transfer) / p.step for m, p in zip(moved, optics, strict=True)]
+        waves = torch.cat([waves * transfer, waves[:1] * torch.stack(by_optics)])
+        images = torch.fft.irfft2(waves, s=shape)[:, self.pad : -self.pad, self.pad : -self.pad]
+        return images[0], [*names, *(p.name for p in optics)], images[1:]
+
+    def _changes_of_form(self, theta, imaging):
+        """Names of what shapes particles; transmission on the fine grid, then its derivatives by these."""
+        _, _, rho2, depth, by_rho2, by_depth, by_exponent = self.depths(theta, imaging)
+        changes = {"diameter": -2 * rho2 * by_rho2, "depth": by_depth, "exponent": by_exponent}
+        y, x = self._offsets(theta)
+        scale = (4 * torch.exp(-2 * theta[:, 2]))[:, None, None]
+        for p in select("stretch"):
+            moved = replace(imaging, **{p.name: getattr(imaging, p.name) + p.step})
+            yy, yx, xx = np.subtract(moved.stretch(), imaging.stretch()) / p.step
+            changes[p.name] = by_rho2 * (y * (yy * y + 2 * yx * x) + xx * x * x) * scale
+        total = torch.zeros(len(changes) + 1, self.fine_shape[0] * self.fine_shape[1])
+        total.index_add_(1, self.windows.samples.flatten(), torch.stack([depth, *changes.values()]).flatten(1))
+        t = torch.exp(-total[0])
+        total[0], total[1:] = t, -t * total[1:]
+        return list(changes), total.reshape(-1, *self.fine_shape)
 
     def block_noise(self, image, fitted: float = 0.0) -> float:
         """Standard deviation of the residual at the scale of a third of a particle, as of white noise per pixel.
 
-        ``fitted`` numbers took their share of the noise out of the residual; it is given back.
+        The fit of ``fitted`` parameters made the residual smaller than the noise; this is corrected for.
         """
-        b = max(int(round(self.diameter / 3)), 1)
+        b = max(int(round(self.diameter / BLOCKS)), 1)
         residual = self.residual(image).numpy() * self.noise
         height, width = (n // b * b for n in self.shape)
         blocks = residual[:height, :width].reshape(height // b, b, -1, b).mean(axis=(1, 3))
-        free = max(1 - fitted / blocks.size, 0.3)
+        free = max(1 - fitted / blocks.size, LEAST_FREE)
         return max(float(b * blocks.std() / np.sqrt(free)), 1e-9)
 
 
-def _flat_index(rows, columns, shape):
+def flat_index(rows, columns, shape):
     """Flat index (n, y, x) of windows given by their rows (n, y) and columns (n, x), and what lies in the image."""
     inside = ((rows >= 0) & (rows < shape[0]))[:, :, None] & ((columns >= 0) & (columns < shape[1]))[:, None, :]
     rows, columns = rows.clamp(0, shape[0] - 1), columns.clamp(0, shape[1] - 1)
@@ -288,18 +337,18 @@ def block_mean(x):
     return sum(rows[..., k::FINE] for k in range(FINE)) / FINE**2
 
 
-def _fast_size(n) -> int:
+def fast_size(n) -> int:
     """An edge of at least n for which small batched Fourier transforms are fast."""
     return next((size for size in (16, 20, 24, 32, 40, 48, 64, 80, 96, 128) if size >= n), n)
 
 
-def _pixel_noise(frame) -> float:
+def measure_pixel_noise(frame) -> float:
     """Pixel noise from the smallest details: median absolute second difference along both diagonals."""
     d = frame[1:, 1:] - frame[1:, :-1] - frame[:-1, 1:] + frame[:-1, :-1]
-    return float(np.median(np.abs(d)) / 0.6745 / 2)
+    return float(np.median(np.abs(d)) / STD_TO_MAD / 2)  # of four independent pixels: √4 times the noise
 
 
-class _Jacobian:
+class Jacobian:
     """The sparse matrix of derivatives: (n, 4, pixels) windows and the flat pixels (n, pixels) they lie on."""
 
     def __init__(self, windows, index, shape):
@@ -347,8 +396,3 @@ def sparse_rows(windows, index, size) -> sparse.csr_matrix:
     """Rows (m, size) of a matrix from their values (m, pixels) and where these lie."""
     pointer = np.arange(0, windows.size + 1, windows.shape[1])
     return sparse.csr_matrix((windows.ravel(), index.ravel(), pointer), (len(windows), size))
-
-
-#: Steps by which derivatives of elongation and blur are taken.
-ELONGATION = {"long_y": 0.01, "long_diagonal": 0.01}
-OPTICAL = {"blur": 5e-4, "disk": 5e-3, "tail": 5e-4, "coma_y": 2e-3, "coma_x": 2e-3}

@@ -196,4 +196,5 @@ def predict(model: torch.nn.Module, image: np.ndarray, tile: int = 512) -> tuple
         roi = tuple(min(tile, n) for n in padded.shape)
         logits = sliding_window_inference(batch, roi, 2, model, overlap=0.25, mode="gaussian")
     both = torch.sigmoid(logits)[0, :, :height, :width].float().cpu().numpy()
-    return tuple(both.reshape(2, -1, height, width))
+    masks, centers = both.reshape(2, -1, height, width)
+    return masks, centers

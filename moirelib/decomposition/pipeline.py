@@ -21,7 +21,7 @@ import torch
 from ..data import weights_path
 from ..movies.movie import Movie
 from ..movies.reading import as_movie
-from ..movies.writing import LayerMovieWriter
+from ..movies.writing import write_layer_movie
 from ..output import output_folder
 from .frame import LIKELIEST, Found, find
 from .layers import twist_note
@@ -74,12 +74,10 @@ class Decomposition:
 
     def write(self, folder: Path) -> None:
         """Write the four files into an existing folder."""
-        scale = self.movie.pixel_size, self.movie.frame_time
-        writers = [LayerMovieWriter(Path(folder) / f"layer_{k}.tif", *scale) for k in (1, 2)]
-        with writers[0], writers[1]:
-            for t in range(len(self.movie)):
-                for writer, image in zip(writers, np.asarray(self.layers[t]), strict=True):
-                    writer.write(image)
+        for k in (1, 2):
+            images = (np.asarray(self.layers[t, k - 1]) for t in range(len(self.movie)))
+            path = Path(folder) / f"layer_{k}.tif"
+            write_layer_movie(path, images, self.movie.pixel_size, self.movie.frame_time)
         self.particles.to_csv(Path(folder) / "particles.csv", index=False, float_format="%.6g", lineterminator="\n")
         text = json.dumps(self.summary, indent=1)
         (Path(folder) / "summary.json").write_text(text + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Train the U-Net on a library, with a loss that does not ask for channel names the pixels do not hold.
+"""Train the U-Net on a library, with a loss that ignores which channel is which layer.
 
 Explained in chapter 5, "U-Net".
 """
@@ -60,8 +60,8 @@ class TrainingConfig:
 def permutation_loss(logits: torch.Tensor, truth: torch.Tensor, window: int = 64, layers: int = 2) -> torch.Tensor:
     """Binary cross-entropy plus Dice under the best assignment of channels to layers.
 
-    The assignment is chosen twice, per image and per window, and both losses are averaged: the network is asked to
-    tell the layers apart everywhere, but to name them consistently only as far as it can see.
+    The assignment is chosen twice, per image and per window, and both losses are averaged: the network must tell the
+    layers apart everywhere, but name them consistently only as far as it sees.
 
     Parameters
     ----------
@@ -134,25 +134,26 @@ class LibraryCrops(Dataset):
         rng = np.random.default_rng((self.seed, i))
         k = int(rng.integers(len(self.indices))) if self.augment else i % len(self.indices)
         image, masks, centers = self._crop(k, self._view(k, rng), rng)
-        image = _disturbed(image, rng) if self.augment else image
+        image = disturb(image, rng) if self.augment else image
         truth = np.concatenate([masks, centers])
         return torch.from_numpy(normalize(image)[None]), torch.from_numpy(np.ascontiguousarray(truth, np.float32))
 
     def _view(self, k, rng) -> np.ndarray:
         """Matrix (2, 2) from offsets (y, x) in a crop to offsets in the source: turned, mirrored, zoomed, stretched.
 
-        Stretched as by a tilted specimen or a drifting stage, mostly little.
+        A tilted specimen or a drifting stage stretches a frame, mostly little.
         """
         scale = self.diameters[k] / WORKING_DIAMETER
         if not self.augment:
             return scale * np.eye(2)
         scale *= np.exp(rng.uniform(-1, 1) * np.log(self.config.zoom))
         stretch = np.exp(0.5 * rng.random() ** 2 * np.log(self.config.stretch))
-        along, turn, mirror = _turn(rng.uniform(0, np.pi)), rng.uniform(0, 2 * np.pi), np.diag([1, rng.choice([-1, 1])])
+        along, turn = rotation(rng.uniform(0, np.pi)), rng.uniform(0, 2 * np.pi)
+        mirror = np.diag([1, rng.choice([-1, 1])])
         view = scale * along @ np.diag([stretch, 1 / stretch]) @ along.T @ mirror
         # A turned square may not fit into the source; then it is turned by right angles only.
         for angle in (turn, np.round(turn / (np.pi / 2)) * np.pi / 2):
-            turned = view @ _turn(angle)
+            turned = view @ rotation(angle)
             if (np.abs(turned).sum(axis=1) * self.config.crop < self.library["frame"].shape[1:]).all():
                 break
         return turned
@@ -175,13 +176,13 @@ class LibraryCrops(Dataset):
         out = [map_coordinates(gaussian_filter(a, width, truncate=3), at, order=1, mode="reflect") for a in source]
         out = np.reshape(out, (-1, edge, edge))
         layer, yx = self.particles[k][:, 0], self.particles[k][:, 1:]
-        layer, yx = _mirrored(layer, yx, shape)
+        layer, yx = mirror_particles(layer, yx, shape)
         yx = (yx - middle) @ np.linalg.inv(view).T + (edge - 1) / 2
-        centers = [_peaks(yx[layer == n + 1], edge) for n in range(len(masks))]
+        centers = [draw_peaks(yx[layer == n + 1], edge) for n in range(len(masks))]
         return out[0], np.clip(out[1:] / 255, 0, 1), np.stack(centers)
 
 
-def _mirrored(layer, yx, shape):
+def mirror_particles(layer, yx, shape):
     """Particles and their images in the borders: a crop larger than its source shows the source mirrored."""
     for axis, n in enumerate(shape):
         copies = [yx]
@@ -193,12 +194,12 @@ def _mirrored(layer, yx, shape):
     return layer, yx
 
 
-def _turn(angle) -> np.ndarray:
+def rotation(angle) -> np.ndarray:
     """Rotation matrix of an angle in radians."""
     return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
 
 
-def _peaks(yx, edge) -> np.ndarray:
+def draw_peaks(yx, edge) -> np.ndarray:
     """Peaks of height 1 at the given pixels of a square image; where two meet, the higher counts."""
     reach = int(4 * CENTER_WIDTH)
     image, axis = np.zeros((edge + 4 * reach,) * 2, np.float32), np.arange(-reach, reach + 1)
@@ -211,8 +212,8 @@ def _peaks(yx, edge) -> np.ndarray:
     return image[2 * reach : -2 * reach, 2 * reach : -2 * reach]
 
 
-def _disturbed(image, rng) -> np.ndarray:
-    """The image seen another way: inverted contrast, slow gain, blur or more noise, each sometimes."""
+def disturb(image, rng) -> np.ndarray:
+    """The image with inverted contrast, slow gain, blur or more noise, each sometimes."""
     image = image if rng.random() >= 0.1 else image.mean() - image
     if rng.random() < 0.3:
         slow = gaussian_filter(rng.standard_normal(image.shape), WORKING_DIAMETER * rng.uniform(2, 6), mode="wrap")
@@ -240,13 +241,15 @@ class CountingSampler(Sampler):
 
 
 class LayerUNet(lightning.LightningModule):
-    """U-Net for so many nanoparticle layers, loss and schedule for Lightning's loop."""
+    """U-Net with its loss and its schedule, for Lightning's loop."""
 
     def __init__(self, config: TrainingConfig, layers: int = 2):
         super().__init__()
-        self.config, self.layers, self.curve = config, layers, []
-        self.plans = []  # other lengths that earlier parts of this run were planned for
-        self.model = build_unet(layers).to(memory_format=torch.channels_last)  # a quarter faster on CPUs
+        self.config, self.layers = config, layers
+        self.curve: list[float] = []
+        self.plans: list[dict] = []  # other lengths that earlier parts of this run were planned for
+        # A quarter faster on CPUs; PyTorch's types do not know the argument.
+        self.model = build_unet(layers).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def training_step(self, batch, _):
         """One optimiser step's loss."""
@@ -308,7 +311,7 @@ def train(
         Zarr store made by `moirelib.simulation.make_library`. Its number of layers is the network's.
     out : path-like
         Weights to write (``.safetensors``); the model card goes beside them as ``.json``, checkpoints into a folder
-        ``OUT.checkpoints`` from which an interrupted run goes on. It may go on with another number of steps: the
+        ``OUT.checkpoints`` from which an interrupted run resumes. It may resume with another number of steps: the
         learning rate then follows the new plan, and the card says so.
     config : TrainingConfig, optional
         ``TrainingConfig.full()`` by default.
@@ -326,12 +329,8 @@ def train(
     -------
     dict
         The model card: what trained the weights, hours, hardware, curve and validation scores.
-
-    Notes
-    -----
-    Explained in chapter 5, "U-Net".
     """
-    config, out, commit = config or TrainingConfig.full(), Path(out), _commit()
+    config, out, commit = config or TrainingConfig.full(), Path(out), describe_commit()
     group = open_library(library)
     count = group["frame"].shape[0]
     split = count - max(1, round(config.validation * count))
@@ -350,14 +349,14 @@ def train(
         "hardware": f"{choose_device(device).type}, {torch.get_num_threads()} threads, {platform.machine()}",
         "torch": torch.__version__,
         "validation": scores,
-        "curve": np.round(_smooth(module.curve), 4).tolist(),
+        "curve": np.round(shorten_curve(module.curve), 4).tolist(),
     }
     save_weights(module.model, out)
     out.with_suffix(".json").write_text(json.dumps(card, indent=1), encoding="utf-8")
     return card
 
 
-def _commit() -> str | None:
+def describe_commit() -> str | None:
     """The checkout's commit, with a plus sign where files differ from it; None outside a checkout."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=12", "--dirty=+"]
     try:
@@ -401,7 +400,7 @@ def fit(module, crops, config, out, device="auto", workers=None, longest: timede
 
 
 @torch.inference_mode()
-def validate(model: torch.nn.Module, crops: Dataset) -> dict:
+def validate(model: torch.nn.Module, crops: LibraryCrops) -> dict:
     """Loss, mask IoU and binary pixel accuracy on crops never trained on, under the best assignment per crop."""
     model, layers = model.cpu().eval(), crops.library["mask"].shape[1]
     rows = []
@@ -409,7 +408,7 @@ def validate(model: torch.nn.Module, crops: Dataset) -> dict:
         image, truth = crops[i]
         logits = model(image[None])
         loss = permutation_loss(logits, truth[None], crops.config.window, layers).item()
-        rows.append((loss, *_mask_scores(logits[0, :layers] > 0, truth[:layers] > 0.5)))
+        rows.append((loss, *score_masks(logits[0, :layers] > 0, truth[:layers] > 0.5)))
     loss, iou, accuracy = np.mean(rows, axis=0)
     names = ("loss", "mask_iou", "pixel_accuracy")
     return {"crops": len(rows)} | {
@@ -417,7 +416,7 @@ def validate(model: torch.nn.Module, crops: Dataset) -> dict:
     }
 
 
-def _mask_scores(found, truth) -> tuple[float, float]:
+def score_masks(found, truth) -> tuple[float, float]:
     """IoU and pixel accuracy under the assignment with the higher IoU."""
     scores = []
     for order in itertools.permutations(range(len(truth))):
@@ -427,6 +426,6 @@ def _mask_scores(found, truth) -> tuple[float, float]:
     return max(scores)
 
 
-def _smooth(curve, points: int = 200) -> np.ndarray:
+def shorten_curve(curve, points: int = 200) -> np.ndarray:
     """Mean loss of successive stretches of the curve, at most ``points`` of them."""
     return np.array([np.mean(part) for part in np.array_split(curve, min(points, len(curve)))])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from typing import NamedTuple, SupportsFloat
 
 from .stored import StoredImage
 
@@ -25,9 +26,11 @@ SECONDS = {
 _RECIPROCAL = re.compile(r"^1\s*/|\^\s*-\s*1|⁻¹|\brad\b|mrad")
 
 
-def convert_scale(scale, unit: str | None, factors: dict[str, float]) -> float | None:
-    """`scale` in nm or s, or None if it or its unit says nothing."""
-    factor = factors.get(plain_unit(unit).lower())
+def convert_scale(scale: SupportsFloat | str | None, unit: str | None, factors: dict[str, float]) -> float | None:
+    """Convert `scale` to nm or s; None where the file gives no usable number or unit."""
+    factor = factors.get(normalize_unit(unit).lower())
+    if scale is None or factor is None:
+        return None
     try:
         value = float(scale) * factor
     except (TypeError, ValueError):
@@ -35,18 +38,18 @@ def convert_scale(scale, unit: str | None, factors: dict[str, float]) -> float |
     return value if math.isfinite(value) and value > 0 else None
 
 
-def plain_unit(unit) -> str:
-    """A unit in one spelling."""
+def normalize_unit(unit: object) -> str:
+    """Give a unit in one spelling."""
     # ImageJ escapes the micro sign; there are two of them in Unicode, and two ways to write the Å.
     unit = str(unit or "").strip().strip("\x00").replace("\\u00B5", "µ").replace("\\u00b5", "µ")
     return unit.replace("\u03bc", "µ").replace("\u212b", "Å")
 
 
 def find_pixel_size(image: StoredImage, name: str) -> float | None:
-    """Pixel size in nm, the same on both axes; None where the file carries none."""
-    if any(_RECIPROCAL.search(plain_unit(unit)) for _, unit in (image.y, image.x)):
+    """Pixel size of a file in nm, the same on both axes; None where the file carries none."""
+    if any(_RECIPROCAL.search(normalize_unit(unit)) for _, unit in (image.y, image.x)):
         raise ValueError(
-            f"{name} is a diffraction pattern (its pixels are in {plain_unit(image.x[1])}); give an image, "
+            f"{name} is a diffraction pattern (its pixels are in {normalize_unit(image.x[1])}); give an image, "
             "or pass pixel_size=... (nm) if this is wrong"
         )
     y, x = (convert_scale(*axis, NANOMETRES) for axis in (image.y, image.x))
@@ -60,19 +63,29 @@ def find_pixel_size(image: StoredImage, name: str) -> float | None:
     return (y + x) / 2
 
 
-PIXEL_SIZE = ("pixel size", "nm/pixel", "pixel_size=... (nm)")
-FRAME_TIME = ("frame time", "seconds", "frame_time=... (s)")
+class Quantity(NamedTuple):
+    """What messages say about a number that the user gives."""
+
+    name: str
+    unit: str
+    option: str
 
 
-def positive_or(default: float | None, value, quantity: tuple[str, str, str], name: str) -> float | None:
-    """`value` as a positive float, `default` where it is None."""
-    if value is None:
-        return default
+PIXEL_SIZE = Quantity("pixel size", "nm/pixel", "pixel_size=... (nm)")
+FRAME_TIME = Quantity("frame time", "seconds", "frame_time=... (s)")
+
+
+def override_scale(stored: float | None, given: object, quantity: Quantity, name: str) -> float | None:
+    """Take the `given` scale, which must be a positive number, or the `stored` one where none is given."""
+    if given is None:
+        return stored
     try:
-        number = float(value)
+        number = float(given)  # type: ignore[arg-type]  # whatever the user gave
     except (TypeError, ValueError):
         number = math.nan
     if not (math.isfinite(number) and number > 0):
-        what, unit, remedy = quantity
-        raise ValueError(f"{what} must be a positive number of {unit}, got {value} for {name}; pass {remedy}")
+        raise ValueError(
+            f"{quantity.name} must be a positive number of {quantity.unit}, got {given} for {name}; "
+            f"pass {quantity.option}"
+        )
     return number

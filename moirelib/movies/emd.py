@@ -11,37 +11,32 @@ import h5py
 import numpy as np
 from rsciio import emd
 
-from .calibration import SECONDS, plain_unit
-from .stored import StoredImage, axes_only, axis_scale, decoding, largest_signal, lazy_stack
-
-# --- EMD (HDF5): Velox and Berkeley ---------------------------------------------------------------------------------
-
-
-def read_emd(path: Path) -> StoredImage:
-    """The largest image of an EMD file."""
-    with decoding(path, "EMD"):
-        images = list(_emd_images(path).items())
-    best, part = largest_signal(images, lambda image: math.prod(image[1]), path)
-    name, shape = images[best]
-    if 0 in shape:
-        raise ValueError(f"{path.name} holds no frames (its shape is {shape}); record or export it again")
-    if len(shape) > 3:
-        raise ValueError(f"{path.name} has {len(shape)} dimensions {shape}; give a stack of images (t, y, x)")
-    with decoding(path, "EMD"):
-        axes = _velox_axes(path, name) if name.startswith(_VELOX_IMAGES) else _berkeley_axes(path, name)
-    stack = _stack_axis(axes) if len(axes) == 3 else None
-    plane = [i for i in range(len(axes)) if i != stack]
-    if str(axes[plane[0]]["name"]).lower() in ("x", "width"):
-        plane.reverse()
-    y, x = (axis_scale(axes[i]) for i in plane)
-    time = (1.0, None) if stack is None else axis_scale(axes[stack])
-    return StoredImage(_hdf5_frames(path, name, stack, tuple(plane)), y=y, x=x, t=time, part=part)
-
+from .calibration import SECONDS, normalize_unit
+from .stored import StoredImage, UnusableFile, choose_largest, get_scale, read_axes, stack_frames
 
 _VELOX_IMAGES = "Data/Image"
 
 
-def _emd_images(path: Path) -> dict[str, tuple[int, ...]]:
+def read_emd(path: Path) -> StoredImage:
+    """The largest image of an EMD file."""
+    images = list(_list_images(path).items())
+    best, part = choose_largest(images, lambda image: math.prod(image[1]), path)
+    name, shape = images[best]
+    if 0 in shape:
+        raise UnusableFile(f"{path.name} holds no frames (its shape is {shape}); record or export it again")
+    if len(shape) > 3:
+        raise UnusableFile(f"{path.name} has {len(shape)} dimensions {shape}; give a stack of images (t, y, x)")
+    axes = _read_velox_axes(path, name) if name.startswith(_VELOX_IMAGES) else _read_berkeley_axes(path, name)
+    stack = _find_stack_axis(axes) if len(axes) == 3 else None
+    plane = [i for i in range(len(axes)) if i != stack]
+    if str(axes[plane[0]]["name"]).lower() in ("x", "width"):
+        plane.reverse()
+    y, x = (get_scale(axes[i]) for i in plane)
+    time = (1.0, None) if stack is None else get_scale(axes[stack])
+    return StoredImage(_stack_images(path, name, stack, (plane[0], plane[1])), y=y, x=x, t=time, part=part)
+
+
+def _list_images(path: Path) -> dict[str, tuple[int, ...]]:
     """Shapes of the images and stacks in the file, by name."""
     names: list[str] = []
     with h5py.File(path, "r") as file:
@@ -58,9 +53,9 @@ def _is_berkeley(item: h5py.Dataset | h5py.Group) -> bool:
     return is_data and bool(item.parent.attrs.get("emd_group_type"))
 
 
-def _velox_axes(path: Path, name: str) -> list[dict]:
+def _read_velox_axes(path: Path, name: str) -> list[dict]:
     """Axes as stored: y, x, frame. RosettaSciIO gives frame, y, x, and leaves out an only frame."""
-    images = axes_only(emd.file_reader, path, select_type="images")
+    images = read_axes(emd.file_reader, path, select_type="images")
     with h5py.File(path, "r") as file:
         index = list(file[_VELOX_IMAGES]).index(name.split("/")[2])
     axes = images[index]
@@ -68,20 +63,20 @@ def _velox_axes(path: Path, name: str) -> list[dict]:
     return [*axes[-2:], frame]
 
 
-def _berkeley_axes(path: Path, name: str) -> list[dict]:
+def _read_berkeley_axes(path: Path, name: str) -> list[dict]:
     """Axes as stored. RosettaSciIO turns their order round, unless the file counts them from dim0."""
-    axes = axes_only(emd.file_reader, path, dataset_path=[name])[0]
+    axes = read_axes(emd.file_reader, path, dataset_path=[name])[0]
     with h5py.File(path, "r") as file:
         as_stored = "dim0" in file[name].parent or name.endswith("/datacube")
     return axes if as_stored else axes[::-1]
 
 
-def _stack_axis(axes: list[dict]) -> int:
+def _find_stack_axis(axes: list[dict]) -> int:
     """Index of the axis along which the frames lie: the one marked so, in time, or neither x nor y; else the first."""
     names = [str(axis.get("name")).lower() for axis in axes]
     for candidates in (
         [i for i, axis in enumerate(axes) if axis.get("navigate")],
-        [i for i, axis in enumerate(axes) if plain_unit(axis.get("units")).lower() in SECONDS],
+        [i for i, axis in enumerate(axes) if normalize_unit(axis.get("units")).lower() in SECONDS],
         [i for i, name in enumerate(names) if name in ("t", "time", "frame", "frames")],
         [i for i, name in enumerate(names) if name not in ("x", "y", "width", "height")],
     ):
@@ -90,15 +85,16 @@ def _stack_axis(axes: list[dict]) -> int:
     return 0
 
 
-def _hdf5_frames(path: Path, name: str, stack: int | None, plane: tuple[int, int]) -> da.Array:
+def _stack_images(path: Path, name: str, stack: int | None, plane: tuple[int, int]) -> da.Array:
+    """Frames of dataset `name`, lazily: `stack` and `plane` are the axes that hold t and (y, x)."""
     with h5py.File(path, "r") as file:
         shape, dtype = file[name].shape, file[name].dtype
     n = 1 if stack is None else shape[stack]
-    read = partial(_read_hdf5_frame, path, name, stack, plane[0] > plane[1])
-    return lazy_stack(read, (n, shape[plane[0]], shape[plane[1]]), dtype)
+    read = partial(_read_frame, path, name, stack, plane[0] > plane[1])
+    return stack_frames(read, (n, shape[plane[0]], shape[plane[1]]), dtype)
 
 
-def _read_hdf5_frame(path: Path, name: str, stack: int | None, transpose: bool, i: int) -> np.ndarray:
+def _read_frame(path: Path, name: str, stack: int | None, transpose: bool, i: int) -> np.ndarray:
     with h5py.File(path, "r") as file:
         dataset = file[name]
         where = tuple(i if axis == stack else slice(None) for axis in range(dataset.ndim))

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import dask.array as da
 import numpy as np
 
-from .calibration import FRAME_TIME, PIXEL_SIZE, SECONDS, convert_scale, find_pixel_size, positive_or
+from .calibration import FRAME_TIME, PIXEL_SIZE, SECONDS, convert_scale, find_pixel_size, override_scale
 from .stored import StoredImage, describe_error
 
-__all__ = ["Movie", "checked_frame"]
+__all__ = ["Movie"]
 
 
 @dataclass(frozen=True, eq=False)  # two lazy movies cannot be compared without reading both
@@ -56,32 +56,14 @@ class Movie:
         try:
             # In this thread: one frame is one read, and the caller may itself be a Dask task.
             image = lazy.compute(scheduler="synchronous")
-        except Exception as error:  # every decoder fails in its own way on damaged data
+        except Exception as error:  # each decoder raises its own errors on damaged data
             raise OSError(f"frame {i} of {self.name} cannot be read ({describe_error(error)})") from error
-        return checked_frame(image, self.name, i)
+        return _check_frame(image, self.name, i)
 
 
-def checked_frame(image: np.ndarray, name: str, i: int) -> np.ndarray:
-    """`image` as float32, if something can be seen in it.
-
-    Parameters
-    ----------
-    image : ndarray, shape (y, x)
-    name : str
-        Name of the movie, for the message.
-    i : int
-        Number of the frame, for the message.
-
-    Returns
-    -------
-    ndarray of float32, shape (y, x)
-
-    Raises
-    ------
-    ValueError
-        If `image` holds NaN or infinite values, or the same value everywhere.
-    """
-    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes inf and is reported as such
+def _check_frame(image: np.ndarray, name: str, i: int) -> np.ndarray:
+    """Give `image` as float32, and refuse one in which nothing can be seen."""
+    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite and is refused below
         image = np.asarray(image, dtype=np.float32)
     if not np.isfinite(image).all():
         raise ValueError(f"frame {i} of {name} holds NaN or infinite values; replace them or leave this frame out")
@@ -90,18 +72,22 @@ def checked_frame(image: np.ndarray, name: str, i: int) -> np.ndarray:
     return image
 
 
-def make_movie(image: StoredImage, name: str, pixel_size: float | None, frame_time: float | None) -> Movie:
+def make_movie(
+    image: StoredImage, name: str, pixel_size: float | None = None, frame_time: float | None = None
+) -> Movie:
+    """Make a movie of what a reader found in a file; given scales override those of the file."""
     name = f"{name} {image.part}".strip()
-    if pixel_size is None:
-        pixel_size = find_pixel_size(image, name)
-    else:
-        pixel_size = positive_or(None, pixel_size, PIXEL_SIZE, name)
-    frame_time = positive_or(convert_scale(*image.t, SECONDS), frame_time, FRAME_TIME, name)
-    return Movie(_frames(image.data, name), pixel_size, frame_time, name)
+    stored = find_pixel_size(image, name) if pixel_size is None else None
+    return Movie(
+        _make_stack(image.data, name),
+        override_scale(stored, pixel_size, PIXEL_SIZE, name),
+        override_scale(convert_scale(*image.t, SECONDS), frame_time, FRAME_TIME, name),
+        name,
+    )
 
 
-def _frames(data: da.Array | np.ndarray, name: str) -> da.Array:
-    """Check that `data` is a grey movie and give it as (t, y, x), native, one frame a chunk."""
+def _make_stack(data: da.Array | np.ndarray, name: str) -> da.Array:
+    """Give `data` as (t, y, x) in native byte order, one frame a chunk; refuse what is not a grey movie."""
     if data.dtype.names or (data.ndim >= 3 and data.shape[-1] in (3, 4)):
         raise ValueError(f"{name} is in colour (RGB); convert it to grey values, best export the original data")
     if data.dtype.kind == "c":
@@ -116,7 +102,7 @@ def _frames(data: da.Array | np.ndarray, name: str) -> da.Array:
     if 0 in data.shape:
         raise ValueError(f"{name} holds no frames (its shape is {data.shape}); record or export it again")
     data = data[None] if data.ndim == 2 else data
-    if not isinstance(data, da.Array):
-        data = da.from_array(data, chunks=(1, -1, -1), name=False)  # a name by content would read all of it
-    wanted = np.dtype(np.uint8) if data.dtype.kind == "b" else data.dtype.newbyteorder("=")
-    return data.rechunk((1, -1, -1)).astype(wanted, copy=False)
+    # Without a name, or Dask would read all of the array to make one.
+    lazy = data if isinstance(data, da.Array) else da.from_array(data, chunks=(1, -1, -1), name=False)
+    wanted = np.dtype(np.uint8) if lazy.dtype.kind == "b" else lazy.dtype.newbyteorder("=")
+    return lazy.rechunk((1, -1, -1)).astype(wanted, copy=False)

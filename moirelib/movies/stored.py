@@ -1,4 +1,4 @@
-"""Frames in a file, read one by one when they are looked at; errors of damaged files."""
+"""What a reader gives, and what readers share: lazy frames, and plain errors for damaged files."""
 
 from __future__ import annotations
 
@@ -6,33 +6,39 @@ import contextlib
 import gc
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import dask.array as da
 import numpy as np
 
-# --- From what a file holds to a Movie ------------------------------------------------------------------------------
+Scale = tuple[Any, str | None]  # size of a step and its unit, as the file gives them
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
 class StoredImage:
-    """One image or stack as its file describes it; scales are (size of a step, unit)."""
+    """One image or stack as its file describes it."""
 
     data: da.Array | np.ndarray  # (t, y, x) or (y, x)
-    y: tuple[float, str | None] = (1.0, None)
-    x: tuple[float, str | None] = (1.0, None)
-    t: tuple[float, str | None] = (1.0, None)
+    y: Scale = (1.0, None)
+    x: Scale = (1.0, None)
+    t: Scale = (1.0, None)
     part: str = ""  # "[2 of 3]" in a file of several images
 
 
-# --- Helpers of the readers -----------------------------------------------------------------------------------------
+# --- Errors -----------------------------------------------------------------------------------------------------------
+
+
+class UnusableFile(Exception):
+    """A reader understood the file, but it holds no movie; the message names the file and says what to do."""
 
 
 @contextlib.contextmanager
-def decoding(path: Path, kind: str):
-    """Turn whatever a decoder throws at a bad file into one line, and keep it from talking."""
+def explain_errors(path: Path, kind: str) -> Iterator[None]:
+    """Turn every error of a decoder into a ValueError of one line, and silence its warnings and log."""
     loggers = [logging.getLogger(name) for name in ("tifffile", "rsciio")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -43,7 +49,9 @@ def decoding(path: Path, kind: str):
             yield
     except PermissionError:
         raise
-    except Exception as error:  # struct.error, KeyError, IndexError, ...: every decoder fails in its own way
+    except UnusableFile as error:
+        raise ValueError(str(error)) from error.__cause__
+    except Exception as error:  # struct.error, KeyError, IndexError, ...: each decoder raises its own
         raise ValueError(
             f"{path.name} cannot be read as {kind}: damaged, truncated or not such a file ({describe_error(error)})"
         ) from error
@@ -58,14 +66,17 @@ def describe_error(error: Exception) -> str:
     return text if len(text) <= 160 else text[:157] + "..."
 
 
-def require_size(path: Path, size: int) -> None:
+def require_size(path: Path, size: float) -> None:
     """Refuse a file that ends before its last frame."""
     if path.stat().st_size < size:
-        raise ValueError(f"{path.name} is truncated: it ends before its last frame; copy or export it again")
+        raise UnusableFile(f"{path.name} is truncated: it ends before its last frame; copy or export it again")
 
 
-def lazy_stack(read_frame: Callable[[int], np.ndarray], shape: tuple[int, int, int], dtype: np.dtype) -> da.Array:
-    """Dask array of frames, each read from the file when it is asked for."""
+# --- Frames -----------------------------------------------------------------------------------------------------------
+
+
+def stack_frames(read_frame: Callable[[int], np.ndarray], shape: tuple[int, int, int], dtype: np.dtype) -> da.Array:
+    """Dask array of frames (t, y, x); each is read from the file when someone looks at it."""
     n, height, width = shape
     if 0 in shape:
         return da.empty(shape, dtype=dtype)
@@ -78,17 +89,17 @@ def lazy_stack(read_frame: Callable[[int], np.ndarray], shape: tuple[int, int, i
     )
 
 
-def _read_block(read_frame: Callable[[int], np.ndarray], block_id=None) -> np.ndarray:
+def _read_block(read_frame: Callable[[int], np.ndarray], block_id: tuple[int, ...]) -> np.ndarray:
     return read_frame(block_id[0])[None]
 
 
 @dataclass(frozen=True)
 class StoredFrames:
-    """Reads frame `i` of those that lie uncompressed at `offsets` in a file."""
+    """Frames that lie uncompressed in a file; calling it with `i` reads frame `i`."""
 
     path: Path
-    offsets: tuple[int, ...] | range
-    shape: tuple[int, int]
+    offsets: Sequence[int]  # where each frame begins, in bytes
+    shape: tuple[int, int]  # (y, x)
     dtype: np.dtype  # as stored, byte order included
 
     def __call__(self, i: int) -> np.ndarray:
@@ -97,20 +108,23 @@ class StoredFrames:
         frame = np.fromfile(self.path, self.dtype, count, offset=self.offsets[i]).reshape(self.shape)
         return frame.astype(self.dtype.newbyteorder("="), copy=False)
 
-    def movie(self) -> da.Array:
-        """All of them, lazily."""
-        return lazy_stack(self, (len(self.offsets), *self.shape), self.dtype.newbyteorder("="))
+    def stack(self) -> da.Array:
+        """All frames, lazily."""
+        return stack_frames(self, (len(self.offsets), *self.shape), self.dtype.newbyteorder("="))
 
 
-def largest_signal(images: list, size: Callable, path: Path) -> tuple[int, str]:
+# --- Files of several images, and RosettaSciIO ------------------------------------------------------------------------
+
+
+def choose_largest(images: Sequence[Item], size: Callable[[Item], int], path: Path) -> tuple[int, str]:
     """Index of the largest image, and "[2 of 3]" if there are several."""
     if not images:
-        raise ValueError(f"{path.name} holds no image")
+        raise UnusableFile(f"{path.name} holds no image")
     best = max(range(len(images)), key=lambda i: size(images[i]))
     return best, f"[{best + 1} of {len(images)}]" if len(images) > 1 else ""
 
 
-def axes_only(read: Callable[..., list[dict]], path: Path, **options) -> list[list[dict]]:
+def read_axes(read: Callable[..., list[dict]], path: Path, **options: Any) -> list[list[dict]]:
     """Axes of each image according to a reader of RosettaSciIO, without its pixels."""
     try:
         return [signal["axes"] for signal in read(str(path), lazy=True, **options)]
@@ -118,6 +132,6 @@ def axes_only(read: Callable[..., list[dict]], path: Path, **options) -> list[li
         gc.collect()  # the reader leaves the file open, in a reference cycle; on Windows nobody could replace it
 
 
-def axis_scale(axis: dict) -> tuple[float, str | None]:
+def get_scale(axis: dict) -> Scale:
     """Scale and unit of an axis of RosettaSciIO."""
     return axis.get("scale", 1.0), axis.get("units")

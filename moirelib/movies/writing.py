@@ -2,134 +2,36 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tifffile
 
-from .calibration import FRAME_TIME, PIXEL_SIZE, positive_or
+from .calibration import FRAME_TIME, PIXEL_SIZE, override_scale
 
-__all__ = ["LayerMovieWriter", "write_layer_movie"]
-
-
-# --- Writing layer movies -------------------------------------------------------------------------------------------
-
-
-class LayerMovieWriter:
-    """Writes a layer movie frame by frame into a TIFF file that Fiji opens with the right scale.
-
-    Memory does not grow with the number of frames, which need not be known beforehand. The file appears under its
-    name only when it is complete; if the ``with`` block fails, none is left.
-
-    Parameters
-    ----------
-    path : path-like
-        File to write; an older one is replaced.
-    pixel_size : float
-        In nm/pixel.
-    frame_time : float, optional
-        Time between frames in s.
-
-    Notes
-    -----
-    ``tifffile.imread`` and `read_movie` give ``(t, y, x)``, for one frame too. Beyond 4 GB only the first page is
-    described in the file, as ImageJ itself does it: Fiji, tifffile and `read_movie` find all frames.
-
-    Examples
-    --------
-    >>> with LayerMovieWriter("layer_1.tif", pixel_size=2.5) as layer:  # doctest: +SKIP
-    ...     for frame in frames:
-    ...         layer.write(frame)
-    """
-
-    def __init__(self, path: str | os.PathLike, pixel_size: float, frame_time: float | None = None):
-        self.path = Path(path)
-        name = self.path.name
-        if pixel_size is None:
-            raise ValueError(f"pixel size is missing for {name}; pass pixel_size=... (nm)")
-        self.pixel_size = positive_or(None, pixel_size, PIXEL_SIZE, name)
-        self.frame_time = positive_or(None, frame_time, FRAME_TIME, name)
-        self._part = self.path.with_name(name + ".part")
-        self._tiff: tifffile.TiffWriter | None = None
-        self._first: np.ndarray | None = None  # held back until it is known whether a second one comes
-        self._shape: tuple[int, ...] | None = None
-
-    def __enter__(self) -> LayerMovieWriter:
-        self._tiff = tifffile.TiffWriter(self._part, imagej=True)
-        return self
-
-    def write(self, frame: np.ndarray) -> None:
-        """Append one frame, a uint8 array (y, x)."""
-        frame = np.asarray(frame)
-        if frame.dtype != np.uint8 or frame.ndim != 2 or frame.shape != (self._shape or frame.shape):
-            raise ValueError(
-                f"frames of {self.path.name} must be uint8 (y, x) arrays of one size, "
-                f"got {frame.dtype} {frame.shape} after {self._shape}"
-            )
-        if self._shape is None:
-            self._first = frame.copy()
-        else:
-            self._flush_first()
-            self._append(frame)
-        self._shape = frame.shape
-
-    def _flush_first(self) -> None:
-        if self._first is not None:
-            self._append(self._first)
-            self._first = None
-
-    def _append(self, frame: np.ndarray) -> None:
-        # As (z, c, y, x, s) frames count as time; a bare (y, x) would count as a channel.
-        frame = frame[None, None, :, :, None]
-        self._tiff.write(frame, contiguous=True, metadata=self._metadata, **self._scale)
-
-    @property
-    def _metadata(self) -> dict:
-        return {"unit": "nm"} | ({} if self.frame_time is None else {"finterval": self.frame_time})
-
-    @property
-    def _scale(self) -> dict:
-        return {"resolution": (1 / self.pixel_size, 1 / self.pixel_size), "resolutionunit": 1, "software": False}
-
-    def __exit__(self, kind, error, traceback) -> None:
-        single = self._first is not None
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # "truncating ImageJ file" above 4 GB: see Notes
-                self._tiff.close()
-            if kind is None and self._shape is None:
-                raise ValueError(f"{self.path.name} would hold no frames; nothing was written")
-            if kind is None:
-                if single:
-                    self._write_single()
-                os.replace(self._part, self.path)
-        finally:
-            self._part.unlink(missing_ok=True)
-
-    def _write_single(self) -> None:
-        """Describe one frame twice: to tifffile, which then reads (1, y, x), and to ImageJ, which heeds the last."""
-        shape = json.dumps({"shape": [1, *self._shape], "axes": "TYX"})
-        imagej = "".join(f"{key}={value}\n" for key, value in {"ImageJ": "1.11a", **self._metadata}.items())
-        descriptions = [(270, "s", 0, text, True) for text in (shape, imagej)]
-        with tifffile.TiffWriter(self._part, ome=False) as tiff:
-            tiff.write(self._first, metadata=None, extratags=descriptions, **self._scale)
+__all__ = ["write_layer_movie"]
 
 
 def write_layer_movie(
-    path: str | os.PathLike, frames: Iterable[np.ndarray], pixel_size: float, frame_time: float | None = None
+    path: str | os.PathLike[str],
+    frames: Iterable[np.ndarray],
+    pixel_size: float | None,
+    frame_time: float | None = None,
 ) -> None:
-    """Write a layer movie as a TIFF file that Fiji opens with the right scale.
+    """Write a layer movie, frame by frame, as a TIFF file that Fiji opens with the right scale.
 
     Parameters
     ----------
     path : path-like
-        File to write; it appears only when it is complete.
-    frames : iterable of ndarray of uint8, or array (t, y, x)
-        Lazy arrays are computed frame by frame.
+        File to write; an older one is replaced. It appears only when it is complete.
+    frames : iterable of ndarray of uint8, each (y, x), or array (t, y, x)
+        A generator or a lazy array is written without holding more than a few frames in memory.
     pixel_size : float
         In nm/pixel.
     frame_time : float, optional
@@ -142,10 +44,64 @@ def write_layer_movie(
     OSError
         If the file cannot be written.
 
-    See Also
-    --------
-    LayerMovieWriter : the same for frames that come one at a time.
+    Notes
+    -----
+    ``tifffile.imread`` and `read_movie` give ``(t, y, x)``, for one frame too. Beyond 4 GB only the first page is
+    described in the file, as ImageJ itself does it: Fiji, tifffile and `read_movie` find all frames.
     """
-    with LayerMovieWriter(path, pixel_size, frame_time) as movie:
-        for frame in frames:
-            movie.write(frame)
+    path = Path(path)
+    pixel_size = override_scale(None, pixel_size, PIXEL_SIZE, path.name)
+    frame_time = override_scale(None, frame_time, FRAME_TIME, path.name)
+    if pixel_size is None:
+        raise ValueError(f"pixel size is missing for {path.name}; pass pixel_size=... (nm)")
+    images = _check_frames(frames, path.name)
+    first = list(itertools.islice(images, 2))
+    if not first:
+        raise ValueError(f"{path.name} would hold no frames; nothing was written")
+    alone, size = len(first) == 1, first[0].shape
+    images = itertools.chain(first, images)
+    del first  # or the first frames would stay in memory
+    shape, tags = _describe_single(size, frame_time) if alone else _describe_many(size, frame_time)
+    tags |= {"resolution": (1 / pixel_size, 1 / pixel_size), "resolutionunit": 1, "software": False}
+    part = path.with_name(path.name + ".part")
+    try:
+        with warnings.catch_warnings(), tifffile.TiffWriter(part, imagej=not alone) as tiff:
+            warnings.filterwarnings("ignore", ".*truncating ImageJ file")  # beyond 4 GB: see Notes
+            for image in images:
+                tiff.write(image.reshape(shape), contiguous=True, **tags)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _check_frames(frames: Iterable[np.ndarray], name: str) -> Iterator[np.ndarray]:
+    """Pass frames on, and refuse one that is not uint8 or of another size."""
+    shape = None
+    for frame in frames:
+        image = np.asarray(frame)
+        if image.dtype != np.uint8 or image.ndim != 2 or image.shape != (shape or image.shape):
+            raise ValueError(
+                f"frames of {name} must be uint8 (y, x) arrays of one size, "
+                f"got {image.dtype} {image.shape} after {shape}"
+            )
+        shape = image.shape
+        yield image
+
+
+def _describe_many(size: tuple[int, int], frame_time: float | None) -> tuple[tuple[int, ...], dict[str, Any]]:
+    """Shape in which tifffile is given each of several frames, and the metadata for `TiffWriter.write`."""
+    # As (z, c, y, x, s) frames count as time; a bare (y, x) would count as a slice.
+    return (1, 1, *size, 1), {"metadata": _describe_units(frame_time)}
+
+
+def _describe_single(size: tuple[int, int], frame_time: float | None) -> tuple[tuple[int, ...], dict[str, Any]]:
+    """The same for a movie of one frame: described to ImageJ alone, tifffile would read it as (y, x)."""
+    shape = (1, *size)
+    for_tifffile = json.dumps({"shape": shape, "axes": "TYX"})
+    for_imagej = tifffile.imagej_description((1, 1, 1, *size, 1), **_describe_units(frame_time))
+    # In this order, as ImageJ heeds the last description.
+    return shape, {"metadata": None, "extratags": [(270, "s", 0, text, True) for text in (for_tifffile, for_imagej)]}
+
+
+def _describe_units(frame_time: float | None) -> dict[str, Any]:
+    return {"unit": "nm"} | ({} if frame_time is None else {"finterval": frame_time})

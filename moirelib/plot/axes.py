@@ -1,20 +1,60 @@
-"""What figures share: colours of the layers, axes, scale bars."""
+"""What figures share: colours of the layers, axes in nm or pixels, scale bars."""
 
 from __future__ import annotations
 
+import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 __all__ = ["LAYER_COLORS"]
 
 
-#: Layer 1 and layer 2 in figures: Okabe and Ito's blue and orange, told apart by colour-blind readers too.
+#: Layer 1 and layer 2 in figures: Okabe and Ito's blue and orange, which colour-blind readers can tell apart.
 LAYER_COLORS = ("#0072B2", "#E69F00")
 OUTLINES = (*LAYER_COLORS, "#009E73", "#CC79A7")  # with Okabe and Ito's green and purple for layers 3 and 4
 
 
-def dress_map(ax, sites, title):
-    """Equal axes in nm around the sites, y downwards as in an image."""
+def choose_axes(ax: Axes | None) -> Axes:
+    """The axes given, or the current ones."""
+    return plt.gca() if ax is None else ax
+
+
+def choose_color(layer: int) -> str:
+    """Colour of a layer, counted from 1."""
+    return OUTLINES[(layer - 1) % len(OUTLINES)]
+
+
+def find_spacing(points: np.ndarray) -> float:
+    """Median distance of nearest neighbours, in the unit of the points (n, 2); 1 for a point alone."""
+    from scipy.spatial import cKDTree  # slow to import, seldom needed
+
+    return float(np.median(cKDTree(points).query(points, k=2)[0][:, 1])) if len(points) > 1 else 1.0
+
+
+def place_table(table: pd.DataFrame, ax: Axes | None, pixel_size: float | None) -> tuple[Axes, np.ndarray]:
+    """Axes, and the places (n, 2) of a table's rows in them as (y, x)."""
+    ax = choose_axes(ax)
+    return ax, place_points(table[["y_nm", "x_nm"]].to_numpy(float), ax, pixel_size)
+
+
+def place_points(points: np.ndarray, ax: Axes, pixel_size: float | None) -> np.ndarray:
+    """Points in nm as pixels of a micrograph in `ax`; or in nm, on axes made for that, without a pixel size."""
+    if pixel_size is not None:
+        return points / pixel_size
+    if not ax.has_data():
+        ax.set(aspect="equal", xlabel="x / nm", ylabel="y / nm")
+        ax.invert_yaxis()
+    known = points[np.isfinite(points).all(axis=1)]
+    if len(known):
+        ax.update_datalim(known[:, ::-1])
+        ax.autoscale_view()
+    return points
+
+
+def finish_map(ax: Axes, sites: np.ndarray, title: str) -> Axes:
+    """Set equal axes in nm around the sites (n, 2), y downwards as in an image."""
     low, high = sites.min(axis=0), sites.max(axis=0)
     rim = 0.05 * max(high - low)
     ax.set(xlim=(low[1] - rim, high[1] + rim), ylim=(high[0] + rim, low[0] - rim), aspect="equal")
@@ -23,24 +63,25 @@ def dress_map(ax, sites, title):
     return ax
 
 
-def dress(ax, shape, pixel_size, scale_bar, title):
-    """Title, no ticks, scale bar."""
+def finish_image(ax: Axes, shape: tuple[int, ...], pixel_size: float, scale_bar: bool, title: str) -> Axes:
+    """Set the limits of an image (y, x), its title and scale bar; remove the ticks."""
     ax.set(xticks=[], yticks=[], xlim=(-0.5, shape[1] - 0.5), ylim=(shape[0] - 0.5, -0.5))
     if title:
         ax.set_title(title, fontsize=10)
     if scale_bar:
-        _scale_bar(ax, shape, pixel_size)
+        _draw_scale_bar(ax, shape, pixel_size)
     return ax
 
 
-def _scale_bar(ax, shape, pixel_size) -> None:
-    """A white bar of 1, 2 or 5 times a power of ten nm with its length, in a dark corner box."""
+def _draw_scale_bar(ax: Axes, shape: tuple[int, ...], pixel_size: float) -> None:
+    """Draw a white bar with its length, 1, 2 or 5 times a power of ten nm, in a dark box in the corner."""
     goal = 0.22 * shape[1] * pixel_size
     power = 10.0 ** np.floor(np.log10(goal))
     length = max(m for m in (1, 2, 5) if m * power <= goal) * power
     x, y, width = 0.06 * shape[1], 0.955 * shape[0], length / pixel_size
-    box = {"facecolor": "black", "alpha": 0.6, "edgecolor": "none", "zorder": 3}
-    ax.add_patch(Rectangle((0.03 * shape[1], 0.85 * shape[0]), width + 0.06 * shape[1], 0.125 * shape[0], **box))
+    box = Rectangle((0.03 * shape[1], 0.85 * shape[0]), width + 0.06 * shape[1], 0.125 * shape[0])
+    box.set(facecolor="black", alpha=0.6, edgecolor="none", zorder=3)
+    ax.add_patch(box)
     bar = Rectangle((x, y - 0.018 * shape[0]), width, 0.018 * shape[0], color="white", linewidth=0, zorder=4)
     ax.add_patch(bar)
     label = f"{length:g} nm"

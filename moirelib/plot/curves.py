@@ -2,36 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import cycle
+from typing import TYPE_CHECKING
 
-import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
 
-from .axes import LAYER_COLORS, OUTLINES
-from .maps import place_table
+from .axes import LAYER_COLORS, OUTLINES, choose_axes, place_table
+
+if TYPE_CHECKING:
+    from ..crystal.brillouin import SymmetryPath
 
 __all__ = ["show_dispersion", "show_fronts", "show_sizes"]
 
 
-def show_dispersion(phonons, ax=None, theory=None, path=None):
+def show_dispersion(
+    phonons: pd.DataFrame,
+    ax: Axes | None = None,
+    theory: Callable[[np.ndarray], np.ndarray] | None = None,
+    path: SymmetryPath | None = None,
+) -> Axes:
     """Draw a phonon dispersion along Γ-M-K-Γ, with its fit and a theory.
 
     Parameters
     ----------
     phonons : pandas.DataFrame
         Of `moirelib.analysis.dispersion`.
-    ax : matplotlib.axes.Axes, optional
-        Drawn into; the current axes by default.
     theory : callable, optional
         Gives D(q), shape (m, 2, 2) in kT/nm², for wave vectors (m, 2); its two stiffnesses are drawn in black.
     path : moirelib.crystal.SymmetryPath, optional
         Where the theory is drawn; at the table's wave vectors by default.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
     """
-    ax = plt.gca() if ax is None else ax
+    ax = choose_axes(ax)
     for branch, color, marker in zip(("longitudinal", "transverse"), LAYER_COLORS, "os", strict=True):
         rows = phonons[phonons["branch"] == branch]
         distance, stiffness = rows["distance_per_nm"], rows["stiffness_kt_nm2"]
@@ -58,25 +62,21 @@ def show_dispersion(phonons, ax=None, theory=None, path=None):
 # --- Growth ---
 
 
-def show_sizes(sizes, ax=None, frame_time: float | None = None, column: str = "number"):
+def show_sizes(
+    sizes: pd.DataFrame, ax: Axes | None = None, frame_time: float | None = None, column: str = "number"
+) -> Axes:
     """Draw the size of every layer against time.
 
     Parameters
     ----------
     sizes : pandas.DataFrame
         From `moirelib.analysis.size_table`.
-    ax : matplotlib.axes.Axes, optional
-        The current axes by default.
     frame_time : float, optional
         In s; without it time is in frames.
     column : str
         ``number``, ``area_nm2`` or ``radius_nm``.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
     """
-    ax = plt.gca() if ax is None else ax
+    ax = choose_axes(ax)
     for (layer, rows), color in zip(sizes.groupby("layer"), cycle(OUTLINES)):
         ax.plot(rows["frame"] * (frame_time or 1), rows[column], color=color, label=f"layer {layer}")
     names = {"number": "particles", "area_nm2": "area / nm²", "radius_nm": "radius / nm"}
@@ -86,23 +86,15 @@ def show_sizes(sizes, ax=None, frame_time: float | None = None, column: str = "n
     return ax
 
 
-def show_fronts(fronts, ax=None, every: int = 10, colorbar: bool = True):
-    """Draw the front of a layer as closed lines, one for every so many frames, coloured by the frame.
+def show_fronts(fronts: pd.DataFrame, ax: Axes | None = None, every: int = 10, colorbar: bool = True) -> Axes:
+    """Draw the front of a layer in every n-th frame as a closed line, coloured by the frame.
 
     Parameters
     ----------
     fronts : pandas.DataFrame
-        Of one layer, from `moirelib.analysis.front_table`. Directions in which the front is out of view break the line.
-    ax : matplotlib.axes.Axes, optional
-        The current axes by default.
+        Of one layer, from `moirelib.analysis.front_table`. The line has gaps where the front is out of view.
     every : int
-        Frames from line to line.
-    colorbar : bool
-        Draw a colour bar.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
+        Frames from one line to the next.
     """
     from matplotlib.collections import LineCollection
 

@@ -2,91 +2,87 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import cycle
+from typing import TYPE_CHECKING, Any, cast
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from numpy.typing import ArrayLike
 
-from .axes import LAYER_COLORS, OUTLINES, dress, dress_map
+from .axes import LAYER_COLORS, OUTLINES, choose_axes, choose_color, finish_image, finish_map
+
+if TYPE_CHECKING:
+    from matplotlib.animation import FuncAnimation
+    from matplotlib.artist import Artist
+    from matplotlib.figure import Figure
+
+    from ..movies.movie import Movie
 
 __all__ = ["animate_tracks", "show_frame", "show_layers", "show_library", "show_particles", "show_split", "show_tracks"]
 
 
-def show_frame(frame, pixel_size: float, ax=None, scale_bar: bool = True, title: str = ""):
+def show_frame(
+    frame: ArrayLike, pixel_size: float, ax: Axes | None = None, scale_bar: bool = True, title: str = ""
+) -> Axes:
     """Show a micrograph in grey with a scale bar.
 
     Parameters
     ----------
     frame : array_like, shape (y, x)
         Grey range from the 0.5th to the 99.5th percentile.
-    pixel_size : float
-        In nm/pixel.
-    ax : matplotlib.axes.Axes, optional
-        Drawn into; the current axes by default.
-    scale_bar : bool
-        Draw a scale bar of a round length near a fifth of the width.
-    title : str
-        Title above the image.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
     """
-    ax = plt.gca() if ax is None else ax
+    ax, frame = choose_axes(ax), np.asarray(frame)
     low, high = np.percentile(frame, [0.5, 99.5])
     high = high if high > low else low + 1
     ax.imshow(frame, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
-    return dress(ax, np.shape(frame), pixel_size, scale_bar, title)
+    return finish_image(ax, frame.shape, pixel_size, scale_bar, title)
 
 
-def show_layers(layers, pixel_size: float, ax=None, scale_bar: bool = True, title: str = ""):
-    """Show two layers in their colours, added up: blue, orange, and light where both are.
+def show_layers(
+    layers: ArrayLike, pixel_size: float, ax: Axes | None = None, scale_bar: bool = True, title: str = ""
+) -> Axes:
+    """Show two layers in their colours, added up: blue, orange, and a light tone where both are.
 
     Parameters
     ----------
     layers : array_like, shape (2, y, x)
         Covered fraction or probability: integers from 0 to 255, or floats from 0 to 1.
-    pixel_size, ax, scale_bar, title
-        As in `show_frame`.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
     """
     from matplotlib.colors import to_rgb
 
-    ax = plt.gca() if ax is None else ax
+    ax = choose_axes(ax)
     layers = np.asarray(layers)
     layers = layers.astype(float) if layers.dtype == bool else layers
     layers = np.clip(layers / (1.0 if np.issubdtype(layers.dtype, np.floating) else 255.0), 0, 1)
     colors = np.array([to_rgb(c) for c in LAYER_COLORS])
     ax.imshow(np.clip(np.tensordot(layers, colors, axes=(0, 0)), 0, 1), interpolation="nearest")
-    return dress(ax, layers.shape[1:], pixel_size, scale_bar, title)
+    return finish_image(ax, layers.shape[1:], pixel_size, scale_bar, title)
 
 
-def show_particles(particles, ax=None, pixel_size: float | None = None, layer: int | None = None, **style):
+def show_particles(
+    particles: pd.DataFrame,
+    ax: Axes | None = None,
+    pixel_size: float | None = None,
+    layer: int | None = None,
+    **style: Any,
+) -> Axes:
     """Draw particles of a table as circles of their diameter, in their layer's colour.
 
     Parameters
     ----------
     particles : pandas.DataFrame
         One frame: ``layer, y, x`` (px) and ``diameter_nm``.
-    ax : matplotlib.axes.Axes, optional
-        Drawn over what it shows, in pixels.
     pixel_size : float, optional
         In nm/pixel; without it particles are dots.
-    layer : int, optional
-        Only this layer.
     **style
         Of `matplotlib.collections.EllipseCollection`, or of `Axes.scatter` for dots.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
     """
     from matplotlib.collections import EllipseCollection
 
-    ax = plt.gca() if ax is None else ax
+    ax = choose_axes(ax)
     for number, color in enumerate(LAYER_COLORS, start=1):
         rows = particles[particles["layer"] == number]
         if rows.empty or layer not in (None, number):
@@ -104,8 +100,14 @@ def show_particles(particles, ax=None, pixel_size: float | None = None, layer: i
     return ax
 
 
-def show_split(frame, layers, pixel_size: float, axes=None, particles=None):
-    """Raw frame, layer 1 and layer 2 side by side: the picture of what moirelib does.
+def show_split(
+    frame: ArrayLike,
+    layers: ArrayLike,
+    pixel_size: float,
+    axes: Sequence[Axes] | None = None,
+    particles: pd.DataFrame | None = None,
+) -> Sequence[Axes]:
+    """Show the raw frame, layer 1 and layer 2 side by side: what moirelib does, in one picture.
 
     Parameters
     ----------
@@ -113,8 +115,6 @@ def show_split(frame, layers, pixel_size: float, axes=None, particles=None):
         Raw frame.
     layers : array_like, shape (2, y, x)
         Layer images.
-    pixel_size : float
-        In nm/pixel.
     axes : sequence of three matplotlib.axes.Axes, optional
         A new row of three by default.
     particles : pandas.DataFrame, optional
@@ -137,38 +137,30 @@ def show_split(frame, layers, pixel_size: float, axes=None, particles=None):
     return axes
 
 
-def show_tracks(tracks, ax=None, layer: int | None = None, linewidth: float = 1.0):
+def show_tracks(tracks: pd.DataFrame, ax: Axes | None = None, layer: int | None = None, linewidth: float = 1.0) -> Axes:
     """Draw the path of every particle of a table as a line, in its layer's colour.
 
     Parameters
     ----------
     tracks : pandas.DataFrame
         ``frame, particle, layer, y, x`` (px): true tracks, or those of `moirelib.decomposition.link`.
-    ax : matplotlib.axes.Axes, optional
-        Drawn over what it shows, in pixels.
-    layer : int, optional
-        Only this layer.
     linewidth : float
         In points.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
     """
     from matplotlib.collections import LineCollection
 
-    ax = plt.gca() if ax is None else ax
+    ax = choose_axes(ax)
     for number, rows in tracks[tracks["particle"] >= 0].groupby("layer"):
         if layer in (None, number):
             paths = [path[["x", "y"]].to_numpy() for _, path in rows.sort_values("frame").groupby("particle")]
-            ax.add_collection(
-                LineCollection(paths, colors=OUTLINES[(number - 1) % len(OUTLINES)], linewidths=linewidth)
-            )
+            ax.add_collection(LineCollection(paths, colors=choose_color(number), linewidths=linewidth))
     return ax
 
 
-def animate_tracks(particles, ax=None, movie=None, trail: int = 8):
-    """Movie of both layers' particles in their colours, each drawing its track behind it.
+def animate_tracks(
+    particles: pd.DataFrame, ax: Axes | None = None, movie: Movie | None = None, trail: int = 8
+) -> FuncAnimation:
+    """Make a movie of the particles of both layers, in their colours, each with its track behind it.
 
     Parameters
     ----------
@@ -190,16 +182,20 @@ def animate_tracks(particles, ax=None, movie=None, trail: int = 8):
     from matplotlib.collections import LineCollection
 
     ax = plt.subplots(figsize=(5, 5), layout="constrained")[1] if ax is None else ax
-    dress_map(ax, particles[["y_nm", "x_nm"]].to_numpy(float), "")
-    picture = None if movie is None else ax.imshow(movie.frame(0), cmap="gray", extent=_extent(movie), origin="upper")
+    finish_map(ax, particles[["y_nm", "x_nm"]].to_numpy(float), "")
+    picture = None
+    if movie is not None:
+        picture = ax.imshow(movie.frame(0), cmap="gray", extent=_find_extent(movie), origin="upper")
     layers = sorted(particles["layer"].unique())
-    colors = [OUTLINES[(k - 1) % len(OUTLINES)] for k in layers]
+    colors = [choose_color(k) for k in layers]
     dots = [ax.plot([], [], ".", ms=4, color=c, label=f"layer {k}")[0] for k, c in zip(layers, colors, strict=True)]
-    tails = [ax.add_collection(LineCollection([], colors=c, linewidths=1)) for c in colors]
+    tails = [LineCollection([], colors=c, linewidths=1) for c in colors]
+    for tail in tails:
+        ax.add_collection(tail)
     # Beside the title, where no particle is hidden
     ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=len(layers), fontsize=8, frameon=False, borderpad=0)
 
-    def draw(frame):
+    def draw(frame: int) -> list[Artist]:
         ax.set_title(f"frame {frame}", fontsize=10, loc="left")
         recent = particles[particles["frame"].between(frame - trail, frame)]
         for layer, dot, tail in zip(layers, dots, tails, strict=True):
@@ -208,21 +204,25 @@ def animate_tracks(particles, ax=None, movie=None, trail: int = 8):
             dot.set_data(now["x_nm"], now["y_nm"])
             linked = rows[rows["particle"] >= 0].sort_values("frame")
             tail.set_segments([t[["x_nm", "y_nm"]].to_numpy() for _, t in linked.groupby("particle")])
-        if picture is not None:
+        if picture is not None and movie is not None:
             image = movie.frame(frame)
             picture.set(data=image, clim=np.percentile(image, [0.5, 99.5]))
         return [*dots, *tails]
 
-    return FuncAnimation(ax.figure, draw, frames=[int(t) for t in np.unique(particles["frame"])], blit=False)
+    times = [int(t) for t in np.unique(particles["frame"])]
+    return FuncAnimation(cast("Figure", ax.figure), draw, frames=times, blit=False)
 
 
-def _extent(movie):
-    """Of a movie's frames in nm, for imshow: pixel centres lie at whole numbers of pixels."""
+def _find_extent(movie: Movie) -> tuple[float, float, float, float]:
+    """Extent of a movie's frames in nm, for imshow: pixel centres lie at whole numbers of pixels."""
     height, width = movie.shape[1:]
-    return tuple(movie.pixel_size * e for e in (-0.5, width - 0.5, height - 0.5, -0.5))
+    if movie.pixel_size is None:
+        raise ValueError(f"pixel size is missing from {movie.name}; pass pixel_size=... (nm) to read_movie")
+    step = movie.pixel_size
+    return -0.5 * step, (width - 0.5) * step, (height - 0.5) * step, -0.5 * step
 
 
-def show_library(library, axes=None, count: int = 6, seed: int = 0):
+def show_library(library: Any, axes: Any = None, count: int = 6, seed: int = 0) -> Any:
     """Show random images of a library with the true outlines of every layer.
 
     Parameters

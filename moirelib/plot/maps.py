@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from numpy.typing import ArrayLike
 
-from .axes import OUTLINES, dress_map
+from .axes import choose_axes, choose_color, find_spacing, finish_map, place_points, place_table
 
 __all__ = [
     "show_amplitudes",
@@ -21,7 +26,7 @@ __all__ = [
 ]
 
 
-def show_displacements(motion, frame: int = 0, ax=None, magnify: float = 10.0):
+def show_displacements(motion: Any, frame: int = 0, ax: Axes | None = None, magnify: float = 10.0) -> Axes:
     """Draw the displacements of a layer's particles in one frame as arrows from their sites.
 
     Parameters
@@ -30,32 +35,25 @@ def show_displacements(motion, frame: int = 0, ax=None, magnify: float = 10.0):
         Of one layer.
     frame : int
         Index into ``motion.frames``.
-    ax : matplotlib.axes.Axes, optional
-        Drawn into; the current axes by default. Both axes in nm, y downwards.
     magnify : float
         Arrows are this many times as long as the displacements.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
     """
-    ax = plt.gca() if ax is None else ax
+    ax = choose_axes(ax)
     y, x = motion.sites.T
     v, u = motion.values[frame].T * magnify
-    color = OUTLINES[(motion.layer - 1) % len(OUTLINES)]
-    ax.quiver(x, y, u, v, angles="xy", scale_units="xy", scale=1, color=color, width=0.004)
-    return dress_map(ax, motion.sites, f"displacements × {magnify:g}")
+    ax.quiver(x, y, u, v, angles="xy", scale_units="xy", scale=1, color=choose_color(motion.layer), width=0.004)
+    return finish_map(ax, motion.sites, f"displacements × {magnify:g}")
 
 
-def show_amplitudes(vibrations, ax=None, magnify: float | None = None, **style):
+def show_amplitudes(
+    vibrations: pd.DataFrame, ax: Axes | None = None, magnify: float | None = None, **style: Any
+) -> Axes:
     """Draw the vibration of every site as an ellipse of one sigma along and across, coloured by its amplitude.
 
     Parameters
     ----------
     vibrations : pandas.DataFrame
         Of `moirelib.analysis.site_vibrations`: ``y_nm, x_nm, std_y_nm, std_x_nm, cov_yx_nm2``.
-    ax : matplotlib.axes.Axes, optional
-        Drawn into; the current axes by default. Both axes in nm, y downwards.
     magnify : float, optional
         Of the ellipses; by default the mean one becomes a third of the spacing wide.
     **style
@@ -68,9 +66,8 @@ def show_amplitudes(vibrations, ax=None, magnify: float | None = None, **style):
         localization error are dots.
     """
     from matplotlib.collections import EllipseCollection
-    from scipy.spatial import cKDTree
 
-    ax = plt.gca() if ax is None else ax
+    ax = choose_axes(ax)
     sites = vibrations[["y_nm", "x_nm"]].to_numpy()
     variance = vibrations[["std_y_nm", "std_x_nm"]].to_numpy() ** 2
     known = np.isfinite(variance).all(axis=1)
@@ -81,8 +78,7 @@ def show_amplitudes(vibrations, ax=None, magnify: float | None = None, **style):
     values, vectors = np.linalg.eigh(tensor)
     axes = 2 * np.sqrt(np.maximum(values, 0))  # diameters: minor, major
     if magnify is None:
-        spacing = np.median(cKDTree(sites).query(sites, k=2)[0][:, 1]) if len(sites) > 1 else 1.0
-        magnify = spacing / 3 / np.mean(axes) if known.any() else 1.0
+        magnify = find_spacing(sites) / 3 / np.mean(axes) if known.any() else 1.0
     turn = np.degrees(np.arctan2(vectors[:, 0, 1], vectors[:, 1, 1]))
     look = {"cmap": "cividis", "edgecolors": "none", **style}
     ellipses = EllipseCollection(
@@ -96,24 +92,22 @@ def show_amplitudes(vibrations, ax=None, magnify: float | None = None, **style):
         **look,
     )
     ax.add_collection(ellipses)
-    return dress_map(ax, sites, f"one-sigma ellipses × {magnify:.2g}")
+    return finish_map(ax, sites, f"one-sigma ellipses × {magnify:.2g}")
 
 
 # --- Order and defects: over a micrograph with its pixel size, or on axes in nm without one ---
 
 
 def show_map(
-    table,
-    values,
-    ax=None,
-    pixel_size=None,
-    size_nm=None,
-    cmap="cividis",
-    limits=None,
-    label="",
-    colorbar=True,
-    alpha=1.0,
-):
+    table: pd.DataFrame,
+    values: ArrayLike,
+    ax: Axes | None = None,
+    pixel_size: float | None = None,
+    size_nm: float | None = None,
+    label: str = "",
+    colorbar: bool = True,
+    **style: Any,
+) -> Axes:
     """Draw a value for every particle as a coloured disk.
 
     Parameters
@@ -122,76 +116,42 @@ def show_map(
         ``y_nm, x_nm``.
     values : array_like, shape (n,)
         NaN is drawn in light grey.
-    ax : matplotlib.axes.Axes, optional
-        The current axes by default.
-    pixel_size : float, optional
-        In nm/pixel, where ``ax`` shows a micrograph; without it the axes are in nm, with y downwards.
     size_nm : float, optional
         Diameter of the disks; by default the distance of nearest neighbours, so that they touch.
-    cmap : str
-        Colour map.
-    limits : tuple of float, optional
-        Values of the first and the last colour; the 2nd and 98th percentile by default.
     label : str
         Of the colour bar.
-    colorbar : bool
-        Draw a colour bar.
-    alpha : float
-        Opacity.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
+    **style
+        Of `matplotlib.collections.EllipseCollection`, such as ``cmap, alpha``, or ``clim``, the values of the first
+        and the last colour: the 2nd and 98th percentile by default.
     """
     from matplotlib.collections import EllipseCollection
 
     ax, where = place_table(table, ax, pixel_size)
     values = np.ma.masked_invalid(np.asarray(values, float))
     if size_nm is None:
-        size_nm = _neighbour_distance(table)
+        size_nm = find_spacing(table[["y_nm", "x_nm"]].to_numpy(float))
     width = np.full(len(table), size_nm / (pixel_size or 1.0))
     disks = EllipseCollection(
         width, width, 0 * width, units="xy", offsets=where[:, ::-1], offset_transform=ax.transData, linewidths=0
     )
-    colors = plt.get_cmap(cmap).with_extremes(bad="0.85")
-    disks.set(array=values, cmap=colors, alpha=alpha)
     known = values.compressed()
-    disks.set_clim(*(limits or (np.percentile(known, [2, 98]) if known.size else (0, 1))))
+    look = {"cmap": "cividis", "clim": np.percentile(known, [2, 98]) if known.size else (0, 1), **style}
+    look["cmap"] = plt.get_cmap(look["cmap"]).with_extremes(bad="0.85")
+    disks.set(array=values, **look)
     ax.add_collection(disks)
     if colorbar:
         ax.figure.colorbar(disks, ax=ax, label=label, shrink=0.8)
     return ax
 
 
-def place_table(table, ax, pixel_size):
-    """Axes, and the places of a table's rows in them (n, 2) as (y, x)."""
-    ax = plt.gca() if ax is None else ax
-    where = table[["y_nm", "x_nm"]].to_numpy(float)
-    return ax, _in_axes(where, ax, pixel_size)
-
-
-def _in_axes(where, ax, pixel_size):
-    """Lengths in nm as pixels of what the axes show; or in nm, on axes made for that."""
-    if pixel_size is not None:
-        return where / pixel_size
-    if not ax.has_data():
-        ax.set(aspect="equal", xlabel="x / nm", ylabel="y / nm")
-        ax.invert_yaxis()
-    known = where[np.isfinite(where).all(axis=1)]
-    if len(known):
-        ax.update_datalim(known[:, ::-1])
-        ax.autoscale_view()
-    return where
-
-
-def _neighbour_distance(table) -> float:
-    from scipy.spatial import cKDTree
-
-    points = table[["y_nm", "x_nm"]].to_numpy(float)
-    return float(np.median(cKDTree(points).query(points, k=2)[0][:, 1])) if len(points) > 1 else 1.0
-
-
-def show_strain(strain, column: str = "rotation_deg", ax=None, pixel_size=None, limit=None, **style):
+def show_strain(
+    strain: pd.DataFrame,
+    column: str = "rotation_deg",
+    ax: Axes | None = None,
+    pixel_size: float | None = None,
+    limit: float | None = None,
+    **style: Any,
+) -> Axes:
     """Draw one column of a strain map, zero in the middle of the colours.
 
     Parameters
@@ -200,47 +160,44 @@ def show_strain(strain, column: str = "rotation_deg", ax=None, pixel_size=None, 
         From `moirelib.analysis.strain_map`.
     column : str
         ``rotation_deg``, ``dilatation``, ``strain_yy``, ``strain_xx`` or ``strain_yx``; strains are drawn in percent.
-    ax, pixel_size
-        As in `show_map`.
     limit : float, optional
         Largest value of the colours, in degrees or percent; the 98th percentile of the magnitude by default.
     **style
         ``size_nm``, ``alpha`` and ``colorbar`` of `show_map`.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
     """
     degrees = column.endswith("_deg")
     values = strain[column] * (1 if degrees else 100)
     known = np.abs(values[np.isfinite(values)])
     limit = (np.percentile(known, 98) if len(known) else 1.0) if limit is None else limit
     label = f"{column.removesuffix('_deg')} / {'degrees' if degrees else '%'}"
-    look = {"cmap": "PuOr", "limits": (-limit, limit), "label": label.replace("_", " "), **style}
+    look = {"cmap": "PuOr", "clim": (-limit, limit), "label": label.replace("_", " "), **style}
     return show_map(strain, values, ax, pixel_size, **look)
 
 
-def show_registry(registry, ax=None, pixel_size=None, **style):
-    """Draw where on the other layer each particle lies: the Moiré pattern, particle by particle.
+def show_registry(
+    registry: pd.DataFrame, ax: Axes | None = None, pixel_size: float | None = None, **style: Any
+) -> Axes:
+    """Draw where each particle lies on the other layer: the Moiré pattern, particle by particle.
 
     Parameters
     ----------
     registry : pandas.DataFrame
         From `moirelib.analysis.registry`.
-    ax, pixel_size
-        As in `show_map`.
     **style
         ``size_nm``, ``alpha`` and ``colorbar`` of `show_map`.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
     """
-    look = {"limits": (-1.5, 3.0), "label": "registry (hollow -1.5, bridge -1, top 3)", **style}
+    look = {"clim": (-1.5, 3.0), "label": "registry (hollow -1.5, bridge -1, top 3)", **style}
     return show_map(registry, registry["coordinate"], ax, pixel_size, **look)
 
 
-def show_hexatic(points, psi6, ax=None, pixel_size=None, direction: bool = True, **style):
+def show_hexatic(
+    points: ArrayLike,
+    psi6: ArrayLike,
+    ax: Axes | None = None,
+    pixel_size: float | None = None,
+    direction: bool = True,
+    **style: Any,
+) -> Axes:
     """Draw ψ6: its direction as colour (which row direction, cyclic) or its magnitude.
 
     Parameters
@@ -249,52 +206,46 @@ def show_hexatic(points, psi6, ax=None, pixel_size=None, direction: bool = True,
         (y, x) in nm.
     psi6 : array_like of complex, shape (n,)
         From `moirelib.crystal.hexatic`.
-    ax, pixel_size
-        As in `show_map`.
     direction : bool
         Draw the direction of the rows, 0 to 60 degrees; otherwise the magnitude.
     **style
         ``size_nm``, ``alpha`` and ``colorbar`` of `show_map`.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
     """
-    import pandas as pd
-
     table = pd.DataFrame(np.asarray(points, float), columns=["y_nm", "x_nm"])
     psi6 = np.asarray(psi6)
     if direction:
         values = (np.degrees(np.angle(psi6)) / 6) % 60
-        look = {"cmap": "twilight", "limits": (0, 60), "label": "direction of rows / degrees"}
+        look = {"cmap": "twilight", "clim": (0, 60), "label": "direction of rows / degrees"}
     else:
-        values, look = np.abs(psi6), {"limits": (0, 1), "label": "|ψ6|"}
+        values, look = np.abs(psi6), {"clim": (0, 1), "label": "|ψ6|"}
     return show_map(table, values, ax, pixel_size, **(look | style))
 
 
-def show_vectors(points, vectors, ax=None, pixel_size=None, scale: float = 1.0, color="black", unit_nm=None):
+def show_vectors(
+    points: ArrayLike,
+    vectors: ArrayLike,
+    ax: Axes | None = None,
+    pixel_size: float | None = None,
+    scale: float = 1.0,
+    color: str = "black",
+    unit_nm: float | None = None,
+) -> Axes:
     """Draw a vector at every point: displacements, steps, Burgers vectors.
 
     Parameters
     ----------
     points, vectors : array_like, shape (n, 2)
         (y, x) in nm. Vectors start at their points.
-    ax, pixel_size
-        As in `show_map`.
     scale : float
-        Arrows are so many times longer than the vectors.
+        Arrows are this many times longer than the vectors.
     color : color
         Of the arrows.
     unit_nm : float, optional
         Draw a key of this length, in nm, above the axes.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
     """
-    ax = plt.gca() if ax is None else ax
+    ax = choose_axes(ax)
     points, vectors = np.asarray(points, float).reshape(-1, 2), np.asarray(vectors, float).reshape(-1, 2)
-    where, length = _in_axes(points, ax, pixel_size), scale / (pixel_size or 1.0)
+    where, length = place_points(points, ax, pixel_size), scale / (pixel_size or 1.0)
     arrows = ax.quiver(
         *where.T[::-1], *(length * vectors.T[::-1]), angles="xy", scale_units="xy", scale=1, color=color, zorder=4
     )
@@ -313,25 +264,24 @@ DEFECT_STYLES = {
 }
 
 
-def show_defects(defects, ax=None, pixel_size=None, boundaries=None, size: float = 36.0, legend: bool = True):
+def show_defects(
+    defects: pd.DataFrame,
+    ax: Axes | None = None,
+    pixel_size: float | None = None,
+    boundaries: pd.DataFrame | None = None,
+    size: float = 36.0,
+    legend: bool = True,
+) -> Axes:
     """Draw the defects of one layer: a mark for each kind, Burgers vectors as arrows, boundaries as lines.
 
     Parameters
     ----------
     defects : pandas.DataFrame
         ``kind, y_nm, x_nm, burgers_y_nm, burgers_x_nm`` from `moirelib.analysis.find_defects`.
-    ax, pixel_size
-        As in `show_map`.
     boundaries : pandas.DataFrame, optional
         ``kind, y0_nm, x0_nm, y1_nm, x1_nm``: grain boundaries are drawn dashed, twin boundaries solid.
     size : float
         Of the marks, in points squared.
-    legend : bool
-        Draw a legend above the axes.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
     """
     ax, where = place_table(defects, ax, pixel_size)
     if boundaries is not None:
@@ -350,22 +300,16 @@ def show_defects(defects, ax=None, pixel_size=None, boundaries=None, size: float
     return ax
 
 
-def show_boundaries(boundaries, ax=None, pixel_size=None):
+def show_boundaries(boundaries: pd.DataFrame, ax: Axes | None = None, pixel_size: float | None = None) -> Axes:
     """Draw grain boundaries (dashed, vermilion) and twin boundaries (solid, green) as lines.
 
     Parameters
     ----------
     boundaries : pandas.DataFrame
         ``kind, y0_nm, x0_nm, y1_nm, x1_nm`` from `moirelib.analysis.find_defects`.
-    ax, pixel_size
-        As in `show_map`.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
     """
-    ax, scale = plt.gca() if ax is None else ax, 1.0 / (pixel_size or 1.0)
-    seen = set()
+    ax, scale = choose_axes(ax), 1.0 / (pixel_size or 1.0)
+    seen: set[str] = set()
     for row in boundaries.itertuples():
         twin = row.kind == "twin"
         label = None if row.kind in seen else f"{row.kind} boundary"
@@ -375,40 +319,40 @@ def show_boundaries(boundaries, ax=None, pixel_size=None):
     return ax
 
 
-def show_events(events, ax=None, particles=None, frames=None, size: float = 40.0, colorbar: bool = True):
+def show_events(
+    events: pd.DataFrame,
+    ax: Axes | None = None,
+    particles: ArrayLike | None = None,
+    frames: tuple[int, int] | None = None,
+    size: float = 40.0,
+    colorbar: bool = True,
+) -> Axes:
     """Draw where and when particles attached (filled circles) and detached (crosses), coloured by the frame.
 
     Parameters
     ----------
     events : pandas.DataFrame
         ``frame, event, y_nm, x_nm`` from `moirelib.analysis.growth_events`.
-    ax : matplotlib.axes.Axes, optional
-        The current axes by default.
     particles : array_like, shape (n, 2), optional
         (y, x) in nm, drawn as grey dots below: the sites of a layer.
     frames : tuple of int, optional
         Frames of the first and the last colour; those of the first and last event by default.
     size : float
         Of the marks, in points squared.
-    colorbar : bool
-        Draw a colour bar.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
     """
     ax, where = place_table(events, ax, None)
     if particles is not None:
-        sites = _in_axes(np.reshape(np.asarray(particles, float), (-1, 2)), ax, None)
+        sites = place_points(np.reshape(np.asarray(particles, float), (-1, 2)), ax, None)
         ax.plot(sites[:, 1], sites[:, 0], ".", color="0.75", ms=4, zorder=1)
     time = events["frame"].to_numpy(float)
     low, high = frames or ((time.min(), time.max()) if len(time) else (0, 1))
-    look = {"cmap": "cividis", "vmin": low, "vmax": high, "s": size}
+    look: dict[str, Any] = {"cmap": "cividis", "vmin": low, "vmax": high, "s": size}
     marks = None
     for kind, marker, zorder in (("attachment", "o", 3), ("detachment", "x", 4)):
         some = (events["event"] == kind).to_numpy()
         if some.any():
-            marks = ax.scatter(*where[some].T[::-1], c=time[some], marker=marker, zorder=zorder, label=kind, **look)
+            y, x = where[some].T
+            marks = ax.scatter(x, y, c=time[some], marker=marker, zorder=zorder, label=kind, **look)
     if colorbar and marks is not None:
         ax.figure.colorbar(marks, ax=ax, label="frame", shrink=0.8)
     return ax

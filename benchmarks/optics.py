@@ -19,7 +19,7 @@ import pandas as pd
 
 from moirelib import data
 from moirelib.movies import read_movie
-from moirelib.simulation import LatticeConfig, LibraryConfig, clean_image, make_library, random_scene
+from moirelib.simulation import LatticeConfig, Lens, LibraryConfig, clean_image, make_library, random_scene
 from moirelib.validation import (
     REAL_PIXEL_SIZE,
     REAL_SPACING,
@@ -76,7 +76,7 @@ def compose_seconds() -> float:
     times = []
     for _ in range(6):
         start = time.perf_counter()
-        clean_image(scene, FIELD / SIZE, defocus=500.0)
+        clean_image(scene, FIELD / SIZE, lens=Lens(defocus=500.0))
         times.append(time.perf_counter() - start)
     return float(np.median(times[1:]))  # the first call loads the table
 

@@ -44,6 +44,7 @@ from moirelib.plot import LAYER_COLORS, show_frame
 from moirelib.simulation import (
     OVERSAMPLING,
     LatticeConfig,
+    Lens,
     Transmission,
     clean_image,
     compose_wave,
@@ -58,7 +59,7 @@ from moirelib.simulation import (
     particle_transmission,
     random_scene,
     through_lens,
-    vibrating,
+    vibrate,
 )
 from moirelib.validation import compare_with_multislice, overlapping_clusters
 
@@ -90,7 +91,7 @@ for energy in (80e3, 200e3, 300e3):
 # {cite:p}`madsen2021` computes the potential from tabulated atoms {cite:p}`lobato2014`.
 #
 # Atoms vibrate. An electron passes in far less time than a vibration takes, so it meets atoms at rest, each displaced
-# from its site. The next electron meets another such snapshot: {term}`frozen phonons` {cite:p}`loane1991`. `vibrating`
+# from its site. The next electron meets another such snapshot: {term}`frozen phonons` {cite:p}`loane1991`. `vibrate`
 # draws one. At room temperature the root-mean-square displacement of a gold atom is 8.9 pm along each axis
 # {cite:p}`gao1999`.
 
@@ -98,7 +99,7 @@ for energy in (80e3, 200e3, 300e3):
 diameter, sampling = (3.0 if FAST else 5.0), 0.01  # nm
 rng = np.random.default_rng(1)
 particle = nanoparticle("sphere", diameter, rng)
-atoms = vibrating(particle, rng)
+atoms = vibrate(particle, rng)
 potential = abtem.Potential(
     atoms,
     sampling=10 * sampling,  # abTEM takes Å
@@ -139,7 +140,7 @@ by_hand = ifft2(fft2(wave) * aperture).T  # abTEM indexes (x, y), this book (y, 
 exit_wave = particle_exit_wave(atoms, ENERGY, aperture=10.0, sampling=sampling)
 difference = np.sqrt(np.mean(np.abs(by_hand - exit_wave) ** 2))
 print(f"abTEM against the loop: {difference:.1e} r.m.s.")
-again = particle_exit_wave(vibrating(particle, rng), ENERGY, aperture=10.0, sampling=sampling)
+again = particle_exit_wave(vibrate(particle, rng), ENERGY, aperture=10.0, sampling=sampling)
 intensity, other = np.abs(exit_wave) ** 2, np.abs(again) ** 2
 for size in (1, 50):  # samples of 0.01 nm
     blocks = (n // size, size, n // size, size)
@@ -178,7 +179,7 @@ angle = np.hypot(angle[:, None], angle)
 slabs = {}
 for name, seed in (("ordinary", 1), ("near a Bragg angle", 5)):
     rng = np.random.default_rng(seed)
-    slab = vibrating(crystal_slab(width=3.0, thickness=float(depths[-1]), rng=rng), rng)
+    slab = vibrate(crystal_slab(width=3.0, thickness=float(depths[-1]), rng=rng), rng)
     waves = exit_waves(slab, ENERGY, sampling=0.0125, slices=5 * depths - 1)  # slices of 0.2 nm
     power = np.abs(fft2(waves) / waves[0].size) ** 2  # fraction of the electrons per angle
     within = [power[:, angle <= a].sum(axis=1) for a in (5.0, 10.0, 20.0)]
@@ -356,7 +357,7 @@ dimmed = np.abs(wave_table[second]) ** 2 + remainder_table[second]
 scattered = scattered * dimmed + remainder_table[second] * np.abs(wave) ** 2
 wave = wave * wave_table[second]
 
-arrived = np.abs(through_lens(wave, coarse, ENERGY, spherical_aberration=1.2)) ** 2 + scattered
+arrived = np.abs(through_lens(wave, coarse, Lens(ENERGY))) ** 2 + scattered
 by_hand = arrived.reshape(pixels, OVERSAMPLING, pixels, OVERSAMPLING).mean(axis=(1, 3))
 composed = clean_image(scene, pixel_size, one)
 difference = (by_hand - composed)[4:-4, 4:-4]  # the steps above wrap round the field's border
@@ -389,20 +390,22 @@ wide = Transmission.load(energy=200e3, aperture=20.0)
 bare = replace(wide, intensity=np.abs(wide.wave) ** 2)  # the coherent wave alone
 gold_on_pixel = particle_mask(scene, 1, pixel_size) + particle_mask(scene, 2, pixel_size)
 for focus in (0.0, 2000.0):
-    veil = clean_image(scene, pixel_size, wide, focus) - clean_image(scene, pixel_size, bare, focus)
+    lens = Lens(aperture=20.0, defocus=focus)
+    veil = clean_image(scene, pixel_size, wide, lens) - clean_image(scene, pixel_size, bare, lens)
     print(f"defocus {focus:4.0f} nm: remainder {veil.mean():.3f} of the beam", end="")
     print(f", {veil[gold_on_pixel > 1.9].mean():.3f} in overlaps", end="")
     print(f", {veil[gold_on_pixel == 0].mean():.3f} in gaps")
 
 # %% mystnb={"figure": {"caption": "One scene, imaged in six ways. The loss decides whether an overlap still passes electrons. Displaced water brightens particles a little, a wider aperture passes diffracted electrons, and defocus puts fringes on edges.", "name": "fig-clean"}}
 fig, axes = plt.subplots(2, 3, figsize=(9, 6), layout="constrained")
+far = Lens(aperture=20.0, defocus=2000.0)
 choices = (
     ("table, 10 mrad", {}),
     ("Λ = 35 nm", {"mean_free_path": 35.0}),
     ("Λ = 35 nm, water displaced", {"mean_free_path": 35.0, "liquid_mean_free_path": 185.0}),
-    ("table, 10 mrad, 2 µm underfocus", {"defocus": 2000.0}),
+    ("table, 10 mrad, 2 µm underfocus", {"lens": Lens(defocus=2000.0)}),
     ("table, 20 mrad", {"transmission": wide}),
-    ("table, 20 mrad, 2 µm underfocus", {"transmission": wide, "defocus": 2000.0}),
+    ("table, 20 mrad, 2 µm underfocus", {"transmission": wide, "lens": far}),
 )
 for ax, (title, options) in zip(axes.flat, choices, strict=True):
     show_frame(clean_image(scene, pixel_size, **options), pixel_size, ax, title=title)
@@ -416,8 +419,8 @@ plt.show()
 
 # %%
 gap = scene.layers[1].z - scene.layers[0].z
-steady = clean_image(scene, pixel_size, defocus=500.0)
-change = clean_image(scene, pixel_size, defocus=500.0, focal_spread=20.0) - steady
+steady = clean_image(scene, pixel_size, lens=Lens(defocus=500.0))
+change = clean_image(scene, pixel_size, lens=Lens(defocus=500.0, focal_spread=20.0)) - steady
 print(f"√(λz) = {np.sqrt(wavelength * gap):.2f} nm for the {gap:.0f} nm between the layers")
 print(f"focal spread of 20 nm: {100 * change.std() / steady.std():.2f} % of the image's contrast")
 
@@ -440,7 +443,7 @@ rng = np.random.default_rng(0)
 centers = [(2.6, 2.6, 2.5), (3.4, 3.2, 6.5)]  # (y, x, z) in nm
 spheres = []
 for y, x, z in centers:
-    sphere = vibrating(nanoparticle("sphere", 3.0, rng), rng)
+    sphere = vibrate(nanoparticle("sphere", 3.0, rng), rng)
     sphere.positions += 10 * np.array([x, y, z]) - sphere.cell.lengths() / 2
     spheres.append(sphere)
 both = spheres[0] + spheres[1]
@@ -452,7 +455,7 @@ truth = fresnel_propagate(truth, 6.5 - 9.0, fine, wavelength)  # back to the sec
 
 def form_image(wave, defocus):
     """Image behind 10 mrad in pixels of 0.125 nm."""
-    image = np.abs(through_lens(wave, fine, ENERGY, 10.0, defocus)) ** 2
+    image = np.abs(through_lens(wave, fine, Lens.ideal(ENERGY, 10.0, defocus))) ** 2
     return image.reshape(48, 10, 48, 10).mean(axis=(1, 3))
 
 
@@ -554,7 +557,7 @@ rods = random_scene(LatticeConfig.published(), (field, field), np.random.default
 seconds = []
 for _ in range(4):
     start = time.perf_counter()
-    clean_image(rods, field / size, defocus=500.0)
+    clean_image(rods, field / size, lens=Lens(defocus=500.0))
     seconds.append(time.perf_counter() - start)
 compose_s = np.median(seconds[1:])  # the first call warms up
 full_s = field**2 * comparison.full_s / comparison.area
@@ -603,9 +606,10 @@ few = [layer.select(np.hypot(*(layer.positions - middle).T) < 90.0) for layer in
 few = replace(scene, layers=tuple(few))
 for semiangle in (10.0, 20.0):
     table = Transmission.load(aperture=semiangle)
-    total = clean_image(few, pixel_size, table, spherical_aberration=0.0).mean(dtype=float)
+    total = clean_image(few, pixel_size, table, Lens.ideal(aperture=semiangle)).mean(dtype=float)
     for options in ({"defocus": 2000.0}, {"spherical_aberration": 5.0}, {"focal_spread": 100.0}):
-        other = clean_image(few, pixel_size, table, **options).mean(dtype=float)
+        lens = Lens(aperture=semiangle, **options)
+        other = clean_image(few, pixel_size, table, lens).mean(dtype=float)
         setting = ", ".join(f"{name} {value:g}" for name, value in options.items())
         print(f"{semiangle:.0f} mrad, {setting}: {other / total - 1:+.0e} of {total:.3f}")
 
@@ -619,12 +623,12 @@ for semiangle in (10.0, 20.0):
 # A smaller aperture blocks more. Gold's first reflection, (111), leaves at 10.65 mrad: just outside a 10 mrad
 # aperture, far inside one of 40 mrad.
 rng = np.random.default_rng(8)
-small = vibrating(nanoparticle("sphere", 2.5, rng), rng)
+small = vibrate(nanoparticle("sphere", 2.5, rng), rng)
 wave = exit_waves(small, ENERGY)[0]  # sampled at 0.01 nm
 axis = 0.01 * (np.arange(wave.shape[0]) - wave.shape[0] / 2)
 inside = np.hypot(axis[:, None], axis[None, :]) < 1.25
 for semiangle in (5.0, 10.0, 40.0):
-    intensity = np.abs(through_lens(wave, 0.01, ENERGY, semiangle)) ** 2
+    intensity = np.abs(through_lens(wave, 0.01, Lens.ideal(ENERGY, semiangle))) ** 2
     print(f"{semiangle:4.0f} mrad: {100 * (1 - intensity[inside].mean()):.1f} % missing")
 
 # %% [markdown]
@@ -634,8 +638,8 @@ for semiangle in (5.0, 10.0, 40.0):
 # %% tags=["hide-cell"] mystnb={"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
 lower, upper = scene.layers
 swapped = replace(scene, layers=(replace(upper, z=lower.z), replace(lower, z=upper.z)))
-change = clean_image(swapped, pixel_size, defocus=1000.0)
-change = change - clean_image(scene, pixel_size, defocus=1000.0)
+change = clean_image(swapped, pixel_size, lens=Lens(defocus=1000.0))
+change = change - clean_image(scene, pixel_size, lens=Lens(defocus=1000.0))
 print(f"change {np.sqrt(np.mean(change**2)):.4f} r.m.s. of the open beam", end="")
 print(f", shot noise {1 / np.sqrt(1000):.4f}")
 # The change is far below the noise of one pixel: one frame practically does not show depth. Lattices and outlines must
@@ -667,7 +671,7 @@ from moirelib.simulation import Layer, Scene
 rng = np.random.default_rng(9)
 atomic = []
 for _ in range(8 if FAST else 48):
-    atoms = vibrating(nanoparticle("sphere", 3.0, rng), rng)
+    atoms = vibrate(nanoparticle("sphere", 3.0, rng), rng)
     intensity = np.abs(particle_exit_wave(atoms, ENERGY, 10.0, sampling=0.0125)) ** 2
     atomic.append(np.sum(1 - intensity) * 0.0125**2)  # nm² of the beam
 drawn = []

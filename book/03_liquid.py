@@ -49,6 +49,7 @@ from moirelib.plot import LAYER_COLORS, show_frame
 from moirelib.simulation import (
     CameraConfig,
     LatticeConfig,
+    Lens,
     LiquidConfig,
     brightness_flicker,
     camera_mtf,
@@ -184,7 +185,7 @@ scene = random_scene(lattice, (SIZE * pixel_size,) * 2, np.random.default_rng(2)
 clean = clean_image(
     scene,
     pixel_size,
-    defocus=200.0,
+    lens=Lens(defocus=200.0),
     mean_free_path=35.0,
     liquid_mean_free_path=liquid.liquid_mean_free_path,
 )
@@ -767,9 +768,9 @@ real ones."""
 # | `water`, `windows` | 250 nm, 2 × 50 nm | published recipe {cite:p}`moiresimulation` |
 # | `water_mean_free_path`, `window_mean_free_path` | 185, 144 nm | published recipe; formula above: 177, 137 nm; scaled by it to other energies |
 # | elastic paths | 707, 177 nm | scattering factors beyond 10 mrad, above |
-# | `energy`, `aperture` | 200 keV, 10 mrad | the table of [chapter 2](02_multislice) |
+# | `Lens`: `energy`, `aperture` | 200 keV, 10 mrad | the table of [chapter 2](02_multislice) |
 # | `energy_loss` | 22 eV | loss function of water {cite:p}`hayashi2000` |
-# | `chromatic_aberration` | 1.4 mm | usual for a 200 kV objective lens, 1 to 2 mm {cite:p}`williams2009` |
+# | `Lens`: `chromatic_aberration` | 1.4 mm | usual for a 200 kV objective lens, 1 to 2 mm {cite:p}`williams2009` |
 # | `beam` | 1 | median of the published recipe |
 # | `wedge`, `shadow` | 0 | none unless asked for; the library draws them |
 # | `clouds`, `cloud_size`, `cloud_exponent` | 0.14, 140 nm, 4 | fitted to the real frame |

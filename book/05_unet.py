@@ -60,6 +60,7 @@ from moirelib.decomposition.training import LibraryCrops
 from moirelib.plot import LAYER_COLORS, show_frame, show_layers
 from moirelib.simulation import (
     LatticeConfig,
+    Lens,
     LibraryConfig,
     clean_image,
     make_library,
@@ -172,7 +173,7 @@ for ax, label in zip(axes, ("counts", "standard deviations"), strict=True):
 # %%
 bottom, top = held_out.scene.layers
 exchanged = replace(held_out.scene, layers=(replace(bottom, z=top.z), replace(top, z=bottom.z)))
-optics = {"pixel_size": held_out.pixel_size, "defocus": 200.0, "mean_free_path": 45.0}
+optics = {"pixel_size": held_out.pixel_size, "lens": Lens(defocus=200.0), "mean_free_path": 45.0}
 pictures = [clean_image(scene, **optics) for scene in (held_out.scene, exchanged)]
 
 # %% mystnb={"figure": {"caption": "The same two lattices in both orders along the beam, without noise, and their difference on the same grey range. Exchanging the layers changes only a small part of the contrast.", "name": "fig-exchanged"}}

@@ -7,6 +7,7 @@ import pytest
 
 from moirelib.simulation import (
     CameraConfig,
+    Lens,
     LiquidConfig,
     brightness_flicker,
     camera_mtf,
@@ -101,7 +102,7 @@ def test_elastic_mean_free_path_agrees_with_scattering_factors(material, formula
 def test_chromatic_blur_by_hand():
     gamma = 1 + 200e3 / 510998.95
     by_hand = 0.010 * 1.4e6 * 22.0 / 200e3 * 2 * gamma / (1 + gamma)  # nm; (1 + E/mc²) / (1 + E/2mc²) = 2γ / (1 + γ)
-    assert chromatic_blur(22.0, 200e3, 10.0, 1.4) == pytest.approx(by_hand, rel=1e-6)
+    assert chromatic_blur(22.0, Lens(200e3, 10.0, chromatic_aberration=1.4)) == pytest.approx(by_hand, rel=1e-6)
     assert chromatic_blur(44.0) == pytest.approx(2 * chromatic_blur(22.0))
 
 
@@ -231,8 +232,14 @@ def test_wide_blur_does_not_reach_round_to_the_other_edge():
     assert right[:, -1].mean() == pytest.approx(right[:, 0].mean(), rel=0.002)
 
 
+def test_records_of_a_liquid_hold_every_number_by_name():
+    numbers = LiquidConfig(lens=Lens(300e3, 5.0, defocus=100.0)).parameters()
+    assert (numbers["energy"], numbers["aperture"], numbers["chromatic_aberration"]) == (300e3, 5.0, 1.4)
+    assert not any(isinstance(value, dict) for value in numbers.values())
+
+
 def test_faster_electrons_lose_energy_less_often():
-    slow, fast = LiquidConfig(), LiquidConfig(energy=300e3)
+    slow, fast = LiquidConfig(), LiquidConfig(lens=Lens(300e3))
     assert slow.energy_losses == pytest.approx(250 / 185 + 100 / 144)
     # Malis et al. (1988) with E_m = 16 eV and 10 mrad: 22.4 against 26.0 units
     assert fast.energy_losses / slow.energy_losses == pytest.approx(1 / 1.163, rel=0.01)

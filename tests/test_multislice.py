@@ -8,8 +8,10 @@ import pytest
 from moirelib.simulation import (
     GOLD_VIBRATION,
     Layer,
+    Lens,
     Scene,
     Transmission,
+    TransmissionConfig,
     compose_wave,
     crystal_slab,
     electron_wavelength,
@@ -22,7 +24,7 @@ from moirelib.simulation import (
     reduce_transmission,
     tabulate_transmission,
     through_lens,
-    vibrating,
+    vibrate,
 )
 from moirelib.validation import compare_with_multislice, overlapping_clusters
 
@@ -45,7 +47,7 @@ def test_fresnel_propagation_multiplies_a_plane_wave_by_its_phase():
 
 def test_vibrating_atoms_have_the_asked_displacement():
     atoms = crystal_slab(3.0, 3.0, np.random.default_rng(0))
-    moved = vibrating(atoms, np.random.default_rng(1)).positions - atoms.positions
+    moved = vibrate(atoms, np.random.default_rng(1)).positions - atoms.positions
     np.testing.assert_allclose(moved.std(axis=0), 10 * GOLD_VIBRATION, rtol=0.05)
 
 
@@ -70,7 +72,7 @@ def test_table_agrees_with_a_sphere_in_the_middle():
     rng = np.random.default_rng(4)
     table, passed = Transmission.load(aperture=10.0), []
     for _ in range(4):
-        wave = particle_exit_wave(vibrating(nanoparticle("sphere", 4.0, rng), rng), sampling=0.0125)
+        wave = particle_exit_wave(vibrate(nanoparticle("sphere", 4.0, rng), rng), sampling=0.0125)
         y, x = (np.indices(wave.shape) - wave.shape[0] / 2) * 0.0125
         passed.append(np.mean(np.abs(wave[np.hypot(y, x) < 0.7]) ** 2))  # 3.75 to 4 nm thick
     spread = float(table.intensity[:, 4].std())
@@ -98,7 +100,7 @@ def test_composed_images_agree_with_all_atoms():
     )
     scene = Scene(layers, (7.2, 7.2))
     result = compare_with_multislice(
-        scene, pixel_sizes=(0.4,), apertures=(10.0,), defocus=(0.0, 200.0), planes=3, sampling=0.0125, oversampling=4
+        scene, (0.4,), [Lens.ideal(), Lens.ideal(defocus=200.0)], planes=3, sampling=0.0125, oversampling=4
     )
     worst = result.table.groupby("method")["rms_over_std"].max()
     assert worst["particle"] < 0.02
@@ -119,6 +121,11 @@ def test_comparison_refuses_what_it_cannot_compare(change, message):
         compare_with_multislice(replace(overlapping_clusters(), **change))
 
 
+def test_comparison_needs_one_energy():
+    with pytest.raises(ValueError, match="lenses of one energy"):
+        compare_with_multislice(overlapping_clusters(), lenses=[Lens(), Lens(300e3)])
+
+
 def test_clusters_overlap_without_touching_within_a_layer():
     scene = overlapping_clusters(4.0)
     assert sum(len(layer) for layer in scene.layers) >= 7
@@ -129,11 +136,12 @@ def test_clusters_overlap_without_touching_within_a_layer():
 
 
 def test_reduced_transmission_keeps_every_electron_and_its_place():
-    atoms = vibrating(nanoparticle("sphere", 2.0, np.random.default_rng(5)), np.random.default_rng(6))
+    atoms = vibrate(nanoparticle("sphere", 2.0, np.random.default_rng(5)), np.random.default_rng(6))
     wave = exit_waves(atoms, sampling=0.0125)[0][:300, :300]
     coherent, remainder = reduce_transmission(wave, 0.0125, 0.125, 200e3, 20.0)
-    passed = np.mean(np.abs(through_lens(wave, 0.0125, aperture=20.0)) ** 2)
-    kept = np.mean(np.abs(through_lens(coherent.numpy(), 0.125, aperture=20.0)) ** 2) + float(remainder.mean())
+    lens = Lens.ideal(aperture=20.0)
+    passed = np.mean(np.abs(through_lens(wave, 0.0125, lens)) ** 2)
+    kept = np.mean(np.abs(through_lens(coherent.numpy(), 0.125, lens)) ** 2) + float(remainder.mean())
     assert kept == pytest.approx(passed, rel=1e-5)
     phase, expected = np.angle(coherent.numpy()), np.angle(wave).reshape(30, 10, 30, 10).mean(axis=(1, 3))
     centre = [np.array([np.sum(c * p) for c in np.indices(p.shape)]) / p.sum() for p in (phase, expected)]
@@ -151,9 +159,9 @@ def test_other_fcc_metals_have_their_own_density():
 
 
 def test_table_remade_small_is_seeded(tmp_path):
-    options = {"orientations": 1, "energies": (200e3,), "apertures": (10.0,), "thickness": 3, "width": 2.0}
+    config = TransmissionConfig(orientations=1, energies=(200e3,), apertures=(10.0,), thickness=3, width=2.0)
     for name in "ab":
-        tabulate_transmission(tmp_path / f"{name}.npz", seed=3, progress=False, **options)
+        tabulate_transmission(tmp_path / f"{name}.npz", config, seed=3, progress=False)
     a, b = (np.load(tmp_path / f"{name}.npz") for name in "ab")
     np.testing.assert_array_equal(a["wave"], b["wave"])
     assert a["intensity"].shape == (1, 1, 1, 4)

@@ -10,6 +10,7 @@ import torch
 from moirelib.simulation import (
     SHAPES,
     Layer,
+    Lens,
     Scene,
     Transmission,
     clean_image,
@@ -39,7 +40,7 @@ def test_wavelength_matches_textbook(energy, wavelength):
 
 def test_nothing_in_the_beam_transmits_everything():
     scene = one_particle(at=(-500.0, -500.0))
-    np.testing.assert_allclose(clean_image(scene, 1.0, defocus=1000.0), 1.0, atol=1e-5)
+    np.testing.assert_allclose(clean_image(scene, 1.0, lens=Lens(defocus=1000.0)), 1.0, atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -66,14 +67,14 @@ def test_particles_at_the_border_are_cut_not_wrapped():
 
 
 def test_defocused_images_do_not_wrap_round_the_field():
-    image = clean_image(one_particle(at=(50.0, 1.0)), 1.0, mean_free_path=20.0, defocus=2000.0)
+    image = clean_image(one_particle(at=(50.0, 1.0)), 1.0, mean_free_path=20.0, lens=Lens(defocus=2000.0))
     np.testing.assert_allclose(image[:, -10:], 1.0, atol=0.02)
     assert image[50, 0] < 0.8
 
 
 def test_an_empty_layer_on_top_does_not_move_the_focus():
     scene = one_particle()
-    images = [clean_image(s, 1.0, defocus=300.0) for s in (scene, replace(scene, layers=scene.layers[:1]))]
+    images = [clean_image(s, 1.0, lens=Lens(defocus=300.0)) for s in (scene, replace(scene, layers=scene.layers[:1]))]
     np.testing.assert_array_equal(*images)
 
 
@@ -109,24 +110,24 @@ def test_displaced_liquid_brightens_a_particle_by_its_own_loss():
 
 @pytest.mark.parametrize("options", [{"mean_free_path": 35.0}, {}])
 def test_defocus_and_aberrations_conserve_the_electrons_that_pass(options):
-    focused = clean_image(one_particle(), 1.0, spherical_aberration=0.0, **options)
-    blurred = clean_image(one_particle(), 1.0, defocus=2000.0, focal_spread=50.0, **options)
+    focused = clean_image(one_particle(), 1.0, lens=Lens.ideal(), **options)
+    blurred = clean_image(one_particle(), 1.0, lens=Lens(defocus=2000.0, focal_spread=50.0), **options)
     assert blurred.sum() == pytest.approx(focused.sum(), rel=1e-5)
     assert np.abs(blurred - focused).max() > 0.01
 
 
 def test_conservation_holds_where_torch_inverts_2048_samples_wrongly():
     scene = replace(one_particle(), field=(512.0, 512.0))
-    image = clean_image(scene, 1.0, mean_free_path=35.0, defocus=500.0, oversampling=4)
+    image = clean_image(scene, 1.0, mean_free_path=35.0, lens=Lens(defocus=500.0), oversampling=4)
     assert image[300:, 300:].mean() == pytest.approx(1.0, abs=1e-3)
 
 
 def test_lens_agrees_with_abtem():
     rng = np.random.default_rng(0)
     wave = (1 + 0.3 * rng.standard_normal((96, 96)) + 0.3j * rng.standard_normal((96, 96))).astype(np.complex64)
-    lens = {"aperture": 8.0, "defocus": 150.0, "spherical_aberration": 1.2}
-    expected = np.abs(through_lens(wave, 0.1, 200e3, **lens)) ** 2
-    image = compose([(torch.from_numpy(wave), None)], [0.0], 0.1, 1, 200e3, **lens)
+    lens = Lens(aperture=8.0, defocus=150.0, spherical_aberration=1.2)
+    expected = np.abs(through_lens(wave, 0.1, lens)) ** 2
+    image = compose([(torch.from_numpy(wave), None)], [0.0], 0.1, 1, lens)
     np.testing.assert_allclose(image, expected, atol=2e-4)
 
 
@@ -137,7 +138,7 @@ def test_gap_propagates_like_abtem():
     expected = np.asarray(waves.apply_ctf(abtem.CTF(energy=200e3, defocus=-1000.0)).array)
     np.testing.assert_allclose(fresnel_propagate(wave, 100.0, 0.2, electron_wavelength(200e3)), expected, atol=1e-4)
     empty = (torch.ones(64, 64, dtype=torch.complex64), None)
-    image = compose([(torch.from_numpy(wave), None), empty], [0.0, 100.0], 0.2, 1, 200e3, 100.0, 0.0, 0.0)
+    image = compose([(torch.from_numpy(wave), None), empty], [0.0, 100.0], 0.2, 1, Lens.ideal(aperture=100.0))
     np.testing.assert_allclose(image, np.abs(expected) ** 2, atol=1e-3)
 
 
@@ -148,10 +149,9 @@ def test_focal_spread_dims_a_fine_fringe_as_its_envelope_predicts():
     x = np.arange(64) * sampling
     grating = torch.from_numpy(np.tile(np.exp(0.01j * np.cos(2 * np.pi * k * x)), (64, 1)).astype(np.complex64))
     width = np.pi * electron_wavelength(200e3) * k**2
-    sharp, dim = (
-        compose([(grating, None)], [0.0], sampling, 1, 200e3, 10.0, 0.5 * np.pi / width, 0.0, s).std()
-        for s in (0.0, spread)
-    )
+    steady = Lens.ideal(defocus=0.5 * np.pi / width)
+    lenses = steady, replace(steady, focal_spread=spread)
+    sharp, dim = (compose([(grating, None)], [0.0], sampling, 1, lens).std() for lens in lenses)
     assert float(dim / sharp) == pytest.approx(np.exp(-((width * spread) ** 2) / 2), rel=0.01)
 
 
@@ -159,7 +159,7 @@ def test_remainder_is_carried_as_electrons_and_spread_over_the_aperture():
     remainder = torch.zeros(64, 64)
     remainder[32, 32] = 1.0
     opaque = torch.zeros(64, 64, dtype=torch.complex64)
-    image = compose([(opaque, remainder)], [0.0], 1.0, 1, 200e3, 10.0, defocus=1000.0)
+    image = compose([(opaque, remainder)], [0.0], 1.0, 1, Lens(defocus=1000.0))
     assert float(image.sum()) == pytest.approx(1.0, rel=1e-4)
     y, x = np.indices(image.shape) - 32
     assert float((image * torch.from_numpy(np.hypot(y, x) <= 11)).sum()) > 0.95  # a disk of 10 nm
@@ -171,14 +171,15 @@ def test_each_layers_remainder_is_spread_by_its_own_distance_from_focus():
     clear = (torch.ones(64, 64, dtype=torch.complex64), None)
     opaque = torch.zeros(64, 64, dtype=torch.complex64)
     layers = [(opaque, remainder), clear]
-    sharp, spread = (compose(layers, [0.0, 500.0], 1.0, 1, 200e3, 20.0, defocus=d) for d in (500.0, 0.0))
+    lenses = Lens(aperture=20.0, defocus=500.0), Lens(aperture=20.0)
+    sharp, spread = (compose(layers, [0.0, 500.0], 1.0, 1, lens) for lens in lenses)
     assert float(sharp[32, 32]) > 0.99  # underfocus by 500 nm images the first layer
     assert float(spread[32, 32]) < 0.01
 
 
 def test_later_layers_dim_what_earlier_ones_scattered():
     empty = torch.ones(8, 8, dtype=torch.complex64)
-    image = compose([(0 * empty, torch.full((8, 8), 0.5)), (0.6 * empty, None)], [0.0, 0.0], 1.0, 1, 200e3, 10.0)
+    image = compose([(0 * empty, torch.full((8, 8), 0.5)), (0.6 * empty, None)], [0.0, 0.0], 1.0, 1, Lens())
     np.testing.assert_allclose(image, 0.5 * 0.36, rtol=1e-4)
 
 
@@ -217,12 +218,23 @@ def test_unknown_energy_is_refused_with_what_there_is():
         Transmission.load(energy=80e3)
 
 
+def test_lens_and_table_must_be_for_the_same_electrons():
+    table = Transmission.load(energy=300e3, aperture=20.0)
+    with pytest.raises(ValueError, match="300000 eV and 20 mrad, the lens for 200000 eV and 10 mrad"):
+        clean_image(one_particle(), 1.0, table, Lens())
+    np.testing.assert_array_equal(  # without a lens the table's energy and aperture count
+        clean_image(one_particle(), 1.0, table), clean_image(one_particle(), 1.0, lens=Lens(300e3, 20.0))
+    )
+    with pytest.raises(ValueError, match="positive energy and aperture"):
+        Lens(aperture=0.0)
+
+
 def test_composing_is_the_same_on_every_number_of_threads():
     before = torch.get_num_threads()
     images = []
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        images.append(clean_image(one_particle(), 1.0, defocus=500.0))
+        images.append(clean_image(one_particle(), 1.0, lens=Lens(defocus=500.0)))
     torch.set_num_threads(before)
     np.testing.assert_allclose(images[0], images[1], atol=1e-6)
 

@@ -58,6 +58,16 @@ def test_matching_pairs_as_many_as_possible():
     assert sorted(zip(i.tolist(), j.tolist(), strict=True)) == [(0, 0), (1, 1)]
 
 
+def test_matching_never_makes_a_pair_of_infinite_penalty():
+    # The near pair is forbidden; the far one would be out of reach, so one pair is left.
+    found, truth = [[0, 0], [0, 3.0]], [[0, 0.1], [0, 1.5]]
+    penalty = np.array([[np.inf, 0.0], [0.0, 0.0]])
+    i, j = match(found, truth, 2.0, penalty)
+    assert list(zip(i.tolist(), j.tolist(), strict=True)) == [(0, 1)]
+    i, j = match(found, truth, 2.0, np.full((2, 2), np.inf))
+    assert len(i) == len(j) == 0
+
+
 def test_mask_iou_counts_pixels_and_ignores_names():
     a = np.zeros((1, 2, 10, 10))
     a[0, 0, :5] = 1

@@ -93,7 +93,7 @@ def test_elastic_movie_carries_the_phonons_of_its_dynamical_matrix():
 
 def test_events_explain_every_change_of_the_number_of_particles():
     scene = replace(hexagons(), field=(400.0, 400.0))  # all particles in view
-    layers = tuple(layer.shifted((100.0, 100.0)) for layer in scene.layers)
+    layers = tuple(layer.shift((100.0, 100.0)) for layer in scene.layers)
     config = MovieConfig(frames=6, growth=((1.0, 1.0), (0.3, 0.9)), detachment=0.05)
     movie = simulate_movie(replace(scene, layers=layers), 4.0, config, 3, CLEAR, BRIGHT)
     counts = movie.truth.groupby(["layer", "frame"]).size()

@@ -44,7 +44,7 @@ def match(
     reach : float
         Farthest distance of a pair, in the same unit.
     penalty : float or ndarray, shape (n, m)
-        Added to the distance of pairs within reach, to prefer some.
+        Added to the distance of pairs within reach, to prefer some; ``inf`` for pairs that must not be made.
 
     Returns
     -------
@@ -52,7 +52,7 @@ def match(
         Indices into ``found`` and ``truth`` of as many pairs within reach as can be made, at the least total distance.
     """
     distance = cdist(np.reshape(found, (-1, 2)), np.reshape(truth, (-1, 2)))
-    return assign_pairs(distance + penalty, distance <= reach)
+    return assign_pairs(distance + penalty, (distance <= reach) & np.isfinite(penalty))
 
 
 def pair_mutually_nearest(one: np.ndarray, other: np.ndarray, reach: float) -> tuple[np.ndarray, np.ndarray]:

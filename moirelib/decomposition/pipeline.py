@@ -75,8 +75,7 @@ class Decomposition:
         for k in (1, 2):
             images = (np.asarray(self.layers[t, k - 1]) for t in range(len(self.movie)))
             write_layer_movie(folder / f"layer_{k}.tif", images, self.movie.pixel_size, self.movie.frame_time)
-        self.particles.to_csv(folder / "particles.csv", index=False, float_format="%.6g", lineterminator="
-")
+        self.particles.to_csv(folder / "particles.csv", index=False, float_format="%.6g", lineterminator="\n")
         text = json.dumps(self.summary, indent=1)
         (folder / "summary.json").write_text(text + "\n", encoding="utf-8")
 

@@ -31,6 +31,7 @@ from .movie import (
 from .multislice import (
     GOLD_VIBRATION as GOLD_VIBRATION,
     ParticleTransmission as ParticleTransmission,
+    TransmissionConfig as TransmissionConfig,
     compose_wave as compose_wave,
     crystal_slab as crystal_slab,
     exit_waves as exit_waves,
@@ -40,10 +41,11 @@ from .multislice import (
     reduce_transmission as reduce_transmission,
     tabulate_transmission as tabulate_transmission,
     through_lens as through_lens,
-    vibrating as vibrating,
+    vibrate as vibrate,
 )
 from .optics import (
     OVERSAMPLING as OVERSAMPLING,
+    Lens as Lens,
     Transmission as Transmission,
     clean_image as clean_image,
     compose as compose,

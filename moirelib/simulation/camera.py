@@ -1,4 +1,4 @@
-"""From a clean image to a raw frame: dose, camera transfer and noise.
+"""The camera: dose, counting noise, modulation transfer, readout noise, hot and dead pixels.
 
 Explained in chapter 3, "Liquid".
 """
@@ -13,7 +13,7 @@ from scipy.fft import irfft2, next_fast_len, rfft2, rfftfreq
 
 from .liquid import LiquidConfig, blur_reach, liquid_background, optical_transfer
 
-__all__ = ["CameraConfig", "camera_mtf", "record"]
+MARGIN = 16  # px that a frame is mirrored by before filtering: the camera's point spread is narrower
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class CameraConfig:
         return cls(dose=0.034, mtf=(0.81, 0.5, 0.25), readout_noise=0.1, gain=28.0, offset=20.0)
 
 
-def camera_mtf(frequency, values=(0.81, 0.62, 0.28)) -> np.ndarray:
+def camera_mtf(frequency, values: tuple[float, float, float] = (0.81, 0.62, 0.28)) -> np.ndarray:
     """Modulation transfer function of the camera.
 
     Parameters
@@ -98,10 +98,8 @@ def record(
         Fraction of electrons that pass the particles.
     pixel_size : float
         In nm/pixel.
-    liquid : LiquidConfig
-        Liquid, windows and beam.
-    camera : CameraConfig
-        Dose and detector.
+    liquid, camera : LiquidConfig, CameraConfig
+        Liquid with windows, beam and lens; dose and detector.
     rng : numpy.random.Generator
         Source of the background's shape and of all noise.
     background : ndarray, shape (y, x), optional
@@ -113,14 +111,10 @@ def record(
     -------
     ndarray, shape (y, x), uint16
         Counts. Poisson noise comes before the camera's MTF, readout noise after it.
-
-    Notes
-    -----
-    Explained in chapter 3, "Liquid".
     """
     background = liquid_background(clean.shape, pixel_size, liquid, rng) if background is None else background
     reach = min(blur_reach(liquid) / pixel_size, max(clean.shape))
-    blurred = _filter(clean * background, lambda k: optical_transfer(k / pixel_size, liquid), int(reach) + 16)
+    blurred = _filter(clean * background, lambda k: optical_transfer(k / pixel_size, liquid), int(reach) + MARGIN)
     area = (10 * pixel_size) ** 2  # Å² per pixel
     electrons = rng.poisson(np.clip(blurred, 0, None) * (brightness * camera.dose * area))
     detected = _filter(electrons.astype(np.float32), lambda k: camera_mtf(k, camera.mtf))
@@ -140,7 +134,7 @@ def _defective_pixels(shape, camera):
     return hot, rng.exponential(camera.hot_signal, hot.size), dead
 
 
-def _filter(image, transfer, margin: int = 16) -> np.ndarray:
+def _filter(image, transfer, margin: int = MARGIN) -> np.ndarray:
     """Apply a transfer function of the frequency in cycles/pixel; mirrored margins keep opposite edges apart."""
     sizes = [next_fast_len(n + 2 * margin, real=True) for n in image.shape]
     before = [(size - n) // 2 for size, n in zip(sizes, image.shape, strict=True)]

@@ -11,7 +11,8 @@ from scipy.spatial import cKDTree
 from ..crystal.lattice import commensurate_angles, fold_hexagonal, hexagonal_lattice
 from .scene import Defect
 
-__all__ = ["dilatation_displacement", "dislocation_displacement", "grain_boundary", "twin_boundary"]
+CLOSEST = 0.8  # spacings: nearer particles of two grains would overlap; a choice
+ON_LINE = 1e-6  # spacings: rounding error of a site on a boundary
 
 
 def dislocation_displacement(points, core, burgers, poisson_ratio: float = 1 / 3) -> np.ndarray:
@@ -39,7 +40,7 @@ def dislocation_displacement(points, core, burgers, poisson_ratio: float = 1 / 3
     References
     ----------
     Anderson, Hirth and Lothe, Theory of Dislocations (2017), section 3.4, with ν/(1 - ν) as the two-dimensional
-    ratio; Seung and Nelson, Phys. Rev. A 38, 1005 (1988). Explained in chapter 1, "Lattices".
+    ratio; Seung and Nelson, Phys. Rev. A 38, 1005 (1988).
     """
     burgers = np.asarray(burgers, float)
     b = np.hypot(*burgers)
@@ -57,9 +58,7 @@ def dilatation_displacement(points, center, area: float) -> np.ndarray:
 
     Parameters
     ----------
-    points : array_like, shape (n, 2)
-        (y, x) in nm.
-    center : array_like, shape (2,)
+    points, center : array_like, shape (n, 2) and (2,)
         (y, x) in nm.
     area : float
         In nm²; one cell (√3/2 a²) for an interstitial.
@@ -67,7 +66,7 @@ def dilatation_displacement(points, center, area: float) -> np.ndarray:
     Returns
     -------
     ndarray, shape (n, 2)
-        (y, x) in nm. Without compression anywhere but at the centre. Explained in chapter 1, "Lattices".
+        (y, x) in nm. Without compression anywhere but at the centre.
     """
     r = np.asarray(points, float) - center
     return area / (2 * np.pi) * r / np.sum(r * r, axis=1, keepdims=True)
@@ -102,17 +101,13 @@ def grain_boundary(
         (y, x) in nm.
     defect : Defect
         The boundary.
-
-    Notes
-    -----
-    Explained in chapter 1, "Lattices".
     """
     line, normal = direction_along(inclination)
     first = hexagonal_lattice(spacing, angle, center, radius)
     second = hexagonal_lattice(spacing, angle + misorientation, center, radius)
-    first = first[(first - center) @ normal < 1e-6 * spacing]
-    second = second[(second - center) @ normal > 1e-6 * spacing]
-    second = second[far_from(second, first, 0.8 * spacing if closest is None else closest)]
+    first = first[(first - center) @ normal < ON_LINE * spacing]
+    second = second[(second - center) @ normal > ON_LINE * spacing]
+    second = second[far_from(second, first, CLOSEST * spacing if closest is None else closest)]
     ends = np.asarray(center) + np.outer([-radius, radius], line)
     turn = fold_hexagonal(misorientation)
     defect = Defect("grain boundary", as_pair(ends[0]), end=as_pair(ends[1]), misorientation=turn)
@@ -126,11 +121,8 @@ def twin_boundary(
 
     Parameters
     ----------
-    spacing : float
-        Nearest-neighbour distance, in nm.
-    angle : float
-        Direction of a close-packed row of the first grain, in degrees from x towards y. The boundary runs along its
-        lattice vector (m, n) of `commensurate_angles`.
+    spacing, angle : float
+        As for `grain_boundary`. The boundary runs along the lattice vector (m, n) of `commensurate_angles`.
     sigma : int
         Reciprocal density of coincident sites Σ: 7, 13, 19, ...
     center : array_like, shape (2,)
@@ -143,32 +135,26 @@ def twin_boundary(
 
     Returns
     -------
-    points : ndarray, shape (n, 2)
-        (y, x) in nm.
-    defect : Defect
-        The boundary.
+    points, defect
+        As of `grain_boundary`.
 
     Raises
     ------
     ValueError
         If there is no such Σ.
-
-    Notes
-    -----
-    Explained in chapter 1, "Lattices".
     """
     found = commensurate_angles(sigma).query("sigma == @sigma")
     if found.empty:
         known = ", ".join(map(str, commensurate_angles(max(sigma, 50))["sigma"].unique()))
         raise ValueError(f"a hexagonal lattice has no twin boundary of Σ {sigma}; Σ is one of {known}, ...")
     _, twist, m, n = found.iloc[0]
-    closest = 0.8 * spacing if closest is None else closest
+    closest = CLOSEST * spacing if closest is None else closest
     line, normal = direction_along(angle + np.degrees(np.arctan2(np.sqrt(3) / 2 * n, m + n / 2)))
     points = hexagonal_lattice(spacing, angle, (0.0, 0.0), radius)
     along, depth = points @ line, -(points @ normal)
-    near = np.flatnonzero((depth > -1e-6 * spacing) & (2 * depth < closest))
+    near = np.flatnonzero((depth > -ON_LINE * spacing) & (2 * depth < closest))
     near = near[np.lexsort((along[near], np.round(depth[near] / spacing, 6)))]  # coincident sites come first
-    on_line = _thinned(along[near], closest)[:, None] * line
+    on_line = _thin_out(along[near], closest)[:, None] * line
     first = points[2 * depth >= closest]
     first = first[far_from(first, on_line, closest)]
     mirrored = first - 2 * (first @ normal)[:, None] * normal
@@ -186,6 +172,7 @@ def direction_along(inclination):
 
 
 def as_pair(point) -> tuple[float, float]:
+    """A point as a tuple of two floats."""
     return float(point[0]), float(point[1])
 
 
@@ -196,9 +183,9 @@ def far_from(points, others, closest) -> np.ndarray:
     return cKDTree(others).query(points)[0] >= closest * (1 - 1e-9)
 
 
-def _thinned(values, closest) -> np.ndarray:
+def _thin_out(values, closest) -> np.ndarray:
     """Positions on a line, in the order given, without those too close to an earlier one."""
-    kept = []
+    kept: list[float] = []
     for value in values:
         if all(abs(value - k) >= closest for k in kept):
             kept.append(value)

@@ -8,23 +8,29 @@ from __future__ import annotations
 import contextlib
 import json
 from dataclasses import asdict, dataclass, field, replace
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from .camera import CameraConfig, record
 from .liquid import LiquidConfig
-from .optics import Transmission, clean_image, particle_mask
+from .optics import Lens, Transmission, clean_image, particle_mask
 from .random_scenes import LatticeConfig, random_scene
 from .scene import Scene, finite, truth_parameters, truth_table
 
-__all__ = ["LibraryConfig", "SimulatedFrame", "make_library", "open_library", "simulate_frame"]
+EMPTY_RATIO = 0.7  # diameter over spacing, for what is scaled by the diameter where layer 1 is empty
+PEDESTAL = 5.0  # standard deviations of readout noise that the offset keeps above zero
+GREATEST_OFFSET = 0.3  # of saturation; the rest is for the signal
+BATCH = 4  # images per job
+WORKER_ENVIRONMENT = {f"{name}_NUM_THREADS": 1 for name in ("OMP", "MKL", "OPENBLAS")}
 
 
 @dataclass(frozen=True)
 class LibraryConfig:
-    """Ranges of a training library; pairs are (low, high) of a uniform distribution unless said otherwise."""
+    """Ranges of a training library; pairs are (low, high) of a uniform distribution unless said otherwise.
+
+    The defaults are choices wide enough to include the published recipe, `published`.
+    """
 
     images: int = 400
     shape: tuple[int, int] = (512, 512)  # pixels
@@ -130,16 +136,10 @@ def simulate_frame(config: LibraryConfig, seed, transmission: Transmission | Non
     Parameters
     ----------
     config : LibraryConfig
-        Ranges.
     seed : int or sequence of int
         Same seed, same bytes.
     transmission : Transmission, optional
-        Gold's shipped table at the energy and aperture drawn by default.
-
-    Returns
-    -------
-    SimulatedFrame
-        Raw frame, masks, scene and the parameters drawn.
+        For the energy and aperture drawn; gold's shipped table by default.
     """
     rng = np.random.default_rng(seed)
     if config.recipe and rng.random() < config.recipe:
@@ -147,33 +147,28 @@ def simulate_frame(config: LibraryConfig, seed, transmission: Transmission | Non
     spacing = np.exp(rng.uniform(*np.log(config.lattice.spacing)))
     pixel_size = _random_pixel_size(config, spacing, rng)
     scene = random_scene(config.lattice, tuple(n * pixel_size for n in config.shape), rng, spacing)
-    diameter = float(np.mean(scene.layers[0].diameters)) if len(scene.layers[0]) else spacing * 0.7
-    optics = {"energy": float(rng.choice(config.energies)), "aperture": float(rng.choice(config.apertures))}
+    diameter = float(np.mean(scene.layers[0].diameters)) if len(scene.layers[0]) else spacing * EMPTY_RATIO
+    energy, aperture = float(rng.choice(config.energies)), float(rng.choice(config.apertures))
     path = None if rng.random() < config.tabulated else float(rng.uniform(*config.mean_free_path))
-    lens = {"defocus": float(rng.uniform(*config.defocus))}
-    lens["spherical_aberration"] = float(rng.uniform(*config.spherical_aberration))
-    liquid, camera = _random_conditions(config, spacing, diameter, scene.depth, pixel_size, optics, rng)
-    gold = _gold(**optics) if transmission is None else transmission
-    clean = clean_image(
-        scene, pixel_size, gold, mean_free_path=path, liquid_mean_free_path=liquid.liquid_mean_free_path, **lens
-    )
+    defocus, spherical = float(rng.uniform(*config.defocus)), float(rng.uniform(*config.spherical_aberration))
+    lens = Lens(energy, aperture, defocus, spherical)
+    liquid = _random_liquid(config, lens, spacing, diameter, scene.depth, pixel_size, rng)
+    camera = _random_camera(config, liquid, pixel_size, rng)
+    clean = clean_image(scene, pixel_size, transmission, lens, path, liquid.liquid_mean_free_path)
     frame = record(clean, pixel_size, liquid, camera, rng)
     masks = [particle_mask(scene, n + 1, pixel_size) for n in range(len(scene.layers))]
     parameters = {
         **truth_parameters(scene, pixel_size),
         "diameter_nm": diameter,
-        "energy_eV": optics["energy"],
-        "aperture_mrad": optics["aperture"],
-        "defocus_nm": lens["defocus"],
-        "spherical_aberration_mm": lens["spherical_aberration"],
+        "energy_eV": lens.energy,
+        "aperture_mrad": lens.aperture,
+        "defocus_nm": lens.defocus,
+        "spherical_aberration_mm": lens.spherical_aberration,
         "mean_free_path_nm": path,
-        "liquid": asdict(liquid),
+        "liquid": liquid.parameters(),
         "camera": asdict(camera),
     }
     return SimulatedFrame(frame, np.rint(255 * np.stack(masks)).astype(np.uint8), scene, pixel_size, parameters)
-
-
-_gold = lru_cache(maxsize=None)(Transmission.load)
 
 
 def _random_pixel_size(config, spacing, rng) -> float:
@@ -193,14 +188,14 @@ def _random_disk(config, diameter, pixel_size, rng) -> float:
     return diameter * rng.uniform(*config.disk_blur)
 
 
-def _random_conditions(config, spacing, diameter, stack, pixel_size, optics, rng) -> tuple[LiquidConfig, CameraConfig]:
+def _random_liquid(config, lens, spacing, diameter, depth, pixel_size, rng) -> LiquidConfig:
     zero_loss = bool(rng.random() < config.zero_loss)
     wedge = rng.uniform(*config.wedge)
-    liquid = replace(
+    return replace(
         LiquidConfig() if config.elastic_loss else LiquidConfig.published(),
-        **optics,
+        lens=lens,
         zero_loss=zero_loss,
-        water=max(rng.uniform(*config.water), stack / (1 - wedge / 2)),  # the particles are all in the liquid
+        water=max(rng.uniform(*config.water), depth / (1 - wedge / 2)),  # the particles are all in the liquid
         wedge=wedge,
         wedge_angle=rng.uniform(0, 360),
         beam=rng.uniform(*config.beam),
@@ -210,7 +205,6 @@ def _random_conditions(config, spacing, diameter, stack, pixel_size, optics, rng
         blur=diameter * rng.uniform(*config.blur),
         disk_blur=_random_disk(config, diameter, pixel_size, rng),
     )
-    return liquid, _random_camera(config, liquid, pixel_size, rng)
 
 
 def _random_camera(config, liquid, pixel_size, rng) -> CameraConfig:
@@ -221,20 +215,18 @@ def _random_camera(config, liquid, pixel_size, rng) -> CameraConfig:
     exposure = float(np.exp(rng.uniform(*np.log(config.exposure))))
     gain = min(config.gain, exposure * saturation / electrons)
     noise, power = rng.uniform(*config.readout_noise), rng.uniform(*config.mtf_power)
+    fine, finer, finest = CameraConfig.published().mtf
     return CameraConfig(
         dose=dose,
-        mtf=tuple(float(v**power) for v in CameraConfig.published().mtf),
+        mtf=(float(fine**power), float(finer**power), float(finest**power)),
         readout_noise=noise,
         gain=gain,
-        offset=min(rng.uniform(*config.offset) * saturation + 5 * noise * gain, 0.3 * saturation),
+        offset=min(rng.uniform(*config.offset) * saturation + PEDESTAL * noise * gain, GREATEST_OFFSET * saturation),
         saturation=saturation,
         hot_pixels=rng.uniform(*config.hot_pixels),
         dead_pixels=rng.uniform(*config.dead_pixels),
         pixel_seed=int(rng.integers(2**31)),
     )
-
-
-_WORKER_ENVIRONMENT = {f"{name}_NUM_THREADS": 1 for name in ("OMP", "MKL", "OPENBLAS")}
 
 
 def make_library(
@@ -281,10 +273,10 @@ def make_library(
     config = LibraryConfig.full() if config is None else config
     group = _create_store(Path(path), config, seed)
     missing = np.flatnonzero(np.asarray(group["done"][:]) == 0).tolist()
-    batches = [missing[i : i + 4] for i in range(0, len(missing), 4)]
+    batches = [missing[i : i + BATCH] for i in range(0, len(missing), BATCH)]
     with contextlib.ExitStack() as stack:
         # Dask would have workers return every array's memory to the system at once, which halves their speed.
-        stack.enter_context(dask.config.set({"distributed.nanny.pre-spawn-environ": _WORKER_ENVIRONMENT}))
+        stack.enter_context(dask.config.set({"distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT}))
         address = scheduler or stack.enter_context(
             LocalCluster(workers, threads_per_worker=1, dashboard_address=":0", processes=workers > 1)
         )
@@ -297,13 +289,7 @@ def make_library(
 
 
 def open_library(path):
-    """Open a finished library for reading.
-
-    Raises
-    ------
-    ValueError
-        If the folder holds no library, or an unfinished one.
-    """
+    """Open a finished library for reading; a ValueError says what is missing in the folder."""
     import zarr
 
     try:

@@ -1,11 +1,11 @@
-"""What the liquid and its windows do to an image: blur, background, flicker.
+"""The liquid and its windows: loss of electrons, blur by loss of energy, background, flicker of the beam.
 
 Explained in chapter 3, "Liquid".
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from ase.units import _c, _e, _me
@@ -14,32 +14,32 @@ from scipy.ndimage import zoom
 from scipy.special import j1
 from scipy.stats import poisson
 
-__all__ = [
-    "LiquidConfig",
-    "brightness_flicker",
-    "chromatic_blur",
-    "elastic_mean_free_path",
-    "liquid_background",
-    "optical_transfer",
-]
+from .optics import Lens
 
 _REST_ENERGY = _me * _c**2 / _e  # of the electron, eV
+
+# Ranges of the background, chosen by eye and not measured; lengths in fields of view.
+BEAM_CENTER = 0.15  # greatest distance of the beam's centre from the field's middle, along each axis
+SHADOW_EDGE = -0.6, -0.2  # position of a shadow's edge, from the field's middle
+SHADOW_WIDTH = 0.03, 0.15  # of the edge
+
+CLOUD_SAMPLES = 6  # of the coarse grid that clouds are drawn on, per standard deviation of their size
 
 
 @dataclass(frozen=True)
 class LiquidConfig:
-    """What lies around the particles, and the beam that lights it.
+    """What electrons meet beside the particles: liquid, windows, the lens behind them, and the beam's profile.
 
-    Two things happen to an electron in liquid and windows: atoms scatter it beyond the objective aperture, so that it
-    is lost, and it loses energy, so that the lens focuses it elsewhere and it arrives blurred. Each has its mean free
-    path. Behind an energy filter (``zero_loss``) the second kind is lost too; the published recipe counts this way.
+    In liquid and windows atoms scatter an electron beyond the objective aperture, so that it is lost, or it loses
+    energy, so that the lens focuses it elsewhere and it arrives blurred. Each kind has its mean free path. Behind an
+    energy filter (``zero_loss``) the second kind is lost too; the published recipe counts this way.
 
     Notes
     -----
     Source of each default, in short; chapter 3, "Liquid", derives them: thicknesses, inelastic mean free paths and
     beam from the published recipe [1]_ (the formula of [2]_ gives the mean free paths to 6 % at 200 keV); energy loss
     from the loss function of water [3]_; clouds fitted to the real frame of chapter 3; blur as large as published
-    vibrations. A 1.4 mm chromatic aberration is usual for the objective lens of a 200 kV microscope.
+    vibrations.
 
     References
     ----------
@@ -57,9 +57,7 @@ class LiquidConfig:
     water_elastic_path: float | None = None  # nm, to scattering beyond the aperture; `elastic_mean_free_path` when None
     window_elastic_path: float | None = None  # nm, the same for the windows
     zero_loss: bool = False  # only electrons that lost no energy count: an energy filter, and the published recipe
-    energy: float = 200e3  # eV
-    aperture: float = 10.0  # mrad, semi-angle of the objective aperture
-    chromatic_aberration: float = 1.4  # mm, of the objective lens
+    lens: Lens = Lens()  # energy and aperture decide the losses; movies and libraries are imaged with all of it
     energy_loss: float = 22.0  # eV, mean of one loss
     beam: float = 1.0  # exponent of the Gaussian beam at one field's width from its centre
     shadow: float = 0.0  # depth of a shadow from one side, 0 to 1
@@ -102,14 +100,14 @@ class LiquidConfig:
     def liquid_mean_free_path(self) -> float:
         """Thickness of liquid, in nm, that takes all but 1/e of the electrons; for `clean_image`."""
         elastic = self.water_elastic_path
-        elastic = elastic_mean_free_path("water", self.energy, self.aperture) if elastic is None else elastic
+        elastic = _elastic_path("water", self.lens) if elastic is None else elastic
         return 1 / (1 / elastic + self.zero_loss / (self._inelastic_scale * self.water_mean_free_path))
 
     @property
     def mean_transmission(self) -> float:
         """Fraction of the electrons that liquid and windows let through to the camera, at the mean thickness."""
         elastic = self.window_elastic_path
-        elastic = elastic_mean_free_path("silicon nitride", self.energy, self.aperture) if elastic is None else elastic
+        elastic = _elastic_path("silicon nitride", self.lens) if elastic is None else elastic
         per_window = 1 / elastic + self.zero_loss / (self._inelastic_scale * self.window_mean_free_path)
         return float(np.exp(-self.water / self.liquid_mean_free_path - self.windows * per_window))
 
@@ -122,7 +120,15 @@ class LiquidConfig:
     @property
     def _inelastic_scale(self) -> float:
         """Inelastic mean free paths at this energy over those at 200 keV."""
-        return _malis_factor(self.energy) / _malis_factor(200e3)
+        return _malis_factor(self.lens.energy) / _malis_factor(200e3)
+
+    def parameters(self) -> dict:
+        """All numbers by name, for the records of libraries and movies; of the lens, those that the liquid needs."""
+        numbers: dict = {}
+        for name, value in asdict(self).items():
+            needed = ("energy", "aperture", "chromatic_aberration")
+            numbers |= {key: value[key] for key in needed} if name == "lens" else {name: value}
+        return numbers
 
 
 #: Mean free path to any elastic scattering in nm, and the angle in mrad beyond which half of it goes, at 200 keV:
@@ -133,7 +139,8 @@ _ELASTIC = {"water": (481.0, 14.6), "silicon nitride": (94.7, 10.7)}
 def _malis_factor(energy: float, aperture: float = 10.0, mean_loss: float = 16.0) -> float:
     """What an inelastic mean free path is proportional to: F E / ln(2 β E / E_m) of Malis et al. (1988).
 
-    The mean loss E_m, in eV, is that of water; the aperture β, in mrad, enters by its logarithm only.
+    F = (1 + E/1022) / (1 + E/511)² with E in keV. The mean loss E_m, in eV, is that of water; the aperture β, in mrad,
+    enters by its logarithm only.
     """
     e = energy / 1e3  # keV
     return (1 + e / 1022) / (1 + e / 511) ** 2 * e / float(np.log(2 * aperture * e / mean_loss))
@@ -146,10 +153,8 @@ def elastic_mean_free_path(material: str, energy: float = 200e3, aperture: float
     ----------
     material : {"water", "silicon nitride"}
         What the electrons pass.
-    energy : float
-        In eV.
-    aperture : float
-        Semi-angle of the objective aperture, in mrad.
+    energy, aperture : float
+        In eV; semi-angle of the objective aperture, in mrad.
 
     Returns
     -------
@@ -164,7 +169,7 @@ def elastic_mean_free_path(material: str, energy: float = 200e3, aperture: float
     References
     ----------
     Lenz, Z. Naturforsch. A 9, 185 (1954), for the form; Lobato and Van Dyck, Acta Cryst. A 70, 636 (2014), for the
-    numbers. Explained in chapter 3, "Liquid".
+    numbers.
     """
     if material not in _ELASTIC:
         raise ValueError(f"no scattering factors for {material!r}; choose one of {', '.join(_ELASTIC)}")
@@ -175,21 +180,19 @@ def elastic_mean_free_path(material: str, energy: float = 200e3, aperture: float
     return float(path * speed * (1 + (aperture / angle * momentum) ** 2))
 
 
-def chromatic_blur(
-    energy_loss: float = 22.0, energy: float = 200e3, aperture: float = 10.0, chromatic_aberration: float = 1.4
-) -> float:
+def _elastic_path(material, lens) -> float:
+    return elastic_mean_free_path(material, lens.energy, lens.aperture)
+
+
+def chromatic_blur(energy_loss: float = 22.0, lens: Lens | None = None) -> float:
     """Radius of the disk into which the lens spreads electrons that lost energy.
 
     Parameters
     ----------
     energy_loss : float
         ΔE in eV, against the electrons in focus.
-    energy : float
-        Of the beam, E in eV.
-    aperture : float
-        Semi-angle α of the objective aperture, in mrad.
-    chromatic_aberration : float
-        Cc of the objective lens, in mm.
+    lens : Lens, optional
+        Its energy E, aperture α and chromatic aberration Cc; ``Lens()`` by default.
 
     Returns
     -------
@@ -198,10 +201,12 @@ def chromatic_blur(
 
     References
     ----------
-    Reimer and Kohl, Transmission Electron Microscopy (2008), section 2.3. Explained in chapter 3, "Liquid".
+    Reimer and Kohl, Transmission Electron Microscopy (2008), section 2.3.
     """
-    relativistic = (1 + energy / _REST_ENERGY) / (1 + energy / (2 * _REST_ENERGY))
-    return float(1e-3 * aperture * 1e6 * chromatic_aberration * energy_loss / energy * relativistic)
+    lens = lens or Lens()
+    relativistic = (1 + lens.energy / _REST_ENERGY) / (1 + lens.energy / (2 * _REST_ENERGY))
+    in_focus = 1e6 * lens.chromatic_aberration  # nm
+    return float(lens.semiangle * in_focus * energy_loss / lens.energy * relativistic)
 
 
 def optical_transfer(frequency, liquid: LiquidConfig) -> np.ndarray:
@@ -212,7 +217,6 @@ def optical_transfer(frequency, liquid: LiquidConfig) -> np.ndarray:
     frequency : array_like
         In 1/nm.
     liquid : LiquidConfig
-        Parameters.
 
     Returns
     -------
@@ -222,23 +226,22 @@ def optical_transfer(frequency, liquid: LiquidConfig) -> np.ndarray:
     Notes
     -----
     An electron loses energy a Poisson number n of times. The microscopist focuses what is seen, so the mean loss is in
-    focus, and electrons with n losses fill a disk of radius |n - mean| times `chromatic_blur` of one loss. Explained
-    in chapter 3, "Liquid".
+    focus, and electrons with n losses fill a disk of radius |n - mean| times `chromatic_blur` of one loss.
     """
     k = np.asarray(frequency, dtype=float)
     transfer = np.exp(-2 * (np.pi * liquid.blur * k) ** 2) * _disk_transfer(k, liquid.disk_blur)
     mean = 0.0 if liquid.zero_loss else liquid.energy_losses
     if mean == 0:
         return transfer
-    radius = chromatic_blur(liquid.energy_loss, liquid.energy, liquid.aperture, liquid.chromatic_aberration)
-    losses = np.arange(int(mean + 8 * np.sqrt(mean)) + 8)
+    radius = chromatic_blur(liquid.energy_loss, liquid.lens)
+    losses = np.arange(int(mean + 8 * np.sqrt(mean)) + 8)  # beyond eight standard deviations nothing is left
     share = poisson.pmf(losses, mean)
     return transfer * sum(p * _disk_transfer(k, abs(n - mean) * radius) for n, p in zip(losses, share, strict=True))
 
 
 def blur_reach(liquid: LiquidConfig) -> float:
     """How far blur carries electrons, in nm: four standard deviations of motion, the disk, two energy losses."""
-    radius = chromatic_blur(liquid.energy_loss, liquid.energy, liquid.aperture, liquid.chromatic_aberration)
+    radius = chromatic_blur(liquid.energy_loss, liquid.lens)
     losses = 0.0 if liquid.zero_loss else 2 * np.sqrt(liquid.energy_losses) + 1
     return 4 * liquid.blur + liquid.disk_blur + losses * radius
 
@@ -249,17 +252,16 @@ def _disk_transfer(k, radius) -> np.ndarray:
     return 2 * j1(u) / u
 
 
-def liquid_background(shape, pixel_size: float, liquid: LiquidConfig, rng: np.random.Generator) -> np.ndarray:
+def liquid_background(
+    shape: tuple[int, int], pixel_size: float, liquid: LiquidConfig, rng: np.random.Generator
+) -> np.ndarray:
     """Smooth intensity without particles: beam, shadow, clouds, and the loss in liquid and windows.
 
     Parameters
     ----------
-    shape : tuple of int
-        (y, x) in pixels.
-    pixel_size : float
-        In nm/pixel.
+    shape, pixel_size : tuple of int, float
+        (y, x) in pixels, and in nm/pixel.
     liquid : LiquidConfig
-        Parameters.
     rng : numpy.random.Generator
         Draws beam centre, shadow side, wedge direction and clouds.
 
@@ -270,11 +272,11 @@ def liquid_background(shape, pixel_size: float, liquid: LiquidConfig, rng: np.ra
     """
     y, x = (np.linspace(-0.5, 0.5, n, dtype=np.float32) for n in shape)
     y, x = y[:, None], x[None, :]
-    cy, cx = rng.uniform(-0.15, 0.15, 2)
+    cy, cx = rng.uniform(-BEAM_CENTER, BEAM_CENTER, 2)
     exponent = -liquid.beam * ((y - cy) ** 2 + (x - cx) ** 2)
     t = rng.uniform(0, 2 * np.pi)
-    along = y * np.float32(np.sin(t)) + x * np.float32(np.cos(t)) - rng.uniform(-0.6, -0.2)
-    shade = 1 - liquid.shadow / (1 + np.exp(along / rng.uniform(0.03, 0.15)))
+    along = y * np.float32(np.sin(t)) + x * np.float32(np.cos(t)) - rng.uniform(*SHADOW_EDGE)
+    shade = 1 - liquid.shadow / (1 + np.exp(along / rng.uniform(*SHADOW_WIDTH)))
     drawn = rng.uniform(0, 360)  # drawn in any case, so that a chosen direction leaves the clouds as they are
     w = np.radians(drawn if liquid.wedge_angle is None else liquid.wedge_angle)
     thicker = (y * np.sin(w) + x * np.cos(w)) / (abs(np.sin(w)) + abs(np.cos(w)))  # -1/2 to 1/2 across the field
@@ -289,7 +291,7 @@ def _cloud_field(shape, size, exponent, rng) -> np.ndarray:
 
     This is the Matérn family: a Gaussian for a great exponent, a power law k^(-2 exponent) at high k for a small one.
     """
-    step = max(int(size / 6), 1)
+    step = max(int(size / CLOUD_SAMPLES), 1)
     coarse = tuple(int(np.ceil(n / step)) + 2 for n in shape)
     # The Fourier transform is periodic; a margin keeps opposite edges of the field apart.
     padded = tuple(next_fast_len(n + int(np.ceil(4 * size / step)), real=True) for n in coarse)
@@ -307,22 +309,16 @@ def brightness_flicker(frames: int, std: float, correlation: float = 0.0, *, rng
     Parameters
     ----------
     frames : int
-        Number of frames.
     std : float
         Relative standard deviation.
     correlation : float
         Number of frames after which the correlation has fallen to 1/e; 0 for independent frames.
     rng : numpy.random.Generator
-        Source of randomness.
 
     Returns
     -------
     ndarray, shape (frames,)
         Positive factors of mean 1: the exponential of a first-order autoregressive process.
-
-    Notes
-    -----
-    Explained in chapter 3, "Liquid".
     """
     keep = np.exp(-1 / correlation) if correlation > 0 else 0.0
     z = rng.standard_normal(frames)

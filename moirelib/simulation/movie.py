@@ -15,12 +15,10 @@ import pandas as pd
 from .camera import CameraConfig, record
 from .growth import growth_schedule
 from .liquid import LiquidConfig, brightness_flicker, liquid_background
-from .optics import Transmission, clean_image
+from .optics import Lens, Transmission, clean_image, table_for
 from .random_scenes import LatticeConfig, random_scene
 from .scene import Scene, finite, truth_parameters, truth_table
 from .thermal_motion import thermal_displacements
-
-__all__ = ["MovieConfig", "SimulatedMovie", "make_sample", "scene_with_margin", "simulate_movie"]
 
 
 @dataclass(frozen=True)
@@ -52,42 +50,18 @@ class MovieConfig:
 
 @dataclass(frozen=True)
 class SimulatedMovie:
-    """A movie and everything that is true about it.
+    """A movie and everything that is true about it."""
 
-    Parameters
-    ----------
-    frames : ndarray, shape (t, y, x), uint16
-        Raw camera frames, in counts.
-    pixel_size : float
-        In nm/pixel.
-    frame_time : float
-        In s.
-    truth : pandas.DataFrame
-        As `moirelib.simulation.truth_table`, every frame; ``particle`` names one particle throughout.
-    sites : pandas.DataFrame
-        ``particle, layer, y_nm, x_nm``: where each particle rests, in the specimen at the first frame.
-    events : pandas.DataFrame
-        ``frame, layer, particle, event`` (``attach`` or ``detach``), ``y_nm, x_nm``.
-    drift : ndarray, shape (t, 2)
-        Of the specimen since the first frame (y, x), in nm.
-    rotation : ndarray, shape (t,)
-        Of the specimen since the first frame, in degrees.
-    brightness : ndarray, shape (t,)
-        Of the beam, 1 on average.
-    parameters : dict
-        Seed, movie configuration, liquid, camera, lens, lattices and planted defects (in nm, as in the truth).
-    """
-
-    frames: np.ndarray
-    pixel_size: float
-    frame_time: float
-    truth: pd.DataFrame
-    sites: pd.DataFrame
-    events: pd.DataFrame
-    drift: np.ndarray
-    rotation: np.ndarray
-    brightness: np.ndarray
-    parameters: dict
+    frames: np.ndarray  # (t, y, x) uint16, counts
+    pixel_size: float  # nm/pixel
+    frame_time: float  # s
+    truth: pd.DataFrame  # `truth_table` of every frame; ``particle`` names one particle throughout
+    sites: pd.DataFrame  # particle, layer, y_nm, x_nm: where each rests, in the specimen at the first frame
+    events: pd.DataFrame  # frame, layer, particle, event (attach or detach), y_nm, x_nm
+    drift: np.ndarray  # (t, 2) nm, (y, x) of the specimen since the first frame
+    rotation: np.ndarray  # (t,) degrees, of the specimen since the first frame
+    brightness: np.ndarray  # (t,) of the beam, 1 on average
+    parameters: dict  # seed, movie, liquid, camera, lens, lattices and planted defects (in nm, as in the truth)
 
     def save(self, folder, name: str) -> None:
         """Write the frames with their calibration (``.tif``), the tables (``.csv``) and everything else (``.json``).
@@ -116,16 +90,10 @@ def scene_with_margin(config: LatticeConfig, field, rng: np.random.Generator, ma
 
     Parameters
     ----------
-    config : LatticeConfig
-        Ranges.
-    field : tuple of float
-        Height and width of the field of view, in nm.
-    rng : numpy.random.Generator
-        Source of randomness.
+    config, field, rng, spacing
+        As for `random_scene`.
     margin : float
         How far the lattices reach beyond the field on every side, in nm.
-    spacing : float, optional
-        Nearest-neighbour distance of layer 1, in nm.
 
     Returns
     -------
@@ -133,7 +101,7 @@ def scene_with_margin(config: LatticeConfig, field, rng: np.random.Generator, ma
         Its field is ``field``; positions outside it are negative or larger. Planted defects move along.
     """
     large = random_scene(config, tuple(f + 2 * margin for f in field), rng, spacing)
-    layers = tuple(layer.shifted((-margin, -margin)) for layer in large.layers)
+    layers = tuple(layer.shift((-margin, -margin)) for layer in large.layers)
     return replace(large, layers=layers, field=(float(field[0]), float(field[1])))
 
 
@@ -144,10 +112,7 @@ def simulate_movie(
     seed,
     liquid: LiquidConfig | None = None,
     camera: CameraConfig | None = None,
-    defocus: float = 0.0,
     mean_free_path: float | None = None,
-    spherical_aberration: float = 1.2,
-    focal_spread: float = 0.0,
     transmission: Transmission | None = None,
 ) -> SimulatedMovie:
     """Film a scene whose particles vibrate, drift, rotate, attach and detach.
@@ -163,11 +128,10 @@ def simulate_movie(
     seed : int or sequence of int
         Same seed, same bytes.
     liquid, camera : LiquidConfig, CameraConfig, optional
-        Liquid and detector; by default those of their classes. The background stays as it is through the movie.
-    defocus, mean_free_path, spherical_aberration, focal_spread
+        Liquid with the lens, and detector; by default those of their classes. The background stays as it is through
+        the movie.
+    mean_free_path, transmission
         As for `moirelib.simulation.clean_image`.
-    transmission : Transmission, optional
-        Gold's shipped table at the liquid's energy and aperture by default.
 
     Returns
     -------
@@ -176,35 +140,29 @@ def simulate_movie(
     Raises
     ------
     ValueError
-        If ``config.growth`` does not give one pair per layer, the table is not for the liquid's energy and aperture,
+        If ``config.growth`` does not give one pair per layer, the table is not for the lens's energy and aperture,
         or the particles are higher than the liquid around them.
 
     Notes
     -----
-    An elastic layer that grows vibrates as the complete layer would. Explained in chapter 4, "Library".
+    An elastic layer that grows vibrates as the complete layer would.
     """
     rng = np.random.default_rng(seed)
     liquid, camera = liquid or LiquidConfig(), camera or CameraConfig()
-    optics = {
-        "transmission": _checked_table(transmission, liquid),
-        "defocus": defocus,
-        "mean_free_path": mean_free_path,
-        "liquid_mean_free_path": _displaced_liquid(scene, liquid),
-        "spherical_aberration": spherical_aberration,
-        "focal_spread": focal_spread,
-    }
-    present, events = grain_presence(scene, config, pixel_size, rng)
+    table = table_for(liquid.lens, transmission)
+    liquid_path = _liquid_path(scene, liquid)
+    present, events = _schedule_growth(scene, config, pixel_size, rng)
     displacements = [_displacements(layer, config, rng) for layer in scene.layers]
     steps = np.asarray(config.drift) + config.drift_walk * rng.standard_normal((config.frames, 2))
     drift = np.concatenate([np.zeros((1, 2)), np.cumsum(steps[1:], axis=0)])
     rotation = config.rotation * np.arange(config.frames)
     brightness = brightness_flicker(config.frames, config.flicker, rng=rng)
-    shape = tuple(round(f / pixel_size) for f in scene.field)
+    shape = round(scene.field[0] / pixel_size), round(scene.field[1] / pixel_size)
     background = liquid_background(shape, pixel_size, liquid, rng)
     frames, truth = np.empty((config.frames, *shape), np.uint16), []
     for t in range(config.frames):
-        now = _moved(scene, [d[t] for d in displacements], drift[t], rotation[t], [p[t] for p in present])
-        clean = clean_image(now, pixel_size, **optics)
+        now = _move(scene, [d[t] for d in displacements], drift[t], rotation[t], [p[t] for p in present])
+        clean = clean_image(now, pixel_size, table, liquid.lens, mean_free_path, liquid_path)
         frames[t] = record(clean, pixel_size, liquid, camera, rng, background, brightness[t])
         truth.append(truth_table(now, pixel_size, t))
     return SimulatedMovie(
@@ -217,34 +175,29 @@ def simulate_movie(
         drift,
         rotation,
         brightness,
-        _parameters(scene, pixel_size, config, seed, liquid, camera, optics),
+        {
+            "seed": seed,
+            **truth_parameters(scene, pixel_size),
+            "movie": asdict(config),
+            "liquid": liquid.parameters(),
+            "camera": asdict(camera),
+            "optics": _optics_record(liquid.lens, mean_free_path, liquid_path),
+        },
     )
 
 
-def _parameters(scene, pixel_size, config, seed, liquid, camera, optics) -> dict:
-    """All that was chosen, for the record."""
+def _optics_record(lens, mean_free_path, liquid_path) -> dict:
+    """What the image depends on beside liquid and camera; lengths in nm, the spherical aberration in mm."""
     return {
-        "seed": seed,
-        **truth_parameters(scene, pixel_size),
-        "movie": asdict(config),
-        "liquid": asdict(liquid),
-        "camera": asdict(camera),
-        "optics": {key: value for key, value in optics.items() if key != "transmission"},
+        "defocus": lens.defocus,
+        "mean_free_path": mean_free_path,
+        "liquid_mean_free_path": liquid_path,
+        "spherical_aberration": lens.spherical_aberration,
+        "focal_spread": lens.focal_spread,
     }
 
 
-def _checked_table(transmission, liquid) -> Transmission:
-    if transmission is None:
-        return Transmission.load(energy=liquid.energy, aperture=liquid.aperture)
-    if (transmission.energy, transmission.aperture) != (liquid.energy, liquid.aperture):
-        raise ValueError(
-            f"the transmission is for {transmission.energy:g} eV and {transmission.aperture:g} mrad, the liquid for "
-            f"{liquid.energy:g} eV and {liquid.aperture:g} mrad; make them the same"
-        )
-    return transmission
-
-
-def _displaced_liquid(scene, liquid) -> float | None:
+def _liquid_path(scene, liquid) -> float | None:
     """Mean free path of the liquid that particles displace; None in vacuum."""
     if liquid.water == 0:
         return None
@@ -256,22 +209,18 @@ def _displaced_liquid(scene, liquid) -> float | None:
     return liquid.liquid_mean_free_path
 
 
-_NO_EVENTS = pd.DataFrame(
-    {"frame": [0], "layer": [0], "particle": [0], "event": [""], "y_nm": [0.0], "x_nm": [0.0]}
-).iloc[:0]
-
-
 def _as_truth(table, pixel_size) -> pd.DataFrame:
     """Positions counted from the middle of the first pixel, as in the truth table, not from the field's corner."""
     return table.assign(y_nm=table["y_nm"] - 0.5 * pixel_size, x_nm=table["x_nm"] - 0.5 * pixel_size)
 
 
-def grain_presence(scene, config, pixel_size, rng):
+def _schedule_growth(scene, config, pixel_size, rng):
     """Which particles are there in every frame, by layer, and the table of events."""
     growth = config.growth or ((1.0, 1.0),) * len(scene.layers)
     if len(growth) != len(scene.layers):
         raise ValueError(f"growth needs one (start, end) per layer: {len(scene.layers)}, got {len(growth)}")
-    there, tables = [], []
+    nothing = {"frame": [0], "layer": [0], "particle": [0], "event": [""], "y_nm": [0.0], "x_nm": [0.0]}
+    there, tables = [], [pd.DataFrame(nothing).iloc[:0]]
     for number, (layer, (start, end)) in enumerate(zip(scene.layers, growth, strict=True), start=1):
         if start == end == 1 and config.detachment == 0:
             there.append(np.ones((config.frames, len(layer)), bool))
@@ -280,27 +229,20 @@ def grain_presence(scene, config, pixel_size, rng):
         there.append(present)
         events.insert(1, "layer", number)
         tables.append(events)
-    events = pd.concat(tables or [_NO_EVENTS]).sort_values(["frame", "layer"], kind="stable", ignore_index=True)
+    events = pd.concat(tables[1:] or tables).sort_values(["frame", "layer"], kind="stable", ignore_index=True)
     return there, _as_truth(events, pixel_size)
 
 
-def _displacements(layer, config, rng) -> np.ndarray:
-    """Of every particle from its site, (frames, n, 2) in nm."""
-    moved = config.vibration * rng.standard_normal((config.frames, len(layer), 2))
-    if config.spring_constant is not None and len(layer):
-        moved += thermal_displacements(
-            layer.positions,
-            layer.spacing,
-            config.spring_constant,
-            config.frames,
-            rng,
-            config.site_stiffness,
-            config.correlation_time,
-        )
+def _displacements(layer, c, rng) -> np.ndarray:
+    """Of every particle from its site, (frames, n, 2) in nm, by the configuration c."""
+    moved = c.vibration * rng.standard_normal((c.frames, len(layer), 2))
+    if c.spring_constant is not None and len(layer):
+        at, spacing, springs = layer.positions, layer.spacing, (c.site_stiffness, c.correlation_time)
+        moved += thermal_displacements(at, spacing, c.spring_constant, c.frames, rng, *springs)
     return moved
 
 
-def _moved(scene, displacements, drift, rotation, present) -> Scene:
+def _move(scene, displacements, drift, rotation, present) -> Scene:
     """The scene in one frame: displaced, turned about the field's centre, drifted, without absent particles."""
     t, center = np.radians(rotation), np.asarray(scene.field) / 2
     turn = np.array([[np.cos(t), np.sin(t)], [-np.sin(t), np.cos(t)]])  # of (y, x) from x towards y
@@ -313,12 +255,11 @@ def _moved(scene, displacements, drift, rotation, present) -> Scene:
 
 
 def _sites(scene) -> pd.DataFrame:
-    tables = [
-        pd.DataFrame(
-            {"particle": layer.ids, "layer": number, "y_nm": layer.positions[:, 0], "x_nm": layer.positions[:, 1]}
-        )
-        for number, layer in enumerate(scene.layers, start=1)
-    ]
+    """Where every particle rests, from the field's corner."""
+    tables = []
+    for number, layer in enumerate(scene.layers, start=1):
+        y, x = layer.positions.T
+        tables.append(pd.DataFrame({"particle": layer.ids, "layer": number, "y_nm": y, "x_nm": x}))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -331,20 +272,13 @@ def make_sample(folder, seed: int = 2028, frames: int = 8, size: int = 384) -> S
         Existing folder; the files of `SimulatedMovie.save` are written into it.
     seed : int
         No library is drawn from this seed.
-    frames : int
-        Length of the movie.
-    size : int
-        Edge of a frame, in pixels of 1.367 nm.
-
-    Returns
-    -------
-    SimulatedMovie
+    frames, size : int
+        Length of the movie, and edge of a frame in pixels of 1.367 nm.
 
     Notes
     -----
     Gold spheres of 30 nm, 39 nm apart, twisted by 9°, at 10.6 e/Å² per frame. Both layers are elastic, with springs
     of 2.5 kT/nm²; the island that is layer 2 grows while the specimen drifts and turns a little.
-    Explained in chapter 4, "Library".
     """
     rng, pixel_size = np.random.default_rng((seed, 1)), 1.367
     lattice = LatticeConfig(
@@ -372,15 +306,7 @@ def make_sample(folder, seed: int = 2028, frames: int = 8, size: int = 384) -> S
         growth=((1.0, 1.0), (0.9, 1.0)),
         flicker=0.01,
     )
-    movie = simulate_movie(
-        scene,
-        pixel_size,
-        config,
-        (seed, 2),
-        LiquidConfig(blur=2.0, clouds=0.08),
-        CameraConfig(),
-        defocus=200.0,
-        mean_free_path=45.0,
-    )
+    liquid = LiquidConfig(blur=2.0, clouds=0.08, lens=Lens(defocus=200.0))
+    movie = simulate_movie(scene, pixel_size, config, (seed, 2), liquid, mean_free_path=45.0)
     movie.save(folder, "sample")
     return movie

@@ -1,46 +1,34 @@
 """Full-atom multislice with abTEM: waves behind single particles, slabs and small scenes.
 
-Everything here costs seconds to minutes and is done once; `moirelib.simulation.optics` reuses what it yields.
+Everything here costs seconds to minutes and is done once; `moirelib.simulation.optics` reuses the results.
 Explained in chapter 2, "Multislice".
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from ase import Atoms
 from ase.build import bulk
 from scipy.fft import fft2, fftfreq, ifft2
+from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
-from .optics import electron_wavelength
+from .optics import Lens, electron_wavelength
 from .shapes import lattice_constant
-
-__all__ = [
-    "GOLD_VIBRATION",
-    "ParticleTransmission",
-    "compose_wave",
-    "crystal_slab",
-    "exit_waves",
-    "fresnel_propagate",
-    "particle_exit_wave",
-    "particle_transmission",
-    "reduce_transmission",
-    "tabulate_transmission",
-    "through_lens",
-    "vibrating",
-]
-
 
 # Root-mean-square displacement of gold atoms along one axis at 295 K, nm: sqrt(B / 8π²) with B = 0.62 Å²
 # (Gao & Peng, Acta Cryst. A 55, 926, 1999).
 GOLD_VIBRATION = 0.00886
-SLICE = 2.0  # Å, multislice step: about one atomic layer
+SLICE = 2.0  # Å, multislice step: about one atomic layer of gold
+CLOSEST = 2.0  # Å; atoms nearer than this overlap (gold's neighbours are 2.88 Å apart)
 
 
-def vibrating(atoms: Atoms, rng: np.random.Generator, std: float = GOLD_VIBRATION) -> Atoms:
+def vibrate(atoms: Atoms, rng: np.random.Generator, std: float = GOLD_VIBRATION) -> Atoms:
     """One frozen-phonon snapshot: every atom displaced at random.
 
     Parameters
@@ -48,7 +36,6 @@ def vibrating(atoms: Atoms, rng: np.random.Generator, std: float = GOLD_VIBRATIO
     atoms : ase.Atoms
         In Å.
     rng : numpy.random.Generator
-        Source of randomness.
     std : float
         Displacement along each axis (one sigma), in nm.
 
@@ -62,17 +49,17 @@ def vibrating(atoms: Atoms, rng: np.random.Generator, std: float = GOLD_VIBRATIO
     return snapshot
 
 
-def exit_waves(atoms: Atoms, energy: float = 200e3, sampling: float = 0.01, slices=None) -> np.ndarray:
+def exit_waves(
+    atoms: Atoms, energy: float = 200e3, sampling: float = 0.01, slices: Sequence[int] | None = None
+) -> np.ndarray:
     """Multislice a plane wave through atoms.
 
     Parameters
     ----------
     atoms : ase.Atoms
         In Å, in an orthorhombic cell; the beam runs along z. The cell is periodic across the beam.
-    energy : float
-        In eV.
-    sampling : float
-        Of the wave, in nm.
+    energy, sampling : float
+        In eV and, of the wave, in nm.
     slices : sequence of int, optional
         After which slices of 0.2 nm the wave is kept; only at the cell's end by default.
 
@@ -83,7 +70,7 @@ def exit_waves(atoms: Atoms, energy: float = 200e3, sampling: float = 0.01, slic
 
     References
     ----------
-    Madsen & Susi, Open Res. Europe 1, 24 (2021). Explained in chapter 2, "Multislice".
+    Madsen & Susi, Open Res. Europe 1, 24 (2021).
     """
     import abtem
 
@@ -92,13 +79,14 @@ def exit_waves(atoms: Atoms, energy: float = 200e3, sampling: float = 0.01, slic
     wanted = (count - 1,) if slices is None else tuple(int(s) for s in slices)
     potential = abtem.Potential(
         atoms,
-        gpts=tuple(int(round(e / (10 * sampling))) for e in edge[:2]),
+        gpts=(round(edge[0] / (10 * sampling)), round(edge[1] / (10 * sampling))),
         slice_thickness=edge[2] / count,
         parametrization="lobato",
         exit_planes=wanted,
     )
-    wave = abtem.PlaneWave(energy=energy).multislice(potential).compute(progress_bar=False).array
-    wave = np.asarray(wave).reshape(-1, *wave.shape[-2:])[-len(wanted) :]
+    result: Any = abtem.PlaneWave(energy=energy).multislice(potential)
+    wave = np.asarray(result.compute(progress_bar=False).array)
+    wave = wave.reshape(-1, *wave.shape[-2:])[-len(wanted) :]
     return np.swapaxes(wave, -1, -2)  # abTEM indexes (x, y)
 
 
@@ -109,12 +97,8 @@ def fresnel_propagate(wave: np.ndarray, distance: float, sampling: float, wavele
     ----------
     wave : ndarray, shape (y, x)
         Complex wave.
-    distance : float
-        In nm, along the beam.
-    sampling : float
-        In nm/pixel.
-    wavelength : float
-        In nm.
+    distance, sampling, wavelength : float
+        Along the beam, of a pixel and of the electrons, in nm.
 
     Returns
     -------
@@ -128,15 +112,7 @@ def fresnel_propagate(wave: np.ndarray, distance: float, sampling: float, wavele
     return ifft2(fft2(wave, workers=-1) * np.exp(-1j * phase).astype(np.complex64), workers=-1)
 
 
-def through_lens(
-    wave: np.ndarray,
-    sampling: float,
-    energy: float = 200e3,
-    aperture: float = 10.0,
-    defocus: float = 0.0,
-    spherical_aberration: float = 0.0,
-    focal_spread: float = 0.0,
-) -> np.ndarray:
+def through_lens(wave: np.ndarray, sampling: float, lens: Lens) -> np.ndarray:
     """Wave in the image plane: abTEM's objective lens applied to an exit wave.
 
     Parameters
@@ -145,16 +121,8 @@ def through_lens(
         Exit wave.
     sampling : float
         In nm/pixel.
-    energy : float
-        In eV.
-    aperture : float
-        Objective aperture's semi-angle, in mrad.
-    defocus : float
-        In nm; positive is underfocus.
-    spherical_aberration : float
-        Cs in mm.
-    focal_spread : float
-        One sigma, in nm (temporal envelope).
+    lens : Lens
+        Its focal spread is abTEM's temporal envelope.
 
     Returns
     -------
@@ -164,37 +132,35 @@ def through_lens(
     import abtem
 
     ctf = abtem.CTF(
-        energy=energy,
-        semiangle_cutoff=aperture,
+        energy=lens.energy,
+        semiangle_cutoff=lens.aperture,
         soft=False,
-        defocus=10 * defocus,
-        Cs=1e7 * spherical_aberration,
-        focal_spread=10 * focal_spread,
+        defocus=10 * lens.defocus,
+        Cs=1e7 * lens.spherical_aberration,
+        focal_spread=10 * lens.focal_spread,
     )
-    waves = abtem.Waves(np.swapaxes(wave, -1, -2).astype(np.complex64), energy=energy, sampling=10 * sampling)
+    waves = abtem.Waves(np.swapaxes(wave, -1, -2).astype(np.complex64), energy=lens.energy, sampling=10 * sampling)
     return np.swapaxes(np.asarray(waves.apply_ctf(ctf).array), -1, -2)
 
 
-def particle_exit_wave(atoms: Atoms, energy: float = 200e3, aperture: float = 10.0, sampling: float = 0.01):
-    """Full-atom multislice of one particle behind an objective aperture.
+def particle_exit_wave(
+    atoms: Atoms, energy: float = 200e3, aperture: float = 10.0, sampling: float = 0.01
+) -> np.ndarray:
+    """Full-atom multislice of one particle behind an objective aperture, in focus and without aberrations.
 
     Parameters
     ----------
     atoms : ase.Atoms
         One particle in its cell, in Å.
-    energy : float
-        In eV.
-    aperture : float
-        Objective aperture's semi-angle, in mrad.
-    sampling : float
-        Of the wave, in nm.
+    energy, aperture, sampling : float
+        In eV; semi-angle of the objective aperture, in mrad; of the wave, in nm.
 
     Returns
     -------
     ndarray, shape (y, x), complex64
         Exit wave normalised to an incident amplitude of 1.
     """
-    return through_lens(exit_waves(atoms, energy, sampling)[0], sampling, energy, aperture)
+    return through_lens(exit_waves(atoms, energy, sampling)[0], sampling, Lens.ideal(energy, aperture))
 
 
 def crystal_slab(width: float, thickness: float, rng: np.random.Generator, material: str = "Au") -> Atoms:
@@ -202,10 +168,8 @@ def crystal_slab(width: float, thickness: float, rng: np.random.Generator, mater
 
     Parameters
     ----------
-    width : float
-        Edge of the box across the beam, in nm.
-    thickness : float
-        Along the beam, in nm.
+    width, thickness : float
+        Of the box across and along the beam, in nm.
     rng : numpy.random.Generator
         Draws the orientation, uniformly over rotations.
     material : str
@@ -214,11 +178,9 @@ def crystal_slab(width: float, thickness: float, rng: np.random.Generator, mater
     Returns
     -------
     ase.Atoms
-        In Å. The box repeats across the beam; of two atoms that its repetition brings closer than 0.2 nm one is left
+        In Å. The box repeats across the beam; of two atoms that its repetition brings closer than 0.2 nm, one is left
         out, so the seam is a clean grain boundary of the crystal with itself.
     """
-    from scipy.spatial import cKDTree
-
     edge = 10 * lattice_constant(material)
     cell = bulk(material, "fcc", a=edge, cubic=True)
     box = 10 * np.array([width, width, thickness])
@@ -226,53 +188,43 @@ def crystal_slab(width: float, thickness: float, rng: np.random.Generator, mater
     corner = np.arange(n) - n / 2
     turn = Rotation.random(random_state=rng)
     plane = np.stack(np.meshgrid(corner, corner, indexing="ij"), axis=-1).reshape(-1, 2)
-    centers = []
+    found = []
     for i in corner:  # plane by plane: of all cells of the cube few reach a slim box
         at = edge * turn.apply(np.insert(plane, 0, i, axis=1)) + box / 2
-        centers.append(at[np.all((at > -6) & (at < box + 6), axis=1)])
-    centers = np.concatenate(centers)
+        found.append(at[np.all((at > -6) & (at < box + 6), axis=1)])
+    centers = np.concatenate(found)
     points = (centers[:, None] + turn.apply(cell.positions)[None]).reshape(-1, 3)
     points = points[np.all((points >= 0) & (points < box), axis=1)]
     tree = cKDTree(points, boxsize=[box[0], box[1], 10 * box[2]])
-    close = tree.query_pairs(2.0, output_type="ndarray")
+    close = tree.query_pairs(CLOSEST, output_type="ndarray")
     points = np.delete(points, np.unique(close.max(axis=1)), axis=0) if len(close) else points
     return Atoms(f"{material}{len(points)}", positions=points, cell=box, pbc=False)
 
 
-def tabulate_transmission(
-    path,
-    orientations: int = 32,
-    seed: int = 0,
-    energies=(200e3, 300e3),
-    apertures=(5.0, 10.0, 20.0),
-    thickness: float = 120.0,
-    width: float = 6.0,
-    sampling: float = 0.0125,
-    material: str = "Au",
-    progress: bool = True,
-) -> None:
-    """Tabulate what a metal transmits against its thickness, from full-atom multislice of randomly oriented slabs.
+@dataclass(frozen=True)
+class TransmissionConfig:
+    """What a table of transmissions is made from: randomly oriented slabs of an fcc metal."""
+
+    orientations: int = 32  # random crystal orientations, each with its own frozen-phonon snapshot
+    energies: tuple[float, ...] = (200e3, 300e3)  # eV
+    apertures: tuple[float, ...] = (5.0, 10.0, 20.0)  # mrad, semi-angles
+    thickness: float = 120.0  # nm, the greatest; tabulated every nanometre
+    width: float = 6.0  # nm, lateral edge of the slab
+    sampling: float = 0.0125  # nm, of the wave
+    material: str = "Au"  # symbol of an fcc metal; atoms vibrate as gold's do
+
+
+def tabulate_transmission(path, config: TransmissionConfig | None = None, seed: int = 0, progress: bool = True) -> None:
+    """Tabulate what a metal transmits against its thickness, from full-atom multislice; ``moirelib transmission``.
 
     Parameters
     ----------
     path : path-like
         The ``.npz`` to write, read by `moirelib.simulation.Transmission.load`.
-    orientations : int
-        Number of random crystal orientations, each with its own frozen-phonon snapshot.
+    config : TransmissionConfig, optional
+        That of the shipped table by default.
     seed : int
         Seed of orientations and snapshots.
-    energies : sequence of float
-        In eV.
-    apertures : sequence of float
-        Semi-angles, in mrad.
-    thickness : float
-        Greatest thickness in nm; tabulated every nanometre.
-    width : float
-        Lateral edge of the slab, in nm.
-    sampling : float
-        Of the wave, in nm.
-    material : str
-        Symbol of an fcc metal; atoms vibrate as gold's do.
     progress : bool
         Show a progress bar.
 
@@ -280,32 +232,25 @@ def tabulate_transmission(
     -----
     Two things are kept of the wave at every depth: its mean, the part that stays coherent with the incident plane
     wave, and the intensity that passes each aperture, which also holds what atoms scattered by small angles.
-    Explained in chapter 2, "Multislice". Made by ``moirelib transmission``.
     """
     from tqdm import tqdm
 
-    rng = np.random.default_rng(seed)
-    depths = np.arange(0, int(thickness) + 1, dtype=np.float32)
-    slices = 5 * np.arange(1, depths.size) - 1  # 0.2 nm each
-    wave = np.ones((len(energies), orientations, depths.size), np.complex64)
-    intensity = np.ones((len(energies), len(apertures), orientations, depths.size), np.float32)
-    for i in tqdm(range(orientations), disable=not progress, desc="transmission", unit="slab"):
-        slab = vibrating(crystal_slab(width, float(depths[-1]), rng, material), rng)
-        for j, energy in enumerate(energies):
-            waves = exit_waves(slab, energy, sampling, slices)
-            passed = _diffracted(waves, sampling, energy, apertures)
+    c, rng = config or TransmissionConfig(), np.random.default_rng(seed)
+    depths = np.arange(0, int(c.thickness) + 1, dtype=np.float32)
+    slices = (round(10 / SLICE) * np.arange(1, depths.size) - 1).tolist()  # the last one of every nanometre
+    wave = np.ones((len(c.energies), c.orientations, depths.size), np.complex64)
+    intensity = np.ones((len(c.energies), len(c.apertures), c.orientations, depths.size), np.float32)
+    for i in tqdm(range(c.orientations), disable=not progress, desc="transmission", unit="slab"):
+        slab = vibrate(crystal_slab(c.width, float(depths[-1]), rng, c.material), rng)
+        for j, energy in enumerate(c.energies):
+            waves = exit_waves(slab, energy, c.sampling, slices)
+            passed = _fraction_within(waves, c.sampling, energy, c.apertures)
             wave[j, i, 1:], intensity[j, :, i, 1:] = waves.mean(axis=(1, 2)), passed.T
-    np.savez_compressed(
-        path,
-        thickness=depths,
-        wave=wave,
-        intensity=intensity,
-        energies=np.asarray(energies, float),
-        apertures=np.asarray(apertures, float),
-    )
+    choices: dict = {"energies": np.asarray(c.energies, float), "apertures": np.asarray(c.apertures, float)}
+    np.savez_compressed(path, thickness=depths, wave=wave, intensity=intensity, **choices)
 
 
-def _diffracted(waves, sampling, energy, apertures) -> np.ndarray:
+def _fraction_within(waves, sampling, energy, apertures) -> np.ndarray:
     """Fraction of the electrons of each wave within each semi-angle (mrad); shape (waves, apertures)."""
     ky, kx = (fftfreq(n, sampling) for n in waves.shape[1:])
     angle = 1e3 * electron_wavelength(energy) * np.hypot(ky[:, None], kx[None, :])
@@ -315,21 +260,11 @@ def _diffracted(waves, sampling, energy, apertures) -> np.ndarray:
 
 @dataclass(frozen=True)
 class ParticleTransmission:
-    """Complex transmission of one particle at atomic sampling, in one or more planes.
+    """Complex transmission of one particle at atomic sampling, in one or more planes."""
 
-    Parameters
-    ----------
-    corner : tuple of int
-        First sample (row, column) of the window in the scene's grid.
-    heights : tuple of float
-        Of the planes along the beam, in nm.
-    values : ndarray, shape (planes, y, x), complex64
-        Their product, with propagation between planes, is the particle's exit wave.
-    """
-
-    corner: tuple[int, int]
-    heights: tuple[float, ...]
-    values: np.ndarray
+    corner: tuple[int, int]  # first sample (row, column) of the window in the scene's grid
+    heights: tuple[float, ...]  # nm, of the planes along the beam
+    values: np.ndarray  # (planes, y, x) complex64; their product, with propagation between, is the exit wave
 
 
 def particle_transmission(
@@ -345,24 +280,18 @@ def particle_transmission(
         Its centre (y, x, z) in the scene, in nm.
     extent : tuple of float
         Lateral diameter and height of the particle, in nm.
-    energy : float
-        In eV.
-    sampling : float
-        Of the scene's wave, in nm.
+    energy, sampling : float
+        In eV and, of the scene's wave, in nm.
     planes : int
         With one, the exit wave propagated back to the particle's mid-plane: exact for a plane wave. A wave that an
         earlier layer has modulated needs more: it meets each of the equal parts where that part is.
     margin : float
         Empty border around the particle, in nm.
 
-    Returns
-    -------
-    ParticleTransmission
-
     Notes
     -----
     The transmission of a part is the wave behind it over the wave before it, both propagated to the part's own
-    mid-plane. Explained in chapter 2, "Multislice".
+    mid-plane.
     """
     center, step, wavelength = np.asarray(center, float), SLICE / 10, electron_wavelength(energy)
     half = np.array([extent[0], extent[0], extent[1]]) / 2 + margin
@@ -384,8 +313,8 @@ def particle_transmission(
             value = value / fresnel_propagate(before[0], height - before[1], sampling, wavelength)
         values.append(value)
         before = (wave, end)
-    corner = tuple(int(i) for i in np.round(low[:2] / sampling))
-    return ParticleTransmission(corner, tuple(heights), np.stack(values))
+    row, column = np.round(low[:2] / sampling).astype(int).tolist()
+    return ParticleTransmission((row, column), tuple(heights), np.stack(values))
 
 
 def compose_wave(layers, shape, sampling: float, energy: float = 200e3) -> np.ndarray:
@@ -397,19 +326,18 @@ def compose_wave(layers, shape, sampling: float, energy: float = 200e3) -> np.nd
         In the beam's order; particles of one layer share their planes.
     shape : tuple of int
         Samples (y, x) of the scene.
-    sampling : float
-        In nm.
-    energy : float
-        In eV.
+    sampling, energy : float
+        In nm and eV.
 
     Returns
     -------
     ndarray, shape (y, x), complex64
     """
-    wave, at, wavelength = np.ones(shape, np.complex64), None, electron_wavelength(energy)
+    wave, wavelength = np.ones(shape, np.complex64), electron_wavelength(energy)
+    at = layers[0][0].heights[0]
     for particles in layers:
         for plane, height in enumerate(particles[0].heights):
-            wave = wave if at is None else fresnel_propagate(wave, height - at, sampling, wavelength)
+            wave = fresnel_propagate(wave, height - at, sampling, wavelength)
             at = height
             for p in particles:
                 (y, x), (h, w) = p.corner, p.values.shape[1:]
@@ -418,7 +346,9 @@ def compose_wave(layers, shape, sampling: float, energy: float = 200e3) -> np.nd
     return fresnel_propagate(wave, middle - at, sampling, wavelength)
 
 
-def reduce_transmission(wave: np.ndarray, sampling: float, coarse: float, energy: float, aperture: float):
+def reduce_transmission(
+    wave: np.ndarray, sampling: float, coarse: float, energy: float, aperture: float
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Reduce a layer's transmission from atomic to coarser sampling without losing electrons.
 
     Parameters
@@ -427,10 +357,8 @@ def reduce_transmission(wave: np.ndarray, sampling: float, coarse: float, energy
         Complex transmission of one layer (or one particle's, with 1 around it), as from `compose_wave`.
     sampling, coarse : float
         Sampling now and wanted, in nm; their ratio is whole and divides the shape.
-    energy : float
-        In eV.
-    aperture : float
-        Objective aperture's semi-angle, in mrad.
+    energy, aperture : float
+        In eV; semi-angle of the objective aperture, in mrad.
 
     Returns
     -------
@@ -446,7 +374,7 @@ def reduce_transmission(wave: np.ndarray, sampling: float, coarse: float, energy
 
     Notes
     -----
-    A pair as `moirelib.simulation.compose` takes it. Explained in chapter 2, "Multislice".
+    A pair as `moirelib.simulation.compose` takes it.
     """
     factor = round(coarse / sampling)
     if abs(factor * sampling - coarse) > 1e-6 * coarse or any(size % factor for size in wave.shape):
@@ -457,7 +385,8 @@ def reduce_transmission(wave: np.ndarray, sampling: float, coarse: float, energy
     shift = [np.exp(2j * np.pi * np.fft.fftfreq(m, coarse) * 0.5 * (coarse - sampling)) for m in n]
     low = fft2(wave, workers=-1)[np.ix_(rows, columns)] * shift[0][:, None] * shift[1]
     low = ifft2(low) * (np.prod(n) / wave.size)
-    passed = np.abs(through_lens(wave, sampling, energy, aperture)) ** 2
-    carried = np.abs(through_lens(low, coarse, energy, aperture)) ** 2
+    lens = Lens.ideal(energy, aperture)
+    passed = np.abs(through_lens(wave, sampling, lens)) ** 2
+    carried = np.abs(through_lens(low, coarse, lens)) ** 2
     remainder = passed.reshape(n[0], factor, n[1], factor).mean(axis=(1, 3)) - carried
     return torch.from_numpy(low.astype(np.complex64)), torch.from_numpy(remainder.astype(np.float32))

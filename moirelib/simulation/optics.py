@@ -1,4 +1,4 @@
-"""From electron waves to images of lattices: one table of transmissions, composed layer by layer.
+"""From electron waves to images of lattices: the lens, one table of transmissions, layers composed into an image.
 
 Explained in chapter 2, "Multislice".
 """
@@ -6,6 +6,7 @@ Explained in chapter 2, "Multislice".
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -16,66 +17,89 @@ from scipy.fft import next_fast_len
 from .scene import Scene
 from .shapes import circumscribed_ratio, particle_thickness
 
-__all__ = [
-    "OVERSAMPLING",
-    "Transmission",
-    "clean_image",
-    "compose",
-    "electron_wavelength",
-    "layer_thickness",
-    "particle_mask",
-]
-
-BATCH = 8_000_000  # samples of particle windows computed at once
-
-#: Samples of the wave per camera pixel and axis.
+#: Samples of the wave per camera pixel and axis; chapter 2 measures the error that remains.
 OVERSAMPLING = 3
+
+THICKNESS_STEP = 0.05  # nm, of the table that thickness is looked up in: rounding errs by 0.1 % of a 35 nm path
+MARGINS = 4, 64  # px, least and greatest border around a field; the greatest bounds memory
+LEAST_DISK = 0.1  # px, radius; a smaller disk dims the finest detail by less than 1.3 %
+BATCH = 8_000_000  # samples of particle windows computed at once: some hundred megabytes
 
 
 def electron_wavelength(energy: float) -> float:
-    """Relativistic electron wavelength.
-
-    Parameters
-    ----------
-    energy : float
-        In eV.
-
-    Returns
-    -------
-    float
-        In nm (2.508e-3 at 200 keV).
+    """Relativistic electron wavelength in nm (2.508e-3 at 200 keV) at an energy in eV.
 
     References
     ----------
-    Kirkland, Advanced Computing in Electron Microscopy, eq. 2.5. Explained in chapter 2.
+    Kirkland, Advanced Computing in Electron Microscopy, eq. 2.5.
     """
     momentum_squared = 2 * _me * _e * energy * (1 + _e * energy / (2 * _me * _c**2))
     return float(_hplanck / np.sqrt(momentum_squared) * 1e9)
 
 
 @dataclass(frozen=True)
-class Transmission:
-    """What a material transmits against its thickness along the beam, for several crystal orientations.
+class Lens:
+    """Objective lens and its aperture, and the energy of the electrons.
 
-    Parameters
-    ----------
-    thickness : ndarray, shape (n,)
-        In nm, from 0, evenly spaced.
-    wave : ndarray, shape (orientations, n), complex
-        Mean of the exit wave: the part that is coherent with the incident plane wave.
-    intensity : ndarray, shape (orientations, n)
-        Fraction of the electrons that pass the objective aperture, with those that atoms scattered by small angles.
-    energy : float
-        In eV.
-    aperture : float
-        Semi-angle of the objective aperture, in mrad.
+    Notes
+    -----
+    Energy, aperture and spherical aberration are the published recipe's; a chromatic aberration of 1.4 mm is usual for
+    the objective lens of a 200 kV microscope.
     """
 
-    thickness: np.ndarray
-    wave: np.ndarray
-    intensity: np.ndarray
-    energy: float = 200e3
-    aperture: float = 10.0
+    energy: float = 200e3  # eV
+    aperture: float = 10.0  # mrad, semi-angle of the objective aperture
+    defocus: float = 0.0  # nm, from the mid-plane of the last layer that holds particles; positive is underfocus
+    spherical_aberration: float = 1.2  # mm, Cs
+    chromatic_aberration: float = 1.4  # mm, Cc
+    focal_spread: float = 0.0  # nm, standard deviation
+
+    def __post_init__(self):
+        if not (self.energy > 0 and self.aperture > 0 and self.focal_spread >= 0):
+            raise ValueError(f"a lens needs a positive energy and aperture and no negative focal spread, got {self}")
+
+    @classmethod
+    def ideal(cls, energy: float = 200e3, aperture: float = 10.0, defocus: float = 0.0) -> Lens:
+        """A lens without aberrations; energy in eV, aperture in mrad, defocus in nm."""
+        return cls(energy, aperture, defocus, spherical_aberration=0.0, chromatic_aberration=0.0)
+
+    @property
+    def wavelength(self) -> float:
+        """Of the electrons, in nm."""
+        return electron_wavelength(self.energy)
+
+    @property
+    def semiangle(self) -> float:
+        """Of the aperture, in rad."""
+        return 1e-3 * self.aperture
+
+    @property
+    def foci(self) -> list[tuple[float, float]]:
+        """Defocus (nm) and weight of the images whose average stands for the focal spread.
+
+        Three foci have the mean and the variance of a Gaussian (Gauss-Hermite quadrature).
+        """
+        nodes = [(0.0, 1.0)] if self.focal_spread == 0 else [(-np.sqrt(3), 1 / 6), (0.0, 2 / 3), (np.sqrt(3), 1 / 6)]
+        return [(self.defocus + node * self.focal_spread, weight) for node, weight in nodes]
+
+    def transfer(self, squared_angle: torch.Tensor, defocus: float) -> torch.Tensor:
+        """Phase factor exp(iχ) of a wave's Fourier coefficients within the aperture.
+
+        χ = π/λ θ² (Δf - Cs θ²/2) at squared scattering angles θ² in rad² and a defocus Δf in nm.
+        """
+        half_cs = 0.5e6 * self.spherical_aberration  # nm
+        return _phase_factor(np.pi / self.wavelength * squared_angle * (defocus - half_cs * squared_angle))
+
+
+@dataclass(frozen=True)
+class Transmission:
+    """What a material transmits against its thickness along the beam, for several crystal orientations."""
+
+    thickness: np.ndarray  # (n,) nm, from 0, evenly spaced
+    wave: np.ndarray  # (orientations, n) complex, mean of the exit wave: what is coherent with the incident plane wave
+    intensity: np.ndarray  # (orientations, n) fraction of electrons within the aperture, with those scattered by atoms
+    energy: float = 200e3  # eV
+    aperture: float = 10.0  # mrad, semi-angle of the objective aperture
 
     @classmethod
     def load(cls, path=None, energy: float = 200e3, aperture: float = 10.0) -> Transmission:
@@ -121,7 +145,7 @@ class Transmission:
         passed = np.interp([low, high], self.thickness, self.mean_intensity)
         return float((high - low) / np.log(passed[0] / passed[1]))
 
-    def lookup(self, mean_free_path: float | None = None, greatest: float = 120.0, step: float = 0.05):
+    def lookup(self, mean_free_path: float | None = None, greatest: float = 120.0, step: float = THICKNESS_STEP):
         """Fine tables for composing: coherent wave and incoherent remainder against thickness.
 
         Parameters
@@ -140,17 +164,17 @@ class Transmission:
             Intensity within the aperture that the coherent wave does not carry.
         """
         t = np.arange(0.0, greatest + 2 * step, step)
-        phase = _continued(self.thickness, np.unwrap(np.angle(self.wave), axis=1), t)
+        phase = _extrapolate(self.thickness, np.unwrap(np.angle(self.wave), axis=1), t)
         if mean_free_path is not None:
             wave = np.exp(-t / (2 * mean_free_path) + 1j * phase)
             return wave.astype(np.complex64), np.zeros(wave.shape, np.float32)
-        coherent = np.exp(_continued(self.thickness, 2 * np.log(np.abs(self.wave)), t))
-        intensity = np.exp(_continued(self.thickness, np.log(self.intensity), t))
+        coherent = np.exp(_extrapolate(self.thickness, 2 * np.log(np.abs(self.wave)), t))
+        intensity = np.exp(_extrapolate(self.thickness, np.log(self.intensity), t))
         wave = np.sqrt(coherent) * np.exp(1j * phase)
         return wave.astype(np.complex64), np.clip(intensity - coherent, 0, None).astype(np.float32)
 
 
-def _continued(x, rows, t) -> np.ndarray:
+def _extrapolate(x, rows, t) -> np.ndarray:
     """Linear interpolation of each row, continued beyond x[-1] with the rows' mean slope over the last half.
 
     One crystal's own slope would not do: its waves beat with thickness.
@@ -160,19 +184,16 @@ def _continued(x, rows, t) -> np.ndarray:
     return np.stack([np.interp(t, x, row) for row in rows]) + slope * np.clip(t - x[-1], 0, None)
 
 
-def layer_thickness(scene: Scene, layer: int, pixel_size: float, oversampling: int = 3) -> np.ndarray:
+def layer_thickness(scene: Scene, layer: int, pixel_size: float, oversampling: int = OVERSAMPLING) -> np.ndarray:
     """Thickness of one layer along the beam on a fine grid.
 
     Parameters
     ----------
     scene : Scene
-        The scene.
     layer : int
         Layer number, from 1.
-    pixel_size : float
-        In nm/pixel.
-    oversampling : int
-        Fine samples per pixel and axis.
+    pixel_size, oversampling : float, int
+        In nm/pixel, and fine samples per pixel and axis.
 
     Returns
     -------
@@ -182,7 +203,7 @@ def layer_thickness(scene: Scene, layer: int, pixel_size: float, oversampling: i
     return _rasterize(scene, layer, pixel_size, oversampling)[0].numpy()
 
 
-def particle_mask(scene: Scene, layer: int, pixel_size: float, oversampling: int = 3) -> np.ndarray:
+def particle_mask(scene: Scene, layer: int, pixel_size: float, oversampling: int = OVERSAMPLING) -> np.ndarray:
     """Fraction of each pixel covered by one layer's particles, float32 of shape (y, x); parameters as above."""
     thickness, _ = _rasterize(scene, layer, pixel_size, oversampling)
     return _block_mean((thickness > 0).float(), oversampling).numpy()
@@ -244,11 +265,9 @@ def clean_image(
     scene: Scene,
     pixel_size: float,
     transmission: Transmission | None = None,
-    defocus: float = 0.0,
+    lens: Lens | None = None,
     mean_free_path: float | None = None,
     liquid_mean_free_path: float | None = None,
-    spherical_aberration: float = 1.2,
-    focal_spread: float = 0.0,
     oversampling: int = OVERSAMPLING,
     device: str = "cpu",
 ) -> np.ndarray:
@@ -257,22 +276,16 @@ def clean_image(
     Parameters
     ----------
     scene : Scene
-        The scene.
     pixel_size : float
         In nm/pixel.
     transmission : Transmission, optional
-        Gold's shipped table at 200 keV and 10 mrad by default; energy and aperture are the table's.
-    defocus : float
-        In nm, from the mid-plane of the last layer that holds particles; positive is underfocus (the plane imaged
-        lies before it).
+        Gold's shipped table at the lens's energy and aperture by default.
+    lens : Lens, optional
+        In focus at the table's energy and aperture by default.
     mean_free_path : float, optional
         Replaces the table's loss, in nm.
     liquid_mean_free_path : float, optional
         In nm; when given, particles displace liquid and so spare the beam the liquid's loss along their thickness.
-    spherical_aberration : float
-        Cs in mm.
-    focal_spread : float
-        One sigma, in nm; averaged over foci.
     oversampling : int
         Samples of the wave per pixel and axis.
     device : str
@@ -286,40 +299,51 @@ def clean_image(
     Raises
     ------
     ValueError
-        If a mean free path is not positive, or the field is smaller than a pixel.
+        If a mean free path is not positive, the field is smaller than a pixel, or the table is not for the lens's
+        energy and aperture.
 
     Notes
     -----
     Each layer multiplies the wave by its transmission, the wave travels on to the next layer, the objective lens adds
-    its phase, and the camera adds the electrons of each pixel. Explained in chapter 2, "Multislice".
+    its phase, and the camera adds the electrons of each pixel.
     """
     for name, path in (("mean_free_path", mean_free_path), ("liquid_mean_free_path", liquid_mean_free_path)):
         if path is not None and not path > 0:
             raise ValueError(f"{name} must be positive (nm), got {path}")
-    transmission = Transmission.load() if transmission is None else transmission
+    if lens is None:
+        lens = Lens() if transmission is None else Lens(transmission.energy, transmission.aperture)
+    transmission = table_for(lens, transmission)
     shape = _pixels(scene, pixel_size)
-    reach = 1e-3 * transmission.aperture * (abs(defocus) + 3 * focal_spread) / pixel_size
-    wide, margin = _widened(scene, pixel_size, shape, int(np.clip(np.ceil(reach), 4, 64)))
-    image = compose(
-        [
-            _layer_transmission(
-                wide, n, pixel_size, oversampling, transmission, mean_free_path, liquid_mean_free_path, device
-            )
-            for n in range(1, len(wide.layers) + 1)
-        ],
-        [layer.z for layer in wide.layers],
-        pixel_size,
-        oversampling,
-        transmission.energy,
-        transmission.aperture,
-        defocus,
-        spherical_aberration,
-        focal_spread,
-    )
+    reach = lens.semiangle * (abs(lens.defocus) + 3 * lens.focal_spread) / pixel_size
+    wide, margin = _widen(scene, pixel_size, shape, int(np.clip(np.ceil(reach), *MARGINS)))
+    layers = [
+        _layer_transmission(
+            wide, n, pixel_size, oversampling, transmission, mean_free_path, liquid_mean_free_path, device
+        )
+        for n in range(1, len(wide.layers) + 1)
+    ]
+    image = compose(layers, [layer.z for layer in wide.layers], pixel_size, oversampling, lens)
     return image[margin : margin + shape[0], margin : margin + shape[1]].cpu().numpy()
 
 
-def _widened(scene, pixel_size, shape, margin) -> tuple[Scene, int]:
+def table_for(lens: Lens, transmission: Transmission | None = None) -> Transmission:
+    """The transmission given, if it is for the lens's energy and aperture; gold's shipped one by default."""
+    if transmission is None:
+        return _load_gold(lens.energy, lens.aperture)
+    if (transmission.energy, transmission.aperture) != (lens.energy, lens.aperture):
+        raise ValueError(
+            f"the transmission is for {transmission.energy:g} eV and {transmission.aperture:g} mrad, the lens for "
+            f"{lens.energy:g} eV and {lens.aperture:g} mrad; make them the same"
+        )
+    return transmission
+
+
+@lru_cache
+def _load_gold(energy, aperture) -> Transmission:
+    return Transmission.load(energy=energy, aperture=aperture)
+
+
+def _widen(scene, pixel_size, shape, margin) -> tuple[Scene, int]:
     """The scene with a border of pixels and without empty layers on top, and the border's width.
 
     Fourier transforms are periodic: without a border, defocus would carry electrons from one edge to the other. The
@@ -327,15 +351,16 @@ def _widened(scene, pixel_size, shape, margin) -> tuple[Scene, int]:
     """
     last = max((i for i, layer in enumerate(scene.layers) if len(layer)), default=0)
     field = tuple(next_fast_len(n + 2 * margin) * pixel_size for n in shape)
-    layers = tuple(layer.shifted((margin * pixel_size, margin * pixel_size)) for layer in scene.layers[: last + 1])
+    layers = tuple(layer.shift((margin * pixel_size, margin * pixel_size)) for layer in scene.layers[: last + 1])
     return replace(scene, layers=layers, field=field), margin
 
 
 def _layer_transmission(scene, number, pixel_size, oversampling, transmission, mean_free_path, liquid, device):
     """Coherent transmission and incoherent remainder of one layer at wave sampling, from thickness and table."""
     thickness, orientation = _rasterize(scene, number, pixel_size, oversampling, device)
-    step, greatest = 0.05, float(thickness.max())
-    wave, remainder = (torch.from_numpy(v).to(device) for v in transmission.lookup(mean_free_path, greatest, step))
+    step = THICKNESS_STEP
+    table = transmission.lookup(mean_free_path, float(thickness.max()), step)
+    wave, remainder = (torch.from_numpy(v).to(device) for v in table)
     if liquid is not None:
         spared = torch.exp(step * torch.arange(wave.shape[1], device=device) / liquid)
         wave, remainder = wave * spared.sqrt(), remainder * spared
@@ -351,17 +376,7 @@ def _layer_transmission(scene, number, pixel_size, oversampling, transmission, m
     return full_wave.reshape(thickness.shape), full_remainder.reshape(thickness.shape)
 
 
-def compose(
-    layers,
-    heights,
-    pixel_size: float,
-    oversampling: int,
-    energy: float,
-    aperture: float,
-    defocus: float = 0.0,
-    spherical_aberration: float = 1.2,
-    focal_spread: float = 0.0,
-):
+def compose(layers, heights, pixel_size: float, oversampling: int, lens: Lens) -> torch.Tensor:
     """Image of stacked layers from their transmissions.
 
     Parameters
@@ -371,12 +386,10 @@ def compose(
         intensity per sample that it does not carry (``None`` for nothing).
     heights : sequence of float
         Of the layers' mid-planes along the beam, in nm.
-    pixel_size : float
-        Of the camera, in nm/pixel.
-    oversampling : int
-        Samples of the wave per pixel and axis.
-    energy, aperture, defocus, spherical_aberration, focal_spread : float
-        In eV, mrad, nm, mm and nm.
+    pixel_size, oversampling : float, int
+        Of the camera, in nm/pixel, and samples of the wave per pixel and axis.
+    lens : Lens
+        In focus at the last layer's mid-plane, if without defocus.
 
     Returns
     -------
@@ -387,10 +400,11 @@ def compose(
     -----
     Electrons scattered by more than the wave's grid resolves, yet within the aperture, cannot interfere in an image of
     that sampling: they are carried as intensity, attenuated by later layers, and spread over a disk whose radius is
-    the aperture times their layer's distance from focus. Explained in chapter 2, "Multislice".
+    the aperture times their layer's distance from focus.
     """
-    wavelength, sampling = electron_wavelength(energy), pixel_size / oversampling
-    wave, scattered = None, []  # intensity that each layer scattered, and its height
+    sampling = pixel_size / oversampling
+    wave = None
+    scattered: list[tuple] = []  # intensity that each layer scattered, and its height
     for i, (coherent, remainder) in enumerate(layers):
         passing = _intensity(coherent) if remainder is None else _intensity(coherent) + remainder
         scattered = [(spread * passing, height) for spread, height in scattered]
@@ -398,45 +412,41 @@ def compose(
             scattered.append((remainder if wave is None else remainder * _intensity(wave), heights[i]))
         wave = coherent if wave is None else wave * coherent
         if i + 1 < len(layers) and heights[i + 1] != heights[i]:
-            angle = _angles(wave, sampling, wavelength)
+            angle = _squared_angles(wave, sampling, lens.wavelength)
             distance = heights[i + 1] - heights[i]
-            wave = safe_inverse(_phase(-np.pi * distance / wavelength * angle).mul_(torch.fft.fft2(wave)))
-    image = _through_lens(
-        wave, sampling, oversampling, wavelength, aperture, defocus, spherical_aberration, focal_spread
-    )
+            fresnel = _phase_factor(-np.pi * distance / lens.wavelength * angle)
+            wave = inverse_fft(fresnel.mul_(torch.fft.fft2(wave)))
+    image = _through_lens(wave, sampling, oversampling, lens)
     for spread, height in scattered:
-        radius = 1e-3 * aperture * abs(defocus + height - heights[-1])
-        image = image + _disk_blur(_block_mean(spread, oversampling), radius / pixel_size)
+        radius = lens.semiangle * abs(lens.defocus + height - heights[-1])
+        image = image + _blur_by_disk(_block_mean(spread, oversampling), radius / pixel_size)
     return image
 
 
-def _through_lens(wave, sampling, oversampling, wavelength, aperture, defocus, spherical_aberration, focal_spread):
+def _through_lens(wave, sampling, oversampling, lens):
     """Camera image of a wave behind the objective lens, averaged over the foci of its spread."""
-    spectrum, angle = torch.fft.fft2(wave), _angles(wave, sampling, wavelength)
-    if float(angle.max()) > (1e-3 * aperture) ** 2:
-        spectrum = spectrum * (angle <= (1e-3 * aperture) ** 2)
-    # Three foci with these weights have the mean and the variance of a Gaussian (Gauss-Hermite quadrature).
-    foci = [(0.0, 1.0)] if focal_spread == 0 else [(-np.sqrt(3), 1 / 6), (0.0, 2 / 3), (np.sqrt(3), 1 / 6)]
+    spectrum, angle = torch.fft.fft2(wave), _squared_angles(wave, sampling, lens.wavelength)
+    if float(angle.max()) > lens.semiangle**2:
+        spectrum = spectrum * (angle <= lens.semiangle**2)
     image = 0.0
-    for offset, weight in foci:
-        focus = defocus + offset * focal_spread
-        chi = np.pi / wavelength * angle * (focus - 0.5e6 * spherical_aberration * angle)
-        image = image + weight * _block_mean(_intensity(safe_inverse(_phase(chi).mul_(spectrum))), oversampling)
+    for defocus, weight in lens.foci:
+        focused = inverse_fft(lens.transfer(angle, defocus).mul_(spectrum))
+        image = image + weight * _block_mean(_intensity(focused), oversampling)
     return image
 
 
-def _angles(wave, sampling, wavelength):
+def _squared_angles(wave, sampling, wavelength):
     """Squared scattering angle, in rad², of every Fourier coefficient."""
     ky, kx = (torch.fft.fftfreq(n, sampling, device=wave.device) * wavelength for n in wave.shape)
     return ky[:, None] ** 2 + kx[None, :] ** 2
 
 
-def safe_inverse(spectrum):
+def inverse_fft(spectrum):
     """Inverse transform. torch's own scaling is wrong for 2048 × 2048 on some CPUs (pytorch/pytorch issue 169670)."""
     return torch.fft.ifft2(spectrum, norm="forward").div_(spectrum.numel())
 
 
-def _phase(angle):
+def _phase_factor(angle):
     return torch.polar(torch.ones((), device=angle.device).expand_as(angle), angle)
 
 
@@ -444,9 +454,9 @@ def _intensity(wave):
     return wave.real**2 + wave.imag**2
 
 
-def _disk_blur(image, radius: float):
+def _blur_by_disk(image, radius: float):
     """Blur by a disk of a radius in pixels; the sum is conserved."""
-    if radius < 0.1:
+    if radius < LEAST_DISK:
         return image
     ky, kx = (torch.fft.fftfreq(n, device=image.device) for n in image.shape)
     u = (2 * np.pi * radius * torch.hypot(ky[:, None], kx[None, : image.shape[1] // 2 + 1].abs())).clamp(min=1e-6)

@@ -1,4 +1,4 @@
-"""Random scenes: stacked lattices with everything that real ones have, and how they grow.
+"""Random scenes: stacked lattices with the defects, outlines and scatter that real ones have.
 
 Explained in chapter 1, "Lattices".
 """
@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.spatial import cKDTree
 
-from ..crystal.lattice import hexagonal_lattice
+from ..crystal.lattice import Lattice, hexagonal_lattice
 from ..crystal.neighbours import REACH
 from .defects import (
     as_pair,
@@ -24,12 +24,30 @@ from .defects import (
 from .scene import Defect, Layer, Scene
 from .shapes import circumscribed_ratio, particle_height
 
-__all__ = ["LatticeConfig", "random_scene"]
+# Choices that keep particles apart and scenes varied; none is measured.
+MEAN_FILL = 0.96  # spacings, greatest circumscribed diameter of a layer's mean particle
+FILL = 0.98  # spacings, greatest circumscribed diameter of any particle
+UPPER_ROOM = 1.04  # circumscribed diameters, least spacing of an upper layer
+BASE_RADIUS = 0.45, 0.9  # mean radius of a base layer's outline over the field's longer side
+ISLAND_RADIUS = 0.25, 0.5  # the same of an island's outline
+OUTLINE_MIDDLE = 0.3, 0.7  # fields, the middle of an outline
+MIDDLE_INSIDE = 0.6  # the middle lies within the outline below made smaller by this factor
+OUTLINE_WAVES = np.arange(2, 7)  # around an outline; the standard deviation of each is 0.25 over its number
+STEP_BACK = 0.9  # an upper layer's outline over the one below, so that every particle has others under it
+ROW_SCATTER = 4.0  # degrees, standard deviation of aligned particles' rotation from their rows
+SIZE_CUT = 2.5  # standard deviations, where the distribution of sizes ends
+MISORIENTATION = 5.0, 30.0  # degrees, of grains; smaller ones are rows of dislocations
+BOUNDARY_MIDDLE = 0.25, 0.75  # fields, a point of a boundary
+DEFECT_DISTANCE = 4.0  # spacings, between planted defects if there is room
+DEFECT_BORDER = 1.5  # spacings, from a planted defect to the field's border
+CRYSTAL_MARGIN = 5.0  # spacings, of a crystal beyond the field, so that no displacement shows its edge
+INNER_NEIGHBOURS = 5  # at least, of a site that may be a vacancy: elsewhere it would be the edge
+DEFECT_OUTLINE = 0.85  # a planted defect lies within the layer's outline made smaller by this factor
 
 
 @dataclass(frozen=True)
 class LatticeConfig:
-    """Ranges from which `random_scene` draws stacked layers.
+    """Ranges from which `random_scene` draws stacked layers; by default choices that make a network see much variety.
 
     Pairs are (low, high) of a uniform distribution unless said otherwise.
     """
@@ -79,7 +97,7 @@ class LatticeConfig:
         )
 
 
-# Of ten images of a library with every shape; facetted particles are the harder to outline but the rarer in practice.
+# Shares in a library with every shape, a choice: facetted particles are harder to outline, but rarer in practice.
 _SHARES = {"sphere": 0.35, "rod": 0.35, "cube": 0.1, "octahedron": 0.1, "prism": 0.1}
 
 
@@ -89,11 +107,9 @@ def random_scene(config: LatticeConfig, field, rng: np.random.Generator, spacing
     Parameters
     ----------
     config : LatticeConfig
-        Ranges.
     field : tuple of float
         Height and width of the field of view, in nm.
     rng : numpy.random.Generator
-        Source of randomness.
     spacing : float, optional
         Nearest-neighbour distance of layer 1 in nm; drawn log-uniformly from the configuration when not given.
 
@@ -105,9 +121,9 @@ def random_scene(config: LatticeConfig, field, rng: np.random.Generator, spacing
 
     Notes
     -----
-    Circles around the corners of a layer's particles never overlap: particles that displacements brought too close
-    are pushed apart, and made smaller where there is no room. Defects are listed where they are in the strained
-    crystal, before independent displacements. Explained in chapter 1, "Lattices".
+    The circumscribed circles of a layer's particles never overlap: particles too close to each other move apart, and
+    become smaller where there is no room. Defects are listed where they are in the strained crystal, before independent
+    displacements.
     """
     if config.layers < 1:
         raise ValueError(f"a scene needs at least 1 layer, got {config.layers}")
@@ -116,14 +132,14 @@ def random_scene(config: LatticeConfig, field, rng: np.random.Generator, spacing
     field = (float(field[0]), float(field[1]))
     particle = _random_particle(config, spacing, rng)
     center = np.asarray(field) / 2 + rng.uniform(-0.5, 0.5, 2) * spacing
-    lattice = _Lattice(spacing, rng.uniform(0.0, 60.0), center)
-    outline = _random_outline(field, rng, (0.45, 0.9)) if rng.random() < config.edge else _Outline()
+    lattice = _LayerLattice(spacing, rng.uniform(0.0, 60.0), center)
+    outline = _random_outline(field, rng, BASE_RADIUS) if rng.random() < config.edge else _Outline()
     single = rng.random() < config.single_layer
     layers = [_random_layer(config, field, particle, lattice, outline, True, rng)]
     for _ in range(config.layers - 1):
         lattice = _upper_lattice(config, lattice, particle, rng)
         island = rng.random() < config.island
-        outline = _random_outline(field, rng, (0.25, 0.5), outline) if island else _Outline(below=outline)
+        outline = _random_outline(field, rng, ISLAND_RADIUS, outline) if island else _Outline(below=outline)
         layer = _random_layer(config, field, particle, lattice, outline, False, rng)
         z = layers[-1].z + particle.depth + rng.uniform(*config.gap)
         layers.append(replace(layer.select(np.zeros(0, int)), z=z, defects=()) if single else replace(layer, z=z))
@@ -157,32 +173,32 @@ def _random_particle(config, spacing, rng) -> _Particle:
     diameter = (
         spacing * rng.uniform(*config.diameter_ratio) if config.diameter is None else rng.uniform(*config.diameter)
     )
-    diameter = float(min(diameter, 0.96 * spacing / circumscribed_ratio(shape, rounding)))
+    diameter = float(min(diameter, MEAN_FILL * spacing / circumscribed_ratio(shape, rounding)))
     ratios = rng.uniform(*config.rod_height), rng.uniform(*config.prism_height)
     height = diameter * ratios[shape == "prism"] if config.height is None else config.height
     return _Particle(shape, diameter, float(height), rounding)
 
 
 @dataclass(frozen=True)
-class _Lattice:
-    """An ideal hexagonal lattice: nm, degrees, one of its points."""
+class _LayerLattice(Lattice):
+    """The ideal lattice of one layer, in nm and degrees, and one of its points."""
 
-    spacing: float
-    angle: float
-    center: np.ndarray
+    center: np.ndarray  # (y, x) nm
 
 
-def _upper_lattice(config, below, particle, rng) -> _Lattice:
-    """The next layer's lattice: twisted, shifted, of its own spacing."""
+def _upper_lattice(config, below, particle, rng) -> _LayerLattice:
+    """The next layer's lattice: another angle, origin and spacing."""
     twist = rng.uniform(*config.twist_angle) * rng.choice([-1.0, 1.0])
     if config.upper_spacing is None:
         spacing = below.spacing * (1 + config.spacing_mismatch * rng.standard_normal())
     else:
         spacing = rng.uniform(*config.upper_spacing)
-    spacing = max(spacing, 1.04 * particle.diameter * particle.corners)  # particles must still fit beside each other
+    spacing = max(
+        spacing, UPPER_ROOM * particle.diameter * particle.corners
+    )  # particles must still fit beside each other
     direction = rng.uniform(0, 2 * np.pi)
     shift = rng.uniform(*config.offset) * below.spacing * np.array([np.sin(direction), np.cos(direction)])
-    return _Lattice(float(spacing), below.angle + twist, below.center + shift)
+    return _LayerLattice(float(spacing), below.angle + twist, below.center + shift)
 
 
 @dataclass(frozen=True)
@@ -191,7 +207,7 @@ class _Outline:
 
     center: np.ndarray | None = None  # (y, x) nm
     radius: float = np.inf  # nm, mean
-    amplitude: np.ndarray | None = None  # relative, of two to six waves around
+    amplitude: np.ndarray | None = None  # relative, of each wave around
     phase: np.ndarray | None = None
     below: _Outline | None = None
 
@@ -199,23 +215,23 @@ class _Outline:
         """Which points (n, 2) lie inside, with the outline's radius scaled."""
         points = np.asarray(points)
         inside = np.ones(len(points), bool)
-        if self.below is not None:  # a tenth narrower, so that every particle has others under it
-            inside &= self.below.contains(points, 0.9 * scale)
+        if self.below is not None:
+            inside &= self.below.contains(points, STEP_BACK * scale)
         if self.center is not None:
             y, x = (points - self.center).T
-            waves = np.cos(np.arange(2, 7) * np.arctan2(y, x)[:, None] + self.phase) @ self.amplitude
+            waves = np.cos(OUTLINE_WAVES * np.arctan2(y, x)[:, None] + self.phase) @ self.amplitude
             inside &= np.hypot(y, x) < scale * self.radius * (1 + waves)
         return inside
 
 
 def _random_outline(field, rng, radius, below=None) -> _Outline:
-    """Mean radius as a fraction of the field's longer side; the middle well inside the outline below."""
+    """An outline with a mean radius in this range of the field's longer side, its middle well inside the one below."""
     for _ in range(50):
-        center = np.asarray(field) * rng.uniform(0.3, 0.7, 2)
-        if below is None or below.contains(center[None], 0.6)[0]:
+        center = np.asarray(field) * rng.uniform(*OUTLINE_MIDDLE, 2)
+        if below is None or below.contains(center[None], MIDDLE_INSIDE)[0]:
             break
-    amplitude = 0.25 * rng.standard_normal(5) / np.arange(2, 7)
-    phase = rng.uniform(0, 2 * np.pi, 5)
+    amplitude = 0.25 * rng.standard_normal(OUTLINE_WAVES.size) / OUTLINE_WAVES
+    phase = rng.uniform(0, 2 * np.pi, OUTLINE_WAVES.size)
     return _Outline(center, rng.uniform(*radius) * max(field), amplitude, phase, below)
 
 
@@ -230,16 +246,16 @@ def _random_layer(config, field, particle, lattice, outline, base, rng) -> Layer
     crystal.displace(_slow_displacement(field, rng.uniform(*config.strain), rng))
     crystal.keep(outline.contains(crystal.points))
     crystal.plant_vacancies(rng.uniform(*config.vacancies), rng)
-    crystal.keep(_within(crystal.points, field, particle.diameter))
-    defects = [d for d in (_clipped(d, field, outline) for d in crystal.defects) if d is not None]
+    crystal.keep(_in_field(crystal.points, field, particle.diameter))
+    defects = [d for d in (_clip(d, field, outline) for d in crystal.defects) if d is not None]
     n, points = len(crystal.points), crystal.points
     points = points + rng.uniform(*config.position_std) * lattice.spacing * rng.standard_normal(points.shape)
-    sizes = particle.diameter * (1 + rng.uniform(*config.diameter_std) * np.clip(rng.standard_normal(n), -2.5, 2.5))
-    sizes = np.minimum(sizes, 0.98 * lattice.spacing / particle.corners)
+    scatter = rng.uniform(*config.diameter_std) * np.clip(rng.standard_normal(n), -SIZE_CUT, SIZE_CUT)
+    sizes = np.minimum(particle.diameter * (1 + scatter), FILL * lattice.spacing / particle.corners)
     aligned = rng.random() < config.aligned
-    rotations = crystal.angles + 4.0 * rng.standard_normal(n) if aligned else rng.uniform(0, 360, n)
+    rotations = crystal.angles + ROW_SCATTER * rng.standard_normal(n) if aligned else rng.uniform(0, 360, n)
     return Layer(
-        *_without_overlap(points, sizes, particle.corners),
+        *_separate(points, sizes, particle.corners),
         lattice.spacing,
         float(lattice.angle),
         rotations=rotations,
@@ -297,21 +313,21 @@ class _Crystal:
     def plant_vacancies(self, fraction, rng) -> None:
         """Empty a fraction of the sites that have neighbours on all sides."""
         counts = cKDTree(self.points).query_ball_point(self.points, REACH * self.spacing, return_length=True) - 1
-        empty = (rng.random(len(self.points)) < fraction) & (counts >= 5) & ~self.extra
+        empty = (rng.random(len(self.points)) < fraction) & (counts >= INNER_NEIGHBOURS) & ~self.extra
         self.defects += [Defect("vacancy", as_pair(point)) for point in self.points[empty]]
         self.keep(~empty)
 
 
 def _random_crystal(config, field, lattice, base, rng) -> _Crystal:
     """A single crystal, or two grains that meet at a boundary, on a disk larger than the field."""
-    spacing, angle, radius = lattice.spacing, lattice.angle, 0.5 * np.hypot(*field) + 5 * lattice.spacing
+    spacing, angle, radius = lattice.spacing, lattice.angle, 0.5 * np.hypot(*field) + CRYSTAL_MARGIN * lattice.spacing
     if not base or rng.random() >= config.boundary:
         points = hexagonal_lattice(spacing, angle, lattice.center, radius)
         return _Crystal(points, np.full(len(points), angle), spacing)
-    shift = (np.asarray(field) * rng.uniform(0.25, 0.75, 2)) - lattice.center
+    shift = (np.asarray(field) * rng.uniform(*BOUNDARY_MIDDLE, 2)) - lattice.center
     center, radius = lattice.center + shift, radius + np.hypot(*shift)
     if rng.random() >= config.twin:
-        misorientation, inclination = rng.uniform(5.0, 30.0) * rng.choice([-1.0, 1.0]), rng.uniform(0, 360)
+        misorientation, inclination = rng.uniform(*MISORIENTATION) * rng.choice([-1.0, 1.0]), rng.uniform(0, 360)
         points, defect = grain_boundary(spacing, angle, misorientation, inclination, center, radius)
     else:
         points, defect = twin_boundary(spacing, angle, int(rng.choice(config.twin_sigmas)), center, radius)
@@ -323,13 +339,13 @@ def _random_crystal(config, field, lattice, base, rng) -> _Crystal:
 
 
 def _random_site(crystal, field, outline, rng) -> np.ndarray:
-    """A point (y, x) well inside the field and the layer, and four spacings from other defects if there is one."""
-    inside = _within(crystal.points, field, -1.5 * crystal.spacing)
-    inside &= outline.contains(crystal.points, 0.85)
+    """A point (y, x) well inside the field and the layer, and far from other defects if there is one."""
+    inside = _in_field(crystal.points, field, -DEFECT_BORDER * crystal.spacing)
+    inside &= outline.contains(crystal.points, DEFECT_OUTLINE)
     choices = crystal.points[inside] if inside.any() else crystal.points
     taken = [np.linspace(d.position, d.end or d.position, 100 if d.end else 1) for d in crystal.defects]
     if taken:
-        free = far_from(choices, np.concatenate(taken), 4 * crystal.spacing)
+        free = far_from(choices, np.concatenate(taken), DEFECT_DISTANCE * crystal.spacing)
         choices = choices[free] if free.any() else choices
     return choices[rng.integers(len(choices))] + 0.1 * crystal.spacing * rng.standard_normal(2)
 
@@ -344,24 +360,24 @@ def _slow_displacement(field, strain, rng):
     return lambda points: np.sin(points @ q.T + phase) @ direction
 
 
-def _within(points, field, margin=0.0) -> np.ndarray:
+def _in_field(points, field, margin=0.0) -> np.ndarray:
     """Which points lie in the field widened by a margin."""
     return np.all((points > -margin) & (points < np.asarray(field) + margin), axis=1)
 
 
-def _clipped(defect: Defect, field, outline) -> Defect | None:
+def _clip(defect: Defect, field, outline) -> Defect | None:
     """The part of a defect in the field and the layer's outline, or None."""
     line = np.linspace(defect.position, defect.end or defect.position, 2000 if defect.end else 1)
-    line = line[_within(line, field) & outline.contains(line)]
+    line = line[_in_field(line, field) & outline.contains(line)]
     if len(line) == 0:
         return None
     return replace(defect, position=as_pair(line[0]), end=as_pair(line[-1]) if defect.end else None)
 
 
-def _without_overlap(points, diameters, corners, rounds: int = 10) -> tuple[np.ndarray, np.ndarray]:
+def _separate(points, diameters, corners, rounds: int = 10) -> tuple[np.ndarray, np.ndarray]:
     """Positions and diameters of particles whose circumscribed circles (`corners` × diameter) do not overlap.
 
-    Each pair moves apart by half its overlap, a few times over; what overlap is left makes both particles smaller.
+    Both particles of a pair move by half of the overlap, several times; where an overlap remains, both become smaller.
     """
     points = np.array(points)
     reach = corners * diameters.max(initial=0)

@@ -13,77 +13,32 @@ import pandas as pd
 from ..crystal.lattice import fold_hexagonal
 from .shapes import particle_height
 
-__all__ = ["Defect", "Layer", "Scene", "finite", "truth_parameters", "truth_table"]
-
 
 @dataclass(frozen=True)
 class Defect:
-    """One defect that was planted in a layer: the truth that measured defects are compared with.
+    """One defect that was planted in a layer: the truth that measured defects are compared with."""
 
-    Parameters
-    ----------
-    kind : {"vacancy", "interstitial", "dislocation", "grain boundary", "twin boundary"}
-        What it is.
-    position : tuple of float
-        (y, x) in nm: the empty site, the extra particle, the dislocation's core, or one end of the boundary.
-    burgers : tuple of float
-        Burgers vector of a dislocation, (y, x) in nm.
-    end : tuple of float, optional
-        (y, x) in nm, the boundary's other end.
-    misorientation : float
-        Between the grains on both sides of a boundary, in degrees from 0 to 30.
-    sigma : int
-        Reciprocal density of coincident sites Σ of a twin boundary; 0 for all else.
-    """
-
-    kind: str
-    position: tuple[float, float]
-    burgers: tuple[float, float] = (0.0, 0.0)
-    end: tuple[float, float] | None = None
-    misorientation: float = float("nan")
-    sigma: int = 0
+    kind: str  # vacancy, interstitial, dislocation, grain boundary or twin boundary
+    position: tuple[float, float]  # (y, x) nm: the empty site, extra particle, core, or one end of the boundary
+    burgers: tuple[float, float] = (0.0, 0.0)  # (y, x) nm, Burgers vector of a dislocation
+    end: tuple[float, float] | None = None  # (y, x) nm, the boundary's other end
+    misorientation: float = float("nan")  # degrees from 0 to 30, between the grains on both sides of a boundary
+    sigma: int = 0  # reciprocal density of coincident sites Σ of a twin boundary; 0 for all else
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer of nanoparticles, seen along the beam.
+    """One layer of nanoparticles, seen along the beam; arrays are as long as the positions."""
 
-    Parameters
-    ----------
-    positions : ndarray, shape (n, 2)
-        Particle centres as (y, x), in nm.
-    diameters : ndarray, shape (n,)
-        Equivalent circular diameters of the projections, in nm.
-    spacing : float
-        Nearest-neighbour distance of the ideal lattice, in nm.
-    angle : float
-        Direction of one close-packed row, in degrees from the x axis towards y.
-    z : float
-        Height of the layer's mid-plane along the beam, in nm; the beam enters at small z.
-    ids : ndarray of int, shape (n,), optional
-        Number of each particle, unique in a scene and kept through a movie; 0, 1, ... by default.
-    rotations : ndarray, shape (n,), optional
-        Each particle's rotation in the plane, in degrees from x towards y; 0 by default.
-    orientations : ndarray of int, shape (n,), optional
-        Which of the tabulated crystal orientations each particle has (taken modulo their number); 0 by default.
-    defects : tuple of Defect
-        Defects planted in the layer.
-
-    Raises
-    ------
-    ValueError
-        If an array is not as long as the positions.
-    """
-
-    positions: np.ndarray
-    diameters: np.ndarray
-    spacing: float
-    angle: float
-    z: float = 0.0
-    ids: np.ndarray | None = None
-    rotations: np.ndarray | None = None
-    orientations: np.ndarray | None = None
-    defects: tuple[Defect, ...] = ()
+    positions: np.ndarray  # (n, 2) nm, particle centres as (y, x)
+    diameters: np.ndarray  # (n,) nm, equivalent circular diameters of the projections
+    spacing: float  # nm, nearest-neighbour distance of the ideal lattice
+    angle: float  # degrees, direction of one close-packed row from the x axis towards y
+    z: float = 0.0  # nm, height of the layer's mid-plane along the beam; the beam enters at small z
+    ids: np.ndarray = None  # type: ignore[assignment]  # (n,) unique in a scene, kept through a movie; 0, 1, ...
+    rotations: np.ndarray = None  # type: ignore[assignment]  # (n,) degrees in the plane, from x towards y; 0
+    orientations: np.ndarray = None  # type: ignore[assignment]  # (n,) rows of the transmission's table, modulo; 0
+    defects: tuple[Defect, ...] = ()  # planted
 
     def __post_init__(self):
         object.__setattr__(self, "positions", np.asarray(self.positions, float).reshape(-1, 2))
@@ -109,7 +64,7 @@ class Layer:
         arrays = ("positions", "diameters", "ids", "rotations", "orientations")
         return replace(self, **{name: getattr(self, name)[keep] for name in arrays})
 
-    def shifted(self, by) -> Layer:
+    def shift(self, by) -> Layer:
         """The layer moved by (y, x) nm, its planted defects with it."""
         y, x = (float(v) for v in by)
         defects = tuple(
@@ -127,26 +82,14 @@ class Layer:
 class Scene:
     """Stacked layers of particles of one shape in a rectangular field of view.
 
-    Parameters
-    ----------
-    layers : tuple of Layer
-        Layer 1 (the base) first; any number of them. Where two layers use the same ids, those of the upper one are
-        shifted.
-    field : tuple of float
-        Height and width of the field of view, in nm.
-    shape : str
-        One of `moirelib.simulation.SHAPES`.
-    height : float
-        Height of rods and prisms along the beam, in nm (not used for the other shapes).
-    rounding : float
-        Radius of the particles' rounded edges over their diameter.
+    Where two layers use the same ids, those of the upper one are shifted.
     """
 
-    layers: tuple[Layer, ...]
-    field: tuple[float, float]
-    shape: str = "sphere"
-    height: float = 0.0
-    rounding: float = 0.1
+    layers: tuple[Layer, ...]  # layer 1 (the base) first; any number of them
+    field: tuple[float, float]  # nm, height and width
+    shape: str = "sphere"  # one of `SHAPES`
+    height: float = 0.0  # nm along the beam, of rods and prisms (not used for the other shapes)
+    rounding: float = 0.1  # radius of the particles' rounded edges over their diameter
 
     def __post_init__(self):
         if len(self.layers) == 0:
@@ -186,7 +129,6 @@ def truth_table(scene: Scene, pixel_size: float, frame: int = 0) -> pd.DataFrame
     Parameters
     ----------
     scene : Scene
-        The scene.
     pixel_size : float
         In nm/pixel; pixel centres sit at integer coordinates, the field's corner at (-0.5, -0.5).
     frame : int
@@ -215,7 +157,6 @@ def truth_parameters(scene: Scene, pixel_size: float) -> dict:
     Parameters
     ----------
     scene : Scene
-        The scene.
     pixel_size : float
         In nm/pixel; planted defects are counted from the middle of the first pixel, as in `truth_table`.
 
@@ -235,7 +176,7 @@ def truth_parameters(scene: Scene, pixel_size: float) -> dict:
         "spacing_nm": [layer.spacing for layer in scene.layers],
         "angle_deg": [layer.angle for layer in scene.layers],
         "z_nm": [layer.z for layer in scene.layers],
-        "defects": [[asdict(d) for d in layer.shifted(middle).defects] for layer in scene.layers],
+        "defects": [[asdict(d) for d in layer.shift(middle).defects] for layer in scene.layers],
     }
 
 

@@ -13,8 +13,9 @@ from ase import Atoms
 from ase.data import atomic_numbers, reference_states
 from scipy.spatial.transform import Rotation
 
-__all__ = ["SHAPES", "circumscribed_ratio", "lattice_constant", "nanoparticle", "particle_height", "particle_thickness"]
-
+SMALLEST = 0.5  # nm, diameter of a particle: little more than one unit cell
+FEW_PLANES = 10.0  # nm, diameter below which the position of the planes matters
+POSITIONS = 16  # of the planes that are tried there
 
 #: Every shape has a name here; sphere and rod are round, the others have flat facets.
 SHAPES = ("sphere", "rod", "cube", "octahedron", "prism")
@@ -28,14 +29,8 @@ _POLYGONS = {
 
 
 def lattice_constant(material: str = "Au") -> float:
-    """Edge of the cubic cell of an fcc metal, in nm (gold 0.4078 nm; others from ASE's reference states).
-
-    Raises
-    ------
-    ValueError
-        If the symbol is not that of an fcc metal.
-    """
-    state = reference_states[atomic_numbers[material]] if material in atomic_numbers else None
+    """Edge of the cubic cell of an fcc metal, in nm (gold 0.4078 nm; others from ASE's reference states)."""
+    state: dict | None = reference_states[atomic_numbers[material]] if material in atomic_numbers else None
     if not state or state.get("symmetry") != "fcc":
         raise ValueError(f"{material!r} is not the symbol of an fcc metal, such as Au, Ag, Pt, Pd, Cu or Al")
     return 0.4078 if material == "Au" else state["a"] / 10
@@ -66,7 +61,6 @@ def circumscribed_ratio(shape: str, rounding: float = 0.0) -> float:
     Parameters
     ----------
     shape : str
-        One of `SHAPES`.
     rounding : float
         Radius of rounded edges over the diameter. The ratio is greatest for sharp edges, the default.
 
@@ -74,10 +68,6 @@ def circumscribed_ratio(shape: str, rounding: float = 0.0) -> float:
     -------
     float
         1 for spheres and rods, 1.10, 1.25 and 1.56 for sharp octahedra, cubes and prisms.
-
-    Notes
-    -----
-    Explained in chapter 1, "Lattices".
     """
     _check(shape, 1.0, rounding)
     if shape not in _POLYGONS:
@@ -90,23 +80,13 @@ def particle_height(shape: str, diameter: float, height: float = 0.0, rounding: 
 
     Parameters
     ----------
-    shape : str
-        One of `SHAPES`.
-    diameter : float
-        Equivalent circular diameter of the projection, in nm.
-    height : float
-        Of a rod or prism, in nm; not used for the others.
-    rounding : float
-        Radius of rounded edges over the diameter.
+    shape, diameter, height, rounding
+        As for `particle_thickness`.
 
     Returns
     -------
     float
         In nm: a sphere's diameter, a cube's edge, the distance of an octahedron's opposite facets, or ``height``.
-
-    Notes
-    -----
-    Explained in chapter 1, "Lattices".
     """
     _check(shape, height, rounding)
     if shape == "sphere":
@@ -147,10 +127,6 @@ def particle_thickness(shape: str, y, x, diameter, rotation=0.0, height: float =
     ------
     ValueError
         If the shape is unknown, a rod or prism has no height, or the rounding is out of range.
-
-    Notes
-    -----
-    Explained in chapter 1, "Lattices".
     """
     import torch
 
@@ -280,18 +256,10 @@ def nanoparticle(
 
     Parameters
     ----------
-    shape : str
-        One of `SHAPES`.
-    diameter : float
-        Equivalent circular diameter of the projection, in nm.
+    shape, diameter, height, rotation, rounding
+        As for `particle_thickness`.
     rng : numpy.random.Generator
         Draws the orientation and where the solid's centre lies in the crystal's cell.
-    height : float
-        Of rods and prisms, in nm.
-    rotation : float
-        Of facetted particles in the plane, in degrees from x towards y.
-    rounding : float
-        Radius of rounded edges over the diameter.
     vacuum : float
         Empty margin on every side, in nm.
     material : str
@@ -310,19 +278,18 @@ def nanoparticle(
 
     Notes
     -----
-    A facet lies on a plane of atoms or between two, which matters for few planes: below 10 nm,
-    of sixteen positions in the crystal's cell the one is kept whose number of atoms is nearest to the solid's volume.
-    Explained in chapter 1, "Lattices".
+    A facet lies on a plane of atoms or between two, which matters in a particle of few planes. Below 10 nm sixteen
+    positions in the crystal's cell are tried; the one whose number of atoms is nearest to the solid's volume counts.
     """
     _check(shape, height, rounding)
-    if not diameter >= 0.5:
-        raise ValueError(f"a gold particle needs a diameter of at least 0.5 nm, got {diameter}")
+    if not diameter >= SMALLEST:
+        raise ValueError(f"a gold particle needs a diameter of at least {SMALLEST} nm, got {diameter}")
     width = diameter * circumscribed_ratio(shape, rounding)
     size = np.array([width, width, particle_height(shape, diameter, height, rounding)])
     crystal = lattice_constant(material) * _crystal_axes(shape, rotation, rng)
     wanted = _volume(shape, diameter, height, rounding) / (lattice_constant(material) ** 3 / 4)
     cuts = []
-    for _ in range(16 if shape in _POLYGONS and diameter < 10 else 1):
+    for _ in range(POSITIONS if shape in _POLYGONS and diameter < FEW_PLANES else 1):
         points = _lattice_points(crystal, size, rng.random(3))
         cuts.append(points[_inside(shape, points, diameter, height, rotation, rounding)])
     points = min(cuts, key=lambda p: abs(len(p) - wanted))

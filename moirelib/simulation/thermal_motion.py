@@ -12,8 +12,6 @@ from scipy.sparse.linalg import splu
 
 from ..crystal.neighbours import bonds
 
-__all__ = ["dynamical_matrix", "stiffness_matrix", "thermal_displacements"]
-
 
 def stiffness_matrix(positions, spacing: float, spring_constant: float, site_stiffness: float = 0.0) -> csc_array:
     """Second derivatives of the elastic energy: E = ½ uᵀ K u.
@@ -24,19 +22,13 @@ def stiffness_matrix(positions, spacing: float, spring_constant: float, site_sti
         Equilibrium sites (y, x), in nm. Every spring is unstretched there.
     spacing : float
         Nearest-neighbour distance, in nm.
-    spring_constant : float
-        Of each bond, in kT/nm².
-    site_stiffness : float
-        Of a weak spring from every particle to its site, in kT/nm².
+    spring_constant, site_stiffness : float
+        Of each bond, and of a weak spring from every particle to its site, in kT/nm².
 
     Returns
     -------
     scipy.sparse.csc_array, shape (2n, 2n)
         In kT/nm², in the order y0, x0, y1, x1, ...
-
-    Notes
-    -----
-    Explained in chapter 1, "Lattices".
     """
     stretch = _stretch_matrix(positions, spacing)
     identity = eye_array(stretch.shape[1])
@@ -68,16 +60,10 @@ def thermal_displacements(
 
     Parameters
     ----------
-    positions : array_like, shape (n, 2)
-        Equilibrium sites (y, x), in nm.
-    spacing : float
-        Nearest-neighbour distance, in nm.
-    spring_constant : float
-        Of each bond, in kT/nm².
+    positions, spacing, spring_constant
+        As for `stiffness_matrix`.
     frames : int
-        Number of frames.
     rng : numpy.random.Generator
-        Source of randomness.
     site_stiffness : float, optional
         Of a weak spring from every particle to its site, in kT/nm²; 0.02 spring constants by default. It holds the
         crystal as a whole, and particles with too few bonds, as friction on the layer below or the window would.
@@ -100,7 +86,6 @@ def thermal_displacements(
     overdamped motion in a liquid, without hydrodynamic interactions. ``correlation_time`` is τ of one particle whose
     neighbours are held (λ = 3 spring constants plus the site's); long waves are slower. This needs all modes:
     6 seconds for 1500 particles on one core; without it, drawing takes milliseconds per frame.
-    Explained in chapter 1, "Lattices".
     """
     site_stiffness = 0.02 * spring_constant if site_stiffness is None else site_stiffness
     if not (spring_constant > 0 and site_stiffness > 0):
@@ -110,7 +95,7 @@ def thermal_displacements(
     stiffness = stiffness_matrix(positions, spacing, spring_constant, site_stiffness)
     if correlation_time > 0:
         relaxation = (3 * spring_constant + site_stiffness) * correlation_time
-        drawn = _correlated(stiffness.toarray(), frames, relaxation, rng)
+        drawn = _draw_correlated(stiffness.toarray(), frames, relaxation, rng)
     else:
         # Forces of independent unit noise on every spring have the covariance K; K⁻¹ of them has K⁻¹ K K⁻¹ = K⁻¹.
         springs = vstack(
@@ -125,7 +110,7 @@ def thermal_displacements(
     return drawn.reshape(frames, len(positions), 2)
 
 
-def _correlated(stiffness, frames, relaxation, rng) -> np.ndarray:
+def _draw_correlated(stiffness, frames, relaxation, rng) -> np.ndarray:
     """Ornstein-Uhlenbeck process of every mode, in equilibrium from the first frame on; (frames, 2n)."""
     eigenvalues, modes = eigh(stiffness, driver="evd", overwrite_a=True)
     memory = np.exp(-eigenvalues / relaxation)
@@ -149,10 +134,8 @@ def dynamical_matrix(
         Nearest-neighbour distance, in nm.
     angle : float
         Direction of a close-packed row, in degrees from x towards y.
-    spring_constant : float
-        Of each bond, in kT/nm².
-    site_stiffness : float
-        In kT/nm².
+    spring_constant, site_stiffness : float
+        Of each bond and of the springs to the sites, in kT/nm².
 
     Returns
     -------
@@ -162,7 +145,7 @@ def dynamical_matrix(
 
     References
     ----------
-    Ashcroft and Mermin, Solid State Physics (1976), chapter 22. Explained in chapter 1, "Lattices".
+    Ashcroft and Mermin, Solid State Physics (1976), chapter 22.
     """
     t = np.radians(angle + np.array([0.0, 60.0, 120.0]))
     unit = np.stack([np.sin(t), np.cos(t)], axis=1)  # one of each pair of opposite neighbours

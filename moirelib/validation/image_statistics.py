@@ -5,21 +5,15 @@ Explained in chapter 3, "Liquid".
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy.ndimage import gaussian_filter
 from skimage.feature import peak_local_max
-
-__all__ = [
-    "average_particle",
-    "background_spectrum",
-    "frame_statistics",
-    "noise_autocorrelation",
-    "noise_spectra",
-    "particle_contrast",
-]
+from skimage.util import view_as_blocks
 
 
-def noise_autocorrelation(image, lags=(1, 2, 3), smoothing: float = 5.0) -> np.ndarray:
+def noise_autocorrelation(image, lags: Sequence[int] = (1, 2, 3), smoothing: float = 5.0) -> np.ndarray:
     """Autocorrelation of the noise of one frame.
 
     Noise is what remains after a Gaussian average is subtracted; the autocorrelation is that of the whole frame, the
@@ -38,10 +32,6 @@ def noise_autocorrelation(image, lags=(1, 2, 3), smoothing: float = 5.0) -> np.n
     -------
     ndarray, shape (len(lags),)
         1 would be perfect correlation. White noise gives -0.01: the average contains the pixel itself.
-
-    Notes
-    -----
-    Explained in chapter 3, "Liquid".
     """
     image = np.asarray(image, dtype=float)
     noise = image - gaussian_filter(image, smoothing)
@@ -50,7 +40,7 @@ def noise_autocorrelation(image, lags=(1, 2, 3), smoothing: float = 5.0) -> np.n
     return np.array(pairs) / np.mean(noise**2)
 
 
-def noise_spectra(image, tile: int = 32):
+def noise_spectra(image, tile: int = 32) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Power spectrum of the noise in every tile of a frame, and the tile's mean.
 
     Parameters
@@ -71,13 +61,11 @@ def noise_spectra(image, tile: int = 32):
 
     Notes
     -----
-    At frequencies that the specimen does not reach, electron counting gives gain · MTF² · (mean - offset). Explained in
-    chapter 3, "Liquid".
+    At frequencies that the specimen does not reach, electron counting gives gain · MTF² · (mean - offset).
     """
     image = np.asarray(image, dtype=float)
-    rows, columns = (n // tile for n in image.shape)
-    tiles = image[: rows * tile, : columns * tile].reshape(rows, tile, columns, tile).swapaxes(1, 2)
-    tiles = tiles.reshape(-1, tile * tile)
+    whole = image[: image.shape[0] // tile * tile, : image.shape[1] // tile * tile]
+    tiles = view_as_blocks(whole, (tile, tile)).reshape(-1, tile * tile)
     y, x = np.mgrid[-1 : 1 : tile * 1j, -1 : 1 : tile * 1j]
     surface = np.stack([np.ones_like(y), y, x, y * x, y * y, x * x]).reshape(6, -1).T
     noise = (tiles - tiles @ np.linalg.pinv(surface).T @ surface.T).reshape(-1, tile, tile)
@@ -109,9 +97,8 @@ def background_spectrum(image, pixel_size: float, bins: int = 18) -> tuple[np.nd
 
     Notes
     -----
-    A lattice fills few samples of a ring, so the ring's *median* passes it by. The power of a random field scatters
-    exponentially about its mean, and the median of that is ln 2 of the mean; the result is divided by it. Explained in
-    chapter 3, "Liquid".
+    A lattice fills few samples of a ring, so it does not change the ring's *median*. The power of a random field has an
+    exponential distribution, whose median is ln 2 of its mean; the result is divided by that.
     """
     image = np.asarray(image, dtype=float)
     window = np.outer(*(np.hanning(n) for n in image.shape))
@@ -164,20 +151,14 @@ def particle_contrast(image, spacing: float) -> float:
 
     Parameters
     ----------
-    image : array_like, shape (y, x)
-        Counts; a part of a frame that particles fill.
-    spacing : float
-        Nearest-neighbour distance, in pixels.
+    image, spacing
+        As for `average_particle`.
 
     Returns
     -------
     float
         1 - I(particle) / I(between): the mean of the `average_particle` within 0.1 spacings of its centre against the
         mean over the ring from 0.45 to 0.55 spacings, where neighbours are farthest.
-
-    Notes
-    -----
-    Explained in chapter 3, "Liquid".
     """
     particle, _ = average_particle(image, spacing)
     n = particle.shape[0] // 2

@@ -6,6 +6,7 @@ Explained in chapter 2, "Multislice"; printed by ``make bench-optics``.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,13 +21,11 @@ from ..simulation.multislice import (
     particle_transmission,
     reduce_transmission,
     through_lens,
-    vibrating,
+    vibrate,
 )
-from ..simulation.optics import OVERSAMPLING, Transmission, clean_image, compose, electron_wavelength
+from ..simulation.optics import OVERSAMPLING, Lens, Transmission, clean_image, compose, electron_wavelength
 from ..simulation.scene import Layer, Scene
 from ..simulation.shapes import nanoparticle
-
-__all__ = ["Comparison", "compare_with_multislice", "overlapping_clusters"]
 
 MARGIN = 1.0  # nm of vacuum before the first and behind the last layer
 SPACING = 1.3  # of the clusters' particles, over their diameter
@@ -36,25 +35,16 @@ SPACING = 1.3  # of the clusters' particles, over their diameter
 class Comparison:
     """Images of one scene, computed from all atoms and composed, and how far they differ.
 
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        One row per method, pixel size, aperture and defocus: ``method, pixel_size_nm, aperture_mrad, defocus_nm,
-        rms_over_std, rms_over_mean``. Methods: ``particle`` (each particle's own transmission, composed at atomic
-        sampling), ``library`` (the same particles, composed at camera sampling as the library does), ``table`` (what
-        the library draws for a particle whose crystal orientation is not known).
-    images : dict
-        (method, pixel size, aperture, defocus) to an ndarray of shape (y, x); the method ``full`` is all atoms.
-    full_s : float
-        Seconds that the full-atom wave took.
-    area : float
-        Of the scene, in nm².
+    The table has one row per method, pixel size, aperture and defocus: ``method, pixel_size_nm, aperture_mrad,
+    defocus_nm, rms_over_std, rms_over_mean``. Methods: ``particle`` (each particle's own transmission, composed at
+    atomic sampling), ``library`` (the same particles, composed at camera sampling as the library does), ``table`` (what
+    the library draws for a particle whose crystal orientation is not known).
     """
 
     table: pd.DataFrame
-    images: dict
-    full_s: float
-    area: float
+    images: dict  # (method, pixel size, aperture, defocus) to (y, x); the method ``full`` is all atoms
+    full_s: float  # seconds that the full-atom wave took
+    area: float  # nm², of the scene
 
 
 def overlapping_clusters(diameter: float = 4.0, twist: float = 15.0, field: float = 21.6) -> Scene:
@@ -86,10 +76,8 @@ def overlapping_clusters(diameter: float = 4.0, twist: float = 15.0, field: floa
 
 def compare_with_multislice(
     scene: Scene,
-    pixel_sizes=(0.9,),
-    apertures=(5.0, 10.0),
-    defocus=(0.0, 200.0, 1000.0),
-    energy: float = 200e3,
+    pixel_sizes: Sequence[float] = (0.9,),
+    lenses: Sequence[Lens] | None = None,
     seed: int = 0,
     planes: int = 5,
     oversampling: int = OVERSAMPLING,
@@ -103,12 +91,9 @@ def compare_with_multislice(
         Few particles; every ``pixel size / (oversampling · sampling)`` must be whole and divide the field.
     pixel_sizes : sequence of float
         Of the camera, in nm/pixel.
-    apertures : sequence of float
-        Objective apertures, in mrad.
-    defocus : sequence of float
-        In nm, from the mid-plane of the last layer.
-    energy : float
-        In eV.
+    lenses : sequence of Lens, optional
+        Of one energy, no two of the same aperture and defocus; by default without aberrations at 200 keV, with
+        apertures of 5 and 10 mrad and a defocus of 0, 200 and 1000 nm.
     seed : int
         Of the crystal orientations and of the atoms' thermal displacements.
     planes : int
@@ -125,15 +110,17 @@ def compare_with_multislice(
     Raises
     ------
     ValueError
-        If the particles are not spheres, a layer is empty or reaches the border, or samplings do not divide each
-        other.
+        If the particles are not spheres, a layer is empty or reaches the border, the lenses' energies differ, or
+        samplings do not divide each other.
 
     Notes
     -----
     Both sides hold the same atoms at the same displaced places, so the difference is the composition's alone.
-    Explained in chapter 2, "Multislice".
     """
-    _check(scene, pixel_sizes, oversampling, sampling)
+    if lenses is None:
+        lenses = [Lens.ideal(aperture=a, defocus=d) for a in (5.0, 10.0) for d in (0.0, 200.0, 1000.0)]
+    _check(scene, pixel_sizes, lenses, oversampling, sampling)
+    energy = lenses[0].energy
     lift = MARGIN + scene.layers[0].diameters.max() / 2 - scene.layers[0].z  # the atoms' cell begins at height 0
     scene = replace(scene, layers=tuple(replace(layer, z=layer.z + lift) for layer in scene.layers))
     atoms = _scene_atoms(scene, np.random.default_rng(seed))
@@ -147,24 +134,31 @@ def compare_with_multislice(
     ]
     waves = {"full": full, "particle": compose_wave(several, full.shape, sampling, energy)}
     layers = [compose_wave([particles], full.shape, sampling, energy) for particles in single]
-    images, rows = {}, []
-    for aperture in apertures:
-        for focus in defocus:
-            for name, wave in waves.items():
-                seen = np.abs(through_lens(wave, sampling, energy, aperture, focus)) ** 2
-                images.update({(name, p, aperture, focus): _binned(seen, round(p / sampling)) for p in pixel_sizes})
-        for p in pixel_sizes:
-            images |= _composed_as_library(scene, layers, p, aperture, defocus, energy, oversampling, sampling)
+    images: dict = {}
+    for lens in lenses:
+        for name, wave in waves.items():
+            seen = np.abs(through_lens(wave, sampling, lens)) ** 2
+            images |= {(name, p, lens.aperture, lens.defocus): _bin(seen, round(p / sampling)) for p in pixel_sizes}
+    for p in pixel_sizes:
+        images |= _compose_as_library(scene, layers, p, lenses, oversampling, sampling)
+    return Comparison(_difference_table(images), images, full_s, float(np.prod(scene.field)))
+
+
+def _difference_table(images) -> pd.DataFrame:
+    """Root mean square difference of every image from that of all atoms."""
+    rows = []
     for (name, *key), image in images.items():
         if name != "full":
             truth = images["full", *key]
             rms = float(np.sqrt(np.mean((image - truth) ** 2)))
             rows.append((name, *key, float(rms / truth.std()), float(rms / truth.mean())))
     columns = ["method", "pixel_size_nm", "aperture_mrad", "defocus_nm", "rms_over_std", "rms_over_mean"]
-    return Comparison(pd.DataFrame(rows, columns=columns), images, full_s, float(np.prod(scene.field)))
+    return pd.DataFrame(rows, columns=columns)
 
 
-def _check(scene, pixel_sizes, oversampling, sampling) -> None:
+def _check(scene, pixel_sizes, lenses, oversampling, sampling) -> None:
+    if len({lens.energy for lens in lenses}) != 1:
+        raise ValueError(f"lenses of one energy can be compared, got {[lens.energy for lens in lenses]} eV")
     if scene.shape != "sphere":
         raise ValueError(f"scenes of spheres can be compared with multislice, not of {scene.shape}s")
     for number, layer in enumerate(scene.layers, start=1):
@@ -196,7 +190,7 @@ def _scene_atoms(scene, rng) -> list[list[Atoms]]:
     for layer in scene.layers:
         particles = []
         for (y, x), d in zip(layer.positions, layer.diameters, strict=True):
-            particle = vibrating(nanoparticle(scene.shape, d, rng, scene.height, rounding=scene.rounding), rng)
+            particle = vibrate(nanoparticle(scene.shape, d, rng, scene.height, rounding=scene.rounding), rng)
             particle.positions += 10 * np.array([x, y, layer.z]) - particle.cell.lengths() / 2
             particles.append(particle)
         layers.append(particles)
@@ -213,19 +207,17 @@ def _full_wave(scene, atoms, energy, sampling) -> np.ndarray:
     return fresnel_propagate(wave, last.z - depth, sampling, electron_wavelength(energy))
 
 
-def _composed_as_library(scene, layers, pixel_size, aperture, defocus, energy, oversampling, sampling) -> dict:
-    """Images of the methods ``library`` and ``table`` at one pixel size and aperture, by defocus."""
-    reduced = [reduce_transmission(layer, sampling, pixel_size / oversampling, energy, aperture) for layer in layers]
-    heights = [layer.z for layer in scene.layers]
-    gold = Transmission.load(energy=energy, aperture=aperture)
-    average = replace(gold, **_orientation_average(gold))
-    images = {}
-    for focus in defocus:
-        image = compose(reduced, heights, pixel_size, oversampling, energy, aperture, focus, 0.0)
-        images["library", pixel_size, aperture, focus] = image.numpy()
-        images["table", pixel_size, aperture, focus] = clean_image(
-            scene, pixel_size, average, focus, spherical_aberration=0.0, oversampling=oversampling
-        )
+def _compose_as_library(scene, layers, pixel_size, lenses, oversampling, sampling) -> dict:
+    """Images of the methods ``library`` and ``table`` at one pixel size."""
+    heights, coarse, images = [layer.z for layer in scene.layers], pixel_size / oversampling, {}
+    for energy, aperture in dict.fromkeys((lens.energy, lens.aperture) for lens in lenses):
+        reduced = [reduce_transmission(layer, sampling, coarse, energy, aperture) for layer in layers]
+        gold = Transmission.load(energy=energy, aperture=aperture)
+        average = replace(gold, **_orientation_average(gold))
+        for lens in [each for each in lenses if each.aperture == aperture]:
+            key = pixel_size, aperture, lens.defocus
+            images["library", *key] = compose(reduced, heights, pixel_size, oversampling, lens).numpy()
+            images["table", *key] = clean_image(scene, pixel_size, average, lens, oversampling=oversampling)
     return images
 
 
@@ -235,5 +227,5 @@ def _orientation_average(gold: Transmission) -> dict:
     return {"wave": wave[None], "intensity": gold.mean_intensity[None]}
 
 
-def _binned(image, n: int) -> np.ndarray:
+def _bin(image, n: int) -> np.ndarray:
     return image.reshape(image.shape[0] // n, n, image.shape[1] // n, n).mean(axis=(1, 3))

@@ -1,6 +1,6 @@
-"""Score a decomposition against the truth of a simulation.
+"""Scores of particles, layer images and growth events against the truth of a simulation.
 
-Explained in chapter 6, "Decompose".
+Explained in chapter 6, "Decompose"; `score_events` in chapter 10, "Growth".
 """
 
 from __future__ import annotations
@@ -8,10 +8,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from ..crystal.matching import assign_pairs, match
+from ..crystal.matching import match
 from ..tables import require_columns
-
-__all__ = ["mask_accuracy", "mask_iou", "score_events", "score_layers", "score_particles"]
 
 
 def score_particles(
@@ -35,28 +33,24 @@ def score_particles(
     dict
         ``f1`` (a particle counts only in its right layer), ``f1_agnostic`` (layers ignored), ``assignment`` (fraction
         of matched particles in the right layer), ``rmse_nm`` (root mean square distance of the layer-resolved pairs).
-        The layers may be exchanged once for the whole table, whichever scores higher.
+        The layers may be exchanged once for the whole table: the order of the higher ``f1`` counts.
     """
-    scores = (_score_named(found, truth, names, diameter_nm, field_nm, matching_radius) for names in NAMINGS)
+    scores = (_score_order(found, truth, names, diameter_nm, field_nm, matching_radius) for names in ORDERS)
     return max(scores, key=lambda score: score["f1"])
 
 
 #: Layer number found -> layer number of the truth, both ways round.
-NAMINGS = ({1: 1, 2: 2}, {1: 2, 2: 1})
+ORDERS = ({1: 1, 2: 2}, {1: 2, 2: 1})
 
 
-def _score_named(found, truth, names, diameter_nm, field_nm, matching_radius) -> dict:
-    """Particle scores under one naming of the layers."""
+def _score_order(found, truth, names, diameter_nm, field_nm, matching_radius) -> dict:
+    """Particle scores under one order of the layers."""
     reach, border = matching_radius * diameter_nm, diameter_nm / 2
-    renamed = found.assign(layer=found["layer"].map(names))
-    resolved = _tally(renamed, truth, ["frame", "layer"], reach, border, field_nm)
-    agnostic = _tally(renamed, truth, ["frame"], reach, border, field_nm)
-    return {
-        "f1": resolved["f1"],
-        "f1_agnostic": agnostic["f1"],
-        "assignment": agnostic["assignment"],
-        "rmse_nm": resolved["rmse_nm"],
-    }
+    ordered = found.assign(layer=found["layer"].map(names))
+    resolved = _tally(ordered, truth, ["frame", "layer"], reach, border, field_nm)
+    agnostic = _tally(ordered, truth, ["frame"], reach, border, field_nm)
+    assignment, rmse = agnostic["assignment"], resolved["rmse_nm"]
+    return {"f1": resolved["f1"], "f1_agnostic": agnostic["f1"], "assignment": assignment, "rmse_nm": rmse}
 
 
 def _tally(found, truth, keys, reach, border, field) -> dict:
@@ -77,11 +71,10 @@ def _tally(found, truth, keys, reach, border, field) -> dict:
         missed += t_in.sum() - counted.sum()
         false += np.delete(f_in, i).sum()
         squares.append(np.sum((fp[i] - tp[j])[counted] ** 2, axis=1))
-    squares = np.concatenate(squares) if squares else np.empty(0)
     return {
         "f1": float(2 * pairs / max(2 * pairs + missed + false, 1)),
         "assignment": float(right / pairs) if pairs else float("nan"),
-        "rmse_nm": float(np.sqrt(squares.mean())) if len(squares) else float("nan"),
+        "rmse_nm": float(np.sqrt(np.concatenate(squares).mean())) if pairs else float("nan"),
     }
 
 
@@ -92,7 +85,7 @@ def _inside(points, border, field) -> np.ndarray:
 def score_layers(
     found: pd.DataFrame, layers, truth: pd.DataFrame, masks, diameter_nm: float, field_nm, matching_radius: float = 0.3
 ) -> dict:
-    """Score particles and layer images together, under one naming of the layers.
+    """Score particles and layer images together, under one order of the layers.
 
     Parameters
     ----------
@@ -108,18 +101,14 @@ def score_layers(
     dict
         As `score_particles`, and ``mask_accuracy`` (fraction of pixels of both layers that are rightly covered or
         not), ``mask_iou`` (intersection over union of each layer, averaged). The layers may be exchanged once for
-        particles and masks alike: as ``f1`` wants it or, where that does not care, as the masks do.
-
-    Notes
-    -----
-    Explained in chapter 6, "Decompose".
+        particles and masks together: the order of the higher ``f1`` counts or, if both are equal, of ``mask_iou``.
     """
     a, b = (_binary(x, 0.5) for x in (layers, masks))
     scores = []
-    for names, named in zip(NAMINGS, (a, a[..., ::-1, :, :]), strict=True):
-        score = _score_named(found, truth, names, diameter_nm, field_nm, matching_radius)
-        iou = np.mean([_iou(named[..., k, :, :], b[..., k, :, :]) for k in range(b.shape[-3])])
-        scores.append(score | {"mask_accuracy": float(np.mean(named == b)), "mask_iou": float(iou)})
+    for names, ordered in zip(ORDERS, (a, a[..., ::-1, :, :]), strict=True):
+        score = _score_order(found, truth, names, diameter_nm, field_nm, matching_radius)
+        iou = np.mean([_iou(ordered[..., k, :, :], b[..., k, :, :]) for k in range(b.shape[-3])])
+        scores.append(score | {"mask_accuracy": float(np.mean(ordered == b)), "mask_iou": float(iou)})
     return max(scores, key=lambda score: (score["f1"], score["mask_iou"]))
 
 
@@ -158,9 +147,6 @@ def _iou(a, b) -> float:
     return float(np.sum(a & b) / union) if union else 1.0
 
 
-# --- Against a truth ---
-
-
 def score_events(
     found: pd.DataFrame, truth: pd.DataFrame, reach_nm: float, frames: int = 2, counts=None
 ) -> dict[str, float]:
@@ -169,14 +155,13 @@ def score_events(
     Parameters
     ----------
     found, truth : pandas.DataFrame
-        ``frame, layer, event, y_nm, x_nm``, positions in the first frame. The truth's attach and detach are
-        understood.
+        ``frame, layer, event, y_nm, x_nm``, positions in the first frame. The truth may say attach and detach.
     reach_nm : float
         Farthest distance of a pair, in nm; half a spacing.
     frames : int
         Farthest distance in time.
     counts : array_like of bool, optional
-        Which true events count for the recall, those in view. All may be found without harm to the precision.
+        Which true events count for the recall. The others may be found without loss of precision.
 
     Returns
     -------
@@ -190,28 +175,23 @@ def score_events(
 
     Notes
     -----
-    Pairs are one to one, of one layer and kind. Explained in chapter 10, "Growth".
+    Pairs are one to one, of one layer and kind.
     """
     for table, name in ((found, "the table of events found"), (truth, "the table of true events")):
         require_columns(table, ["frame", "layer", "event", "y_nm", "x_nm"], name)
     names = {"attach": "attachment", "detach": "detachment"}
     kind = truth["event"].replace(names).to_numpy(str)
     counts = np.ones(len(truth), bool) if counts is None else np.asarray(counts, bool)
-    if len(found) == 0 or len(truth) == 0:
-        numbers = {"recall": 0.0 if counts.any() else 1.0, "precision": 0.0 if len(found) else 1.0}
-        return numbers | {"true": int(counts.sum()), "found": len(found), "matched": 0, "rmse_frames": np.nan}
-    same = found["event"].to_numpy(str)[:, None] == kind
-    same &= found["layer"].to_numpy()[:, None] == truth["layer"].to_numpy()
     late = found["frame"].to_numpy(int)[:, None] - truth["frame"].to_numpy(int)
-    step = found[["y_nm", "x_nm"]].to_numpy(float)[:, None] - truth[["y_nm", "x_nm"]].to_numpy(float)
-    distance = np.hypot(*np.moveaxis(step, -1, 0))
-    allowed = same & (np.abs(late) <= frames) & (distance <= reach_nm)
-    cost = distance / reach_nm + np.abs(late) / (frames + 1)
-    i, j = assign_pairs(cost, allowed)
+    alike = found["event"].to_numpy(str)[:, None] == kind
+    alike &= found["layer"].to_numpy()[:, None] == truth["layer"].to_numpy()
+    penalty = np.where(alike & (np.abs(late) <= frames), reach_nm * np.abs(late) / (frames + 1), np.inf)
+    at, true_at = (table[["y_nm", "x_nm"]].to_numpy(float) for table in (found, truth))
+    i, j = match(at, true_at, reach_nm, penalty)
     hit = np.isin(np.arange(len(truth)), j)
     return {
         "recall": float(hit[counts].mean()) if counts.any() else 1.0,
-        "precision": len(i) / len(found),
+        "precision": len(i) / len(found) if len(found) else 1.0,
         "true": int(counts.sum()),
         "found": len(found),
         "matched": len(i),

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import gaussian_filter, map_coordinates
 
-__all__ = ["SemiRealMoire", "semi_real_moire"]
-
 
 @dataclass(frozen=True)
 class SemiRealMoire:
@@ -61,7 +59,6 @@ def semi_real_moire(
     Notes
     -----
     The turned copy is smoothed over a sixth of a diameter, so that the product keeps the noise of one exposure.
-    Explained in chapter 6, "Decompose".
     """
     frame = np.asarray(frame, dtype=np.float32)
     center = tuple(n // 2 for n in frame.shape) if center is None else tuple(int(c) for c in center)
@@ -73,9 +70,9 @@ def semi_real_moire(
         )
     background = gaussian_filter(frame, 2.5 * diameter)
     transmission = frame / background
-    origin = tuple(c - size // 2 for c in center)
+    origin = center[0] - size // 2, center[1] - size // 2
     window = tuple(slice(o, o + size) for o in origin)
-    pivot = tuple(float(c - o) for c, o in zip(center, origin, strict=True))
+    pivot = float(center[0] - origin[0]), float(center[1] - origin[1])
     t = np.radians(twist_angle)
     y, x = np.indices((size, size)) - np.reshape(pivot, (2, 1, 1))
     back = [y * np.cos(t) - x * np.sin(t) + center[0], x * np.cos(t) + y * np.sin(t) + center[1]]

@@ -10,13 +10,11 @@ from dataclasses import replace
 import numpy as np
 
 from ..simulation.camera import CameraConfig, record
+from ..simulation.defects import direction_along
 from ..simulation.liquid import LiquidConfig
 from ..simulation.optics import clean_image
 from ..simulation.random_scenes import LatticeConfig, random_scene
 from ..simulation.scene import Scene
-
-__all__ = ["REAL_PIXEL_SIZE", "REAL_SPACING", "leaning_columns", "real_frame_lattice", "real_frame_twin"]
-
 
 #: nm/pixel of the real frame, by its TIFF tag.
 REAL_PIXEL_SIZE = 2.5928
@@ -63,9 +61,8 @@ def leaning_columns(scene: Scene, lean: float, particles: int = 3) -> Scene:
     Scene
         One layer per particle of the column; the middle of a column stays where the particle was.
     """
-    base, t = scene.layers[0], np.radians(scene.layers[0].angle)
-    row = np.array([np.sin(t), np.cos(t)])
-    height = scene.height / particles
+    base, height = scene.layers[0], scene.height / particles
+    row, _ = direction_along(base.angle)
     steps = np.arange(particles) - (particles - 1) / 2
     shift = lean / max(particles - 1, 1)
     layers = tuple(
@@ -90,10 +87,8 @@ def real_frame_twin(
         Same seed, same bytes.
     size : int
         Edge in pixels of 2.593 nm; the real frame has 1024.
-    lattice : LatticeConfig, optional
-        `real_frame_lattice` by default.
-    liquid : LiquidConfig, optional
-        ``LiquidConfig.real_frame()`` by default.
+    lattice, liquid : LatticeConfig, LiquidConfig, optional
+        `real_frame_lattice` and ``LiquidConfig.real_frame()`` by default.
     lean : float
         Of the columns, see `leaning_columns`; 0 for upright particles.
     mean_free_path : float
@@ -105,10 +100,6 @@ def real_frame_twin(
         Counts, on the scale of the real frame less 32768.
     scene : Scene
         Its truth: the middle of every column in layer 1.
-
-    Notes
-    -----
-    Explained in chapter 3, "Liquid".
     """
     rng = np.random.default_rng(seed)
     lattice, liquid = lattice or real_frame_lattice(), liquid or LiquidConfig.real_frame()

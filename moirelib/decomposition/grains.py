@@ -39,14 +39,15 @@ def find_overlapping_grains(around: Surroundings) -> list[Grain]:
     if not copies:
         return []
     members = np.stack([copy.members for copy in copies], axis=1)
+    lattices = [copy.lattice for copy in copies if copy.lattice]  # every copy has one
     for _ in range(settings.sharing_rounds):
-        odds, fit = weigh_lattices(members, [copy.lattice for copy in copies], around)
+        odds, fit = weigh_lattices(members, lattices, around)
         weight = weigh_grains(members, around) * odds
         members = weight / weight.sum(axis=1, keepdims=True) * (1 - around.evidence.off_lattice / odds)
     label = members.argmax(axis=1)
     grains = []
     for g, piece in find_pieces(label, fit[np.arange(around.count), label] > settings.in_grain, around):
-        lattice = polish_lattice(around.positions[piece], np.ones(len(piece)), copies[g].lattice)
+        lattice = polish_lattice(around.positions[piece], np.ones(len(piece)), lattices[g])
         mask = np.zeros(around.count)
         mask[piece] = 1.0
         grains.append(Grain(lattice, mask, copies[g].family))

@@ -748,7 +748,7 @@ if "prism" in real:
     model = fit_springs(film)
     first = symmetry_path(model.spacing, model.angle, 20)
     for turn in (0, 60, 120):
-        one = dispersion(film, path=first.turned(turn), model=model, symmetric=False)
+        one = dispersion(film, path=first.turn(turn), model=model, symmetric=False)
         on_gm = one[
             (one["branch"] == "transverse") & (one["distance_per_nm"] <= first.ticks[1] * 1.001)
         ]

@@ -13,7 +13,7 @@ import pandas as pd
 __all__ = [
     "PARTICLE_COLUMNS",
     "TRACK_COLUMNS",
-    "checked_particles",
+    "check_particles",
     "layers_by_frame",
     "require_columns",
     "require_unique_tracks",
@@ -28,33 +28,14 @@ TRACK_COLUMNS = ("frame", "particle", "layer", "y_nm", "x_nm")
 
 
 def require_columns(table: pd.DataFrame, columns: Iterable[str], name: str) -> None:
-    """Refuse a table that lacks a column.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        Any table.
-    columns : iterable of str
-        What it must have.
-    name : str
-        What the table is, for the message.
-
-    Raises
-    ------
-    ValueError
-        If a column is missing.
-
-    Notes
-    -----
-    Explained in chapter 7, "Particles".
-    """
+    """Raise ValueError if a table, called `name` in the message, lacks one of some columns."""
     columns = list(columns)
     missing = [c for c in columns if c not in table]
     if missing:
         raise ValueError(f"{name} has no column {', '.join(missing)}; needed are {', '.join(columns)} (lengths in nm)")
 
 
-def checked_particles(
+def check_particles(
     table: pd.DataFrame, columns: Iterable[str] = TRACK_COLUMNS, name: str = "the particle table"
 ) -> pd.DataFrame:
     """A particle table whose columns are there and hold finite numbers.
@@ -77,10 +58,6 @@ def checked_particles(
     ------
     ValueError
         If a column is missing, an entry is not a finite number, or a frame, particle or layer is not a whole one.
-
-    Notes
-    -----
-    Explained in chapter 7, "Particles".
     """
     columns = list(columns)
     require_columns(table, columns, name)
@@ -96,22 +73,7 @@ def checked_particles(
 
 
 def require_unique_tracks(tracks: pd.DataFrame) -> None:
-    """Refuse tracks of which one is in two places at once.
-
-    Parameters
-    ----------
-    tracks : pandas.DataFrame
-        ``frame, particle, layer``; particle -1, of no track, may stand many times.
-
-    Raises
-    ------
-    ValueError
-        If a particle stands twice in one frame of one layer.
-
-    Notes
-    -----
-    Explained in chapter 7, "Particles".
-    """
+    """Raise ValueError if a track is in two places of a frame; particle -1, of no track, may be."""
     linked = tracks[tracks["particle"] >= 0]
     twice = linked.duplicated(["frame", "layer", "particle"]).to_numpy()
     if twice.any():
@@ -120,28 +82,6 @@ def require_unique_tracks(tracks: pd.DataFrame) -> None:
 
 
 def layers_by_frame(particles: pd.DataFrame) -> Iterator[tuple[int, dict[int, np.ndarray]]]:
-    """Positions of every layer of every frame.
-
-    Parameters
-    ----------
-    particles : pandas.DataFrame
-        ``frame, layer, y_nm, x_nm``.
-
-    Yields
-    ------
-    frame : int
-        In rising order.
-    layers : dict of int to ndarray, shape (n, 2)
-        By layer, (y, x) in nm.
-
-    Raises
-    ------
-    ValueError
-        As `checked_particles`.
-
-    Notes
-    -----
-    Explained in chapter 7, "Particles".
-    """
-    for frame, rows in checked_particles(particles, PARTICLE_COLUMNS).groupby("frame"):
+    """Frame number, and positions (n, 2) of each layer in it as (y, x) in nm, in rising order of the frames."""
+    for frame, rows in check_particles(particles, PARTICLE_COLUMNS).groupby("frame"):
         yield int(frame), {int(k): own[["y_nm", "x_nm"]].to_numpy() for k, own in rows.groupby("layer")}

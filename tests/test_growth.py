@@ -19,7 +19,7 @@ from moirelib.analysis import (
     site_preference,
     size_table,
 )
-from moirelib.analysis.preference import _matched_test
+from moirelib.analysis.preference import _test_choices
 from moirelib.crystal import hexagonal_lattice
 from moirelib.simulation import Layer, growth_schedule
 from moirelib.validation import score_events
@@ -229,13 +229,13 @@ def test_planted_preference_for_hollow_sites_is_told_from_none(factor, expected)
     assert (found.table.set_index("registry").loc["hollow", "low"] > 1) == expected
 
 
-def test_matched_test_has_uniform_p_values_without_preference():
+def test_test_choices_has_uniform_p_values_without_preference():
     rng = np.random.default_rng(0)
     p = []
     for _ in range(200):
         chance = rng.dirichlet([2, 2, 2], 30)
         pick = (rng.random(30)[:, None] > np.cumsum(chance, axis=1)[:, :-1]).sum(axis=1)
-        p.append(_matched_test(np.eye(3)[pick], chance, 400, rng)[1])
+        p.append(_test_choices(np.eye(3)[pick], chance, 400, rng)[1])
     assert 0.02 <= np.mean(np.array(p) < 0.1) <= 0.18
     assert np.mean(p) == pytest.approx(0.5, abs=0.08)
 

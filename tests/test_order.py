@@ -12,13 +12,16 @@ from moirelib.analysis import (
     fit_moire,
     hexatic_correlation,
     lattice_table,
+    layer_frames,
     local_lattices,
     moire_table,
     radial_distribution,
     registry,
     strain_map,
 )
+from moirelib.analysis.frame_tables import tabulate_frame
 from moirelib.crystal import (
+    Mesh,
     coincidence_period,
     commensurate_angles,
     hexagonal_lattice,
@@ -400,3 +403,17 @@ def test_a_layer_with_a_twin_boundary_has_two_rows_a_sigma_angle_apart():
     table = lattice_table(pd.DataFrame(points, columns=["y_nm", "x_nm"]).assign(frame=0, layer=1))
     assert table["grain"].tolist() == [0, 1]
     assert off(*table["angle_deg"]) == pytest.approx(truth.misorientation, abs=0.02)
+
+
+def test_all_tables_of_a_frame_share_one_triangulation_of_each_layer(monkeypatch):
+    made, build = [], Mesh.__init__
+    monkeypatch.setattr(Mesh, "__init__", lambda mesh, *given: (made.append(mesh), build(mesh, *given))[1])
+    layers = crystal(7.0), crystal(16.0, radius=120.0)
+    tables = [pd.DataFrame({"layer": k, "y_nm": p[:, 0], "x_nm": p[:, 1]}) for k, p in enumerate(layers, start=1)]
+    frame, frame_layers = next(layer_frames(pd.concat(tables, ignore_index=True).assign(frame=3)))
+    found = tabulate_frame(frame, frame_layers)
+    assert len(made) == 2
+    assert found["lattice"]["spacing_nm"].to_numpy() == pytest.approx(A)
+    assert found["moire"]["twist_deg"].to_numpy() == pytest.approx(9.0)
+    assert found["defects"].empty
+    assert found["boundaries"].empty

@@ -13,7 +13,7 @@ from moirelib.analysis import (
     moire_table,
     site_occupancy,
 )
-from moirelib.tables import PARTICLE_COLUMNS, checked_particles, layers_by_frame, require_unique_tracks
+from moirelib.tables import PARTICLE_COLUMNS, check_particles, layers_by_frame, require_unique_tracks
 
 
 def tracks():
@@ -33,7 +33,7 @@ def tracks():
         (lambda t: t.assign(frame=t["frame"] - 6), "frames from 0 on"),
     ],
 )
-@pytest.mark.parametrize("analysis", [checked_particles, site_occupancy, measure_vibrations, measure_phonons])
+@pytest.mark.parametrize("analysis", [check_particles, site_occupancy, measure_vibrations, measure_phonons])
 def test_bad_tables_are_refused_in_one_line_by_every_analysis_of_tracks(analysis, spoil, says):
     with pytest.raises(ValueError, match=says) as caught:
         analysis(spoil(tracks()))
@@ -58,11 +58,11 @@ def test_a_track_in_two_places_at_once_is_refused(analysis):
 
 def test_a_good_table_keeps_its_rows_and_columns_and_gets_whole_numbers():
     given = tracks().astype({"frame": float, "particle": str}).set_index(pd.Index(np.arange(12) + 100))
-    table = checked_particles(given)
+    table = check_particles(given)
     assert table.columns.tolist() == given.columns.tolist()
     assert table.index.equals(given.index)
     assert table["frame"].dtype == table["particle"].dtype == int
-    assert checked_particles(given.iloc[:0], PARTICLE_COLUMNS).empty
+    assert check_particles(given.iloc[:0], PARTICLE_COLUMNS).empty
 
 
 def test_layers_come_frame_by_frame_in_order():

@@ -355,7 +355,7 @@ def test_too_little_is_refused_in_one_line():
     motion = site_displacements(tracks_of(sites + rng.normal(0, 1, (40, len(sites), 2)), error=0.5))
     cases = [
         (lambda: motion.select(np.zeros(len(sites), bool)), "leaves no particle of layer 1"),
-        (lambda: layer_vibrations(motion.select([0])), "at least 2 sites, got 1; pass spacing"),
+        (lambda: layer_vibrations(motion.select([0])), "at least 2 points, got 1; pass spacing"),
         (lambda: autocovariance(motion, 0), "lags must be 1 or more"),
         (lambda: interlayer_correlation(motion, motion, shuffles=0), "at least 1 shuffle"),
         (lambda: site_vibrations(motion, 95.0), "confidence must be between 0 and 1"),

@@ -1,19 +1,7 @@
-from .boundaries import (
-    BOUNDARY_COLUMNS as BOUNDARY_COLUMNS,
-    Tolerance as Tolerance,
-    find_boundaries as find_boundaries,
-    in_boundary as in_boundary,
-)
-from .defect_tracks import (
-    boundary_table as boundary_table,
-    defect_table as defect_table,
-    defect_tables as defect_tables,
-    follow_boundaries as follow_boundaries,
-    follow_defects as follow_defects,
-)
+from .boundaries import BOUNDARY_COLUMNS as BOUNDARY_COLUMNS
+from .defect_tracks import follow_boundaries as follow_boundaries, follow_defects as follow_defects
 from .defects import (
     LayerDefects as LayerDefects,
-    empty_sites as empty_sites,
     find_defects as find_defects,
     orientational_twins as orientational_twins,
 )
@@ -22,9 +10,14 @@ from .displacements import (
     Displacements as Displacements,
     coordination_labels as coordination_labels,
     site_displacements as site_displacements,
-    site_spacing as site_spacing,
 )
-from .grains import checked_grain as checked_grain, find_grains as find_grains, grains_of as grains_of
+from .frame_tables import (
+    boundary_table as boundary_table,
+    defect_table as defect_table,
+    lattice_table as lattice_table,
+    moire_table as moire_table,
+)
+from .grains import Tolerance as Tolerance, find_grains as find_grains
 from .growth import (
     defect_numbers as defect_numbers,
     front_table as front_table,
@@ -33,14 +26,8 @@ from .growth import (
     growth_rate as growth_rate,
     size_table as size_table,
 )
-from .lattices import (
-    LatticeFit as LatticeFit,
-    fit_lattice as fit_lattice,
-    fit_members as fit_members,
-    grain_fits as grain_fits,
-    lattice_table as lattice_table,
-    local_lattices as local_lattices,
-)
+from .lattices import LatticeFit as LatticeFit, fit_lattice as fit_lattice, local_lattices as local_lattices
+from .layer_frame import LayerFrame as LayerFrame, layer_frames as layer_frames
 from .localization import (
     Localization as Localization,
     autocovariance as autocovariance,
@@ -52,7 +39,6 @@ from .moire import (
     REGISTRY as REGISTRY,
     Moire as Moire,
     fit_moire as fit_moire,
-    moire_table as moire_table,
     registry as registry,
 )
 from .normal_modes import (
@@ -93,7 +79,6 @@ from .springs import (
     plane_wave_stiffness as plane_wave_stiffness,
 )
 from .vibrations import (
-    every_layer as every_layer,
     group_vibrations as group_vibrations,
     interlayer_correlation as interlayer_correlation,
     layer_vibrations as layer_vibrations,

@@ -1,7 +1,5 @@
 """Defects of a layer: vacancies, interstitials, dislocations, disclinations, grain and twin boundaries.
 
-All from the positions of one layer in one frame; defects are then followed through the frames.
-
 Explained in chapter 9, "Order and defects".
 """
 
@@ -11,16 +9,19 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from scipy.spatial import cKDTree
+from scipy.spatial.distance import cdist
 
-from ..crystal.matching import unpaired
-from ..crystal.mesh import SIXTH_TURN, THREE_SHELLS, Mesh, lattices_around, nearest_vector, sixth_turns
+from ..crystal.matching import match
+from ..crystal.mesh import ROUNDING, SIXTH_TURN, Mesh, nearest_vector, sixth_turns
 from ..crystal.neighbours import connected_groups, to_points
-from .boundaries import Tolerance, find_boundaries, in_boundary
-from .dislocations import locate_dislocations, rim_particles
-from .grains import grains_of
+from .boundaries import find_boundaries, in_boundary
+from .dislocations import find_rim, locate_dislocations
+from .grains import Tolerance
+from .layer_frame import LayerFrame
 
-__all__ = ["LayerDefects", "empty_sites", "find_defects", "orientational_twins"]
+__all__ = ["LayerDefects", "detect_defects", "find_defects", "find_empty_sites", "orientational_twins"]
 
 
 #: Columns of a table of defects.
@@ -29,7 +30,7 @@ DEFECT_COLUMNS = "kind y_nm x_nm burgers_y_nm burgers_x_nm in_boundary".split()
 
 @dataclass(frozen=True)
 class LayerDefects:
-    """What was found in one layer of one frame. Explained in chapter 9, "Order and defects"."""
+    """What was found in one layer of one frame."""
 
     defects: pd.DataFrame  # DEFECT_COLUMNS
     boundaries: pd.DataFrame  # BOUNDARY_COLUMNS
@@ -38,7 +39,7 @@ class LayerDefects:
     coordination: np.ndarray  # (n,) neighbours in the triangulation with vacancies filled; 0 at the rim
 
 
-def find_defects(points, spacing: float | None = None, tolerance: Tolerance | None = None) -> LayerDefects:
+def find_defects(points: ArrayLike, spacing: float | None = None, tolerance: Tolerance | None = None) -> LayerDefects:
     """All defects of one layer in one frame.
 
     Parameters
@@ -68,19 +69,21 @@ def find_defects(points, spacing: float | None = None, tolerance: Tolerance | No
     Vacancies are sites that the lattices around predict and that are empty. They are filled; in the triangulation of
     particles and filled sites every edge is named by the lattice vector it stands for, and where the three of a
     triangle do not add up to zero a dislocation is near (Stukowski & Albe, Modelling Simul. Mater. Sci. Eng. 18, 085001
-    (2010), in two dimensions). The sum over such triangles that touch is the Burgers vector. Explained in chapter 9,
-    "Order and defects".
+    (2010), in two dimensions). The sum over such triangles that touch is the Burgers vector.
     """
-    tolerance = Tolerance() if tolerance is None else tolerance
-    mesh = Mesh(points, spacing)
-    grain = grains_of(mesh, tolerance.grain_misorientation, tolerance.smallest_grain)
-    vacancies = _vacancies(mesh, grain)
-    interstitials = _interstitials(mesh, grain)
+    return detect_defects(LayerFrame(Mesh(points, spacing), Tolerance() if tolerance is None else tolerance))
+
+
+def detect_defects(layer: LayerFrame) -> LayerDefects:
+    """The same as `find_defects`, of a layer that is triangulated already."""
+    mesh, grain = layer.mesh, layer.grain
+    vacancies = _find_vacancies(layer)
+    interstitials = _find_interstitials(layer)
     filled = Mesh(np.concatenate([mesh.points, vacancies]), mesh.spacing) if len(vacancies) else mesh
     cores, burgers = locate_dislocations(filled)
-    coordination = _coordination(filled)
-    boundaries = find_boundaries(mesh, grain, filled, coordination, tolerance)
-    disclinations = _disclinations(filled, coordination, cores, interstitials)
+    coordination = _count_neighbours(filled)
+    boundaries = find_boundaries(layer, filled, coordination)
+    disclinations = _find_disclinations(filled, coordination)
     nan = np.full((max(map(len, (vacancies, interstitials, disclinations))), 2), np.nan)
     groups = {
         "vacancy": (vacancies, nan),
@@ -101,141 +104,151 @@ def find_defects(points, spacing: float | None = None, tolerance: Tolerance | No
 # --- Vacancies and interstitials ---
 
 
-def _vacancies(mesh, grain) -> np.ndarray:
+REGULAR = 0.13  # spacings of scatter about the lattice around; where there is more, no site is predicted
+FREE = 0.55  # spacings from a predicted site within which there is no particle: the site is empty
+SAME_SITE = 0.4  # spacings between predictions of one site
+TAKEN = 0.5  # spacings from a site within which it is taken
+EMPTY = 0.69  # spacings; a vacancy has no particle nearer, not even one that is displaced
+FEWEST_AROUND = 5  # neighbours of a vacancy
+RINGS = 3  # of empty sites that a hole may be wide
+CROWDED = 0.93  # spacings to the nearest neighbour; an interstitial has a nearer one
+OFF_SITE = 0.3  # spacings from the sites of the lattice around
+INTERSTITIAL_REACH = 1.2, 3.1  # spacings from an interstitial, whose sites are predicted there; nearer is distorted
+INTERSTITIAL_VOTES = 6, 0.75, 0.5  # fewest predictions; share of them off site; share of them whose site is taken
+PARTNER_REACH = 2.3  # spacings: a five- and a seven-fold particle up to so far apart are one dislocation
+RIM_CIRCLE = 0.95  # spacings, radius of the circle of a triangle beyond which it belongs to a hole or a bay of the edge
+
+
+def _find_regular(layer) -> np.ndarray:
+    """Which particles have a lattice around that predicts sites, shape (n,)."""
+    local = layer.surroundings
+    return local.good & (np.nan_to_num(local.residual, nan=np.inf) < REGULAR * layer.mesh.spacing)
+
+
+def _find_vacancies(layer) -> np.ndarray:
     """Empty sites (k, 2) that have at least five of their six neighbours: particles, or empty sites like themselves."""
-    local = lattices_around(mesh, THREE_SHELLS, grain)
-    use = local.good & (local.neighbours >= 4) & (np.nan_to_num(local.residual, nan=np.inf) < 0.13 * mesh.spacing)
+    mesh, local = layer.mesh, layer.surroundings
+    use = _find_regular(layer) & (local.neighbours >= 4)
     if not use.any():
         return np.empty((0, 2))
     tree = cKDTree(mesh.points)
     site, q, p = local.site[use], local.q[use], local.p[use]
-    found = (np.empty(0, complex),) * 3
-    for _ in range(3):  # from ring to ring, into holes of several sites
-        site, q, p = empty_sites(site, q, p, tree, found[0], mesh.spacing)
+    found: tuple[np.ndarray, ...] = (np.empty(0, complex),) * 3
+    for _ in range(RINGS):
+        site, q, p = find_empty_sites(site, q, p, tree, found[0], mesh.spacing)
         if len(site) == 0:
             break
-        found = tuple(np.concatenate([a, b]) for a, b in zip(found, (site, q, p), strict=True))
-    return to_points(_enclosed(*found, tree, mesh.spacing))
+        found = tuple(map(np.concatenate, zip(found, (site, q, p), strict=True)))
+    return to_points(_keep_enclosed(found, tree, mesh.spacing))
 
 
 _HEXAGON = np.exp(1j * SIXTH_TURN * np.arange(6))
 
 
-def _six(site, q, p) -> np.ndarray:
+def _list_neighbour_sites(site, q, p) -> np.ndarray:
     """Neighbouring sites (n, 6) of each."""
     return site[:, None] + q[:, None] * _HEXAGON + p[:, None] * np.conj(_HEXAGON)
 
 
-def empty_sites(
+def find_empty_sites(
     site: np.ndarray, q: np.ndarray, p: np.ndarray, tree: cKDTree, known: np.ndarray, spacing: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Neighbouring sites of some without a particle, each once: the mean of what its neighbours predict.
 
-    Parameters
-    ----------
-    site, q, p : ndarray of complex, shape (n,)
-        Sites and the lattice around each, as in `moirelib.crystal.LocalLattices`, in nm.
-    tree : scipy.spatial.cKDTree
-        Of the particles (y, x), in nm.
-    known : ndarray of complex, shape (k,)
-        Empty sites that are not to be named again.
-    spacing : float
-        Nearest-neighbour distance, in nm.
-
-    Returns
-    -------
-    site, q, p : ndarray of complex, shape (m,)
-        The empty sites, and the lattice around each.
-
-    Notes
-    -----
-    Explained in chapter 9, "Order and defects".
+    Takes sites and the lattice around each, complex as in `moirelib.crystal.LocalLattices`, shape (n,), the tree of the
+    particles (y, x), and empty sites that are known already (k,); returns the same three of the empty sites, (m,).
+    Lengths in nm.
     """
-    predicted = _six(site, q, p)
+    predicted = _list_neighbour_sites(site, q, p)
     own = np.broadcast_to(np.arange(len(site))[:, None], predicted.shape)
-    free = tree.query(to_points(predicted))[0] > 0.55 * spacing
+    free = tree.query(to_points(predicted))[0] > FREE * spacing
     predicted, own = predicted[free], own[free]
     if len(known) and len(predicted):
-        new = cKDTree(to_points(known)).query(to_points(predicted))[0] > 0.5 * spacing
+        new = cKDTree(to_points(known)).query(to_points(predicted))[0] > TAKEN * spacing
         predicted, own = predicted[new], own[new]
     if len(predicted) == 0:
         return (np.empty(0, complex),) * 3
-    i, j = cKDTree(to_points(predicted)).query_pairs(0.4 * spacing, output_type="ndarray").T
+    i, j = cKDTree(to_points(predicted)).query_pairs(SAME_SITE * spacing, output_type="ndarray").T
     name = connected_groups(len(predicted), i, j)
     # Neighbours know their rows up to 60°; one frame for each site's mean.
     first = q[own][np.unique(name, return_index=True)[1]][name]
     turn = sixth_turns(-np.angle(q[own]), -np.angle(first))
-    values = predicted, q[own] * turn, p[own] * np.conj(turn)
     count = np.bincount(name)
-    return tuple((np.bincount(name, v.real) + 1j * np.bincount(name, v.imag)) / count for v in values)
+
+    def average(values):
+        return (np.bincount(name, values.real) + 1j * np.bincount(name, values.imag)) / count
+
+    return average(predicted), average(q[own] * turn), average(p[own] * np.conj(turn))
 
 
-def _enclosed(site, q, p, tree, spacing, least: int = 5) -> np.ndarray:
-    """What remains of empty sites when those with too few neighbours are struck out, again and again.
+def _keep_enclosed(found, tree, spacing) -> np.ndarray:
+    """Empty sites that remain after those with too few neighbours are removed, repeatedly.
 
-    The outside of the crystal is eaten away from its own edge; holes inside stay.
+    This removes the sites outside the crystal, from the outside inwards; holes inside stay.
     """
+    site, q, p = found
     if len(site) == 0:
         return site
-    around = to_points(_six(site, q, p))
-    particles = np.sum(tree.query(around)[0] < 0.5 * spacing, axis=1)
+    around = to_points(_list_neighbour_sites(site, q, p))
+    nearest = tree.query(around)[0]
+    particles = np.sum(nearest < TAKEN * spacing, axis=1)
     own = cKDTree(to_points(site))
     distance, index = own.query(around)
-    also = (distance < 0.5 * spacing) & (tree.query(around)[0] >= 0.5 * spacing)
-    alive = tree.query(to_points(site))[0] > 0.69 * spacing
+    also = (distance < TAKEN * spacing) & (nearest >= TAKEN * spacing)
+    alive = tree.query(to_points(site))[0] > EMPTY * spacing
     while True:
         count = particles + np.sum(also & alive[np.minimum(index, len(site) - 1)], axis=1)
-        keep = alive & (count >= least)
+        keep = alive & (count >= FEWEST_AROUND)
         if (keep == alive).all():
             return site[keep]
         alive = keep
 
 
-def _interstitials(mesh, grain) -> np.ndarray:
+def _find_interstitials(layer) -> np.ndarray:
     """Particles (k, 2) that lie between the sites of the lattice around, all of which are taken."""
-    local = lattices_around(mesh, THREE_SHELLS, grain)
-    use = np.flatnonzero(local.good & (np.nan_to_num(local.residual, nan=np.inf) < 0.13 * mesh.spacing))
+    mesh, local, use = layer.mesh, layer.surroundings, np.flatnonzero(_find_regular(layer))
     tree = cKDTree(mesh.points)
-    crowded = np.flatnonzero(tree.query(mesh.points, k=2)[0][:, 1] < 0.93 * mesh.spacing)
+    crowded = np.flatnonzero(tree.query(mesh.points, k=2)[0][:, 1] < CROWDED * mesh.spacing)
     if len(use) < 3 or len(crowded) == 0:
         return np.empty((0, 2))
     near = cKDTree(mesh.points[crowded]).sparse_distance_matrix(
-        cKDTree(mesh.points[use]), 3.1 * mesh.spacing, output_type="ndarray"
+        cKDTree(mesh.points[use]), INTERSTITIAL_REACH[1] * mesh.spacing, output_type="ndarray"
     )
-    near = near[near["v"] > 1.2 * mesh.spacing]  # those nearer gave way
+    near = near[near["v"] > INTERSTITIAL_REACH[0] * mesh.spacing]
     k, i = crowded[near["i"]], use[near["j"]]
     q, p, u = local.q[i], local.p[i], local.place(i, mesh.z[k])
     w = nearest_vector(u)
     site = to_points(local.site[i] + q * w + p * np.conj(w))
     distance, nearest = tree.query(site, k=2)
-    taken = np.where(nearest[:, 0] == k, distance[:, 1], distance[:, 0]) < 0.5 * mesh.spacing
+    taken = np.where(nearest[:, 0] == k, distance[:, 1], distance[:, 0]) < TAKEN * mesh.spacing
     count = np.bincount(k, minlength=mesh.n)
-    off, taken = (np.bincount(k, x, mesh.n) / np.maximum(count, 1) for x in (np.abs(u - w) > 0.3, taken))
+    off, taken = (np.bincount(k, x, mesh.n) / np.maximum(count, 1) for x in (np.abs(u - w) > OFF_SITE, taken))
     misfit = np.bincount(k, np.abs(u - w), mesh.n) / np.maximum(count, 1)
-    chosen = np.flatnonzero((count >= 6) & (off > 0.75) & (taken > 0.5))
+    fewest, off_share, taken_share = INTERSTITIAL_VOTES
+    chosen = np.flatnonzero((count >= fewest) & (off > off_share) & (taken > taken_share))
     chosen = chosen[np.argsort(-misfit[chosen])]
     kept: list[int] = []
-    for c in chosen:  # two that share a site are one too many
-        if all(np.abs(mesh.z[c] - mesh.z[o]) > 1.2 * mesh.spacing for o in kept):
+    for c in chosen:  # two particles that share a site are one interstitial
+        if all(np.abs(mesh.z[c] - mesh.z[o]) > INTERSTITIAL_REACH[0] * mesh.spacing for o in kept):
             kept.append(int(c))
     return mesh.points[kept].reshape(-1, 2)
 
 
-def _coordination(mesh) -> np.ndarray:
-    """Number of neighbours in the triangulation; 0 on its rim, which neither bays of the edge nor holes belong to."""
+def _count_neighbours(mesh) -> np.ndarray:
+    """Number of neighbours in the triangulation; 0 at the rim, also that of bays and holes."""
     count = np.bincount(mesh.edges.ravel(), minlength=mesh.n)
-    return np.where(rim_particles(mesh, 0.95), 0, count)
+    return np.where(find_rim(mesh, RIM_CIRCLE), 0, count)
 
 
-def _disclinations(mesh, coordination, cores, interstitials) -> np.ndarray:
-    """Particles with five or seven neighbours that no partner of the other kind is near, away from the rim."""
+def _find_disclinations(mesh, coordination) -> np.ndarray:
+    """Particles with five or seven neighbours without a partner of the other kind nearby, away from the rim."""
     charge = np.where(coordination > 0, 6 - coordination, 0)
     plus = np.repeat(np.arange(mesh.n), np.maximum(charge, 0))
     minus = np.repeat(np.arange(mesh.n), np.maximum(-charge, 0))
-    alone = np.concatenate(unpaired(mesh.points[plus], mesh.points[minus], 2.3 * mesh.spacing))
-    alone = np.concatenate([plus, minus])[alone.astype(bool)]
-    rim = mesh.points[rim_particles(mesh, 0.95)]
-    far = cKDTree(rim).query(mesh.points[alone])[0] > 2.3 * mesh.spacing if len(rim) else np.ones(len(alone), bool)
+    i, j = match(mesh.points[plus], mesh.points[minus], PARTNER_REACH * mesh.spacing)
+    alone = np.concatenate([np.delete(plus, i), np.delete(minus, j)])
+    rim = mesh.points[find_rim(mesh, RIM_CIRCLE)]
+    far = cdist(mesh.points[alone], rim).min(axis=1, initial=np.inf) > PARTNER_REACH * mesh.spacing
     return mesh.points[alone[far]].reshape(-1, 2)
 
 
@@ -243,7 +256,7 @@ def _disclinations(mesh, coordination, cores, interstitials) -> np.ndarray:
 
 
 def orientational_twins(
-    points, orientation_deg, symmetry: int, spacing: float | None = None, angle: float = 10.0
+    points: ArrayLike, orientation_deg: ArrayLike, symmetry: int, spacing: float | None = None, angle: float = 10.0
 ) -> tuple[np.ndarray, pd.DataFrame]:
     """Domains in which anisotropic particles are turned alike, and which of them are twins of each other.
 
@@ -268,15 +281,6 @@ def orientational_twins(
         ``domain0, domain1, turn_deg, mirror_deg, twin``: domains that meet; turn of the particles from the first to the
         second; the row, or line half-way between rows, closest to a mirror line of the two orientations, and whether
         it is one to within ``angle``: a twin of orientation on a common lattice.
-
-    Raises
-    ------
-    ValueError
-        If there is not one orientation for every point, or the symmetry is not positive.
-
-    Notes
-    -----
-    Explained in chapter 9, "Order and defects".
     """
     mesh, turn = Mesh(points, spacing), np.asarray(orientation_deg, float)
     if turn.shape != (mesh.n,):
@@ -284,7 +288,7 @@ def orientational_twins(
     if not symmetry >= 1:
         raise ValueError(f"symmetry must be 1 or more: the outline repeats every 360°/symmetry, got {symmetry}")
     period = 360.0 / symmetry
-    i, j = mesh.edges[np.abs(np.abs(mesh.vector) - 1) < 0.1].T
+    i, j = mesh.edges[np.abs(np.abs(mesh.vector) - 1) < ROUNDING].T
     alike = np.abs((turn[i] - turn[j] + period / 2) % period - period / 2) < angle
     name = connected_groups(mesh.n, i[alike], j[alike])
     count = np.bincount(name)
@@ -297,7 +301,7 @@ def orientational_twins(
     row = np.degrees(np.angle(np.nansum(mesh.psi6))) / 6
     rows = []
     for one, other in pairs:
-        first, second = (_mean_angle(turn[domain == k], period) for k in (one, other))
+        first, second = (_average_angle(turn[domain == k], period) for k in (one, other))
         mirror = (first + second) / 2  # mirror lines of the two outlines repeat every half a period
         lines = row + 30.0 * np.arange(6)  # mirror lines of the lattice
         off = (mirror - lines + period / 4) % (period / 2) - period / 4
@@ -307,6 +311,6 @@ def orientational_twins(
     return domain, pd.DataFrame(rows, columns=["domain0", "domain1", "turn_deg", "mirror_deg", "twin"])
 
 
-def _mean_angle(angles, period) -> float:
+def _average_angle(angles, period) -> float:
     wave = np.exp(2j * np.pi * angles[np.isfinite(angles)] / period)
     return float(np.angle(wave.mean()) * period / (2 * np.pi))

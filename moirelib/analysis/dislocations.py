@@ -6,17 +6,18 @@ Explained in chapter 9, "Order and defects".
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from ..crystal.mesh import SIXTH_TURN, Mesh, sixth_turns
+from ..crystal.mesh import ROUNDING, SIXTH_TURN, Mesh, sixth_turns
 from ..crystal.neighbours import connected_groups, to_complex, to_points
 
 __all__ = ["burgers_circuit"]
 
 
-# --- Dislocations and disclinations ---
+RING = 1.2, 3.2  # spacings around a core, where the rows' direction is measured
 
 
-def rim_particles(mesh, reach: float = np.inf) -> np.ndarray:
+def find_rim(mesh: Mesh, reach: float = np.inf) -> np.ndarray:
     """Which particles lie on the edge of the triangles whose circles have a radius within reach, in spacings."""
     triangles = mesh.radius < reach * mesh.spacing
     count = np.bincount(mesh.of_triangle[0][triangles].ravel(), minlength=len(mesh.edges))
@@ -26,36 +27,36 @@ def rim_particles(mesh, reach: float = np.inf) -> np.ndarray:
     return rim
 
 
-def locate_dislocations(mesh) -> tuple[np.ndarray, np.ndarray]:
+def locate_dislocations(mesh: Mesh) -> tuple[np.ndarray, np.ndarray]:
     """Cores and Burgers vectors (k, 2), in nm."""
     closure, frame = mesh.closures()
     bad = np.flatnonzero(np.abs(closure) > 0.5)
     if len(bad) == 0:
         return np.empty((0, 2)), np.empty((0, 2))
-    name = _touching(mesh.triangles[bad], mesh.n)
-    rim = rim_particles(mesh)
+    name = _group_triangles(mesh.triangles[bad])
+    rim = find_rim(mesh)
     cores, vectors = [], []
     for k in range(name.max() + 1):
         triangles = bad[name == k]
         corners = np.unique(mesh.triangles[triangles])
-        total = _sum(closure[triangles], frame[triangles], mesh, corners)
+        total = _sum_closures(closure[triangles], frame[triangles], mesh, corners)
         if rim[corners].any() or np.abs(total[0]) < 0.5:
             continue
-        for part in _parts(mesh, triangles, closure, frame, total):
+        for part in _split_dislocations(mesh, triangles, closure, frame, total):
             cores.append(part[0])
             vectors.append(part[1])
     return np.reshape(cores, (-1, 2)), np.reshape(vectors, (-1, 2))
 
 
-def _touching(triangles, n) -> np.ndarray:
-    """Number of the group of triangles, joined by their corners, that each belongs to."""
-    m = len(triangles)
-    i = np.repeat(np.arange(m), 3)
-    name = connected_groups(m + n, i, m + triangles.ravel())[:m]
+def _group_triangles(items) -> np.ndarray:
+    """Number of the group of each triangle; groups share items (m, 3): corners or edges."""
+    used = np.unique(items, return_inverse=True)[1].reshape(items.shape)
+    m = len(items)
+    name = connected_groups(m + used.max() + 1, np.repeat(np.arange(m), 3), m + used.ravel())[:m]
     return np.unique(name, return_inverse=True)[1]
 
 
-def _sum(closure, frame, mesh, corners):
+def _sum_closures(closure, frame, mesh, corners):
     """Burgers vector of some triangles in lattice vectors, and the lattice's q around them in nm.
 
     A circuit in the sense of the triangles is short of its start by minus the sum of the ideal steps.
@@ -64,41 +65,33 @@ def _sum(closure, frame, mesh, corners):
     return -np.sum(closure * sixth_turns(frame, row)), row
 
 
-def _parts(mesh, triangles, closure, frame, total):
+def _split_dislocations(mesh, triangles, closure, frame, total):
     """One dislocation, or several where a group's Burgers vector is not the shortest and edges divide it."""
     b, row = total
-    if np.abs(np.abs(b) - 1) > 0.1:
-        single = _by_edges(mesh, triangles)
+    if np.abs(np.abs(b) - 1) > ROUNDING:
+        single = _group_triangles(mesh.of_triangle[0][triangles])
         parts = [triangles[single == k] for k in range(single.max() + 1)]
-        sums = [_sum(closure[t], frame[t], mesh, np.unique(mesh.triangles[t])) for t in parts]
+        sums = [_sum_closures(closure[t], frame[t], mesh, np.unique(mesh.triangles[t])) for t in parts]
         parts = [(t, s) for t, s in zip(parts, sums, strict=True) if np.abs(s[0]) > 0.5]
     else:
         parts = [(triangles, total)]
     for some, (vector, angle) in parts:
         center = mesh.z[mesh.triangles[some]].mean()
-        yield to_points(center), to_points(vector * mesh.spacing * np.exp(1j * _row_around(mesh, center, angle)))
+        row = _measure_row_around(mesh, center, angle)
+        yield to_points(center), to_points(vector * mesh.spacing * np.exp(1j * row))
 
 
-def _by_edges(mesh, triangles) -> np.ndarray:
-    """Number of the group, joined by common edges, of each triangle."""
-    edges = mesh.of_triangle[0][triangles]
-    used = np.unique(edges, return_inverse=True)[1].reshape(edges.shape)
-    m = len(triangles)
-    name = connected_groups(m + used.max() + 1, np.repeat(np.arange(m), 3), m + used.ravel())[:m]
-    return np.unique(name, return_inverse=True)[1]
-
-
-def _row_around(mesh, center, near) -> float:
+def _measure_row_around(mesh, center, near) -> float:
     """Row direction in a ring around a core, where the rotation that it causes averages out; next to a given one."""
     distance = np.abs(mesh.z - center)
-    ring = (distance > 1.2 * mesh.spacing) & (distance < 3.2 * mesh.spacing) & np.isfinite(mesh.psi6)
+    ring = (distance > RING[0] * mesh.spacing) & (distance < RING[1] * mesh.spacing) & np.isfinite(mesh.psi6)
     if not ring.any():
         return near
     row = np.angle(mesh.psi6[ring].sum()) / 6
     return row + SIXTH_TURN * np.rint((near - row) / SIXTH_TURN)
 
 
-def burgers_circuit(points, center, radius: float, spacing: float | None = None) -> np.ndarray:
+def burgers_circuit(points: ArrayLike, center: ArrayLike, radius: float, spacing: float | None = None) -> np.ndarray:
     """Sum of all Burgers vectors within a circle, from a circuit around it.
 
     Parameters
@@ -125,15 +118,16 @@ def burgers_circuit(points, center, radius: float, spacing: float | None = None)
     Notes
     -----
     The frame of the lattice vectors is carried along the circuit from step to step, so it may turn by more than 30° on
-    the way. With a net disclination inside it does not come back to itself, and there is no Burgers vector. Explained
-    in chapter 9, "Order and defects".
+    the way. With a net disclination inside it does not come back to itself, and there is no Burgers vector.
     """
     mesh = Mesh(points, spacing)
     middle = mesh.z[mesh.triangles].mean(axis=1) if len(mesh.triangles) else np.empty(0, complex)
-    inside = np.flatnonzero(np.abs(middle - to_complex(np.reshape(center, (1, 2)).astype(float))[0]) < radius)
+    inside = np.flatnonzero(np.abs(middle - to_complex(np.reshape(np.asarray(center, float), (1, 2)))[0]) < radius)
     if len(inside) == 0:
-        raise ValueError(f"no triangle of neighbours lies within {radius:g} nm of {np.round(center, 1).tolist()}")
-    outline = _outline(mesh, inside)
+        raise ValueError(
+            f"no triangle of neighbours lies within {radius:g} nm of {np.round(np.asarray(center, float), 1).tolist()}"
+        )
+    outline = _trace_outline(mesh, inside)
     name = {tuple(edge): k for k, edge in enumerate(mesh.edges.tolist())}
     total, row = 0j, mesh.angle[outline[0]]
     first = row
@@ -145,7 +139,7 @@ def burgers_circuit(points, center, radius: float, spacing: float | None = None)
     return to_points(-total * mesh.spacing * np.exp(1j * first))
 
 
-def _outline(mesh, triangles) -> list[int]:
+def _trace_outline(mesh, triangles) -> list[int]:
     """Particles along the outer edge of some triangles, in the triangles' sense."""
     run = [tuple(edge) for edge in mesh.triangles[triangles][:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2).tolist()]
     ahead: dict = {}

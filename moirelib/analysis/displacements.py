@@ -9,16 +9,20 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from scipy.signal import savgol_coeffs, savgol_filter
 from scipy.spatial import cKDTree
 
-from ..tables import checked_particles, require_unique_tracks
+from ..crystal.neighbours import REACH, nearest_spacing
+from ..tables import check_particles, require_unique_tracks
 
-__all__ = ["Displacements", "coordination_labels", "site_displacements", "site_spacing"]
+__all__ = ["Displacements", "coordination_labels", "site_displacements"]
 
 
 #: Fewer frames than this give no amplitude worth its error bar.
 MIN_FRAMES = 10
+MIN_PARTICLES = 3  # in a frame; two always fit a turned and shifted frame
+SITES_AT_REST = 1e-5  # nm; the sites have converged when they move by less
 AXES = ("y", "x")
 
 
@@ -27,51 +31,27 @@ AXES = ("y", "x")
 
 @dataclass(frozen=True)
 class Displacements:
-    """Motion of one layer's particles about their sites, without the layer's own motion.
+    """Motion of one layer's particles about their sites, without the layer's own motion."""
 
-    Explained in chapter 8, "Vibrations".
-
-    Parameters
-    ----------
-    layer : int
-        Number of the layer.
-    particles : ndarray of int, shape (n,)
-        Track numbers.
-    frames : ndarray of int, shape (t,)
-        Frame numbers.
-    sites : ndarray, shape (n, 2)
-        Where each particle rests (y, x) at the mean position and orientation of the layer, in nm.
-    values : ndarray, shape (t, n, 2)
-        Displacements from the sites (y, x) in nm; NaN where a particle was not seen.
-    localization_std : ndarray, shape (n, 2), or None
-        Root mean square of the error bars, in nm; None where none are known.
-    kept : ndarray, shape (n, 2)
-        Share of an independent displacement's variance that is left after the layer's motion was removed.
-    drift : ndarray, shape (t, 2)
-        Motion of the layer's centre (y, x) that was removed, zero on average, in nm.
-    rotation : ndarray, shape (t,)
-        Rotation that was removed, from x towards y, zero on average, in degrees.
-    creep : int
-        Degree of the polynomial in time that was removed from each site; 0 is its mean.
-    """
-
-    layer: int
-    particles: np.ndarray
-    frames: np.ndarray
+    layer: int  # number of the layer
+    particles: np.ndarray  # (n,) track numbers
+    frames: np.ndarray  # (t,) frame numbers
+    # (n, 2) where each particle rests (y, x) at the mean position and orientation of the layer, in nm
     sites: np.ndarray
-    values: np.ndarray
-    localization_std: np.ndarray | None
+    values: np.ndarray  # (t, n, 2) displacements from the sites (y, x) in nm; NaN where a particle was not seen
+    localization_std: np.ndarray | None  # (n, 2) root mean square of the error bars, in nm; None where none are known
+    # (n, 2) share of an independent displacement's variance that is left after the layer's motion was removed
     kept: np.ndarray
-    drift: np.ndarray
-    rotation: np.ndarray
-    creep: int = 0
+    drift: np.ndarray  # (t, 2) motion of the layer's centre (y, x) that was removed, zero on average, in nm
+    rotation: np.ndarray  # (t,) rotation that was removed, from x towards y, zero on average, in degrees
+    creep: int = 0  # degree of the polynomial in time that was removed from each site; 0 is its mean
 
     @property
     def seen(self) -> np.ndarray:
         """Frames in which each particle was seen, shape (n,)."""
         return np.isfinite(self.values[..., 0]).sum(axis=0)
 
-    def select(self, keep) -> Displacements:
+    def select(self, keep: np.ndarray) -> Displacements:
         """Only some particles: a mask or indices, shape (n,). ValueError if none is left."""
         error = self.localization_std
         if len(self.particles[keep]) == 0:
@@ -89,7 +69,7 @@ class Displacements:
 def site_displacements(
     tracks: pd.DataFrame,
     layer: int = 1,
-    localization_std=None,
+    localization_std: ArrayLike | None = None,
     strain: int | None = 1,
     creep: int = 0,
     min_share: float = 0.5,
@@ -115,10 +95,6 @@ def site_displacements(
         Frames over which drift and rotation are smoothed (by a parabola through as many frames) before they are
         removed; 1 removes all of it, frame by frame.
 
-    Returns
-    -------
-    Displacements
-
     Raises
     ------
     ValueError
@@ -131,31 +107,31 @@ def site_displacements(
     until neither changes, so that missing frames do not pull sites along. Of the strain only what is slow is removed,
     since uniform strain of a small crystal vibrates too. With a `drift_window` of 1, thermal motion of the layer as a
     whole is taken for drift, and amplitudes are those relative to the layer. A longer window keeps it, but is right
-    only where the stage moves smoothly over so many frames. Explained in chapter 8, "Vibrations".
+    only where the stage moves smoothly over so many frames.
     """
-    frames, particles, points, error = _arrays(tracks, layer, min_share)
+    frames, particles, points, error = _arrange_tracks(tracks, layer, min_share)
     seen = np.isfinite(points[..., 0])
     sites = np.nanmean(points - np.nanmean(points, axis=1, keepdims=True), axis=0)
     sites += np.nanmean(points, axis=(0, 1)) - sites.mean(axis=0)
     for _ in range(100):
-        aligned, drift, angle = _aligned(points, seen, sites, drift_window)
+        aligned, drift, angle = _align_frames(points, seen, sites, drift_window)
         if strain is not None:
-            aligned = aligned - _slow_strain(aligned - sites, sites, seen, strain)
-        path = _slow_path(aligned, seen, creep)
+            aligned = aligned - _fit_slow_strain(aligned - sites, sites, seen, strain)
+        path = _fit_slow_path(aligned, seen, creep)
         moved = np.abs(path.mean(axis=0) - sites).max()
         sites = path.mean(axis=0)
-        if moved < 1e-5:
+        if moved < SITES_AT_REST:
             break
     if localization_std is not None:
         error = np.broadcast_to(np.asarray(localization_std, float), sites.shape).copy()
     values = np.where(seen[..., None], aligned - path, np.nan)
-    kept = 1 - _leverage(sites, seen) * smoothing_matrix(drift_window, len(frames))[1]
+    kept = 1 - _rigid_motion_leverage(sites, seen) * make_smoother(drift_window, len(frames))[1]
     return Displacements(layer, particles, frames, sites, values, error, kept, drift, np.degrees(angle), creep)
 
 
-def _arrays(tracks, layer, min_share):
+def _arrange_tracks(tracks, layer, min_share):
     """Frames, particles, positions (t, n, 2) and mean error bars (n, 2) of a layer's tracks."""
-    rows = checked_particles(tracks, name="the track table")
+    rows = check_particles(tracks, name="the track table")
     rows = rows[(rows["layer"] == layer) & (rows["particle"] >= 0)]
     require_unique_tracks(rows)
     frames, row = np.unique(rows["frame"], return_inverse=True)
@@ -163,21 +139,20 @@ def _arrays(tracks, layer, min_share):
     count = rows.groupby("particle")["frame"].transform("size")
     row, rows = row[count >= min_share * len(frames)], rows[count >= min_share * len(frames)]
     particles, column = np.unique(rows["particle"], return_inverse=True)
-    if len(particles) < 3:
+    if len(particles) < MIN_PARTICLES:
         raise ValueError(
             f"layer {layer} has {len(particles)} particles seen in {min_share:.0%} of the frames; removing drift and "
-            "rotation needs at least 3, so link with more memory or lower min_share"
+            f"rotation needs at least {MIN_PARTICLES}, so link with more memory or lower min_share"
         )
     points = np.full((len(frames), len(particles), 2), np.nan)
     points[row, column] = rows[["y_nm", "x_nm"]]
     seen = np.isfinite(points[..., 0])
-    some = seen.sum(axis=1) >= 3  # a rotation needs more than two
-    _refuse_few_frames(layer, some.sum(), " of at least 3 particles")
+    some = seen.sum(axis=1) >= MIN_PARTICLES
+    _refuse_few_frames(layer, some.sum(), f" of at least {MIN_PARTICLES} particles")
     left = seen[some].any(axis=0)
-    error = None
-    if {"y_std_nm", "x_std_nm"} <= set(rows):
-        squares = (rows[["y_std_nm", "x_std_nm"]] ** 2).groupby(column).mean().to_numpy()[left]
-        error = np.sqrt(squares) if np.isfinite(squares).all() else None
+    bars = rows.reindex(columns=["y_std_nm", "x_std_nm"])  # NaN where the table has none
+    squares = (bars.astype(float) ** 2).groupby(column).mean().to_numpy()[left]
+    error = np.sqrt(squares) if np.isfinite(squares).all() else None
     return frames[some], particles[left], points[np.ix_(some, left)], error
 
 
@@ -189,7 +164,7 @@ def _refuse_few_frames(layer, number, what="") -> None:
         )
 
 
-def _aligned(points, seen, sites, window):
+def _align_frames(points, seen, sites, window):
     """Points turned and shifted onto the sites frame by frame, the shift (t, 2) and the angle (t,) in radians."""
     weight = seen / seen.sum(axis=1, keepdims=True)
     points = np.where(seen[..., None], points, 0.0)
@@ -197,7 +172,7 @@ def _aligned(points, seen, sites, window):
     p, s = points - center[:, None], (sites - home[:, None]) * seen[..., None]
     dot = np.einsum("tni,tni->t", p, s)
     cross = np.einsum("tn,tn->t", p[..., 0], s[..., 1]) - np.einsum("tn,tn->t", p[..., 1], s[..., 0])
-    smooth = smoothing_matrix(window, len(points))[0]
+    smooth = make_smoother(window, len(points))[0]
     angle = smooth(np.unwrap(np.arctan2(cross, dot)))  # from x towards y
     angle = angle - angle.mean()
     c, n = np.cos(angle), np.sin(angle)
@@ -209,7 +184,7 @@ def _aligned(points, seen, sites, window):
     return np.where(seen[..., None], aligned, np.nan), drift - mean, angle
 
 
-def smoothing_matrix(window, frames):
+def make_smoother(window: int, frames: int):
     """Function that smooths a series by a running parabola, and the share of white noise's variance that it follows."""
     window = min(window, frames)
     window -= 1 - window % 2  # odd
@@ -219,7 +194,7 @@ def smoothing_matrix(window, frames):
     return (lambda series: savgol_filter(series, window, 2, axis=0)), center
 
 
-def _slow_strain(residual, sites, seen, degree):
+def _fit_slow_strain(residual, sites, seen, degree):
     """Uniform symmetric strain, a polynomial in time, times the position: what it moves each particle by."""
     residual = np.where(seen[..., None], residual, 0.0)
     home = (seen @ sites) / seen.sum(axis=1, keepdims=True)
@@ -227,27 +202,27 @@ def _slow_strain(residual, sites, seen, degree):
     gradient = np.einsum("tni,tnj->tij", residual, r) @ np.linalg.pinv(np.einsum("tni,tnj->tij", r, r))
     gradient = 0.5 * (gradient + gradient.transpose(0, 2, 1))
     gradient = gradient - gradient.mean(axis=0)  # the mean strain belongs to the sites
-    basis = _legendre(len(seen), degree)
+    basis = _legendre_basis(len(seen), degree)
     slow = basis @ np.linalg.lstsq(basis, gradient.reshape(len(seen), 4), rcond=None)[0]
     return np.einsum("tij,tnj->tni", slow.reshape(-1, 2, 2), r)
 
 
-def _legendre(frames, degree):
-    """Polynomials in time (t, degree + 1), of a degree that so many frames can bear."""
+def _legendre_basis(frames, degree):
+    """Polynomials in time (t, degree + 1), with at least five frames per degree."""
     return np.polynomial.legendre.legvander(np.linspace(-1, 1, frames), min(degree, frames // 5))
 
 
-def _slow_path(points, seen, degree):
+def _fit_slow_path(points, seen, degree):
     """Polynomial in time through the frames in which each particle was seen, (t, n, 2)."""
     if degree == 0:
         return np.broadcast_to(np.nanmean(points, axis=0), points.shape)
-    basis = _legendre(len(points), degree)
+    basis = _legendre_basis(len(points), degree)
     normal = np.einsum("tn,ta,tb->nab", seen.astype(float), basis, basis)
     right = np.einsum("tni,ta->nai", np.where(seen[..., None], points, 0.0), basis)
     return np.einsum("ta,nai->tni", basis, np.linalg.pinv(normal) @ right)
 
 
-def _leverage(sites, seen):
+def _rigid_motion_leverage(sites, seen):
     """Share of each particle's and axis' own displacement in the fit of drift and rotation, mean over its frames."""
     count = seen.sum(axis=1, keepdims=True)
     r = sites - ((seen @ sites) / count)[:, None]
@@ -257,17 +232,14 @@ def _leverage(sites, seen):
     return np.sum(share * seen[..., None], axis=0) / seen.sum(axis=0)[:, None]
 
 
-def site_spacing(sites: np.ndarray) -> float:
-    """Median distance of sites (n, 2) to their nearest neighbours, in nm. ValueError for fewer than two."""
-    if len(sites) < 2:
-        raise ValueError(f"a spacing needs at least 2 sites, got {len(sites)}; pass spacing=... (nm)")
-    return float(np.median(cKDTree(sites).query(sites, k=2)[0][:, 1]))
-
-
 # --- Groups of sites ---
 
 
-def coordination_labels(sites, spacing: float | None = None) -> np.ndarray:
+FREE = 0.5  # spacings; a place with no particle nearer is free
+ENCLOSED = 5  # particles around a free place that make it a vacancy
+
+
+def coordination_labels(sites: ArrayLike, spacing: float | None = None) -> np.ndarray:
     """Say of every site whether it is in the bulk, next to a vacancy, or at the edge.
 
     Parameters
@@ -285,21 +257,21 @@ def coordination_labels(sites, spacing: float | None = None) -> np.ndarray:
 
     Notes
     -----
-    The border of the field of view counts as edge: what is behind it is not seen. Explained in chapter 8, "Vibrations".
+    The border of the field of view counts as edge: what is behind it is not seen.
     """
     sites = np.asarray(sites, float)
     if len(sites) < 2:
         return np.full(len(sites), "edge")
-    a = site_spacing(sites) if spacing is None else spacing
+    a = nearest_spacing(sites) if spacing is None else spacing
     tree = cKDTree(sites)
-    neighbours = tree.query_ball_point(sites, 1.35 * a)
+    neighbours = tree.query_ball_point(sites, REACH * a)
     labels = np.full(len(sites), "bulk", dtype="<U7")
     for i, near in enumerate(neighbours):
         near = [j for j in near if j != i]
         if len(near) >= 6:
             continue
         holes = 2 * sites[i] - sites[near]  # opposite a neighbour there should be one
-        holes = [h for h in holes if tree.query(h)[0] > 0.5 * a] if near else []
-        enclosed = [len(tree.query_ball_point(h, 1.35 * a)) >= 5 for h in holes]
+        holes = [h for h in holes if tree.query(h)[0] > FREE * a] if near else []
+        enclosed = [len(tree.query_ball_point(h, REACH * a)) >= ENCLOSED for h in holes]
         labels[i] = "vacancy" if holes and all(enclosed) else "edge"
     return labels

@@ -5,24 +5,47 @@ Explained in chapter 9, "Order and defects".
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import sparse
 from scipy.spatial import cKDTree
 
-from ..crystal.mesh import THREE_SHELLS, Mesh, lattices_around, nearest_vector
-from ..crystal.neighbours import checked_points, connected_groups, spans_plane
+from ..crystal.mesh import ROUNDING, THREE_SHELLS, Mesh, lattices_around, nearest_vector
+from ..crystal.neighbours import check_points, connected_groups, spans_plane
 
-__all__ = ["checked_grain", "find_grains", "grains_of"]
-
-
-#: Bonds of a hexagonal lattice that a line crosses per spacing, mean over its directions.
-BONDS_ACROSS = 12 / (np.pi * np.sqrt(3))
+__all__ = ["Tolerance", "check_grain", "find_grains", "split_grains"]
 
 
-# --- Grains ---
+BONDS_ACROSS = 12 / (np.pi * np.sqrt(3))  # bonds that a line crosses per spacing, mean over its directions
+TURN_REACH = 2.3  # spacings on both sides of a bond over which rows are compared
+SMALLEST_CORE = 4  # particles; fewer with no cut bond are no start of a grain
+GROWTH_STEPS = 30  # rings of particles that a grain may take in
+MEETING_REACH = 4.0  # spacings from where two grains meet: rows there are compared
+CONTINUATION = 3.0  # spacings over which a grain's lattice is continued to a particle beside a boundary
+CLEARER = 0.05  # spacings by which a particle beside a boundary must lie nearer to the other grain's lattice
+LONE = 1.5  # dislocations; a boundary that holds fewer is no boundary
 
 
-def find_grains(points, spacing: float | None = None, misorientation: float = 3.5, smallest: int = 12) -> np.ndarray:
+@dataclass(frozen=True)
+class Tolerance:
+    """How much a boundary may deviate from a coherent twin and still be called one; and what makes a grain."""
+
+    max_sigma: int = 19  # coincident sites sparser than one in so many make no twin
+    misorientation: float = 2.2  # degrees / √Σ, from that of the nearest Σ
+    asymmetry: float = 2.0  # degrees, or three standard deviations, of the boundary from the lattices' mirror line
+    mismatch: float = 0.15  # spacings, of one lattice from the mirror image of the other
+    grain_misorientation: float = 3.5  # degrees; rows that turn by more across a line are two grains
+    smallest_grain: int = 12  # particles
+
+
+def find_grains(
+    points: ArrayLike,
+    spacing: float | None = None,
+    misorientation: float = Tolerance.grain_misorientation,
+    smallest: int = Tolerance.smallest_grain,
+) -> np.ndarray:
     """Contiguous regions of one orientation.
 
     Parameters
@@ -41,65 +64,55 @@ def find_grains(points, spacing: float | None = None, misorientation: float = 3.
     ndarray of int, shape (n,)
         0, 1, ... by falling size; -1 for particles of no grain.
 
-    Raises
-    ------
-    ValueError
-        If positions are not finite.
-
     Notes
     -----
     An edge between neighbours is cut where the mean ψ6 on its one side, within 2.3 spacings, is turned against that on
     its other side. Slow bending of rows changes little over such a distance, a boundary all. Regions grow together from
     particles without a cut edge, so that neither a lone dislocation, which cuts a few edges, nor a single gap in a
     boundary decides. Regions whose lattices agree where they meet are one, and so are those that meet along a line too
-    short to hold more than one dislocation by Frank's formula (Phil. Mag. 42, 809 (1951)). Explained in chapter 9,
-    "Order and defects".
+    short to hold more than one dislocation by Frank's formula (Phil. Mag. 42, 809 (1951)).
     """
-    points = checked_points(points)
+    points = check_points(points)
     if len(points) < smallest or not spans_plane(points):
         return np.full(len(points), -1)
-    return grains_of(Mesh(points, spacing), misorientation, smallest)
+    return split_grains(Mesh(points, spacing), misorientation, smallest)
 
 
-def grains_of(mesh: Mesh, misorientation: float = 3.5, smallest: int = 12) -> np.ndarray:
+def split_grains(
+    mesh: Mesh, misorientation: float = Tolerance.grain_misorientation, smallest: int = Tolerance.smallest_grain
+) -> np.ndarray:
     """The same as `find_grains`, of a layer that is triangulated already."""
-    good = np.abs(mesh.vector) < 1.1
-    i, j = mesh.edges[good].T
-    cut = _turn_across(mesh, i, j) > misorientation
+    near = np.abs(mesh.vector) < 1 + ROUNDING
+    i, j = mesh.edges[near].T
+    cut = _measure_turns_across(mesh, i, j) > misorientation
     inner = np.bincount(np.concatenate([i[cut], j[cut]]), minlength=mesh.n) == 0
     core = inner[i] & inner[j]
     grain = connected_groups(mesh.n, i[core], j[core])
     grain[~inner] = -1
-    grain[np.isin(grain, np.flatnonzero(np.bincount(grain[grain >= 0], minlength=1) < 4))] = -1
-    grain = _grown(mesh, grain, i, j)
-    grain = _joined(mesh, grain, i, j, misorientation)
-    grain = _joined_across_lone_dislocations(mesh, grain)
+    grain[np.isin(grain, np.flatnonzero(np.bincount(grain[grain >= 0], minlength=1) < SMALLEST_CORE))] = -1
+    grain = _grow_grains(mesh, grain, i, j)
+    grain = _join_parallel_grains(mesh, grain, i, j, misorientation)
+    grain = _join_across_lone_dislocations(mesh, grain)
     names, count = np.unique(grain[grain >= 0], return_counts=True)
     renamed = np.full(mesh.n, -1)
     for k, name in enumerate(names[np.argsort(-count, kind="stable")]):
         if np.sum(grain == name) >= smallest:
             renamed[grain == name] = k
-    return _sharpened(mesh, _grown(mesh, renamed, i, j), i, j)
+    return _reassign_beside_boundaries(mesh, _grow_grains(mesh, renamed, i, j), i, j)
 
 
-def checked_grain(grain, mesh: Mesh) -> np.ndarray:
-    """Grain of every particle of a mesh, shape (n,): as given, or found for None.
-
-    Raises
-    ------
-    ValueError
-        If there is not one grain for every particle.
-    """
-    grain = grains_of(mesh) if grain is None else np.asarray(grain)
+def check_grain(grain: ArrayLike | None, mesh: Mesh) -> np.ndarray:
+    """Grain of every particle of a mesh, shape (n,): as given, or found for None."""
+    grain = split_grains(mesh) if grain is None else np.asarray(grain)
     if grain.shape != (mesh.n,):
         raise ValueError(f"{grain.size} grains for {mesh.n} positions; pass one for each")
     return grain
 
 
-def _turn_across(mesh, i, j, reach: float = 2.3) -> np.ndarray:
+def _measure_turns_across(mesh, i, j) -> np.ndarray:
     """Turn of the rows from one side of each edge to the other, in degrees."""
     psi6, tree = np.nan_to_num(mesh.psi6), cKDTree(mesh.points)
-    near = tree.sparse_distance_matrix(tree, reach * mesh.spacing, output_type="coo_matrix")
+    near = tree.sparse_distance_matrix(tree, TURN_REACH * mesh.spacing, output_type="coo_matrix")
     near = (sparse.csr_array(near) + sparse.eye_array(mesh.n)).tocsr()
     side = []
     for one, other in ((i, j), (j, i)):
@@ -114,11 +127,11 @@ def _turn_across(mesh, i, j, reach: float = 2.3) -> np.ndarray:
     return np.degrees(np.abs(np.angle(side[0] * np.conj(side[1])))) / 6
 
 
-def _grown(mesh, grain, i, j) -> np.ndarray:
+def _grow_grains(mesh, grain, i, j) -> np.ndarray:
     """Particles of no grain join the neighbours whose rows are closest to their own bonds, ring by ring."""
     grain = grain.copy()
     i, j = np.concatenate([i, j]), np.concatenate([j, i])
-    for _ in range(30):
+    for _ in range(GROWTH_STEPS):
         next_to = (grain[i] < 0) & (grain[j] >= 0)
         if not next_to.any():
             break
@@ -135,7 +148,7 @@ def _grown(mesh, grain, i, j) -> np.ndarray:
     return grain
 
 
-def _sharpened(mesh, grain, i, j) -> np.ndarray:
+def _reassign_beside_boundaries(mesh, grain, i, j) -> np.ndarray:
     """Particles beside a boundary go to the grain whose lattice, continued from inside, has a site nearer to them."""
     met = (grain[i] >= 0) & (grain[j] >= 0) & (grain[i] != grain[j])
     beside = np.unique([i[met], j[met]])
@@ -146,7 +159,7 @@ def _sharpened(mesh, grain, i, j) -> np.ndarray:
     inside[beside] = False
     inside = np.flatnonzero(inside)
     near = cKDTree(mesh.points[beside]).sparse_distance_matrix(
-        cKDTree(mesh.points[inside]), 3.0 * mesh.spacing, output_type="ndarray"
+        cKDTree(mesh.points[inside]), CONTINUATION * mesh.spacing, output_type="ndarray"
     )
     u = local.place(inside[near["j"]], mesh.z[beside[near["i"]]])
     names = grain.max() + 1
@@ -155,30 +168,30 @@ def _sharpened(mesh, grain, i, j) -> np.ndarray:
     misfit = np.bincount(key, np.abs(u - nearest_vector(u)), count.size).reshape(-1, names)
     misfit = np.where(count >= 2, misfit / np.maximum(count, 1), np.inf)
     own = misfit[np.arange(len(beside)), grain[beside]]
-    better = misfit.min(axis=1) < own - 0.05
+    better = misfit.min(axis=1) < own - CLEARER
     grain = grain.copy()
     grain[beside[better]] = misfit.argmin(axis=1)[better]
     return grain
 
 
-def _joined(mesh, grain, i, j, misorientation) -> np.ndarray:
+def _join_parallel_grains(mesh, grain, i, j, misorientation) -> np.ndarray:
     """Grains that meet along a line without a turn of the rows are one."""
     grain = grain.copy()
     while True:
         met = (grain[i] >= 0) & (grain[j] >= 0) & (grain[i] != grain[j])
         pairs = np.unique(np.sort(np.stack([grain[i[met]], grain[j[met]]], axis=1), axis=1), axis=0)
-        turns = [(_turn_between(mesh, grain, *pair, i, j), tuple(pair)) for pair in pairs]
+        turns = [(_measure_turn_between(mesh, grain, pair, i, j), tuple(pair)) for pair in pairs]
         if not turns or min(turns)[0] > misorientation:
             return grain
         one, other = min(turns)[1]
         grain[grain == other] = one
 
 
-def _joined_across_lone_dislocations(mesh, grain, least: float = 1.5) -> np.ndarray:
+def _join_across_lone_dislocations(mesh, grain) -> np.ndarray:
     """Grains are one if the boundary between them is too short to hold more than one dislocation.
 
     A boundary holds one every a / (2 sin(θ/2)) (Frank's formula). A lone dislocation turns the corner of a field that
-    it cuts off as much as a boundary of that length would. Smaller grains are asked first, so that splinters along a
+    it cuts off as much as a boundary of that length would. Smaller grains are joined first, so that splinters along a
     boundary do not make it look short.
     """
     grain = grain.copy()
@@ -187,21 +200,20 @@ def _joined_across_lone_dislocations(mesh, grain, least: float = 1.5) -> np.ndar
         met = (grain[i] >= 0) & (grain[j] >= 0) & (grain[i] != grain[j])
         both = np.sort(np.stack([grain[i[met]], grain[j[met]]], axis=1), axis=1)
         pairs, bonds = np.unique(both, axis=0, return_counts=True)
-        turns = np.radians([_turn_between(mesh, grain, *pair, i, j) for pair in pairs])
+        turns = np.radians([_measure_turn_between(mesh, grain, pair, i, j) for pair in pairs])
         held = bonds / BONDS_ACROSS * 2 * np.sin(turns / 2)
-        lone = pairs[held < least]
+        lone = pairs[held < LONE]
         if len(lone) == 0:
             return grain
         one, other = lone[np.bincount(grain[grain >= 0])[lone].min(axis=1).argmin()]
         grain[grain == other] = one
 
 
-def _turn_between(mesh, grain, one, other, i, j) -> float:
+def _measure_turn_between(mesh, grain, pair, i, j) -> float:
     """Turn of the rows of one grain against the other's within four spacings of where they meet, in degrees."""
-    met = np.concatenate([i, j])[
-        np.tile(np.sort([grain[i], grain[j]], axis=0).T == sorted((one, other)), (2, 1)).all(1)
-    ]
-    near = cKDTree(mesh.points[met]).query(mesh.points)[0] < 4 * mesh.spacing
-    near[met] = False  # bonds across the boundary say nothing
-    rows = [np.nansum(mesh.psi6[near & (grain == k)]) for k in (one, other)]
+    between = (np.sort([grain[i], grain[j]], axis=0).T == np.sort(pair)).all(axis=1)
+    met = np.concatenate([i[between], j[between]])
+    near = cKDTree(mesh.points[met]).query(mesh.points)[0] < MEETING_REACH * mesh.spacing
+    near[met] = False  # their ψ6 mixes both grains
+    rows = [np.nansum(mesh.psi6[near & (grain == k)]) for k in pair]
     return float(np.degrees(abs(np.angle(rows[0] * np.conj(rows[1])))) / 6)

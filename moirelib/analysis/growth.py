@@ -7,16 +7,18 @@ Explained in chapter 10, "Growth".
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from scipy.spatial import cKDTree
 from scipy.stats import chi2
 
-from ..crystal.mesh import REACH, THREE_SHELLS
+from ..crystal.mesh import THREE_SHELLS
 from ..crystal.neighbours import spans_plane, to_complex, to_points
 from ..tables import require_columns
-from .defects import empty_sites
-from .grains import find_grains
+from .defects import find_empty_sites
 from .lattices import local_lattices
 from .moire import registry
 from .occupancy import Occupancy, adjacency, site_occupancy
@@ -30,7 +32,10 @@ EVENT_COLUMNS = "frame layer event particle y_nm x_nm coordination registry coor
 
 
 def growth_events(
-    particles: pd.DataFrame | dict, field_nm=None, border_nm: float | None = None, min_frames: int = 3
+    particles: pd.DataFrame | dict,
+    field_nm: ArrayLike | None = None,
+    border_nm: float | None = None,
+    min_frames: int = 3,
 ) -> pd.DataFrame:
     """Attachments and detachments of particles, with coordination and registry at the time.
 
@@ -51,46 +56,40 @@ def growth_events(
         is not) and ``coordinate`` on the other layer as in `moirelib.analysis.registry`; ``y_frame_nm, x_frame_nm``,
         where the site is in the event's own frame.
 
-    Raises
-    ------
-    ValueError
-        As `site_occupancy`.
-
     Notes
     -----
     A particle that hops to a free site is a detachment there and an attachment here. What drift carries in or out of
-    view makes no event. Explained in chapter 10, "Growth".
+    view makes no event.
     """
-    occupancy = _occupancy(particles, field_nm, border_nm, min_frames)
-    tables = [_layer_events(one, occupancy) for one in occupancy.values()]
+    occupancy = _as_occupancy(particles, field_nm, border_nm, min_frames)
+    tables = [_list_layer_events(one, occupancy) for one in occupancy.values()]
     table = pd.concat([t for t in tables if len(t)] or [pd.DataFrame(columns=EVENT_COLUMNS)], ignore_index=True)
     return table.sort_values(["frame", "layer"], kind="stable", ignore_index=True)[EVENT_COLUMNS]
 
 
-def _occupancy(particles, *options) -> dict[int, Occupancy]:
+def _as_occupancy(particles, *options) -> dict[int, Occupancy]:
     return particles if isinstance(particles, dict) else site_occupancy(particles, *options)
 
 
-def occupancy_changes(one) -> tuple[np.ndarray, np.ndarray]:
+def occupancy_changes(one: Occupancy) -> tuple[np.ndarray, np.ndarray]:
     """Rows and sites at which something changes from one frame to the next, both in view."""
     t, k = np.nonzero((one.occupied[1:] != one.occupied[:-1]) & one.visible[1:] & one.visible[:-1])
     return t + 1, k
 
 
-def _layer_events(one, occupancy) -> pd.DataFrame:
+def _list_layer_events(one, occupancy) -> pd.DataFrame:
     t, k = occupancy_changes(one)
     came = one.occupied[t, k]
-    neighbours = _neighbours(one.sites, one.sites[k], one.spacing)
-    there = [one.occupied[row - (not up)] for row, up in zip(t, came, strict=True)]
+    coordination = adjacency(one.sites, one.spacing) @ one.occupied.T.astype(int)  # (n, t)
     table = pd.DataFrame(
         {
             "frame": one.frames[t],
             "layer": one.layer,
             "event": np.where(came, "attachment", "detachment"),
-            "particle": [_track(one, *event) for event in zip(t, k, came, strict=True)],
+            "particle": [_find_track(one, *event) for event in zip(t, k, came, strict=True)],
             "y_nm": one.sites[k, 0],
             "x_nm": one.sites[k, 1],
-            "coordination": [int(s[n].sum()) for s, n in zip(there, neighbours, strict=True)],
+            "coordination": coordination[k, t - ~came].astype(int),
         }
     )
     on = registry_at(one, occupancy, t, one.sites[k])
@@ -100,18 +99,7 @@ def _layer_events(one, occupancy) -> pd.DataFrame:
     return table
 
 
-def _neighbours(sites, points, spacing) -> list[np.ndarray]:
-    """Indices of the sites around each point, not the one at it."""
-    if len(points) == 0:
-        return []
-    near = cKDTree(sites).query_ball_point(points, REACH * spacing)
-    return [
-        np.array([j for j in some if np.hypot(*(sites[j] - point)) > 0.3 * spacing], int)
-        for some, point in zip(near, points, strict=True)
-    ]
-
-
-def _track(one, row, site, came) -> int:
+def _find_track(one, row, site, came) -> int:
     """The track seen longest at a site after attachment, or before detachment."""
     same = one.occupied[:, site] == one.occupied[row if came else row - 1, site]
     after = np.flatnonzero(~same[row:])
@@ -124,20 +112,19 @@ def _track(one, row, site, came) -> int:
     return int(numbers[count.argmax()]) if len(numbers) else -1
 
 
-def registry_at(one, occupancy, rows, points) -> pd.DataFrame:
+def registry_at(one: Occupancy, occupancy: dict[int, Occupancy], rows: np.ndarray, points: np.ndarray) -> pd.DataFrame:
     """Registry on the other layer of points of the first frame, each at its own row's time."""
     columns = ["registry", "coordinate"]
     table = pd.DataFrame({"registry": "", "coordinate": np.nan}, index=range(len(points)), dtype=object)
     other = occupancy.get(3 - one.layer)
     if other is None or len(points) == 0 or len(other.sites) < 6:
         return table
-    grain = find_grains(other.sites, other.spacing)
     for row in np.unique(rows):
         some, there = np.flatnonzero(rows == row), other.occupied[row]
         if there.sum() < 6:
             continue
         base = other.in_frame(other.sites[there], row)
-        on = registry(one.in_frame(points[some], row), base, other.spacing, grain[there])
+        on = registry(one.in_frame(points[some], row), base, other.spacing, other.grain[there])
         table.loc[some, columns] = on[columns].to_numpy(object)
     return table
 
@@ -163,7 +150,7 @@ def size_table(occupancy: dict[int, Occupancy]) -> pd.DataFrame:
 
     Notes
     -----
-    In every frame number = first number + attached - detached + carried. Explained in chapter 10, "Growth".
+    In every frame number = first number + attached - detached + carried.
     """
     tables = []
     for layer, one in occupancy.items():
@@ -178,13 +165,13 @@ def size_table(occupancy: dict[int, Occupancy]) -> pd.DataFrame:
         table["radius_nm"] = np.sqrt(area / np.pi)
         for name, steps in (("attached", attached), ("detached", detached), ("carried", carried)):
             table[name] = np.concatenate([[0], np.cumsum(steps)])
-        table["free_edge_sites"] = _free_edge_sites(one)
+        table["free_edge_sites"] = _count_free_edge_sites(one)
         tables.append(table)
     columns = "frame layer number area_nm2 radius_nm attached detached carried free_edge_sites".split()
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
 
 
-def _free_edge_sites(one) -> np.ndarray:
+def _count_free_edge_sites(one) -> np.ndarray:
     """Number (t,) of free places of the lattice in view that have a taken neighbour; none without a lattice."""
     if len(one.sites) < 4 or not spans_plane(one.sites):
         return np.zeros(len(one.frames), int)
@@ -197,7 +184,12 @@ def _free_edge_sites(one) -> np.ndarray:
 
 
 def growth_rate(
-    events: pd.DataFrame, frames, frame_time: float = 1.0, windows: int = 1, confidence: float = 0.95, layers=None
+    events: pd.DataFrame,
+    frames: ArrayLike,
+    frame_time: float = 1.0,
+    windows: int = 1,
+    confidence: float = 0.95,
+    layers: Iterable[int] | None = None,
 ) -> pd.DataFrame:
     """Attachments and detachments per time, with exact Poisson intervals.
 
@@ -222,14 +214,9 @@ def growth_rate(
         ``layer, event, frame_start, frame_end, count, rate, low, high``; rates in 1/s. Rows with event net have the
         difference, with a normal interval from the sum of the two counts. A window begins where the one before ended.
 
-    Raises
-    ------
-    ValueError
-        If a column is missing, there are fewer than two frames, or windows do not fit in.
-
     References
     ----------
-    Garwood, Biometrika 28, 437 (1936), for the interval. Explained in chapter 10, "Growth".
+    Garwood, Biometrika 28, 437 (1936), for the interval.
     """
     require_columns(events, ["frame", "layer", "event"], "the table of events")
     frames = np.unique(np.asarray(frames))
@@ -257,7 +244,7 @@ def poisson_interval(count: int, confidence: float = 0.95) -> tuple[float, float
     return float(low), float(chi2.ppf(1 - tail, 2 * count + 2) / 2)
 
 
-def front_table(occupancy: dict[int, Occupancy], directions: int = 8, center=None) -> pd.DataFrame:
+def front_table(occupancy: dict[int, Occupancy], directions: int = 8, center: ArrayLike | None = None) -> pd.DataFrame:
     """How far the edge of each layer is from its centre, along several directions.
 
     Parameters
@@ -276,26 +263,21 @@ def front_table(occupancy: dict[int, Occupancy], directions: int = 8, center=Non
         particles in it, NaN where that edge is not in view; the front's place in the first frame's coordinates; the
         number of particles in the sector.
 
-    Raises
-    ------
-    ValueError
-        If there are fewer than 3 directions, or the centre is no point.
-
     Notes
     -----
     With φ the sector's angle and N its particles, r² = √3 a² N / φ. One particle moves it by √3 a²/(2φr), so that
-    single particles do not make the front jump as the outermost one would. Explained in chapter 10, "Growth".
+    single particles do not make the front jump as the outermost one would.
     """
     if directions < 3:
         raise ValueError(f"fronts need at least 3 directions, got {directions}")
     if center is not None and np.shape(center) != (2,):
         raise ValueError(f"center is (y, x) in nm, got {center}")
     columns = "frame layer direction_deg radius_nm y_nm x_nm number".split()
-    tables = [_layer_fronts(one, directions, center) for one in occupancy.values() if len(one.sites)]
+    tables = [_measure_layer_fronts(one, directions, center) for one in occupancy.values() if len(one.sites)]
     return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
 
 
-def _layer_fronts(one, directions, center) -> pd.DataFrame:
+def _measure_layer_fronts(one, directions, center) -> pd.DataFrame:
     first = one.sites[one.occupied[0]] if one.occupied[0].sum() >= 3 else one.sites
     center = first.mean(axis=0) if center is None else np.asarray(center, float)
     width = 2 * np.pi / directions
@@ -342,16 +324,11 @@ def front_velocity(fronts: pd.DataFrame, frame_time: float = 1.0) -> pd.DataFram
         ``layer, direction_deg, velocity_nm_per_s, velocity_std_nm_per_s, frame_start, frame_end``: from the first to
         the last frame in which the front is in view. Directions with fewer than three such frames are left out.
 
-    Raises
-    ------
-    ValueError
-        If a column is missing.
-
     Notes
     -----
     Arrivals are random, so the front's way is a random walk with drift, of which only the ends tell the velocity: a
     straight line fitted through all frames would claim a smaller error than it has. The error is that of the steps'
-    scatter. Explained in chapter 10, "Growth".
+    scatter.
     """
     require_columns(fronts, ["frame", "layer", "direction_deg", "radius_nm"], "the table of fronts")
     rows = []
@@ -369,17 +346,17 @@ def front_velocity(fronts: pd.DataFrame, frame_time: float = 1.0) -> pd.DataFram
     return pd.DataFrame(rows, columns=columns.split())
 
 
-def possible_sites(one) -> np.ndarray:
+def possible_sites(one: Occupancy) -> np.ndarray:
     """The layer's sites and, after them, the empty lattice sites around."""
     local = local_lattices(one.sites, one.spacing, THREE_SHELLS)
     use = local.good
     tree, none = cKDTree(one.sites), np.empty(0, complex)
-    around, _, _ = empty_sites(local.site[use], local.q[use], local.p[use], tree, none, one.spacing)
+    around, _, _ = find_empty_sites(local.site[use], local.q[use], local.p[use], tree, none, one.spacing)
     return np.concatenate([one.sites, to_points(around)])
 
 
 def defect_numbers(defects: pd.DataFrame, particles: pd.DataFrame) -> pd.DataFrame:
-    """Number of defects of every kind, layer and frame.
+    """Number of defects of every kind, layer and frame: ``frame, layer, kind, number, particles, per_particle``.
 
     Parameters
     ----------
@@ -387,20 +364,6 @@ def defect_numbers(defects: pd.DataFrame, particles: pd.DataFrame) -> pd.DataFra
         ``frame, layer, kind`` from `moirelib.analysis.defect_table`.
     particles : pandas.DataFrame
         ``frame, layer`` of the particles they were found among, which names frames without any defect.
-
-    Returns
-    -------
-    pandas.DataFrame
-        ``frame, layer, kind, number, particles, per_particle``.
-
-    Raises
-    ------
-    ValueError
-        If a column is missing.
-
-    Notes
-    -----
-    Explained in chapter 10, "Growth".
     """
     require_columns(defects, ["frame", "layer", "kind"], "the table of defects")
     require_columns(particles, ["frame", "layer"], "the particle table")

@@ -5,36 +5,40 @@ Explained in chapter 9, "Order and defects".
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
+from numpy.typing import ArrayLike
 from scipy import sparse
 from scipy.sparse.csgraph import breadth_first_order, connected_components, minimum_spanning_tree
 
-from ..crystal.mesh import REACH, SIXTH_TURN, LocalLattices, Mesh, lattices_around, sixth_turns
-from ..crystal.neighbours import spans_plane, to_points
-from ..tables import layers_by_frame
-from .grains import checked_grain, grains_of
+from ..crystal.lattice import Lattice
+from ..crystal.mesh import ROUNDING, SIXTH_TURN, LocalLattices, Mesh, lattices_around, sixth_turns
+from ..crystal.neighbours import REACH, to_points
+from .grains import check_grain
 
-__all__ = ["LatticeFit", "fit_lattice", "fit_members", "grain_fits", "lattice_table", "local_lattices"]
+__all__ = ["LatticeFit", "fit_lattice", "fit_members", "local_lattices"]
 
-
-# --- One lattice of many particles ---
+FEWEST = 6  # particles of a lattice: twice the three complex numbers that are fitted
+OUTLIER = 5.0  # standard deviations of the residuals; farther particles sit on no site
+CLOSE = 0.05  # spacings; nearer particles are never outliers
+GOOD_BOND = 0.3  # spacings between a bond and the lattice vector it is named by
+SURE_BOND = 0.25  # spacings; bonds this good are right about the numbers of their sites
+CONTRADICTIONS = 3  # sure bonds that contradict the numbers of their sites: a dislocation
+BLOCK = 5.0  # spacings; residuals farther apart count as independent
+FEWEST_BLOCKS = 8  # fewer do not give a variance of their own
+CORRELATED = 1.5  # ratio of the blocks' error to that of independent residuals, above which residuals are not
 
 
 @dataclass(frozen=True)
-class LatticeFit:
-    """A lattice fitted to the positions of a grain by least squares.
+class LatticeFit(Lattice):
+    """A lattice fitted to the positions of a grain by least squares; its spacing in nm, and angle, are without strain.
 
-    Site (m, n) lies at origin + m a₁ + n a₂. Explained in chapter 9, "Order and defects".
+    Site (m, n) lies at origin + m a₁ + n a₂.
     """
 
     origin: np.ndarray  # (y, x) of site (0, 0), nm
     vectors: np.ndarray  # a₁ and a₂, 60° apart before strain, rows (y, x), nm
-    spacing: float  # nm, of the unstrained hexagonal lattice nearest to it
-    angle: float  # degrees, of one close-packed row, from x towards y, 0 to 60
     spacing_std: float  # nm
     angle_std: float  # degrees
     vector_std: float  # nm, of each component of a₁ and a₂
@@ -45,7 +49,7 @@ class LatticeFit:
     index: np.ndarray  # (n_points, 2) m and n of each particle, NaN where it has none
 
 
-def fit_lattice(points, spacing: float | None = None) -> LatticeFit:
+def fit_lattice(points: ArrayLike, spacing: float | None = None) -> LatticeFit:
     """Lattice vectors of a grain with their errors, by least squares over all its sites.
 
     Parameters
@@ -76,8 +80,6 @@ def fit_lattice(points, spacing: float | None = None) -> LatticeFit:
     References
     ----------
     .. [1] Cameron & Miller, J. Human Resources 50, 317 (2015).
-
-    Explained in chapter 9, "Order and defects".
     """
     mesh = Mesh(points, spacing)
     fit = fit_members(mesh, np.ones(mesh.n, bool))
@@ -89,32 +91,32 @@ def fit_lattice(points, spacing: float | None = None) -> LatticeFit:
 def fit_members(mesh: Mesh, members: np.ndarray) -> LatticeFit | None:
     """Fit of those particles (mask, shape (n,)) of a mesh that form a grain; None if fewer than six hang together."""
     named = name_bonds(mesh, members)
-    site = _site_numbers(mesh, *named)
+    site = _number_sites(mesh, *named)
     known = np.isfinite(site)
     for last in (False, False, True):  # without those that sit on no site
-        if known.sum() < 6:
+        if known.sum() < FEWEST:
             return None
         coefficients, inverse, residual, center = _regress(mesh.z[known], site[known])
-        scatter = 1.4826 * np.median(np.abs(residual.view(float)))
-        keep = np.abs(residual) < max(5 * scatter, 0.05 * mesh.spacing)
+        scatter = 1.4826 * np.median(np.abs(residual.view(float)))  # standard deviation of a Gaussian
+        keep = np.abs(residual) < max(OUTLIER * scatter, CLOSE * mesh.spacing)
         if keep.all() or last:
             break
         known[np.flatnonzero(known)[~keep]] = False
-    q, p, errors = _from_sites(mesh.z[known], site[known] - center, coefficients, inverse, residual)
-    if _torn(site, *named):  # by dislocations: numbers depend on the way, bonds do not
+    q, p, errors = _fit_from_sites(mesh.z[known], site[known] - center, coefficients, inverse, residual)
+    if _contradict_bonds(site, *named):  # numbers depend on the way around a dislocation, bonds do not
         q, p, errors = fit_from_bonds(mesh, *named)
-    return _described(site, known, coefficients[0], q, p, errors, residual, center)
+    return _describe_fit(site, known, (coefficients[0], q, p), errors, residual, center)
 
 
-def name_bonds(mesh, members):
+def name_bonds(mesh: Mesh, members: np.ndarray):
     """Indices of bonds (i, j) between members, their lattice vectors in one frame, and misfits, in spacings."""
     i, j = mesh.edges.T
-    use = members[i] & members[j] & (np.abs(np.abs(mesh.vector) - 1) < 0.1)
+    use = members[i] & members[j] & (np.abs(np.abs(mesh.vector) - 1) < ROUNDING)
     row = np.angle(np.nansum(mesh.psi6[members])) / 6
     return i[use], j[use], mesh.vector[use] * sixth_turns(mesh.frame[use], row), mesh.misfit[use]
 
 
-def _site_numbers(mesh, i, j, vector, misfit) -> np.ndarray:
+def _number_sites(mesh, i, j, vector, misfit) -> np.ndarray:
     """Lattice vector (complex, in units of the spacing) of every site from one of them; NaN where no bond leads."""
     site = np.full(mesh.n, np.nan + 0j)
     if len(i) == 0:
@@ -143,52 +145,53 @@ def _regress(z, site):
     return coefficients, inverse, z - design @ coefficients, center
 
 
-def _torn(site, i, j, vector, misfit, least: int = 3) -> bool:
+def _contradict_bonds(site, i, j, vector, misfit) -> bool:
     """Whether good bonds contradict the numbers of the sites: there is a dislocation."""
-    good = (misfit < 0.25) & np.isfinite(site[i]) & np.isfinite(site[j])
-    return bool(np.sum(np.abs(site[j] - site[i] - vector)[good] > 0.5) >= least)
+    sure = (misfit < SURE_BOND) & np.isfinite(site[i]) & np.isfinite(site[j])
+    return bool(np.sum(np.abs(site[j] - site[i] - vector)[sure] > 0.5) >= CONTRADICTIONS)
 
 
-def _from_sites(z, w, coefficients, inverse, residual):
+def _fit_from_sites(z, w, coefficients, inverse, residual):
     """Spacing and row, shear, and their errors, from numbered sites w."""
     design = np.stack([np.ones_like(w), w, np.conj(w)], axis=1)
-    return *coefficients[1:], _errors(z, design, inverse, residual, coefficients[1], column=1)
+    return *coefficients[1:], _estimate_errors(z, design, inverse, residual, coefficients[1], column=1)
 
 
-def fit_from_bonds(mesh, i, j, vector, misfit):
+def fit_from_bonds(mesh: Mesh, i: np.ndarray, j: np.ndarray, vector: np.ndarray, misfit: np.ndarray):
     """The same from the bonds between neighbours alone: the mean of the lattices around all particles."""
-    good = misfit < 0.3
+    good = misfit < GOOD_BOND
     i, j, w = i[good], j[good], vector[good]
     design, step = np.stack([w, np.conj(w)], axis=1), mesh.z[j] - mesh.z[i]
     inverse = np.linalg.pinv(np.conj(design.T) @ design)
     q, p = inverse @ (np.conj(design.T) @ step)
     residual = step - q * w - p * np.conj(w)
-    return q, p, _errors((mesh.z[i] + mesh.z[j]) / 2, design, inverse, residual, q, column=0)
+    return q, p, _estimate_errors((mesh.z[i] + mesh.z[j]) / 2, design, inverse, residual, q, column=0)
 
 
-def _errors(z, design, inverse, residual, q, column):
+def _estimate_errors(z, design, inverse, residual, q, column):
     """Standard deviations of q along itself and across it, and of a component of a lattice vector."""
     n, parameters = design.shape
     variance = np.sum(np.abs(residual) ** 2) / max(2 * (n - parameters), 1)  # per component
     plain = np.sqrt(variance * inverse[column, column].real)
     component = np.sqrt(variance * (inverse[column, column] + inverse[column + 1, column + 1]).real)
-    block = np.floor(np.stack([z.real, z.imag]) / (5 * np.abs(q)))
+    block = np.floor(np.stack([z.real, z.imag]) / (BLOCK * np.abs(q)))
     name = np.unique(block, axis=1, return_inverse=True)[1].ravel()
     blocks = name.max() + 1
-    if blocks < 8:
+    if blocks < FEWEST_BLOCKS:
         return plain, plain, component
     score = np.zeros((blocks, parameters), complex)
     np.add.at(score, name, np.conj(design) * residual[:, None])
     half = np.sqrt(blocks / (blocks - 3)) * score @ inverse.T
     ahead = half[:, column] * np.exp(-1j * np.angle(q))
     radial, tangential = (np.sqrt(np.sum(part**2)) for part in (ahead.real, ahead.imag))
-    if max(radial, tangential) < 1.5 * plain:  # as good as independent; few blocks would only add their own scatter
+    if max(radial, tangential) < CORRELATED * plain:  # few blocks would only add their own scatter
         return plain, plain, component
     both = np.sqrt(np.sum(np.abs(half[:, column:]) ** 2) / 2)
     return max(radial, plain), max(tangential, plain), max(both, component)
 
 
-def _described(site, known, c, q, p, errors, residual, center) -> LatticeFit:
+def _describe_fit(site, known, coefficients, errors, residual, center) -> LatticeFit:
+    c, q, p = coefficients
     basis = np.array([1, np.exp(1j * SIXTH_TURN)])
     second = site.imag / np.sin(SIXTH_TURN)
     index = np.stack([site.real - second / 2, second], axis=1)
@@ -212,7 +215,9 @@ def _described(site, known, c, q, p, errors, residual, center) -> LatticeFit:
     )
 
 
-def local_lattices(points, spacing: float | None = None, reach: float = REACH, grain=None) -> LocalLattices:
+def local_lattices(
+    points: ArrayLike, spacing: float | None = None, reach: float = REACH, grain: ArrayLike | None = None
+) -> LocalLattices:
     """Affine fit of a hexagonal lattice to the neighbours of each particle.
 
     Parameters
@@ -231,65 +236,10 @@ def local_lattices(points, spacing: float | None = None, reach: float = REACH, g
     LocalLattices
         NaN where fewer than three neighbours in different directions are near.
 
-    Raises
-    ------
-    ValueError
-        If positions are not finite, fewer than four, or all on a line, or there is not one grain for each.
-
     Notes
     -----
     Neighbours farther than 0.3 spacings from a lattice site as the particle sees it are left out. Falk & Langer, Phys.
-    Rev. E 57, 7192 (1998) for the fit. Explained in chapter 9, "Order and defects".
+    Rev. E 57, 7192 (1998) for the fit.
     """
     mesh = Mesh(points, spacing)
-    return lattices_around(mesh, reach, None if grain is None else checked_grain(grain, mesh))
-
-
-# --- Tables of a movie ---
-
-
-def lattice_table(particles: pd.DataFrame) -> pd.DataFrame:
-    """Lattices of every grain of every layer and frame.
-
-    Parameters
-    ----------
-    particles : pandas.DataFrame
-        ``frame, layer, y_nm, x_nm``.
-
-    Returns
-    -------
-    pandas.DataFrame
-        ``frame, layer, grain, spacing_nm, angle_deg, spacing_std_nm, angle_std_deg, shear, psi6, n``: angle of a row
-        from x towards y (0 to 60 degrees), standard deviations, mean |ψ6| of the grain's particles, particles used.
-        Grains are numbered in each frame anew, by falling size.
-
-    Raises
-    ------
-    ValueError
-        If a column is missing or holds something else than numbers.
-
-    Notes
-    -----
-    Explained in chapter 9, "Order and defects".
-    """
-    rows = []
-    for frame, layers in layers_by_frame(particles):
-        for layer, points in layers.items():
-            for grain, mesh, members, fit in grain_fits(points):
-                psi6 = float(np.nanmean(np.abs(mesh.psi6[members])))
-                rows.append((frame, layer, grain, fit.spacing, fit.angle, fit.spacing_std, fit.angle_std, fit.shear,
-                             psi6, fit.n))  # fmt: skip
-    columns = "frame layer grain spacing_nm angle_deg spacing_std_nm angle_std_deg shear psi6 n"
-    return pd.DataFrame(rows, columns=columns.split())
-
-
-def grain_fits(points: np.ndarray) -> Iterator[tuple[int, Mesh, np.ndarray, LatticeFit]]:
-    """Number, mesh, members (mask, shape (n,)) and fit of every grain of points (n, 2) that has a lattice."""
-    if not spans_plane(points):
-        return
-    mesh = Mesh(points)
-    grain = grains_of(mesh)
-    for name in range(grain.max() + 1):
-        fit = fit_members(mesh, grain == name)
-        if fit is not None:
-            yield name, mesh, grain == name, fit
+    return lattices_around(mesh, reach, None if grain is None else check_grain(grain, mesh))

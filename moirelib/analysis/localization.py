@@ -15,7 +15,11 @@ from .displacements import AXES, Displacements
 __all__ = ["Localization", "autocovariance", "error_variance", "localization_from_covariance", "total_variance"]
 
 
-# --- Correlation in time ---
+SHARE_OF_MOVIE = 4  # lags up to the movie's length over this are used
+LARGEST_LOSS = 0.25  # of the variance, by estimating the sites; slower motion is not resolved by the movie
+NO_LONGER_CORRELATED = 0.05  # of the covariance of lag 1; below it, or below the noise, lags do not count
+KNOWN_SHARE, KNOWN_SIGMA = 0.2, 4.0  # least covariance of lag 1, over the variance and over its error, to infer lag 0
+BLOCKS = 10  # of the movie, left out one at a time (jackknife)
 
 
 def autocovariance(motion: Displacements, lags: int | None = None) -> np.ndarray:
@@ -33,89 +37,68 @@ def autocovariance(motion: Displacements, lags: int | None = None) -> np.ndarray
     ndarray, shape (lags + 1, 2)
         Along y and x, in nm². Lag 0 holds the localization error's variance as well. What removing the sites' means
         took is put back.
-
-    Raises
-    ------
-    ValueError
-        If the largest lag is not positive.
-
-    Notes
-    -----
-    Explained in chapter 8, "Vibrations".
     """
     if lags is not None and lags < 1:
         raise ValueError(f"lags must be 1 or more frames, got {lags}")
     return restore_mean(pool_covariance(motion, lags), len(motion.values), motion.creep)[0]
 
 
-def pool_covariance(motion, lags=None):
+def pool_covariance(motion: Displacements, lags: int | None = None):
     """Autocovariance (lags + 1, 2) about the estimated sites, over all pairs of frames of all particles, in nm²."""
     seen = np.isfinite(motion.values)
     frames = len(seen)
-    lags = min(max(frames // 4, 2) if lags is None else lags, frames - 2)
+    lags = min(max(frames // SHARE_OF_MOVIE, 2) if lags is None else lags, frames - 2)
     scaled = np.where(seen, motion.values, 0.0) / np.sqrt(motion.kept)
-    products, pairs = _correlation(scaled, lags), _correlation(seen.astype(float), lags)
+    products, pairs = _correlate(scaled, lags), _correlate(seen.astype(float), lags)
     return products / np.maximum(pairs, 1)
 
 
-def _correlation(z, lags):
+def _correlate(z, lags):
     """Sum over t and particles of z(t) z(t + lag), shape (lags + 1, 2)."""
     length = next_fast_len(len(z) + lags + 1, real=True)
     power = sum(np.abs(rfft(block, length, axis=0)) ** 2 for block in np.moveaxis(z, 1, 0))
     return irfft(power, length, axis=0)[: lags + 1]
 
 
-def restore_mean(covariance, frames, creep):
+def restore_mean(covariance: np.ndarray, frames: int, creep: int):
     """Autocovariance about the true sites, and the share of the variance (2,) that estimating the sites takes.
 
     The mean of T frames scatters by (1/T)(c_0 + 2 Σ c_k), which is missing from every lag.
     """
     restored, falloff = covariance.copy(), 1 - np.arange(len(covariance)) / frames
     for _ in range(10):
-        correlated = np.where(_connected(restored, frames, creep), restored, 0)
+        correlated = np.where(_find_connected_lags(restored, frames, creep), restored, 0)
         lost = (creep + 1) / frames * (correlated[0] + 2 * np.sum(falloff[1:, None] * correlated[1:], axis=0))
-        lost = np.clip(lost, 0, 0.25 * covariance[0])  # motion slower than that is not resolved by the movie
+        lost = np.clip(lost, 0, LARGEST_LOSS * covariance[0])
         restored = covariance + lost
     return restored, lost / np.maximum(restored[0], 1e-300)
 
 
-def _connected(covariance, frames, creep=0):
+def _find_connected_lags(covariance, frames, creep=0):
     """Lags before the autocovariance first falls to 5 % of that of lag 1, or to noise."""
-    floor = np.maximum(0.05 * np.abs(covariance[1]), 0.05 * covariance[0] / np.sqrt(frames))
+    low = NO_LONGER_CORRELATED
+    floor = np.maximum(low * np.abs(covariance[1]), low * covariance[0] / np.sqrt(frames))
     below = np.concatenate([np.zeros((1, 2), bool), covariance[1:] <= floor])
-    below |= (np.arange(len(covariance)) > frames / (4 * (creep + 1)))[:, None]
+    below |= (np.arange(len(covariance)) > frames / (SHARE_OF_MOVIE * (creep + 1)))[:, None]
     return np.cumsum(below, axis=0) == 0
 
 
-def independent_share(covariance, frames):
+def share_of_independent_samples(covariance: np.ndarray, frames: int):
     """Independent samples of the variance per frame (2,): 1 / (1 + 2 Σ ρ²), for a Gaussian process."""
-    rho = np.where(_connected(covariance, frames), covariance, 0) / np.maximum(covariance[0], 1e-300)
+    rho = np.where(_find_connected_lags(covariance, frames), covariance, 0) / np.maximum(covariance[0], 1e-300)
     falloff = 1 - np.arange(1, len(rho)) / frames
     return 1 / (1 + 2 * np.sum(falloff[:, None] * rho[1:] ** 2, axis=0))
 
 
 @dataclass(frozen=True)
 class Localization:
-    """Localization error that a layer's own motion shows.
+    """Localization error that a layer's own motion shows."""
 
-    Explained in chapter 8, "Vibrations".
-
-    Parameters
-    ----------
-    std : ndarray, shape (2,)
-        One-sigma error along y and x, in nm, averaged over the layer; NaN where frames do not tell.
-    variance_std : ndarray, shape (2,)
-        Standard error of its square, in nm²; NaN where frames do not tell.
-    largest : ndarray, shape (2,)
-        Largest error, in nm, that the frames allow in any case: motion has at least the covariance of lag 1.
-    note : str
-        Why not, or a warning; empty otherwise.
-    """
-
-    std: np.ndarray
-    variance_std: np.ndarray
+    std: np.ndarray  # (2,) one-sigma error along y and x, in nm, mean of the layer; NaN where it cannot be estimated
+    variance_std: np.ndarray  # (2,) standard error of its square, in nm²; NaN where it cannot be estimated
+    # (2,) largest error, in nm, that the frames allow in any case: motion has at least the covariance of lag 1
     largest: np.ndarray
-    note: str = ""
+    note: str = ""  # why it cannot be estimated, or a warning; else empty
 
 
 def localization_from_covariance(motion: Displacements) -> Localization:
@@ -126,10 +109,6 @@ def localization_from_covariance(motion: Displacements) -> Localization:
     motion : Displacements
         Of one layer.
 
-    Returns
-    -------
-    Localization
-
     Notes
     -----
     Errors of different frames are independent, so they add to the variance (lag 0) and to no other lag of the
@@ -137,29 +116,29 @@ def localization_from_covariance(motion: Displacements) -> Localization:
     may change with time; the difference to the measured variance is the error's. Where
     lag 1 keeps less than a fifth of the variance, or less than four times its own error, motion is too fast for the
     frame rate to tell it from localization error, and the result is NaN. Only an average over the layer is estimated.
-    Explained in chapter 8, "Vibrations".
 
     References
     ----------
     Vestergaard, Blainey & Flyvbjerg, Phys. Rev. E 89, 022726 (2014), for free diffusion.
     """
     full = autocovariance(motion)
-    blocks = np.array_split(np.arange(len(motion.values)), 10)
-    # Leaving out one tenth of the movie at a time; NaN keeps the lags right.
-    parts = np.stack([pool_covariance(_without(motion, block), min(3, len(full) - 1)) for block in blocks])
-    spread = np.sqrt(0.9 * np.sum((parts - parts.mean(axis=0)) ** 2, axis=0))
+    blocks = np.array_split(np.arange(len(motion.values)), BLOCKS)
+    # NaN instead of the frames left out keeps the lags right.
+    parts = np.stack([pool_covariance(_drop_frames(motion, block), min(3, len(full) - 1)) for block in blocks])
+    spread = np.sqrt((1 - 1 / BLOCKS) * np.sum((parts - parts.mean(axis=0)) ** 2, axis=0))
     if len(full) < 4:
-        return Localization(*np.full((3, 2), np.nan), "too few frames for the autocovariance")
-    known = (full[1] > 0.2 * full[0]) & (full[1] > 4 * spread[1])
+        unknown = np.full(2, np.nan)
+        return Localization(unknown, unknown, unknown, "too few frames for the autocovariance")
+    known = (full[1] > KNOWN_SHARE * full[0]) & (full[1] > KNOWN_SIGMA * spread[1])
     estimate, error = np.full((2, 2), np.nan)
     offset = full[:4] - pool_covariance(motion, 3)
     for axis in np.flatnonzero(known):
-        value, used = _continued(full[:4, axis], spread[:, axis])
-        left = [_continued((p + offset)[:, axis], spread[:, axis], used)[0] for p in parts]
+        value, used = _continue_to_zero(full[:4, axis], spread[:, axis])
+        left = [_continue_to_zero((p + offset)[:, axis], spread[:, axis], used)[0] for p in parts]
         motion_variance = np.clip(value, 0, full[0, axis])
         estimate[axis] = full[0, axis] - motion_variance
-        statistical = np.sqrt(0.9 * np.sum((np.array(left) - np.mean(left)) ** 2))
-        # the share of the continuation that its own curvature added is as uncertain as it is large
+        statistical = np.sqrt((1 - 1 / BLOCKS) * np.sum((np.array(left) - np.mean(left)) ** 2))
+        # half of what the curvature adds to the continuation counts as error
         linear = full[1, axis] ** 2 / full[2, axis] if full[2, axis] > 0 else full[1, axis]
         error[axis] = np.hypot(statistical, 0.5 * abs(value - linear))
     note = ""
@@ -173,17 +152,17 @@ def localization_from_covariance(motion: Displacements) -> Localization:
     return Localization(np.sqrt(estimate), error, largest, note)
 
 
-def _without(motion, frames):
+def _drop_frames(motion, frames):
     values = motion.values.copy()
     values[frames] = np.nan
     return replace(motion, values=values)
 
 
-def _continued(covariance, spread, terms=None):
+def _continue_to_zero(covariance, spread, terms=None):
     """Lag 0 of the motion from lags 1 to 3, by log-polynomials; the curvature only where it is significant."""
     c = np.asarray(covariance[1:4], float)
     if terms is None:
-        good = c > 4 * spread[1:4]
+        good = c > KNOWN_SIGMA * spread[1:4]
         terms = 1 + int(good[1]) + int(good[1] and good[2])
     log = np.log(np.maximum(c, 1e-300))
     weights = {1: [1.0, 0, 0], 2: [2.0, -1, 0], 3: [3.0, -3, 1]}[terms]
@@ -204,6 +183,6 @@ def total_variance(motion: Displacements) -> tuple[np.ndarray, np.ndarray, np.nd
     restored, share = restore_mean(pool_covariance(motion), frames, motion.creep)
     kept = motion.kept * (1 - np.minimum(share * frames / seen, 0.6))
     total = np.nanmean(motion.values**2, axis=0) / kept
-    samples = seen * independent_share(restored, frames) - (motion.creep + 1)
+    samples = seen * share_of_independent_samples(restored, frames) - (motion.creep + 1)
     covariance = np.nanmean(motion.values[..., 0] * motion.values[..., 1], axis=0)
     return total, np.maximum(samples, 1.0), covariance / np.sqrt(kept.prod(axis=1))

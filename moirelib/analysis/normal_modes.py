@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.linalg import eigh
 
 from .displacements import Displacements
@@ -17,31 +18,16 @@ from .springs import independent_samples
 __all__ = ["NormalModes", "density_of_states", "find_normal_modes"]
 
 
-# --- Normal modes ---
-
-
 @dataclass(frozen=True)
 class NormalModes:
-    """Normal modes of a finite layer, from the softest to the stiffest.
+    """Normal modes of a finite layer, from the softest to the stiffest."""
 
-    Explained in chapter 8, "Vibrations".
-
-    Parameters
-    ----------
-    stiffness : ndarray, shape (m,)
-        Of the m = 2n - 3 modes other than the layer's own shifts and turn, or of all 2n if these were kept
-        (``drift_window``), in kT/nm²; corrected for few frames and localization error; inf where nothing is left.
-    stiffness_raw : ndarray, shape (m,)
-        The same without the corrections.
-    shapes : ndarray, shape (m, n, 2)
-        Unit vectors of each mode (y, x), of the sample covariance.
-    frames_per_mode : float
-        Independent frames over the number of modes: below about 3, only the softest modes mean anything.
-    """
-
+    # (m,) of the m = 2n - 3 modes other than the layer's own shifts and turn, or of all 2n if these were kept
+    # (``drift_window``), in kT/nm²; corrected for few frames and localization error; inf where nothing is left
     stiffness: np.ndarray
-    stiffness_raw: np.ndarray
-    shapes: np.ndarray
+    stiffness_raw: np.ndarray  # (m,) the same without the corrections
+    shapes: np.ndarray  # (m, n, 2) unit vectors of each mode (y, x), of the sample covariance
+    # independent frames over the number of modes: below about 3, only the softest modes mean anything
     frames_per_mode: float
 
 
@@ -52,10 +38,6 @@ def find_normal_modes(motion: Displacements) -> NormalModes:
     ----------
     motion : Displacements
         Of one layer, or of some of its particles (`Displacements.select`).
-
-    Returns
-    -------
-    NormalModes
 
     Raises
     ------
@@ -68,7 +50,7 @@ def find_normal_modes(motion: Displacements) -> NormalModes:
     eigenvalues spread (Marchenko & Pastur): the softest modes come out too soft, the stiffest too stiff, in first order
     in proportion to 1/T. So eigenvalues of all frames and of halves of the movie are extrapolated to 1/T = 0, and the
     localization error's variance is subtracted from each. The shapes are not corrected: in the middle of the spectrum
-    they are mixtures. Explained in chapter 8, "Vibrations".
+    they are mixtures.
 
     References
     ----------
@@ -84,19 +66,20 @@ def find_normal_modes(motion: Displacements) -> NormalModes:
     error, _, note = error_variance(motion)
     if note:
         raise ValueError(f"normal modes of layer {motion.layer} need the localization error: {note}")
-    frame = _inner_coordinates(motion)
+    frame = _make_inner_coordinates(motion)
     values, vectors = eigh(frame.T @ _covariance(u) @ frame)
     # One after the other: every second frame of a fast film says nearly as much as all of them.
     halves = [eigh(frame.T @ _covariance(part) @ frame, eigvals_only=True) for part in np.array_split(u, 2)]
     halves, vectors = np.mean(halves, axis=0), frame @ vectors
     corrected = np.sort(2 * values - halves)[::-1] - error.mean()
-    stiffness = np.where(corrected > 0, 1 / np.where(corrected > 0, corrected, 1), np.inf)
+    with np.errstate(divide="ignore"):
+        stiffness = 1 / np.maximum(corrected, 0.0)
     raw = 1 / np.maximum(values[::-1], 1e-300)
     samples = np.mean(independent_samples((np.nan_to_num(u) @ vectors)[..., None], motion.creep)[0])
     return NormalModes(stiffness, raw, vectors.T[::-1].reshape(len(values), -1, 2), float(samples / len(values)))
 
 
-def _inner_coordinates(motion) -> np.ndarray:
+def _make_inner_coordinates(motion) -> np.ndarray:
     """Orthonormal coordinates (2n, m) without the layer's shifts and turn, unless these were kept."""
     r = motion.sites - motion.sites.mean(axis=0)
     if np.sum(1 - motion.kept) < 2:  # of three degrees of freedom
@@ -113,7 +96,9 @@ def _covariance(u) -> np.ndarray:
     return centered.T @ centered / np.maximum(pairs - 1, 1)
 
 
-def density_of_states(stiffness, bins=20, weights=None) -> tuple[np.ndarray, np.ndarray]:
+def density_of_states(
+    stiffness: ArrayLike, bins: int | ArrayLike = 20, weights: ArrayLike | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Density of vibrational states over ω = √(stiffness): the frequency of a particle of unit mass.
 
     Parameters
@@ -133,15 +118,6 @@ def density_of_states(stiffness, bins=20, weights=None) -> tuple[np.ndarray, np.
         stiffness.
     density : ndarray, shape (b,)
         Share of the modes per √kT/nm; its integral is 1.
-
-    Raises
-    ------
-    ValueError
-        If no stiffness is finite and positive.
-
-    Notes
-    -----
-    Explained in chapter 8, "Vibrations".
     """
     stiffness = np.asarray(stiffness, float).ravel()
     good = np.isfinite(stiffness) & (stiffness > 0)

@@ -9,78 +9,71 @@ Explained in chapter 10, "Growth".
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from scipy.ndimage import gaussian_filter
 from scipy.sparse import csr_array
 from scipy.spatial import cKDTree
 from skimage.feature import peak_local_max
 from skimage.morphology import disk
 
-from ..crystal.mesh import REACH
-from ..crystal.neighbours import neighbour_spacing, spans_plane, to_complex, to_points
-from ..tables import checked_particles, require_unique_tracks
+from ..crystal.matching import pair_mutually_nearest
+from ..crystal.neighbours import REACH, neighbour_spacing, spans_plane, to_complex, to_points
+from ..tables import check_particles, require_unique_tracks
+from .grains import find_grains
 
 __all__ = ["Occupancy", "adjacency", "site_occupancy"]
 
 
-# --- Sites and whether they are taken ---
+FILLED = 0.93  # share of a rectangle that particles cover where the field's edges cut them off
+FEWEST_IN_FRAME = 7  # particles of a frame that has a spacing: one and its neighbours
+FULLEST_FRAMES = 5  # frames of each layer in which the spacing is measured
+SHARED_TRACKS = 3  # tracks in two frames that give a motion; without, particles that are each other's nearest
+OWN_MOTION = 12  # particles of a layer whose motion is its own; fewer move as all particles do
+ROTATION = 6  # particles that show a rotation; fewer only a shift
+OUTLIER = 3.0  # medians of the residual; such a track changed particle
+SITE_REACH = 0.4  # spacings from a site within which a position belongs to it
+BORDER = 0.6  # spacings: particles this near to the field's edge are cut off
+CELLS = 12  # of the grid per spacing on which positions pile up
+BLUR, PILE = 0.1, 0.5  # spacings: smoothing of that grid, and radius of one pile
+TRUSTED_SITE = 3  # finds of a site that says how the layer moved
+CONVERGED = 0.02  # relative change of the rates at which their estimation ends
+LARGEST_RATES = {"miss": 0.3, "miss_again": 0.6, "false": 0.1, "false_again": 0.5}  # above, frames are of no use
+FASTEST = 0.2  # attachments or detachments of a site per frame, at most
+PRIOR_COUNTS = 50  # counts of a prior at usual rates, added to those observed
 
 
 @dataclass(frozen=True)
 class Occupancy:
-    """Which sites of one layer are taken in every frame.
+    """Which sites of one layer are taken in every frame."""
 
-    Explained in chapter 10, "Growth".
-
-    Parameters
-    ----------
-    layer : int
-        Number of the layer.
-    frames : ndarray of int, shape (t,)
-        Frame numbers.
-    sites : ndarray, shape (n, 2)
-        (y, x) in nm, where each site is in the first frame.
-    occupied : ndarray of bool, shape (t, n)
-        The likeliest history of each site; where it was not in view, as before or after.
-    visible : ndarray of bool, shape (t, n)
-        Whether the site is in view, away from the border.
-    seen : ndarray of bool, shape (t, n)
-        Whether a particle was found there.
-    particles : ndarray of int, shape (t, n)
-        Track number of what was found, -1 for none.
-    turn, shift : ndarray of complex, shape (t,)
-        Motion of the layer since the first frame: z = x + iy becomes turn z + shift, in nm.
-    spacing : float
-        Nearest-neighbour distance, in nm.
-    field : tuple of tuple of float
-        Least and largest (y, x) in view, in nm.
-    border : float
-        Width of the strip along the field's edge in which nothing is said, in nm.
-    rates : dict
-        Estimated probabilities: ``miss`` and ``false`` of a particle or an empty site after a frame in which it was
-        seen right, ``miss_again`` and ``false_again`` after one in which it was not; ``taken`` of a site in the first
-        frame; ``attach`` and ``detach`` of a site per frame; these three are arrays for sites with 0, 1 to 2, 3 to 4,
-        and 5 or more taken neighbours.
-    scatter : float
-        One-sigma distance of finds from their sites along each axis, in nm: vibration and localization error.
-    """
-
-    layer: int
-    frames: np.ndarray
-    sites: np.ndarray
-    occupied: np.ndarray
-    visible: np.ndarray
-    seen: np.ndarray
-    particles: np.ndarray
-    turn: np.ndarray
-    shift: np.ndarray
-    spacing: float
-    field: tuple
-    border: float
+    layer: int  # number of the layer
+    frames: np.ndarray  # (t,) frame numbers
+    sites: np.ndarray  # (n, 2) (y, x) in nm, where each site is in the first frame
+    occupied: np.ndarray  # (t, n) the likeliest history of each site; where it was not in view, as before or after
+    visible: np.ndarray  # (t, n) whether the site is in view, away from the border
+    seen: np.ndarray  # (t, n) whether a particle was found there
+    particles: np.ndarray  # (t, n) track number of what was found, -1 for none
+    turn: np.ndarray  # (t,) motion of the layer since the first frame: z = x + iy becomes turn z + shift, in nm
+    shift: np.ndarray  # (t,) in nm
+    spacing: float  # nearest-neighbour distance, in nm
+    field: tuple  # least and largest (y, x) in view, in nm
+    border: float  # width of the strip along the field's edge in which nothing is said, in nm
+    # estimated probabilities: ``miss`` and ``false`` of a particle or an empty site after a frame in which it was
+    # seen right, ``miss_again`` and ``false_again`` after one in which it was not; ``taken`` of a site in the first
+    # frame; ``attach`` and ``detach`` of a site per frame; these three are arrays for sites with 0, 1 to 2, 3 to 4,
+    # and 5 or more taken neighbours
     rates: dict
+    # one-sigma distance of finds from their sites along each axis, in nm: vibration and localization error
     scatter: float = float("nan")
+
+    @cached_property
+    def grain(self) -> np.ndarray:
+        """Grain of each site, shape (n,)."""
+        return find_grains(self.sites, self.spacing)
 
     @property
     def drift(self) -> np.ndarray:
@@ -93,15 +86,15 @@ class Occupancy:
         """Rotation since the first frame from x towards y, in degrees, shape (t,)."""
         return np.degrees(np.unwrap(np.angle(self.turn)))
 
-    def in_frame(self, points, row: int) -> np.ndarray:
+    def in_frame(self, points: ArrayLike, row: int) -> np.ndarray:
         """Where points (n, 2) of the first frame are in the frame of a row, in nm."""
         return to_points(self.turn[row] * to_complex(np.reshape(points, (-1, 2))) + self.shift[row])
 
-    def in_first_frame(self, points, row: int) -> np.ndarray:
+    def in_first_frame(self, points: ArrayLike, row: int) -> np.ndarray:
         """Where points (n, 2) of the frame of a row would be in the first frame, moving with the layer, in nm."""
         return to_points((to_complex(np.reshape(points, (-1, 2))) - self.shift[row]) * np.conj(self.turn[row]))
 
-    def in_view(self, points, row: int, border: float | None = None) -> np.ndarray:
+    def in_view(self, points: ArrayLike, row: int, border: float | None = None) -> np.ndarray:
         """Which points (n, 2) of the first frame are in view in the frame of a row, away from the border."""
         border = self.border if border is None else border
         where = self.in_frame(points, row)
@@ -109,7 +102,7 @@ class Occupancy:
 
 
 def site_occupancy(
-    particles: pd.DataFrame, field_nm=None, border_nm: float | None = None, min_frames: int = 3
+    particles: pd.DataFrame, field_nm: ArrayLike | None = None, border_nm: float | None = None, min_frames: int = 3
 ) -> dict[int, Occupancy]:
     """Find each layer's sites, and decide for every frame which are taken.
 
@@ -145,13 +138,13 @@ def site_occupancy(
     attachment and detachment estimated from all sites of a layer by the Baum-Welch algorithm, and the likeliest
     history of every site found by Viterbi's. Misses may depend on whether the particle was missed before: they come
     in runs. Attachment and detachment depend on how many neighbours are there, so that a gap is more readily believed
-    at the rim than inside. Explained in chapter 10, "Growth".
+    at the rim than inside.
 
     References
     ----------
     .. [1] Rabiner, Proc. IEEE 77, 257 (1989).
     """
-    table = checked_particles(particles).reset_index(drop=True)
+    table = check_particles(particles).reset_index(drop=True)
     require_unique_tracks(table)
     frames = np.unique(table["frame"])
     if len(frames) < 3:
@@ -160,22 +153,22 @@ def site_occupancy(
         raise ValueError(f"min_frames must be 1 or more, got {min_frames}")
     positions = table[["y_nm", "x_nm"]].to_numpy()
     table = table.assign(row=np.searchsorted(frames, table["frame"]), z=to_complex(positions))
-    field = _field(positions, field_nm)
-    whole = _steps(table, len(frames), _typical_spacing(table), None)
+    field = _choose_field(positions, field_nm)
+    whole = _measure_steps(table, len(frames), _measure_spacing(table), None)
     found = {}
     for layer, rows in table.groupby("layer"):
-        spacing = _typical_spacing(rows)
+        spacing = _measure_spacing(rows)
         if spacing is None:
             continue
-        open_border = field_nm is None and not _filled(positions, spacing)
-        usual = -spacing if open_border else 0.6 * spacing
+        open_border = field_nm is None and not _fills_rectangle(positions, spacing)
+        usual = -spacing if open_border else BORDER * spacing
         border = usual if border_nm is None else float(border_nm)
-        motion = _accumulated(_steps(rows, len(frames), spacing, whole))
-        found[int(layer)] = _layer_occupancy(int(layer), rows, frames, motion, spacing, field, border, min_frames)
+        motion = _accumulate_motion(_measure_steps(rows, len(frames), spacing, whole))
+        found[int(layer)] = _measure_layer(int(layer), rows, frames, motion, spacing, field, border, min_frames)
     return found
 
 
-def _field(positions, field_nm):
+def _choose_field(positions, field_nm):
     """Least and largest (y, x) in view, in nm."""
     if field_nm is None:
         return tuple(positions.min(axis=0)), tuple(positions.max(axis=0))
@@ -185,21 +178,21 @@ def _field(positions, field_nm):
     return (0.0, 0.0), tuple(field)
 
 
-def _filled(positions, spacing, least: float = 0.93) -> bool:
+def _fills_rectangle(positions, spacing) -> bool:
     """Whether particles fill the rectangle around them, as they do where the field's edges cut them off."""
     low, high = positions.min(axis=0), positions.max(axis=0)
     axes = (np.arange(a, b + 1e-9, spacing) for a, b in zip(low, high, strict=True))
     grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 2)
-    return bool(np.mean(cKDTree(positions).query(grid)[0] < spacing) > least)
+    return bool(np.mean(cKDTree(positions).query(grid)[0] < spacing) > FILLED)
 
 
-def _typical_spacing(rows) -> float | None:
+def _measure_spacing(rows) -> float | None:
     """Median over a few of the fullest frames of the spacing in nm; None where no frame has a lattice."""
     values = []
     for _, layer in rows.groupby("layer"):
-        for frame in layer["frame"].value_counts().index[:5]:
+        for frame in layer["frame"].value_counts().index[:FULLEST_FRAMES]:
             points = layer.loc[layer["frame"] == frame, ["y_nm", "x_nm"]].to_numpy(float)
-            if len(points) >= 7 and spans_plane(points):
+            if len(points) >= FEWEST_IN_FRAME and spans_plane(points):
                 values.append(neighbour_spacing(points))
     return float(np.median(values)) if values else None
 
@@ -207,54 +200,44 @@ def _typical_spacing(rows) -> float | None:
 # --- Motion of the specimen: z in one frame is turn z + shift in another, complex numbers x + iy ---
 
 
-def _steps(rows, count, spacing, fallback):
+def _measure_steps(rows, count, spacing, fallback):
     """Turn and shift (count - 1,) from each frame to the next; the fallback's where a layer shares too few tracks."""
     turns, shifts = np.ones(count, complex)[1:], np.zeros(count, complex)[1:]
     by_row = {row: table for row, table in rows.groupby("row")}
     for k in range(count - 1):
-        pair = _shared(by_row.get(k), by_row.get(k + 1), spacing)
-        if fallback is not None and len(pair[0]) < 12:
+        pair = _pair_positions(by_row.get(k), by_row.get(k + 1), spacing)
+        if fallback is not None and len(pair[0]) < OWN_MOTION:
             turns[k], shifts[k] = fallback[0][k], fallback[1][k]
         elif len(pair[0]):
-            turns[k], shifts[k] = _rigid(*pair)
+            turns[k], shifts[k] = _fit_rigid_motion(*pair)
     return turns, shifts
 
 
-def _shared(one, other, spacing):
+def _pair_positions(one, other, spacing):
     """Positions of tracks in both frames; without three, of particles that are each other's nearest."""
     none = (np.zeros(0, complex),) * 2
     if one is None or other is None:
         return none
     both = one[one["particle"] >= 0].merge(other[other["particle"] >= 0], on=["layer", "particle"])
-    if len(both) >= 3:
+    if len(both) >= SHARED_TRACKS:
         return both["z_x"].to_numpy(), both["z_y"].to_numpy()
     if spacing is None:
         return none
     a, b = one["z"].to_numpy(), other["z"].to_numpy()
-    i, j = _mutual(to_points(a), to_points(b), 0.4 * spacing)
+    i, j = pair_mutually_nearest(to_points(a), to_points(b), SITE_REACH * spacing)
     return a[i], b[j]
 
 
-def _mutual(one, other, reach):
-    """Indices of points that are each other's nearest within reach."""
-    if len(one) == 0 or len(other) == 0:
-        return np.zeros(0, int), np.zeros(0, int)
-    distance, nearest = cKDTree(other).query(one)
-    back = cKDTree(one).query(other)[1]
-    i = np.flatnonzero((distance < reach) & (back[nearest] == np.arange(len(one))))
-    return i, nearest[i]
-
-
-def _rigid(a, b):
+def _fit_rigid_motion(a, b):
     """Turn and shift that take a to b by least squares, without tracks that changed particle; for few, a shift."""
     jump = b - a
     middle = np.median(jump.real) + 1j * np.median(jump.imag)
     left = np.abs(jump - middle)
     turn, shift = 1.0 + 0j, middle
     for _ in range(3):
-        use = left <= max(3 * np.median(left), 1e-9)
+        use = left <= max(OUTLIER * np.median(left), 1e-9)
         ca, cb = a[use].mean(), b[use].mean()
-        if use.sum() >= 6:
+        if use.sum() >= ROTATION:
             turn = np.sum(np.conj(a[use] - ca) * (b[use] - cb))
             turn = turn / abs(turn) if abs(turn) > 0 else 1.0 + 0j
         shift = cb - turn * ca
@@ -262,7 +245,7 @@ def _rigid(a, b):
     return turn, shift
 
 
-def _accumulated(steps):
+def _accumulate_motion(steps):
     """Turn and shift (t,) since the first frame."""
     turn, shift = [1.0 + 0j], [0j]
     for t, s in zip(*steps, strict=True):
@@ -274,18 +257,18 @@ def _accumulated(steps):
 # --- One layer ---
 
 
-def _layer_occupancy(layer, rows, frames, motion, spacing, field, border, min_frames) -> Occupancy:
+def _measure_layer(layer, rows, frames, motion, spacing, field, border, min_frames) -> Occupancy:
     """Sites and histories of a layer, from its rows and its motion by tracks (turn and shift, each (t,))."""
     row, z, track = rows["row"].to_numpy(), rows["z"].to_numpy(), rows["particle"].to_numpy(int)
     turn, shift = motion
     for _ in range(3):  # sites from positions without motion, motion from positions at their sites
         rest = (z - shift[row]) * np.conj(turn[row])
-        sites, of = _sites(rest, spacing)
-        turn, shift = _onto_sites(z, row, sites, of, turn, shift)
-    # Everything is told where it is in the first frame
+        sites, of = _find_sites(rest, spacing)
+        turn, shift = _fit_motion_to_sites(z, row, sites, of, turn, shift)
+    # Sites and motion relative to the first frame
     sites, turn, shift = turn[0] * sites + shift[0], turn * np.conj(turn[0]), shift - turn * np.conj(turn[0]) * shift[0]
     rest = (z - shift[row]) * np.conj(turn[row])
-    seen, tracks = _observed(rest, row, track, sites, of, len(frames))
+    seen, tracks = _observe_sites(rest, row, track, sites, of, len(frames))
     enough = seen.sum(axis=0) >= min(min_frames, 2)
     seen, tracks = seen[:, enough], tracks[:, enough]
     scatter = np.median(np.abs(rest - sites[of])[of >= 0]) / np.sqrt(2 * np.log(2))  # of a Rayleigh distribution
@@ -295,49 +278,49 @@ def _layer_occupancy(layer, rows, frames, motion, spacing, field, border, min_fr
     )  # fmt: skip
     visible = np.array([blank.in_view(blank.sites, t) for t in range(len(frames))]).reshape(seen.shape)
     visible &= np.isin(np.arange(len(frames)), row)[:, None]
-    occupied, rates = _histories(seen, visible, blank.sites, spacing, min_frames)
+    occupied, rates = _estimate_histories(seen, visible, blank.sites, spacing, min_frames)
     ever = occupied.any(axis=0)
     histories = {"occupied": occupied, "visible": visible, "seen": seen, "particles": tracks}
     histories = {name: history[:, ever] for name, history in histories.items()}
     return replace(blank, sites=blank.sites[ever], rates=rates, **histories)
 
 
-def _sites(rest, spacing):
+def _find_sites(rest, spacing):
     """Where positions without motion (complex) pile up, and which pile each belongs to, -1 for none."""
-    step = spacing / 12
+    step = spacing / CELLS
     low = np.array([rest.real.min(), rest.imag.min()]) - spacing
     index = np.floor((np.stack([rest.real, rest.imag], axis=1) - low) / step).astype(int)
     heap = np.zeros(index.max(axis=0) + 1 + int(spacing / step))
     np.add.at(heap, tuple(index.T), 1.0)
-    heap = gaussian_filter(heap, 0.1 * spacing / step, mode="constant")
-    # A disk: in the corners of a square the flank of a neighbour that is there longer would be the higher
-    reach = round(0.5 * spacing / step)
+    heap = gaussian_filter(heap, BLUR * spacing / step, mode="constant")
+    # A disk: the corners of a square would reach the flank of a higher neighbouring pile
+    reach = round(PILE * spacing / step)
     peaks = peak_local_max(
         heap, footprint=disk(reach), min_distance=reach, p_norm=2, threshold_abs=1e-9, exclude_border=False
-    )  # the distance again, for peaks of equal height
+    )  # min_distance separates peaks of equal height
     sites = (peaks + 0.5) @ [1, 1j] * step + low @ [1, 1j]
     for _ in range(2):
         distance, of = cKDTree(to_points(sites)).query(to_points(rest))
-        of = np.where(distance < 0.4 * spacing, of, -1)
+        of = np.where(distance < SITE_REACH * spacing, of, -1)
         count = np.bincount(of[of >= 0], minlength=len(sites))
         total = [np.bincount(of[of >= 0], part[of >= 0], len(sites)) for part in (rest.real, rest.imag)]
         sites = np.where(count > 0, (total[0] + 1j * total[1]) / np.maximum(count, 1), sites)
     return sites, of
 
 
-def _onto_sites(z, row, sites, of, turn, shift):
+def _fit_motion_to_sites(z, row, sites, of, turn, shift):
     """Motion again, now from the sites to the positions of each frame that has at least 12 of them."""
     turn, shift = turn.copy(), shift.copy()
     count = np.bincount(of[of >= 0], minlength=len(sites))
-    trusted = np.flatnonzero((of >= 0) & (count[of] >= 3))
+    trusted = np.flatnonzero((of >= 0) & (count[of] >= TRUSTED_SITE))
     trusted = trusted[np.argsort(row[trusted], kind="stable")]
     for t, use in enumerate(np.split(trusted, np.searchsorted(row[trusted], np.arange(1, len(turn))))):
-        if len(use) >= 12:
-            turn[t], shift[t] = _rigid(sites[of[use]], z[use])
+        if len(use) >= OWN_MOTION:
+            turn[t], shift[t] = _fit_rigid_motion(sites[of[use]], z[use])
     return turn, shift
 
 
-def _observed(rest, row, track, sites, of, count):
+def _observe_sites(rest, row, track, sites, of, count):
     """Whether each site was seen in each frame, and the track of what is nearest to it."""
     order = np.argsort(-np.abs(rest - sites[of]))  # the nearest is written last
     order = order[of[order] >= 0]
@@ -349,31 +332,31 @@ def _observed(rest, row, track, sites, of, count):
 
 # --- The likeliest history of a site ---
 
-_MISS, _MISS_AGAIN, _FALSE, _FALSE_AGAIN = 0.3, 0.6, 0.1, 0.5  # more than that is no observation of anything
 
-
-def _histories(seen, visible, sites, spacing, min_frames, iterations: int = 20):
+def _estimate_histories(seen, visible, sites, spacing, min_frames, iterations: int = 20):
     """Whether each site is taken in each frame (t, n), and the estimated rates."""
-    rates = {"miss": 0.05, "miss_again": 0.2, "false": 0.005, "false_again": 0.1}
+    rates: dict = {"miss": 0.05, "miss_again": 0.2, "false": 0.005, "false_again": 0.1}
     rates |= {"taken": np.full(4, 0.5), "attach": np.full(4, 2e-3), "detach": np.full(4, 2e-3)}
     if seen.shape[1] == 0:
         return seen, rates
-    context, near = _context(seen, visible), adjacency(sites, spacing)
+    context, near = _encode_observations(seen, visible), adjacency(sites, spacing)
     state, old = seen, None
     for _ in range(iterations):
-        group = _group(state, near)
-        posterior, jumps = _forward_backward(_emission(context, rates), *_chances(group, rates))
-        rates = _updated(context, posterior, jumps, group[0])
+        group = _group_by_neighbours(state, near)
+        emission = _observation_probability(context, rates)
+        posterior, jumps = _run_forward_backward(emission, *_transition_probability(group, rates))
+        rates = _update_rates(context, posterior, jumps, group[0])
         state = posterior[..., 1] > 0.5
         new = np.log(np.concatenate([np.ravel(v) for v in rates.values()]))
-        if old is not None and np.abs(new - old).max() < 0.02:
+        if old is not None and np.abs(new - old).max() < CONVERGED:
             break
         old = new
-    path = _viterbi(_emission(context, rates), *_chances(_group(state, near), rates))
-    return _without_short(path, visible, seen, min_frames), rates
+    chances = _transition_probability(_group_by_neighbours(state, near), rates)
+    path = _find_likeliest_path(_observation_probability(context, rates), *chances)
+    return _drop_short_runs(path, visible, seen, min_frames), rates
 
 
-def _context(seen, visible) -> np.ndarray:
+def _encode_observations(seen, visible) -> np.ndarray:
     """Code of each observation (t, n): 2 (what was seen before) + what is seen now; 4 + now at first; 6 out of view."""
     code = np.where(visible, 4 + seen, 6)
     again = visible[1:] & visible[:-1]
@@ -387,13 +370,13 @@ def adjacency(sites: np.ndarray, spacing: float) -> csr_array:
     return csr_array((np.ones(2 * len(i)), (np.r_[i, j], np.r_[j, i])), shape=(len(sites),) * 2)
 
 
-def _group(taken, near) -> np.ndarray:
+def _group_by_neighbours(taken, near) -> np.ndarray:
     """Of each step (t - 1, n): 0 for no taken neighbour before or after it, 1 for one or two, 2 for up to four, 3."""
     count = (near @ taken.T.astype(float)).T
     return np.digitize(np.maximum(count[1:], count[:-1]), [0.5, 2.5, 4.5])
 
 
-def _emission(context, rates) -> np.ndarray:
+def _observation_probability(context, rates) -> np.ndarray:
     """Probability of each observation if the site is empty or taken, (t, n, 2)."""
     m, again, f, f_again = (rates[k] for k in ("miss", "miss_again", "false", "false_again"))
     missed, false = m / (m + 1 - again), f / (f + 1 - f_again)  # whatever was before
@@ -402,7 +385,7 @@ def _emission(context, rates) -> np.ndarray:
     return np.stack([np.array(empty)[context], np.array(taken)[context]], axis=-1)
 
 
-def _chances(group, rates):
+def _transition_probability(group, rates):
     """Probability of each state at first (n, 2), and of each step (t - 1, n, 2, 2) from empty and taken to either."""
     a, d = rates["attach"], rates["detach"]
     step = np.moveaxis(np.array([[1 - a, a], [d, 1 - d]]), -1, 0)
@@ -410,7 +393,7 @@ def _chances(group, rates):
     return np.stack([1 - taken, taken], axis=1), step[group], group
 
 
-def _forward_backward(emission, first, step, group):
+def _run_forward_backward(emission, first, step, group):
     """Posterior probability of the states (t, n, 2), and expected number of transitions by group (4, 2, 2)."""
     forward, backward = np.empty_like(emission), np.ones_like(emission)
     forward[0] = first * emission[0] / np.sum(first * emission[0], axis=1, keepdims=True)
@@ -428,26 +411,26 @@ def _forward_backward(emission, first, step, group):
     return posterior / posterior.sum(axis=-1, keepdims=True), jumps
 
 
-def _updated(context, posterior, jumps, first) -> dict:
-    """Rates from expected counts, with some made-up counts, so that none is 0 or beyond what makes sense."""
+def _update_rates(context, posterior, jumps, first) -> dict:
+    """Rates from expected counts and a prior (`PRIOR_COUNTS` counts), within bounds."""
     empty, taken = (np.bincount(context.ravel(), posterior[..., k].ravel(), 7) for k in (0, 1))
 
-    def share(part, rest, guess, most, weight=50):
+    def share(part, rest, guess, most, weight=PRIOR_COUNTS):
         return np.clip((part + weight * guess) / (part + rest + weight), 1e-5, most)
 
     begun = [np.bincount(first, posterior[0, :, k], 4) for k in (0, 1)]
     return {
-        "miss": float(share(taken[2], taken[3], 0.03, _MISS)),
-        "miss_again": float(share(taken[0], taken[1], 0.1, _MISS_AGAIN)),
-        "false": float(share(empty[1], empty[0], 0.003, _FALSE)),
-        "false_again": float(share(empty[3], empty[2], 0.1, _FALSE_AGAIN)),
+        "miss": float(share(taken[2], taken[3], 0.03, LARGEST_RATES["miss"])),
+        "miss_again": float(share(taken[0], taken[1], 0.1, LARGEST_RATES["miss_again"])),
+        "false": float(share(empty[1], empty[0], 0.003, LARGEST_RATES["false"])),
+        "false_again": float(share(empty[3], empty[2], 0.1, LARGEST_RATES["false_again"])),
         "taken": share(begun[1], begun[0], 0.5, 0.999, 1),
-        "attach": share(jumps[:, 0, 1], jumps[:, 0, 0], 1e-3, 0.2),
-        "detach": share(jumps[:, 1, 0], jumps[:, 1, 1], 1e-3, 0.2),
+        "attach": share(jumps[:, 0, 1], jumps[:, 0, 0], 1e-3, FASTEST),
+        "detach": share(jumps[:, 1, 0], jumps[:, 1, 1], 1e-3, FASTEST),
     }
 
 
-def _viterbi(emission, first, step, _) -> np.ndarray:
+def _find_likeliest_path(emission, first, step, _) -> np.ndarray:
     """The likeliest sequence of states (t, n)."""
     log_step, score = np.log(step), np.log(emission[0] * first)
     back = np.empty((len(emission), emission.shape[1], 2), np.int8)
@@ -462,7 +445,7 @@ def _viterbi(emission, first, step, _) -> np.ndarray:
     return path
 
 
-def _without_short(path, visible, seen, min_frames) -> np.ndarray:
+def _drop_short_runs(path, visible, seen, min_frames) -> np.ndarray:
     """Histories without visits and absences that are too short; at the ends of what was seen, two frames suffice."""
     path = path.copy()
     for k in range(path.shape[1]):
@@ -471,8 +454,8 @@ def _without_short(path, visible, seen, min_frames) -> np.ndarray:
             path[:, k] = seen[:, k].mean() > 0.5
             continue
         history = path[rows, k]
-        for state in (True, False):  # visits first: two false finds around a gap do not make one
-            for start, end in _runs(history, state):
+        for state in (True, False):  # visits first, so that two false finds around a gap do not count as one
+            for start, end in _find_runs(history, state):
                 inside = start > 0 and end < len(history)
                 if end - start < (min_frames if inside else min(2, min_frames)) and end - start < len(history):
                     history[start:end] = not state
@@ -483,7 +466,7 @@ def _without_short(path, visible, seen, min_frames) -> np.ndarray:
     return path
 
 
-def _runs(history, state):
+def _find_runs(history, state):
     """Start and end of each run of a state."""
     edge = np.diff(np.concatenate([[False], history == state, [False]]).astype(int))
     return zip(np.flatnonzero(edge == 1), np.flatnonzero(edge == -1), strict=True)

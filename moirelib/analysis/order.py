@@ -11,22 +11,21 @@ from __future__ import annotations
 import freud
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from scipy.ndimage import distance_transform_edt
 from scipy.signal import fftconvolve
 from scipy.spatial import cKDTree
 
-from ..crystal.mesh import REACH, Mesh, lattices_around, sixth_turns
-from ..crystal.neighbours import bonds, checked_points, freud_system, neighbour_spacing, to_complex
-from .grains import checked_grain
-from .lattices import LatticeFit, fit_from_bonds, name_bonds
+from ..crystal.lattice import Lattice
+from ..crystal.mesh import Mesh, lattices_around, sixth_turns
+from ..crystal.neighbours import REACH, bonds, check_points, freud_system, neighbour_spacing, to_complex
+from .grains import check_grain
+from .lattices import fit_from_bonds, name_bonds
 
 __all__ = ["edge_particles", "hexatic_correlation", "radial_distribution", "strain_map"]
 
 
-# --- Correlation functions and the edge ---
-
-
-def hexatic_correlation(points, psi6, r_max: float, bin_width: float) -> pd.DataFrame:
+def hexatic_correlation(points: ArrayLike, psi6: ArrayLike, r_max: float, bin_width: float) -> pd.DataFrame:
     """Correlation function g6(r) of the bond-orientational order.
 
     Parameters
@@ -44,17 +43,8 @@ def hexatic_correlation(points, psi6, r_max: float, bin_width: float) -> pd.Data
         ``r_nm, g6, pairs``: the mean of ψ6*(0) ψ6(r) over pairs of particles, real part, normalised by the mean of
         |ψ6|². It stays near 1 in a crystal, decays algebraically in a hexatic, exponentially in a liquid. Being a mean
         over the pairs there are, it needs no correction for the edge.
-
-    Raises
-    ------
-    ValueError
-        If positions are not finite, or distances not positive.
-
-    Notes
-    -----
-    Explained in chapter 9, "Order and defects".
     """
-    points, psi6 = checked_points(points), np.asarray(psi6)
+    points, psi6 = check_points(points), np.asarray(psi6)
     _refuse_bins(r_max, bin_width)
     known = np.isfinite(psi6)
     if known.sum() < 2:
@@ -70,7 +60,13 @@ def hexatic_correlation(points, psi6, r_max: float, bin_width: float) -> pd.Data
     return table[there].reset_index(drop=True)
 
 
-def radial_distribution(points, r_max: float, bin_width: float, spacing: float | None = None) -> pd.DataFrame:
+CELLS = 8  # per spacing, of the grid on which the region is drawn
+COVERED = 0.6  # spacings from a particle that belong to the layer's region: a little over half, without gaps inside
+
+
+def radial_distribution(
+    points: ArrayLike, r_max: float, bin_width: float, spacing: float | None = None
+) -> pd.DataFrame:
     """Radial distribution function g(r) of a layer of any outline.
 
     Parameters
@@ -88,28 +84,23 @@ def radial_distribution(points, r_max: float, bin_width: float, spacing: float |
         ``r_nm, g, pairs``: pairs at each distance over those expected of as many particles strewn at random over the
         same region.
 
-    Raises
-    ------
-    ValueError
-        If positions are not finite or too few for a spacing, or distances not positive.
-
     Notes
     -----
-    The region is what lies within 0.6 spacings of a particle. Its autocorrelation says how many pairs of its points
-    there are at each distance, which corrects for edges of any shape. Explained in chapter 9, "Order and defects".
+    The region is what lies within `COVERED` spacings of a particle. Its autocorrelation gives the number of pairs of
+    its points at each distance, which corrects for edges of any shape.
     """
-    points = checked_points(points)
+    points = check_points(points)
     _refuse_bins(r_max, bin_width)
     spacing = neighbour_spacing(points) if spacing is None else spacing
     edges = np.arange(0, r_max + bin_width, bin_width)
     distance = cKDTree(points).sparse_distance_matrix(cKDTree(points), edges[-1], output_type="ndarray")
     i, j, r = (distance[name] for name in ("i", "j", "v"))
     pairs = np.histogram(r[i < j], edges)[0]
-    step = spacing / 8
+    step = spacing / CELLS
     shape = np.ceil((np.ptp(points, axis=0) + 2 * spacing) / step).astype(int)
     grid = np.ones(shape, bool)
     grid[tuple(np.rint((points - points.min(axis=0) + spacing) / step).astype(int).T)] = False
-    region = (distance_transform_edt(grid) * step < 0.6 * spacing).astype(float)
+    region = (distance_transform_edt(grid) * step < COVERED * spacing).astype(float)
     overlap = fftconvolve(region, region[::-1, ::-1])  # at every displacement, in cells
     middle = np.array(region.shape) - 1
     far = np.hypot(*((np.indices(overlap.shape) - middle[:, None, None]) * step))
@@ -128,7 +119,10 @@ def _refuse_bins(r_max, bin_width) -> None:
         raise ValueError(f"r_max and bin_width must be positive (nm), got {r_max} and {bin_width}")
 
 
-def edge_particles(points, spacing: float | None = None) -> np.ndarray:
+EDGE_GAP = 150.0  # degrees without a neighbour: between 120 beside a vacancy and 180 at a straight edge
+
+
+def edge_particles(points: ArrayLike, spacing: float | None = None) -> np.ndarray:
     """Which particles lie at the edge of their crystal or of the frame.
 
     Parameters
@@ -143,17 +137,8 @@ def edge_particles(points, spacing: float | None = None) -> np.ndarray:
     ndarray of bool, shape (n,)
         True where two neighbours in succession are 150° or more apart as seen from the particle: 180° at a straight
         edge, 60° inside and 120° beside a single vacancy.
-
-    Raises
-    ------
-    ValueError
-        If positions are not finite, or too few to measure the spacing.
-
-    Notes
-    -----
-    Explained in chapter 9, "Order and defects".
     """
-    points = checked_points(points)
+    points = check_points(points)
     spacing = neighbour_spacing(points) if spacing is None else spacing
     pairs = bonds(points, spacing)
     i, j = np.concatenate([pairs, pairs[:, ::-1]]).T
@@ -169,11 +154,15 @@ def edge_particles(points, spacing: float | None = None) -> np.ndarray:
     gap[count[i] == 1] = 2 * np.pi
     widest = np.full(len(points), 2 * np.pi)
     widest[count > 0] = np.maximum.reduceat(gap, first[count > 0]) if len(i) else 0
-    return widest >= np.radians(150) - 1e-9
+    return widest >= np.radians(EDGE_GAP) - 1e-9
 
 
 def strain_map(
-    points, reference: LatticeFit | None = None, spacing: float | None = None, grain=None, reach: float = REACH
+    points: ArrayLike,
+    reference: Lattice | None = None,
+    spacing: float | None = None,
+    grain: ArrayLike | None = None,
+    reach: float = REACH,
 ) -> pd.DataFrame:
     """Strain and rotation at each particle, from its neighbours.
 
@@ -181,7 +170,7 @@ def strain_map(
     ----------
     points : array_like, shape (n, 2)
         (y, x) in nm, of one layer in one frame.
-    reference : LatticeFit, optional
+    reference : Lattice, optional
         The unstrained lattice (its spacing and angle); by default the mean of the lattices around all particles of
         each grain.
     spacing : float, optional
@@ -201,19 +190,14 @@ def strain_map(
         but for their numbers of neighbours); ``neighbours``; ``edge``. NaN without three neighbours in different
         directions.
 
-    Raises
-    ------
-    ValueError
-        If positions are not finite, fewer than four, or all on a line, or there is not one grain for each.
-
     Notes
     -----
     Neighbours of the ideal lattice at w are found at q w + p w*; against the reference q₀ the deformation takes z to
     (q/q₀) z + (p/q₀*) z*, exactly. The polar angle of the first factor is the rotation. Edge particles are fitted to
-    the neighbours they have. Explained in chapter 9, "Order and defects".
+    the neighbours they have.
     """
     mesh = Mesh(points, spacing)
-    grain = checked_grain(grain, mesh)
+    grain = check_grain(grain, mesh)
     local = lattices_around(mesh, reach, grain)
     table = pd.DataFrame({"y_nm": mesh.points[:, 0], "x_nm": mesh.points[:, 1], "grain": grain})
     q0 = np.full(mesh.n, np.nan + 0j)

@@ -13,12 +13,13 @@ from ..crystal.brillouin import SymmetryPath, symmetry_path
 from .displacements import Displacements, site_displacements
 from .grains import find_grains
 from .springs import Blur, SpringModel, displacement_spectrum, edge_window, fit_springs, invert_covariance, safe_inverse
-from .vibrations import every_layer
+from .vibrations import measure_every_layer
 
 __all__ = ["dispersion", "largest_grain", "measure_phonons"]
 
 
-# --- Dispersion ---
+DOUBT = 0.1  # share of the correction for blur that may be wrong
+LARGEST_CIRCLE = 0.3  # of the distance from Γ: wave vectors around that are averaged
 
 
 def dispersion(
@@ -53,11 +54,6 @@ def dispersion(
         model's. ``attrs`` holds the ``ticks`` of the path and ``shortest_q_per_nm``, below which waves are longer than
         the window and are not measured: they are NaN.
 
-    Raises
-    ------
-    ValueError
-        As `fit_springs`.
-
     Notes
     -----
     Localization error is white in space: its variance is subtracted from the power of every wave. The inverse of a
@@ -65,7 +61,7 @@ def dispersion(
     that are independent in time. A finite window averages the spectrum over neighbouring q, and since it rises as
     1/q², long waves leak into shorter ones: the ratio of the model's spectrum before and after such averages is
     taken out. Neighbouring points share waves and scatter alike. In a lattice that is not symmetric, by strain or by
-    the particles' shape, branches mix: see `plane_wave_stiffness`. Explained in chapter 8, "Vibrations".
+    the particles' shape, branches mix: see `plane_wave_stiffness`.
 
     References
     ----------
@@ -75,52 +71,37 @@ def dispersion(
     model = fit_springs(motion) if model is None else model
     path = symmetry_path(model.spacing, model.angle) if path is None else path
     blur = Blur(motion.sites, weight)
-    around = _neighbours(path, smooth / model.spacing)
-    turned = [around.turned(60.0 * k) for k in range(3 if symmetric else 1)]
+    around = _add_surrounding_waves(path, smooth / model.spacing)
+    turned = [around.turn(60.0 * k) for k in range(3 if symmetric else 1)]
     spectra = [displacement_spectrum(motion, p.wave_vectors, weight) for p in turned]
     count = len(path.wave_vectors)
 
-    def averaged(matrices):  # over the equivalent paths, then over the neighbours of each point
-        branches = [_in_branches(x, p) for x, p in zip(matrices, turned, strict=True)]
+    def average(matrices):  # over the equivalent paths, then over the neighbours of each point
+        branches = [_turn_to_branches(x, p) for x, p in zip(matrices, turned, strict=True)]
         return np.mean(branches, axis=0).reshape(count, -1, 2, 2).mean(axis=1)
 
-    total, power = averaged([x.total for x in spectra]), averaged([x.motion for x in spectra])
+    total, power = average([x.total for x in spectra]), average([x.motion for x in spectra])
     realness = spectra[0].realness.reshape(count, -1)[:, 0]
-    samples = sum(x.samples for x in spectra).reshape(count, -1).mean(axis=1)
-    share = _shared(around.wave_vectors.reshape(count, -1, 2), motion.sites, weight)
-    sharp = _diagonal(_in_branches(safe_inverse(model.dynamical_matrix(path.wave_vectors)), path))
+    samples = np.sum([x.samples for x in spectra], axis=0).reshape(count, -1).mean(axis=1)
+    share = _share_of_common_waves(around.wave_vectors.reshape(count, -1, 2), motion.sites, weight)
+    sharp = _diagonal(_turn_to_branches(safe_inverse(model.dynamical_matrix(path.wave_vectors)), path))
     blurred = safe_inverse(model.dynamical_matrix(blur.around(around.wave_vectors)))
-    blurred = _in_branches(np.einsum("s,msij->mij", blur.power, blurred), around).reshape(count, -1, 2, 2)
+    blurred = _turn_to_branches(np.einsum("s,msij->mij", blur.power, blurred), around).reshape(count, -1, 2, 2)
     ratio = np.sqrt(sharp / _diagonal(blurred.mean(axis=1)))
     matrix = invert_covariance(power * ratio[:, :, None] * ratio[:, None, :], samples / share, realness)
     matrix[np.hypot(*path.wave_vectors.T) < blur.shortest] = np.nan
     stiffness = _diagonal(matrix)
     scatter = _diagonal(total) / _diagonal(power) * np.sqrt(share / samples)[:, None]
-    scatter = np.hypot(scatter, 0.1 * np.abs(ratio**2 - 1))  # a tenth of the blur's correction may be wrong
-    expected = _diagonal(_in_branches(model.dynamical_matrix(path.wave_vectors), path))
-    tables = [_branch_table(motion.layer, path, b, stiffness, stiffness * scatter, expected) for b in (0, 1)]
+    scatter = np.hypot(scatter, DOUBT * np.abs(ratio**2 - 1))
+    expected = _diagonal(_turn_to_branches(model.dynamical_matrix(path.wave_vectors), path))
+    tables = [_tabulate_branch(motion.layer, path, b, stiffness, stiffness * scatter, expected) for b in (0, 1)]
     table = pd.concat(tables, ignore_index=True)
     table.attrs = {"ticks": path.ticks, "shortest_q_per_nm": blur.shortest}
     return table
 
 
 def largest_grain(motion: Displacements) -> Displacements:
-    """The part of a layer's motion that has one lattice, as plane waves need it.
-
-    Parameters
-    ----------
-    motion : Displacements
-        Of one layer.
-
-    Returns
-    -------
-    Displacements
-        Of the sites of the largest grain of `moirelib.analysis.find_grains`; unchanged where there are not several.
-
-    Notes
-    -----
-    Explained in chapter 8, "Vibrations".
-    """
+    """Motion of the largest grain alone, as plane waves need one lattice; unchanged where there are not several."""
     grain = find_grains(motion.sites)
     return motion.select(grain == 0) if grain.max(initial=-1) > 0 else motion
 
@@ -147,10 +128,6 @@ def measure_phonons(tracks: pd.DataFrame, **options) -> pd.DataFrame:
     ------
     ValueError
         If the table is bad, or no layer has enough frames and particles, or a known localization error.
-
-    Notes
-    -----
-    Explained in chapter 8, "Vibrations".
     """
 
     def measure(layer):
@@ -161,7 +138,7 @@ def measure_phonons(tracks: pd.DataFrame, **options) -> pd.DataFrame:
             table.attrs["note"] = f"several grains; phonons of the largest, {one} of {all_} sites"
         return table
 
-    table, attributes = every_layer(tracks, measure)
+    table, attributes = measure_every_layer(tracks, measure)
     table.attrs["ticks"] = {layer: own["ticks"] for layer, own in attributes.items()}
     return table
 
@@ -170,18 +147,18 @@ def _diagonal(matrices) -> np.ndarray:
     return np.einsum("maa->ma", matrices).real
 
 
-def _neighbours(path, radius) -> SymmetryPath:
+def _add_surrounding_waves(path, radius) -> SymmetryPath:
     """Each wave vector and six on a circle around it, seven times as many; the circle shrinks towards Γ."""
     t = np.radians(60.0 * np.arange(6))
     ring = np.concatenate([np.zeros((1, 2)), np.stack([np.sin(t), np.cos(t)], axis=1)])
     ring = ring[: 7 if radius > 0 else 1]
-    radius = np.minimum(radius, 0.3 * np.linalg.norm(path.wave_vectors, axis=1))
+    radius = np.minimum(radius, LARGEST_CIRCLE * np.linalg.norm(path.wave_vectors, axis=1))
     q = path.wave_vectors[:, None] + radius[:, None, None] * ring
     along = np.repeat(path.longitudinal, len(ring), axis=0)
     return SymmetryPath(q.reshape(-1, 2), along, np.repeat(path.distance, len(ring)), path.ticks)
 
 
-def _shared(q, sites, weight) -> np.ndarray:
+def _share_of_common_waves(q, sites, weight) -> np.ndarray:
     """Relative variance of the mean power of waves (m, s, 2) under one window, over that of one complex amplitude.
 
     Powers of Gaussian amplitudes have the covariance |⟨a b*⟩|² + |⟨a b⟩|².
@@ -191,14 +168,14 @@ def _shared(q, sites, weight) -> np.ndarray:
     return overlap.mean(axis=(1, 2))
 
 
-def _in_branches(matrices, path) -> np.ndarray:
+def _turn_to_branches(matrices, path) -> np.ndarray:
     """Matrices in (y, x) turned to (longitudinal, transverse)."""
     along = path.longitudinal
     axes = np.stack([along, np.stack([along[:, 1], -along[:, 0]], axis=1)], axis=1)  # (m, branch, 2)
     return np.einsum("mai,mij,mbj->mab", axes, matrices, axes)
 
 
-def _branch_table(layer, path, branch, stiffness, error, expected) -> pd.DataFrame:
+def _tabulate_branch(layer, path, branch, stiffness, error, expected) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "layer": layer,

@@ -9,17 +9,21 @@ import contextlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
-from ..tables import TRACK_COLUMNS, checked_particles
-from .defect_tracks import defect_tables, follow_boundaries, follow_defects
+from ..tables import TRACK_COLUMNS, check_particles
+from .defect_tracks import follow_boundaries, follow_defects
 from .displacements import Displacements, coordination_labels, site_displacements
+from .frame_tables import tabulate_frame
 from .growth import front_table, front_velocity, growth_events, growth_rate, size_table
-from .lattices import lattice_table
-from .moire import moire_table, registry
+from .layer_frame import layer_frames
+from .moire import registry
 from .occupancy import Occupancy, site_occupancy
 from .phonons import largest_grain, measure_phonons
 from .preference import site_preference
@@ -39,40 +43,25 @@ TABLES = ("lattice", "moire", "defects", "boundaries", "vibrations", "phonons", 
 
 @dataclass
 class Analysis:
-    """Everything that was found, and what the data did not allow.
+    """Everything that was found, and what the data did not allow."""
 
-    Explained in chapter 11, "Your movie".
-
-    Attributes
-    ----------
-    particles : pandas.DataFrame
-        The input.
-    tables : dict of str to pandas.DataFrame
-        By the names in `TABLES`; those that the data do not support are missing.
-    notes : dict of str to str
-        By the same names, one line each: why a table is missing or what limits it.
-    summaries : dict of str to dict of str to pandas.DataFrame
-        By the same names, and then by title: what the report says besides, of whole layers.
-    sizes : pandas.DataFrame, optional
-        Of `moirelib.analysis.size_table`.
-    occupancy : dict of int to moirelib.analysis.Occupancy
-        Sites of each layer, and how it moved.
-    """
-
-    particles: pd.DataFrame
+    particles: pd.DataFrame  # the input
+    # by the names in `TABLES`; those that the data do not support are missing
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
+    # by the same names, one line each: why a table is missing or what limits it
     notes: dict[str, str] = field(default_factory=dict)
+    # by the same names, and then by title: what the report says besides, of whole layers
     summaries: dict[str, dict[str, pd.DataFrame]] = field(default_factory=dict)
-    sizes: pd.DataFrame | None = None
-    occupancy: dict[int, Occupancy] = field(default_factory=dict)
+    sizes: pd.DataFrame | None = None  # of `moirelib.analysis.size_table`
+    occupancy: dict[int, Occupancy] = field(default_factory=dict)  # sites of each layer, and how it moved
 
-    def write(self, folder) -> None:
+    def write(self, folder: str | PathLike) -> None:
         """Write each table as NAME.csv into an existing folder."""
         for name, table in self.tables.items():
             table.to_csv(Path(folder) / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
 
 
-def read_particles(folder) -> pd.DataFrame:
+def read_particles(folder: str | PathLike) -> pd.DataFrame:
     """Read and check ``particles.csv`` of a decomposition's folder, or of any other.
 
     Parameters
@@ -91,10 +80,6 @@ def read_particles(folder) -> pd.DataFrame:
         If there is no such file.
     ValueError
         If it is no table of particles: a column is missing or holds something else than numbers.
-
-    Notes
-    -----
-    Explained in chapter 11, "Your movie".
     """
     file = Path(folder) / "particles.csv"
     if not file.is_file():
@@ -103,17 +88,17 @@ def read_particles(folder) -> pd.DataFrame:
         table = pd.read_csv(file)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise ValueError(f"{file} is not a table: {error}; write it as comma-separated values") from error
-    return _checked(table, str(file))
+    return _check_not_empty(table, str(file))
 
 
-def _checked(table, name) -> pd.DataFrame:
-    table = checked_particles(table, NEEDED, name)
+def _check_not_empty(table, name) -> pd.DataFrame:
+    table = check_particles(table, NEEDED, name)
     if table.empty:
         raise ValueError(f"{name} holds no particles; decompose a movie with particles in it")
     return table
 
 
-def analyze(particles: pd.DataFrame, field_nm=None, progress: bool = False) -> Analysis:
+def analyze(particles: pd.DataFrame, field_nm: ArrayLike | None = None, progress: bool = False) -> Analysis:
     """Vibrations, phonons, lattices, Moiré, defects, boundaries and growth of a particle table, as far as it allows.
 
     Parameters
@@ -129,19 +114,10 @@ def analyze(particles: pd.DataFrame, field_nm=None, progress: bool = False) -> A
     -------
     Analysis
         Tables, and notes on what is missing.
-
-    Raises
-    ------
-    ValueError
-        If a column is missing or holds something else than numbers.
-
-    Notes
-    -----
-    Explained in chapter 11, "Your movie".
     """
-    particles = _checked(particles, "the table")
+    particles = _check_not_empty(particles, "the table")
     result = Analysis(particles)
-    _frame_by_frame(result, progress)
+    _add_frame_tables(result, progress)
     tracks = particles[particles["particle"] >= 0]
     frames = particles["frame"].nunique()
     if frames < 2 or tracks.empty:
@@ -149,38 +125,38 @@ def analyze(particles: pd.DataFrame, field_nm=None, progress: bool = False) -> A
         for name in ("vibrations", "phonons", "growth"):
             result.notes[name] = f"needs particles followed over several frames; here is {why} only"
         return result
-    _try(result, "vibrations", lambda: measure_vibrations(tracks))
-    _try(result, "phonons", lambda: measure_phonons(tracks))
-    _try(result, "growth", lambda: _growth(result, field_nm))
-    _summarise(result, tracks)
+    _add_table(result, "vibrations", lambda: measure_vibrations(tracks))
+    _add_table(result, "phonons", lambda: measure_phonons(tracks))
+    _add_table(result, "growth", lambda: _measure_growth(result, field_nm))
+    _add_summaries(result, tracks)
     return result
 
 
-def _growth(result, field_nm) -> pd.DataFrame:
-    """Events; what else the occupancy of sites says is kept beside them."""
+def _measure_growth(result, field_nm) -> pd.DataFrame:
+    """Table of events; sizes and summaries of growth are added to the result."""
     result.occupancy = occupancy = site_occupancy(result.particles, field_nm)
     events, result.sizes = growth_events(occupancy), size_table(occupancy)
-    frames = result.particles["frame"].unique()
-    _keep(result, "growth", "Rates per frame", lambda: growth_rate(events, frames, layers=sorted(occupancy)))
-    _keep(result, "growth", "Velocity of the front, nm per frame", lambda: _fronts(occupancy))
-    _keep(result, "growth", "Attachments of layer 2 by registry", lambda: _preference(occupancy))
-    _keep(result, "growth", "Turning and sliding of layer 2 on layer 1", lambda: _relaxation(occupancy))
+    add, frames = partial(_add_summary, result, "growth"), result.particles["frame"].unique()
+    add("Rates per frame", partial(growth_rate, events, frames, layers=sorted(occupancy)))
+    add("Velocity of the front, nm per frame", _measure_fronts, occupancy)
+    add("Attachments of layer 2 by registry", _measure_preference, occupancy)
+    add("Turning and sliding of layer 2 on layer 1", _measure_relaxation, occupancy)
     return events
 
 
-def _fronts(occupancy) -> pd.DataFrame:
+def _measure_fronts(occupancy) -> pd.DataFrame:
     table = front_velocity(front_table(occupancy))
     names = {"velocity_nm_per_s": "velocity_nm_per_frame", "velocity_std_nm_per_s": "velocity_std_nm_per_frame"}
     return table.rename(columns=names)
 
 
-def _preference(occupancy) -> pd.DataFrame:
+def _measure_preference(occupancy) -> pd.DataFrame:
     """Attached against expected without preference; nothing where no attachment had a choice."""
     preference = site_preference(occupancy)
     return preference.table.assign(p_value=preference.p_value) if preference.events else preference.table.iloc[:0]
 
 
-def _relaxation(occupancy) -> pd.DataFrame:
+def _measure_relaxation(occupancy) -> pd.DataFrame:
     """Twist and both components of the offset: change over the movie, and the exponential where there is one."""
     motion, rows = relative_motion(occupancy), []
     errors = {"twist_change_deg": "twist_std_deg", "offset_y_nm": "offset_std_nm", "offset_x_nm": "offset_std_nm"}
@@ -193,29 +169,33 @@ def _relaxation(occupancy) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _summarise(result, tracks) -> None:
+def _add_summaries(result, tracks) -> None:
     """Numbers of whole layers: vibrations, elastic constants, defects that last."""
     motions = {}
     for layer in sorted(tracks["layer"].unique()):
-        with contextlib.suppress(ValueError):  # the notes say already why a layer has none
+        with contextlib.suppress(ValueError):  # the notes already give the reason
             motions[layer] = site_displacements(tracks, layer)
-    _keep(result, "vibrations", "Layers as a whole", lambda: _layers(motions))
-    _keep(result, "vibrations", "By coordination", lambda: _grouped(motions, lambda m: coordination_labels(m.sites)))
+    add = partial(_add_summary, result)
+    add("vibrations", "Layers as a whole", _summarise_layers, motions)
+    add("vibrations", "By coordination", _group_amplitudes, motions, lambda m: coordination_labels(m.sites))
     if {1, 2} <= set(motions):
-        both, title = {k: motions[k] for k in (1, 2)}, "By place on the other layer"
-        _keep(result, "vibrations", title, lambda: _grouped(both, lambda m: _registered(m, both[3 - m.layer])))
+        one, two = motions[1], motions[2]
+        by_registry = partial(
+            _group_amplitudes, {1: one, 2: two}, lambda m: _label_by_registry(m, motions[3 - m.layer])
+        )
+        add("vibrations", "By place on the other layer", by_registry)
         title = "Correlation of the two layers' displacements, by distance"
-        _keep(result, "vibrations", title, lambda: interlayer_correlation(motions[1], motions[2]))
-    _keep(result, "phonons", "Elastic constants in kT/nm², and Poisson's ratio", lambda: _elastic(motions))
+        add("vibrations", title, interlayer_correlation, one, two)
+    add("phonons", "Elastic constants in kT/nm², and Poisson's ratio", _measure_elastic_constants, motions)
     spacing = result.tables["lattice"]["spacing_nm"].median()
-    _keep(result, "defects", "Followed through the frames", lambda: _followed(result, spacing))
-    _keep(result, "boundaries", "Followed through the frames", lambda: _followed_boundaries(result, spacing))
+    add("defects", "Followed through the frames", _summarise_defects, result, spacing)
+    add("boundaries", "Followed through the frames", _summarise_boundaries, result, spacing)
 
 
-def _keep(result, section, title, compute: Callable[[], pd.DataFrame]) -> None:
+def _add_summary(result, section, title, compute: Callable[..., pd.DataFrame], *arguments) -> None:
     """Add a summary; where the data do not allow it, the report goes without."""
     with contextlib.suppress(ValueError):
-        table = compute()
+        table = compute(*arguments)
         if len(table):
             result.summaries.setdefault(section, {})[title] = table
 
@@ -224,12 +204,12 @@ LAYER_NUMBERS = [f"variance_{axis}{kind}_nm2" for axis in "yx" for kind in ("", 
 LAYER_NUMBERS += ["anisotropy", "anisotropy_std", "isotropy_p", "lindemann", "lindemann_relative"]
 
 
-def _layers(motions) -> pd.DataFrame:
+def _summarise_layers(motions) -> pd.DataFrame:
     rows = [{"layer": layer} | layer_vibrations(motion) for layer, motion in motions.items()]
     return pd.DataFrame(rows, columns=["layer", *LAYER_NUMBERS])
 
 
-def _grouped(motions, labels: Callable[[Displacements], np.ndarray]) -> pd.DataFrame:
+def _group_amplitudes(motions, labels: Callable[[Displacements], np.ndarray]) -> pd.DataFrame:
     """Amplitudes of every layer's sites by their labels."""
     tables = [
         group_vibrations(site_vibrations(motion), labels(motion)).reset_index().assign(layer=layer)
@@ -238,12 +218,12 @@ def _grouped(motions, labels: Callable[[Displacements], np.ndarray]) -> pd.DataF
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
-def _registered(motion, other) -> np.ndarray:
+def _label_by_registry(motion, other) -> np.ndarray:
     """Registry of a layer's sites on the other layer's, NaN where that is not there."""
     return registry(motion.sites, other.sites)["registry"].replace("", np.nan).to_numpy()
 
 
-def _elastic(motions) -> pd.DataFrame:
+def _measure_elastic_constants(motions) -> pd.DataFrame:
     rows = []
     for layer, motion in motions.items():
         with contextlib.suppress(ValueError):
@@ -252,11 +232,12 @@ def _elastic(motions) -> pd.DataFrame:
 
 
 LASTING = 3  # frames; a defect of fewer may be a particle that was missed
+DEFECT_REACH, BOUNDARY_REACH = 1.2, 2.0  # spacings that a defect or boundary may move from frame to frame
 
 
-def _followed(result, spacing) -> pd.DataFrame:
+def _summarise_defects(result, spacing) -> pd.DataFrame:
     """Of every kind of defect, how many last, for how long and how far they move on their layer's own lattice."""
-    paths = follow_defects(result.tables["defects"], 1.2 * spacing, motion=result.occupancy)
+    paths = follow_defects(result.tables["defects"], DEFECT_REACH * spacing, motion=result.occupancy)
     step = np.hypot(paths["step_y_nm"], paths["step_x_nm"])
     each = paths.assign(moved=step > 0.5 * spacing).groupby(["layer", "kind", "defect"])
     each = each.agg(
@@ -279,9 +260,9 @@ def _followed(result, spacing) -> pd.DataFrame:
 LONGEST = 10  # boundaries listed
 
 
-def _followed_boundaries(result, spacing) -> pd.DataFrame:
+def _summarise_boundaries(result, spacing) -> pd.DataFrame:
     """The boundaries that are seen in most frames: what they are, and how far they migrate."""
-    paths = follow_boundaries(result.tables["boundaries"], 2 * spacing, motion=result.occupancy)
+    paths = follow_boundaries(result.tables["boundaries"], BOUNDARY_REACH * spacing, motion=result.occupancy)
     each = paths.groupby(["layer", "boundary"]).agg(
         frames=("frame", "nunique"),
         kind=("kind", lambda v: v.mode().iloc[0]),
@@ -297,19 +278,16 @@ def _followed_boundaries(result, spacing) -> pd.DataFrame:
     return lasting.sort_values(["layer", "frames"], ascending=[True, False]).head(LONGEST)
 
 
-def _frame_by_frame(result, progress) -> None:
+def _add_frame_tables(result, progress) -> None:
     """Lattices, Moiré and defects: each frame on its own."""
     from tqdm import tqdm
 
-    parts = {name: [] for name in ("lattice", "moire", "defects", "boundaries")}
-    groups = result.particles.groupby("frame")
-    for _, frame in tqdm(groups, total=len(groups), disable=not progress, desc="analyze", unit="frame"):
-        tables = lattice_table(frame), moire_table(frame), *defect_tables(frame)
-        for name, table in zip(parts, tables, strict=True):
-            parts[name].append(table)
-    for name, tables in parts.items():
-        filled = [table for table in tables if len(table)]
-        result.tables[name] = pd.concat(filled, ignore_index=True) if filled else tables[0]
+    look = {"total": result.particles["frame"].nunique(), "desc": "analyze", "unit": "frame"}
+    frames = tqdm(layer_frames(result.particles), disable=not progress, **look)
+    found = [tabulate_frame(frame, layers) for frame, layers in frames]
+    for name in found[0]:
+        filled = [tables[name] for tables in found if len(tables[name])]
+        result.tables[name] = pd.concat(filled, ignore_index=True) if filled else found[0][name]
     if result.tables["lattice"].empty:
         result.notes["lattice"] = "no lattice: too few particles of one layer beside each other"
     if result.tables["moire"].empty:
@@ -317,7 +295,7 @@ def _frame_by_frame(result, progress) -> None:
         result.notes["moire"] = "needs two layers with a lattice each that lie upon each other"
 
 
-def _try(result, name, compute: Callable[[], pd.DataFrame]) -> None:
+def _add_table(result, name, compute: Callable[[], pd.DataFrame]) -> None:
     """Keep a table, or the line that says why there is none."""
     try:
         table = compute()
@@ -329,22 +307,8 @@ def _try(result, name, compute: Callable[[], pd.DataFrame]) -> None:
         result.notes[name] = " ".join(table.attrs["note"].split("\n"))
 
 
-def field_of_view(folder) -> tuple[float, float] | None:
-    """Height and width of the frames, in nm, from ``summary.json`` of a decomposition; None where it does not say.
-
-    Parameters
-    ----------
-    folder : path-like
-        Where ``summary.json`` may be.
-
-    Returns
-    -------
-    tuple of float or None
-
-    Notes
-    -----
-    Explained in chapter 11, "Your movie".
-    """
+def field_of_view(folder: str | PathLike) -> tuple[float, float] | None:
+    """Height and width of the frames, in nm, from ``summary.json`` in a folder; None where it does not say."""
     try:
         summary = json.loads((Path(folder) / "summary.json").read_text(encoding="utf-8"))
         height, width = (float(n) * float(summary["pixel_size_nm"]) for n in summary["shape_px"])

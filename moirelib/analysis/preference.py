@@ -9,22 +9,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.spatial import cKDTree
 
-from ..crystal.mesh import REACH
 from .growth import occupancy_changes, poisson_interval, possible_sites, registry_at
 from .moire import REGISTRY
-from .occupancy import Occupancy
+from .occupancy import Occupancy, adjacency
 
 __all__ = ["SitePreference", "site_preference"]
 
 
-# --- Do particles prefer sites? ---
-
-
 @dataclass(frozen=True)
 class SitePreference:
-    """Whether attachment depends on registry. Explained in chapter 10, "Growth"."""
+    """Whether attachment depends on registry."""
 
     table: pd.DataFrame  # registry, attached, expected, expected_std, ratio, low, high, share_free, share_layer
     statistic: float  # chi-square of attached against expected
@@ -58,17 +53,11 @@ def site_preference(
         sites on offer; ``share_layer``, among all sites of the layer. ``p_value``, the chance of so large a chi-square
         without preference; NaN without any attachment that had a choice.
 
-    Raises
-    ------
-    ValueError
-        If one of the layers is missing.
-
     Notes
     -----
     Each attachment is one choice among the free lattice sites that had as many taken neighbours in the frame before,
     whether or not the movie ever fills them: a conditional (matched) test [1]_. So a preference for well
-    coordinated sites, which has nothing to do with the other layer, is not taken for one. Explained in chapter 10,
-    "Growth".
+    coordinated sites, which has nothing to do with the other layer, is not taken for one.
 
     References
     ----------
@@ -77,10 +66,10 @@ def site_preference(
     if layer not in occupancy or 3 - layer not in occupancy:
         raise ValueError(f"a preference needs both layers, got {sorted(occupancy)}; pass the occupancy of two")
     one, kinds = occupancy[layer], list(REGISTRY)
-    chosen, chance, offered = _choices(one, occupancy, kinds)
+    chosen, chance, offered = _list_choices(one, occupancy, kinds)
     attached, expected = chosen.sum(axis=0), chance.sum(axis=0)
     spread = np.sqrt(np.sum(chance * (1 - chance), axis=0))
-    statistic, p_value = _matched_test(chosen, chance, draws, np.random.default_rng(seed))
+    statistic, p_value = _test_choices(chosen, chance, draws, np.random.default_rng(seed))
     with np.errstate(divide="ignore", invalid="ignore"):
         interval = np.array([poisson_interval(int(n), confidence) for n in attached]) / expected[:, None]
         ratio = attached / expected
@@ -93,10 +82,10 @@ def site_preference(
     return SitePreference(table, statistic, p_value, len(chosen))
 
 
-def _choices(one, occupancy, kinds):
+def _list_choices(one, occupancy, kinds):
     """Of every attachment: what was chosen (m, 3), its chance without preference (m, 3); all that was on offer (3,)."""
     places = possible_sites(one)
-    pairs = cKDTree(places).query_pairs(REACH * one.spacing, output_type="ndarray")
+    near = adjacency(places, one.spacing)
     rows, k = occupancy_changes(one)
     came = one.occupied[rows, k]
     rows, k = rows[came], k[came]
@@ -104,8 +93,7 @@ def _choices(one, occupancy, kinds):
     for row in np.unique(rows):
         there = np.zeros(len(places), bool)
         there[: len(one.sites)] = one.occupied[row - 1]
-        touching = np.bincount(pairs[:, 0], there[pairs[:, 1]], len(places))
-        touching += np.bincount(pairs[:, 1], there[pairs[:, 0]], len(places))
+        touching = near @ there.astype(float)
         free = np.flatnonzero(~there & (touching > 0) & one.in_view(places, row) & one.in_view(places, row - 1))
         on = registry_at(one, occupancy, np.full(len(free), row), places[free])["registry"].to_numpy(object)
         is_kind = np.stack([on == kind for kind in kinds], axis=1).astype(float)
@@ -118,7 +106,7 @@ def _choices(one, occupancy, kinds):
     return np.reshape(chosen, (-1, len(kinds))), np.reshape(chance, (-1, len(kinds))), offered
 
 
-def _matched_test(chosen, chance, draws, rng) -> tuple[float, float]:
+def _test_choices(chosen, chance, draws, rng) -> tuple[float, float]:
     """Score test of a conditional choice: (observed - expected) in units of its covariance; p by drawing choices."""
     if len(chosen) == 0:
         return np.nan, np.nan

@@ -9,6 +9,7 @@ import base64
 import html
 import io
 from collections.abc import Iterator
+from os import PathLike
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -60,7 +61,7 @@ PAGE = """<!DOCTYPE html>
 """
 
 
-def write_analysis(analysis: Analysis, folder, name: str = "", movie: bool = True) -> None:
+def write_analysis(analysis: Analysis, folder: str | PathLike, name: str = "", movie: bool = True) -> None:
     """Write tables, figures, a movie of the tracks and ``report.html`` into an existing folder.
 
     Parameters
@@ -73,10 +74,6 @@ def write_analysis(analysis: Analysis, folder, name: str = "", movie: bool = Tru
         What was analysed, for the title.
     movie : bool
         Write ``tracks.gif`` as well, where there are several frames.
-
-    Notes
-    -----
-    Explained in chapter 11, "Your movie".
     """
     folder = Path(folder)
     analysis.write(folder)
@@ -111,26 +108,22 @@ def figures(analysis: Analysis) -> Iterator[tuple[str, str, str, Figure]]:
         Name of the figure, the table it belongs to, and what to see in it.
     figure : matplotlib.figure.Figure
         To be closed by the caller.
-
-    Notes
-    -----
-    Explained in chapter 11, "Your movie".
     """
-    yield from _maps(analysis)
+    yield from _draw_maps(analysis)
     if len(analysis.tables.get("moire", ())) > 1:
-        yield "moire", "moire", "Twist and Moiré period in every frame, with error bars.", _moire(analysis)
+        yield "moire", "moire", "Twist and Moiré period in every frame, with error bars.", _draw_moire(analysis)
     if analysis.particles["frame"].nunique() > 1:
         caption = (
             "Defects found in every frame. A particle that is missed in a frame looks like a vacancy of that frame."
         )
-        yield "defect_number", "defects", caption, _defect_number(analysis)
-    for layer, table in _by_layer(analysis.tables.get("vibrations")):
+        yield "defect_number", "defects", caption, _draw_defect_number(analysis)
+    for layer, table in _split_layers(analysis.tables.get("vibrations")):
         fig, ax = plt.subplots(figsize=(6, 5), layout="constrained")
         plot.show_amplitudes(table, ax)
         fig.colorbar(ax.collections[-1], ax=ax, label="amplitude / nm")
         caption = f"Layer {layer}: vibration of every site; dots: not above the localization error."
         yield f"vibrations_{layer}", "vibrations", caption, fig
-    for layer, table in _by_layer(analysis.tables.get("phonons")):
+    for layer, table in _split_layers(analysis.tables.get("phonons")):
         fig, ax = plt.subplots(figsize=(6, 4), layout="constrained")
         table.attrs["ticks"] = analysis.tables["phonons"].attrs["ticks"][layer]
         plot.show_dispersion(table, ax)
@@ -141,15 +134,15 @@ def figures(analysis: Analysis) -> Iterator[tuple[str, str, str, Figure]]:
             "Left, taken sites of each layer, frame by frame. Right, where particles came and went, among all sites, "
             "as they lay in the first frame."
         )
-        yield "growth", "growth", caption, _growth(analysis)
+        yield "growth", "growth", caption, _draw_growth(analysis)
 
 
-def _by_layer(table):
+def _split_layers(table):
     """Pairs of layer and its rows."""
     return [] if table is None else list(table.groupby("layer"))
 
 
-def _maps(analysis):
+def _draw_maps(analysis):
     """The last frame, seen in several ways: particles and defects, rotation, registry."""
     last = analysis.particles["frame"].max()
     frame = analysis.particles[analysis.particles["frame"] == last]
@@ -174,7 +167,7 @@ def _maps(analysis):
         yield "registry", "moire", f"Where each particle of layer 2 lies on layer 1, frame {last}: the Moiré.", fig
 
 
-def _moire(analysis) -> Figure:
+def _draw_moire(analysis) -> Figure:
     table = analysis.tables["moire"]
     fig, axes = plt.subplots(1, 2, figsize=(10, 3.5), layout="constrained")
     for ax, name, unit in zip(axes, ("twist", "period"), ("deg", "nm"), strict=True):
@@ -183,7 +176,7 @@ def _moire(analysis) -> Figure:
     return fig
 
 
-def _defect_number(analysis) -> Figure:
+def _draw_defect_number(analysis) -> Figure:
     fig, ax = plt.subplots(figsize=(6, 3.5), layout="constrained")
     frames = np.unique(analysis.particles["frame"])
     for (layer, kind), rows in analysis.tables["defects"].groupby(["layer", "kind"]):
@@ -195,7 +188,7 @@ def _defect_number(analysis) -> Figure:
     return fig
 
 
-def _growth(analysis) -> Figure:
+def _draw_growth(analysis) -> Figure:
     fig, axes = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained")
     if analysis.sizes is not None:
         plot.show_sizes(analysis.sizes, axes[0])
@@ -207,27 +200,8 @@ def _growth(analysis) -> Figure:
 # --- Page ---
 
 
-def render_report(analysis: Analysis, drawn, name: str = "") -> str:
-    """One self-contained HTML page.
-
-    Parameters
-    ----------
-    analysis : Analysis
-        From `moirelib.analysis.analyze`.
-    drawn : list of tuple
-        Section, caption and PNG of every figure.
-    name : str
-        What was analysed.
-
-    Returns
-    -------
-    str
-        HTML that needs no other file.
-
-    Notes
-    -----
-    Explained in chapter 11, "Your movie".
-    """
+def render_report(analysis: Analysis, drawn: list[tuple[str, str, bytes]], name: str = "") -> str:
+    """One self-contained HTML page of an analysis; `drawn` has section, caption and PNG of every figure."""
     frames = analysis.particles["frame"].nunique()
     number = analysis.particles.groupby("layer").size() / frames
     counts = ", ".join(f"{n:.0f} in layer {layer}" for layer, n in number.items())
@@ -237,46 +211,46 @@ def render_report(analysis: Analysis, drawn, name: str = "") -> str:
         if section in analysis.notes:
             parts.append(f'<p class="note">{html.escape(analysis.notes[section])}</p>')
         if section in analysis.tables:
-            parts.append(_summary(section, analysis.tables[section]))
+            parts.append(_render_summary(section, analysis.tables[section]))
         for title, table in analysis.summaries.get(section, {}).items():
-            parts += [f"<h3>{html.escape(title)}</h3>", _html(table)]
-        parts += [_figure(caption, png) for where, caption, png in drawn if where == section]
+            parts += [f"<h3>{html.escape(title)}</h3>", _render_table(table)]
+        parts += [_render_figure(caption, png) for where, caption, png in drawn if where == section]
     title = html.escape(f"Analysis of {name}" if name else "Analysis")
     return PAGE.format(title=title, style=STYLE, body="\n".join(parts))
 
 
-def _figure(caption, png) -> str:
+def _render_figure(caption, png) -> str:
     data, caption = base64.b64encode(png).decode("ascii"), html.escape(caption)
     image = f'<img alt="{caption}" src="data:image/png;base64,{data}">'
     return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
 
 
-def _summary(section, table) -> str:
-    """The numbers that a group meeting asks for, as an HTML table."""
+def _render_summary(section, table) -> str:
+    """The key numbers of a table, as HTML."""
     if table.empty:
         return "<p>None found.</p>"
-    return _html(SUMMARIES[section](table))
+    return _render_table(SUMMARIES[section](table))
 
 
-def _html(table) -> str:
+def _render_table(table) -> str:
     return table.to_html(index=False, border=0, float_format=lambda v: f"{v:.4g}", na_rep="–")
 
 
-def _lattices(table):
+def _summarise_lattices(table):
     """Over the frames, of the largest grain of each layer: medians, and the mean direction of its rows."""
     largest = table.sort_values("n").groupby(["frame", "layer"]).tail(1)
     grains = table.groupby(["layer", "frame"]).size().groupby("layer").median()
     summary = largest.groupby("layer")[["spacing_nm", "spacing_std_nm", "angle_std_deg"]].median()
-    angle = largest.groupby("layer")["angle_deg"].agg(_mean_row)
+    angle = largest.groupby("layer")["angle_deg"].agg(_average_row)
     return summary.assign(angle_deg=angle, grains=grains).reset_index()
 
 
-def _mean_row(angles) -> float:
+def _average_row(angles) -> float:
     """Mean direction of rows, in degrees: 59.9° and 0.1° are neighbours."""
     return float(np.degrees(np.angle(np.exp(6j * np.radians(angles)).mean())) / 6 % 60)
 
 
-def _counted(columns):
+def _count_by(columns):
     """How many rows of each kind there are in a frame, on average, and in all."""
 
     def count(table):
@@ -286,7 +260,7 @@ def _counted(columns):
     return count
 
 
-def _vibrations(table):
+def _summarise_vibrations(table):
     """Medians over the sites of each layer, spring constants with their intervals."""
     columns = ["std_raw_y_nm", "std_raw_x_nm", "std_y_nm", "std_x_nm"]
     columns += [f"k_{axis}_{end}kt_nm2" for axis in "yx" for end in ("", "low_", "high_")]
@@ -294,11 +268,11 @@ def _vibrations(table):
 
 
 SUMMARIES = {
-    "lattice": _lattices,
+    "lattice": _summarise_lattices,
     "moire": lambda table: table[["twist_deg", "twist_std_deg", "period_nm", "period_std_nm"]].median().to_frame().T,
-    "defects": _counted(["layer", "kind"]),
-    "boundaries": _counted(["layer", "kind"]),
-    "vibrations": _vibrations,
+    "defects": _count_by(["layer", "kind"]),
+    "boundaries": _count_by(["layer", "kind"]),
+    "vibrations": _summarise_vibrations,
     "phonons": lambda table: table.groupby(["layer", "branch"])["stiffness_kt_nm2"].agg(["min", "max"]).reset_index(),
     "growth": lambda table: table.groupby(["layer", "event"]).size().rename("events").reset_index(),
 }

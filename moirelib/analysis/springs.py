@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.fft import next_fast_len
 from scipy.optimize import least_squares
 from scipy.spatial import cKDTree
@@ -15,7 +16,9 @@ from scipy.stats import chi2
 
 from ..crystal.brillouin import brillouin_zone
 from ..crystal.fourier import find_lattice
-from .displacements import Displacements, coordination_labels, site_spacing
+from ..crystal.lattice import Lattice
+from ..crystal.neighbours import nearest_spacing
+from .displacements import Displacements, coordination_labels
 from .localization import error_variance, total_variance
 
 __all__ = [
@@ -41,14 +44,16 @@ class _Spectrum:
     realness: np.ndarray  # (m,) 0 for a complex amplitude, 1 for one that is real but for a phase (Γ, M)
 
 
-_INTERIOR = 7  # sites inside the edge: a hexagon five rows wide. Fewer have no extent for a wave to run over
+INTERIOR = 7  # sites inside the edge: a hexagon five rows wide. Fewer have no extent for a wave to run over
+CONNECTED = 9.0  # times the noise of |ρ|²: correlation in time is followed while it is above (three sigma)
+LARGEST_LOSS = 0.5  # of a wave's power, by removing the sites' means
 
 
-def edge_window(motion) -> np.ndarray:
+def edge_window(motion: Displacements) -> np.ndarray:
     """Weight of each site: 0 at the layer's edge, 1 deepest inside it, rising as sin²."""
     labels = coordination_labels(motion.sites)
     edge = motion.sites[labels == "edge"]
-    if len(edge) == 0 or len(motion.sites) - len(edge) < _INTERIOR:
+    if len(edge) == 0 or len(motion.sites) - len(edge) < INTERIOR:
         raise ValueError(
             f"layer {motion.layer} has no interior ({len(motion.sites)} sites, {len(edge)} of them at its edge); "
             "phonons need an island at least five rows wide"
@@ -57,18 +62,18 @@ def edge_window(motion) -> np.ndarray:
     return np.sin(0.5 * np.pi * depth / depth.max()) ** 2
 
 
-def displacement_spectrum(motion, q, weight) -> _Spectrum:
+def displacement_spectrum(motion: Displacements, q: np.ndarray, weight: np.ndarray) -> _Spectrum:
     """⟨u(q) u†(q)⟩ with u(q) = Σ w u exp(-iq·r) / √Σw²."""
     frames = len(motion.values)
     present = motion.seen / frames
     phase = np.exp(-1j * motion.sites @ q.T) * (weight / present / np.sqrt(np.sum(weight**2)))[:, None]
-    u = np.nan_to_num(motion.values)  # no wave but the longest goes with drift and rotation
+    u = np.nan_to_num(motion.values)  # removing drift and rotation changes only the longest waves
     amplitude = np.stack([u[..., i] @ phase for i in (0, 1)], axis=-1)  # (t, m, 2)
     samples, kept = independent_samples(amplitude, motion.creep)
     measured = np.einsum("tma,tmb->mab", amplitude, amplitude.conj()) / frames
     measured = measured / np.sqrt(kept[:, :, None] * kept[:, None, :])
     share = weight**2 / np.sum(weight**2)
-    # a particle that blinks scatters like noise; what is white in space is the same at every q
+    # a particle that is missed in some frames adds noise, equal at every q
     blinking = share @ ((1 / present - 1)[:, None] * total_variance(motion)[0])
     error, _, note = error_variance(motion)
     if note:
@@ -77,7 +82,7 @@ def displacement_spectrum(motion, q, weight) -> _Spectrum:
     return _Spectrum(measured, measured - np.diag(blinking + share @ error), samples, realness)
 
 
-def independent_samples(amplitude, creep):
+def independent_samples(amplitude: np.ndarray, creep: int):
     """Independent samples of each wave's power (m,), and what is left of it (m, 2) after the sites' means were removed.
 
     Of a Gaussian process 1 / (1 + 2 Σ |ρ|²) per frame for the power, by the slower polarization, and 1 / (1 + 2 Σ ρ)
@@ -87,14 +92,15 @@ def independent_samples(amplitude, creep):
     length = next_fast_len(2 * frames)
     rho = np.fft.ifft(np.abs(np.fft.fft(amplitude, length, axis=0)) ** 2, axis=0)[: max(frames // 4, 2)]
     rho = rho / np.maximum(rho[:1].real, 1e-300)
-    connected = np.cumprod(np.abs(rho) ** 2 > 9 / frames, axis=0)  # |ρ|² of independent frames is 1/frames on average
+    noise = 1 / frames  # mean |ρ|² of independent frames
+    connected = np.cumprod(np.abs(rho) ** 2 > CONNECTED * noise, axis=0)
     later = (rho * connected)[1:]
     samples = frames / (1 + 2 * np.sum(np.abs(later) ** 2, axis=0)) - (creep + 1)
     lost = (creep + 1) / frames * (1 + 2 * np.sum(later.real, axis=0))
-    return np.maximum(samples.min(axis=1), 1.0), 1 - np.clip(lost, 0, 0.5)
+    return np.maximum(samples.min(axis=1), 1.0), 1 - np.clip(lost, 0, LARGEST_LOSS)
 
 
-def plane_wave_stiffness(motion: Displacements, wave_vectors) -> np.ndarray:
+def plane_wave_stiffness(motion: Displacements, wave_vectors: ArrayLike) -> np.ndarray:
     """Dynamical matrix of a layer at any wave vectors, from the spectrum of its displacements.
 
     Parameters
@@ -117,7 +123,6 @@ def plane_wave_stiffness(motion: Displacements, wave_vectors) -> np.ndarray:
     Notes
     -----
     A window that falls to zero at the layer's edge keeps its softer particles out. It blurs q: see `dispersion`.
-    Explained in chapter 8, "Vibrations".
 
     References
     ----------
@@ -127,7 +132,7 @@ def plane_wave_stiffness(motion: Displacements, wave_vectors) -> np.ndarray:
     return invert_covariance(spectrum.motion, spectrum.samples, spectrum.realness)
 
 
-def invert_covariance(matrix, samples, realness) -> np.ndarray:
+def invert_covariance(matrix: np.ndarray, samples: np.ndarray, realness: np.ndarray) -> np.ndarray:
     """Inverse of sample covariances, unbiased: of N complex samples in 2 dimensions it is too large by N/(N - 2)."""
     values = np.linalg.eigvalsh(matrix)
     good = values[:, 0] > 1e-12 * np.abs(values[:, 1])
@@ -152,20 +157,15 @@ def localization_bound(motion: Displacements, confidence: float = 0.95) -> np.nd
     ndarray, shape (2,)
         Upper bound along y and x, in nm, of the error's root mean square over the particles.
 
-    Raises
-    ------
-    ValueError
-        If the layer has no interior.
-
     Notes
     -----
     Errors of different particles are independent, so they add the same to the power of every wave. The wave
     with the least power has at least that. Each power has the interval of chi-square with its independent samples; the
     least upper end of all waves counts, with Bonferroni's correction for having chosen it. No correlation in time is
-    needed. Errors shared by neighbours are not bounded. Explained in chapter 8, "Vibrations".
+    needed. Errors shared by neighbours are not bounded.
     """
     weight = edge_window(motion)
-    _, _, q = _resolved_waves(motion, weight)
+    _, _, q = _select_resolved_waves(motion, weight)
     spectrum = displacement_spectrum(replace(motion, localization_std=np.zeros(motion.sites.shape)), q, weight)
     power = np.einsum("maa->ma", spectrum.motion).real
     degrees = 2 * spectrum.samples / (1 + spectrum.realness**2)
@@ -173,9 +173,9 @@ def localization_bound(motion: Displacements, confidence: float = 0.95) -> np.nd
     return np.sqrt(upper.min(axis=0))
 
 
-def _resolved_waves(motion, weight):
+def _select_resolved_waves(motion, weight):
     """Lattice of the sites, the window's blur, and the waves of the Brillouin zone (m, 2) that the window resolves."""
-    lattice, _ = find_lattice(motion.sites, site_spacing(motion.sites))
+    lattice, _ = find_lattice(motion.sites, nearest_spacing(motion.sites))
     blur = Blur(motion.sites, weight)
     q = brillouin_zone(lattice.spacing, lattice.angle, blur.divisions(lattice.spacing))
     return lattice, blur, q[np.hypot(*q.T) > blur.shortest]
@@ -185,43 +185,23 @@ def _resolved_waves(motion, weight):
 
 
 @dataclass(frozen=True)
-class SpringModel:
-    """Force constants of an infinite hexagonal lattice, fitted to the spectrum of a layer's displacements.
+class SpringModel(Lattice):
+    """Force constants of an infinite hexagonal lattice, fitted to the spectrum of a layer's displacements."""
 
-    Explained in chapter 8, "Vibrations".
-
-    Parameters
-    ----------
-    spacing : float
-        Nearest-neighbour distance, in nm.
-    angle : float
-        Direction of a close-packed row, in degrees from x towards y.
-    site_stiffness : float
-        Hold on every particle, of the window or the other layer, in kT/nm².
-    central : ndarray, shape (s,)
-        Stiffness along the bonds to each shell of neighbours (at 1, √3 and 2 spacings), in kT/nm².
-    sideways : ndarray, shape (s,)
-        Stiffness across these bonds, in kT/nm².
-    covariance : ndarray, shape (1 + 2s, 1 + 2s)
-        Of the fit: site_stiffness, then central and sideways of each shell in turn.
-    misfit : float
-        χ² per degree of freedom; near 1 if the model describes the layer.
-    """
-
-    spacing: float
-    angle: float
-    site_stiffness: float
+    site_stiffness: float  # spring that holds each particle in place (window or other layer), in kT/nm²
+    # (s,) stiffness along the bonds to each shell of neighbours (at 1, √3 and 2 spacings), in kT/nm²
     central: np.ndarray
-    sideways: np.ndarray
+    sideways: np.ndarray  # (s,) stiffness across these bonds, in kT/nm²
+    # (1 + 2s, 1 + 2s) of the fit: site_stiffness, then central and sideways of each shell in turn
     covariance: np.ndarray
-    misfit: float
+    misfit: float  # χ² per degree of freedom; near 1 if the model describes the layer
 
     @property
     def central_std(self) -> np.ndarray:
         """Standard errors of `central`, in kT/nm²."""
         return np.sqrt(np.diag(self.covariance)[1::2])
 
-    def dynamical_matrix(self, wave_vectors) -> np.ndarray:
+    def dynamical_matrix(self, wave_vectors: ArrayLike) -> np.ndarray:
         """D(q) in kT/nm², shape (..., 2, 2), at wave vectors (..., 2) in radians per nm."""
         parameters = np.concatenate([[self.site_stiffness], np.stack([self.central, self.sideways], axis=1).ravel()])
         return np.tensordot(_spring_basis(wave_vectors, self.spacing, self.angle, len(self.central)), parameters, 1)
@@ -250,10 +230,6 @@ def fit_springs(motion: Displacements, shells: int = 2) -> SpringModel:
     shells : int
         Shells of neighbours that are bonded, 1 to 3.
 
-    Returns
-    -------
-    SpringModel
-
     Raises
     ------
     ValueError
@@ -263,12 +239,12 @@ def fit_springs(motion: Displacements, shells: int = 2) -> SpringModel:
     -----
     The spectrum that the model predicts, blurred by the window as the measured one is, is fitted to the measured one
     all over the Brillouin zone by weighted least squares. The spectrum is not inverted, so noise does no harm, and
-    waves longer than the window are left out. Explained in chapter 8, "Vibrations".
+    waves longer than the window are left out.
     """
     if shells not in (1, 2, 3):
         raise ValueError(f"springs reach over 1, 2 or 3 shells of neighbours, got {shells}")
     weight = edge_window(motion)
-    lattice, blur, q = _resolved_waves(motion, weight)
+    lattice, blur, q = _select_resolved_waves(motion, weight)
     spectrum = displacement_spectrum(motion, q, weight)
     typical = np.median(np.trace(spectrum.motion, axis1=1, axis2=2).real) / 2
     if not typical > 0:
@@ -276,11 +252,11 @@ def fit_springs(motion: Displacements, shells: int = 2) -> SpringModel:
             f"the localization error explains all displacements of layer {motion.layer}; no springs to fit"
         )
     basis = _spring_basis(blur.around(q), lattice.spacing, lattice.angle, shells)
-    found, covariance, misfit = _fitted(spectrum, blur, basis, 1 / (3 * typical))
+    found, covariance, misfit = _fit_force_constants(spectrum, blur, basis, 1 / (3 * typical))
     return SpringModel(lattice.spacing, lattice.angle, float(found[0]), found[1::2], found[2::2], covariance, misfit)
 
 
-def _fitted(spectrum, blur, basis, scale):
+def _fit_force_constants(spectrum, blur, basis, scale):
     """Force constants (1 + 2 shells,) in kT/nm² near a scale, their covariance, and χ² per degree of freedom."""
 
     def predicted(parameters):
@@ -303,11 +279,16 @@ def _fitted(spectrum, blur, basis, scale):
     return fit.x * scale, covariance, float(2 * fit.cost / (len(fit.fun) - len(start)))
 
 
-def safe_inverse(matrix) -> np.ndarray:
+def safe_inverse(matrix: np.ndarray) -> np.ndarray:
     """Of real symmetric 2x2 matrices; unstable ones count as very soft."""
     a, b, c = matrix[..., 0, 0], matrix[..., 0, 1], matrix[..., 1, 1]
     determinant = np.maximum(a * c - b * b, 1e-6 * (a + c) ** 2)
     return np.stack([np.stack([c, -b], axis=-1), np.stack([-b, a], axis=-1)], axis=-2) / determinant[..., None, None]
+
+
+SHORTEST_WAVE = 2.0  # rad over the window's size; below, leakage from longer waves outweighs what is there
+LONGEST_WAVE = 1.0  # rad over the window's size; motion of still longer waves went with drift and rotation
+BLUR_REACH = 5.0  # rad over the window's size: the window's spectrum is negligible beyond
 
 
 class Blur:
@@ -316,18 +297,18 @@ class Blur:
     def __init__(self, sites, weight, half: int = 8):
         center = weight**2 @ sites / np.sum(weight**2)
         size = np.sqrt(weight**2 @ np.sum((sites - center) ** 2, axis=1) / np.sum(weight**2))
-        self.shortest = 2.0 / size  # rad/nm; below, leakage from longer waves outweighs what is there
-        self.cut = 1.0 / size  # motion of still longer waves went with drift and rotation
-        axis = np.linspace(-5 / size, 5 / size, 2 * half + 1)
+        self.shortest = SHORTEST_WAVE / size
+        self.cut = LONGEST_WAVE / size
+        axis = np.linspace(-BLUR_REACH / size, BLUR_REACH / size, 2 * half + 1)
         self.steps = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)
         power = np.abs(np.exp(-1j * self.steps @ (sites - center).T) @ weight) ** 2
         self.power = power / power.sum()
 
-    def divisions(self, spacing) -> int:
+    def divisions(self, spacing: float) -> int:
         """Of the Brillouin zone, so that neighbouring waves are nearly independent."""
         return int(np.clip(round(6 / (self.shortest * spacing)), 6, 20))
 
-    def around(self, q) -> np.ndarray:
+    def around(self, q: np.ndarray) -> np.ndarray:
         """Wave vectors that are averaged into each of q, (m, s, 2)."""
         near = q[:, None] + self.steps
         length = np.maximum(np.linalg.norm(near, axis=2, keepdims=True), 1e-12)
@@ -336,28 +317,15 @@ class Blur:
 
 @dataclass(frozen=True)
 class ElasticConstants:
-    """Two-dimensional elastic moduli of a layer, in kT/nm², with standard errors.
+    """Two-dimensional elastic moduli of a layer, in kT/nm², with standard errors."""
 
-    Explained in chapter 8, "Vibrations".
-
-    Parameters
-    ----------
-    shear, shear_std : float
-        μ, from the transverse branch.
-    longitudinal, longitudinal_std : float
-        λ + 2μ, from the longitudinal branch.
-    bulk, bulk_std : float
-        λ + μ.
-    poisson_ratio, poisson_ratio_std : float
-        λ / (λ + 2μ), between -1 and 1 in two dimensions; 1/3 for central springs between nearest neighbours.
-    """
-
-    shear: float
+    shear: float  # μ, from the transverse branch
     shear_std: float
-    longitudinal: float
+    longitudinal: float  # λ + 2μ, from the longitudinal branch
     longitudinal_std: float
-    bulk: float
+    bulk: float  # λ + μ
     bulk_std: float
+    # λ / (λ + 2μ), between -1 and 1 in two dimensions; 1/3 for central springs between nearest neighbours
     poisson_ratio: float
     poisson_ratio_std: float
 
@@ -370,14 +338,10 @@ def elastic_constants(model: SpringModel) -> ElasticConstants:
     model : SpringModel
         Of `fit_springs`.
 
-    Returns
-    -------
-    ElasticConstants
-
     Notes
     -----
     For long waves D(q) = s + A M q², with the hold s on every particle, the area A = √3/2 a² of a site, and the modulus
-    M = λ + 2μ of longitudinal and μ of transverse waves. Explained in chapter 8, "Vibrations".
+    M = λ + 2μ of longitudinal and μ of transverse waves.
     """
     t = np.radians(model.angle)
     along, across = np.array([np.sin(t), np.cos(t)]), np.array([np.cos(t), -np.sin(t)])
@@ -392,6 +356,13 @@ def elastic_constants(model: SpringModel) -> ElasticConstants:
     bulk, ratio = longitudinal - shear, 1 - 2 * shear / longitudinal
     change = np.array([2 * shear / longitudinal**2, -2 / longitudinal])  # of Poisson's ratio with the two moduli
     bulk_std = np.sqrt(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
-    values = (shear, np.sqrt(covariance[1, 1]), longitudinal, np.sqrt(covariance[0, 0]))
-    values += (bulk, bulk_std, ratio, np.sqrt(change @ covariance @ change))
-    return ElasticConstants(*(float(x) for x in values))
+    return ElasticConstants(
+        shear=float(shear),
+        shear_std=float(np.sqrt(covariance[1, 1])),
+        longitudinal=float(longitudinal),
+        longitudinal_std=float(np.sqrt(covariance[0, 0])),
+        bulk=float(bulk),
+        bulk_std=float(bulk_std),
+        poisson_ratio=float(ratio),
+        poisson_ratio_std=float(np.sqrt(change @ covariance @ change)),
+    )

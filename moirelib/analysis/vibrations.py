@@ -6,21 +6,22 @@ Explained in chapter 8, "Vibrations".
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
+from scipy.constants import Boltzmann
 from scipy.fft import irfft, next_fast_len, rfft
 from scipy.spatial import cKDTree
 from scipy.stats import chi2, norm
 
-from ..crystal.neighbours import bonds
-from ..tables import checked_particles
-from .displacements import AXES, MIN_FRAMES, Displacements, site_displacements, site_spacing, smoothing_matrix
-from .localization import error_variance, independent_share, pool_covariance, restore_mean, total_variance
+from ..crystal.neighbours import bonds, nearest_spacing
+from ..tables import check_particles
+from .displacements import AXES, MIN_FRAMES, Displacements, make_smoother, site_displacements
+from .localization import error_variance, pool_covariance, restore_mean, share_of_independent_samples, total_variance
 
 __all__ = [
-    "every_layer",
     "group_vibrations",
     "interlayer_correlation",
     "layer_vibrations",
@@ -52,12 +53,8 @@ def pn_per_um(spring_constant: float | np.ndarray, temperature: float = 298.15) 
     --------
     >>> round(pn_per_um(1.0))
     4116
-
-    Notes
-    -----
-    Explained in chapter 8, "Vibrations".
     """
-    return spring_constant * 1.380649e-23 * temperature * 1e24  # J/nm² = 10¹⁸ N/m = 10²⁴ pN/µm
+    return spring_constant * Boltzmann * temperature * 1e24  # J/nm² = 10¹⁸ N/m = 10²⁴ pN/µm
 
 
 def site_vibrations(motion: Displacements, confidence: float = 0.95) -> pd.DataFrame:
@@ -79,24 +76,19 @@ def site_vibrations(motion: Displacements, confidence: float = 0.95) -> pd.DataF
         ``cov_yx_nm2`` of the two axes and ``samples``, the number of independent ones. ``attrs["note"]`` says what is
         missing.
 
-    Raises
-    ------
-    ValueError
-        If `confidence` is not between 0 and 1.
-
     Notes
     -----
     The variance is that of independent motion: removed drift and rotation and the estimated mean are corrected for. The
     interval of the total variance is the one of chi-square with the effective number of independent samples; the
     error's variance is then taken from its ends. Where the lower end is not positive, the upper bound of k is infinite:
     the motion may be zero. Intervals suppose Gaussian displacements and error bars that are right and independent from
-    frame to frame. Explained in chapter 8, "Vibrations".
+    frame to frame.
     """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be between 0 and 1, got {confidence}")
     error, error_spread, note = error_variance(motion)
     total, samples, covariance = total_variance(motion)
-    low, high = _variance_interval(total, samples, confidence)
+    low, high = _estimate_variance_interval(total, samples, confidence)
     z = norm.ppf(0.5 + confidence / 2)
     variance = total - error
     # interval of a difference from the intervals of its terms (MOVER)
@@ -108,37 +100,32 @@ def site_vibrations(motion: Displacements, confidence: float = 0.95) -> pd.DataF
     for i, a in enumerate(AXES):
         table[f"std_raw_{a}_nm"] = np.sqrt(total[:, i])
         table[f"localization_{a}_nm"] = np.sqrt(error[:, i])
-        table[f"std_{a}_nm"] = _root(variance[:, i])
+        table[f"std_{a}_nm"] = _root_if_positive(variance[:, i])
         table[f"std_{a}_low_nm"] = np.sqrt(np.maximum(low[:, i], 0))
         table[f"std_{a}_high_nm"] = np.sqrt(np.maximum(high[:, i], 0))
         table[f"k_{a}_kt_nm2"] = _stiffness(variance[:, i])
         table[f"k_{a}_low_kt_nm2"] = _stiffness(high[:, i])
         table[f"k_{a}_high_kt_nm2"] = _stiffness(low[:, i])
-    unknown = np.isnan(error)
-    for i, a in enumerate(AXES):
-        columns = [c for c in table if f"_{a}_" in c and c.startswith(("std", "k")) and "raw" not in c]
-        table.loc[unknown[:, i], columns] = np.nan
     table["cov_yx_nm2"] = covariance
     table["samples"] = samples.min(axis=1)
     table.attrs["note"] = note
     return table
 
 
-def _variance_interval(variance, samples, confidence):
+def _estimate_variance_interval(variance, samples, confidence):
     """Interval of a variance from so many independent Gaussian samples (chi-square)."""
     tail = 0.5 * (1 - confidence)
     return variance * samples / chi2.ppf(1 - tail, samples), variance * samples / chi2.ppf(tail, samples)
 
 
-def _root(variance):
+def _root_if_positive(variance):
     return np.sqrt(np.where(variance > 0, variance, np.nan))
 
 
 def _stiffness(variance):
-    """Equipartition: ½ k⟨u²⟩ = ½ kT."""
-    return np.where(
-        variance > 0, 1 / np.where(variance > 0, variance, 1.0), np.where(np.isnan(variance), np.nan, np.inf)
-    )
+    """Equipartition: ½ k⟨u²⟩ = ½ kT; infinite where the variance is not positive."""
+    with np.errstate(divide="ignore"):
+        return 1 / np.maximum(variance, 0.0)
 
 
 def measure_vibrations(tracks: pd.DataFrame, confidence: float = 0.95, **options) -> pd.DataFrame:
@@ -157,48 +144,24 @@ def measure_vibrations(tracks: pd.DataFrame, confidence: float = 0.95, **options
     -------
     pandas.DataFrame
         As `site_vibrations`. ``attrs["note"]`` has a line for each layer that allows less, or nothing at all.
-
-    Raises
-    ------
-    ValueError
-        If the table is bad, or no layer has enough frames and particles.
-
-    Notes
-    -----
-    Explained in chapter 8, "Vibrations".
     """
-    return every_layer(tracks, lambda k: site_vibrations(site_displacements(tracks, k, **options), confidence))[0]
+
+    def measure(layer):
+        return site_vibrations(site_displacements(tracks, layer, **options), confidence)
+
+    return measure_every_layer(tracks, measure)[0]
 
 
-def every_layer(tracks: pd.DataFrame, measure: Callable[[int], pd.DataFrame]) -> tuple[pd.DataFrame, dict[int, dict]]:
-    """One table of all layers that allow one.
+def measure_every_layer(
+    tracks: pd.DataFrame, measure: Callable[[int], pd.DataFrame]
+) -> tuple[pd.DataFrame, dict[int, dict]]:
+    """One table of all layers that allow one, and the attributes of each layer's own table.
 
-    Parameters
-    ----------
-    tracks : pandas.DataFrame
-        As for `site_displacements`.
-    measure : callable
-        Takes the number of a layer and gives its table, or raises ValueError where the layer does not allow one.
-        ``attrs["note"]`` of the table may say what limits it.
-
-    Returns
-    -------
-    table : pandas.DataFrame
-        The tables, one after the other. ``attrs["note"]`` has a line for each layer that allows less, or nothing at
-        all.
-    attributes : dict of int to dict
-        The other attributes of each layer's table.
-
-    Raises
-    ------
-    ValueError
-        If the table is bad, or no layer allows one of its own: the first layer's reason.
-
-    Notes
-    -----
-    Explained in chapter 8, "Vibrations".
+    ``measure`` takes the number of a layer and gives its table, or raises ValueError where the layer does not allow
+    one. ``attrs["note"]`` of the result has a line for each layer that allows less, or nothing at all. Raises the first
+    layer's reason if no layer allows a table.
     """
-    tracks = checked_particles(tracks, name="the track table")
+    tracks = check_particles(tracks, name="the track table")
     tables, notes, attributes = [], [], {}
     for layer in sorted(tracks["layer"].unique()):
         try:
@@ -241,55 +204,50 @@ def layer_vibrations(motion: Displacements, spacing: float | None = None) -> dic
         fast motion of the layer as a whole that was removed as drift: stage and heat together; ``independent_frames``;
         ``note``.
 
-    Raises
-    ------
-    ValueError
-        If there is one particle only, and no spacing given.
-
     Notes
     -----
     Standard errors come from the scatter of the frames' means, with their correlation in time, since
     neighbours in one frame do not move independently. In two dimensions the mean amplitude grows with the crystal's
     size; the relative Lindemann parameter does not, and melting is near 0.033 (Zahn & Maret, Phys. Rev. Lett. 85, 3656
-    (2000)). Explained in chapter 8, "Vibrations".
+    (2000)).
     """
     error, error_spread, note = error_variance(motion)
     total, _, _ = total_variance(motion)
     raw, mean_error = total.mean(axis=0), error.mean(axis=0)
     variance = raw - mean_error
-    tensor, spread, frames = _mean_tensor(motion, total)  # yy, xx, yx
+    tensor, spread, frames = _average_tensor(motion, total)  # yy, xx, yx
     tensor[:2] -= mean_error
     spread_total = np.hypot(np.sqrt(np.diag(spread))[:2], error_spread)
     spread = spread + np.diag([*np.nan_to_num(error_spread**2), 0.0])
-    a = site_spacing(motion.sites) if spacing is None else spacing
+    a = nearest_spacing(motion.sites) if spacing is None else spacing
     result = {f"variance_{x}_nm2": variance[i] for i, x in enumerate(AXES)}
     result |= {f"variance_{x}_std_nm2": spread_total[i] for i, x in enumerate(AXES)}
     result |= {f"std_raw_{x}_nm": np.sqrt(raw[i]) for i, x in enumerate(AXES)}
-    result |= {f"std_{x}_nm": _root(variance[i]) for i, x in enumerate(AXES)}
+    result |= {f"std_{x}_nm": _root_if_positive(variance[i]) for i, x in enumerate(AXES)}
     result |= {f"k_{x}_kt_nm2": _stiffness(variance[i]) for i, x in enumerate(AXES)}
-    result |= _anisotropy(tensor, spread)
-    result |= {f"layer_jitter_{x}_nm": v for x, v in zip(AXES, _jitter(motion.drift), strict=True)}
-    result["lindemann"] = _root(variance.sum()) / a
-    result["lindemann_relative"] = (_relative_variance(motion, a) - 2 * mean_error.sum()) / (2 * a**2)
+    result |= _measure_anisotropy(tensor, spread)
+    result |= {f"layer_jitter_{x}_nm": v for x, v in zip(AXES, _measure_jitter(motion.drift), strict=True)}
+    result["lindemann"] = _root_if_positive(variance.sum()) / a
+    result["lindemann_relative"] = (_measure_relative_variance(motion, a) - 2 * mean_error.sum()) / (2 * a**2)
     result = {key: float(value) for key, value in result.items()}
     return result | {"independent_frames": frames, "note": note}
 
 
-def _mean_tensor(motion, total):
+def _average_tensor(motion, total):
     """Mean over sites of (u_y², u_x², u_y u_x), its covariance (3, 3) from frame to frame, and independent frames."""
     u = motion.values / np.sqrt(motion.kept)
     per_frame = np.nanmean(np.stack([u[..., 0] ** 2, u[..., 1] ** 2, u[..., 0] * u[..., 1]], axis=-1), axis=1)
     mean = per_frame.mean(axis=0)
-    scale = np.sqrt(total.mean(axis=0) / mean[:2])  # puts back what the mean over time took
+    scale = np.sqrt(total.mean(axis=0) / mean[:2])  # restores the variance that the mean over time removed
     factor = np.array([scale[0] ** 2, scale[1] ** 2, scale.prod()])
-    independent = min(_independent_frames(x) for x in per_frame.T)
+    independent = min(_count_independent_frames(x) for x in per_frame.T)
     restored = restore_mean(pool_covariance(motion), len(u), motion.creep)[0]
-    independent = min(independent, len(u) * independent_share(restored, len(u)).min())
+    independent = min(independent, len(u) * share_of_independent_samples(restored, len(u)).min())
     spread = np.cov(per_frame.T) / independent
     return mean * factor, spread * np.outer(factor, factor), float(independent)
 
 
-def _independent_frames(series):
+def _count_independent_frames(series):
     """Frames / (1 + 2 Σ ρ), summed up to the first lag at which ρ falls below twice its own noise."""
     x = series - series.mean()
     length = next_fast_len(2 * len(x), real=True)
@@ -300,13 +258,17 @@ def _independent_frames(series):
     return float(len(x) / (1 + 2 * rho[1:end].sum()))
 
 
-def _jitter(drift):
-    """Standard deviation of the layer's own motion about a running parabola of 15 frames, (2,)."""
-    smooth, share = smoothing_matrix(15, len(drift))
+JITTER_WINDOW = 15  # frames; slower motion of the layer counts as drift
+ROW_OF_BONDS = 1000  # bonds at a time; all bonds of a long movie would fill the memory
+
+
+def _measure_jitter(drift):
+    """Standard deviation of the layer's own motion about a running parabola, (2,)."""
+    smooth, share = make_smoother(JITTER_WINDOW, len(drift))
     return np.sqrt(np.mean((drift - smooth(drift)) ** 2, axis=0) / (1 - min(share, 0.9)))
 
 
-def _anisotropy(tensor, spread) -> dict:
+def _measure_anisotropy(tensor, spread) -> dict:
     """Principal axes of the mean variance, from the two components that are zero for isotropic motion."""
     trace = tensor[0] + tensor[1]
     parts = np.array([tensor[1] - tensor[0], 2 * tensor[2]])  # xx - yy and 2 xy turn by twice the angle
@@ -324,19 +286,19 @@ def _anisotropy(tensor, spread) -> dict:
     }
 
 
-def _relative_variance(motion, spacing) -> float:
+def _measure_relative_variance(motion, spacing) -> float:
     """⟨|u_i - u_j|²⟩ over bonds, in nm², mean over time restored as for uncorrelated frames."""
     i, j = bonds(motion.sites, spacing).T
     if len(i) == 0:
         return np.nan
     frames, total, count = len(motion.values), 0.0, 0
-    for part in np.array_split(np.arange(len(i)), len(i) // 1000 + 1):  # a long movie of all bonds fills the memory
+    for part in np.array_split(np.arange(len(i)), len(i) // ROW_OF_BONDS + 1):
         relative = motion.values[:, i[part]] - motion.values[:, j[part]]
         total, count = total + np.nansum(relative**2), count + np.isfinite(relative[..., 0]).sum()
     return float(total / max(count, 1) * frames / (frames - motion.creep - 1))
 
 
-def group_vibrations(table: pd.DataFrame, labels) -> pd.DataFrame:
+def group_vibrations(table: pd.DataFrame, labels: Mapping[int, str] | ArrayLike) -> pd.DataFrame:
     """Mean amplitude of groups of sites: by coordination, or by registry on the other layer.
 
     Parameters
@@ -356,7 +318,6 @@ def group_vibrations(table: pd.DataFrame, labels) -> pd.DataFrame:
     Notes
     -----
     The standard error supposes that sites scatter independently; soft waves shared by a whole group make it too small.
-    Explained in chapter 8, "Vibrations".
     """
     group = table["particle"].map(labels) if hasattr(labels, "keys") else pd.Series(np.asarray(labels), table.index)
     total = 0.5 * (table["std_raw_y_nm"] ** 2 + table["std_raw_x_nm"] ** 2)
@@ -364,7 +325,7 @@ def group_vibrations(table: pd.DataFrame, labels) -> pd.DataFrame:
     grouped = variance.groupby(group.rename("group"))
     result = pd.DataFrame({"sites": grouped.size(), "variance_nm2": grouped.mean()})
     result["variance_std_nm2"] = grouped.std() / np.sqrt(result["sites"])
-    result["std_nm"] = _root(result["variance_nm2"])
+    result["std_nm"] = _root_if_positive(result["variance_nm2"])
     result["k_kt_nm2"] = _stiffness(result["variance_nm2"].to_numpy())
     return result
 
@@ -373,7 +334,7 @@ def group_vibrations(table: pd.DataFrame, labels) -> pd.DataFrame:
 
 
 def interlayer_correlation(
-    one: Displacements, other: Displacements, edges=None, seed: int = 0, shuffles: int = 100
+    one: Displacements, other: Displacements, edges: ArrayLike | None = None, seed: int = 0, shuffles: int = 100
 ) -> pd.DataFrame:
     """Correlation of displacements of two layers' particles, by their distance.
 
@@ -394,42 +355,37 @@ def interlayer_correlation(
         One row per bin: ``distance_nm``, ``pairs``, ``correlation`` (1 if both always move alike, 0 if independently),
         ``null_low, null_high``: the middle 95 % of it when the other layer's frames are shifted in time.
 
-    Raises
-    ------
-    ValueError
-        If the layers share fewer than 10 frames, or there is no shuffle.
-
     Notes
     -----
     Localization error is taken from the variances in the denominator; in the products of different particles it
     averages out. Where a layer's error is not known, nothing is taken, and the correlation is too small. Each layer's
     own drift and rotation are gone: layers that move as wholes against each other show nothing here, and far particles
     of small layers (n) are anticorrelated by about 1/n. Errors of two overlapping particles may be correlated, and look
-    like motion. Explained in chapter 8, "Vibrations".
+    like motion.
     """
     frames, i, j = np.intersect1d(one.frames, other.frames, return_indices=True)
     if len(frames) < MIN_FRAMES:
         raise ValueError(f"the layers share {len(frames)} frames; their correlation needs at least {MIN_FRAMES}")
     if shuffles < 1:
         raise ValueError(f"the null needs at least 1 shuffle, got {shuffles}")
-    edges = site_spacing(one.sites) * np.arange(0, 3.01, 0.5) if edges is None else np.asarray(edges, float)
+    edges = nearest_spacing(one.sites) * np.arange(0, 3.01, 0.5) if edges is None else np.asarray(edges, float)
     pairs = cKDTree(one.sites).sparse_distance_matrix(cKDTree(other.sites), edges[-1], output_type="ndarray")
     weights = [pairs[(pairs["v"] >= low) & (pairs["v"] < high)] for low, high in zip(edges, edges[1:], strict=False)]
-    moved = [rfft(convert_scale(m, k), axis=0) for m, k in ((one, i), (other, j))]
+    moved = [rfft(_scale_by_amplitude(m, k), axis=0) for m, k in ((one, i), (other, j))]
     seen = [rfft(np.isfinite(m.values[k]).astype(float), axis=0) for m, k in ((one, i), (other, j))]
     rng = np.random.default_rng(seed)
     # a shift in time keeps the correlation of each layer and breaks that between them
     shifts = [0, *rng.integers(len(frames) // 10, len(frames) - len(frames) // 10, shuffles)]
     rows = []
     for k, bin_pairs in enumerate(weights):
-        sums, seen_together = (_lagged_sums(*both, bin_pairs, len(frames))[shifts] for both in (moved, seen))
+        sums, seen_together = (_sum_at_all_lags(a, b, bin_pairs, len(frames))[shifts] for a, b in (moved, seen))
         product = np.where(seen_together > 0.5, sums, np.nan) / seen_together  # NaN for pairs never seen together
         low, high = np.quantile(product[1:], [0.025, 0.975])
         rows.append((0.5 * (edges[k] + edges[k + 1]), len(bin_pairs), product[0], low, high))
     return pd.DataFrame(rows, columns=["distance_nm", "pairs", "correlation", "null_low", "null_high"])
 
 
-def convert_scale(motion, frames):
+def _scale_by_amplitude(motion, frames):
     """Displacements per one-sigma amplitude of the motion alone, mean over the layer; 0 where not seen."""
     error, _, _ = error_variance(motion)
     total, _, _ = total_variance(motion)
@@ -437,11 +393,11 @@ def convert_scale(motion, frames):
     return np.nan_to_num(motion.values[frames]) / np.sqrt(variance if variance > 0 else np.nan)
 
 
-def _lagged_sums(one, other, pairs, frames):
+def _sum_at_all_lags(one, other, pairs, frames):
     """Sum over pairs, axes and frames of one(t) other(t + shift), for every cyclic shift, from their spectra."""
     if len(pairs) == 0:
         return np.full(frames, np.nan)
     spectrum = np.zeros(len(one), complex)
-    for part in np.array_split(pairs, len(pairs) // 1000 + 1):
+    for part in np.array_split(pairs, len(pairs) // ROW_OF_BONDS + 1):
         spectrum += np.einsum("fpi,fpi->f", one[:, part["i"]].conj(), other[:, part["j"]])
     return irfft(spectrum, frames)

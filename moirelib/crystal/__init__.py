@@ -1,5 +1,7 @@
 """Crystal geometry that simulation, decomposition and analysis share: lattices, neighbours, matching.
 
+Functions raise ValueError where positions are not finite or, for a spacing, fewer than four off a line.
+
 Names are listed in ``__init__.pyi`` and loaded when they are first used.
 """
 

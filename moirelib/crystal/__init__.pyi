@@ -8,9 +8,8 @@ from .lattice import (
     hexagonal_lattice as hexagonal_lattice,
     moire_period as moire_period,
 )
-from .matching import match as match, unpaired as unpaired
+from .matching import assign_pairs as assign_pairs, match as match, pair_mutually_nearest as pair_mutually_nearest
 from .mesh import (
-    REACH as REACH,
     SIXTH_TURN as SIXTH_TURN,
     THREE_SHELLS as THREE_SHELLS,
     LocalLattices as LocalLattices,
@@ -20,12 +19,15 @@ from .mesh import (
     sixth_turns as sixth_turns,
 )
 from .neighbours import (
+    REACH as REACH,
+    SPACING_PER_DIAMETER as SPACING_PER_DIAMETER,
     bonds as bonds,
-    checked_points as checked_points,
+    check_points as check_points,
     connected_groups as connected_groups,
     extent as extent,
     freud_system as freud_system,
     hexatic as hexatic,
+    nearest_spacing as nearest_spacing,
     neighbour_spacing as neighbour_spacing,
     rows_of_three as rows_of_three,
     spans_plane as spans_plane,

@@ -14,40 +14,24 @@ from .lattice import Lattice
 __all__ = ["SymmetryPath", "brillouin_zone", "symmetry_path"]
 
 
-# --- Reciprocal space ---
-
-
 @dataclass(frozen=True)
 class SymmetryPath:
-    """Wave vectors along Γ-M-K-Γ of a hexagonal lattice.
+    """Wave vectors along Γ-M-K-Γ of a hexagonal lattice."""
 
-    Explained in chapter 8, "Vibrations".
-
-    Parameters
-    ----------
-    wave_vectors : ndarray, shape (m, 2)
-        (q_y, q_x) in radians per nm; Γ itself is left out.
-    longitudinal : ndarray, shape (m, 2)
-        Unit vector of the longitudinal branch (y, x): the direction Γ-M up to K, the direction Γ-K after it. Mirror
-        symmetry makes it an exact polarization.
-    distance : ndarray, shape (m,)
-        Along the path from Γ, in radians per nm.
-    ticks : tuple of float
-        Distance of Γ, M, K and Γ.
-    """
-
-    wave_vectors: np.ndarray
+    wave_vectors: np.ndarray  # (m, 2) (q_y, q_x) in radians per nm; Γ itself is left out
+    # (m, 2) unit vector of the longitudinal branch (y, x): the direction Γ-M up to K, the direction Γ-K after it.
+    # Mirror symmetry makes it an exact polarization.
     longitudinal: np.ndarray
-    distance: np.ndarray
-    ticks: tuple[float, float, float, float]
+    distance: np.ndarray  # (m,) along the path from Γ, in radians per nm
+    ticks: tuple[float, float, float, float]  # distance of Γ, M, K and Γ
 
     labels = ("Γ", "M", "K", "Γ")
 
-    def turned(self, degrees: float) -> SymmetryPath:
+    def turn(self, degrees: float) -> SymmetryPath:
         """The same path turned from x towards y: equivalent by symmetry for multiples of 60°."""
         c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-        turn = np.array([[c, s], [-s, c]])  # of (y, x)
-        return SymmetryPath(self.wave_vectors @ turn.T, self.longitudinal @ turn.T, self.distance, self.ticks)
+        matrix = np.array([[c, s], [-s, c]])  # of (y, x)
+        return SymmetryPath(self.wave_vectors @ matrix.T, self.longitudinal @ matrix.T, self.distance, self.ticks)
 
 
 def symmetry_path(spacing: float, angle: float, points: int = 36) -> SymmetryPath:
@@ -61,14 +45,6 @@ def symmetry_path(spacing: float, angle: float, points: int = 36) -> SymmetryPat
         Direction of a close-packed row, in degrees from x towards y.
     points : int
         Number of wave vectors, M and K among them, in nearly equal steps.
-
-    Returns
-    -------
-    SymmetryPath
-
-    Notes
-    -----
-    Explained in chapter 8, "Vibrations".
     """
 
     def toward(degrees):
@@ -103,10 +79,6 @@ def brillouin_zone(spacing: float, angle: float, divisions: int = 12) -> np.ndar
     -------
     ndarray, shape (m, 2)
         (q_y, q_x) in radians per nm, each the shortest of its equivalents.
-
-    Notes
-    -----
-    Explained in chapter 8, "Vibrations".
     """
     b = Lattice(spacing, angle).wave_vectors[[0, 2]]
     i, j = (x.ravel() for x in np.meshgrid(np.arange(divisions), np.arange(divisions), indexing="ij"))

@@ -6,6 +6,7 @@ Explained in chapter 7, "Particles".
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.fft import rfft2
 from scipy.ndimage import map_coordinates
 
@@ -14,10 +15,12 @@ from .lattice import Lattice
 __all__ = ["find_lattice"]
 
 
-# --- Lattices in a set of points ---
+SEARCHED = 0.8, 1.25  # of the rough spacing
+FINEST, COARSEST = 0.004, 0.015  # relative steps of the search in spacing, and in radians
+PEAK_WIDTH = 0.15  # spacings over the field: steps of the search as wide as a peak
 
 
-def find_lattice(points: np.ndarray, spacing: float, weights=None) -> tuple[Lattice, float]:
+def find_lattice(points: np.ndarray, spacing: float, weights: ArrayLike | None = None) -> tuple[Lattice, float]:
     """The strongest hexagonal lattice in a set of points.
 
     Parameters
@@ -38,13 +41,15 @@ def find_lattice(points: np.ndarray, spacing: float, weights=None) -> tuple[Latt
 
     Notes
     -----
-    The structure factor |Σ exp(-iq·r)|²/n comes from a fast Fourier transform of the points. Explained in chapter 7.
+    The structure factor |Σ exp(-iq·r)|²/n comes from a fast Fourier transform of the points.
     """
     weights = np.ones(len(points)) if weights is None else np.asarray(weights, float)
-    return find_strongest(np.asarray(points, float), weights, 0.8 * spacing, 1.25 * spacing)
+    return find_strongest(np.asarray(points, float), weights, SEARCHED[0] * spacing, SEARCHED[1] * spacing)
 
 
-def find_strongest(points, weights, low, high, also=None) -> tuple[Lattice, float]:
+def find_strongest(
+    points: np.ndarray, weights: np.ndarray, low: float, high: float, also: np.ndarray | None = None
+) -> tuple[Lattice, float]:
     """The strongest lattice with a spacing between two bounds, and its strength.
 
     Peaks that cancel between two layers (half a spacing apart) show with other weights: ``also`` holds such.
@@ -54,14 +59,14 @@ def find_strongest(points, weights, low, high, also=None) -> tuple[Lattice, floa
         power = power + _structure_factor(points, low / 3, also)[0]
     # Peaks are as wide as the inverse of the field: no need to search finer.
     size = max(np.ptp(points, axis=0).max(), low)
-    fine = np.clip(0.15 * low / size, 0.004, 0.015)
+    fine = np.clip(PEAK_WIDTH * low / size, FINEST, COARSEST)
     spacing = np.exp(np.arange(np.log(low), np.log(high), fine))
     angle = np.arange(0, 60, np.degrees(fine))
-    best = _best_hexagon(power, step, spacing, angle)
-    if also is not None and _strength(points, also, best) > _strength(points, weights, best):
+    best = _find_best_hexagon(power, step, spacing, angle)
+    if also is not None and _measure_strength(points, also, best) > _measure_strength(points, weights, best):
         weights = also
     best = polish_lattice(points, weights, best)
-    return best, _strength(points, weights, best)
+    return best, _measure_strength(points, weights, best)
 
 
 def _structure_factor(points, cell, weights):
@@ -78,12 +83,12 @@ def _structure_factor(points, cell, weights):
     return power, 2 * np.pi / (n * cell)
 
 
-def _best_hexagon(power, step, spacing, angle) -> Lattice:
+def _find_best_hexagon(power, step, spacing, angle) -> Lattice:
     a, t = np.meshgrid(spacing, angle, indexing="ij")
     direction = np.radians(t[..., None] + 30.0 + 60.0 * np.arange(3))
     length = 4 * np.pi / (np.sqrt(3) * a[..., None])
     q = np.stack([length * np.sin(direction), length * np.cos(direction)], axis=-1)
-    # The geometric mean asks for all three peaks; one strong row of points is no lattice. The second-order peaks
+    # The geometric mean needs all three peaks; one strong row of points is no lattice. The second-order peaks
     # of perfect points are as strong as the first: the factor a prefers the larger spacing.
     score = a * np.exp(np.mean(np.log(_sample_power(power, step, q) + 1e-9), axis=-1))
     i = np.unravel_index(np.argmax(score), score.shape)
@@ -96,7 +101,7 @@ def _sample_power(power, step, q):
     return map_coordinates(power, [q[..., 0] % len(power), q[..., 1]], order=1, mode="grid-wrap")
 
 
-def polish_lattice(points, weights, lattice, steps: int = 6) -> Lattice:
+def polish_lattice(points: np.ndarray, weights: np.ndarray, lattice: Lattice, steps: int = 6) -> Lattice:
     """Climb to the nearest maximum of the structure factor, summed over the points themselves.
 
     Newton steps: around a peak |S|² falls like exp(-δq·C·δq), where C is the points' covariance.
@@ -113,10 +118,10 @@ def polish_lattice(points, weights, lattice, steps: int = 6) -> Lattice:
         q = np.mean((lattice.wave_vectors + up) @ [1j, 1] * turn)  # one vector that stands for all three
         spacing = np.clip(4 * np.pi / (np.sqrt(3) * np.abs(q)), 0.9 * best.spacing, 1.1 * best.spacing)
         lattice = Lattice(float(spacing), float((np.degrees(np.angle(q)) - 30.0) % 60.0))
-    return max(best, lattice, key=lambda x: _strength(points, weights, x))
+    return max(best, lattice, key=lambda x: _measure_strength(points, weights, x))
 
 
-def _strength(points, weights, lattice) -> float:
+def _measure_strength(points, weights, lattice) -> float:
     """Mean structure factor of the three first-order peaks."""
     wave = np.exp(1j * points @ lattice.wave_vectors.T)
     return float(np.mean(np.abs(weights @ wave) ** 2) / np.sum(weights**2))

@@ -10,6 +10,7 @@ from math import gcd
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 __all__ = [
     "Lattice",
@@ -45,7 +46,7 @@ def moire_period(spacing: float, twist_angle: float, other_spacing: float | None
 
     References
     ----------
-    Hermann, J. Phys.: Condens. Matter 24, 314210 (2012). Explained in chapter 1, "Lattices".
+    Hermann, J. Phys.: Condens. Matter 24, 314210 (2012).
     """
     a, b = spacing, spacing if other_spacing is None else other_spacing
     half = np.sin(np.radians(fold_hexagonal(twist_angle)) / 2)
@@ -71,7 +72,7 @@ def commensurate_angles(max_sigma: int) -> pd.DataFrame:
     -----
     Turning by θ with cos θ = (m² + 4 m n + n²) / (2 (m² + m n + n²)) brings the vector (n, m) onto (m, n). For
     coprime m > n, Σ = m² + m n + n², or a third of it where m - n is a multiple of 3; the latter repeat twists that
-    the former give, and are left out. Explained in chapter 1, "Lattices".
+    the former give, and are left out.
 
     References
     ----------
@@ -92,7 +93,7 @@ def coincidence_period(spacing: float, sigma: int) -> float:
     return float(spacing * np.sqrt(sigma))
 
 
-def hexagonal_lattice(spacing: float, angle: float, center, radius: float) -> np.ndarray:
+def hexagonal_lattice(spacing: float, angle: float, center: ArrayLike, radius: float) -> np.ndarray:
     """Points of a hexagonal lattice within a circle.
 
     Parameters

@@ -1,27 +1,41 @@
-"""Pair the points of two sets."""
+"""Pair the members of two sets, one to one (Hungarian algorithm)."""
 
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.optimize import linear_sum_assignment
+from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 
-__all__ = ["match", "unpaired"]
+__all__ = ["assign_pairs", "match", "pair_mutually_nearest"]
 
 
-def unpaired(plus: np.ndarray, minus: np.ndarray, reach: float) -> tuple[np.ndarray, np.ndarray]:
-    """Which of two sets of points (n, 2) have no partner of the other within reach, in the closest pairing of all."""
-    alone = np.ones(len(plus), bool), np.ones(len(minus), bool)
-    if len(plus) and len(minus):
-        distance = cdist(plus, minus)
-        i, j = linear_sum_assignment(np.where(distance < reach, distance, 1e3 * reach))
-        near = distance[i, j] < reach
-        alone[0][i[near]], alone[1][j[near]] = False, False
-    return alone
+def assign_pairs(cost: np.ndarray, allowed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """As many allowed pairs as can be made, at the least total cost.
+
+    Parameters
+    ----------
+    cost : ndarray, shape (n, m)
+        Not negative, in any one unit.
+    allowed : ndarray of bool, shape (n, m)
+        Which pairs may be made.
+
+    Returns
+    -------
+    i, j : ndarray of int
+        Row and column of every pair.
+    """
+    # A pair that is not allowed costs more than all allowed ones together: it is made only when nothing else is left.
+    never = (np.max(cost, initial=0.0, where=allowed) + 1) * (sum(cost.shape) + 1)
+    i, j = linear_sum_assignment(np.where(allowed, cost, never))
+    return i[allowed[i, j]], j[allowed[i, j]]
 
 
-def match(found, truth, reach: float, penalty=0.0) -> tuple[np.ndarray, np.ndarray]:
-    """Pair found with true positions, one to one (Hungarian algorithm).
+def match(
+    found: ArrayLike, truth: ArrayLike, reach: float, penalty: float | np.ndarray = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pair found with true positions, one to one.
 
     Parameters
     ----------
@@ -37,12 +51,15 @@ def match(found, truth, reach: float, penalty=0.0) -> tuple[np.ndarray, np.ndarr
     i, j : ndarray of int
         Indices into ``found`` and ``truth`` of as many pairs within reach as can be made, at the least total distance.
     """
-    found, truth = np.reshape(found, (-1, 2)), np.reshape(truth, (-1, 2))
-    distance = cdist(found, truth)
-    allowed = (distance <= reach) & np.isfinite(penalty)
-    # A pair out of reach costs more than all pairs within it together, so it is only made when nothing else is left.
-    largest = np.max(penalty, initial=0.0, where=np.isfinite(penalty))
-    never = (reach + largest) * (len(found) + len(truth) + 1)
-    i, j = linear_sum_assignment(np.where(allowed, distance + penalty, never))
-    made = allowed[i, j]
-    return i[made], j[made]
+    distance = cdist(np.reshape(found, (-1, 2)), np.reshape(truth, (-1, 2)))
+    return assign_pairs(distance + penalty, (distance <= reach) & np.isfinite(penalty))
+
+
+def pair_mutually_nearest(one: np.ndarray, other: np.ndarray, reach: float) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of points (n, 2) and (m, 2) that are each other's nearest, and nearer than `reach` in their unit."""
+    if len(one) == 0 or len(other) == 0:
+        return np.zeros(0, int), np.zeros(0, int)
+    distance, nearest = cKDTree(other).query(one)
+    back = cKDTree(one).query(other)[1]
+    i = np.flatnonzero((distance < reach) & (back[nearest] == np.arange(len(one))))
+    return i, nearest[i]

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import Delaunay, cKDTree
 
-from .neighbours import FLAT_MESSAGE, bonds, checked_points, hexatic, neighbour_spacing, spans_plane, to_complex
+from .neighbours import FLAT_MESSAGE, bonds, check_points, hexatic, neighbour_spacing, spans_plane, to_complex
 
 __all__ = [
+    "ROUNDING",
     "LocalLattices",
     "Mesh",
-    "REACH",
     "SIXTH_TURN",
     "THREE_SHELLS",
     "lattices_around",
@@ -23,9 +23,12 @@ __all__ = [
     "sixth_turns",
 ]
 
-REACH = 1.35  # spacings: half-way between the first neighbours at 1 and the second at √3
 THREE_SHELLS = 2.15  # spacings: beyond the third neighbours at 2
 SIXTH_TURN = np.pi / 3  # rad: what a hexagonal lattice may be turned by without a change
+ROUNDING = 0.1  # spacings; lattice vectors are whole numbers of spacings, so this only absorbs rounding
+LARGEST_CIRCLE = 1.35  # spacings, radius of a triangle's circle: that of a vacancy's triangles is 1, of the rim's more
+ON_SITE = 0.3  # spacings between a neighbour and its lattice site; farther ones belong to another lattice
+WELL_CONDITIONED = 1e3  # condition number of a fit to neighbours; more for neighbours in a single row
 
 
 # --- The triangulation, its edges named by the lattice vectors they stand for ---
@@ -40,7 +43,7 @@ def nearest_vector(w: np.ndarray) -> np.ndarray:
     return np.take_along_axis(corner, np.abs(corner - w).argmin(axis=0)[None], axis=0)[0]
 
 
-def sixth_turns(angle, reference) -> np.ndarray:
+def sixth_turns(angle: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """Multiples of 60° that bring angles (rad) nearest to a reference, as factors of complex lattice vectors."""
     return np.exp(1j * SIXTH_TURN * np.rint((angle - reference) / SIXTH_TURN))
 
@@ -77,26 +80,22 @@ class Mesh:
     ------
     ValueError
         If positions are not finite, fewer than four, or all on a line.
-
-    Notes
-    -----
-    Explained in chapter 9, "Order and defects".
     """
 
     def __init__(self, points, spacing: float | None = None):
-        self.points = checked_points(points)
+        self.points = check_points(points)
         if not spans_plane(self.points):
             raise ValueError(FLAT_MESSAGE.format(len(self.points)))
         self.spacing = neighbour_spacing(self.points) if spacing is None else float(spacing)
         self.z, self.n = to_complex(self.points), len(self.points)
         self.psi6 = hexatic(self.points, self.spacing)
-        self.smooth = self._smoothed(np.nan_to_num(self.psi6))
+        self.smooth = self._sum_over_neighbours(np.nan_to_num(self.psi6))
         self.angle = np.angle(self.smooth) / 6
         self.triangles = self._triangulate()
-        self.edges, self.of_triangle = self._edges()
-        self.vector, self.frame, self.misfit = self._named()
+        self.edges, self.of_triangle = self._list_edges()
+        self.vector, self.frame, self.misfit = self._name_edges()
 
-    def _smoothed(self, psi6):
+    def _sum_over_neighbours(self, psi6):
         i, j = bonds(self.points, self.spacing).T
         total = psi6.copy()
         np.add.at(total, i, psi6[j])
@@ -110,18 +109,19 @@ class Mesh:
         area = 0.5 * np.imag(np.conj(b - a) * (c - a))
         radius = np.abs(a - b) * np.abs(b - c) * np.abs(c - a) / np.maximum(4 * np.abs(area), 1e-12)
         corners[area < 0] = corners[area < 0][:, ::-1]
-        keep = radius < 1.35 * self.spacing
+        keep = radius < LARGEST_CIRCLE * self.spacing
         self.radius = radius[keep]
         return corners[keep]
 
-    def _edges(self):
+    def _list_edges(self):
         """Every edge once, smaller index first; and the three of each triangle, negative where run backwards."""
         run = self.triangles[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2)
         edges, index = np.unique(np.sort(run, axis=1), axis=0, return_inverse=True)
         sign = np.where(run[:, 0] < run[:, 1], 1, -1)
         return edges, (index.reshape(-1, 3), sign.reshape(-1, 3))
 
-    def _named(self):
+    def _name_edges(self):
+        """Lattice vector, frame and misfit of every edge."""
         i, j = self.edges.T
         frame = np.angle(self.smooth[i] + self.smooth[j]) / 6
         step = (self.z[j] - self.z[i]) / (self.spacing * np.exp(1j * frame))
@@ -143,7 +143,7 @@ class Mesh:
 class LocalLattices:
     """The lattice around each particle: neighbours lie at site + q w + p w*, for lattice vectors w.
 
-    Complex numbers are x + iy in nm. Explained in chapter 9, "Order and defects".
+    Complex numbers are x + iy in nm.
     """
 
     site: np.ndarray  # (n,) where the lattice around would have the particle
@@ -158,7 +158,7 @@ class LocalLattices:
         """Where at least three neighbours in different directions were found."""
         return np.isfinite(self.q)
 
-    def place(self, i, z) -> np.ndarray:
+    def place(self, i: np.ndarray, z: np.ndarray) -> np.ndarray:
         """Points z (x + iy, nm) in the lattices around particles i, in lattice vectors from their sites."""
         q, p, step = self.q[i], self.p[i], z - self.site[i]
         # The inverse of u → q u + p u*
@@ -175,7 +175,7 @@ def lattices_around(mesh: Mesh, reach: float, grain: np.ndarray | None = None) -
         i, j = i[same], j[same]
     step = (z[j] - z[i]) / (spacing * np.exp(1j * angle[i]))
     w = nearest_vector(step)
-    near = (np.abs(step - w) < 0.3) & ((w != 0) | (i == j))
+    near = (np.abs(step - w) < ON_SITE) & ((w != 0) | (i == j))
     i, j, w = i[near], j[near], w[near] * np.exp(1j * angle[i[near]])
     design = np.stack([np.ones_like(w), w, np.conj(w)], axis=1)  # (pairs, 3)
     normal = np.zeros((n, 3, 3), complex)
@@ -183,7 +183,8 @@ def lattices_around(mesh: Mesh, reach: float, grain: np.ndarray | None = None) -
     np.add.at(normal, i, np.conj(design)[:, :, None] * design[:, None, :])
     np.add.at(right, i, np.conj(design) * (z[j] - z[i])[:, None])
     count = np.bincount(i, minlength=n) - 1
-    solvable = (count >= 3) & (np.linalg.cond(np.where(np.isfinite(normal), normal, 0) + 1e-12 * np.eye(3)) < 1e3)
+    condition = np.linalg.cond(np.where(np.isfinite(normal), normal, 0) + 1e-12 * np.eye(3))
+    solvable = (count >= 3) & (condition < WELL_CONDITIONED)
     inverse = np.full((n, 3, 3), np.nan + 0j)
     inverse[solvable] = np.linalg.inv(normal[solvable])
     c, q, p = np.einsum("nab,nb->an", inverse, right)

@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import freud
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import Delaunay, cKDTree
 
 __all__ = [
+    "REACH",
+    "SPACING_PER_DIAMETER",
     "bonds",
-    "checked_points",
+    "check_points",
     "connected_groups",
     "extent",
     "freud_system",
     "hexatic",
+    "nearest_spacing",
     "neighbour_spacing",
     "rows_of_three",
     "spans_plane",
@@ -26,10 +30,15 @@ __all__ = [
     "typical_spacing",
 ]
 
+REACH = 1.35  # spacings: neighbours are nearer; half-way between the first neighbours at 1 and the second at √3
+SPACING_PER_DIAMETER = 1.35  # spacing of a lattice over the particles' diameter, where nothing better is known
+LONG_EDGE = 1.3  # medians; longer edges of a triangulation run along the rim or across holes
+OPPOSITE = 0.25  # spacings between a particle and the place opposite to a neighbour: still one row
+
 FLAT_MESSAGE = "a spacing needs at least 4 particles that do not lie on a line, got {}"
 
 
-def neighbour_spacing(points) -> float:
+def neighbour_spacing(points: ArrayLike) -> float:
     """Typical distance of nearest neighbours.
 
     Parameters
@@ -47,20 +56,30 @@ def neighbour_spacing(points) -> float:
     ------
     ValueError
         If there are fewer than four points, or all lie on a line.
-
-    Notes
-    -----
-    Explained in chapter 9, "Order and defects".
     """
-    points = checked_points(points)
+    points = check_points(points)
     if not spans_plane(points):
         raise ValueError(FLAT_MESSAGE.format(len(points)))
     triangles = Delaunay(points).simplices
     edges = np.unique(np.sort(triangles[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2), axis=1), axis=0)
     length = np.hypot(*(points[edges[:, 0]] - points[edges[:, 1]]).T)
     for _ in range(3):
-        length = length[length < 1.3 * np.median(length)]
+        length = length[length < LONG_EDGE * np.median(length)]
     return float(np.median(length))
+
+
+def nearest_spacing(points: np.ndarray, layer: np.ndarray | None = None) -> float:
+    """Median distance of points (n, 2) to their nearest neighbour, of the same layer where layers (n,) are given.
+
+    Two points suffice, also on a line, where `neighbour_spacing` needs a triangulation. Noise makes it smaller, so it
+    serves as a scale and for mean positions. ValueError where no layer has two points.
+    """
+    points = np.asarray(points, float)
+    groups = [points] if layer is None else [points[layer == k] for k in np.unique(layer)]
+    distances = [cKDTree(group).query(group, k=2)[0][:, 1] for group in groups if len(group) > 1]
+    if not distances:
+        raise ValueError(f"a spacing needs at least 2 points, got {len(points)}; pass spacing=... (nm)")
+    return float(np.median(np.concatenate(distances)))
 
 
 def spans_plane(points: np.ndarray) -> bool:
@@ -68,14 +87,8 @@ def spans_plane(points: np.ndarray) -> bool:
     return len(points) >= 4 and np.linalg.matrix_rank(points - points.mean(axis=0), 1e-9 * np.ptp(points)) == 2
 
 
-def checked_points(points) -> np.ndarray:
-    """Positions (y, x) as an array of finite floats, shape (n, 2).
-
-    Raises
-    ------
-    ValueError
-        If they have another shape or are not finite.
-    """
+def check_points(points: ArrayLike) -> np.ndarray:
+    """Positions (y, x) as an array of finite floats, shape (n, 2)."""
     points = np.asarray(points, float)
     if points.ndim != 2 or points.shape[1] != 2:
         raise ValueError(f"positions must have the shape (n, 2), in the order (y, x), got {points.shape}")
@@ -89,12 +102,9 @@ def to_complex(points: np.ndarray) -> np.ndarray:
     return points[:, 1] + 1j * points[:, 0]
 
 
-def to_points(z) -> np.ndarray:
+def to_points(z: complex | np.ndarray) -> np.ndarray:
     """Complex numbers x + iy as (y, x), shape (..., 2)."""
     return np.stack([np.imag(z), np.real(z)], axis=-1)
-
-
-# --- Bond order ---
 
 
 def freud_system(points: np.ndarray) -> tuple[freud.box.Box, np.ndarray]:
@@ -104,7 +114,7 @@ def freud_system(points: np.ndarray) -> tuple[freud.box.Box, np.ndarray]:
     return freud.box.Box.square(float(3 * np.ptp(points, axis=0).max() + 1)), xyz
 
 
-def hexatic(points, spacing: float | None = None) -> np.ndarray:
+def hexatic(points: ArrayLike, spacing: float | None = None) -> np.ndarray:
     """Bond-orientational order ψ6 of each particle over the neighbours that it has.
 
     Parameters
@@ -121,17 +131,12 @@ def hexatic(points, spacing: float | None = None) -> np.ndarray:
         lattice, at a straight edge and beside a vacancy alike; a sixth of its argument is the direction of a row. NaN
         with fewer than two neighbours.
 
-    Raises
-    ------
-    ValueError
-        If positions are not finite, or too few to measure the spacing: fewer than four, or all on a line.
-
     References
     ----------
     Nelson & Halperin, Phys. Rev. B 19, 2457 (1979). Computed by freud (Ramasubramani et al., Comput. Phys. Commun. 254,
-    107275 (2020)). Explained in chapter 9, "Order and defects".
+    107275 (2020)).
     """
-    points = checked_points(points)
+    points = check_points(points)
     if len(points) < 2:
         return np.full(len(points), np.nan + 0j)
     spacing = neighbour_spacing(points) if spacing is None else spacing
@@ -146,12 +151,12 @@ def hexatic(points, spacing: float | None = None) -> np.ndarray:
     return psi6
 
 
-def connected_groups(n: int, i, j) -> np.ndarray:
+def connected_groups(n: int, i: np.ndarray, j: np.ndarray) -> np.ndarray:
     """Number of the group (n,) that each of n things belongs to, where i and j (m,) name those that are joined."""
     return connected_components(sparse.coo_array((np.ones(len(i)), (i, j)), shape=(n, n)), directed=False)[1]
 
 
-def bonds(positions, spacing: float) -> np.ndarray:
+def bonds(positions: ArrayLike, spacing: float) -> np.ndarray:
     """Pairs of nearest neighbours.
 
     Parameters
@@ -159,29 +164,25 @@ def bonds(positions, spacing: float) -> np.ndarray:
     positions : array_like, shape (n, 2)
         (y, x) in nm.
     spacing : float
-        Nearest-neighbour distance, in nm; pairs up to 1.35 times as far apart are bonded.
+        Nearest-neighbour distance, in nm; pairs up to `REACH` times as far apart are bonded.
 
     Returns
     -------
     ndarray of int, shape (m, 2)
         Indices of each pair, the smaller one first.
-
-    Notes
-    -----
-    Explained in chapter 1, "Lattices".
     """
     positions = np.asarray(positions, float)
     if len(positions) == 0:
         return np.empty((0, 2), int)
-    # half-way between the first neighbours at 1 and the second at √3 spacings
-    return np.sort(cKDTree(positions).query_pairs(1.35 * spacing, output_type="ndarray"), axis=1)
+    return np.sort(cKDTree(positions).query_pairs(REACH * spacing, output_type="ndarray"), axis=1)
 
 
 def typical_spacing(yx: np.ndarray, layer: np.ndarray, diameter: float) -> float:
-    """Median nearest-neighbour distance within layers; 1.35 diameters where no layer has two particles."""
-    groups = [yx[layer == k] for k in np.unique(layer)]
-    distances = [cKDTree(g).query(g, k=2)[0][:, 1] for g in groups if len(g) > 1]
-    return float(np.median(np.concatenate(distances))) if distances else 1.35 * diameter
+    """`nearest_spacing` within layers; estimated from the diameter where no layer has two particles."""
+    try:
+        return nearest_spacing(yx, layer)
+    except ValueError:
+        return SPACING_PER_DIAMETER * diameter
 
 
 def rows_of_three(yx: np.ndarray, layer: np.ndarray, spacing: float) -> np.ndarray:
@@ -189,16 +190,16 @@ def rows_of_three(yx: np.ndarray, layer: np.ndarray, spacing: float) -> np.ndarr
     rows = [np.empty((0, 3), int)]
     for k in np.unique(layer):
         mine = np.flatnonzero(layer == k)
-        pairs = cKDTree(yx[mine]).query_pairs(1.35 * spacing, output_type="ndarray")
+        pairs = cKDTree(yx[mine]).query_pairs(REACH * spacing, output_type="ndarray")
         middle, end = np.r_[pairs[:, 0], pairs[:, 1]], np.r_[pairs[:, 1], pairs[:, 0]]
         opposite = 2 * yx[mine[middle]] - yx[mine[end]]
         distance, other = cKDTree(yx[mine]).query(opposite) if len(middle) else (np.empty(0), np.empty(0, int))
-        row = np.stack([end, middle, other], axis=1)[(distance < 0.25 * spacing) & (end < other)]
+        row = np.stack([end, middle, other], axis=1)[(distance < OPPOSITE * spacing) & (end < other)]
         rows.append(mine[row])
     return np.concatenate(rows)
 
 
-def extent(points, spacing: float) -> float:
+def extent(points: np.ndarray, spacing: float) -> float:
     """Area covered by points, each counting a disk of one spacing; in units of the spacing squared."""
     if len(points) == 0:
         return 0.0

@@ -13,6 +13,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
 from skimage.feature import peak_local_max
 
+from ..crystal.neighbours import REACH
 from .fit import FrameFit
 
 __all__ = ["CompletionSettings", "complete", "settle_overlaps", "site_odds", "vacant_sites"]
@@ -50,7 +51,6 @@ class CompletionSettings:
 
 # Geometry of a hexagonal lattice, in spacings; second neighbours are √3 = 1.73 away.
 ROW = 1.3  # two particles of a layer this near form a row
-SHELL = 1.35  # neighbours are within this
 VACANT = 0.6  # a site is vacant without a particle of its layer this near
 SAME_SITE = 0.35  # predictions this near are of one site
 ITSELF = 0.4  # a particle this near is on the site, not beside it
@@ -114,7 +114,7 @@ def site_odds(
     odds = np.empty(len(sites))
     for k in np.unique(site_layer):
         tree, here = cKDTree(yx[layer == k].reshape(-1, 2)), site_layer == k
-        shell = tree.query_ball_point(sites[here], SHELL * spacing, return_length=True)
+        shell = tree.query_ball_point(sites[here], REACH * spacing, return_length=True)
         itself = tree.query_ball_point(sites[here], ITSELF * spacing, return_length=True)
         odds[here] = np.array(settings.site_odds)[np.clip(shell - itself, 0, 6)]
     return odds

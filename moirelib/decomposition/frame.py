@@ -12,7 +12,7 @@ import pandas as pd
 from scipy.spatial import cKDTree
 
 from ..crystal.lattice import Lattice, fold_hexagonal
-from ..crystal.neighbours import typical_spacing
+from ..crystal.neighbours import SPACING_PER_DIAMETER, typical_spacing
 from .completion import complete, settle_overlaps
 from .fit import FrameFit
 from .imaging import Imaging
@@ -237,7 +237,9 @@ def _with_earlier(table, earlier, diameter) -> pd.DataFrame:
     lost = earlier.loc[~same, ["layer", "y", "x", "score", "diameter", "depth"]].assign(channel=-1)
     lost[["y", "x"]] += drift
     seen = table.iloc[nearest[same]].assign(layer=earlier.loc[same, "layer"].to_numpy())
-    lost = _channels_of_new(pd.concat([seen, lost], ignore_index=True), 1.35 * diameter).iloc[len(seen) :]
+    lost = _channels_of_new(pd.concat([seen, lost], ignore_index=True), SPACING_PER_DIAMETER * diameter).iloc[
+        len(seen) :
+    ]
     return pd.concat([table, lost.drop(columns="layer")], ignore_index=True)
 
 

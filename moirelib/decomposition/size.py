@@ -10,6 +10,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
 
 from ..crystal.fourier import find_lattice
+from ..crystal.neighbours import SPACING_PER_DIAMETER
 from .network import WORKING_DIAMETER, normalize, predict, resample
 from .peaks import locate
 
@@ -125,7 +126,7 @@ def _plausibility(frame, model, diameter) -> float:
     dark = -normalize(gaussian_filter(image, 1.0))
     correlation = np.mean(found * dark) / np.sqrt(np.mean(found**2) * np.mean(dark**2) + 1e-12)
     points = locate(centers, WORKING_DIAMETER)[["y", "x"]].to_numpy()
-    strength = find_lattice(points, 1.35 * WORKING_DIAMETER)[1] if len(points) >= 8 else 1.0
+    strength = find_lattice(points, SPACING_PER_DIAMETER * WORKING_DIAMETER)[1] if len(points) >= 8 else 1.0
     return float(np.arctanh(np.clip(correlation, -0.9999, 0.9999)) * np.sqrt(image.size * strength))
 
 

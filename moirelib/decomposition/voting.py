@@ -9,11 +9,12 @@ import itertools
 
 import numpy as np
 import pandas as pd
-import trackpy
 from scipy.spatial import cKDTree
 from scipy.special import expit, logit
 
-from ..crystal.neighbours import extent
+from ..crystal.matching import pair_mutually_nearest
+from ..crystal.neighbours import SPACING_PER_DIAMETER, extent
+from ..tracking import link_places
 from .evidence import Evidence
 from .layers import drop_doubles, exclude_pairs
 
@@ -83,7 +84,7 @@ def _aligned(tables, diameter) -> tuple[list[pd.DataFrame], list[bool]]:
             i, j = _same_particles(before, table, diameter)
             exchanged[t] = bool(np.sum(_log_odds(before)[i] * _log_odds(table)[j]) < 0)
         before = tables[t] = table.assign(layer=3 - table["layer"]) if exchanged[t] else table
-    spacing = 1.35 * diameter
+    spacing = SPACING_PER_DIAMETER * diameter
     reach = [sum(extent(t.loc[t["layer"] == k, ["y", "x"]].to_numpy(), spacing) for t in tables) for k in (1, 2)]
     if reach[1] > reach[0]:
         tables = [table.assign(layer=3 - table["layer"]) for table in tables]
@@ -96,23 +97,17 @@ def _same_particles(before, now, diameter):
     one, other = before[["y", "x"]].to_numpy(), now[["y", "x"]].to_numpy()
     drift = np.zeros(2)
     for _ in range(3):
-        distance, j = cKDTree(other).query(one + drift)
-        back = cKDTree(one + drift).query(other)[1]
-        i = np.flatnonzero((back[j] == np.arange(len(one))) & (distance < 0.5 * diameter))
-        drift = np.median(other[j[i]] - one[i], axis=0) if len(i) else drift
-    return i, j[i]
+        i, j = pair_mutually_nearest(one + drift, other, 0.5 * diameter)
+        drift = np.median(other[j] - one[i], axis=0) if len(i) else drift
+    return i, j
 
 
 def _tracks(movie, diameter) -> np.ndarray:
     """Number of each row's track. The layer is a third coordinate, worth 0.15 diameters."""
-    trackpy.quiet()
     place = pd.DataFrame({"frame": movie["frame"], "z": 0.15 * diameter * movie["layer"]})
     drift = _drift(movie, diameter)[movie["frame"]]
     place["y"], place["x"] = (movie[["y", "x"]].to_numpy() - drift).T
-    linked = trackpy.link(
-        place, 0.25 * diameter, memory=2, pos_columns=["z", "y", "x"], adaptive_stop=0.05 * diameter, adaptive_step=0.8
-    )
-    return linked["particle"].sort_index().to_numpy()
+    return link_places(place, 0.25 * diameter, memory=2, step=0.8).sort_index().to_numpy()
 
 
 def _drift(movie, diameter) -> np.ndarray:

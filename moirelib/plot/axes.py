@@ -27,10 +27,10 @@ def choose_color(layer: int) -> str:
 
 
 def find_spacing(points: np.ndarray) -> float:
-    """Median distance of nearest neighbours, in the unit of the points (n, 2); 1 for a point alone."""
-    from scipy.spatial import cKDTree  # slow to import, seldom needed
+    """`nearest_spacing` of points (n, 2), in their unit; 1 for a point alone."""
+    from ..crystal.neighbours import nearest_spacing  # slow to import, seldom needed
 
-    return float(np.median(cKDTree(points).query(points, k=2)[0][:, 1])) if len(points) > 1 else 1.0
+    return nearest_spacing(points) if len(points) > 1 else 1.0
 
 
 def place_table(table: pd.DataFrame, ax: Axes | None, pixel_size: float | None) -> tuple[Axes, np.ndarray]:

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from ..crystal.lattice import Lattice, hexagonal_lattice
-from ..crystal.mesh import REACH
+from ..crystal.neighbours import REACH
 from .defects import (
     as_pair,
     dilatation_displacement,

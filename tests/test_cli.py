@@ -116,14 +116,3 @@ def test_module_and_help_work_from_a_shell(encoding):
 def test_other_commands_refuse_in_one_line_too(command, tmp_path, capsys):
     assert main([*command, str(tmp_path / "absent" / "x.npz")]) == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
-
-
-def test_package_gives_the_function_even_after_the_module_was_imported():
-    import importlib
-
-    import moirelib
-
-    importlib.import_module("moirelib.decompose")
-    assert callable(moirelib.decompose)
-    with pytest.raises(AttributeError, match="no attribute"):
-        _ = moirelib.nonsense

@@ -19,9 +19,6 @@ from ..crystal.neighbours import connected_groups, to_complex, to_points
 from .lattices import LatticeFit, fit_members
 from .layer_frame import LayerFrame
 
-__all__ = ["BOUNDARY_COLUMNS", "find_boundaries", "in_boundary"]
-
-
 #: Columns of a table of boundaries.
 BOUNDARY_COLUMNS = (
     "kind y0_nm x0_nm y1_nm x1_nm misorientation_deg inclination_deg sigma misorientation_std_deg inclination_std_deg "

@@ -13,8 +13,6 @@ from ..tracking import link_places
 from .defects import DEFECT_COLUMNS
 from .occupancy import Occupancy
 
-__all__ = ["follow_boundaries", "follow_defects"]
-
 BOUNDARY_ENDS = "y0_nm x0_nm y1_nm x1_nm".split()
 
 

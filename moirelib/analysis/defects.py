@@ -21,9 +21,6 @@ from .dislocations import find_rim, locate_dislocations
 from .grains import Tolerance
 from .layer_frame import LayerFrame
 
-__all__ = ["LayerDefects", "detect_defects", "find_defects", "find_empty_sites", "orientational_twins"]
-
-
 #: Columns of a table of defects.
 DEFECT_COLUMNS = "kind y_nm x_nm burgers_y_nm burgers_x_nm in_boundary".split()
 

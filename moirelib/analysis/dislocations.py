@@ -11,9 +11,6 @@ from numpy.typing import ArrayLike
 from ..crystal.mesh import ROUNDING, SIXTH_TURN, Mesh, sixth_turns
 from ..crystal.neighbours import connected_groups, to_complex, to_points
 
-__all__ = ["burgers_circuit"]
-
-
 RING = 1.2, 3.2  # spacings around a core, where the rows' direction is measured
 
 

@@ -16,9 +16,6 @@ from scipy.spatial import cKDTree
 from ..crystal.neighbours import REACH, nearest_spacing
 from ..tables import check_particles, require_unique_tracks
 
-__all__ = ["Displacements", "coordination_labels", "site_displacements"]
-
-
 #: Fewer frames than this give no amplitude worth its error bar.
 MIN_FRAMES = 10
 MIN_PARTICLES = 3  # in a frame; two always fit a turned and shifted frame

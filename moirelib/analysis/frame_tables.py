@@ -16,8 +16,6 @@ from .grains import Tolerance
 from .layer_frame import LayerFrame, layer_frames
 from .moire import fit_moire_of_grains, place_on
 
-__all__ = ["boundary_table", "defect_table", "lattice_table", "moire_table", "tabulate_frame"]
-
 LATTICE_COLUMNS = "frame layer grain spacing_nm angle_deg spacing_std_nm angle_std_deg shear psi6 n".split()
 MOIRE_COLUMNS = (
     "frame twist_deg period_nm twist_std_deg period_std_nm formula_nm formula_std_nm rotation_deg "

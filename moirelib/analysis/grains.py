@@ -15,9 +15,6 @@ from scipy.spatial import cKDTree
 from ..crystal.mesh import ROUNDING, THREE_SHELLS, Mesh, lattices_around, nearest_vector
 from ..crystal.neighbours import check_points, connected_groups, spans_plane
 
-__all__ = ["Tolerance", "check_grain", "find_grains", "split_grains"]
-
-
 BONDS_ACROSS = 12 / (np.pi * np.sqrt(3))  # bonds that a line crosses per spacing, mean over its directions
 TURN_REACH = 2.3  # spacings on both sides of a bond over which rows are compared
 SMALLEST_CORE = 4  # particles; fewer with no cut bond are no start of a grain

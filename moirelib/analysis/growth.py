@@ -23,8 +23,6 @@ from .lattices import local_lattices
 from .moire import registry
 from .occupancy import Occupancy, adjacency, site_occupancy
 
-__all__ = ["defect_numbers", "front_table", "front_velocity", "growth_events", "growth_rate", "size_table"]
-
 EVENT_COLUMNS = "frame layer event particle y_nm x_nm coordination registry coordinate y_frame_nm x_frame_nm".split()
 
 

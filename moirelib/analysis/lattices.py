@@ -17,8 +17,6 @@ from ..crystal.mesh import ROUNDING, SIXTH_TURN, LocalLattices, Mesh, lattices_a
 from ..crystal.neighbours import REACH, to_points
 from .grains import check_grain
 
-__all__ = ["LatticeFit", "fit_lattice", "fit_members", "local_lattices"]
-
 FEWEST = 6  # particles of a lattice: twice the three complex numbers that are fitted
 OUTLIER = 5.0  # standard deviations of the residuals; farther particles sit on no site
 CLOSE = 0.05  # spacings; nearer particles are never outliers

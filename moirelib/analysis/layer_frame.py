@@ -19,8 +19,6 @@ from ..tables import layers_by_frame
 from .grains import Tolerance, check_grain, split_grains
 from .lattices import LatticeFit, fit_members
 
-__all__ = ["LayerFrame", "layer_frames"]
-
 
 @dataclass(frozen=True, eq=False)
 class LayerFrame:

@@ -12,9 +12,6 @@ from scipy.fft import irfft, next_fast_len, rfft
 
 from .displacements import AXES, Displacements
 
-__all__ = ["Localization", "autocovariance", "error_variance", "localization_from_covariance", "total_variance"]
-
-
 SHARE_OF_MOVIE = 4  # lags up to the movie's length over this are used
 LARGEST_LOSS = 0.25  # of the variance, by estimating the sites; slower motion is not resolved by the movie
 NO_LONGER_CORRELATED = 0.05  # of the covariance of lag 1; below it, or below the noise, lags do not count

@@ -19,9 +19,6 @@ from ..crystal.neighbours import REACH, check_points, spans_plane, to_complex, t
 from .lattices import FEWEST_BLOCKS
 from .layer_frame import LayerFrame
 
-__all__ = ["Moire", "REGISTRY", "fit_moire", "fit_moire_of_grains", "place_on", "registry"]
-
-
 # --- Registry ---
 
 #: Coordinate of the three kinds of places on a hexagonal lattice: the sum of the cosines of its three waves.

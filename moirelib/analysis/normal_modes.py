@@ -15,8 +15,6 @@ from .displacements import Displacements
 from .localization import error_variance
 from .springs import independent_samples
 
-__all__ = ["NormalModes", "density_of_states", "find_normal_modes"]
-
 
 @dataclass(frozen=True)
 class NormalModes:

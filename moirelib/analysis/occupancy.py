@@ -25,9 +25,6 @@ from ..crystal.neighbours import REACH, neighbour_spacing, spans_plane, to_compl
 from ..tables import check_particles, require_unique_tracks
 from .grains import find_grains
 
-__all__ = ["Occupancy", "adjacency", "site_occupancy"]
-
-
 FILLED = 0.93  # share of a rectangle that particles cover where the field's edges cut them off
 FEWEST_IN_FRAME = 7  # particles of a frame that has a spacing: one and its neighbours
 FULLEST_FRAMES = 5  # frames of each layer in which the spacing is measured

@@ -22,8 +22,6 @@ from ..crystal.neighbours import REACH, bonds, check_points, freud_system, neigh
 from .grains import check_grain
 from .lattices import fit_from_bonds, name_bonds
 
-__all__ = ["edge_particles", "hexatic_correlation", "radial_distribution", "strain_map"]
-
 
 def hexatic_correlation(points: ArrayLike, psi6: ArrayLike, r_max: float, bin_width: float) -> pd.DataFrame:
     """Correlation function g6(r) of the bond-orientational order.

@@ -15,9 +15,6 @@ from .grains import find_grains
 from .springs import Blur, SpringModel, displacement_spectrum, edge_window, fit_springs, invert_covariance, safe_inverse
 from .vibrations import measure_every_layer
 
-__all__ = ["dispersion", "largest_grain", "measure_phonons"]
-
-
 DOUBT = 0.1  # share of the correction for blur that may be wrong
 LARGEST_CIRCLE = 0.3  # of the distance from Γ: wave vectors around that are averaged
 

@@ -31,9 +31,6 @@ from .relaxation import fit_relaxation, relative_motion
 from .springs import elastic_constants, fit_springs
 from .vibrations import group_vibrations, interlayer_correlation, layer_vibrations, measure_vibrations, site_vibrations
 
-__all__ = ["Analysis", "NEEDED", "TABLES", "analyze", "field_of_view", "read_particles"]
-
-
 #: Columns that a table must have.
 NEEDED = TRACK_COLUMNS
 

@@ -14,8 +14,6 @@ from .growth import occupancy_changes, poisson_interval, possible_sites, registr
 from .moire import REGISTRY
 from .occupancy import Occupancy, adjacency
 
-__all__ = ["SitePreference", "site_preference"]
-
 
 @dataclass(frozen=True)
 class SitePreference:

@@ -15,9 +15,6 @@ from scipy.optimize import curve_fit
 from ..crystal.neighbours import to_complex, to_points
 from .occupancy import Occupancy
 
-__all__ = ["Relaxation", "fit_relaxation", "relative_motion"]
-
-
 # --- Motion ---
 
 

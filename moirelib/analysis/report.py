@@ -23,8 +23,6 @@ from .moire import registry
 from .order import strain_map
 from .pipeline import TABLES, Analysis
 
-__all__ = ["WRITTEN", "figures", "render_report", "write_analysis"]
-
 TITLES = {
     "lattice": "Lattices",
     "moire": "Moiré",

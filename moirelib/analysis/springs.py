@@ -21,16 +21,6 @@ from ..crystal.neighbours import nearest_spacing
 from .displacements import Displacements, coordination_labels
 from .localization import error_variance, total_variance
 
-__all__ = [
-    "ElasticConstants",
-    "SpringModel",
-    "elastic_constants",
-    "fit_springs",
-    "localization_bound",
-    "plane_wave_stiffness",
-]
-
-
 # --- Spectrum of plane waves ---
 
 

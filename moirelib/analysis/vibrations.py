@@ -21,16 +21,6 @@ from ..tables import check_particles
 from .displacements import AXES, MIN_FRAMES, Displacements, make_smoother, site_displacements
 from .localization import error_variance, pool_covariance, restore_mean, share_of_independent_samples, total_variance
 
-__all__ = [
-    "group_vibrations",
-    "interlayer_correlation",
-    "layer_vibrations",
-    "measure_vibrations",
-    "pn_per_um",
-    "site_vibrations",
-]
-
-
 # --- Amplitudes and spring constants ---
 
 

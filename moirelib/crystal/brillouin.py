@@ -11,8 +11,6 @@ import numpy as np
 
 from .lattice import Lattice
 
-__all__ = ["SymmetryPath", "brillouin_zone", "symmetry_path"]
-
 
 @dataclass(frozen=True)
 class SymmetryPath:

@@ -12,9 +12,6 @@ from scipy.ndimage import map_coordinates
 
 from .lattice import Lattice
 
-__all__ = ["find_lattice"]
-
-
 SEARCHED = 0.8, 1.25  # of the rough spacing
 FINEST, COARSEST = 0.004, 0.015  # relative steps of the search in spacing, and in radians
 PEAK_WIDTH = 0.15  # spacings over the field: steps of the search as wide as a peak

@@ -12,15 +12,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-__all__ = [
-    "Lattice",
-    "coincidence_period",
-    "commensurate_angles",
-    "fold_hexagonal",
-    "hexagonal_lattice",
-    "moire_period",
-]
-
 
 def fold_hexagonal(angle: float) -> float:
     """Smallest equivalent twist of two hexagonal lattices, in degrees between 0 and 30."""

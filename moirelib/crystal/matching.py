@@ -8,8 +8,6 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 
-__all__ = ["assign_pairs", "match", "pair_mutually_nearest"]
-
 
 def assign_pairs(cost: np.ndarray, allowed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """As many allowed pairs as can be made, at the least total cost.

@@ -12,17 +12,6 @@ from scipy.spatial import Delaunay, cKDTree
 
 from .neighbours import FLAT_MESSAGE, bonds, check_points, hexatic, neighbour_spacing, spans_plane, to_complex
 
-__all__ = [
-    "ROUNDING",
-    "LocalLattices",
-    "Mesh",
-    "SIXTH_TURN",
-    "THREE_SHELLS",
-    "lattices_around",
-    "nearest_vector",
-    "sixth_turns",
-]
-
 THREE_SHELLS = 2.15  # spacings: beyond the third neighbours at 2
 SIXTH_TURN = np.pi / 3  # rad: what a hexagonal lattice may be turned by without a change
 ROUNDING = 0.1  # spacings; lattice vectors are whole numbers of spacings, so this only absorbs rounding

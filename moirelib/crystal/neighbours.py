@@ -12,24 +12,6 @@ from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import Delaunay, cKDTree
 
-__all__ = [
-    "REACH",
-    "SPACING_PER_DIAMETER",
-    "bonds",
-    "check_points",
-    "connected_groups",
-    "extent",
-    "freud_system",
-    "hexatic",
-    "nearest_spacing",
-    "neighbour_spacing",
-    "rows_of_three",
-    "spans_plane",
-    "to_complex",
-    "to_points",
-    "typical_spacing",
-]
-
 REACH = 1.35  # spacings: neighbours are nearer; half-way between the first neighbours at 1 and the second at √3
 SPACING_PER_DIAMETER = 1.35  # spacing of a lattice over the particles' diameter, where nothing better is known
 LONG_EDGE = 1.3  # medians; longer edges of a triangulation run along the rim or across holes

@@ -10,8 +10,6 @@ import numpy as np
 from .calibration import FRAME_TIME, PIXEL_SIZE, SECONDS, convert_scale, find_pixel_size, override_scale
 from .stored import StoredImage, describe_error
 
-__all__ = ["Movie"]
-
 
 @dataclass(frozen=True, eq=False)  # two lazy movies cannot be compared without reading both
 class Movie:

@@ -22,8 +22,6 @@ from .ser import read_emi, read_ser
 from .stored import StoredImage, explain_errors
 from .tiff import read_tiff
 
-__all__ = ["as_movie", "read_movie"]
-
 
 class Format(NamedTuple):
     """A file format."""

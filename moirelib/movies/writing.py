@@ -15,8 +15,6 @@ import tifffile
 
 from .calibration import FRAME_TIME, PIXEL_SIZE, override_scale
 
-__all__ = ["write_layer_movie"]
-
 
 def write_layer_movie(
     path: str | os.PathLike[str],

@@ -8,9 +8,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-__all__ = ["LAYER_COLORS"]
-
-
 #: Layer 1 and layer 2 in figures: Okabe and Ito's blue and orange, which colour-blind readers can tell apart.
 LAYER_COLORS = ("#0072B2", "#E69F00")
 OUTLINES = (*LAYER_COLORS, "#009E73", "#CC79A7")  # with Okabe and Ito's green and purple for layers 3 and 4

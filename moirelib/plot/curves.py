@@ -15,8 +15,6 @@ from .axes import LAYER_COLORS, OUTLINES, choose_axes, place_table
 if TYPE_CHECKING:
     from ..crystal.brillouin import SymmetryPath
 
-__all__ = ["show_dispersion", "show_fronts", "show_sizes"]
-
 
 def show_dispersion(
     phonons: pd.DataFrame,

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from ..movies.movie import Movie
 
-__all__ = ["animate_tracks", "show_frame", "show_layers", "show_library", "show_particles", "show_split", "show_tracks"]
-
 
 def show_frame(
     frame: ArrayLike, pixel_size: float, ax: Axes | None = None, scale_bar: bool = True, title: str = ""

@@ -12,19 +12,6 @@ from numpy.typing import ArrayLike
 
 from .axes import choose_axes, choose_color, find_spacing, finish_map, place_points, place_table
 
-__all__ = [
-    "show_amplitudes",
-    "show_boundaries",
-    "show_defects",
-    "show_displacements",
-    "show_events",
-    "show_hexatic",
-    "show_map",
-    "show_registry",
-    "show_strain",
-    "show_vectors",
-]
-
 
 def show_displacements(motion: Any, frame: int = 0, ax: Axes | None = None, magnify: float = 10.0) -> Axes:
     """Draw the displacements of a layer's particles in one frame as arrows from their sites.

@@ -19,7 +19,7 @@ from skimage.feature import peak_local_max
 
 import moirelib
 from moirelib.decomposition import WORKING_DIAMETER, FrameFit, resample
-from moirelib.decomposition.rendering import render_layers
+from moirelib.decomposition.layer_movies import render_layers
 
 __all__ = [
     "bragg_filtering",

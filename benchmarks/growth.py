@@ -28,8 +28,8 @@ from moirelib.analysis import (
     size_table,
 )
 from moirelib.crystal import hexagonal_lattice
-from moirelib.decomposition import link
 from moirelib.simulation import LatticeConfig, Layer, growth_schedule, scene_with_margin
+from moirelib.tracking import link_particles
 from moirelib.validation import score_events
 
 SEED = 41000
@@ -174,7 +174,7 @@ def pooled(scores) -> dict:
 
 def linked(table) -> pd.DataFrame:
     """Particles linked by trackpy, without the true track numbers; 1 px is 1 nm."""
-    return link(table.assign(y=table["y_nm"], x=table["x_nm"]), 0.4 * SPACING, 2)
+    return link_particles(table.assign(y=table["y_nm"], x=table["x_nm"]), 0.4 * SPACING, 2)
 
 
 def static(count, frames, rng, seeing) -> dict:

@@ -49,7 +49,6 @@ from moirelib.decomposition import (
     assign_layers,
     complete,
     find,
-    link,
     load_weights,
     locate,
     predict,
@@ -58,6 +57,7 @@ from moirelib.decomposition import (
     vote,
 )
 from moirelib.simulation import LatticeConfig, random_scene, truth_table
+from moirelib.tracking import link_particles
 from moirelib.validation import score_particles
 
 FAST = os.environ.get("MOIRELIB_FAST", "1") != "0"
@@ -744,14 +744,14 @@ plt.show()
 #
 # ## Tracks
 #
-# A particle keeps its identity from frame to frame. `link` passes each layer to trackpy {cite:p}`allan_trackpy`, which
+# A particle keeps its identity from frame to frame. `link_particles` passes each layer to trackpy {cite:p}`allan_trackpy`, which
 # joins positions in successive frames so that the total squared displacement is smallest {cite:p}`crocker1996`. The
 # important parameter is the search range: larger than any real displacement, and smaller than half the spacing, so that
 # no particle is taken for its neighbour.
 
 # %%
 half_diameter = 0.5 * diameter / movie.pixel_size
-tracks = link(table, search_range=half_diameter)
+tracks = link_particles(table, search_range=half_diameter)
 lengths = tracks[tracks["particle"] >= 0].groupby("particle").size()
 print(
     f"{len(lengths)} tracks; {np.mean(lengths == frames):.0%} of them run through all {frames} frames"

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.spatial import cKDTree
-from test_particles import D, disks
-from test_refinement import rendered
+from test_hypotheses import D, disks
+from test_particle_fit import rendered
 
 from moirelib.crystal import hexagonal_lattice
 from moirelib.decomposition import (

@@ -286,7 +286,7 @@ def test_layers_whose_lattices_never_show_in_one_frame_have_no_known_twist(decom
 
 @pytest.mark.parametrize(
     ("module", "step"),
-    [(pipeline, "link"), (pipeline, "vote"), (summary, "measure_lattices"), (summary, "write_note")],
+    [(pipeline, "link_particles"), (pipeline, "vote"), (summary, "measure_lattices"), (summary, "write_note")],
 )
 def test_a_step_that_fails_after_the_last_frame_does_not_lose_the_result(
     decompose_computed, monkeypatch, tmp_path, module, step
@@ -301,7 +301,7 @@ def test_a_step_that_fails_after_the_last_frame_does_not_lose_the_result(
         result = decompose_computed(found_in_frame((True, True)), found_in_frame((True, True)))
     assert len(result.particles) == len(whole.particles)
     np.testing.assert_array_equal(result.layers, whole.layers)
-    assert (result.particles["particle"] == -1).all() == (step == "link")
+    assert (result.particles["particle"] == -1).all() == (step == "link_particles")
     assert (result.summary["twist_deg"] is None) == (step == "measure_lattices")
     assert len(result.summary["problems"]) == 1
     assert "Subnetwork contains 40 points" in result.summary["note"]

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from moirelib.decomposition import link
+from moirelib.tracking import link_particles
 
 
 def table(frames, jitter=0.3):
@@ -16,23 +16,23 @@ def table(frames, jitter=0.3):
 
 
 def test_overlapping_particles_of_two_layers_keep_two_tracks():
-    linked = link(table(10), 5.0)
+    linked = link_particles(table(10), 5.0)
     assert linked.groupby("layer")["particle"].nunique().tolist() == [1, 1]
     assert linked["particle"].nunique() == 2
 
 
 def test_a_single_frame_is_not_linked():
-    assert (link(table(1), 5.0)["particle"] == -1).all()
+    assert (link_particles(table(1), 5.0)["particle"] == -1).all()
 
 
 def test_a_particle_seen_once_is_not_linked():
     lone = pd.DataFrame({"frame": [3], "layer": [1], "y": [90.0], "x": [90.0]})
-    linked = link(pd.concat([table(6), lone], ignore_index=True), 5.0)
+    linked = link_particles(pd.concat([table(6), lone], ignore_index=True), 5.0)
     assert linked.loc[linked["y"] > 80, "particle"].tolist() == [-1]
     assert (linked.loc[linked["y"] < 80, "particle"] >= 0).all()
 
 
 def test_a_gap_within_memory_does_not_break_a_track():
     frames = table(10)
-    linked = link(frames[~((frames["frame"] == 4) & (frames["layer"] == 1))], 5.0, memory=2)
+    linked = link_particles(frames[~((frames["frame"] == 4) & (frames["layer"] == 1))], 5.0, memory=2)
     assert linked["particle"].nunique() == 2

@@ -1,4 +1,10 @@
 from .boundaries import BOUNDARY_COLUMNS as BOUNDARY_COLUMNS
+from .correlations import (
+    edge_particles as edge_particles,
+    hexatic_correlation as hexatic_correlation,
+    radial_distribution as radial_distribution,
+    strain_map as strain_map,
+)
 from .defect_tracks import follow_boundaries as follow_boundaries, follow_defects as follow_defects
 from .defects import (
     LayerDefects as LayerDefects,
@@ -28,7 +34,7 @@ from .growth import (
 )
 from .lattices import LatticeFit as LatticeFit, fit_lattice as fit_lattice, local_lattices as local_lattices
 from .layer_frame import LayerFrame as LayerFrame, layer_frames as layer_frames
-from .localization import (
+from .localization_error import (
     Localization as Localization,
     autocovariance as autocovariance,
     error_variance as error_variance,
@@ -47,12 +53,6 @@ from .normal_modes import (
     find_normal_modes as find_normal_modes,
 )
 from .occupancy import Occupancy as Occupancy, adjacency as adjacency, site_occupancy as site_occupancy
-from .order import (
-    edge_particles as edge_particles,
-    hexatic_correlation as hexatic_correlation,
-    radial_distribution as radial_distribution,
-    strain_map as strain_map,
-)
 from .phonons import dispersion as dispersion, largest_grain as largest_grain, measure_phonons as measure_phonons
 from .pipeline import (
     NEEDED as NEEDED,
@@ -62,7 +62,6 @@ from .pipeline import (
     field_of_view as field_of_view,
     read_particles as read_particles,
 )
-from .preference import SitePreference as SitePreference, site_preference as site_preference
 from .relaxation import Relaxation as Relaxation, fit_relaxation as fit_relaxation, relative_motion as relative_motion
 from .report import (
     WRITTEN as WRITTEN,
@@ -70,6 +69,7 @@ from .report import (
     render_report as render_report,
     write_analysis as write_analysis,
 )
+from .site_preference import SitePreference as SitePreference, site_preference as site_preference
 from .springs import (
     ElasticConstants as ElasticConstants,
     SpringModel as SpringModel,

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from scipy.linalg import eigh
 
 from .displacements import Displacements
-from .localization import error_variance
+from .localization_error import error_variance
 from .springs import independent_samples
 
 

@@ -26,8 +26,8 @@ from .layer_frame import layer_frames
 from .moire import registry
 from .occupancy import Occupancy, site_occupancy
 from .phonons import largest_grain, measure_phonons
-from .preference import site_preference
 from .relaxation import fit_relaxation, relative_motion
+from .site_preference import site_preference
 from .springs import elastic_constants, fit_springs
 from .vibrations import group_vibrations, interlayer_correlation, layer_vibrations, measure_vibrations, site_vibrations
 

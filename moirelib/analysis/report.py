@@ -18,9 +18,9 @@ from matplotlib.figure import Figure
 
 from .. import plot
 from ..crystal.neighbours import spans_plane
+from .correlations import strain_map
 from .grains import find_grains
 from .moire import registry
-from .order import strain_map
 from .pipeline import TABLES, Analysis
 
 TITLES = {

@@ -19,7 +19,7 @@ from ..crystal.fourier import find_lattice
 from ..crystal.lattice import Lattice
 from ..crystal.neighbours import nearest_spacing
 from .displacements import Displacements, coordination_labels
-from .localization import error_variance, total_variance
+from .localization_error import error_variance, total_variance
 
 # --- Spectrum of plane waves ---
 

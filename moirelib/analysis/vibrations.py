@@ -19,7 +19,13 @@ from scipy.stats import chi2, norm
 from ..crystal.neighbours import bonds, nearest_spacing
 from ..tables import check_particles
 from .displacements import AXES, MIN_FRAMES, Displacements, make_smoother, site_displacements
-from .localization import error_variance, pool_covariance, restore_mean, share_of_independent_samples, total_variance
+from .localization_error import (
+    error_variance,
+    pool_covariance,
+    restore_mean,
+    share_of_independent_samples,
+    total_variance,
+)
 
 # --- Amplitudes and spring constants ---
 

@@ -1,4 +1,4 @@
-"""Hexagonal lattices: spacing, angle, wave vectors, Moiré period, coincidence.
+"""Hexagonal lattices: spacing, angle, wave vectors.
 
 Explained in chapter 1, "Lattices".
 """
@@ -6,82 +6,14 @@ Explained in chapter 1, "Lattices".
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import gcd
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike
 
 
 def fold_hexagonal(angle: float) -> float:
     """Smallest equivalent twist of two hexagonal lattices, in degrees between 0 and 30."""
     return float(abs((angle + 30.0) % 60.0 - 30.0))
-
-
-def moire_period(spacing: float, twist_angle: float, other_spacing: float | None = None) -> float:
-    """Period of the Moiré pattern of two hexagonal lattices.
-
-    Parameters
-    ----------
-    spacing : float
-        Nearest-neighbour distance a of one lattice, in nm.
-    twist_angle : float
-        Twist θ, in degrees; equivalent twists (60° apart) give one period.
-    other_spacing : float, optional
-        Nearest-neighbour distance b of the other lattice, in nm; equal by default.
-
-    Returns
-    -------
-    float
-        a b / √(a² + b² - 2 a b cos θ), in nm, which is a / (2 sin(θ/2)) for a = b; ``inf`` for identical lattices.
-
-    References
-    ----------
-    Hermann, J. Phys.: Condens. Matter 24, 314210 (2012).
-    """
-    a, b = spacing, spacing if other_spacing is None else other_spacing
-    half = np.sin(np.radians(fold_hexagonal(twist_angle)) / 2)
-    difference = np.hypot(a - b, 2 * np.sqrt(a * b) * half)  # the same root, exact for small twists
-    return float(a * b / difference) if difference > 0 else float("inf")
-
-
-def commensurate_angles(max_sigma: int) -> pd.DataFrame:
-    """Twists at which two equal hexagonal lattices share a lattice of coincident sites.
-
-    Parameters
-    ----------
-    max_sigma : int
-        Largest Σ: one site in Σ coincides.
-
-    Returns
-    -------
-    pandas.DataFrame
-        ``sigma, twist_deg`` (0 to 30) and the whole numbers ``m, n``, sorted by Σ. The vector m a₁ + n a₂ is the
-        shortest of the coincidence lattice, and the mirror line of a symmetric tilt boundary of this Σ.
-
-    Notes
-    -----
-    Turning by θ with cos θ = (m² + 4 m n + n²) / (2 (m² + m n + n²)) brings the vector (n, m) onto (m, n). For
-    coprime m > n, Σ = m² + m n + n², or a third of it where m - n is a multiple of 3; the latter repeat twists that
-    the former give, and are left out.
-
-    References
-    ----------
-    Ranganathan, Acta Cryst. 21, 197 (1966); Shallcross et al., Phys. Rev. B 81, 165105 (2010).
-    """
-    rows = []
-    for m in range(2, int(np.sqrt(max_sigma)) + 1):
-        for n in range(1, m):
-            sigma = m * m + m * n + n * n
-            if sigma <= max_sigma and gcd(m, n) == 1 and (m - n) % 3:
-                cosine = (m * m + 4 * m * n + n * n) / (2 * sigma)
-                rows.append((sigma, fold_hexagonal(np.degrees(np.arccos(cosine))), m, n))
-    return pd.DataFrame(sorted(rows), columns=["sigma", "twist_deg", "m", "n"])
-
-
-def coincidence_period(spacing: float, sigma: int) -> float:
-    """Period a √Σ of the coincident sites of two equal hexagonal lattices, in nm; `spacing` in nm."""
-    return float(spacing * np.sqrt(sigma))
 
 
 def hexagonal_lattice(spacing: float, angle: float, center: ArrayLike, radius: float) -> np.ndarray:

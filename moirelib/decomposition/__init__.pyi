@@ -5,16 +5,15 @@ from .completion import (
     site_odds as site_odds,
     vacant_sites as vacant_sites,
 )
-from .evidence import Evidence as Evidence
-from .fit import FrameFit as FrameFit, refine as refine
 from .frame import Found as Found, find as find
 from .hypotheses import (
     Hypothesis as Hypothesis,
     LayerCountRules as LayerCountRules,
     choose_hypothesis as choose_hypothesis,
 )
-from .imaging import Imaging as Imaging
-from .layers import assign_layers as assign_layers
+from .layer_assignment import assign_layers as assign_layers
+from .layer_evidence import Evidence as Evidence
+from .layer_voting import vote as vote
 from .network import (
     CENTER_WIDTH as CENTER_WIDTH,
     WORKING_DIAMETER as WORKING_DIAMETER,
@@ -26,10 +25,10 @@ from .network import (
     resample as resample,
     save_weights as save_weights,
 )
-from .peaks import locate as locate
+from .network_peaks import locate as locate
+from .particle_fit import FrameFit as FrameFit, refine as refine
+from .particle_size import estimate_diameter as estimate_diameter
 from .pipeline import COLUMNS as COLUMNS, Decomposition as Decomposition, decompose as decompose
-from .size import estimate_diameter as estimate_diameter
+from .shared_imaging import Imaging as Imaging
 from .summary import twist_note as twist_note
-from .tracks import link as link
 from .training import TrainingConfig as TrainingConfig, permutation_loss as permutation_loss, train as train
-from .voting import vote as vote

@@ -14,9 +14,7 @@ from scipy.spatial import cKDTree
 from skimage.feature import peak_local_max
 
 from ..crystal.neighbours import REACH
-from .fit import FrameFit
-
-__all__ = ["CompletionSettings", "complete", "settle_overlaps", "site_odds", "vacant_sites"]
+from .particle_fit import FrameFit
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,11 @@ import numpy as np
 import pandas as pd
 
 from ..crystal.lattice import Lattice
-from .fit import FrameFit
 from .hypotheses import Hypothesis, LayerCountRules, choose_hypothesis, propose_hypotheses
-from .imaging import Imaging
-from .layers import assign_layers
-from .peaks import locate
-
-__all__ = ["Found", "find"]
+from .layer_assignment import assign_layers
+from .network_peaks import locate
+from .particle_fit import FrameFit
+from .shared_imaging import Imaging
 
 LIKELIEST = ["y", "x", "diameter", "y_std", "x_std"]
 FEWEST = 3  # particles, by hand; fewer share too little to fit what particles share

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from .image_model import ImageModel, Jacobian, Prediction
-from .imaging import DEPTH, DIAMETER, SHARED
-from .prior import ParticlePrior
+from .particle_prior import ParticlePrior
+from .shared_imaging import DEPTH, DIAMETER, SHARED
 
 # Damping is a share of the normal matrix's diagonal (Levenberg and Marquardt). Values without a source were set by
 # hand: they decide how fast the fit ends, and hardly where.

@@ -19,8 +19,8 @@ from ..crystal.lattice import Lattice, fold_hexagonal
 from ..crystal.matching import pair_mutually_nearest
 from ..crystal.neighbours import SPACING_PER_DIAMETER, typical_spacing
 from .completion import complete, settle_overlaps
-from .fit import FrameFit
-from .layers import assign_layers
+from .layer_assignment import assign_layers
+from .particle_fit import FrameFit
 
 if TYPE_CHECKING:
     from .frame import Found

@@ -16,9 +16,7 @@ from scipy.interpolate import BSpline
 from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
 
-from .imaging import SHARED, Imaging, select
-
-__all__ = ["ImageModel"]
+from .shared_imaging import SHARED, Imaging, select
 
 # Lengths "in diameters" are multiples of the expected diameter. Values without a source were set by hand. Literals from
 # 1e-6 down only guard divisions and logarithms.

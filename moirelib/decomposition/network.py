@@ -13,19 +13,6 @@ from monai.inferers import sliding_window_inference
 from monai.networks.nets import BasicUNet
 from scipy.ndimage import gaussian_filter
 
-__all__ = [
-    "CENTER_WIDTH",
-    "WORKING_DIAMETER",
-    "build_unet",
-    "choose_device",
-    "load_weights",
-    "normalize",
-    "predict",
-    "resample",
-    "save_weights",
-]
-
-
 #: Particle diameter, in pixels, that the network is trained for; every input is resampled to it.
 WORKING_DIAMETER = 12.0
 
@@ -49,7 +36,7 @@ def build_unet(layers: int = 2) -> torch.nn.Module:
 
     References
     ----------
-    Ronneberger et al., MICCAI (2015). Explained in chapter 5, "U-Net".
+    Ronneberger et al., MICCAI (2015).
     """
     return BasicUNet(
         spatial_dims=2,
@@ -133,7 +120,7 @@ def normalize(image: np.ndarray) -> np.ndarray:
 
     Notes
     -----
-    Invariant to ``image -> gain * image + offset`` with positive gain. Explained in chapter 5, "U-Net".
+    Invariant to ``image -> gain * image + offset`` with positive gain.
     """
     image = np.asarray(image, dtype=np.float32)
     image = image - image.mean()

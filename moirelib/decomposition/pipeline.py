@@ -21,15 +21,13 @@ from ..movies.movie import Movie
 from ..movies.reading import as_movie
 from ..movies.writing import write_layer_movie
 from ..output import output_folder
+from ..tracking import link_particles
 from .frame import LIKELIEST, Found, find
+from .layer_movies import draw_layers
+from .layer_voting import vote
 from .network import WORKING_DIAMETER, load_weights, predict, resample
-from .rendering import draw_layers
-from .size import check_diameter, check_pixel_size, estimate_size_and_polarity, find_working_shape
+from .particle_size import check_diameter, check_pixel_size, estimate_size_and_polarity, find_working_shape
 from .summary import keep_going, summarize
-from .tracks import link
-from .voting import vote
-
-__all__ = ["COLUMNS", "Decomposition", "decompose"]
 
 #: Columns of the particle table, in the order of ``particles.csv``.
 COLUMNS = (
@@ -175,7 +173,7 @@ def find_in_all_frames(movie, model, working, polarity, progress) -> list[Found]
 
 
 def check_layers(model, weights) -> None:
-    """Refuse networks of other than two layers: `moirelib.decomposition.layers` can only assign two channels."""
+    """Refuse networks of other than two layers: `layer_assignment` knows two channels."""
     layers = model.final_conv.out_channels // 2
     if layers != 2:
         raise ValueError(f"{weights} is a network of {layers} layers; decompose takes two apart: pass weights of two")
@@ -197,7 +195,7 @@ def vote_on_layers(found: list[Found], problems: list[str]) -> tuple[pd.DataFram
 def link_tracks(table: pd.DataFrame, search_range: float, problems: list[str]) -> pd.DataFrame:
     """The table with ``particle``; -1 throughout if linking fails."""
     lost = "The particles are not linked from frame to frame"
-    return keep_going(problems, lost, table, lambda: link(table, search_range)) if len(table) else table
+    return keep_going(problems, lost, table, lambda: link_particles(table, search_range)) if len(table) else table
 
 
 def measure_working_pixel(working, movie) -> float:

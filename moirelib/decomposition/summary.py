@@ -13,11 +13,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..crystal.lattice import Lattice, fold_hexagonal, moire_period
+from ..crystal.lattice import Lattice, fold_hexagonal
+from ..crystal.moire import moire_period
 from ..data import weights_path
 from .network import choose_device
-
-__all__ = ["twist_note"]
 
 #: Smallest share of the particles in layer 2 (set by hand): fewer are false finds upon a single layer.
 SMALLEST_LAYER = 0.03

@@ -25,8 +25,6 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from ..simulation.library import open_library
 from .network import CENTER_WIDTH, WORKING_DIAMETER, build_unet, choose_device, normalize, save_weights
 
-__all__ = ["TrainingConfig", "permutation_loss", "train"]
-
 
 @dataclass(frozen=True)
 class TrainingConfig:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import numpy as np
 from scipy.spatial import cKDTree
 
-from ..crystal.lattice import commensurate_angles, fold_hexagonal, hexagonal_lattice
+from ..crystal.lattice import fold_hexagonal, hexagonal_lattice
+from ..crystal.moire import commensurate_angles
 from .scene import Defect
 
 CLOSEST = 0.8  # spacings: nearer particles of two grains would overlap; a choice

@@ -1,3 +1,10 @@
+from .digital_twin import (
+    REAL_PIXEL_SIZE as REAL_PIXEL_SIZE,
+    REAL_SPACING as REAL_SPACING,
+    leaning_columns as leaning_columns,
+    real_frame_lattice as real_frame_lattice,
+    real_frame_twin as real_frame_twin,
+)
 from .image_statistics import (
     average_particle as average_particle,
     background_spectrum as background_spectrum,
@@ -6,7 +13,7 @@ from .image_statistics import (
     noise_spectra as noise_spectra,
     particle_contrast as particle_contrast,
 )
-from .proof import (
+from .multislice_proof import (
     Comparison as Comparison,
     compare_with_multislice as compare_with_multislice,
     overlapping_clusters as overlapping_clusters,
@@ -19,10 +26,3 @@ from .scores import (
     score_particles as score_particles,
 )
 from .semi_real import SemiRealMoire as SemiRealMoire, semi_real_moire as semi_real_moire
-from .twin import (
-    REAL_PIXEL_SIZE as REAL_PIXEL_SIZE,
-    REAL_SPACING as REAL_SPACING,
-    leaning_columns as leaning_columns,
-    real_frame_lattice as real_frame_lattice,
-    real_frame_twin as real_frame_twin,
-)

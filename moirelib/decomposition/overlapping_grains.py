@@ -17,7 +17,7 @@ from scipy.spatial import cKDTree
 from ..crystal.fourier import find_strongest, lattice_distance, polish_lattice
 from ..crystal.lattice import Lattice
 from ..crystal.neighbours import connected_groups
-from .evidence import Surroundings, site_density, weigh_grains, weigh_lattices
+from .layer_evidence import Surroundings, site_density, weigh_grains, weigh_lattices
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 from scipy import sparse
 from scipy.spatial import cKDTree
 
-from .imaging import DEPTH, DIAMETER
+from .shared_imaging import DEPTH, DIAMETER
 
 # Values without a source were set by hand.
 

@@ -11,9 +11,6 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
 from skimage.feature import peak_local_max
 
-__all__ = ["locate"]
-
-
 # Set by hand on simulated scenes of development seeds; lengths in diameters.
 LOWEST_PEAK = 0.08  # height, where a particle that the network is sure of reaches 1
 SMOOTHING = 1 / 20  # standard deviation: less than half of the network's own peak width

@@ -10,8 +10,8 @@ from scipy.special import expit, logit
 
 from moirelib.crystal import Lattice, extent, find_lattice, fold_hexagonal, hexagonal_lattice, moire_period
 from moirelib.decomposition import Evidence, assign_layers, twist_note, vote
-from moirelib.decomposition.evidence import Surroundings
-from moirelib.decomposition.grains import split_in_two
+from moirelib.decomposition.layer_evidence import Surroundings
+from moirelib.decomposition.overlapping_grains import split_in_two
 from moirelib.simulation import LatticeConfig, grain_boundary, random_scene, truth_table, twin_boundary
 
 D, SPACING = 12.0, 16.0

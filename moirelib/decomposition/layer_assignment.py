@@ -16,10 +16,8 @@ from scipy.spatial import cKDTree
 from scipy.special import expit, logit
 
 from ..crystal.lattice import Lattice
-from .evidence import Evidence, Surroundings, weigh_grains, weigh_lattices
-from .grains import Grain, add_loose_layer, assign_grains, find_overlapping_grains, join_similar_grains
-
-__all__ = ["assign_layers"]
+from .layer_evidence import Evidence, Surroundings, weigh_grains, weigh_lattices
+from .overlapping_grains import Grain, add_loose_layer, assign_grains, find_overlapping_grains, join_similar_grains
 
 DOUBLE_REACH = 0.5  # diameters (geometry): half-transparent particles of one layer touch, they do not overlap by half
 

@@ -16,8 +16,6 @@ from ..crystal.fourier import find_strongest
 from ..crystal.matching import pair_mutually_nearest
 from ..crystal.neighbours import extent
 
-__all__ = ["Evidence"]
-
 
 @dataclass(frozen=True)
 class GrainSettings:

@@ -12,8 +12,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-__all__ = ["Imaging"]
-
 
 class SharedParameter(NamedTuple):
     """One number that all particles of a frame share.

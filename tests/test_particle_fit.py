@@ -6,12 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from test_particles import D, disks, square_of_points
+from test_hypotheses import D, disks, square_of_points
 
 from moirelib.crystal import hexagonal_lattice, rows_of_three
 from moirelib.decomposition import FrameFit, Imaging, refine
 from moirelib.decomposition.image_model import ImageModel
-from moirelib.decomposition.imaging import IMAGING, SHARED
+from moirelib.decomposition.shared_imaging import IMAGING, SHARED
 
 
 def noisy_frame(points, rng, noise, contrast=0.5):

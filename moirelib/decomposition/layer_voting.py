@@ -15,10 +15,8 @@ from scipy.special import expit, logit
 from ..crystal.matching import pair_mutually_nearest
 from ..crystal.neighbours import SPACING_PER_DIAMETER, extent
 from ..tracking import link_places
-from .evidence import Evidence
-from .layers import DOUBLE_REACH, drop_doubles, exclude_pairs
-
-__all__ = ["vote"]
+from .layer_assignment import DOUBLE_REACH, drop_doubles, exclude_pairs
+from .layer_evidence import Evidence
 
 LAYER_STEP = 0.15  # diameters that a change of layer counts in tracks; by hand: less than `LONGEST_STEP`
 LONGEST_STEP = 0.25  # diameters; longest step of a track from frame to frame, drift taken off; by hand

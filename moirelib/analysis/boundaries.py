@@ -1,7 +1,4 @@
-"""Grain and twin boundaries of a layer: straight segments, what they part, and whether they are coherent twins.
-
-Explained in chapter 9, "Order and defects".
-"""
+"""Grain and twin boundaries of a layer: straight segments, what they part, which are coherent twins (chapter 9)."""
 
 from __future__ import annotations
 

@@ -1,9 +1,7 @@
 """Order of a layer: grains, lattice vectors, strain, and correlation functions.
 
 Positions in, numbers with errors out. Nothing here calls a particle disordered for the neighbours that the edge of its
-crystal, or of the frame, took from it. How two layers lie on each other is in `moirelib.analysis.moire`.
-
-Explained in chapter 9, "Order and defects".
+crystal, or of the frame, took from it. How two layers lie on each other is in `moirelib.analysis.moire`. Chapter 9.
 """
 
 from __future__ import annotations
@@ -38,9 +36,8 @@ def hexatic_correlation(points: ArrayLike, psi6: ArrayLike, r_max: float, bin_wi
     Returns
     -------
     pandas.DataFrame
-        ``r_nm, g6, pairs``: the mean of ψ6*(0) ψ6(r) over pairs of particles, real part, normalised by the mean of
-        |ψ6|². It stays near 1 in a crystal, decays algebraically in a hexatic, exponentially in a liquid. Being a mean
-        over the pairs there are, it needs no correction for the edge.
+        ``r_nm, g6, pairs``: the mean of ψ6*(0) ψ6(r) over pairs of particles, real part, over that of |ψ6|². It stays
+        near 1 in a crystal, decays algebraically in a hexatic, exponentially in a liquid, and needs no edge correction.
     """
     points, psi6 = check_points(points), np.asarray(psi6)
     _refuse_bins(r_max, bin_width)
@@ -80,12 +77,7 @@ def radial_distribution(
     -------
     pandas.DataFrame
         ``r_nm, g, pairs``: pairs at each distance over those expected of as many particles strewn at random over the
-        same region.
-
-    Notes
-    -----
-    The region is what lies within `COVERED` spacings of a particle. Its autocorrelation gives the number of pairs of
-    its points at each distance, which corrects for edges of any shape.
+        region within `COVERED` spacings of a particle, whose autocorrelation corrects for edges of any shape.
     """
     points = check_points(points)
     _refuse_bins(r_max, bin_width)
@@ -121,20 +113,10 @@ EDGE_GAP = 150.0  # degrees without a neighbour: between 120 beside a vacancy an
 
 
 def edge_particles(points: ArrayLike, spacing: float | None = None) -> np.ndarray:
-    """Which particles lie at the edge of their crystal or of the frame.
+    """Which particles lie at the edge of their crystal or of the frame, bool, shape (n,).
 
-    Parameters
-    ----------
-    points : array_like, shape (n, 2)
-        (y, x) in nm.
-    spacing : float, optional
-        Nearest-neighbour distance, in nm; measured by default.
-
-    Returns
-    -------
-    ndarray of bool, shape (n,)
-        True where two neighbours in succession are 150° or more apart as seen from the particle: 180° at a straight
-        edge, 60° inside and 120° beside a single vacancy.
+    Takes positions (y, x) in nm, shape (n, 2), and their spacing in nm, measured by default. An edge particle sees two
+    neighbours in succession 150° or more apart: 180° at a straight edge, 60° inside, 120° beside a single vacancy.
     """
     points = check_points(points)
     spacing = neighbour_spacing(points) if spacing is None else spacing
@@ -199,12 +181,11 @@ def strain_map(
     local = lattices_around(mesh, reach, grain)
     table = pd.DataFrame({"y_nm": mesh.points[:, 0], "x_nm": mesh.points[:, 1], "grain": grain})
     q0 = np.full(mesh.n, np.nan + 0j)
-    for name in np.unique(grain[grain >= 0]) if reference is None else [None]:
-        members = np.ones(mesh.n, bool) if name is None else grain == name
-        if reference is not None:
-            q0[members] = reference.spacing * np.exp(1j * np.radians(reference.angle))
-        elif len((named := name_bonds(mesh, members))[0]) > 6:
-            q0[members] = fit_from_bonds(mesh, *named)[0]
+    if reference is not None:
+        q0[:] = reference.spacing * np.exp(1j * np.radians(reference.angle))
+    for name in np.unique(grain[grain >= 0]) if reference is None else ():
+        if len((named := name_bonds(mesh, grain == name))[0]) > 6:
+            q0[grain == name] = fit_from_bonds(mesh, *named)[0]
     known = np.isfinite(local.q) & np.isfinite(q0)
     q, p, q0 = (np.where(known, value, 1.0) for value in (local.q, local.p, q0))
     turn = sixth_turns(-np.angle(q), -np.angle(q0))  # to the reference's row

@@ -1,7 +1,4 @@
-"""Follow defects and boundaries from frame to frame.
-
-Explained in chapter 9, "Order and defects".
-"""
+"""Follow defects and boundaries from frame to frame (chapter 9, "Order and defects")."""
 
 from __future__ import annotations
 
@@ -107,12 +104,8 @@ def follow_boundaries(
     ----------
     boundaries : pandas.DataFrame
         From `boundary_table`.
-    search_range_nm : float
-        Farthest that the middle of a segment may move from frame to frame, in nm.
-    memory : int
-        Frames for which a boundary may be missed.
-    motion : dict of int to moirelib.analysis.Occupancy, optional
-        As for `follow_defects`.
+    search_range_nm, memory, motion
+        As for `follow_defects`; it is the middle of a segment that moves.
 
     Returns
     -------

@@ -1,7 +1,4 @@
-"""Defects of a layer: vacancies, interstitials, dislocations, disclinations, grain and twin boundaries.
-
-Explained in chapter 9, "Order and defects".
-"""
+"""Defects of a layer: vacancies, interstitials, dislocations, disclinations, grain and twin boundaries (chapter 9)."""
 
 from __future__ import annotations
 
@@ -55,11 +52,6 @@ def find_defects(points: ArrayLike, spacing: float | None = None, tolerance: Tol
         to no dislocation. Burgers vectors (y, x) in nm, NaN for kinds without; the displacement grows by the Burgers
         vector once around the core from x towards y. ``in_boundary`` says that a boundary passes within a spacing and
         a half. ``boundaries``: see `boundary_table`.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than four particles, all on a line, or positions are not finite.
 
     Notes
     -----

@@ -1,7 +1,4 @@
-"""Dislocations of a layer and their Burgers vectors.
-
-Explained in chapter 9, "Order and defects".
-"""
+"""Dislocations of a layer and their Burgers vectors (chapter 9, "Order and defects")."""
 
 from __future__ import annotations
 
@@ -89,7 +86,9 @@ def _measure_row_around(mesh, center, near) -> float:
 
 
 def burgers_circuit(points: ArrayLike, center: ArrayLike, radius: float, spacing: float | None = None) -> np.ndarray:
-    """Sum of all Burgers vectors within a circle, from a circuit around it.
+    """Sum (y, x) of all Burgers vectors within a circle, in nm, shape (2,), along the rows at the circuit's start.
+
+    ValueError if no triangle lies inside, or those inside do not hang together.
 
     Parameters
     ----------
@@ -101,16 +100,6 @@ def burgers_circuit(points: ArrayLike, center: ArrayLike, radius: float, spacing
         In nm. The circuit follows the outer edge of the triangles whose centres lie inside; it may enclose a hole.
     spacing : float, optional
         Nearest-neighbour distance, in nm; measured by default.
-
-    Returns
-    -------
-    ndarray, shape (2,)
-        Burgers vector (y, x) in nm, along the rows at the circuit's start.
-
-    Raises
-    ------
-    ValueError
-        If no triangle lies inside, or those inside do not hang together.
 
     Notes
     -----

@@ -1,7 +1,4 @@
-"""From tracks to displacements from the lattice sites, without drift.
-
-Explained in chapter 8, "Vibrations".
-"""
+"""From tracks to displacements from the lattice sites, without drift (chapter 8, "Vibrations")."""
 
 from __future__ import annotations
 
@@ -91,12 +88,6 @@ def site_displacements(
     drift_window : int
         Frames over which drift and rotation are smoothed (by a parabola through as many frames) before they are
         removed; 1 removes all of it, frame by frame.
-
-    Raises
-    ------
-    ValueError
-        If a column is missing or holds something else than numbers, a particle stands twice in a frame, or fewer than
-        10 frames or 3 particles are left.
 
     Notes
     -----
@@ -237,24 +228,11 @@ ENCLOSED = 5  # particles around a free place that make it a vacancy
 
 
 def coordination_labels(sites: ArrayLike, spacing: float | None = None) -> np.ndarray:
-    """Say of every site whether it is in the bulk, next to a vacancy, or at the edge.
+    """Say of every site whether it is in the bulk, next to a vacancy, or at the edge; str, shape (n,).
 
-    Parameters
-    ----------
-    sites : ndarray, shape (n, 2)
-        (y, x) of one layer, in nm.
-    spacing : float, optional
-        Nearest-neighbour distance, in nm; the median one by default.
-
-    Returns
-    -------
-    ndarray of str, shape (n,)
-        ``bulk`` (six neighbours), ``vacancy`` (a neighbour is missing and its place is enclosed by at least four other
-        particles) or ``edge``.
-
-    Notes
-    -----
-    The border of the field of view counts as edge: what is behind it is not seen.
+    Takes the sites of one layer (y, x) in nm, shape (n, 2), and their spacing in nm, by default the median one.
+    ``bulk`` has six neighbours; of a ``vacancy`` a neighbour is missing whose place at least four other particles
+    enclose; else ``edge``. The border of the field of view counts as edge: what is behind it is not seen.
     """
     sites = np.asarray(sites, float)
     if len(sites) < 2:

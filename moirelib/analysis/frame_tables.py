@@ -1,7 +1,4 @@
-"""Tables of what each frame holds: lattices, Moiré, defects, boundaries.
-
-Explained in chapter 9, "Order and defects".
-"""
+"""Tables of what each frame holds: lattices, Moiré, defects, boundaries (chapter 9, "Order and defects")."""
 
 from __future__ import annotations
 
@@ -24,12 +21,7 @@ MOIRE_COLUMNS = (
 
 
 def lattice_table(particles: pd.DataFrame) -> pd.DataFrame:
-    """Lattices of every grain of every layer and frame.
-
-    Parameters
-    ----------
-    particles : pandas.DataFrame
-        ``frame, layer, y_nm, x_nm``.
+    """Lattices of every grain of every layer and frame, from ``frame, layer, y_nm, x_nm``.
 
     Returns
     -------
@@ -54,12 +46,7 @@ def _tabulate_lattices(frames) -> pd.DataFrame:
 
 
 def moire_table(particles: pd.DataFrame) -> pd.DataFrame:
-    """Twist, offset and Moiré period of the two layers in every frame.
-
-    Parameters
-    ----------
-    particles : pandas.DataFrame
-        ``frame, layer, y_nm, x_nm``, layers 1 and 2.
+    """Twist, offset and Moiré period of layers 1 and 2 in every frame, from ``frame, layer, y_nm, x_nm``.
 
     Returns
     -------
@@ -93,26 +80,18 @@ def defect_table(particles: pd.DataFrame, tolerance: Tolerance | None = None, ot
     tolerance : Tolerance, optional
         What is a grain and what is a twin.
     other_layer : bool
-        Add where on the other layer's lattice each defect lies.
+        Add ``registry, coordinate`` of each defect on the other layer's lattice, as in `moirelib.analysis.registry`.
 
     Returns
     -------
     pandas.DataFrame
-        ``frame, layer, kind, y_nm, x_nm, burgers_y_nm, burgers_x_nm, in_boundary`` as in `find_defects`, and
-        ``registry, coordinate`` as in `moirelib.analysis.registry` with two layers.
+        ``frame, layer, kind, y_nm, x_nm, burgers_y_nm, burgers_x_nm, in_boundary`` as in `find_defects`.
     """
     return _tabulate_defects(layer_frames(particles, tolerance), other_layer)[0]
 
 
 def boundary_table(particles: pd.DataFrame, tolerance: Tolerance | None = None) -> pd.DataFrame:
-    """Grain and twin boundaries of every layer and frame, in straight segments.
-
-    Parameters
-    ----------
-    particles : pandas.DataFrame
-        ``frame, layer, y_nm, x_nm``.
-    tolerance : Tolerance, optional
-        What is a grain and what is a twin.
+    """Grain and twin boundaries of every layer and frame, in straight segments, from ``frame, layer, y_nm, x_nm``.
 
     Returns
     -------
@@ -123,11 +102,8 @@ def boundary_table(particles: pd.DataFrame, tolerance: Tolerance | None = None) 
         misorientation's ``sigma_deviation_deg`` from it; ``asymmetry_deg``, of the boundary from the lattices' mirror
         line; ``mirror_mismatch_nm``, of one lattice from the other's mirror image; ``dislocations``, pairs of five- and
         seven-fold particles along it, their mean ``dislocation_spacing_nm`` (NaN for fewer than two) and Frank's
-        ``frank_spacing_nm``, a / (2 sin(θ/2)); the grains' numbers.
-
-    References
-    ----------
-    Brandon, Acta Metall. 14, 1479 (1966); Read & Shockley, Phys. Rev. 78, 275 (1950).
+        ``frank_spacing_nm``, a / (2 sin(θ/2)); the grains' numbers. See Brandon, Acta Metall. 14, 1479 (1966); Read &
+        Shockley, Phys. Rev. 78, 275 (1950).
     """
     return _tabulate_defects(layer_frames(particles, tolerance), other_layer=False)[1]
 

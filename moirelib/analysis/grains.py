@@ -1,7 +1,4 @@
-"""Grains of a layer.
-
-Explained in chapter 9, "Order and defects".
-"""
+"""Grains of a layer (chapter 9, "Order and defects")."""
 
 from __future__ import annotations
 

@@ -1,9 +1,4 @@
-"""Growth: when particles attach and detach, how layers and their fronts grow, what sites they prefer.
-
-All follows from the occupancy of sites (`occupancy`). How layers turn and slide meanwhile is in `relaxation`.
-
-Explained in chapter 10, "Growth".
-"""
+"""Growth: when particles attach and detach, how layers and their fronts grow (chapter 10)."""
 
 from __future__ import annotations
 
@@ -131,12 +126,7 @@ def registry_at(one: Occupancy, occupancy: dict[int, Occupancy], rows: np.ndarra
 
 
 def size_table(occupancy: dict[int, Occupancy]) -> pd.DataFrame:
-    """Size of every layer in every frame, with its balance.
-
-    Parameters
-    ----------
-    occupancy : dict
-        From `site_occupancy`.
+    """Size of every layer in every frame, with its balance, from what `site_occupancy` returns.
 
     Returns
     -------
@@ -189,7 +179,7 @@ def growth_rate(
     confidence: float = 0.95,
     layers: Iterable[int] | None = None,
 ) -> pd.DataFrame:
-    """Attachments and detachments per time, with exact Poisson intervals.
+    """Attachments and detachments per time, with exact Poisson intervals (Garwood, Biometrika 28, 437 (1936)).
 
     Parameters
     ----------
@@ -211,10 +201,6 @@ def growth_rate(
     pandas.DataFrame
         ``layer, event, frame_start, frame_end, count, rate, low, high``; rates in 1/s. Rows with event net have the
         difference, with a normal interval from the sum of the two counts. A window begins where the one before ended.
-
-    References
-    ----------
-    Garwood, Biometrika 28, 437 (1936), for the interval.
     """
     require_columns(events, ["frame", "layer", "event"], "the table of events")
     frames = np.unique(np.asarray(frames))
@@ -307,14 +293,9 @@ def _measure_layer_fronts(one, directions, center) -> pd.DataFrame:
 
 
 def front_velocity(fronts: pd.DataFrame, frame_time: float = 1.0) -> pd.DataFrame:
-    """Mean velocity of the front along every direction.
+    """Mean velocity of the front along every direction, from `front_table` and the time of a frame in s.
 
-    Parameters
-    ----------
-    fronts : pandas.DataFrame
-        From `front_table`.
-    frame_time : float
-        In s; 1 gives velocities per frame.
+    With a time of 1, velocities are per frame.
 
     Returns
     -------
@@ -356,12 +337,8 @@ def possible_sites(one: Occupancy) -> np.ndarray:
 def defect_numbers(defects: pd.DataFrame, particles: pd.DataFrame) -> pd.DataFrame:
     """Number of defects of every kind, layer and frame: ``frame, layer, kind, number, particles, per_particle``.
 
-    Parameters
-    ----------
-    defects : pandas.DataFrame
-        ``frame, layer, kind`` from `moirelib.analysis.defect_table`.
-    particles : pandas.DataFrame
-        ``frame, layer`` of the particles they were found among, which names frames without any defect.
+    Takes ``frame, layer, kind`` of `moirelib.analysis.defect_table`, and ``frame, layer`` of the particles they were
+    found among, which names frames without any defect.
     """
     require_columns(defects, ["frame", "layer", "kind"], "the table of defects")
     require_columns(particles, ["frame", "layer"], "the particle table")

@@ -1,7 +1,4 @@
-"""Fitted lattices of grains and of every particle's surroundings.
-
-Explained in chapter 9, "Order and defects".
-"""
+"""Fitted lattices of grains and of every particle's surroundings (chapter 9, "Order and defects")."""
 
 from __future__ import annotations
 
@@ -48,36 +45,17 @@ class LatticeFit(Lattice):
 
 
 def fit_lattice(points: ArrayLike, spacing: float | None = None) -> LatticeFit:
-    """Lattice vectors of a grain with their errors, by least squares over all its sites.
+    """Lattice vectors of a grain with their errors (one standard deviation), by least squares over all its sites.
 
-    Parameters
-    ----------
-    points : array_like, shape (n, 2)
-        (y, x) in nm, of one grain.
-    spacing : float, optional
-        Rough nearest-neighbour distance, in nm; measured by default.
-
-    Returns
-    -------
-    LatticeFit
-        Errors are one standard deviation.
-
-    Raises
-    ------
-    ValueError
-        If fewer than six particles belong to one piece of lattice.
+    Takes positions (y, x) in nm of one grain, shape (n, 2), and their rough spacing in nm, measured by default.
 
     Notes
     -----
     Particles are numbered by walking from neighbour to neighbour, over the most regular bonds first, which neither slow
     strain nor the edge disturbs; then origin and vectors follow from linear regression of the positions on the numbers.
-    Where residuals are not independent, as under slow strain, the errors are those of blocks of five spacings that are
-    (a cluster-robust covariance [1]_), so that they do not promise too much. Around a dislocation numbers depend on the
-    way; where bonds contradict them, vectors come from the bonds alone, which costs precision.
-
-    References
-    ----------
-    .. [1] Cameron & Miller, J. Human Resources 50, 317 (2015).
+    Where residuals are not independent, as under slow strain, the errors are those of blocks of five spacings that are:
+    a cluster-robust covariance (Cameron & Miller, J. Human Resources 50, 317 (2015)). Around a dislocation numbers
+    depend on the way; where bonds contradict them, vectors come from the bonds alone, which costs precision.
     """
     mesh = Mesh(points, spacing)
     fit = fit_members(mesh, np.ones(mesh.n, bool))
@@ -218,6 +196,8 @@ def local_lattices(
 ) -> LocalLattices:
     """Affine fit of a hexagonal lattice to the neighbours of each particle.
 
+    NaN where fewer than three neighbours in different directions are near.
+
     Parameters
     ----------
     points : array_like, shape (n, 2)
@@ -228,11 +208,6 @@ def local_lattices(
         Neighbours within so many spacings are used: 1.35 for the first shell, 2.15 for three.
     grain : array_like of int, shape (n,), optional
         Only neighbours of the same grain are used.
-
-    Returns
-    -------
-    LocalLattices
-        NaN where fewer than three neighbours in different directions are near.
 
     Notes
     -----

@@ -1,7 +1,4 @@
-"""The particles of one layer in one frame, with their triangulation, grains and lattices, each computed once.
-
-Explained in chapter 9, "Order and defects".
-"""
+"""One layer in one frame, with its triangulation, grains and lattices, each computed once (chapter 9)."""
 
 from __future__ import annotations
 
@@ -58,19 +55,9 @@ class LayerFrame:
 def layer_frames(
     particles: pd.DataFrame, tolerance: Tolerance | None = None
 ) -> Iterator[tuple[int, dict[int, LayerFrame]]]:
-    """Every frame's layers, in rising order of the frames; layers without four particles off a line are left out.
+    """Every frame's number and layers, from ``frame, layer, y_nm, x_nm``, in rising order of the frames.
 
-    Parameters
-    ----------
-    particles : pandas.DataFrame
-        ``frame, layer, y_nm, x_nm``.
-    tolerance : Tolerance, optional
-        What makes a grain.
-
-    Yields
-    ------
-    frame : int
-    layers : dict of int to LayerFrame
+    Layers without four particles off a line are left out.
     """
     tolerance = Tolerance() if tolerance is None else tolerance
     for frame, layers in layers_by_frame(particles):

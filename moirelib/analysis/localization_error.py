@@ -1,7 +1,4 @@
-"""Tell motion from localization error by how displacements correlate in time.
-
-Explained in chapter 8, "Vibrations".
-"""
+"""Tell motion from localization error by how displacements correlate in time (chapter 8, "Vibrations")."""
 
 from __future__ import annotations
 
@@ -20,20 +17,10 @@ BLOCKS = 10  # of the movie, left out one at a time (jackknife)
 
 
 def autocovariance(motion: Displacements, lags: int | None = None) -> np.ndarray:
-    """Covariance of displacements that are some frames apart, averaged over the layer's particles.
+    """Covariance of displacements some frames apart, mean over the particles, (lags + 1, 2) along y and x in nm².
 
-    Parameters
-    ----------
-    motion : Displacements
-        Of one layer. Frames are taken as equally spaced.
-    lags : int, optional
-        Largest lag, in frames; a quarter of the movie by default.
-
-    Returns
-    -------
-    ndarray, shape (lags + 1, 2)
-        Along y and x, in nm². Lag 0 holds the localization error's variance as well. What removing the sites' means
-        took is put back.
+    ``lags`` is the largest lag in equally spaced frames, a quarter of the movie by default. Lag 0 holds the
+    localization error's variance as well. What removing the sites' means took is put back.
     """
     if lags is not None and lags < 1:
         raise ValueError(f"lags must be 1 or more frames, got {lags}")
@@ -101,11 +88,6 @@ class Localization:
 def localization_from_covariance(motion: Displacements) -> Localization:
     """Estimate the localization error from the frame-to-frame covariance of displacements.
 
-    Parameters
-    ----------
-    motion : Displacements
-        Of one layer.
-
     Notes
     -----
     Errors of different frames are independent, so they add to the variance (lag 0) and to no other lag of the
@@ -113,9 +95,6 @@ def localization_from_covariance(motion: Displacements) -> Localization:
     may change with time; the difference to the measured variance is the error's. Where
     lag 1 keeps less than a fifth of the variance, or less than four times its own error, motion is too fast for the
     frame rate to tell it from localization error, and the result is NaN. Only an average over the layer is estimated.
-
-    References
-    ----------
     Vestergaard, Blainey & Flyvbjerg, Phys. Rev. E 89, 022726 (2014), for free diffusion.
     """
     full = autocovariance(motion)

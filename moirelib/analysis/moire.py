@@ -1,7 +1,4 @@
-"""How two layers lie on each other: registry of every particle, twist, Moiré period and offset with their errors.
-
-Explained in chapter 9, "Order and defects".
-"""
+"""How two layers lie on each other: registry of every particle, twist, Moiré period and offset (chapter 9)."""
 
 from __future__ import annotations
 
@@ -133,20 +130,8 @@ class Moire:
 def fit_moire(first: ArrayLike, second: ArrayLike) -> Moire:
     """Twist, offset and Moiré period of two layers, measured from the registry of their particles.
 
-    Parameters
-    ----------
-    first, second : array_like, shape (n, 2) and (m, 2)
-        (y, x) in nm, of one grain of each layer.
-
-    Returns
-    -------
-    Moire
-        Errors are one standard deviation.
-
-    Raises
-    ------
-    ValueError
-        If positions are not finite, or fewer than six particles of the second layer lie on the first.
+    Takes positions (y, x) in nm, shapes (n, 2) and (m, 2), of one grain of each layer. Errors are one standard
+    deviation.
 
     Notes
     -----

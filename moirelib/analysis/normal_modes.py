@@ -1,7 +1,4 @@
-"""Normal modes of a layer and their density of states.
-
-Explained in chapter 8, "Vibrations".
-"""
+"""Normal modes of a layer and their density of states (chapter 8, "Vibrations")."""
 
 from __future__ import annotations
 
@@ -30,17 +27,7 @@ class NormalModes:
 
 
 def find_normal_modes(motion: Displacements) -> NormalModes:
-    """Normal modes of a layer from the covariance of all its displacements.
-
-    Parameters
-    ----------
-    motion : Displacements
-        Of one layer, or of some of its particles (`Displacements.select`).
-
-    Raises
-    ------
-    ValueError
-        If there are fewer frames than coordinates (2n), or the localization error is not known.
+    """Normal modes of a layer, or of some of its particles (`Displacements.select`), from their displacements.
 
     Notes
     -----
@@ -48,11 +35,8 @@ def find_normal_modes(motion: Displacements) -> NormalModes:
     eigenvalues spread (Marchenko & Pastur): the softest modes come out too soft, the stiffest too stiff, in first order
     in proportion to 1/T. So eigenvalues of all frames and of halves of the movie are extrapolated to 1/T = 0, and the
     localization error's variance is subtracted from each. The shapes are not corrected: in the middle of the spectrum
-    they are mixtures.
-
-    References
-    ----------
-    Henkes, Brito & Dauchot, Soft Matter 8, 6092 (2012); Maggs & Schindler, Europhys. Lett. 109, 48005 (2015).
+    they are mixtures. Henkes, Brito & Dauchot, Soft Matter 8, 6092 (2012); Maggs & Schindler, Europhys. Lett. 109,
+    48005 (2015).
     """
     u = motion.values.reshape(len(motion.values), -1)
     frames, modes = u.shape
@@ -97,7 +81,10 @@ def _covariance(u) -> np.ndarray:
 def density_of_states(
     stiffness: ArrayLike, bins: int | ArrayLike = 20, weights: ArrayLike | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Density of vibrational states over ω = √(stiffness): the frequency of a particle of unit mass.
+    """Density of vibrational states over ω = √(stiffness), the frequency of a particle of unit mass; its integral is 1.
+
+    Returns the middles of the bins, in √kT/nm, and the density, shape (b,). In a liquid motion is overdamped and
+    nothing oscillates: ω is a measure of stiffness.
 
     Parameters
     ----------
@@ -108,14 +95,6 @@ def density_of_states(
         Number or edges of bins, in √kT/nm.
     weights : array_like, optional
         Of each mode.
-
-    Returns
-    -------
-    frequency : ndarray, shape (b,)
-        Middle of each bin, in √kT/nm. In a liquid motion is overdamped and nothing oscillates: ω is a measure of
-        stiffness.
-    density : ndarray, shape (b,)
-        Share of the modes per √kT/nm; its integral is 1.
     """
     stiffness = np.asarray(stiffness, float).ravel()
     good = np.isfinite(stiffness) & (stiffness > 0)

@@ -1,9 +1,7 @@
 """Sites of a growing layer, and which of them are taken in every frame.
 
 Tracks break, particles are missed, false finds come and go. Growth is therefore read from *sites*: places of a layer's
-lattice that a particle may take, and whether each is taken, frame by frame.
-
-Explained in chapter 10, "Growth".
+lattice that a particle may take, and whether each is taken, frame by frame. Chapter 10.
 """
 
 from __future__ import annotations
@@ -122,24 +120,14 @@ def site_occupancy(
     dict
         An `Occupancy` per layer that has one.
 
-    Raises
-    ------
-    ValueError
-        If a column is missing or holds something else than numbers, a particle stands twice in a frame, there are
-        fewer than 3 frames, or the field or min_frames make no sense.
-
     Notes
     -----
-    Motion from frame to frame comes from tracks that both frames share; positions without it pile up at the sites.
-    A hidden Markov model [1]_ with two states, taken and empty, then has its probabilities of misses, false finds,
-    attachment and detachment estimated from all sites of a layer by the Baum-Welch algorithm, and the likeliest
-    history of every site found by Viterbi's. Misses may depend on whether the particle was missed before: they come
-    in runs. Attachment and detachment depend on how many neighbours are there, so that a gap is more readily believed
-    at the rim than inside.
-
-    References
-    ----------
-    .. [1] Rabiner, Proc. IEEE 77, 257 (1989).
+    Motion from frame to frame comes from tracks that both frames share; positions without it pile up at the sites. A
+    hidden Markov model (Rabiner, Proc. IEEE 77, 257 (1989)) with two states, taken and empty, then has its
+    probabilities of misses, false finds, attachment and detachment estimated from all sites of a layer by the
+    Baum-Welch algorithm, and the likeliest history of every site found by Viterbi's. Misses may depend on whether the
+    particle was missed before: they come in runs. Attachment and detachment depend on how many neighbours are there, so
+    that a gap is more readily believed at the rim than inside.
     """
     table = check_particles(particles).reset_index(drop=True)
     require_unique_tracks(table)

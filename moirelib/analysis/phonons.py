@@ -1,7 +1,6 @@
 """Phonons of a layer from the covariance of its displacements: dispersion, elastic constants, normal modes.
 
-Positions are (y, x) in nm, wave vectors in radians per nm, stiffnesses in kT/nm².
-Explained in chapter 8, "Vibrations".
+Positions are (y, x) in nm, wave vectors in radians per nm, stiffnesses in kT/nm². Chapter 8.
 """
 
 from __future__ import annotations
@@ -53,16 +52,13 @@ def dispersion(
 
     Notes
     -----
+    Plane waves as in Keim, Maret, Herz & von Grünberg, Phys. Rev. Lett. 92, 215504 (2004).
     Localization error is white in space: its variance is subtracted from the power of every wave. The inverse of a
     covariance from few samples is too large; the factor for Gaussian samples is applied, with the number of samples
     that are independent in time. A finite window averages the spectrum over neighbouring q, and since it rises as
     1/q², long waves leak into shorter ones: the ratio of the model's spectrum before and after such averages is
     taken out. Neighbouring points share waves and scatter alike. In a lattice that is not symmetric, by strain or by
     the particles' shape, branches mix: see `plane_wave_stiffness`.
-
-    References
-    ----------
-    Keim, Maret, Herz & von Grünberg, Phys. Rev. Lett. 92, 215504 (2004), for the plane waves.
     """
     weight = edge_window(motion)
     model = fit_springs(motion) if model is None else model
@@ -106,25 +102,9 @@ def largest_grain(motion: Displacements) -> Displacements:
 def measure_phonons(tracks: pd.DataFrame, **options) -> pd.DataFrame:
     """Phonon dispersion of every layer along Γ-M-K-Γ: the rows of ``phonons.csv``.
 
-    Of a layer with several grains, the largest one's.
-
-    Parameters
-    ----------
-    tracks : pandas.DataFrame
-        As for `moirelib.analysis.site_displacements`.
-    **options
-        Of `moirelib.analysis.site_displacements`: ``localization_std, strain, creep, min_share, drift_window``.
-
-    Returns
-    -------
-    pandas.DataFrame
-        As `dispersion`, one layer after the other. ``attrs["note"]`` has a line for each layer that has none, or only
-        those of a part of it; ``attrs["ticks"]`` has each layer's distances of Γ, M, K and Γ.
-
-    Raises
-    ------
-    ValueError
-        If the table is bad, or no layer has enough frames and particles, or a known localization error.
+    Takes tracks and options as `moirelib.analysis.site_displacements` does. Gives what `dispersion` does, one layer
+    after the other; of a layer with several grains, the largest one's. ``attrs["note"]`` has a line for each layer that
+    has none, or only those of a part of it; ``attrs["ticks"]`` has each layer's distances of Γ, M, K and Γ.
     """
 
     def measure(layer):

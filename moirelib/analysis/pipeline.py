@@ -1,7 +1,4 @@
-"""Run every analysis that a particle table supports: what ``moirelib analyze`` does.
-
-Explained in chapter 11, "Your movie".
-"""
+"""Run every analysis that a particle table supports: what ``moirelib analyze`` does (chapter 11, "Your movie")."""
 
 from __future__ import annotations
 
@@ -61,22 +58,8 @@ class Analysis:
 def read_particles(folder: str | PathLike) -> pd.DataFrame:
     """Read and check ``particles.csv`` of a decomposition's folder, or of any other.
 
-    Parameters
-    ----------
-    folder : path-like
-        Holds ``particles.csv`` with at least `NEEDED`; lengths in nm, ``frame`` from 0, ``particle`` -1 where unlinked.
-
-    Returns
-    -------
-    pandas.DataFrame
-        With integer ``frame, particle, layer``.
-
-    Raises
-    ------
-    OSError
-        If there is no such file.
-    ValueError
-        If it is no table of particles: a column is missing or holds something else than numbers.
+    It has at least the columns `NEEDED`; lengths in nm, ``frame`` from 0, ``particle`` -1 where unlinked. OSError if
+    there is no such file, ValueError if it is no table of particles.
     """
     file = Path(folder) / "particles.csv"
     if not file.is_file():

@@ -1,7 +1,4 @@
-"""Relaxation of a layer on the other: their relative motion, and exponentials where the data support one.
-
-Explained in chapter 10, "Growth".
-"""
+"""Relaxation of a layer on the other: relative motion, exponentials where data support them (chapter 10)."""
 
 from __future__ import annotations
 
@@ -19,12 +16,7 @@ from .occupancy import Occupancy
 
 
 def relative_motion(occupancy: dict[int, Occupancy]) -> pd.DataFrame:
-    """Motion of layer 2 against layer 1 since the first frame.
-
-    Parameters
-    ----------
-    occupancy : dict
-        From `site_occupancy`, of layers 1 and 2.
+    """Motion of layer 2 against layer 1 since the first frame, from what `site_occupancy` returns.
 
     Returns
     -------
@@ -107,20 +99,11 @@ def fit_relaxation(t: ArrayLike, values: ArrayLike, std: ArrayLike | None = None
     evidence : float
         By how much the corrected Akaike criterion must prefer the exponential to a constant and to a straight line.
 
-    Returns
-    -------
-    Relaxation
-        Not supported where the evidence is too small, the time constant is longer than the data or not known to
-        within half of itself, or there are fewer than 8 values or 4 different times.
-
     Notes
     -----
-    One standard deviation each; where residuals of successive times are alike, errors are larger by
-    sqrt((1 + r)/(1 - r)) for their correlation r.
-
-    References
-    ----------
-    Hurvich & Tsai, Biometrika 76, 297 (1989).
+    Not supported where the evidence is too small, the time constant is longer than the data or not known to within half
+    of itself, or there are fewer than 8 values or 4 different times. Where residuals of successive times are alike,
+    errors are larger by sqrt((1 + r)/(1 - r)) for their correlation r. Hurvich & Tsai, Biometrika 76, 297 (1989).
     """
     x, y = np.asarray(t, float), np.asarray(values, float)
     error = np.ones_like(y) if std is None else np.asarray(std, float)

@@ -1,7 +1,4 @@
-"""Figures and one self-contained page of an analysis.
-
-Explained in chapter 11, "Your movie".
-"""
+"""Figures and one self-contained page of an analysis (chapter 11, "Your movie")."""
 
 from __future__ import annotations
 
@@ -60,18 +57,9 @@ PAGE = """<!DOCTYPE html>
 
 
 def write_analysis(analysis: Analysis, folder: str | PathLike, name: str = "", movie: bool = True) -> None:
-    """Write tables, figures, a movie of the tracks and ``report.html`` into an existing folder.
+    """Write tables, figures and ``report.html`` into an existing folder; ``name`` says what was analysed.
 
-    Parameters
-    ----------
-    analysis : Analysis
-        From `moirelib.analysis.analyze`.
-    folder : path-like
-        Where to write.
-    name : str
-        What was analysed, for the title.
-    movie : bool
-        Write ``tracks.gif`` as well, where there are several frames.
+    With ``movie``, and where there are several frames, also ``tracks.gif``.
     """
     folder = Path(folder)
     analysis.write(folder)
@@ -93,20 +81,7 @@ def write_analysis(analysis: Analysis, folder: str | PathLike, name: str = "", m
 
 
 def figures(analysis: Analysis) -> Iterator[tuple[str, str, str, Figure]]:
-    """Draw what there is to see.
-
-    Parameters
-    ----------
-    analysis : Analysis
-        From `moirelib.analysis.analyze`.
-
-    Yields
-    ------
-    file, section, caption : str
-        Name of the figure, the table it belongs to, and what to see in it.
-    figure : matplotlib.figure.Figure
-        To be closed by the caller.
-    """
+    """Draw what there is to see: file name, table it belongs to, caption, and figure, which the caller closes."""
     yield from _draw_maps(analysis)
     if len(analysis.tables.get("moire", ())) > 1:
         yield "moire", "moire", "Twist and Moiré period in every frame, with error bars.", _draw_moire(analysis)

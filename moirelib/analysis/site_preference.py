@@ -1,7 +1,4 @@
-"""Which sites arriving particles prefer.
-
-Explained in chapter 10, "Growth".
-"""
+"""Which sites arriving particles prefer (chapter 10, "Growth")."""
 
 from __future__ import annotations
 
@@ -36,10 +33,8 @@ def site_preference(
         From `site_occupancy`, of two layers.
     layer : int
         The layer that grows; registry is on the other.
-    draws : int
-        Drawn attachments for the exact test.
-    seed : int
-        Of the draws.
+    draws, seed : int
+        Of the exact test: number of draws, and their seed.
     confidence : float
         Of the intervals of the ratio.
 
@@ -54,12 +49,8 @@ def site_preference(
     Notes
     -----
     Each attachment is one choice among the free lattice sites that had as many taken neighbours in the frame before,
-    whether or not the movie ever fills them: a conditional (matched) test [1]_. So a preference for well
-    coordinated sites, which has nothing to do with the other layer, is not taken for one.
-
-    References
-    ----------
-    .. [1] McFadden, in Frontiers in Econometrics, ed. Zarembka, 105 (1974).
+    whether or not the movie ever fills them: a conditional (matched) test (McFadden, in Frontiers in
+    Econometrics, ed. Zarembka, 105 (1974)). So a preference for well coordinated sites is not taken for one.
     """
     if layer not in occupancy or 3 - layer not in occupancy:
         raise ValueError(f"a preference needs both layers, got {sorted(occupancy)}; pass the occupancy of two")

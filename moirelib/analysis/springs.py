@@ -1,7 +1,4 @@
-"""Stiffness of plane waves, springs between particles, and elastic constants.
-
-Explained in chapter 8, "Vibrations".
-"""
+"""Stiffness of plane waves, springs between particles, and elastic constants (chapter 8, "Vibrations")."""
 
 from __future__ import annotations
 
@@ -91,32 +88,11 @@ def independent_samples(amplitude: np.ndarray, creep: int):
 
 
 def plane_wave_stiffness(motion: Displacements, wave_vectors: ArrayLike) -> np.ndarray:
-    """Dynamical matrix of a layer at any wave vectors, from the spectrum of its displacements.
+    """Dynamical matrix of a layer, from the spectrum of its displacements, at wave vectors (m, 2) in radians per nm.
 
-    Parameters
-    ----------
-    motion : Displacements
-        Of one layer.
-    wave_vectors : array_like, shape (m, 2)
-        (q_y, q_x) in radians per nm.
-
-    Returns
-    -------
-    ndarray, shape (m, 2, 2)
-        D(q) = ⟨u(q) u†(q)⟩⁻¹ in kT/nm², (y, x) order; NaN where the localization error explains all that was measured.
-
-    Raises
-    ------
-    ValueError
-        If the layer has no interior, or the localization error is neither given nor to be estimated.
-
-    Notes
-    -----
-    A window that falls to zero at the layer's edge keeps its softer particles out. It blurs q: see `dispersion`.
-
-    References
-    ----------
-    Keim, Maret, Herz & von Grünberg, Phys. Rev. Lett. 92, 215504 (2004).
+    D(q) = ⟨u(q) u†(q)⟩⁻¹ in kT/nm², shape (m, 2, 2), (y, x) order; NaN where the localization error explains all that
+    was measured. A window that falls to zero at the layer's edge keeps its softer particles out; it blurs q: see
+    `dispersion`. Keim, Maret, Herz & von Grünberg, Phys. Rev. Lett. 92, 215504 (2004).
     """
     spectrum = displacement_spectrum(motion, np.asarray(wave_vectors, float), edge_window(motion))
     return invert_covariance(spectrum.motion, spectrum.samples, spectrum.realness)
@@ -135,17 +111,8 @@ def invert_covariance(matrix: np.ndarray, samples: np.ndarray, realness: np.ndar
 def localization_bound(motion: Displacements, confidence: float = 0.95) -> np.ndarray:
     """Largest localization error that the spectrum of a layer's displacements allows.
 
-    Parameters
-    ----------
-    motion : Displacements
-        Of one layer; its localization error is not used.
-    confidence : float
-        That the error is below the bound.
-
-    Returns
-    -------
-    ndarray, shape (2,)
-        Upper bound along y and x, in nm, of the error's root mean square over the particles.
+    Upper bound, with a confidence, of the error's root mean square over the particles, along y and x in nm, shape (2,).
+    The localization error that the displacements come with is not used.
 
     Notes
     -----
@@ -213,17 +180,7 @@ def _spring_basis(wave_vectors, spacing, angle, shells) -> np.ndarray:
 def fit_springs(motion: Displacements, shells: int = 2) -> SpringModel:
     """Fit force constants of the lattice (Born and von Kármán) to the spectrum of a layer's displacements.
 
-    Parameters
-    ----------
-    motion : Displacements
-        Of one layer; its sites form one hexagonal grain.
-    shells : int
-        Shells of neighbours that are bonded, 1 to 3.
-
-    Raises
-    ------
-    ValueError
-        As `plane_wave_stiffness`, or if no spectrum is left above the localization error, or not 1 to 3 shells.
+    Its sites form one hexagonal grain. ``shells`` of neighbours are bonded, 1 to 3.
 
     Notes
     -----
@@ -321,12 +278,7 @@ class ElasticConstants:
 
 
 def elastic_constants(model: SpringModel) -> ElasticConstants:
-    """Elastic moduli from the long-wavelength slopes of the dispersion.
-
-    Parameters
-    ----------
-    model : SpringModel
-        Of `fit_springs`.
+    """Elastic moduli from the long-wavelength slopes of the dispersion of a model that `fit_springs` gave.
 
     Notes
     -----

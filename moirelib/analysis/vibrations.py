@@ -1,7 +1,7 @@
 """From tracks to vibrations: displacements from the sites, amplitudes without the localization error, spring constants.
 
 Positions and displacements are (y, x) in nm, spring constants in kT/nm². Phonons are in `moirelib.analysis.phonons`.
-Explained in chapter 8, "Vibrations".
+Chapter 8.
 """
 
 from __future__ import annotations
@@ -31,19 +31,7 @@ from .localization_error import (
 
 
 def pn_per_um(spring_constant: float | np.ndarray, temperature: float = 298.15) -> float | np.ndarray:
-    """Convert a spring constant from kT/nm² to pN/µm.
-
-    Parameters
-    ----------
-    spring_constant : float or ndarray
-        In kT/nm².
-    temperature : float
-        In kelvin.
-
-    Returns
-    -------
-    float or ndarray
-        In pN/µm.
+    """Convert a spring constant from kT/nm² to pN/µm, at a temperature in kelvin.
 
     Examples
     --------
@@ -127,19 +115,9 @@ def _stiffness(variance):
 def measure_vibrations(tracks: pd.DataFrame, confidence: float = 0.95, **options) -> pd.DataFrame:
     """Amplitude and spring constant of every particle of every layer: the rows of ``vibrations.csv``.
 
-    Parameters
-    ----------
-    tracks : pandas.DataFrame
-        As for `site_displacements`.
-    confidence : float
-        Of the intervals.
-    **options
-        Of `site_displacements`: ``localization_std, strain, creep, min_share, drift_window``.
-
-    Returns
-    -------
-    pandas.DataFrame
-        As `site_vibrations`. ``attrs["note"]`` has a line for each layer that allows less, or nothing at all.
+    Takes tracks and options as `site_displacements` does (``localization_std, strain, creep, min_share, drift_window``)
+    and gives what `site_vibrations` does. ``attrs["note"]`` has a line for each layer that allows less, or nothing at
+    all.
     """
 
     def measure(layer):
@@ -153,9 +131,9 @@ def measure_every_layer(
 ) -> tuple[pd.DataFrame, dict[int, dict]]:
     """One table of all layers that allow one, and the attributes of each layer's own table.
 
-    ``measure`` takes the number of a layer and gives its table, or raises ValueError where the layer does not allow
-    one. ``attrs["note"]`` of the result has a line for each layer that allows less, or nothing at all. Raises the first
-    layer's reason if no layer allows a table.
+    ``measure`` gives the table of a layer's number, or raises ValueError where the layer does not allow one; the first
+    such reason is raised if no layer does. ``attrs["note"]`` has a line for each layer that allows less, or nothing at
+    all.
     """
     tracks = check_particles(tracks, name="the track table")
     tables, notes, attributes = [], [], {}
@@ -202,10 +180,9 @@ def layer_vibrations(motion: Displacements, spacing: float | None = None) -> dic
 
     Notes
     -----
-    Standard errors come from the scatter of the frames' means, with their correlation in time, since
-    neighbours in one frame do not move independently. In two dimensions the mean amplitude grows with the crystal's
-    size; the relative Lindemann parameter does not, and melting is near 0.033 (Zahn & Maret, Phys. Rev. Lett. 85, 3656
-    (2000)).
+    Standard errors come from the scatter of the frames' means, with their correlation in time, since neighbours in one
+    frame do not move independently. In two dimensions the mean amplitude grows with the crystal's size; the relative
+    Lindemann parameter does not, and melting is near 0.033 (Zahn & Maret, Phys. Rev. Lett. 85, 3656 (2000)).
     """
     error, error_spread, note = error_variance(motion)
     total, _, _ = total_variance(motion)
@@ -340,10 +317,8 @@ def interlayer_correlation(
         Of the two layers.
     edges : array_like, shape (b + 1,), optional
         Edges of the distance bins, in nm; from 0 to 3 spacings in steps of half a spacing by default.
-    seed : int
-        Of the shuffles.
-    shuffles : int
-        Number of shuffles of the null.
+    seed, shuffles : int
+        Of the shuffles of the null: their seed and number.
 
     Returns
     -------

@@ -1,7 +1,5 @@
 """Grain and twin boundaries of a layer: straight segments, what they part, which are coherent twins (chapter 9)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -4,8 +4,6 @@ Positions in, numbers with errors out. Nothing here calls a particle disordered 
 crystal, or of the frame, took from it. How two layers lie on each other is in `moirelib.analysis.moire`. Chapter 9.
 """
 
-from __future__ import annotations
-
 import freud
 import numpy as np
 import pandas as pd
@@ -66,12 +64,10 @@ def radial_distribution(
 
     Parameters
     ----------
-    points : array_like, shape (n, 2)
-        (y, x) in nm.
+    points, spacing : array_like, shape (n, 2), and float
+        Positions (y, x) of one layer in one frame, and their spacing, measured by default; in nm.
     r_max, bin_width : float
         Largest distance and width of its bins, in nm.
-    spacing : float, optional
-        Nearest-neighbour distance, in nm; measured by default.
 
     Returns
     -------
@@ -146,15 +142,17 @@ def strain_map(
 ) -> pd.DataFrame:
     """Strain and rotation at each particle, from its neighbours.
 
+    Neighbours of the ideal lattice at w are found at q w + p w*; against the reference q₀ the deformation takes z to
+    (q/q₀) z + (p/q₀*) z*, exactly. The polar angle of the first factor is the rotation. Edge particles are fitted to
+    the neighbours they have.
+
     Parameters
     ----------
-    points : array_like, shape (n, 2)
-        (y, x) in nm, of one layer in one frame.
+    points, spacing : array_like, shape (n, 2), and float
+        Positions (y, x) of one layer in one frame, and their spacing, measured by default; in nm.
     reference : Lattice, optional
         The unstrained lattice (its spacing and angle); by default the mean of the lattices around all particles of
         each grain.
-    spacing : float, optional
-        Nearest-neighbour distance, in nm; measured by default.
     grain : array_like of int, shape (n,), optional
         Grain of each particle; found by default.
     reach : float
@@ -169,12 +167,6 @@ def strain_map(
         and ``strain_xx``), from the scatter of the neighbours about the fit (the layer's median scatter, for all alike
         but for their numbers of neighbours); ``neighbours``; ``edge``. NaN without three neighbours in different
         directions.
-
-    Notes
-    -----
-    Neighbours of the ideal lattice at w are found at q w + p w*; against the reference q₀ the deformation takes z to
-    (q/q₀) z + (p/q₀*) z*, exactly. The polar angle of the first factor is the rotation. Edge particles are fitted to
-    the neighbours they have.
     """
     mesh = Mesh(points, spacing)
     grain = check_grain(grain, mesh)

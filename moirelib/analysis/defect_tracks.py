@@ -1,7 +1,5 @@
 """Follow defects and boundaries from frame to frame (chapter 9, "Order and defects")."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 
@@ -17,6 +15,10 @@ def follow_defects(
     defects: pd.DataFrame, search_range_nm: float, memory: int = 1, motion: dict[int, Occupancy] | None = None
 ) -> pd.DataFrame:
     """Link defects of one kind from frame to frame: hops of vacancies, glide and climb of dislocations.
+
+    Dislocations are linked only if their Burgers vectors agree: it is a third and fourth coordinate, worth a search
+    range for every spacing by which it differs. Linked by trackpy (Crocker & Grier, J. Colloid Interface Sci. 179, 298
+    (1996)).
 
     Parameters
     ----------
@@ -37,12 +39,6 @@ def follow_defects(
         since the frame it was last seen in, ``glide_nm`` and ``climb_nm``, the step's parts along and across the
         Burgers vector (NaN for kinds without). With ``motion``, steps are those on the layer's own lattice, along the
         axes of the first frame.
-
-    Notes
-    -----
-    Dislocations are linked only if their Burgers vectors agree: it is a third and fourth coordinate, worth a search
-    range for every spacing by which it differs. Linked by trackpy (Crocker & Grier, J. Colloid Interface Sci. 179, 298
-    (1996)).
     """
     require_columns(defects, ["frame", "layer", *DEFECT_COLUMNS[:5]], "the table of defects")
     if defects.empty:

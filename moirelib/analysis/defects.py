@@ -1,7 +1,5 @@
 """Defects of a layer: vacancies, interstitials, dislocations, disclinations, grain and twin boundaries (chapter 9)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,12 +34,15 @@ class LayerDefects:
 def find_defects(points: ArrayLike, spacing: float | None = None, tolerance: Tolerance | None = None) -> LayerDefects:
     """All defects of one layer in one frame.
 
+    Vacancies are sites that the lattices around predict and that are empty. They are filled; in the triangulation of
+    particles and filled sites every edge is named by the lattice vector it stands for, and where the three of a
+    triangle do not add up to zero a dislocation is near (Stukowski & Albe, Modelling Simul. Mater. Sci. Eng. 18, 085001
+    (2010), in two dimensions). The sum over such triangles that touch is the Burgers vector.
+
     Parameters
     ----------
-    points : array_like, shape (n, 2)
-        (y, x) in nm.
-    spacing : float, optional
-        Nearest-neighbour distance, in nm; measured by default.
+    points, spacing : array_like, shape (n, 2), and float
+        Positions (y, x) of one layer in one frame, and their spacing, measured by default; in nm.
     tolerance : Tolerance, optional
         What is a grain and what is a twin.
 
@@ -52,13 +53,6 @@ def find_defects(points: ArrayLike, spacing: float | None = None, tolerance: Tol
         to no dislocation. Burgers vectors (y, x) in nm, NaN for kinds without; the displacement grows by the Burgers
         vector once around the core from x towards y. ``in_boundary`` says that a boundary passes within a spacing and
         a half. ``boundaries``: see `boundary_table`.
-
-    Notes
-    -----
-    Vacancies are sites that the lattices around predict and that are empty. They are filled; in the triangulation of
-    particles and filled sites every edge is named by the lattice vector it stands for, and where the three of a
-    triangle do not add up to zero a dislocation is near (Stukowski & Albe, Modelling Simul. Mater. Sci. Eng. 18, 085001
-    (2010), in two dimensions). The sum over such triangles that touch is the Burgers vector.
     """
     return detect_defects(LayerFrame(Mesh(points, spacing), Tolerance() if tolerance is None else tolerance))
 
@@ -88,9 +82,6 @@ def detect_defects(layer: LayerFrame) -> LayerDefects:
     defects = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=DEFECT_COLUMNS)
     defects["in_boundary"] = in_boundary(defects[["y_nm", "x_nm"]].to_numpy(float), mesh, grain)
     return LayerDefects(defects[DEFECT_COLUMNS], boundaries, grain, mesh.spacing, coordination[: mesh.n])
-
-
-# --- Vacancies and interstitials ---
 
 
 REGULAR = 0.13  # spacings of scatter about the lattice around; where there is more, no site is predicted
@@ -241,9 +232,6 @@ def _find_disclinations(mesh, coordination) -> np.ndarray:
     return mesh.points[alone[far]].reshape(-1, 2)
 
 
-# --- Particles with a direction ---
-
-
 def orientational_twins(
     points: ArrayLike, orientation_deg: ArrayLike, symmetry: int, spacing: float | None = None, angle: float = 10.0
 ) -> tuple[np.ndarray, pd.DataFrame]:
@@ -251,14 +239,12 @@ def orientational_twins(
 
     Parameters
     ----------
-    points : array_like, shape (n, 2)
-        (y, x) in nm, of one layer in one frame.
+    points, spacing : array_like, shape (n, 2), and float
+        Positions (y, x) of one layer in one frame, and their spacing, measured by default; in nm.
     orientation_deg : array_like, shape (n,)
         Rotation of each particle in the plane, in degrees from x towards y; NaN where not known.
     symmetry : int
         The outline repeats every 360° / symmetry: 3 for triangular prisms, 4 for cubes.
-    spacing : float, optional
-        Nearest-neighbour distance, in nm; measured by default.
     angle : float
         Neighbours turned by more than this against each other belong to two domains, in degrees.
 

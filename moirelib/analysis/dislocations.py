@@ -1,7 +1,5 @@
 """Dislocations of a layer and their Burgers vectors (chapter 9, "Order and defects")."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -89,22 +87,17 @@ def burgers_circuit(points: ArrayLike, center: ArrayLike, radius: float, spacing
     """Sum (y, x) of all Burgers vectors within a circle, in nm, shape (2,), along the rows at the circuit's start.
 
     ValueError if no triangle lies inside, or those inside do not hang together.
+    The frame of the lattice vectors is carried along the circuit from step to step, so it may turn by more than 30° on
+    the way. With a net disclination inside it does not come back to itself, and there is no Burgers vector.
 
     Parameters
     ----------
-    points : array_like, shape (n, 2)
-        (y, x) in nm, of one layer in one frame.
+    points, spacing : array_like, shape (n, 2), and float
+        Positions (y, x) of one layer in one frame, and their spacing, measured by default; in nm.
     center : array_like, shape (2,)
         (y, x) in nm.
     radius : float
         In nm. The circuit follows the outer edge of the triangles whose centres lie inside; it may enclose a hole.
-    spacing : float, optional
-        Nearest-neighbour distance, in nm; measured by default.
-
-    Notes
-    -----
-    The frame of the lattice vectors is carried along the circuit from step to step, so it may turn by more than 30° on
-    the way. With a net disclination inside it does not come back to itself, and there is no Burgers vector.
     """
     mesh = Mesh(points, spacing)
     middle = mesh.z[mesh.triangles].mean(axis=1) if len(mesh.triangles) else np.empty(0, complex)

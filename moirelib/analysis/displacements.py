@@ -1,7 +1,5 @@
 """From tracks to displacements from the lattice sites, without drift (chapter 8, "Vibrations")."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,9 +16,6 @@ MIN_FRAMES = 10
 MIN_PARTICLES = 3  # in a frame; two always fit a turned and shifted frame
 SITES_AT_REST = 1e-5  # nm; the sites have converged when they move by less
 AXES = ("y", "x")
-
-
-# --- Displacements ---
 
 
 @dataclass(frozen=True)
@@ -45,7 +40,7 @@ class Displacements:
         """Frames in which each particle was seen, shape (n,)."""
         return np.isfinite(self.values[..., 0]).sum(axis=0)
 
-    def select(self, keep: np.ndarray) -> Displacements:
+    def select(self, keep: np.ndarray) -> "Displacements":
         """Only some particles: a mask or indices, shape (n,). ValueError if none is left."""
         error = self.localization_std
         if len(self.particles[keep]) == 0:
@@ -71,6 +66,12 @@ def site_displacements(
 ) -> Displacements:
     """Displacements of a layer's particles from their sites, with drift, rotation and slow strain removed.
 
+    Drift and rotation are fitted to every frame by least squares, to the particles seen in it, in turn with the sites
+    until neither changes, so that missing frames do not pull sites along. Of the strain only what is slow is removed,
+    since uniform strain of a small crystal vibrates too. With a `drift_window` of 1, thermal motion of the layer as a
+    whole is taken for drift, and amplitudes are those relative to the layer. A longer window keeps it, but is right
+    only where the stage moves smoothly over so many frames.
+
     Parameters
     ----------
     tracks : pandas.DataFrame
@@ -88,14 +89,6 @@ def site_displacements(
     drift_window : int
         Frames over which drift and rotation are smoothed (by a parabola through as many frames) before they are
         removed; 1 removes all of it, frame by frame.
-
-    Notes
-    -----
-    Drift and rotation are fitted to every frame by least squares, to the particles seen in it, in turn with the sites
-    until neither changes, so that missing frames do not pull sites along. Of the strain only what is slow is removed,
-    since uniform strain of a small crystal vibrates too. With a `drift_window` of 1, thermal motion of the layer as a
-    whole is taken for drift, and amplitudes are those relative to the layer. A longer window keeps it, but is right
-    only where the stage moves smoothly over so many frames.
     """
     frames, particles, points, error = _arrange_tracks(tracks, layer, min_share)
     seen = np.isfinite(points[..., 0])
@@ -218,9 +211,6 @@ def _rigid_motion_leverage(sites, seen):
     # a rotation moves a particle along y in proportion to its x
     share = 1 / count[..., None] + r[..., ::-1] ** 2 / square[..., None]
     return np.sum(share * seen[..., None], axis=0) / seen.sum(axis=0)[:, None]
-
-
-# --- Groups of sites ---
 
 
 FREE = 0.5  # spacings; a place with no particle nearer is free

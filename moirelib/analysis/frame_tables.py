@@ -1,7 +1,5 @@
 """Tables of what each frame holds: lattices, Moiré, defects, boundaries (chapter 9, "Order and defects")."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import numpy as np

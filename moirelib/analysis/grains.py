@@ -1,7 +1,5 @@
 """Grains of a layer (chapter 9, "Order and defects")."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,12 +40,16 @@ def find_grains(
 ) -> np.ndarray:
     """Contiguous regions of one orientation.
 
+    An edge between neighbours is cut where the mean ψ6 on its one side, within 2.3 spacings, is turned against that on
+    its other side. Slow bending of rows changes little over such a distance, a boundary all. Regions grow together from
+    particles without a cut edge, so that neither a lone dislocation, which cuts a few edges, nor a single gap in a
+    boundary decides. Regions whose lattices agree where they meet are one, and so are those that meet along a line too
+    short to hold more than one dislocation by Frank's formula (Phil. Mag. 42, 809 (1951)).
+
     Parameters
     ----------
-    points : array_like, shape (n, 2)
-        (y, x) in nm, of one layer in one frame.
-    spacing : float, optional
-        Nearest-neighbour distance, in nm; measured by default.
+    points, spacing : array_like, shape (n, 2), and float
+        Positions (y, x) of one layer in one frame, and their spacing, measured by default; in nm.
     misorientation : float
         Rows on both sides of a boundary differ by more than this, in degrees.
     smallest : int
@@ -57,14 +59,6 @@ def find_grains(
     -------
     ndarray of int, shape (n,)
         0, 1, ... by falling size; -1 for particles of no grain.
-
-    Notes
-    -----
-    An edge between neighbours is cut where the mean ψ6 on its one side, within 2.3 spacings, is turned against that on
-    its other side. Slow bending of rows changes little over such a distance, a boundary all. Regions grow together from
-    particles without a cut edge, so that neither a lone dislocation, which cuts a few edges, nor a single gap in a
-    boundary decides. Regions whose lattices agree where they meet are one, and so are those that meet along a line too
-    short to hold more than one dislocation by Frank's formula (Phil. Mag. 42, 809 (1951)).
     """
     points = check_points(points)
     if len(points) < smallest or not spans_plane(points):

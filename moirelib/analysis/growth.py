@@ -1,7 +1,5 @@
 """Growth: when particles attach and detach, how layers and their fronts grow (chapter 10)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import numpy as np
@@ -21,9 +19,6 @@ from .occupancy import Occupancy, adjacency, site_occupancy
 EVENT_COLUMNS = "frame layer event particle y_nm x_nm coordination registry coordinate y_frame_nm x_frame_nm".split()
 
 
-# --- Events ---
-
-
 def growth_events(
     particles: pd.DataFrame | dict,
     field_nm: ArrayLike | None = None,
@@ -31,6 +26,9 @@ def growth_events(
     min_frames: int = 3,
 ) -> pd.DataFrame:
     """Attachments and detachments of particles, with coordination and registry at the time.
+
+    A particle that hops to a free site is a detachment there and an attachment here. What drift carries in or out of
+    view makes no event.
 
     Parameters
     ----------
@@ -48,11 +46,6 @@ def growth_events(
         just after attachment or before detachment; ``registry`` (top, bridge, hollow, or empty where the other layer
         is not) and ``coordinate`` on the other layer as in `moirelib.analysis.registry`; ``y_frame_nm, x_frame_nm``,
         where the site is in the event's own frame.
-
-    Notes
-    -----
-    A particle that hops to a free site is a detachment there and an attachment here. What drift carries in or out of
-    view makes no event.
     """
     occupancy = _as_occupancy(particles, field_nm, border_nm, min_frames)
     tables = [_list_layer_events(one, occupancy) for one in occupancy.values()]
@@ -122,11 +115,10 @@ def registry_at(one: Occupancy, occupancy: dict[int, Occupancy], rows: np.ndarra
     return table
 
 
-# --- Size, rate and front ---
-
-
 def size_table(occupancy: dict[int, Occupancy]) -> pd.DataFrame:
     """Size of every layer in every frame, with its balance, from what `site_occupancy` returns.
+
+    In every frame number = first number + attached - detached + carried.
 
     Returns
     -------
@@ -135,10 +127,6 @@ def size_table(occupancy: dict[int, Occupancy]) -> pd.DataFrame:
         ``radius_nm`` of a disk of that area; ``attached, detached``, events so far; ``carried``, net number that drift
         carried into view so far; ``free_edge_sites``, free places of the lattice in view with a taken neighbour, also
         those that no frame ever fills.
-
-    Notes
-    -----
-    In every frame number = first number + attached - detached + carried.
     """
     tables = []
     for layer, one in occupancy.items():
@@ -231,6 +219,9 @@ def poisson_interval(count: int, confidence: float = 0.95) -> tuple[float, float
 def front_table(occupancy: dict[int, Occupancy], directions: int = 8, center: ArrayLike | None = None) -> pd.DataFrame:
     """How far the edge of each layer is from its centre, along several directions.
 
+    With φ the sector's angle and N its particles, r² = √3 a² N / φ. One particle moves it by √3 a²/(2φr), so that
+    single particles do not make the front jump as the outermost one would.
+
     Parameters
     ----------
     occupancy : dict
@@ -246,11 +237,6 @@ def front_table(occupancy: dict[int, Occupancy], directions: int = 8, center: Ar
         ``frame, layer, direction_deg, radius_nm, y_nm, x_nm, number``: the radius of a sector with the area of the
         particles in it, NaN where that edge is not in view; the front's place in the first frame's coordinates; the
         number of particles in the sector.
-
-    Notes
-    -----
-    With φ the sector's angle and N its particles, r² = √3 a² N / φ. One particle moves it by √3 a²/(2φr), so that
-    single particles do not make the front jump as the outermost one would.
     """
     if directions < 3:
         raise ValueError(f"fronts need at least 3 directions, got {directions}")
@@ -295,19 +281,15 @@ def _measure_layer_fronts(one, directions, center) -> pd.DataFrame:
 def front_velocity(fronts: pd.DataFrame, frame_time: float = 1.0) -> pd.DataFrame:
     """Mean velocity of the front along every direction, from `front_table` and the time of a frame in s.
 
-    With a time of 1, velocities are per frame.
+    With a time of 1, velocities are per frame. Arrivals are random, so the front's way is a random walk with drift, of
+    which only the ends tell the velocity: a straight line fitted through all frames would claim a smaller error than it
+    has. The error is that of the steps' scatter.
 
     Returns
     -------
     pandas.DataFrame
         ``layer, direction_deg, velocity_nm_per_s, velocity_std_nm_per_s, frame_start, frame_end``: from the first to
         the last frame in which the front is in view. Directions with fewer than three such frames are left out.
-
-    Notes
-    -----
-    Arrivals are random, so the front's way is a random walk with drift, of which only the ends tell the velocity: a
-    straight line fitted through all frames would claim a smaller error than it has. The error is that of the steps'
-    scatter.
     """
     require_columns(fronts, ["frame", "layer", "direction_deg", "radius_nm"], "the table of fronts")
     rows = []

@@ -1,7 +1,5 @@
 """Fitted lattices of grains and of every particle's surroundings (chapter 9, "Order and defects")."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,9 +46,6 @@ def fit_lattice(points: ArrayLike, spacing: float | None = None) -> LatticeFit:
     """Lattice vectors of a grain with their errors (one standard deviation), by least squares over all its sites.
 
     Takes positions (y, x) in nm of one grain, shape (n, 2), and their rough spacing in nm, measured by default.
-
-    Notes
-    -----
     Particles are numbered by walking from neighbour to neighbour, over the most regular bonds first, which neither slow
     strain nor the edge disturbs; then origin and vectors follow from linear regression of the positions on the numbers.
     Where residuals are not independent, as under slow strain, the errors are those of blocks of five spacings that are:
@@ -196,23 +191,17 @@ def local_lattices(
 ) -> LocalLattices:
     """Affine fit of a hexagonal lattice to the neighbours of each particle.
 
-    NaN where fewer than three neighbours in different directions are near.
+    NaN where fewer than three neighbours in different directions are near. Neighbours farther than 0.3 spacings from a
+    lattice site as the particle sees it are left out. Falk & Langer, Phys. Rev. E 57, 7192 (1998) for the fit.
 
     Parameters
     ----------
-    points : array_like, shape (n, 2)
-        (y, x) in nm.
-    spacing : float, optional
-        Nearest-neighbour distance, in nm; measured by default.
+    points, spacing : array_like, shape (n, 2), and float
+        Positions (y, x) of one layer in one frame, and their spacing, measured by default; in nm.
     reach : float
         Neighbours within so many spacings are used: 1.35 for the first shell, 2.15 for three.
     grain : array_like of int, shape (n,), optional
         Only neighbours of the same grain are used.
-
-    Notes
-    -----
-    Neighbours farther than 0.3 spacings from a lattice site as the particle sees it are left out. Falk & Langer, Phys.
-    Rev. E 57, 7192 (1998) for the fit.
     """
     mesh = Mesh(points, spacing)
     return lattices_around(mesh, reach, None if grain is None else check_grain(grain, mesh))

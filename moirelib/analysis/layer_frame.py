@@ -1,7 +1,5 @@
 """One layer in one frame, with its triangulation, grains and lattices, each computed once (chapter 9)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -47,7 +45,7 @@ class LayerFrame:
         """Lattice around each particle, from three shells of neighbours of its own grain."""
         return lattices_around(self.mesh, THREE_SHELLS, self.grain)
 
-    def of_grain(self, number: int) -> LayerFrame:
+    def of_grain(self, number: int) -> "LayerFrame":
         """The same particles with one grain only, which becomes number 0."""
         return LayerFrame(self.mesh, self.tolerance, np.where(self.grain == number, 0, -1))
 

@@ -1,7 +1,5 @@
 """Tell motion from localization error by how displacements correlate in time (chapter 8, "Vibrations")."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -88,8 +86,6 @@ class Localization:
 def localization_from_covariance(motion: Displacements) -> Localization:
     """Estimate the localization error from the frame-to-frame covariance of displacements.
 
-    Notes
-    -----
     Errors of different frames are independent, so they add to the variance (lag 0) and to no other lag of the
     autocovariance. Motion is correlated, so it is continued from lags 1 to 3 to lag 0 as an exponential whose rate
     may change with time; the difference to the measured variance is the error's. Where

@@ -1,7 +1,5 @@
 """How two layers lie on each other: registry of every particle, twist, Moiré period and offset (chapter 9)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,8 +13,6 @@ from ..crystal.moire import moire_period
 from ..crystal.neighbours import REACH, check_points, spans_plane, to_complex, to_points
 from .lattices import FEWEST_BLOCKS
 from .layer_frame import LayerFrame
-
-# --- Registry ---
 
 #: Coordinate of the three kinds of places on a hexagonal lattice: the sum of the cosines of its three waves.
 REGISTRY = {"top": 3.0, "bridge": -1.0, "hollow": -1.5}
@@ -34,16 +30,15 @@ def registry(
 ) -> pd.DataFrame:
     """Where on the other layer's lattice each point lies.
 
+    The lattice is the one around: an affine fit over three shells of the nearest particle of the other layer, whose own
+    displacement is averaged out.
+
     Parameters
     ----------
     points : array_like, shape (n, 2)
         (y, x) in nm: particles of one layer, or defects.
-    other : array_like, shape (m, 2)
-        Particles of the other layer.
-    spacing : float, optional
-        Nearest-neighbour distance of the other layer, in nm; measured by default.
-    grain : array_like of int, shape (m,), optional
-        Grain of the other layer's particles; found by default.
+    other, spacing, grain : array_like, shape (m, 2); float; array_like of int, shape (m,)
+        Particles of the other layer, their spacing in nm and their grains; the last two are found by default.
 
     Returns
     -------
@@ -52,11 +47,6 @@ def registry(
         layer is not there); ``coordinate``, the sum of the cosines of the other lattice's three waves, 3 on top, -1 on
         a bridge, -1.5 in a hollow; ``offset_y_nm, offset_x_nm`` from the nearest site of the other lattice;
         ``other_grain``, that site's grain, -1 where the other layer is not there.
-
-    Notes
-    -----
-    The lattice is the one around: an affine fit over three shells of the nearest particle of the other layer, whose own
-    displacement is averaged out.
     """
     other = check_points(np.reshape(other, (-1, 2)))
     return place_on(points, LayerFrame(Mesh(other, spacing), known_grain=grain) if spans_plane(other) else None)
@@ -106,9 +96,6 @@ def _place_in_cells(points, other):
     return u * sixth_turns(np.angle(q), row[nearest]), offset, nearest
 
 
-# --- Twist, period and offset ---
-
-
 @dataclass(frozen=True)
 class Moire:
     """How two lattices lie on each other, measured."""
@@ -131,15 +118,11 @@ def fit_moire(first: ArrayLike, second: ArrayLike) -> Moire:
     """Twist, offset and Moiré period of two layers, measured from the registry of their particles.
 
     Takes positions (y, x) in nm, shapes (n, 2) and (m, 2), of one grain of each layer. Errors are one standard
-    deviation.
-
-    Notes
-    -----
-    Each particle of the second layer has three phases, those of the waves of the first layer's lattice around it. Along
-    the second layer they advance by the difference of the two lattices' waves, whose gradient is found by a
-    periodogram and refined by least squares; the period is 4π/√3 over its length. The formula takes the same number
-    from the spacings and angles of the two fitted lattices; the two agree for rigid lattices, and differ where one
-    gave way to the other.
+    deviation. Each particle of the second layer has three phases, those of the waves of the first layer's lattice
+    around it. Along the second layer they advance by the difference of the two lattices' waves, whose gradient is found
+    by a periodogram and refined by least squares; the period is 4π/√3 over its length. The formula takes the same
+    number from the spacings and angles of the two fitted lattices; the two agree for rigid lattices, and differ where
+    one gave way to the other.
     """
     one, other = (LayerFrame(mesh, known_grain=np.zeros(mesh.n, int)) for mesh in (Mesh(first), Mesh(second)))
     moire = fit_moire_of_grains(one, other)

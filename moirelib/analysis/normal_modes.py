@@ -1,7 +1,5 @@
 """Normal modes of a layer and their density of states (chapter 8, "Vibrations")."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,8 +27,6 @@ class NormalModes:
 def find_normal_modes(motion: Displacements) -> NormalModes:
     """Normal modes of a layer, or of some of its particles (`Displacements.select`), from their displacements.
 
-    Notes
-    -----
     The stiffnesses are the inverse eigenvalues of the covariance matrix. From a finite number T of frames its
     eigenvalues spread (Marchenko & Pastur): the softest modes come out too soft, the stiffest too stiff, in first order
     in proportion to 1/T. So eigenvalues of all frames and of halves of the movie are extrapolated to 1/T = 0, and the
@@ -83,18 +79,10 @@ def density_of_states(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Density of vibrational states over ω = √(stiffness), the frequency of a particle of unit mass; its integral is 1.
 
-    Returns the middles of the bins, in √kT/nm, and the density, shape (b,). In a liquid motion is overdamped and
-    nothing oscillates: ω is a measure of stiffness.
-
-    Parameters
-    ----------
-    stiffness : array_like
-        Of normal modes, or of waves that fill the Brillouin zone (`brillouin_zone`), in kT/nm²; what is not finite and
-        positive is left out.
-    bins : int or array_like
-        Number or edges of bins, in √kT/nm.
-    weights : array_like, optional
-        Of each mode.
+    Takes stiffnesses in kT/nm² of normal modes, or of waves that fill the Brillouin zone (`brillouin_zone`), weighted
+    if ``weights`` are given; what is not finite and positive is left out. ``bins`` is their number, or their edges in
+    √kT/nm. Returns the middles of the bins, in √kT/nm, and the density, shape (b,). In a liquid motion is overdamped
+    and nothing oscillates: ω is a measure of stiffness.
     """
     stiffness = np.asarray(stiffness, float).ravel()
     good = np.isfinite(stiffness) & (stiffness > 0)

@@ -4,8 +4,6 @@ Tracks break, particles are missed, false finds come and go. Growth is therefore
 lattice that a particle may take, and whether each is taken, frame by frame. Chapter 10.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -101,6 +99,13 @@ def site_occupancy(
 ) -> dict[int, Occupancy]:
     """Find each layer's sites, and decide for every frame which are taken.
 
+    Motion from frame to frame comes from tracks that both frames share; positions without it pile up at the sites. A
+    hidden Markov model (Rabiner, Proc. IEEE 77, 257 (1989)) with two states, taken and empty, then has its
+    probabilities of misses, false finds, attachment and detachment estimated from all sites of a layer by the
+    Baum-Welch algorithm, and the likeliest history of every site found by Viterbi's. Misses may depend on whether the
+    particle was missed before: they come in runs. Attachment and detachment depend on how many neighbours are there, so
+    that a gap is more readily believed at the rim than inside.
+
     Parameters
     ----------
     particles : pandas.DataFrame
@@ -119,15 +124,6 @@ def site_occupancy(
     -------
     dict
         An `Occupancy` per layer that has one.
-
-    Notes
-    -----
-    Motion from frame to frame comes from tracks that both frames share; positions without it pile up at the sites. A
-    hidden Markov model (Rabiner, Proc. IEEE 77, 257 (1989)) with two states, taken and empty, then has its
-    probabilities of misses, false finds, attachment and detachment estimated from all sites of a layer by the
-    Baum-Welch algorithm, and the likeliest history of every site found by Viterbi's. Misses may depend on whether the
-    particle was missed before: they come in runs. Attachment and detachment depend on how many neighbours are there, so
-    that a gap is more readily believed at the rim than inside.
     """
     table = check_particles(particles).reset_index(drop=True)
     require_unique_tracks(table)
@@ -239,9 +235,6 @@ def _accumulate_motion(steps):
     return np.array(turn), np.array(shift)
 
 
-# --- One layer ---
-
-
 def _measure_layer(layer, rows, frames, motion, spacing, field, border, min_frames) -> Occupancy:
     """Sites and histories of a layer, from its rows and its motion by tracks (turn and shift, each (t,))."""
     row, z, track = rows["row"].to_numpy(), rows["z"].to_numpy(), rows["particle"].to_numpy(int)
@@ -313,9 +306,6 @@ def _observe_sites(rest, row, track, sites, of, count):
     seen[row[order], of[order]] = True
     tracks[row[order], of[order]] = track[order]
     return seen, tracks
-
-
-# --- The likeliest history of a site ---
 
 
 def _estimate_histories(seen, visible, sites, spacing, min_frames, iterations: int = 20):

@@ -3,8 +3,6 @@
 Positions are (y, x) in nm, wave vectors in radians per nm, stiffnesses in kT/nm². Chapter 8.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 
@@ -26,6 +24,14 @@ def dispersion(
     smooth: float = 0.35,
 ) -> pd.DataFrame:
     """Phonon dispersion of a layer along Γ-M-K-Γ.
+
+    Plane waves as in Keim, Maret, Herz & von Grünberg, Phys. Rev. Lett. 92, 215504 (2004).
+    Localization error is white in space: its variance is subtracted from the power of every wave. The inverse of a
+    covariance from few samples is too large; the factor for Gaussian samples is applied, with the number of samples
+    that are independent in time. A finite window averages the spectrum over neighbouring q, and since it rises as
+    1/q², long waves leak into shorter ones: the ratio of the model's spectrum before and after such averages is
+    taken out. Neighbouring points share waves and scatter alike. In a lattice that is not symmetric, by strain or by
+    the particles' shape, branches mix: see `plane_wave_stiffness`.
 
     Parameters
     ----------
@@ -49,16 +55,6 @@ def dispersion(
         correction for blur; NaN where the localization error explains all of the power; ``model_kt_nm2``, the fitted
         model's. ``attrs`` holds the ``ticks`` of the path and ``shortest_q_per_nm``, below which waves are longer than
         the window and are not measured: they are NaN.
-
-    Notes
-    -----
-    Plane waves as in Keim, Maret, Herz & von Grünberg, Phys. Rev. Lett. 92, 215504 (2004).
-    Localization error is white in space: its variance is subtracted from the power of every wave. The inverse of a
-    covariance from few samples is too large; the factor for Gaussian samples is applied, with the number of samples
-    that are independent in time. A finite window averages the spectrum over neighbouring q, and since it rises as
-    1/q², long waves leak into shorter ones: the ratio of the model's spectrum before and after such averages is
-    taken out. Neighbouring points share waves and scatter alike. In a lattice that is not symmetric, by strain or by
-    the particles' shape, branches mix: see `plane_wave_stiffness`.
     """
     weight = edge_window(motion)
     model = fit_springs(motion) if model is None else model

@@ -1,7 +1,5 @@
 """Run every analysis that a particle table supports: what ``moirelib analyze`` does (chapter 11, "Your movie")."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 from collections.abc import Callable
@@ -89,11 +87,6 @@ def analyze(particles: pd.DataFrame, field_nm: ArrayLike | None = None, progress
         Height and width of the field of view, in nm: what drift carries over its edges has not grown.
     progress : bool
         Show a progress bar over the frames.
-
-    Returns
-    -------
-    Analysis
-        Tables, and notes on what is missing.
     """
     particles = _check_not_empty(particles, "the table")
     result = Analysis(particles)

@@ -1,7 +1,5 @@
 """Relaxation of a layer on the other: relative motion, exponentials where data support them (chapter 10)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,11 +10,13 @@ from scipy.optimize import curve_fit
 from ..crystal.neighbours import to_complex, to_points
 from .occupancy import Occupancy
 
-# --- Motion ---
-
 
 def relative_motion(occupancy: dict[int, Occupancy]) -> pd.DataFrame:
     """Motion of layer 2 against layer 1 since the first frame, from what `site_occupancy` returns.
+
+    The offset of a Moiré lattice is only known up to one of its lattice vectors and depends on where the island's
+    middle is; sliding is neither. It is zero where one layer had fewer than twelve particles, since then both are taken
+    to move alike.
 
     Returns
     -------
@@ -24,12 +24,6 @@ def relative_motion(occupancy: dict[int, Occupancy]) -> pd.DataFrame:
         ``frame, twist_change_deg`` (rotation of layer 2 against layer 1, from x towards y) and ``offset_y_nm,
         offset_x_nm``, how far the middle of layer 2 has slid on layer 1, along the axes of the first frame; one
         standard deviation of each frame, ``twist_std_deg, offset_std_nm`` (huge where nothing was seen).
-
-    Notes
-    -----
-    The offset of a Moiré lattice is only known up to one of its lattice vectors and depends on where the island's
-    middle is; sliding is neither. It is zero where one layer had fewer than twelve particles, since then both are taken
-    to move alike.
     """
     if not {1, 2} <= set(occupancy):
         raise ValueError(f"relative motion needs layers 1 and 2, got {sorted(occupancy)}; pass the occupancy of both")
@@ -55,8 +49,6 @@ def _estimate_motion_variance(one, middle) -> np.ndarray:
     shift = 1 / count + 0.5 * np.abs(center - middle) ** 2 * turn
     return one.scatter**2 * np.stack([turn, shift])
 
-
-# --- Exponentials ---
 
 FEWEST_VALUES, FEWEST_TIMES = 8, 4  # for three parameters
 KNOWN = 0.5  # of the time constant: largest standard error of one that is known
@@ -90,6 +82,10 @@ class Relaxation:
 def fit_relaxation(t: ArrayLike, values: ArrayLike, std: ArrayLike | None = None, evidence: float = 6.0) -> Relaxation:
     """Fit an exponential relaxation where the data support one.
 
+    Not supported where the evidence is too small, the time constant is longer than the data or not known to within half
+    of itself, or there are fewer than 8 values or 4 different times. Where residuals of successive times are alike,
+    errors are larger by sqrt((1 + r)/(1 - r)) for their correlation r. Hurvich & Tsai, Biometrika 76, 297 (1989).
+
     Parameters
     ----------
     t, values : array_like, shape (n,)
@@ -98,12 +94,6 @@ def fit_relaxation(t: ArrayLike, values: ArrayLike, std: ArrayLike | None = None
         Relative weights as standard deviations; equal by default. The errors come from the scatter.
     evidence : float
         By how much the corrected Akaike criterion must prefer the exponential to a constant and to a straight line.
-
-    Notes
-    -----
-    Not supported where the evidence is too small, the time constant is longer than the data or not known to within half
-    of itself, or there are fewer than 8 values or 4 different times. Where residuals of successive times are alike,
-    errors are larger by sqrt((1 + r)/(1 - r)) for their correlation r. Hurvich & Tsai, Biometrika 76, 297 (1989).
     """
     x, y = np.asarray(t, float), np.asarray(values, float)
     error = np.ones_like(y) if std is None else np.asarray(std, float)

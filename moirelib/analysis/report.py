@@ -1,7 +1,5 @@
 """Figures and one self-contained page of an analysis (chapter 11, "Your movie")."""
 
-from __future__ import annotations
-
 import base64
 import html
 import io
@@ -75,9 +73,6 @@ def write_analysis(analysis: Analysis, folder: str | PathLike, name: str = "", m
         animation.save(folder / "tracks.gif", writer="pillow", fps=8, dpi=80)
         plt.close("all")
     (folder / "report.html").write_text(render_report(analysis, drawn, name), encoding="utf-8")
-
-
-# --- Figures ---
 
 
 def figures(analysis: Analysis) -> Iterator[tuple[str, str, str, Figure]]:
@@ -168,9 +163,6 @@ def _draw_growth(analysis) -> Figure:
     sites = [one.sites for one in analysis.occupancy.values()]
     plot.show_events(analysis.tables["growth"], axes[1], np.concatenate(sites) if sites else None)
     return fig
-
-
-# --- Page ---
 
 
 def render_report(analysis: Analysis, drawn: list[tuple[str, str, bytes]], name: str = "") -> str:

@@ -1,7 +1,5 @@
 """Which sites arriving particles prefer (chapter 10, "Growth")."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +25,10 @@ def site_preference(
 ) -> SitePreference:
     """Test whether particles attach more often on top, bridge or hollow sites than free edge sites offer.
 
+    Each attachment is one choice among the free lattice sites that had as many taken neighbours in the frame before,
+    whether or not the movie ever fills them: a conditional (matched) test (McFadden, in Frontiers in
+    Econometrics, ed. Zarembka, 105 (1974)). So a preference for well coordinated sites is not taken for one.
+
     Parameters
     ----------
     occupancy : dict
@@ -45,12 +47,6 @@ def site_preference(
         their ``ratio`` with an interval (``low, high``); ``share_free``, share of the registry among all free edge
         sites on offer; ``share_layer``, among all sites of the layer. ``p_value``, the chance of so large a chi-square
         without preference; NaN without any attachment that had a choice.
-
-    Notes
-    -----
-    Each attachment is one choice among the free lattice sites that had as many taken neighbours in the frame before,
-    whether or not the movie ever fills them: a conditional (matched) test (McFadden, in Frontiers in
-    Econometrics, ed. Zarembka, 105 (1974)). So a preference for well coordinated sites is not taken for one.
     """
     if layer not in occupancy or 3 - layer not in occupancy:
         raise ValueError(f"a preference needs both layers, got {sorted(occupancy)}; pass the occupancy of two")

@@ -1,7 +1,5 @@
 """Stiffness of plane waves, springs between particles, and elastic constants (chapter 8, "Vibrations")."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,8 +15,6 @@ from ..crystal.lattice import Lattice
 from ..crystal.neighbours import nearest_spacing
 from .displacements import Displacements, coordination_labels
 from .localization_error import error_variance, total_variance
-
-# --- Spectrum of plane waves ---
 
 
 @dataclass(frozen=True)
@@ -112,14 +108,10 @@ def localization_bound(motion: Displacements, confidence: float = 0.95) -> np.nd
     """Largest localization error that the spectrum of a layer's displacements allows.
 
     Upper bound, with a confidence, of the error's root mean square over the particles, along y and x in nm, shape (2,).
-    The localization error that the displacements come with is not used.
-
-    Notes
-    -----
-    Errors of different particles are independent, so they add the same to the power of every wave. The wave
-    with the least power has at least that. Each power has the interval of chi-square with its independent samples; the
-    least upper end of all waves counts, with Bonferroni's correction for having chosen it. No correlation in time is
-    needed. Errors shared by neighbours are not bounded.
+    The localization error that the displacements come with is not used. Errors of different particles are independent,
+    so they add the same to the power of every wave. The wave with the least power has at least that. Each power has the
+    interval of chi-square with its independent samples; the least upper end of all waves counts, with Bonferroni's
+    correction for having chosen it. No correlation in time is needed. Errors shared by neighbours are not bounded.
     """
     weight = edge_window(motion)
     _, _, q = _select_resolved_waves(motion, weight)
@@ -136,9 +128,6 @@ def _select_resolved_waves(motion, weight):
     blur = Blur(motion.sites, weight)
     q = brillouin_zone(lattice.spacing, lattice.angle, blur.divisions(lattice.spacing))
     return lattice, blur, q[np.hypot(*q.T) > blur.shortest]
-
-
-# --- Springs ---
 
 
 @dataclass(frozen=True)
@@ -181,9 +170,6 @@ def fit_springs(motion: Displacements, shells: int = 2) -> SpringModel:
     """Fit force constants of the lattice (Born and von Kármán) to the spectrum of a layer's displacements.
 
     Its sites form one hexagonal grain. ``shells`` of neighbours are bonded, 1 to 3.
-
-    Notes
-    -----
     The spectrum that the model predicts, blurred by the window as the measured one is, is fitted to the measured one
     all over the Brillouin zone by weighted least squares. The spectrum is not inverted, so noise does no harm, and
     waves longer than the window are left out.
@@ -280,8 +266,6 @@ class ElasticConstants:
 def elastic_constants(model: SpringModel) -> ElasticConstants:
     """Elastic moduli from the long-wavelength slopes of the dispersion of a model that `fit_springs` gave.
 
-    Notes
-    -----
     For long waves D(q) = s + A M q², with the hold s on every particle, the area A = √3/2 a² of a site, and the modulus
     M = λ + 2μ of longitudinal and μ of transverse waves.
     """

@@ -4,8 +4,6 @@ Positions and displacements are (y, x) in nm, spring constants in kT/nm². Phono
 Chapter 8.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -27,8 +25,6 @@ from .localization_error import (
     total_variance,
 )
 
-# --- Amplitudes and spring constants ---
-
 
 def pn_per_um(spring_constant: float | np.ndarray, temperature: float = 298.15) -> float | np.ndarray:
     """Convert a spring constant from kT/nm² to pN/µm, at a temperature in kelvin.
@@ -43,6 +39,12 @@ def pn_per_um(spring_constant: float | np.ndarray, temperature: float = 298.15) 
 
 def site_vibrations(motion: Displacements, confidence: float = 0.95) -> pd.DataFrame:
     """Amplitude and spring constant of every site, along y and x, with the localization error's part subtracted.
+
+    The variance is that of independent motion: removed drift and rotation and the estimated mean are corrected for. The
+    interval of the total variance is the one of chi-square with the effective number of independent samples; the
+    error's variance is then taken from its ends. Where the lower end is not positive, the upper bound of k is infinite:
+    the motion may be zero. Intervals suppose Gaussian displacements and error bars that are right and independent from
+    frame to frame.
 
     Parameters
     ----------
@@ -59,14 +61,6 @@ def site_vibrations(motion: Displacements, confidence: float = 0.95) -> pd.DataF
         interval ``std_y_low_nm, std_y_high_nm``, ``k_y_kt_nm2`` = kT/variance with ``k_y_low_kt_nm2, k_y_high_kt_nm2``;
         ``cov_yx_nm2`` of the two axes and ``samples``, the number of independent ones. ``attrs["note"]`` says what is
         missing.
-
-    Notes
-    -----
-    The variance is that of independent motion: removed drift and rotation and the estimated mean are corrected for. The
-    interval of the total variance is the one of chi-square with the effective number of independent samples; the
-    error's variance is then taken from its ends. Where the lower end is not positive, the upper bound of k is infinite:
-    the motion may be zero. Intervals suppose Gaussian displacements and error bars that are right and independent from
-    frame to frame.
     """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be between 0 and 1, got {confidence}")
@@ -154,11 +148,12 @@ def measure_every_layer(
     return result, attributes
 
 
-# --- A layer as a whole ---
-
-
 def layer_vibrations(motion: Displacements, spacing: float | None = None) -> dict:
     """Mean amplitude, anisotropy and Lindemann parameters of a layer.
+
+    Standard errors come from the scatter of the frames' means, with their correlation in time, since neighbours in one
+    frame do not move independently. In two dimensions the mean amplitude grows with the crystal's size; the relative
+    Lindemann parameter does not, and melting is near 0.033 (Zahn & Maret, Phys. Rev. Lett. 85, 3656 (2000)).
 
     Parameters
     ----------
@@ -177,12 +172,6 @@ def layer_vibrations(motion: Displacements, spacing: float | None = None) -> dic
         ``lindemann_relative`` = ⟨|u_i - u_j|²⟩ / (2a²) of nearest neighbours; ``layer_jitter_y_nm, layer_jitter_x_nm``,
         fast motion of the layer as a whole that was removed as drift: stage and heat together; ``independent_frames``;
         ``note``.
-
-    Notes
-    -----
-    Standard errors come from the scatter of the frames' means, with their correlation in time, since neighbours in one
-    frame do not move independently. In two dimensions the mean amplitude grows with the crystal's size; the relative
-    Lindemann parameter does not, and melting is near 0.033 (Zahn & Maret, Phys. Rev. Lett. 85, 3656 (2000)).
     """
     error, error_spread, note = error_variance(motion)
     total, _, _ = total_variance(motion)
@@ -274,6 +263,8 @@ def _measure_relative_variance(motion, spacing) -> float:
 def group_vibrations(table: pd.DataFrame, labels: Mapping[int, str] | ArrayLike) -> pd.DataFrame:
     """Mean amplitude of groups of sites: by coordination, or by registry on the other layer.
 
+    The standard error supposes that sites scatter independently; soft waves shared by a whole group make it too small.
+
     Parameters
     ----------
     table : pandas.DataFrame
@@ -287,10 +278,6 @@ def group_vibrations(table: pd.DataFrame, labels: Mapping[int, str] | ArrayLike)
     pandas.DataFrame
         Indexed by group: ``sites, variance_nm2`` (mean over sites and both axes, error's part subtracted),
         ``variance_std_nm2`` from the scatter of its sites, ``std_nm, k_kt_nm2``.
-
-    Notes
-    -----
-    The standard error supposes that sites scatter independently; soft waves shared by a whole group make it too small.
     """
     group = table["particle"].map(labels) if hasattr(labels, "keys") else pd.Series(np.asarray(labels), table.index)
     total = 0.5 * (table["std_raw_y_nm"] ** 2 + table["std_raw_x_nm"] ** 2)
@@ -303,13 +290,16 @@ def group_vibrations(table: pd.DataFrame, labels: Mapping[int, str] | ArrayLike)
     return result
 
 
-# --- Between layers ---
-
-
 def interlayer_correlation(
     one: Displacements, other: Displacements, edges: ArrayLike | None = None, seed: int = 0, shuffles: int = 100
 ) -> pd.DataFrame:
     """Correlation of displacements of two layers' particles, by their distance.
+
+    Localization error is taken from the variances in the denominator; in the products of different particles it
+    averages out. Where a layer's error is not known, nothing is taken, and the correlation is too small. Each layer's
+    own drift and rotation are gone: layers that move as wholes against each other show nothing here, and far particles
+    of small layers (n) are anticorrelated by about 1/n. Errors of two overlapping particles may be correlated, and look
+    like motion.
 
     Parameters
     ----------
@@ -325,14 +315,6 @@ def interlayer_correlation(
     pandas.DataFrame
         One row per bin: ``distance_nm``, ``pairs``, ``correlation`` (1 if both always move alike, 0 if independently),
         ``null_low, null_high``: the middle 95 % of it when the other layer's frames are shifted in time.
-
-    Notes
-    -----
-    Localization error is taken from the variances in the denominator; in the products of different particles it
-    averages out. Where a layer's error is not known, nothing is taken, and the correlation is too small. Each layer's
-    own drift and rotation are gone: layers that move as wholes against each other show nothing here, and far particles
-    of small layers (n) are anticorrelated by about 1/n. Errors of two overlapping particles may be correlated, and look
-    like motion.
     """
     frames, i, j = np.intersect1d(one.frames, other.frames, return_indices=True)
     if len(frames) < MIN_FRAMES:

@@ -12,6 +12,7 @@ from ..crystal.matching import match
 from ..crystal.mesh import Mesh, nearest_vector
 from ..crystal.moire import commensurate_angles
 from ..crystal.neighbours import connected_groups, to_complex, to_points
+from .grains import edges_between, meeting_pairs
 from .lattices import LatticeFit, fit_members
 from .layer_frame import LayerFrame
 
@@ -37,18 +38,11 @@ CORE_SIZE = 1.5  # spacings: farthest that the five- and the seven-fold particle
 
 def in_boundary(where: np.ndarray, mesh: Mesh, grain: np.ndarray) -> np.ndarray:
     """Which places (k, 2), in nm, have bonds between two grains within a spacing and a half; bool, shape (k,)."""
-    i, j = _find_edges_across(mesh, grain)
+    i, j = edges_between(grain, *mesh.edges.T)
     if len(i) == 0 or len(where) == 0:
         return np.zeros(len(where), bool)
     middle = (mesh.points[i] + mesh.points[j]) / 2
     return cKDTree(middle).query(where)[0] < BESIDE * mesh.spacing
-
-
-def _find_edges_across(mesh, grain):
-    """Edges of the triangulation between two grains."""
-    i, j = mesh.edges.T
-    met = (grain[i] >= 0) & (grain[j] >= 0) & (grain[i] != grain[j])
-    return i[met], j[met]
 
 
 def find_boundaries(layer: LayerFrame, filled: Mesh, coordination: np.ndarray) -> pd.DataFrame:
@@ -58,18 +52,16 @@ def find_boundaries(layer: LayerFrame, filled: Mesh, coordination: np.ndarray) -
     (n_filled,), 0 at its rim.
     """
     mesh, grain = layer.mesh, layer.grain
-    i, j = _find_edges_across(mesh, grain)
-    pairs = np.unique(np.sort(np.stack([grain[i], grain[j]], axis=1), axis=1), axis=0)
+    i, j = edges_between(grain, *mesh.edges.T)
     rows = []
-    for one, other in pairs:
+    for one, other in meeting_pairs(grain, i, j)[0]:
         between = (np.minimum(grain[i], grain[j]) == one) & (np.maximum(grain[i], grain[j]) == other)
         middle = (mesh.z[i[between]] + mesh.z[j[between]]) / 2
         for piece in _split_pieces(middle, mesh.spacing):
             for line in _split_where_bent(piece, mesh, grain == one, grain == other):
                 row = _describe_segment(line, layer, (one, other))
                 if row is not None:
-                    turn = row["misorientation_deg"]
-                    rows.append(row | _measure_dislocation_spacing(line, filled, coordination, turn))
+                    rows.append(row | _measure_dislocation_spacing(line, filled, coordination, row))
     return pd.DataFrame(rows, columns=BOUNDARY_COLUMNS)
 
 
@@ -165,13 +157,9 @@ def _describe_segment(segment, layer, pair) -> dict | None:
         and abs(asymmetry) <= max(tolerance.asymmetry, 3 * segment.inclination_std)
         and mismatch <= tolerance.mismatch * spacing
     )
-    (y0, x0), (y1, x1) = to_points(np.array([segment.start, segment.end])).tolist()
-    return {
+    ends = to_points(np.array([segment.start, segment.end])).ravel().tolist()
+    return dict(zip(BOUNDARY_COLUMNS[1:5], ends, strict=True)) | {
         "kind": "twin" if twin else "grain",
-        "y0_nm": y0,
-        "x0_nm": x0,
-        "y1_nm": y1,
-        "x1_nm": x1,
         "misorientation_deg": turn,
         "inclination_deg": float(inclination),
         "sigma": sigma,
@@ -232,13 +220,13 @@ def _find_site_near(z, lattice) -> complex:
     return origin + m * vectors[0] + n * vectors[1]
 
 
-def _measure_dislocation_spacing(segment, mesh, coordination, misorientation) -> dict:
+def _measure_dislocation_spacing(segment, mesh, coordination, row) -> dict:
     """Pairs of a five- and a seven-fold particle along a boundary, their spacing, and that of Frank's formula in nm."""
     along, across = segment.seen(mesh.z)
     close = (np.abs(across) < CORE_REACH * mesh.spacing) & (np.abs(along) < segment.length / 2)
     five, seven = (np.flatnonzero(close & (coordination == k)) for k in (5, 7))
     paired = five[match(mesh.points[five], mesh.points[seven], CORE_SIZE * mesh.spacing)[0]]
-    half = np.sin(np.radians(misorientation) / 2)
+    half = np.sin(np.radians(row["misorientation_deg"]) / 2)
     return {
         "dislocations": len(paired),
         "dislocation_spacing_nm": float(np.ptp(along[paired]) / (len(paired) - 1)) if len(paired) > 1 else np.nan,

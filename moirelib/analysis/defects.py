@@ -13,7 +13,7 @@ from ..crystal.mesh import ROUNDING, SIXTH_TURN, Mesh, nearest_vector, sixth_tur
 from ..crystal.neighbours import connected_groups, to_points
 from .boundaries import find_boundaries, in_boundary
 from .dislocations import find_rim, locate_dislocations
-from .grains import Tolerance
+from .grains import Tolerance, meeting_pairs
 from .layer_frame import LayerFrame
 
 #: Columns of a table of defects.
@@ -271,11 +271,9 @@ def orientational_twins(
     rank = np.where(count[order] > 1, np.arange(len(order)), -1)
     domain = rank[np.argsort(order)][name]
     domain[~np.isfinite(turn)] = -1
-    met = (domain[i] >= 0) & (domain[j] >= 0) & (domain[i] != domain[j])
-    pairs = np.unique(np.sort(np.stack([domain[i[met]], domain[j[met]]], axis=1), axis=1), axis=0)
     row = np.degrees(np.angle(np.nansum(mesh.psi6))) / 6
     rows = []
-    for one, other in pairs:
+    for one, other in meeting_pairs(domain, i, j)[0]:
         first, second = (_average_angle(turn[domain == k], period) for k in (one, other))
         mirror = (first + second) / 2  # mirror lines of the two outlines repeat every half a period
         lines = row + 30.0 * np.arange(6)  # mirror lines of the lattice

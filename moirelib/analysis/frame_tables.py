@@ -69,7 +69,7 @@ def _tabulate_moire(frames) -> pd.DataFrame:
 
 
 def defect_table(particles: pd.DataFrame, tolerance: Tolerance | None = None, other_layer: bool = True) -> pd.DataFrame:
-    """Defects of every layer and frame.
+    """Defects of every layer and frame: ``frame, layer`` and the columns of `find_defects`.
 
     Parameters
     ----------
@@ -78,12 +78,7 @@ def defect_table(particles: pd.DataFrame, tolerance: Tolerance | None = None, ot
     tolerance : Tolerance, optional
         What is a grain and what is a twin.
     other_layer : bool
-        Add ``registry, coordinate`` of each defect on the other layer's lattice, as in `moirelib.analysis.registry`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        ``frame, layer, kind, y_nm, x_nm, burgers_y_nm, burgers_x_nm, in_boundary`` as in `find_defects`.
+        Add ``registry, coordinate`` of each defect on the other layer, as in `moirelib.analysis.registry`.
     """
     return _tabulate_defects(layer_frames(particles, tolerance), other_layer)[0]
 

@@ -38,7 +38,7 @@ def find_grains(
     misorientation: float = Tolerance.grain_misorientation,
     smallest: int = Tolerance.smallest_grain,
 ) -> np.ndarray:
-    """Contiguous regions of one orientation.
+    """Contiguous regions of one orientation: each particle's grain, shape (n,), by falling size from 0; -1 for none.
 
     An edge between neighbours is cut where the mean ψ6 on its one side, within 2.3 spacings, is turned against that on
     its other side. Slow bending of rows changes little over such a distance, a boundary all. Regions grow together from
@@ -54,11 +54,6 @@ def find_grains(
         Rows on both sides of a boundary differ by more than this, in degrees.
     smallest : int
         Regions of fewer particles are no grain.
-
-    Returns
-    -------
-    ndarray of int, shape (n,)
-        0, 1, ... by falling size; -1 for particles of no grain.
     """
     points = check_points(points)
     if len(points) < smallest or not spans_plane(points):
@@ -95,6 +90,18 @@ def check_grain(grain: ArrayLike | None, mesh: Mesh) -> np.ndarray:
     if grain.shape != (mesh.n,):
         raise ValueError(f"{grain.size} grains for {mesh.n} positions; pass one for each")
     return grain
+
+
+def edges_between(grain: np.ndarray, i: np.ndarray, j: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Those of the edges (i, j) whose ends belong to two grains."""
+    met = (grain[i] >= 0) & (grain[j] >= 0) & (grain[i] != grain[j])
+    return i[met], j[met]
+
+
+def meeting_pairs(grain: np.ndarray, i: np.ndarray, j: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of grains that edges (i, j) join, shape (k, 2), the lower number first, and how many edges join each."""
+    ends = np.stack([grain[k] for k in edges_between(grain, i, j)], axis=1)
+    return np.unique(np.sort(ends, axis=1), axis=0, return_counts=True)
 
 
 def _measure_turns_across(mesh, i, j) -> np.ndarray:
@@ -138,8 +145,7 @@ def _grow_grains(mesh, grain, i, j) -> np.ndarray:
 
 def _reassign_beside_boundaries(mesh, grain, i, j) -> np.ndarray:
     """Particles beside a boundary go to the grain whose lattice, continued from inside, has a site nearer to them."""
-    met = (grain[i] >= 0) & (grain[j] >= 0) & (grain[i] != grain[j])
-    beside = np.unique([i[met], j[met]])
+    beside = np.unique(edges_between(grain, i, j))
     if len(beside) == 0:
         return grain
     local = lattices_around(mesh, THREE_SHELLS, grain)
@@ -166,9 +172,7 @@ def _join_parallel_grains(mesh, grain, i, j, misorientation) -> np.ndarray:
     """Grains that meet along a line without a turn of the rows are one."""
     grain = grain.copy()
     while True:
-        met = (grain[i] >= 0) & (grain[j] >= 0) & (grain[i] != grain[j])
-        pairs = np.unique(np.sort(np.stack([grain[i[met]], grain[j[met]]], axis=1), axis=1), axis=0)
-        turns = [(_measure_turn_between(mesh, grain, pair, i, j), tuple(pair)) for pair in pairs]
+        turns = [(_measure_turn_between(mesh, grain, p, i, j), tuple(p)) for p in meeting_pairs(grain, i, j)[0]]
         if not turns or min(turns)[0] > misorientation:
             return grain
         one, other = min(turns)[1]
@@ -185,9 +189,7 @@ def _join_across_lone_dislocations(mesh, grain) -> np.ndarray:
     grain = grain.copy()
     i, j = mesh.edges.T  # all of them: those between two grains are often too long for neighbours
     while True:
-        met = (grain[i] >= 0) & (grain[j] >= 0) & (grain[i] != grain[j])
-        both = np.sort(np.stack([grain[i[met]], grain[j[met]]], axis=1), axis=1)
-        pairs, bonds = np.unique(both, axis=0, return_counts=True)
+        pairs, bonds = meeting_pairs(grain, i, j)
         turns = np.radians([_measure_turn_between(mesh, grain, pair, i, j) for pair in pairs])
         held = bonds / BONDS_ACROSS * 2 * np.sin(turns / 2)
         lone = pairs[held < LONE]

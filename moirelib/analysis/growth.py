@@ -47,14 +47,11 @@ def growth_events(
         is not) and ``coordinate`` on the other layer as in `moirelib.analysis.registry`; ``y_frame_nm, x_frame_nm``,
         where the site is in the event's own frame.
     """
-    occupancy = _as_occupancy(particles, field_nm, border_nm, min_frames)
+    as_given = isinstance(particles, dict)
+    occupancy = particles if as_given else site_occupancy(particles, field_nm, border_nm, min_frames)
     tables = [_list_layer_events(one, occupancy) for one in occupancy.values()]
     table = pd.concat([t for t in tables if len(t)] or [pd.DataFrame(columns=EVENT_COLUMNS)], ignore_index=True)
     return table.sort_values(["frame", "layer"], kind="stable", ignore_index=True)[EVENT_COLUMNS]
-
-
-def _as_occupancy(particles, *options) -> dict[int, Occupancy]:
-    return particles if isinstance(particles, dict) else site_occupancy(particles, *options)
 
 
 def occupancy_changes(one: Occupancy) -> tuple[np.ndarray, np.ndarray]:
@@ -326,10 +323,9 @@ def defect_numbers(defects: pd.DataFrame, particles: pd.DataFrame) -> pd.DataFra
     require_columns(particles, ["frame", "layer"], "the particle table")
     size = particles.groupby(["frame", "layer"]).size().rename("particles").reset_index()
     kinds = pd.DataFrame({"kind": ["vacancy", "interstitial", "dislocation", "disclination"]})
-    count = defects.groupby(["frame", "layer", "kind"]).size().rename("number").reset_index()
-    if len(count) == 0:
-        count = pd.DataFrame({"frame": [0], "layer": [0], "kind": [""], "number": [0]}).iloc[:0]
-    table = size.merge(kinds, how="cross").merge(count, how="left", on=["frame", "layer", "kind"])
-    table["number"] = table["number"].fillna(0).astype(int)
-    table["per_particle"] = table["number"] / table["particles"]
-    return table[["frame", "layer", "kind", "number", "particles", "per_particle"]]
+    table = size.merge(kinds, how="cross")
+    key = ["frame", "layer", "kind"]
+    count = defects.groupby(key).size().to_dict()
+    number = np.array([count.get(row, 0) for row in table[key].itertuples(index=False, name=None)], int)
+    table = table[key].assign(number=number, particles=table["particles"])
+    return table.assign(per_particle=table["number"] / table["particles"])

@@ -67,16 +67,17 @@ def fit_members(mesh: Mesh, members: np.ndarray) -> LatticeFit | None:
     for last in (False, False, True):  # without those that sit on no site
         if known.sum() < FEWEST:
             return None
-        coefficients, inverse, residual, center = _regress(mesh.z[known], site[known])
+        coefficients, design, inverse, residual, center = _regress(mesh.z[known], site[known])
         scatter = 1.4826 * np.median(np.abs(residual.view(float)))  # standard deviation of a Gaussian
         keep = np.abs(residual) < max(OUTLIER * scatter, CLOSE * mesh.spacing)
         if keep.all() or last:
             break
         known[np.flatnonzero(known)[~keep]] = False
-    q, p, errors = _fit_from_sites(mesh.z[known], site[known] - center, coefficients, inverse, residual)
+    c, q, p = coefficients
+    errors = _estimate_errors(mesh.z[known], design, inverse, residual, q, column=1)
     if _contradict_bonds(site, *named):  # numbers depend on the way around a dislocation, bonds do not
         q, p, errors = fit_from_bonds(mesh, *named)
-    return _describe_fit(site, known, (coefficients[0], q, p), errors, residual, center)
+    return _describe_fit(site, known, (c, q, p), errors, residual, center)
 
 
 def name_bonds(mesh: Mesh, members: np.ndarray):
@@ -113,7 +114,7 @@ def _regress(z, site):
     design = np.stack([np.ones_like(w), w, np.conj(w)], axis=1)
     inverse = np.linalg.pinv(np.conj(design.T) @ design)
     coefficients = inverse @ (np.conj(design.T) @ z)
-    return coefficients, inverse, z - design @ coefficients, center
+    return coefficients, design, inverse, z - design @ coefficients, center
 
 
 def _contradict_bonds(site, i, j, vector, misfit) -> bool:
@@ -122,14 +123,8 @@ def _contradict_bonds(site, i, j, vector, misfit) -> bool:
     return bool(np.sum(np.abs(site[j] - site[i] - vector)[sure] > 0.5) >= CONTRADICTIONS)
 
 
-def _fit_from_sites(z, w, coefficients, inverse, residual):
-    """Spacing and row, shear, and their errors, from numbered sites w."""
-    design = np.stack([np.ones_like(w), w, np.conj(w)], axis=1)
-    return *coefficients[1:], _estimate_errors(z, design, inverse, residual, coefficients[1], column=1)
-
-
 def fit_from_bonds(mesh: Mesh, i: np.ndarray, j: np.ndarray, vector: np.ndarray, misfit: np.ndarray):
-    """The same from the bonds between neighbours alone: the mean of the lattices around all particles."""
+    """Spacing and row, shear, and their errors from the bonds alone: the mean of the lattices around all particles."""
     good = misfit < GOOD_BOND
     i, j, w = i[good], j[good], vector[good]
     design, step = np.stack([w, np.conj(w)], axis=1), mesh.z[j] - mesh.z[i]

@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import find_objects, gaussian_filter, label
 from scipy.sparse import csr_array
 from scipy.spatial import cKDTree
 from skimage.feature import peak_local_max
@@ -97,7 +97,7 @@ class Occupancy:
 def site_occupancy(
     particles: pd.DataFrame, field_nm: ArrayLike | None = None, border_nm: float | None = None, min_frames: int = 3
 ) -> dict[int, Occupancy]:
-    """Find each layer's sites, and decide for every frame which are taken.
+    """Find each layer's sites, and decide for every frame which are taken: an `Occupancy` per layer that has one.
 
     Motion from frame to frame comes from tracks that both frames share; positions without it pile up at the sites. A
     hidden Markov model (Rabiner, Proc. IEEE 77, 257 (1989)) with two states, taken and empty, then has its
@@ -119,11 +119,6 @@ def site_occupancy(
         around a crystal that ends within an unknown field.
     min_frames : int
         What was there, or missing, for fewer frames is a false find, or a miss.
-
-    Returns
-    -------
-    dict
-        An `Occupancy` per layer that has one.
     """
     table = check_particles(particles).reset_index(drop=True)
     require_unique_tracks(table)
@@ -250,10 +245,8 @@ def _measure_layer(layer, rows, frames, motion, spacing, field, border, min_fram
     enough = seen.sum(axis=0) >= min(min_frames, 2)
     seen, tracks = seen[:, enough], tracks[:, enough]
     scatter = np.median(np.abs(rest - sites[of])[of >= 0]) / np.sqrt(2 * np.log(2))  # of a Rayleigh distribution
-    blank = Occupancy(
-        layer, frames, to_points(sites[enough]), seen, seen, seen, tracks, turn, shift, spacing, field, border, {},
-        float(scatter),
-    )  # fmt: skip
+    moved = (turn, shift, spacing, field, border, {}, float(scatter))
+    blank = Occupancy(layer, frames, to_points(sites[enough]), seen, seen, seen, tracks, *moved)
     visible = np.array([blank.in_view(blank.sites, t) for t in range(len(frames))]).reshape(seen.shape)
     visible &= np.isin(np.arange(len(frames)), row)[:, None]
     occupied, rates = _estimate_histories(seen, visible, blank.sites, spacing, min_frames)
@@ -430,7 +423,8 @@ def _drop_short_runs(path, visible, seen, min_frames) -> np.ndarray:
             continue
         history = path[rows, k]
         for state in (True, False):  # visits first, so that two false finds around a gap do not count as one
-            for start, end in _find_runs(history, state):
+            for (run,) in find_objects(label(history == state)[0]):
+                start, end = run.start, run.stop
                 inside = start > 0 and end < len(history)
                 if end - start < (min_frames if inside else min(2, min_frames)) and end - start < len(history):
                     history[start:end] = not state
@@ -439,9 +433,3 @@ def _drop_short_runs(path, visible, seen, min_frames) -> np.ndarray:
         last = np.maximum.accumulate(np.where(visible[:, k], np.arange(len(path)), -1))
         path[:, k] = path[np.where(last < 0, rows[0], last), k]
     return path
-
-
-def _find_runs(history, state):
-    """Start and end of each run of a state."""
-    edge = np.diff(np.concatenate([[False], history == state, [False]]).astype(int))
-    return zip(np.flatnonzero(edge == 1), np.flatnonzero(edge == -1), strict=True)

@@ -25,13 +25,13 @@ def dispersion(
 ) -> pd.DataFrame:
     """Phonon dispersion of a layer along Γ-M-K-Γ.
 
-    Plane waves as in Keim, Maret, Herz & von Grünberg, Phys. Rev. Lett. 92, 215504 (2004).
-    Localization error is white in space: its variance is subtracted from the power of every wave. The inverse of a
-    covariance from few samples is too large; the factor for Gaussian samples is applied, with the number of samples
-    that are independent in time. A finite window averages the spectrum over neighbouring q, and since it rises as
-    1/q², long waves leak into shorter ones: the ratio of the model's spectrum before and after such averages is
-    taken out. Neighbouring points share waves and scatter alike. In a lattice that is not symmetric, by strain or by
-    the particles' shape, branches mix: see `plane_wave_stiffness`.
+    Plane waves as in Keim, Maret, Herz & von Grünberg, Phys. Rev. Lett. 92, 215504 (2004). Localization error is white
+    in space: its variance is subtracted from the power of every wave. The inverse of a covariance from few samples is
+    too large; the factor for Gaussian samples is applied, with the number of samples that are independent in time. A
+    finite window averages the spectrum over neighbouring q, and since it rises as 1/q², long waves leak into shorter
+    ones: the ratio of the model's spectrum before and after such averages is taken out. Neighbouring points share waves
+    and scatter alike. In a lattice that is not symmetric, by strain or by the particles' shape, branches mix: see
+    `plane_wave_stiffness`.
 
     Parameters
     ----------

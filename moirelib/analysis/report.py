@@ -10,6 +10,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from scipy.stats import circmean
 
 from .. import plot
 from ..crystal.neighbours import spans_plane
@@ -206,13 +207,8 @@ def _summarise_lattices(table):
     largest = table.sort_values("n").groupby(["frame", "layer"]).tail(1)
     grains = table.groupby(["layer", "frame"]).size().groupby("layer").median()
     summary = largest.groupby("layer")[["spacing_nm", "spacing_std_nm", "angle_std_deg"]].median()
-    angle = largest.groupby("layer")["angle_deg"].agg(_average_row)
+    angle = largest.groupby("layer")["angle_deg"].agg(circmean, high=60)  # 59.9° and 0.1° are neighbours
     return summary.assign(angle_deg=angle, grains=grains).reset_index()
-
-
-def _average_row(angles) -> float:
-    """Mean direction of rows, in degrees: 59.9° and 0.1° are neighbours."""
-    return float(np.degrees(np.angle(np.exp(6j * np.radians(angles)).mean())) / 6 % 60)
 
 
 def _count_by(columns):

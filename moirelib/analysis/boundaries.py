@@ -23,7 +23,6 @@ BOUNDARY_COLUMNS = (
     "grain0 grain1"
 ).split()
 
-
 BESIDE = 1.5  # spacings; a defect nearer to the bonds between two grains belongs to their boundary
 GAP = 2.2  # spacings between bonds of one boundary; also how far particles beside a boundary are used to place it
 SHORTEST = 4.0  # spacings; a shorter boundary has no direction

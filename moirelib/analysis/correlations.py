@@ -18,6 +18,10 @@ from ..crystal.neighbours import REACH, bonds, check_points, freud_system, neigh
 from .grains import check_grain
 from .lattices import fit_from_bonds, name_bonds
 
+CELLS = 8  # per spacing, of the grid on which the region is drawn
+COVERED = 0.6  # spacings from a particle that belong to the layer's region: a little over half, without gaps inside
+EDGE_GAP = 150.0  # degrees without a neighbour: between 120 beside a vacancy and 180 at a straight edge
+
 
 def hexatic_correlation(points: ArrayLike, psi6: ArrayLike, r_max: float, bin_width: float) -> pd.DataFrame:
     """Correlation function g6(r) of the bond-orientational order.
@@ -51,10 +55,6 @@ def hexatic_correlation(points: ArrayLike, psi6: ArrayLike, r_max: float, bin_wi
     there = np.asarray(pair.bin_counts) > 0
     table = pd.DataFrame({"r_nm": pair.bin_centers, "g6": mean, "pairs": np.asarray(pair.bin_counts) // 2})
     return table[there].reset_index(drop=True)
-
-
-CELLS = 8  # per spacing, of the grid on which the region is drawn
-COVERED = 0.6  # spacings from a particle that belong to the layer's region: a little over half, without gaps inside
 
 
 def radial_distribution(
@@ -103,9 +103,6 @@ def radial_distribution(
 def _refuse_bins(r_max, bin_width) -> None:
     if not (r_max > 0 and bin_width > 0):
         raise ValueError(f"r_max and bin_width must be positive (nm), got {r_max} and {bin_width}")
-
-
-EDGE_GAP = 150.0  # degrees without a neighbour: between 120 beside a vacancy and 180 at a straight edge
 
 
 def edge_particles(points: ArrayLike, spacing: float | None = None) -> np.ndarray:

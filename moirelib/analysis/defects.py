@@ -18,6 +18,20 @@ from .layer_frame import LayerFrame
 
 #: Columns of a table of defects.
 DEFECT_COLUMNS = "kind y_nm x_nm burgers_y_nm burgers_x_nm in_boundary".split()
+REGULAR = 0.13  # spacings of scatter about the lattice around; where there is more, no site is predicted
+FREE = 0.55  # spacings from a predicted site within which there is no particle: the site is empty
+SAME_SITE = 0.4  # spacings between predictions of one site
+TAKEN = 0.5  # spacings from a site within which it is taken
+EMPTY = 0.69  # spacings; a vacancy has no particle nearer, not even one that is displaced
+FEWEST_AROUND = 5  # neighbours of a vacancy
+RINGS = 3  # of empty sites that a hole may be wide
+CROWDED = 0.93  # spacings to the nearest neighbour; an interstitial has a nearer one
+OFF_SITE = 0.3  # spacings from the sites of the lattice around
+INTERSTITIAL_REACH = 1.2, 3.1  # spacings from an interstitial, whose sites are predicted there; nearer is distorted
+INTERSTITIAL_VOTES = 6, 0.75, 0.5  # fewest predictions; share of them off site; share of them whose site is taken
+PARTNER_REACH = 2.3  # spacings: a five- and a seven-fold particle up to so far apart are one dislocation
+RIM_CIRCLE = 0.95  # spacings, radius of the circle of a triangle beyond which it belongs to a hole or a bay of the edge
+_HEXAGON = np.exp(1j * SIXTH_TURN * np.arange(6))
 
 
 @dataclass(frozen=True)
@@ -67,36 +81,15 @@ def detect_defects(layer: LayerFrame) -> LayerDefects:
     coordination = _count_neighbours(filled)
     boundaries = find_boundaries(layer, filled, coordination)
     disclinations = _find_disclinations(filled, coordination)
-    nan = np.full((max(map(len, (vacancies, interstitials, disclinations))), 2), np.nan)
-    groups = {
-        "vacancy": (vacancies, nan),
-        "interstitial": (interstitials, nan),
-        "dislocation": (cores, burgers),
-        "disclination": (disclinations, nan),
-    }
-    rows = [
-        pd.DataFrame(np.hstack([where, b[: len(where)]]), columns=DEFECT_COLUMNS[1:5]).assign(kind=kind)
-        for kind, (where, b) in groups.items()
-        if len(where)
-    ]
+    kinds = {"vacancy": vacancies, "interstitial": interstitials, "dislocation": cores, "disclination": disclinations}
+    rows = []
+    for kind, where in kinds.items():
+        vector = burgers if kind == "dislocation" else np.full(where.shape, np.nan)
+        if len(where):
+            rows.append(pd.DataFrame(np.hstack([where, vector]), columns=DEFECT_COLUMNS[1:5]).assign(kind=kind))
     defects = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=DEFECT_COLUMNS)
     defects["in_boundary"] = in_boundary(defects[["y_nm", "x_nm"]].to_numpy(float), mesh, grain)
     return LayerDefects(defects[DEFECT_COLUMNS], boundaries, grain, mesh.spacing, coordination[: mesh.n])
-
-
-REGULAR = 0.13  # spacings of scatter about the lattice around; where there is more, no site is predicted
-FREE = 0.55  # spacings from a predicted site within which there is no particle: the site is empty
-SAME_SITE = 0.4  # spacings between predictions of one site
-TAKEN = 0.5  # spacings from a site within which it is taken
-EMPTY = 0.69  # spacings; a vacancy has no particle nearer, not even one that is displaced
-FEWEST_AROUND = 5  # neighbours of a vacancy
-RINGS = 3  # of empty sites that a hole may be wide
-CROWDED = 0.93  # spacings to the nearest neighbour; an interstitial has a nearer one
-OFF_SITE = 0.3  # spacings from the sites of the lattice around
-INTERSTITIAL_REACH = 1.2, 3.1  # spacings from an interstitial, whose sites are predicted there; nearer is distorted
-INTERSTITIAL_VOTES = 6, 0.75, 0.5  # fewest predictions; share of them off site; share of them whose site is taken
-PARTNER_REACH = 2.3  # spacings: a five- and a seven-fold particle up to so far apart are one dislocation
-RIM_CIRCLE = 0.95  # spacings, radius of the circle of a triangle beyond which it belongs to a hole or a bay of the edge
 
 
 def _find_regular(layer) -> np.ndarray:
@@ -120,9 +113,6 @@ def _find_vacancies(layer) -> np.ndarray:
             break
         found = tuple(map(np.concatenate, zip(found, (site, q, p), strict=True)))
     return to_points(_keep_enclosed(found, tree, mesh.spacing))
-
-
-_HEXAGON = np.exp(1j * SIXTH_TURN * np.arange(6))
 
 
 def _list_neighbour_sites(site, q, p) -> np.ndarray:

@@ -101,11 +101,10 @@ def burgers_circuit(points: ArrayLike, center: ArrayLike, radius: float, spacing
     """
     mesh = Mesh(points, spacing)
     middle = mesh.z[mesh.triangles].mean(axis=1) if len(mesh.triangles) else np.empty(0, complex)
-    inside = np.flatnonzero(np.abs(middle - to_complex(np.reshape(np.asarray(center, float), (1, 2)))[0]) < radius)
+    center = np.asarray(center, float)
+    inside = np.flatnonzero(np.abs(middle - to_complex(np.reshape(center, (1, 2)))[0]) < radius)
     if len(inside) == 0:
-        raise ValueError(
-            f"no triangle of neighbours lies within {radius:g} nm of {np.round(np.asarray(center, float), 1).tolist()}"
-        )
+        raise ValueError(f"no triangle of neighbours lies within {radius:g} nm of {np.round(center, 1).tolist()}")
     outline = _trace_outline(mesh, inside)
     name = {tuple(edge): k for k, edge in enumerate(mesh.edges.tolist())}
     total, row = 0j, mesh.angle[outline[0]]

@@ -16,6 +16,8 @@ MIN_FRAMES = 10
 MIN_PARTICLES = 3  # in a frame; two always fit a turned and shifted frame
 SITES_AT_REST = 1e-5  # nm; the sites have converged when they move by less
 AXES = ("y", "x")
+FREE = 0.5  # spacings; a place with no particle nearer is free
+ENCLOSED = 5  # particles around a free place that make it a vacancy
 
 
 @dataclass(frozen=True)
@@ -25,12 +27,10 @@ class Displacements:
     layer: int  # number of the layer
     particles: np.ndarray  # (n,) track numbers
     frames: np.ndarray  # (t,) frame numbers
-    # (n, 2) where each particle rests (y, x) at the mean position and orientation of the layer, in nm
-    sites: np.ndarray
+    sites: np.ndarray  # (n, 2) (y, x) in nm where each particle rests, at the layer's mean position and orientation
     values: np.ndarray  # (t, n, 2) displacements from the sites (y, x) in nm; NaN where a particle was not seen
     localization_std: np.ndarray | None  # (n, 2) root mean square of the error bars, in nm; None where none are known
-    # (n, 2) share of an independent displacement's variance that is left after the layer's motion was removed
-    kept: np.ndarray
+    kept: np.ndarray  # (n, 2) share of an independent displacement's variance left when the layer's motion is removed
     drift: np.ndarray  # (t, 2) motion of the layer's centre (y, x) that was removed, zero on average, in nm
     rotation: np.ndarray  # (t,) rotation that was removed, from x towards y, zero on average, in degrees
     creep: int = 0  # degree of the polynomial in time that was removed from each site; 0 is its mean
@@ -211,10 +211,6 @@ def _rigid_motion_leverage(sites, seen):
     # a rotation moves a particle along y in proportion to its x
     share = 1 / count[..., None] + r[..., ::-1] ** 2 / square[..., None]
     return np.sum(share * seen[..., None], axis=0) / seen.sum(axis=0)[:, None]
-
-
-FREE = 0.5  # spacings; a place with no particle nearer is free
-ENCLOSED = 5  # particles around a free place that make it a vacancy
 
 
 def coordination_labels(sites: ArrayLike, spacing: float | None = None) -> np.ndarray:

@@ -78,8 +78,7 @@ class Localization:
 
     std: np.ndarray  # (2,) one-sigma error along y and x, in nm, mean of the layer; NaN where it cannot be estimated
     variance_std: np.ndarray  # (2,) standard error of its square, in nm²; NaN where it cannot be estimated
-    # (2,) largest error, in nm, that the frames allow in any case: motion has at least the covariance of lag 1
-    largest: np.ndarray
+    largest: np.ndarray  # (2,) largest error, in nm, that the frames allow: motion has at least the covariance of lag 1
     note: str = ""  # why it cannot be estimated, or a warning; else empty
 
 

@@ -23,6 +23,10 @@ _PLACES = np.array(
     [0, *(0.5 * np.exp(1j * SIXTH_TURN * np.arange(6))), *(np.exp(1j * SIXTH_TURN * (np.arange(6) + 0.5)) / np.sqrt(3))]
 )
 _WAVES = 4 * np.pi / np.sqrt(3) * np.exp(1j * SIXTH_TURN * (np.arange(3) + 0.5))
+LARGEST_WAVE = 4.0  # rad per spacing; steeper phases would turn by more than 180° from particle to particle
+WAVE_STEP = 1.2  # rad over the layer's size: fine enough for a peak of the periodogram
+SECOND_PEAK = 0.75  # of the highest; lower peaks are no candidates
+PHASE_BLOCK = 4.0  # spacings; phases farther apart count as independent
 
 
 def registry(
@@ -166,12 +170,6 @@ def fit_moire_of_grains(first: LayerFrame, second: LayerFrame) -> Moire | None:
         center=to_points(middle),
         n=int(on.sum()),
     )
-
-
-LARGEST_WAVE = 4.0  # rad per spacing; steeper phases would turn by more than 180° from particle to particle
-WAVE_STEP = 1.2  # rad over the layer's size: fine enough for a peak of the periodogram
-SECOND_PEAK = 0.75  # of the highest; lower peaks are no candidates
-PHASE_BLOCK = 4.0  # spacings; phases farther apart count as independent
 
 
 def _fit_phase_gradient(z, phase, spacing):

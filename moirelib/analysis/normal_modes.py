@@ -20,8 +20,7 @@ class NormalModes:
     stiffness: np.ndarray
     stiffness_raw: np.ndarray  # (m,) the same without the corrections
     shapes: np.ndarray  # (m, n, 2) unit vectors of each mode (y, x), of the sample covariance
-    # independent frames over the number of modes: below about 3, only the softest modes mean anything
-    frames_per_mode: float
+    frames_per_mode: float  # independent frames over modes: below about 3, only the softest modes mean anything
 
 
 def find_normal_modes(motion: Displacements) -> NormalModes:

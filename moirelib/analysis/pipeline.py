@@ -31,6 +31,11 @@ NEEDED = TRACK_COLUMNS
 
 #: Tables in the order of the report; each is written as NAME.csv.
 TABLES = ("lattice", "moire", "defects", "boundaries", "vibrations", "phonons", "growth")
+LAYER_NUMBERS = [f"variance_{axis}{kind}_nm2" for axis in "yx" for kind in ("", "_std")]
+LAYER_NUMBERS += ["anisotropy", "anisotropy_std", "isotropy_p", "lindemann", "lindemann_relative"]
+LASTING = 3  # frames; a defect of fewer may be a particle that was missed
+DEFECT_REACH, BOUNDARY_REACH = 1.2, 2.0  # spacings that a defect or boundary may move from frame to frame
+LONGEST = 10  # boundaries listed
 
 
 @dataclass
@@ -38,10 +43,8 @@ class Analysis:
     """Everything that was found, and what the data did not allow."""
 
     particles: pd.DataFrame  # the input
-    # by the names in `TABLES`; those that the data do not support are missing
-    tables: dict[str, pd.DataFrame] = field(default_factory=dict)
-    # by the same names, one line each: why a table is missing or what limits it
-    notes: dict[str, str] = field(default_factory=dict)
+    tables: dict[str, pd.DataFrame] = field(default_factory=dict)  # by the names in `TABLES` that the data support
+    notes: dict[str, str] = field(default_factory=dict)  # by the same names: why a table is missing or what limits it
     # by the same names, and then by title: what the report says besides, of whole layers
     summaries: dict[str, dict[str, pd.DataFrame]] = field(default_factory=dict)
     sizes: pd.DataFrame | None = None  # of `moirelib.analysis.size_table`
@@ -111,16 +114,11 @@ def _measure_growth(result, field_nm) -> pd.DataFrame:
     events, result.sizes = growth_events(occupancy), size_table(occupancy)
     add, frames = partial(_add_summary, result, "growth"), result.particles["frame"].unique()
     add("Rates per frame", partial(growth_rate, events, frames, layers=sorted(occupancy)))
-    add("Velocity of the front, nm per frame", _measure_fronts, occupancy)
+    per_frame = {f"velocity_{kind}nm_per_s": f"velocity_{kind}nm_per_frame" for kind in ("", "std_")}
+    add("Velocity of the front, nm per frame", lambda: front_velocity(front_table(occupancy)).rename(columns=per_frame))
     add("Attachments of layer 2 by registry", _measure_preference, occupancy)
     add("Turning and sliding of layer 2 on layer 1", _measure_relaxation, occupancy)
     return events
-
-
-def _measure_fronts(occupancy) -> pd.DataFrame:
-    table = front_velocity(front_table(occupancy))
-    names = {"velocity_nm_per_s": "velocity_nm_per_frame", "velocity_std_nm_per_s": "velocity_std_nm_per_frame"}
-    return table.rename(columns=names)
 
 
 def _measure_preference(occupancy) -> pd.DataFrame:
@@ -152,13 +150,11 @@ def _add_summaries(result, tracks) -> None:
     add("vibrations", "Layers as a whole", _summarise_layers, motions)
     add("vibrations", "By coordination", _group_amplitudes, motions, lambda m: coordination_labels(m.sites))
     if {1, 2} <= set(motions):
-        one, two = motions[1], motions[2]
-        by_registry = partial(
-            _group_amplitudes, {1: one, 2: two}, lambda m: _label_by_registry(m, motions[3 - m.layer])
-        )
-        add("vibrations", "By place on the other layer", by_registry)
+        both = {layer: motions[layer] for layer in (1, 2)}
+        places = partial(_label_by_registry, both)
+        add("vibrations", "By place on the other layer", _group_amplitudes, both, places)
         title = "Correlation of the two layers' displacements, by distance"
-        add("vibrations", title, interlayer_correlation, one, two)
+        add("vibrations", title, interlayer_correlation, *both.values())
     add("phonons", "Elastic constants in kT/nm², and Poisson's ratio", _measure_elastic_constants, motions)
     spacing = result.tables["lattice"]["spacing_nm"].median()
     add("defects", "Followed through the frames", _summarise_defects, result, spacing)
@@ -171,10 +167,6 @@ def _add_summary(result, section, title, compute: Callable[..., pd.DataFrame], *
         table = compute(*arguments)
         if len(table):
             result.summaries.setdefault(section, {})[title] = table
-
-
-LAYER_NUMBERS = [f"variance_{axis}{kind}_nm2" for axis in "yx" for kind in ("", "_std")]
-LAYER_NUMBERS += ["anisotropy", "anisotropy_std", "isotropy_p", "lindemann", "lindemann_relative"]
 
 
 def _summarise_layers(motions) -> pd.DataFrame:
@@ -191,9 +183,9 @@ def _group_amplitudes(motions, labels: Callable[[Displacements], np.ndarray]) ->
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
-def _label_by_registry(motion, other) -> np.ndarray:
+def _label_by_registry(motions, motion) -> np.ndarray:
     """Registry of a layer's sites on the other layer's, NaN where that is not there."""
-    return registry(motion.sites, other.sites)["registry"].replace("", np.nan).to_numpy()
+    return registry(motion.sites, motions[3 - motion.layer].sites)["registry"].replace("", np.nan).to_numpy()
 
 
 def _measure_elastic_constants(motions) -> pd.DataFrame:
@@ -202,10 +194,6 @@ def _measure_elastic_constants(motions) -> pd.DataFrame:
         with contextlib.suppress(ValueError):
             rows.append({"layer": layer} | asdict(elastic_constants(fit_springs(largest_grain(motion)))))
     return pd.DataFrame(rows)
-
-
-LASTING = 3  # frames; a defect of fewer may be a particle that was missed
-DEFECT_REACH, BOUNDARY_REACH = 1.2, 2.0  # spacings that a defect or boundary may move from frame to frame
 
 
 def _summarise_defects(result, spacing) -> pd.DataFrame:
@@ -228,9 +216,6 @@ def _summarise_defects(result, spacing) -> pd.DataFrame:
     ).reset_index()
     other = summary["kind"] != "dislocation"
     return summary.assign(**{c: summary[c].mask(other) for c in ("farthest_glide_nm", "farthest_climb_nm")})
-
-
-LONGEST = 10  # boundaries listed
 
 
 def _summarise_boundaries(result, spacing) -> pd.DataFrame:

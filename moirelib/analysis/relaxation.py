@@ -10,6 +10,9 @@ from scipy.optimize import curve_fit
 from ..crystal.neighbours import to_complex, to_points
 from .occupancy import Occupancy
 
+FEWEST_VALUES, FEWEST_TIMES = 8, 4  # for three parameters
+KNOWN = 0.5  # of the time constant: largest standard error of one that is known
+
 
 def relative_motion(occupancy: dict[int, Occupancy]) -> pd.DataFrame:
     """Motion of layer 2 against layer 1 since the first frame, from what `site_occupancy` returns.
@@ -48,10 +51,6 @@ def _estimate_motion_variance(one, middle) -> np.ndarray:
     turn = 1 / np.maximum(square, 1e-300)
     shift = 1 / count + 0.5 * np.abs(center - middle) ** 2 * turn
     return one.scatter**2 * np.stack([turn, shift])
-
-
-FEWEST_VALUES, FEWEST_TIMES = 8, 4  # for three parameters
-KNOWN = 0.5  # of the time constant: largest standard error of one that is known
 
 
 @dataclass(frozen=True)

@@ -177,7 +177,8 @@ def render_report(analysis: Analysis, drawn: list[tuple[str, str, bytes]], name:
         if section in analysis.notes:
             parts.append(f'<p class="note">{html.escape(analysis.notes[section])}</p>')
         if section in analysis.tables:
-            parts.append(_render_summary(section, analysis.tables[section]))
+            table = analysis.tables[section]
+            parts.append("<p>None found.</p>" if table.empty else _render_table(SUMMARIES[section](table)))
         for title, table in analysis.summaries.get(section, {}).items():
             parts += [f"<h3>{html.escape(title)}</h3>", _render_table(table)]
         parts += [_render_figure(caption, png) for where, caption, png in drawn if where == section]
@@ -189,13 +190,6 @@ def _render_figure(caption, png) -> str:
     data, caption = base64.b64encode(png).decode("ascii"), html.escape(caption)
     image = f'<img alt="{caption}" src="data:image/png;base64,{data}">'
     return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
-
-
-def _render_summary(section, table) -> str:
-    """The key numbers of a table, as HTML."""
-    if table.empty:
-        return "<p>None found.</p>"
-    return _render_table(SUMMARIES[section](table))
 
 
 def _render_table(table) -> str:

@@ -16,6 +16,13 @@ from ..crystal.neighbours import nearest_spacing
 from .displacements import Displacements, coordination_labels
 from .localization_error import error_variance, total_variance
 
+INTERIOR = 7  # sites inside the edge: a hexagon five rows wide. Fewer have no extent for a wave to run over
+CONNECTED = 9.0  # times the noise of |ρ|²: correlation in time is followed while it is above (three sigma)
+LARGEST_LOSS = 0.5  # of a wave's power, by removing the sites' means
+SHORTEST_WAVE = 2.0  # rad over the window's size; below, leakage from longer waves outweighs what is there
+LONGEST_WAVE = 1.0  # rad over the window's size; motion of still longer waves went with drift and rotation
+BLUR_REACH = 5.0  # rad over the window's size: the window's spectrum is negligible beyond
+
 
 @dataclass(frozen=True)
 class _Spectrum:
@@ -25,11 +32,6 @@ class _Spectrum:
     motion: np.ndarray  # (m, 2, 2) in nm², localization error and blinking subtracted
     samples: np.ndarray  # (m,) independent complex amplitudes
     realness: np.ndarray  # (m,) 0 for a complex amplitude, 1 for one that is real but for a phase (Γ, M)
-
-
-INTERIOR = 7  # sites inside the edge: a hexagon five rows wide. Fewer have no extent for a wave to run over
-CONNECTED = 9.0  # times the noise of |ρ|²: correlation in time is followed while it is above (three sigma)
-LARGEST_LOSS = 0.5  # of a wave's power, by removing the sites' means
 
 
 def edge_window(motion: Displacements) -> np.ndarray:
@@ -135,11 +137,9 @@ class SpringModel(Lattice):
     """Force constants of an infinite hexagonal lattice, fitted to the spectrum of a layer's displacements."""
 
     site_stiffness: float  # spring that holds each particle in place (window or other layer), in kT/nm²
-    # (s,) stiffness along the bonds to each shell of neighbours (at 1, √3 and 2 spacings), in kT/nm²
-    central: np.ndarray
+    central: np.ndarray  # (s,) stiffness along the bonds to each shell (at 1, √3 and 2 spacings), in kT/nm²
     sideways: np.ndarray  # (s,) stiffness across these bonds, in kT/nm²
-    # (1 + 2s, 1 + 2s) of the fit: site_stiffness, then central and sideways of each shell in turn
-    covariance: np.ndarray
+    covariance: np.ndarray  # (1 + 2s, 1 + 2s): site_stiffness, then central and sideways of each shell in turn
     misfit: float  # χ² per degree of freedom; near 1 if the model describes the layer
 
     @property
@@ -219,11 +219,6 @@ def safe_inverse(matrix: np.ndarray) -> np.ndarray:
     return np.stack([np.stack([c, -b], axis=-1), np.stack([-b, a], axis=-1)], axis=-2) / determinant[..., None, None]
 
 
-SHORTEST_WAVE = 2.0  # rad over the window's size; below, leakage from longer waves outweighs what is there
-LONGEST_WAVE = 1.0  # rad over the window's size; motion of still longer waves went with drift and rotation
-BLUR_REACH = 5.0  # rad over the window's size: the window's spectrum is negligible beyond
-
-
 class Blur:
     """What a window does to the spectrum: an average over neighbouring wave vectors."""
 
@@ -258,8 +253,7 @@ class ElasticConstants:
     longitudinal_std: float
     bulk: float  # λ + μ
     bulk_std: float
-    # λ / (λ + 2μ), between -1 and 1 in two dimensions; 1/3 for central springs between nearest neighbours
-    poisson_ratio: float
+    poisson_ratio: float  # λ / (λ + 2μ), between -1 and 1 in 2D; 1/3 for central springs between nearest neighbours
     poisson_ratio_std: float
 
 
@@ -281,14 +275,7 @@ def elastic_constants(model: SpringModel) -> ElasticConstants:
     covariance = slopes @ model.covariance @ slopes.T
     bulk, ratio = longitudinal - shear, 1 - 2 * shear / longitudinal
     change = np.array([2 * shear / longitudinal**2, -2 / longitudinal])  # of Poisson's ratio with the two moduli
-    bulk_std = np.sqrt(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
-    return ElasticConstants(
-        shear=float(shear),
-        shear_std=float(np.sqrt(covariance[1, 1])),
-        longitudinal=float(longitudinal),
-        longitudinal_std=float(np.sqrt(covariance[0, 0])),
-        bulk=float(bulk),
-        bulk_std=float(bulk_std),
-        poisson_ratio=float(ratio),
-        poisson_ratio_std=float(np.sqrt(change @ covariance @ change)),
-    )
+    bulk_variance = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
+    errors = np.sqrt([covariance[1, 1], covariance[0, 0], bulk_variance, change @ covariance @ change])
+    fields = zip((shear, longitudinal, bulk, ratio), errors, strict=True)
+    return ElasticConstants(*(float(number) for field in fields for number in field))

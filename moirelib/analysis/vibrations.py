@@ -25,6 +25,9 @@ from .localization_error import (
     total_variance,
 )
 
+JITTER_WINDOW = 15  # frames; slower motion of the layer counts as drift
+ROW_OF_BONDS = 1000  # bonds at a time; all bonds of a long movie would fill the memory
+
 
 def pn_per_um(spring_constant: float | np.ndarray, temperature: float = 298.15) -> float | np.ndarray:
     """Convert a spring constant from kT/nm² to pN/µm, at a temperature in kelvin.
@@ -66,7 +69,8 @@ def site_vibrations(motion: Displacements, confidence: float = 0.95) -> pd.DataF
         raise ValueError(f"confidence must be between 0 and 1, got {confidence}")
     error, error_spread, note = error_variance(motion)
     total, samples, covariance = total_variance(motion)
-    low, high = _estimate_variance_interval(total, samples, confidence)
+    tail = 0.5 * (1 - confidence)
+    low, high = (total * samples / chi2.ppf(share, samples) for share in (1 - tail, tail))
     z = norm.ppf(0.5 + confidence / 2)
     variance = total - error
     # interval of a difference from the intervals of its terms (MOVER)
@@ -88,12 +92,6 @@ def site_vibrations(motion: Displacements, confidence: float = 0.95) -> pd.DataF
     table["samples"] = samples.min(axis=1)
     table.attrs["note"] = note
     return table
-
-
-def _estimate_variance_interval(variance, samples, confidence):
-    """Interval of a variance from so many independent Gaussian samples (chi-square)."""
-    tail = 0.5 * (1 - confidence)
-    return variance * samples / chi2.ppf(1 - tail, samples), variance * samples / chi2.ppf(tail, samples)
 
 
 def _root_if_positive(variance):
@@ -218,10 +216,6 @@ def _count_independent_frames(series):
     below = np.flatnonzero(rho < 2 / np.sqrt(len(x)))
     end = below[0] if len(below) else len(rho)
     return float(len(x) / (1 + 2 * rho[1:end].sum()))
-
-
-JITTER_WINDOW = 15  # frames; slower motion of the layer counts as drift
-ROW_OF_BONDS = 1000  # bonds at a time; all bonds of a long movie would fill the memory
 
 
 def _measure_jitter(drift):

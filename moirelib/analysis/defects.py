@@ -16,8 +16,7 @@ from .dislocations import find_rim, locate_dislocations
 from .grains import Tolerance, meeting_pairs
 from .layer_frame import LayerFrame
 
-#: Columns of a table of defects.
-DEFECT_COLUMNS = "kind y_nm x_nm burgers_y_nm burgers_x_nm in_boundary".split()
+DEFECT_COLUMNS = "kind y_nm x_nm burgers_y_nm burgers_x_nm in_boundary".split()  # of a table of defects
 REGULAR = 0.13  # spacings of scatter about the lattice around; where there is more, no site is predicted
 FREE = 0.55  # spacings from a predicted site within which there is no particle: the site is empty
 SAME_SITE = 0.4  # spacings between predictions of one site

@@ -11,8 +11,7 @@ from scipy.spatial import cKDTree
 from ..crystal.neighbours import REACH, nearest_spacing
 from ..tables import check_particles, require_unique_tracks
 
-#: Fewer frames than this give no amplitude worth its error bar.
-MIN_FRAMES = 10
+MIN_FRAMES = 10  # fewer give no amplitude worth its error bar
 MIN_PARTICLES = 3  # in a frame; two always fit a turned and shifted frame
 SITES_AT_REST = 1e-5  # nm; the sites have converged when they move by less
 AXES = ("y", "x")

@@ -22,6 +22,7 @@ FEWEST = 6  # particles of a Moiré lattice, and of a layer that others lie on
 _PLACES = np.array(
     [0, *(0.5 * np.exp(1j * SIXTH_TURN * np.arange(6))), *(np.exp(1j * SIXTH_TURN * (np.arange(6) + 0.5)) / np.sqrt(3))]
 )
+_TURNS = np.exp(1j * SIXTH_TURN * np.arange(3))
 _WAVES = 4 * np.pi / np.sqrt(3) * np.exp(1j * SIXTH_TURN * (np.arange(3) + 0.5))
 LARGEST_WAVE = 4.0  # rad per spacing; steeper phases would turn by more than 180° from particle to particle
 WAVE_STEP = 1.2  # rad over the layer's size: fine enough for a peak of the periodogram
@@ -177,12 +178,11 @@ def _fit_phase_gradient(z, phase, spacing):
 
     Phases are φ_j = Re(k* exp(-iπj/3) z) + c_j, modulo 2π.
     """
-    turn = np.exp(1j * SIXTH_TURN * np.arange(3))
     size = max(np.ptp(z.real), np.ptp(z.imag), spacing)
     axis = np.arange(-LARGEST_WAVE / spacing, LARGEST_WAVE / spacing, WAVE_STEP / size)
     power = np.zeros((len(axis), len(axis)))
     for j in range(3):
-        local = np.conj(turn[j]) * z
+        local = np.conj(_TURNS[j]) * z
         wave = np.exp(-1j * np.outer(axis, local.imag)) * np.exp(1j * phase[:, j])
         power += np.abs(wave @ np.exp(-1j * np.outer(local.real, axis)))
     # On the sites of a lattice a wave and its sums with the lattice's own waves are one: the longest counts.
@@ -190,7 +190,7 @@ def _fit_phase_gradient(z, phase, spacing):
     waves = axis[peaks[:, 1]] + 1j * axis[peaks[:, 0]]
     design = np.zeros((3 * len(z), 5))
     for j in range(3):
-        rows, local = slice(j * len(z), (j + 1) * len(z)), np.conj(turn[j]) * z
+        rows, local = slice(j * len(z), (j + 1) * len(z)), np.conj(_TURNS[j]) * z
         design[rows, 0], design[rows, 1], design[rows, 2 + j] = local.real, local.imag, 1
     near = waves[np.abs(waves) < np.abs(waves).min() + 2 * (axis[1] - axis[0])]
     k, constants, left = min((_refine_wave(wave, z, phase, design) for wave in near), key=lambda x: abs(x[0]))
@@ -213,9 +213,8 @@ def _estimate_phase_variance(z, design, left, spacing):
 
 def _refine_wave(k, z, phase, design):
     """Wave vector, constants and residual phases after least squares from a start on the right peak."""
-    turn = np.exp(1j * SIXTH_TURN * np.arange(3))
     for _ in range(6):
-        model = np.stack([np.real(np.conj(k * t) * z) for t in turn], axis=1)
+        model = np.stack([np.real(np.conj(k * t) * z) for t in _TURNS], axis=1)
         constants = np.angle(np.exp(1j * (phase - model)).sum(axis=0))
         left = np.angle(np.exp(1j * (phase - model - constants)))
         change = np.linalg.lstsq(design, left.T.ravel(), rcond=None)[0]
@@ -225,8 +224,7 @@ def _refine_wave(k, z, phase, design):
 
 def _find_top(k, constants) -> complex:
     """The place nearest to the origin at which all three phases are zero."""
-    turn = np.exp(1j * SIXTH_TURN * np.arange(3))
-    waves = k * turn
+    waves = k * _TURNS
     # Any two of the three phases fix it up to a vector of the Moiré lattice; least squares over all would mix periods.
     matrix = np.stack([waves[:2].real, waves[:2].imag], axis=1)
     vectors = np.linalg.inv(matrix) * 2 * np.pi
@@ -242,9 +240,5 @@ def _apply_formula(one, other, twist_std):
     values = np.array([one.spacing, other.angle - one.angle, other.spacing])
     errors = np.array([one.spacing_std, max(twist_std, 1e-12), other.spacing_std])
     period = moire_period(*values)
-    changes = []
-    for k in range(3):
-        up, down = values.copy(), values.copy()
-        up[k], down[k] = up[k] + errors[k], down[k] - errors[k]
-        changes.append((moire_period(*up) - moire_period(*down)) / 2)
+    changes = [(moire_period(*(values + step)) - moire_period(*(values - step))) / 2 for step in np.diag(errors)]
     return float(period), float(np.hypot(np.hypot(*changes[:2]), changes[2]))

@@ -60,7 +60,7 @@ class Occupancy:
     # frame; ``attach`` and ``detach`` of a site per frame; these three are arrays for sites with 0, 1 to 2, 3 to 4,
     # and 5 or more taken neighbours
     rates: dict
-    scatter: float = float("nan")  # nm, one sigma of finds about their sites along an axis: vibration and error
+    scatter: float = float("nan")  # nm, one sigma of finds about their sites, per axis: motion and localization error
 
     @cached_property
     def grain(self) -> np.ndarray:

@@ -244,7 +244,7 @@ def _measure_layer(layer, rows, frames, motion, spacing, field, border, min_fram
     enough = seen.sum(axis=0) >= min(min_frames, 2)
     seen, tracks = seen[:, enough], tracks[:, enough]
     scatter = np.median(np.abs(rest - sites[of])[of >= 0]) / np.sqrt(2 * np.log(2))  # of a Rayleigh distribution
-    moved = (turn, shift, spacing, field, border, {}, float(scatter))
+    moved: tuple = (turn, shift, spacing, field, border, {}, float(scatter))
     blank = Occupancy(layer, frames, to_points(sites[enough]), seen, seen, seen, tracks, *moved)
     visible = np.array([blank.in_view(blank.sites, t) for t in range(len(frames))]).reshape(seen.shape)
     visible &= np.isin(np.arange(len(frames)), row)[:, None]

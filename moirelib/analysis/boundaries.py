@@ -16,7 +16,6 @@ from .grains import edges_between, meeting_pairs
 from .lattices import LatticeFit, fit_members
 from .layer_frame import LayerFrame
 
-#: Columns of a table of boundaries.
 BOUNDARY_COLUMNS = (
     "kind y0_nm x0_nm y1_nm x1_nm misorientation_deg inclination_deg sigma misorientation_std_deg inclination_std_deg "
     "sigma_deviation_deg asymmetry_deg mirror_mismatch_nm dislocations dislocation_spacing_nm frank_spacing_nm "

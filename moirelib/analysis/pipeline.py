@@ -26,9 +26,7 @@ from .site_preference import site_preference
 from .springs import elastic_constants, fit_springs
 from .vibrations import group_vibrations, interlayer_correlation, layer_vibrations, measure_vibrations, site_vibrations
 
-#: Columns that a table must have.
-NEEDED = TRACK_COLUMNS
-
+NEEDED = TRACK_COLUMNS  # that a table must have
 #: Tables in the order of the report; each is written as NAME.csv.
 TABLES = ("lattice", "moire", "defects", "boundaries", "vibrations", "phonons", "growth")
 LAYER_NUMBERS = [f"variance_{axis}{kind}_nm2" for axis in "yx" for kind in ("", "_std")]

@@ -1,7 +1,6 @@
 """From tracks to vibrations: displacements from the sites, amplitudes without the localization error, spring constants.
 
-Positions and displacements are (y, x) in nm, spring constants in kT/nm². Phonons are in `moirelib.analysis.phonons`.
-Chapter 8.
+Positions and displacements are (y, x) in nm, spring constants in kT/nm². Phonons are in `phonons`. Chapter 8.
 """
 
 from collections.abc import Callable, Mapping

@@ -20,8 +20,6 @@ MARGIN = 16  # px that a frame is mirrored by before filtering: the camera's poi
 class CameraConfig:
     """Dose and detector.
 
-    Notes
-    -----
     Dose, MTF and readout noise are the published recipe's; the fractions of hot and dead pixels and a hot pixel's
     signal those of the real frame of chapter 3 (one of each in 1024 × 1024); saturation is that of 16 bits. By
     default counts are electrons on a pedestal that keeps five standard deviations of readout noise above zero.

@@ -22,6 +22,9 @@ def dislocation_displacement(points, core, burgers, poisson_ratio: float = 1 / 3
     Added to a perfect lattice whose core lies between two rows, with a Burgers vector of one spacing along them, it
     leaves one particle with five and one with seven neighbours.
 
+    Source: Anderson, Hirth and Lothe, Theory of Dislocations (2017), section 3.4, with ν/(1 - ν) as the
+    two-dimensional ratio; Seung and Nelson, Phys. Rev. A 38, 1005 (1988).
+
     Parameters
     ----------
     points : array_like, shape (n, 2)
@@ -37,11 +40,6 @@ def dislocation_displacement(points, core, burgers, poisson_ratio: float = 1 / 3
     -------
     ndarray, shape (n, 2)
         (y, x) in nm. It jumps by b across the half line from the core towards -b; a lattice does not notice.
-
-    References
-    ----------
-    Anderson, Hirth and Lothe, Theory of Dislocations (2017), section 3.4, with ν/(1 - ν) as the two-dimensional
-    ratio; Seung and Nelson, Phys. Rev. A 38, 1005 (1988).
     """
     burgers = np.asarray(burgers, float)
     b = np.hypot(*burgers)
@@ -138,11 +136,6 @@ def twin_boundary(
     -------
     points, defect
         As of `grain_boundary`.
-
-    Raises
-    ------
-    ValueError
-        If there is no such Σ.
     """
     found = commensurate_angles(sigma).query("sigma == @sigma")
     if found.empty:

@@ -260,11 +260,6 @@ def make_library(
         ``images.zarr`` in the folder, with arrays ``frame`` (n, y, x) uint16, ``mask`` (n, layer, y, x) uint8,
         ``pixel_size`` (n,) in nm, ``done`` (n,); ``truth/i.json`` beside it holds each image's parameters and
         particles.
-
-    Raises
-    ------
-    ValueError
-        If the store was made with another configuration or seed.
     """
     import dask
     from dask.distributed import Client, LocalCluster, as_completed

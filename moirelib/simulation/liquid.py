@@ -34,8 +34,6 @@ class LiquidConfig:
     energy, so that the lens focuses it elsewhere and it arrives blurred. Each kind has its mean free path. Behind an
     energy filter (``zero_loss``) the second kind is lost too; the published recipe counts this way.
 
-    Notes
-    -----
     Source of each default, in short; chapter 3, "Liquid", derives them: thicknesses, inelastic mean free paths and
     beam from the published recipe [1]_ (the formula of [2]_ gives the mean free paths to 6 % at 200 keV); energy loss
     from the loss function of water [3]_; clouds fitted to the real frame of chapter 3; blur as large as published
@@ -149,6 +147,9 @@ def _malis_factor(energy: float, aperture: float = 10.0, mean_loss: float = 16.0
 def elastic_mean_free_path(material: str, energy: float = 200e3, aperture: float = 10.0) -> float:
     """Mean free path to elastic scattering beyond the objective aperture.
 
+    Source: Lenz, Z. Naturforsch. A 9, 185 (1954), for the form; Lobato and Van Dyck, Acta Cryst. A 70, 636 (2014), for
+    the numbers.
+
     Parameters
     ----------
     material : {"water", "silicon nitride"}
@@ -160,16 +161,6 @@ def elastic_mean_free_path(material: str, energy: float = 200e3, aperture: float
     -------
     float
         In nm: Λ (1 + (aperture / θ)²), where Λ grows as the square of the electron's speed and θ as its wavelength.
-
-    Raises
-    ------
-    ValueError
-        If the material is another one.
-
-    References
-    ----------
-    Lenz, Z. Naturforsch. A 9, 185 (1954), for the form; Lobato and Van Dyck, Acta Cryst. A 70, 636 (2014), for the
-    numbers.
     """
     if material not in _ELASTIC:
         raise ValueError(f"no scattering factors for {material!r}; choose one of {', '.join(_ELASTIC)}")
@@ -187,6 +178,8 @@ def _elastic_path(material, lens) -> float:
 def chromatic_blur(energy_loss: float = 22.0, lens: Lens | None = None) -> float:
     """Radius of the disk into which the lens spreads electrons that lost energy.
 
+    Source: Reimer and Kohl, Transmission Electron Microscopy (2008), section 2.3.
+
     Parameters
     ----------
     energy_loss : float
@@ -198,10 +191,6 @@ def chromatic_blur(energy_loss: float = 22.0, lens: Lens | None = None) -> float
     -------
     float
         α Cc (ΔE / E) (1 + E / m c²) / (1 + E / 2 m c²), in nm.
-
-    References
-    ----------
-    Reimer and Kohl, Transmission Electron Microscopy (2008), section 2.3.
     """
     lens = lens or Lens()
     relativistic = (1 + lens.energy / _REST_ENERGY) / (1 + lens.energy / (2 * _REST_ENERGY))
@@ -211,6 +200,9 @@ def chromatic_blur(energy_loss: float = 22.0, lens: Lens | None = None) -> float
 
 def optical_transfer(frequency, liquid: LiquidConfig) -> np.ndarray:
     """Transfer function of all blur before the camera: energy loss, motion, disk.
+
+    An electron loses energy a Poisson number n of times. The microscopist focuses what is seen, so the mean loss is in
+    focus, and electrons with n losses fill a disk of radius |n - mean| times `chromatic_blur` of one loss.
 
     Parameters
     ----------
@@ -222,11 +214,6 @@ def optical_transfer(frequency, liquid: LiquidConfig) -> np.ndarray:
     -------
     ndarray
         1 at frequency 0: blur loses no electrons.
-
-    Notes
-    -----
-    An electron loses energy a Poisson number n of times. The microscopist focuses what is seen, so the mean loss is in
-    focus, and electrons with n losses fill a disk of radius |n - mean| times `chromatic_blur` of one loss.
     """
     k = np.asarray(frequency, dtype=float)
     transfer = np.exp(-2 * (np.pi * liquid.blur * k) ** 2) * _disk_transfer(k, liquid.disk_blur)

@@ -117,6 +117,8 @@ def simulate_movie(
 ) -> SimulatedMovie:
     """Film a scene whose particles vibrate, drift, rotate, attach and detach.
 
+    An elastic layer that grows vibrates as the complete layer would.
+
     Parameters
     ----------
     scene : Scene
@@ -136,16 +138,6 @@ def simulate_movie(
     Returns
     -------
     SimulatedMovie
-
-    Raises
-    ------
-    ValueError
-        If ``config.growth`` does not give one pair per layer, the table is not for the lens's energy and aperture,
-        or the particles are higher than the liquid around them.
-
-    Notes
-    -----
-    An elastic layer that grows vibrates as the complete layer would.
     """
     rng = np.random.default_rng(seed)
     liquid, camera = liquid or LiquidConfig(), camera or CameraConfig()
@@ -266,6 +258,9 @@ def _sites(scene) -> pd.DataFrame:
 def make_sample(folder, seed: int = 2028, frames: int = 8, size: int = 384) -> SimulatedMovie:
     """Remake the shipped sample: a short simulated movie of two twisted layers, and its truth.
 
+    Gold spheres of 30 nm, 39 nm apart, twisted by 9°, at 10.6 e/Å² per frame. Both layers are elastic, with springs
+    of 2.5 kT/nm²; the island that is layer 2 grows while the specimen drifts and turns a little.
+
     Parameters
     ----------
     folder : path-like
@@ -274,11 +269,6 @@ def make_sample(folder, seed: int = 2028, frames: int = 8, size: int = 384) -> S
         No library is drawn from this seed.
     frames, size : int
         Length of the movie, and edge of a frame in pixels of 1.367 nm.
-
-    Notes
-    -----
-    Gold spheres of 30 nm, 39 nm apart, twisted by 9°, at 10.6 e/Å² per frame. Both layers are elastic, with springs
-    of 2.5 kT/nm²; the island that is layer 2 grows while the specimen drifts and turns a little.
     """
     rng, pixel_size = np.random.default_rng((seed, 1)), 1.367
     lattice = LatticeConfig(

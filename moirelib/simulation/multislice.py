@@ -54,6 +54,8 @@ def exit_waves(
 ) -> np.ndarray:
     """Multislice a plane wave through atoms.
 
+    Source: Madsen & Susi, Open Res. Europe 1, 24 (2021).
+
     Parameters
     ----------
     atoms : ase.Atoms
@@ -67,10 +69,6 @@ def exit_waves(
     -------
     ndarray, shape (len(slices), y, x), complex64
         Waves normalised to an incident amplitude of 1, band-limited by abTEM to two thirds of the sampling's limit.
-
-    References
-    ----------
-    Madsen & Susi, Open Res. Europe 1, 24 (2021).
     """
     import abtem
 
@@ -217,6 +215,9 @@ class TransmissionConfig:
 def tabulate_transmission(path, config: TransmissionConfig | None = None, seed: int = 0, progress: bool = True) -> None:
     """Tabulate what a metal transmits against its thickness, from full-atom multislice; ``moirelib transmission``.
 
+    Two things are kept of the wave at every depth: its mean, the part that stays coherent with the incident plane
+    wave, and the intensity that passes each aperture, which also holds what atoms scattered by small angles.
+
     Parameters
     ----------
     path : path-like
@@ -227,11 +228,6 @@ def tabulate_transmission(path, config: TransmissionConfig | None = None, seed: 
         Seed of orientations and snapshots.
     progress : bool
         Show a progress bar.
-
-    Notes
-    -----
-    Two things are kept of the wave at every depth: its mean, the part that stays coherent with the incident plane
-    wave, and the intensity that passes each aperture, which also holds what atoms scattered by small angles.
     """
     from tqdm import tqdm
 
@@ -272,6 +268,9 @@ def particle_transmission(
 ) -> ParticleTransmission:
     """Full-atom multislice of one particle of a scene, turned into a multiplicative transmission.
 
+    The transmission of a part is the wave behind it over the wave before it, both propagated to the part's own
+    mid-plane.
+
     Parameters
     ----------
     atoms : ase.Atoms
@@ -287,11 +286,6 @@ def particle_transmission(
         earlier layer has modulated needs more: it meets each of the equal parts where that part is.
     margin : float
         Empty border around the particle, in nm.
-
-    Notes
-    -----
-    The transmission of a part is the wave behind it over the wave before it, both propagated to the part's own
-    mid-plane.
     """
     center, step, wavelength = np.asarray(center, float), SLICE / 10, electron_wavelength(energy)
     half = np.array([extent[0], extent[0], extent[1]]) / 2 + margin
@@ -351,6 +345,8 @@ def reduce_transmission(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Reduce a layer's transmission from atomic to coarser sampling without losing electrons.
 
+    A pair as `moirelib.simulation.compose` takes it.
+
     Parameters
     ----------
     wave : ndarray, shape (y, x)
@@ -366,15 +362,6 @@ def reduce_transmission(
         Low frequencies of the transmission, one value per coarse sample, in its middle.
     remainder : torch.Tensor, float32
         Intensity that passes the aperture and that the coherent part does not carry.
-
-    Raises
-    ------
-    ValueError
-        If the samplings do not divide each other.
-
-    Notes
-    -----
-    A pair as `moirelib.simulation.compose` takes it.
     """
     factor = round(coarse / sampling)
     if abs(factor * sampling - coarse) > 1e-6 * coarse or any(size % factor for size in wave.shape):

@@ -29,9 +29,7 @@ BATCH = 8_000_000  # samples of particle windows computed at once: some hundred 
 def electron_wavelength(energy: float) -> float:
     """Relativistic electron wavelength in nm (2.508e-3 at 200 keV) at an energy in eV.
 
-    References
-    ----------
-    Kirkland, Advanced Computing in Electron Microscopy, eq. 2.5.
+    Source: Kirkland, Advanced Computing in Electron Microscopy, eq. 2.5.
     """
     momentum_squared = 2 * _me * _e * energy * (1 + _e * energy / (2 * _me * _c**2))
     return float(_hplanck / np.sqrt(momentum_squared) * 1e9)
@@ -41,8 +39,6 @@ def electron_wavelength(energy: float) -> float:
 class Lens:
     """Objective lens and its aperture, and the energy of the electrons.
 
-    Notes
-    -----
     Energy, aperture and spherical aberration are the published recipe's; a chromatic aberration of 1.4 mm is usual for
     the objective lens of a 200 kV microscope.
     """
@@ -103,13 +99,7 @@ class Transmission:
 
     @classmethod
     def load(cls, path=None, energy: float = 200e3, aperture: float = 10.0) -> Transmission:
-        """Read one energy (eV) and aperture (mrad) of a tabulated file; the shipped one for gold by default.
-
-        Raises
-        ------
-        ValueError
-            If the file does not hold that energy and aperture.
-        """
+        """Read one energy (eV) and aperture (mrad) of a tabulated file; the shipped one for gold by default."""
         if path is None:
             from ..data import path as data_path
 
@@ -273,6 +263,9 @@ def clean_image(
 ) -> np.ndarray:
     """Image of a scene without noise: fraction of the incident electrons per pixel.
 
+    Each layer multiplies the wave by its transmission, the wave travels on to the next layer, the objective lens adds
+    its phase, and the camera adds the electrons of each pixel.
+
     Parameters
     ----------
     scene : Scene
@@ -295,17 +288,6 @@ def clean_image(
     -------
     ndarray, shape (y, x), float32
         1 where nothing is in the way.
-
-    Raises
-    ------
-    ValueError
-        If a mean free path is not positive, the field is smaller than a pixel, or the table is not for the lens's
-        energy and aperture.
-
-    Notes
-    -----
-    Each layer multiplies the wave by its transmission, the wave travels on to the next layer, the objective lens adds
-    its phase, and the camera adds the electrons of each pixel.
     """
     for name, path in (("mean_free_path", mean_free_path), ("liquid_mean_free_path", liquid_mean_free_path)):
         if path is not None and not path > 0:
@@ -379,6 +361,10 @@ def _layer_transmission(scene, number, pixel_size, oversampling, transmission, m
 def compose(layers, heights, pixel_size: float, oversampling: int, lens: Lens) -> torch.Tensor:
     """Image of stacked layers from their transmissions.
 
+    Electrons scattered by more than the wave's grid resolves, yet within the aperture, cannot interfere in an image of
+    that sampling: they are carried as intensity, attenuated by later layers, and spread over a disk whose radius is
+    the aperture times their layer's distance from focus.
+
     Parameters
     ----------
     layers : sequence of (torch.Tensor, torch.Tensor or None)
@@ -395,12 +381,6 @@ def compose(layers, heights, pixel_size: float, oversampling: int, lens: Lens) -
     -------
     torch.Tensor, shape (y / oversampling, x / oversampling), float32
         Fraction of the incident electrons per pixel; their sum is conserved as far as the aperture lets them pass.
-
-    Notes
-    -----
-    Electrons scattered by more than the wave's grid resolves, yet within the aperture, cannot interfere in an image of
-    that sampling: they are carried as intensity, attenuated by later layers, and spread over a disk whose radius is
-    the aperture times their layer's distance from focus.
     """
     sampling = pixel_size / oversampling
     wave = None

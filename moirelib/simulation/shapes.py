@@ -122,11 +122,6 @@ def particle_thickness(shape: str, y, x, diameter, rotation=0.0, height: float =
     torch.Tensor, float32
         In nm, 0 outside the particle, on the device of ``y``. Where a wall is parallel to the beam it bulges by a
         quarter of the rounding radius, so that the thickness is continuous (with ``rounding=0`` it is not).
-
-    Raises
-    ------
-    ValueError
-        If the shape is unknown, a rod or prism has no height, or the rounding is out of range.
     """
     import torch
 
@@ -254,6 +249,9 @@ def nanoparticle(
     Spheres and rods are cut from a crystal in a random orientation. Facets decide the orientation of the others:
     cubes have {100} facets; octahedra and prisms lie on {111}, with the edges of the upper facet along ⟨110⟩.
 
+    A facet lies on a plane of atoms or between two, which matters in a particle of few planes. Below 10 nm sixteen
+    positions in the crystal's cell are tried; the one whose number of atoms is nearest to the solid's volume counts.
+
     Parameters
     ----------
     shape, diameter, height, rotation, rounding
@@ -270,16 +268,6 @@ def nanoparticle(
     ase.Atoms
         In Å (ASE's unit), the solid's centre in the middle of an orthorhombic cell, the beam along z. The cell is
         the circumscribed circle's diameter wide and the particle's height deep, plus the margins.
-
-    Raises
-    ------
-    ValueError
-        If the diameter is below 0.5 nm (little more than one unit cell), or as for `particle_thickness`.
-
-    Notes
-    -----
-    A facet lies on a plane of atoms or between two, which matters in a particle of few planes. Below 10 nm sixteen
-    positions in the crystal's cell are tried; the one whose number of atoms is nearest to the solid's volume counts.
     """
     _check(shape, height, rounding)
     if not diameter >= SMALLEST:

@@ -58,6 +58,11 @@ def thermal_displacements(
 ) -> np.ndarray:
     """Draw displacements of an elastic crystal in thermal equilibrium.
 
+    With a correlation time, every vibration mode of stiffness λ decays as exp(-t/τ) with τ in proportion to 1/λ:
+    overdamped motion in a liquid, without hydrodynamic interactions. ``correlation_time`` is τ of one particle whose
+    neighbours are held (λ = 3 spring constants plus the site's); long waves are slower. This needs all modes:
+    6 seconds for 1500 particles on one core; without it, drawing takes milliseconds per frame.
+
     Parameters
     ----------
     positions, spacing, spring_constant
@@ -74,18 +79,6 @@ def thermal_displacements(
     -------
     ndarray, shape (frames, n, 2)
         (y, x) in nm: Gaussian with the inverse of the stiffness matrix (in kT/nm²) as covariance, exactly.
-
-    Raises
-    ------
-    ValueError
-        If the spring constant or the site stiffness is not positive.
-
-    Notes
-    -----
-    With a correlation time, every vibration mode of stiffness λ decays as exp(-t/τ) with τ in proportion to 1/λ:
-    overdamped motion in a liquid, without hydrodynamic interactions. ``correlation_time`` is τ of one particle whose
-    neighbours are held (λ = 3 spring constants plus the site's); long waves are slower. This needs all modes:
-    6 seconds for 1500 particles on one core; without it, drawing takes milliseconds per frame.
     """
     site_stiffness = 0.02 * spring_constant if site_stiffness is None else site_stiffness
     if not (spring_constant > 0 and site_stiffness > 0):
@@ -126,6 +119,8 @@ def dynamical_matrix(
 ) -> np.ndarray:
     """Stiffness of plane waves in an infinite hexagonal crystal of springs between nearest neighbours.
 
+    Source: Ashcroft and Mermin, Solid State Physics (1976), chapter 22.
+
     Parameters
     ----------
     wave_vectors : array_like, shape (..., 2)
@@ -142,10 +137,6 @@ def dynamical_matrix(
     ndarray, shape (..., 2, 2)
         D(q) in kT/nm², (y, x) order. The spectrum of thermal displacements u is its inverse:
         ⟨u_i(q) u_j*(q)⟩ = D⁻¹_ij with u(q) = Σ u exp(-i q·r) / √n.
-
-    References
-    ----------
-    Ashcroft and Mermin, Solid State Physics (1976), chapter 22.
     """
     t = np.radians(angle + np.array([0.0, 60.0, 120.0]))
     unit = np.stack([np.sin(t), np.cos(t)], axis=1)  # one of each pair of opposite neighbours

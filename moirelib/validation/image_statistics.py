@@ -43,6 +43,8 @@ def noise_autocorrelation(image, lags: Sequence[int] = (1, 2, 3), smoothing: flo
 def noise_spectra(image, tile: int = 32) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Power spectrum of the noise in every tile of a frame, and the tile's mean.
 
+    At frequencies that the specimen does not reach, electron counting gives gain · MTF² · (mean - offset).
+
     Parameters
     ----------
     image : array_like, shape (y, x)
@@ -58,10 +60,6 @@ def noise_spectra(image, tile: int = 32) -> tuple[np.ndarray, np.ndarray, np.nda
         In cycles per pixel.
     power : ndarray, shape (n, tile, tile)
         In counts² per pixel: white noise of variance v gives v at every frequency.
-
-    Notes
-    -----
-    At frequencies that the specimen does not reach, electron counting gives gain · MTF² · (mean - offset).
     """
     image = np.asarray(image, dtype=float)
     whole = image[: image.shape[0] // tile * tile, : image.shape[1] // tile * tile]
@@ -77,6 +75,9 @@ def noise_spectra(image, tile: int = 32) -> tuple[np.ndarray, np.ndarray, np.nda
 
 def background_spectrum(image, pixel_size: float, bins: int = 18) -> tuple[np.ndarray, np.ndarray]:
     """Power spectrum of everything in a frame but its lattice.
+
+    A lattice fills few samples of a ring, so it does not change the ring's *median*. The power of a random field has an
+    exponential distribution, whose median is ln 2 of its mean; the result is divided by that.
 
     Parameters
     ----------
@@ -94,11 +95,6 @@ def background_spectrum(image, pixel_size: float, bins: int = 18) -> tuple[np.nd
         In 1/nm, geometric mean of each ring's samples.
     power : ndarray, shape (n,)
         Of the relative intensity, in nm²: the variance of image / mean is its integral over the plane of frequencies.
-
-    Notes
-    -----
-    A lattice fills few samples of a ring, so it does not change the ring's *median*. The power of a random field has an
-    exponential distribution, whose median is ln 2 of its mean; the result is divided by that.
     """
     image = np.asarray(image, dtype=float)
     window = np.outer(*(np.hanning(n) for n in image.shape))
@@ -130,11 +126,6 @@ def average_particle(image, spacing: float) -> tuple[np.ndarray, int]:
         n is the spacing rounded to pixels; 1 is the mean brightness around (Gaussian of one spacing).
     count : int
         Number of particles averaged: the dark spots at least 0.6 spacings apart and a spacing from the border.
-
-    Raises
-    ------
-    ValueError
-        If there is none.
     """
     image = np.asarray(image, dtype=float)
     n = round(spacing)

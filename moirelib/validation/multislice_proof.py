@@ -85,6 +85,8 @@ def compare_with_multislice(
 ) -> Comparison:
     """Compute one small scene atom by atom and from its particles, in one run.
 
+    Both sides hold the same atoms at the same displaced places, so the difference is the composition's alone.
+
     Parameters
     ----------
     scene : Scene
@@ -106,16 +108,6 @@ def compare_with_multislice(
     Returns
     -------
     Comparison
-
-    Raises
-    ------
-    ValueError
-        If the particles are not spheres, a layer is empty or reaches the border, the lenses' energies differ, or
-        samplings do not divide each other.
-
-    Notes
-    -----
-    Both sides hold the same atoms at the same displaced places, so the difference is the composition's alone.
     """
     if lenses is None:
         lenses = [Lens.ideal(aperture=a, defocus=d) for a in (5.0, 10.0) for d in (0.0, 200.0, 1000.0)]

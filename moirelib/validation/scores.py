@@ -152,6 +152,8 @@ def score_events(
 ) -> dict[str, float]:
     """Recall and precision of events against a simulation's truth.
 
+    Pairs are one to one, of one layer and kind.
+
     Parameters
     ----------
     found, truth : pandas.DataFrame
@@ -167,15 +169,6 @@ def score_events(
     -------
     dict
         ``recall, precision, true, found, matched, rmse_frames``.
-
-    Raises
-    ------
-    ValueError
-        If a column is missing.
-
-    Notes
-    -----
-    Pairs are one to one, of one layer and kind.
     """
     for table, name in ((found, "the table of events found"), (truth, "the table of true events")):
         require_columns(table, ["frame", "layer", "event", "y_nm", "x_nm"], name)

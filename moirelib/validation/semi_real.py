@@ -33,6 +33,8 @@ def semi_real_moire(
 ) -> SemiRealMoire:
     """Multiply a real single-layer frame with a turned copy of itself: known layers, real background and noise.
 
+    The turned copy is smoothed over a sixth of a diameter, so that the product keeps the noise of one exposure.
+
     Parameters
     ----------
     frame : ndarray, shape (y, x)
@@ -50,15 +52,6 @@ def semi_real_moire(
     -------
     SemiRealMoire
         The frame, both transmissions, and how layer 2's particles follow from layer 1's.
-
-    Raises
-    ------
-    ValueError
-        If the turned copy would not fill the result.
-
-    Notes
-    -----
-    The turned copy is smoothed over a sixth of a diameter, so that the product keeps the noise of one exposure.
     """
     frame = np.asarray(frame, dtype=np.float32)
     center = tuple(n // 2 for n in frame.shape) if center is None else tuple(int(c) for c in center)

@@ -59,7 +59,9 @@ class CameraConfig:
 
 
 def camera_mtf(frequency, values: tuple[float, float, float] = (0.81, 0.62, 0.28)) -> np.ndarray:
-    """Modulation transfer function of the camera.
+    """Modulation transfer function of the camera, an array in the shape of the frequencies.
+
+    Monotone: straight lines in log MTF through (0, 1) and the three values, continued beyond 0.5.
 
     Parameters
     ----------
@@ -67,11 +69,6 @@ def camera_mtf(frequency, values: tuple[float, float, float] = (0.81, 0.62, 0.28
         In cycles per pixel.
     values : tuple of float
         At 0.1, 0.2 and 0.5 cycles per pixel.
-
-    Returns
-    -------
-    ndarray
-        Monotone: straight lines in log MTF through (0, 1) and the three values, continued beyond 0.5.
     """
     f = np.asarray(frequency, dtype=float)
     known, log = np.array([0.0, 0.1, 0.2, 0.5]), np.log([1.0, *values])
@@ -88,7 +85,9 @@ def record(
     background: np.ndarray | None = None,
     brightness: float = 1.0,
 ) -> np.ndarray:
-    """Record a raw camera frame of a clean image.
+    """Record a raw camera frame of a clean image: counts, uint16 of shape (y, x).
+
+    Poisson noise comes before the camera's MTF, readout noise after it.
 
     Parameters
     ----------
@@ -104,11 +103,6 @@ def record(
         A background from `liquid_background`, to keep it for the frames of a movie; a new one by default.
     brightness : float
         Of the beam in this frame, relative to the dose; see `brightness_flicker`.
-
-    Returns
-    -------
-    ndarray, shape (y, x), uint16
-        Counts. Poisson noise comes before the camera's MTF, readout noise after it.
     """
     background = liquid_background(clean.shape, pixel_size, liquid, rng) if background is None else background
     reach = min(blur_reach(liquid) / pixel_size, max(clean.shape))

@@ -17,13 +17,12 @@ ON_LINE = 1e-6  # spacings: rounding error of a site on a boundary
 
 
 def dislocation_displacement(points, core, burgers, poisson_ratio: float = 1 / 3) -> np.ndarray:
-    """Displacement around an edge dislocation in a two-dimensional isotropic crystal.
+    """Displacement around an edge dislocation in a two-dimensional isotropic crystal, (y, x) in nm, shape (n, 2).
 
     Added to a perfect lattice whose core lies between two rows, with a Burgers vector of one spacing along them, it
-    leaves one particle with five and one with seven neighbours.
-
-    Source: Anderson, Hirth and Lothe, Theory of Dislocations (2017), section 3.4, with ν/(1 - ν) as the
-    two-dimensional ratio; Seung and Nelson, Phys. Rev. A 38, 1005 (1988).
+    leaves one particle with five and one with seven neighbours. It jumps by b across the half line from the core
+    towards -b; a lattice does not notice. Source: Anderson, Hirth and Lothe, Theory of Dislocations (2017), section
+    3.4, with ν/(1 - ν) as the two-dimensional ratio; Seung and Nelson, Phys. Rev. A 38, 1005 (1988).
 
     Parameters
     ----------
@@ -35,11 +34,6 @@ def dislocation_displacement(points, core, burgers, poisson_ratio: float = 1 / 3
         Burgers vector b, (y, x) in nm: the displacement grows by b once around the core, from x towards y.
     poisson_ratio : float
         In two dimensions; 1/3 for a hexagonal lattice of equal springs between nearest neighbours.
-
-    Returns
-    -------
-    ndarray, shape (n, 2)
-        (y, x) in nm. It jumps by b across the half line from the core towards -b; a lattice does not notice.
     """
     burgers = np.asarray(burgers, float)
     b = np.hypot(*burgers)
@@ -55,17 +49,14 @@ def dislocation_displacement(points, core, burgers, poisson_ratio: float = 1 / 3
 def dilatation_displacement(points, center, area: float) -> np.ndarray:
     """Displacement that makes room for a given area at a point of a two-dimensional crystal: area / (2π r), outwards.
 
+    Array of shape (n, 2), (y, x) in nm, without compression anywhere but at the centre.
+
     Parameters
     ----------
     points, center : array_like, shape (n, 2) and (2,)
         (y, x) in nm.
     area : float
         In nm²; one cell (√3/2 a²) for an interstitial.
-
-    Returns
-    -------
-    ndarray, shape (n, 2)
-        (y, x) in nm. Without compression anywhere but at the centre.
     """
     r = np.asarray(points, float) - center
     return area / (2 * np.pi) * r / np.sum(r * r, axis=1, keepdims=True)
@@ -118,6 +109,8 @@ def twin_boundary(
 ) -> tuple[np.ndarray, Defect]:
     """A symmetric tilt boundary: one grain is the mirror image of the other across a line of coincident sites.
 
+    Returns points and defect as `grain_boundary`.
+
     Parameters
     ----------
     spacing, angle : float
@@ -131,11 +124,6 @@ def twin_boundary(
     closest : float, optional
         A particle nearer than this to its own mirror image is merged with it on the line, in nm; 0.8 spacings by
         default. Coincident sites on the line, a √Σ apart, are there once.
-
-    Returns
-    -------
-    points, defect
-        As of `grain_boundary`.
     """
     found = commensurate_angles(sigma).query("sigma == @sigma")
     if found.empty:

@@ -145,10 +145,10 @@ def _malis_factor(energy: float, aperture: float = 10.0, mean_loss: float = 16.0
 
 
 def elastic_mean_free_path(material: str, energy: float = 200e3, aperture: float = 10.0) -> float:
-    """Mean free path to elastic scattering beyond the objective aperture.
+    """Mean free path to elastic scattering beyond the objective aperture, in nm.
 
-    Source: Lenz, Z. Naturforsch. A 9, 185 (1954), for the form; Lobato and Van Dyck, Acta Cryst. A 70, 636 (2014), for
-    the numbers.
+    Λ (1 + (aperture / θ)²), where Λ grows as the square of the electron's speed and θ as its wavelength. Source: Lenz,
+    Z. Naturforsch. A 9, 185 (1954), for the form; Lobato and Van Dyck, Acta Cryst. A 70, 636 (2014), for the numbers.
 
     Parameters
     ----------
@@ -156,11 +156,6 @@ def elastic_mean_free_path(material: str, energy: float = 200e3, aperture: float
         What the electrons pass.
     energy, aperture : float
         In eV; semi-angle of the objective aperture, in mrad.
-
-    Returns
-    -------
-    float
-        In nm: Λ (1 + (aperture / θ)²), where Λ grows as the square of the electron's speed and θ as its wavelength.
     """
     if material not in _ELASTIC:
         raise ValueError(f"no scattering factors for {material!r}; choose one of {', '.join(_ELASTIC)}")
@@ -176,9 +171,10 @@ def _elastic_path(material, lens) -> float:
 
 
 def chromatic_blur(energy_loss: float = 22.0, lens: Lens | None = None) -> float:
-    """Radius of the disk into which the lens spreads electrons that lost energy.
+    """Radius, in nm, of the disk into which the lens spreads electrons that lost energy.
 
-    Source: Reimer and Kohl, Transmission Electron Microscopy (2008), section 2.3.
+    α Cc (ΔE / E) (1 + E / m c²) / (1 + E / 2 m c²). Source: Reimer and Kohl, Transmission Electron Microscopy (2008),
+    section 2.3.
 
     Parameters
     ----------
@@ -186,11 +182,6 @@ def chromatic_blur(energy_loss: float = 22.0, lens: Lens | None = None) -> float
         ΔE in eV, against the electrons in focus.
     lens : Lens, optional
         Its energy E, aperture α and chromatic aberration Cc; ``Lens()`` by default.
-
-    Returns
-    -------
-    float
-        α Cc (ΔE / E) (1 + E / m c²) / (1 + E / 2 m c²), in nm.
     """
     lens = lens or Lens()
     relativistic = (1 + lens.energy / _REST_ENERGY) / (1 + lens.energy / (2 * _REST_ENERGY))
@@ -199,7 +190,7 @@ def chromatic_blur(energy_loss: float = 22.0, lens: Lens | None = None) -> float
 
 
 def optical_transfer(frequency, liquid: LiquidConfig) -> np.ndarray:
-    """Transfer function of all blur before the camera: energy loss, motion, disk.
+    """Transfer function of all blur before the camera: energy loss, motion, disk; 1 at frequency 0 (no loss).
 
     An electron loses energy a Poisson number n of times. The microscopist focuses what is seen, so the mean loss is in
     focus, and electrons with n losses fill a disk of radius |n - mean| times `chromatic_blur` of one loss.
@@ -209,11 +200,6 @@ def optical_transfer(frequency, liquid: LiquidConfig) -> np.ndarray:
     frequency : array_like
         In 1/nm.
     liquid : LiquidConfig
-
-    Returns
-    -------
-    ndarray
-        1 at frequency 0: blur loses no electrons.
     """
     k = np.asarray(frequency, dtype=float)
     transfer = np.exp(-2 * (np.pi * liquid.blur * k) ** 2) * _disk_transfer(k, liquid.disk_blur)
@@ -244,6 +230,8 @@ def liquid_background(
 ) -> np.ndarray:
     """Smooth intensity without particles: beam, shadow, clouds, and the loss in liquid and windows.
 
+    Fraction of the incident electrons, float32 of shape (y, x).
+
     Parameters
     ----------
     shape, pixel_size : tuple of int, float
@@ -251,11 +239,6 @@ def liquid_background(
     liquid : LiquidConfig
     rng : numpy.random.Generator
         Draws beam centre, shadow side, wedge direction and clouds.
-
-    Returns
-    -------
-    ndarray, shape (y, x), float32
-        Fraction of the incident electrons.
     """
     y, x = (np.linspace(-0.5, 0.5, n, dtype=np.float32) for n in shape)
     y, x = y[:, None], x[None, :]
@@ -291,7 +274,9 @@ def _cloud_field(shape, size, exponent, rng) -> np.ndarray:
 
 
 def brightness_flicker(frames: int, std: float, correlation: float = 0.0, *, rng: np.random.Generator) -> np.ndarray:
-    """Brightness of the beam in each frame of a movie.
+    """Brightness of the beam in each frame of a movie: positive factors of mean 1, shape (frames,).
+
+    The exponential of a first-order autoregressive process.
 
     Parameters
     ----------
@@ -301,11 +286,6 @@ def brightness_flicker(frames: int, std: float, correlation: float = 0.0, *, rng
     correlation : float
         Number of frames after which the correlation has fallen to 1/e; 0 for independent frames.
     rng : numpy.random.Generator
-
-    Returns
-    -------
-    ndarray, shape (frames,)
-        Positive factors of mean 1: the exponential of a first-order autoregressive process.
     """
     keep = np.exp(-1 / correlation) if correlation > 0 else 0.0
     z = rng.standard_normal(frames)

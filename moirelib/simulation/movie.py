@@ -88,17 +88,14 @@ class SimulatedMovie:
 def scene_with_margin(config: LatticeConfig, field, rng: np.random.Generator, margin: float, spacing=None) -> Scene:
     """Draw a scene whose lattices reach beyond the field, so that drift brings new particles in.
 
+    The scene's field is ``field``; positions outside it are negative or larger. Planted defects move along.
+
     Parameters
     ----------
     config, field, rng, spacing
         As for `random_scene`.
     margin : float
         How far the lattices reach beyond the field on every side, in nm.
-
-    Returns
-    -------
-    Scene
-        Its field is ``field``; positions outside it are negative or larger. Planted defects move along.
     """
     large = random_scene(config, tuple(f + 2 * margin for f in field), rng, spacing)
     layers = tuple(layer.shift((-margin, -margin)) for layer in large.layers)
@@ -134,10 +131,6 @@ def simulate_movie(
         the movie.
     mean_free_path, transmission
         As for `moirelib.simulation.clean_image`.
-
-    Returns
-    -------
-    SimulatedMovie
     """
     rng = np.random.default_rng(seed)
     liquid, camera = liquid or LiquidConfig(), camera or CameraConfig()

@@ -29,7 +29,7 @@ CLOSEST = 2.0  # Å; atoms nearer than this overlap (gold's neighbours are 2.88 
 
 
 def vibrate(atoms: Atoms, rng: np.random.Generator, std: float = GOLD_VIBRATION) -> Atoms:
-    """One frozen-phonon snapshot: every atom displaced at random.
+    """One frozen-phonon snapshot: a copy of the atoms, every one displaced at random.
 
     Parameters
     ----------
@@ -38,11 +38,6 @@ def vibrate(atoms: Atoms, rng: np.random.Generator, std: float = GOLD_VIBRATION)
     rng : numpy.random.Generator
     std : float
         Displacement along each axis (one sigma), in nm.
-
-    Returns
-    -------
-    ase.Atoms
-        A displaced copy.
     """
     snapshot = atoms.copy()
     snapshot.rattle(stdev=10 * std, rng=rng)
@@ -52,8 +47,9 @@ def vibrate(atoms: Atoms, rng: np.random.Generator, std: float = GOLD_VIBRATION)
 def exit_waves(
     atoms: Atoms, energy: float = 200e3, sampling: float = 0.01, slices: Sequence[int] | None = None
 ) -> np.ndarray:
-    """Multislice a plane wave through atoms.
+    """Multislice a plane wave through atoms: complex64 waves of shape (len(slices), y, x).
 
+    They are normalised to an incident amplitude of 1 and band-limited by abTEM to two thirds of the sampling's limit.
     Source: Madsen & Susi, Open Res. Europe 1, 24 (2021).
 
     Parameters
@@ -64,11 +60,6 @@ def exit_waves(
         In eV and, of the wave, in nm.
     slices : sequence of int, optional
         After which slices of 0.2 nm the wave is kept; only at the cell's end by default.
-
-    Returns
-    -------
-    ndarray, shape (len(slices), y, x), complex64
-        Waves normalised to an incident amplitude of 1, band-limited by abTEM to two thirds of the sampling's limit.
     """
     import abtem
 
@@ -89,7 +80,9 @@ def exit_waves(
 
 
 def fresnel_propagate(wave: np.ndarray, distance: float, sampling: float, wavelength: float) -> np.ndarray:
-    """Free-space propagation in the Fresnel approximation.
+    """Free-space propagation in the Fresnel approximation: exp(-iπλz k²) applied in Fourier space.
+
+    The result has the shape and the intensity of the wave.
 
     Parameters
     ----------
@@ -97,11 +90,6 @@ def fresnel_propagate(wave: np.ndarray, distance: float, sampling: float, wavele
         Complex wave.
     distance, sampling, wavelength : float
         Along the beam, of a pixel and of the electrons, in nm.
-
-    Returns
-    -------
-    ndarray, shape (y, x)
-        exp(-iπλz k²) applied in Fourier space; intensity is conserved.
     """
     if distance == 0:
         return wave
@@ -111,7 +99,9 @@ def fresnel_propagate(wave: np.ndarray, distance: float, sampling: float, wavele
 
 
 def through_lens(wave: np.ndarray, sampling: float, lens: Lens) -> np.ndarray:
-    """Wave in the image plane: abTEM's objective lens applied to an exit wave.
+    """Wave in the image plane, complex64 of shape (..., y, x): abTEM's objective lens applied to an exit wave.
+
+    Intensity is its squared magnitude.
 
     Parameters
     ----------
@@ -121,11 +111,6 @@ def through_lens(wave: np.ndarray, sampling: float, lens: Lens) -> np.ndarray:
         In nm/pixel.
     lens : Lens
         Its focal spread is abTEM's temporal envelope.
-
-    Returns
-    -------
-    ndarray, shape (..., y, x), complex64
-        Intensity is its squared magnitude.
     """
     import abtem
 
@@ -146,23 +131,23 @@ def particle_exit_wave(
 ) -> np.ndarray:
     """Full-atom multislice of one particle behind an objective aperture, in focus and without aberrations.
 
+    Complex64 of shape (y, x), normalised to an incident amplitude of 1.
+
     Parameters
     ----------
     atoms : ase.Atoms
         One particle in its cell, in Å.
     energy, aperture, sampling : float
         In eV; semi-angle of the objective aperture, in mrad; of the wave, in nm.
-
-    Returns
-    -------
-    ndarray, shape (y, x), complex64
-        Exit wave normalised to an incident amplitude of 1.
     """
     return through_lens(exit_waves(atoms, energy, sampling)[0], sampling, Lens.ideal(energy, aperture))
 
 
 def crystal_slab(width: float, thickness: float, rng: np.random.Generator, material: str = "Au") -> Atoms:
-    """Fill a box with an fcc metal in one random crystal orientation.
+    """Fill a box with an fcc metal in one random crystal orientation; atoms in Å.
+
+    The box repeats across the beam; of two atoms that its repetition brings closer than 0.2 nm, one is left out, so the
+    seam is a clean grain boundary of the crystal with itself.
 
     Parameters
     ----------
@@ -172,12 +157,6 @@ def crystal_slab(width: float, thickness: float, rng: np.random.Generator, mater
         Draws the orientation, uniformly over rotations.
     material : str
         Symbol of an fcc metal.
-
-    Returns
-    -------
-    ase.Atoms
-        In Å. The box repeats across the beam; of two atoms that its repetition brings closer than 0.2 nm, one is left
-        out, so the seam is a clean grain boundary of the crystal with itself.
     """
     edge = 10 * lattice_constant(material)
     cell = bulk(material, "fcc", a=edge, cubic=True)
@@ -314,6 +293,8 @@ def particle_transmission(
 def compose_wave(layers, shape, sampling: float, energy: float = 200e3) -> np.ndarray:
     """Wave behind stacked layers from their particles' transmissions, in the mid-plane of the last layer.
 
+    Complex64 of shape (y, x).
+
     Parameters
     ----------
     layers : sequence of sequence of ParticleTransmission
@@ -322,10 +303,6 @@ def compose_wave(layers, shape, sampling: float, energy: float = 200e3) -> np.nd
         Samples (y, x) of the scene.
     sampling, energy : float
         In nm and eV.
-
-    Returns
-    -------
-    ndarray, shape (y, x), complex64
     """
     wave, wavelength = np.ones(shape, np.complex64), electron_wavelength(energy)
     at = layers[0][0].heights[0]

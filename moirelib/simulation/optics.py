@@ -175,7 +175,9 @@ def _extrapolate(x, rows, t) -> np.ndarray:
 
 
 def layer_thickness(scene: Scene, layer: int, pixel_size: float, oversampling: int = OVERSAMPLING) -> np.ndarray:
-    """Thickness of one layer along the beam on a fine grid.
+    """Thickness of one layer along the beam, in nm, on a fine grid.
+
+    Float32 of shape (oversampling · height, oversampling · width).
 
     Parameters
     ----------
@@ -184,11 +186,6 @@ def layer_thickness(scene: Scene, layer: int, pixel_size: float, oversampling: i
         Layer number, from 1.
     pixel_size, oversampling : float, int
         In nm/pixel, and fine samples per pixel and axis.
-
-    Returns
-    -------
-    ndarray, shape (oversampling · height, oversampling · width), float32
-        In nm.
     """
     return _rasterize(scene, layer, pixel_size, oversampling)[0].numpy()
 
@@ -261,10 +258,10 @@ def clean_image(
     oversampling: int = OVERSAMPLING,
     device: str = "cpu",
 ) -> np.ndarray:
-    """Image of a scene without noise: fraction of the incident electrons per pixel.
+    """Image of a scene without noise: fraction of the incident electrons per pixel, float32 of shape (y, x).
 
     Each layer multiplies the wave by its transmission, the wave travels on to the next layer, the objective lens adds
-    its phase, and the camera adds the electrons of each pixel.
+    its phase, and the camera adds the electrons of each pixel. The image is 1 where nothing is in the way.
 
     Parameters
     ----------
@@ -283,11 +280,6 @@ def clean_image(
         Samples of the wave per pixel and axis.
     device : str
         Where torch composes.
-
-    Returns
-    -------
-    ndarray, shape (y, x), float32
-        1 where nothing is in the way.
     """
     for name, path in (("mean_free_path", mean_free_path), ("liquid_mean_free_path", liquid_mean_free_path)):
         if path is not None and not path > 0:
@@ -359,11 +351,12 @@ def _layer_transmission(scene, number, pixel_size, oversampling, transmission, m
 
 
 def compose(layers, heights, pixel_size: float, oversampling: int, lens: Lens) -> torch.Tensor:
-    """Image of stacked layers from their transmissions.
+    """Image of stacked layers from their transmissions: fraction of the incident electrons per pixel, float32.
 
-    Electrons scattered by more than the wave's grid resolves, yet within the aperture, cannot interfere in an image of
-    that sampling: they are carried as intensity, attenuated by later layers, and spread over a disk whose radius is
-    the aperture times their layer's distance from focus.
+    Its shape is that of the layers over the oversampling; the sum is conserved as far as the aperture lets electrons
+    pass. Electrons scattered by more than the wave's grid resolves, yet within the aperture, cannot interfere in an
+    image of that sampling: they are carried as intensity, attenuated by later layers, and spread over a disk whose
+    radius is the aperture times their layer's distance from focus.
 
     Parameters
     ----------
@@ -376,11 +369,6 @@ def compose(layers, heights, pixel_size: float, oversampling: int, lens: Lens) -
         Of the camera, in nm/pixel, and samples of the wave per pixel and axis.
     lens : Lens
         In focus at the last layer's mid-plane, if without defocus.
-
-    Returns
-    -------
-    torch.Tensor, shape (y / oversampling, x / oversampling), float32
-        Fraction of the incident electrons per pixel; their sum is conserved as far as the aperture lets them pass.
     """
     sampling = pixel_size / oversampling
     wave = None

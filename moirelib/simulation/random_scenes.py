@@ -102,11 +102,12 @@ _SHARES = {"sphere": 0.35, "rod": 0.35, "cube": 0.1, "octahedron": 0.1, "prism":
 
 
 def random_scene(config: LatticeConfig, field, rng: np.random.Generator, spacing: float | None = None) -> Scene:
-    """Draw one scene of stacked hexagonal layers.
+    """Draw one scene of stacked hexagonal layers, each within the outline of the one below.
 
-    The circumscribed circles of a layer's particles never overlap: particles too close to each other move apart, and
-    become smaller where there is no room. Defects are listed where they are in the strained crystal, before independent
-    displacements.
+    It has ``config.layers`` layers; all but the first are empty for a single-layer scene. The circumscribed circles of
+    a layer's particles never overlap: particles too close to each other move apart, and become smaller where there is
+    no room. Defects that were planted in the field are listed in each layer, where they are in the strained crystal
+    before independent displacements.
 
     Parameters
     ----------
@@ -116,12 +117,6 @@ def random_scene(config: LatticeConfig, field, rng: np.random.Generator, spacing
     rng : numpy.random.Generator
     spacing : float, optional
         Nearest-neighbour distance of layer 1 in nm; drawn log-uniformly from the configuration when not given.
-
-    Returns
-    -------
-    Scene
-        ``config.layers`` layers; all but the first are empty for a single-layer scene. Each lies within the outline
-        of the one below. Planted defects whose position is in the field are listed in each layer.
     """
     if config.layers < 1:
         raise ValueError(f"a scene needs at least 1 layer, got {config.layers}")

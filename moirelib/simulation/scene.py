@@ -124,7 +124,9 @@ class Scene:
 
 
 def truth_table(scene: Scene, pixel_size: float, frame: int = 0) -> pd.DataFrame:
-    """Truth of a scene as a particle table.
+    """Truth of a scene as a particle table of all particles whose centre is in the field.
+
+    Columns are ``frame, particle, layer, y, x`` (px), ``y_nm, x_nm, diameter_nm``.
 
     Parameters
     ----------
@@ -133,11 +135,6 @@ def truth_table(scene: Scene, pixel_size: float, frame: int = 0) -> pd.DataFrame
         In nm/pixel; pixel centres sit at integer coordinates, the field's corner at (-0.5, -0.5).
     frame : int
         Written to the ``frame`` column.
-
-    Returns
-    -------
-    pandas.DataFrame
-        ``frame, particle, layer, y, x`` (px), ``y_nm, x_nm, diameter_nm``; particles whose centre is in the field.
     """
     rows = []
     for number, layer in enumerate(scene.layers, start=1):
@@ -154,17 +151,14 @@ def truth_table(scene: Scene, pixel_size: float, frame: int = 0) -> pd.DataFrame
 def truth_parameters(scene: Scene, pixel_size: float) -> dict:
     """Truth of a scene beside its particles, for the records of libraries and movies.
 
+    Pixel size, shape, height, rounding, twist; spacing, row angle, height and planted defects by layer. Lengths are in
+    nm, angles in degrees; planted defects are counted from the middle of the first pixel, as in `truth_table`.
+
     Parameters
     ----------
     scene : Scene
     pixel_size : float
         In nm/pixel; planted defects are counted from the middle of the first pixel, as in `truth_table`.
-
-    Returns
-    -------
-    dict
-        Pixel size, shape, height, rounding, twist; spacing, row angle, height and planted defects by layer. Lengths
-        in nm, angles in degrees.
     """
     middle = (-pixel_size / 2, -pixel_size / 2)
     return {

@@ -58,16 +58,13 @@ def _check(shape: str, height: float, rounding: float) -> None:
 def circumscribed_ratio(shape: str, rounding: float = 0.0) -> float:
     """Diameter of the smallest circle around a particle's projection, over its equivalent diameter.
 
+    It is 1 for spheres and rods, 1.10, 1.25 and 1.56 for sharp octahedra, cubes and prisms (``rounding=0``).
+
     Parameters
     ----------
     shape : str
     rounding : float
         Radius of rounded edges over the diameter. The ratio is greatest for sharp edges, the default.
-
-    Returns
-    -------
-    float
-        1 for spheres and rods, 1.10, 1.25 and 1.56 for sharp octahedra, cubes and prisms.
     """
     _check(shape, 1.0, rounding)
     if shape not in _POLYGONS:
@@ -76,17 +73,9 @@ def circumscribed_ratio(shape: str, rounding: float = 0.0) -> float:
 
 
 def particle_height(shape: str, diameter: float, height: float = 0.0, rounding: float = 0.1) -> float:
-    """Extent of a particle along the beam.
+    """Extent of a particle along the beam in nm; parameters as for `particle_thickness`.
 
-    Parameters
-    ----------
-    shape, diameter, height, rounding
-        As for `particle_thickness`.
-
-    Returns
-    -------
-    float
-        In nm: a sphere's diameter, a cube's edge, the distance of an octahedron's opposite facets, or ``height``.
+    A sphere's diameter, a cube's edge, the distance of an octahedron's opposite facets, or ``height``.
     """
     _check(shape, height, rounding)
     if shape == "sphere":
@@ -99,7 +88,10 @@ def particle_height(shape: str, diameter: float, height: float = 0.0, rounding: 
 
 
 def particle_thickness(shape: str, y, x, diameter, rotation=0.0, height: float = 0.0, rounding: float = 0.1):
-    """Thickness of a particle along the beam.
+    """Thickness of a particle along the beam in nm, 0 outside it: float32 on the device of ``y``.
+
+    Where a wall is parallel to the beam it bulges by a quarter of the rounding radius, so that the thickness is
+    continuous (with ``rounding=0`` it is not).
 
     Parameters
     ----------
@@ -116,12 +108,6 @@ def particle_thickness(shape: str, y, x, diameter, rotation=0.0, height: float =
         Of rods and prisms, in nm.
     rounding : float
         Radius of rounded edges over the diameter, 0 to 0.5 (octahedra 0.45).
-
-    Returns
-    -------
-    torch.Tensor, float32
-        In nm, 0 outside the particle, on the device of ``y``. Where a wall is parallel to the beam it bulges by a
-        quarter of the rounding radius, so that the thickness is continuous (with ``rounding=0`` it is not).
     """
     import torch
 
@@ -246,11 +232,14 @@ def nanoparticle(
 ) -> Atoms:
     """Atoms of one metal nanoparticle, carved by the same solid as `particle_thickness`.
 
-    Spheres and rods are cut from a crystal in a random orientation. Facets decide the orientation of the others:
-    cubes have {100} facets; octahedra and prisms lie on {111}, with the edges of the upper facet along ⟨110⟩.
+    Spheres and rods are cut from a crystal in a random orientation. Facets decide the orientation of the others: cubes
+    have {100} facets; octahedra and prisms lie on {111}, with the edges of the upper facet along ⟨110⟩.
 
     A facet lies on a plane of atoms or between two, which matters in a particle of few planes. Below 10 nm sixteen
     positions in the crystal's cell are tried; the one whose number of atoms is nearest to the solid's volume counts.
+
+    Positions are in Å (ASE's unit), the solid's centre in the middle of an orthorhombic cell, the beam along z. The
+    cell is the circumscribed circle's diameter wide and the particle's height deep, plus the margins.
 
     Parameters
     ----------
@@ -262,12 +251,6 @@ def nanoparticle(
         Empty margin on every side, in nm.
     material : str
         Symbol of an fcc metal, such as Au, Ag, Pt or Pd.
-
-    Returns
-    -------
-    ase.Atoms
-        In Å (ASE's unit), the solid's centre in the middle of an orthorhombic cell, the beam along z. The cell is
-        the circumscribed circle's diameter wide and the particle's height deep, plus the margins.
     """
     _check(shape, height, rounding)
     if not diameter >= SMALLEST:

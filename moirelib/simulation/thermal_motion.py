@@ -14,7 +14,7 @@ from ..crystal.neighbours import bonds
 
 
 def stiffness_matrix(positions, spacing: float, spring_constant: float, site_stiffness: float = 0.0) -> csc_array:
-    """Second derivatives of the elastic energy: E = ½ uᵀ K u.
+    """Second derivatives of the elastic energy in kT/nm², shape (2n, 2n): E = ½ uᵀ K u with u = y0, x0, y1, x1, ...
 
     Parameters
     ----------
@@ -24,11 +24,6 @@ def stiffness_matrix(positions, spacing: float, spring_constant: float, site_sti
         Nearest-neighbour distance, in nm.
     spring_constant, site_stiffness : float
         Of each bond, and of a weak spring from every particle to its site, in kT/nm².
-
-    Returns
-    -------
-    scipy.sparse.csc_array, shape (2n, 2n)
-        In kT/nm², in the order y0, x0, y1, x1, ...
     """
     stretch = _stretch_matrix(positions, spacing)
     identity = eye_array(stretch.shape[1])
@@ -56,12 +51,13 @@ def thermal_displacements(
     site_stiffness: float | None = None,
     correlation_time: float = 0.0,
 ) -> np.ndarray:
-    """Draw displacements of an elastic crystal in thermal equilibrium.
+    """Draw displacements (y, x) of an elastic crystal in thermal equilibrium, in nm, shape (frames, n, 2).
 
-    With a correlation time, every vibration mode of stiffness λ decays as exp(-t/τ) with τ in proportion to 1/λ:
-    overdamped motion in a liquid, without hydrodynamic interactions. ``correlation_time`` is τ of one particle whose
-    neighbours are held (λ = 3 spring constants plus the site's); long waves are slower. This needs all modes:
-    6 seconds for 1500 particles on one core; without it, drawing takes milliseconds per frame.
+    They are Gaussian with the inverse of the stiffness matrix (in kT/nm²) as covariance, exactly. With a correlation
+    time, every vibration mode of stiffness λ decays as exp(-t/τ) with τ in proportion to 1/λ: overdamped motion in a
+    liquid, without hydrodynamic interactions. ``correlation_time`` is τ of one particle whose neighbours are held (λ =
+    3 spring constants plus the site's); long waves are slower. This needs all modes: 6 seconds for 1500 particles on
+    one core; without it, drawing takes milliseconds per frame.
 
     Parameters
     ----------
@@ -74,11 +70,6 @@ def thermal_displacements(
         crystal as a whole, and particles with too few bonds, as friction on the layer below or the window would.
     correlation_time : float
         In frames; 0 draws every frame anew.
-
-    Returns
-    -------
-    ndarray, shape (frames, n, 2)
-        (y, x) in nm: Gaussian with the inverse of the stiffness matrix (in kT/nm²) as covariance, exactly.
     """
     site_stiffness = 0.02 * spring_constant if site_stiffness is None else site_stiffness
     if not (spring_constant > 0 and site_stiffness > 0):
@@ -119,7 +110,9 @@ def dynamical_matrix(
 ) -> np.ndarray:
     """Stiffness of plane waves in an infinite hexagonal crystal of springs between nearest neighbours.
 
-    Source: Ashcroft and Mermin, Solid State Physics (1976), chapter 22.
+    D(q) in kT/nm², shape (..., 2, 2) in (y, x) order. The spectrum of thermal displacements u is its inverse: ⟨u_i(q)
+    u_j*(q)⟩ = D⁻¹_ij with u(q) = Σ u exp(-i q·r) / √n. Source: Ashcroft and Mermin, Solid State Physics (1976), chapter
+    22.
 
     Parameters
     ----------
@@ -131,12 +124,6 @@ def dynamical_matrix(
         Direction of a close-packed row, in degrees from x towards y.
     spring_constant, site_stiffness : float
         Of each bond and of the springs to the sites, in kT/nm².
-
-    Returns
-    -------
-    ndarray, shape (..., 2, 2)
-        D(q) in kT/nm², (y, x) order. The spectrum of thermal displacements u is its inverse:
-        ⟨u_i(q) u_j*(q)⟩ = D⁻¹_ij with u(q) = Σ u exp(-i q·r) / √n.
     """
     t = np.radians(angle + np.array([0.0, 60.0, 120.0]))
     unit = np.stack([np.sin(t), np.cos(t)], axis=1)  # one of each pair of opposite neighbours

@@ -47,6 +47,8 @@ def real_frame_lattice() -> LatticeConfig:
 def leaning_columns(scene: Scene, lean: float, particles: int = 3) -> Scene:
     """Replace every particle of layer 1 by a column of thinner ones that leans along a close-packed row.
 
+    The scene has one layer per particle of the column; the middle of a column stays where the particle was.
+
     Parameters
     ----------
     scene : Scene
@@ -55,11 +57,6 @@ def leaning_columns(scene: Scene, lean: float, particles: int = 3) -> Scene:
         Lateral distance of a column's upper from its lower end, in nm.
     particles : int
         Per column; together they are as high as the one they replace.
-
-    Returns
-    -------
-    Scene
-        One layer per particle of the column; the middle of a column stays where the particle was.
     """
     base, height = scene.layers[0], scene.height / particles
     row, _ = direction_along(base.angle)

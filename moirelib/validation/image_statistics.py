@@ -14,10 +14,10 @@ from skimage.util import view_as_blocks
 
 
 def noise_autocorrelation(image, lags: Sequence[int] = (1, 2, 3), smoothing: float = 5.0) -> np.ndarray:
-    """Autocorrelation of the noise of one frame.
+    """Autocorrelation of the noise of one frame, shape (len(lags),); 1 would be perfect correlation.
 
     Noise is what remains after a Gaussian average is subtracted; the autocorrelation is that of the whole frame, the
-    mean over both axes.
+    mean over both axes. White noise gives -0.01: the average contains the pixel itself.
 
     Parameters
     ----------
@@ -27,11 +27,6 @@ def noise_autocorrelation(image, lags: Sequence[int] = (1, 2, 3), smoothing: flo
         Distances in pixels, from 1.
     smoothing : float
         Standard deviation of the Gaussian, in pixels.
-
-    Returns
-    -------
-    ndarray, shape (len(lags),)
-        1 would be perfect correlation. White noise gives -0.01: the average contains the pixel itself.
     """
     image = np.asarray(image, dtype=float)
     noise = image - gaussian_filter(image, smoothing)
@@ -138,18 +133,10 @@ def average_particle(image, spacing: float) -> tuple[np.ndarray, int]:
 
 
 def particle_contrast(image, spacing: float) -> float:
-    """How much darker particles are than the liquid between them.
+    """How much darker particles are than the liquid between them; parameters as for `average_particle`.
 
-    Parameters
-    ----------
-    image, spacing
-        As for `average_particle`.
-
-    Returns
-    -------
-    float
-        1 - I(particle) / I(between): the mean of the `average_particle` within 0.1 spacings of its centre against the
-        mean over the ring from 0.45 to 0.55 spacings, where neighbours are farthest.
+    1 - I(particle) / I(between): the mean of the `average_particle` within 0.1 spacings of its centre against the mean
+    over the ring from 0.45 to 0.55 spacings, where neighbours are farthest.
     """
     particle, _ = average_particle(image, spacing)
     n = particle.shape[0] // 2
@@ -160,6 +147,8 @@ def particle_contrast(image, spacing: float) -> float:
 def frame_statistics(image, spacing: float, region=np.s_[:, :]) -> dict[str, float]:
     """Numbers by which a simulated frame is compared with a real one.
 
+    Mean, standard deviation and quantiles in counts, autocorrelation of the noise at three lags, contrast.
+
     Parameters
     ----------
     image : array_like, shape (y, x)
@@ -168,11 +157,6 @@ def frame_statistics(image, spacing: float, region=np.s_[:, :]) -> dict[str, flo
         Nearest-neighbour distance, in pixels.
     region : tuple of slice
         The part of the frame that particles fill, for their contrast.
-
-    Returns
-    -------
-    dict
-        Mean, standard deviation and quantiles in counts, autocorrelation of the noise at three lags, contrast.
     """
     image = np.asarray(image, dtype=float)
     quantiles = (1, 5, 25, 50, 75, 95, 99)

@@ -48,7 +48,7 @@ class Comparison:
 
 
 def overlapping_clusters(diameter: float = 4.0, twist: float = 15.0, field: float = 21.6) -> Scene:
-    """Two hexagonal clusters of seven spheres each, one on top of the other.
+    """Two hexagonal clusters of seven spheres each, one on top of the other, with 1 nm between their surfaces.
 
     Parameters
     ----------
@@ -58,11 +58,6 @@ def overlapping_clusters(diameter: float = 4.0, twist: float = 15.0, field: floa
         In degrees.
     field : float
         Edge of the square field, in nm; the clusters need 3.6 diameters and 3 nm.
-
-    Returns
-    -------
-    Scene
-        The layers' surfaces are 1 nm apart.
     """
     layers = []
     for i, (angle, shift) in enumerate([(3.0, (-0.075, -0.075)), (3.0 + twist, (0.15, 0.125))]):
@@ -104,10 +99,6 @@ def compare_with_multislice(
         Samples of the wave per camera pixel, for the methods ``library`` and ``table``.
     sampling : float
         Of the full-atom wave, in nm.
-
-    Returns
-    -------
-    Comparison
     """
     if lenses is None:
         lenses = [Lens.ideal(aperture=a, defocus=d) for a in (5.0, 10.0) for d in (0.0, 200.0, 1000.0)]

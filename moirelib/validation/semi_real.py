@@ -47,11 +47,6 @@ def semi_real_moire(
         Edge of the result in pixels; the largest that every twist fills by default.
     center : tuple of int, optional
         (y, x) of the source pixel at the middle of the result; the frame's middle by default.
-
-    Returns
-    -------
-    SemiRealMoire
-        The frame, both transmissions, and how layer 2's particles follow from layer 1's.
     """
     frame = np.asarray(frame, dtype=np.float32)
     center = tuple(n // 2 for n in frame.shape) if center is None else tuple(int(c) for c in center)

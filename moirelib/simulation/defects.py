@@ -1,7 +1,4 @@
-"""Displacement fields of dislocations and point defects; grain and twin boundaries.
-
-Explained in chapter 1, "Lattices".
-"""
+"""Displacement fields of dislocations and point defects; grain and twin boundaries (chapter 1)."""
 
 from __future__ import annotations
 
@@ -26,10 +23,8 @@ def dislocation_displacement(points, core, burgers, poisson_ratio: float = 1 / 3
 
     Parameters
     ----------
-    points : array_like, shape (n, 2)
-        (y, x) in nm.
-    core : array_like, shape (2,)
-        (y, x) in nm; no point may lie there.
+    points, core : array_like, shape (n, 2) and (2,)
+        (y, x) in nm; no point may lie on the core.
     burgers : array_like, shape (2,)
         Burgers vector b, (y, x) in nm: the displacement grows by b once around the core, from x towards y.
     poisson_ratio : float
@@ -65,32 +60,20 @@ def dilatation_displacement(points, center, area: float) -> np.ndarray:
 def grain_boundary(
     spacing: float, angle: float, misorientation: float, inclination: float, center, radius: float, closest=None
 ) -> tuple[np.ndarray, Defect]:
-    """Two grains of one lattice that meet at a straight line.
+    """Two grains of one lattice that meet at a straight line: points (y, x) in nm, shape (n, 2), and the boundary.
 
     Parameters
     ----------
     spacing : float
         Nearest-neighbour distance, in nm.
-    angle : float
-        Direction of a close-packed row of the first grain, in degrees from x towards y.
-    misorientation : float
-        How much the second grain is turned, in degrees from x towards y.
-    inclination : float
-        Direction of the boundary, in degrees from x towards y. The second grain lies to its +90° side.
-    center : array_like, shape (2,)
-        A point (y, x) of the boundary and of both lattices, in nm, and the centre of the circle.
-    radius : float
-        Of the circle that is filled, in nm.
+    angle, misorientation, inclination : float
+        Direction of a close-packed row of the first grain, how much the second grain is turned, and direction of the
+        boundary, in degrees from x towards y. The second grain lies to the boundary's +90° side.
+    center, radius : array_like of shape (2,), float
+        A point (y, x) of the boundary and of both lattices, and the centre of the circle that is filled; in nm.
     closest : float, optional
         Particles of the second grain nearer than this to one of the first are left out, in nm; 0.8 spacings by
         default.
-
-    Returns
-    -------
-    points : ndarray, shape (n, 2)
-        (y, x) in nm.
-    defect : Defect
-        The boundary.
     """
     line, normal = direction_along(inclination)
     first = hexagonal_lattice(spacing, angle, center, radius)
@@ -117,10 +100,8 @@ def twin_boundary(
         As for `grain_boundary`. The boundary runs along the lattice vector (m, n) of `commensurate_angles`.
     sigma : int
         Reciprocal density of coincident sites Σ: 7, 13, 19, ...
-    center : array_like, shape (2,)
-        A coincident site (y, x) on the boundary, in nm, and the centre of the circle.
-    radius : float
-        Of the circle that is filled, in nm.
+    center, radius : array_like of shape (2,), float
+        A coincident site (y, x) on the boundary, and the centre of the circle that is filled; in nm.
     closest : float, optional
         A particle nearer than this to its own mirror image is merged with it on the line, in nm; 0.8 spacings by
         default. Coincident sites on the line, a √Σ apart, are there once.

@@ -1,7 +1,4 @@
-"""The order in which the particles of a scene arrive and leave.
-
-Explained in chapter 1, "Lattices"; chapter 10, "Growth", measures it.
-"""
+"""The order in which the particles of a scene arrive and leave (chapter 1; chapter 10 measures it)."""
 
 from __future__ import annotations
 
@@ -32,10 +29,8 @@ def growth_schedule(
 
     Parameters
     ----------
-    layer : Layer
-        The complete layer.
-    frames : int
-    rng : numpy.random.Generator
+    layer, frames, rng : Layer, int, numpy.random.Generator
+        The complete layer; length of the movie; source of all chances.
     start, end : float
         Fraction of the layer's particles that are there in the first and the last frame; the number changes evenly.
     detachment : float

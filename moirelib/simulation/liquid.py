@@ -1,7 +1,4 @@
-"""The liquid and its windows: loss of electrons, blur by loss of energy, background, flicker of the beam.
-
-Explained in chapter 3, "Liquid".
-"""
+"""Liquid and windows: loss of electrons, blur by loss of energy, background, flicker of the beam (chapter 3)."""
 
 from __future__ import annotations
 
@@ -18,11 +15,10 @@ from .optics import Lens
 
 _REST_ENERGY = _me * _c**2 / _e  # of the electron, eV
 
-# Ranges of the background, chosen by eye and not measured; lengths in fields of view.
+# Of the background, chosen by eye and not measured; lengths in fields of view.
 BEAM_CENTER = 0.15  # greatest distance of the beam's centre from the field's middle, along each axis
 SHADOW_EDGE = -0.6, -0.2  # position of a shadow's edge, from the field's middle
 SHADOW_WIDTH = 0.03, 0.15  # of the edge
-
 CLOUD_SAMPLES = 6  # of the coarse grid that clouds are drawn on, per standard deviation of their size
 
 
@@ -97,17 +93,19 @@ class LiquidConfig:
     @property
     def liquid_mean_free_path(self) -> float:
         """Thickness of liquid, in nm, that takes all but 1/e of the electrons; for `clean_image`."""
-        elastic = self.water_elastic_path
-        elastic = _elastic_path("water", self.lens) if elastic is None else elastic
-        return 1 / (1 / elastic + self.zero_loss / (self._inelastic_scale * self.water_mean_free_path))
+        return 1 / self._loss("water", self.water_elastic_path, self.water_mean_free_path)
 
     @property
     def mean_transmission(self) -> float:
         """Fraction of the electrons that liquid and windows let through to the camera, at the mean thickness."""
-        elastic = self.window_elastic_path
-        elastic = _elastic_path("silicon nitride", self.lens) if elastic is None else elastic
-        per_window = 1 / elastic + self.zero_loss / (self._inelastic_scale * self.window_mean_free_path)
-        return float(np.exp(-self.water / self.liquid_mean_free_path - self.windows * per_window))
+        window_loss = self._loss("silicon nitride", self.window_elastic_path, self.window_mean_free_path)
+        return float(np.exp(-self.water / self.liquid_mean_free_path - self.windows * window_loss))
+
+    def _loss(self, material, elastic, inelastic) -> float:
+        """Electrons lost per nm of a material, by its elastic and inelastic mean free paths (nm)."""
+        if elastic is None:
+            elastic = elastic_mean_free_path(material, self.lens.energy, self.lens.aperture)
+        return 1 / elastic + self.zero_loss / (self._inelastic_scale * inelastic)
 
     @property
     def energy_losses(self) -> float:
@@ -152,10 +150,8 @@ def elastic_mean_free_path(material: str, energy: float = 200e3, aperture: float
 
     Parameters
     ----------
-    material : {"water", "silicon nitride"}
-        What the electrons pass.
-    energy, aperture : float
-        In eV; semi-angle of the objective aperture, in mrad.
+    material, energy, aperture : {"water", "silicon nitride"}, float, float
+        What the electrons pass; their energy in eV; semi-angle of the objective aperture, in mrad.
     """
     if material not in _ELASTIC:
         raise ValueError(f"no scattering factors for {material!r}; choose one of {', '.join(_ELASTIC)}")
@@ -164,10 +160,6 @@ def elastic_mean_free_path(material: str, energy: float = 200e3, aperture: float
     speed = (1 - gamma**-2) / (1 - reference**-2)
     momentum = np.sqrt((gamma**2 - 1) / (reference**2 - 1))  # the wavelength is its inverse
     return float(path * speed * (1 + (aperture / angle * momentum) ** 2))
-
-
-def _elastic_path(material, lens) -> float:
-    return elastic_mean_free_path(material, lens.energy, lens.aperture)
 
 
 def chromatic_blur(energy_loss: float = 22.0, lens: Lens | None = None) -> float:
@@ -190,16 +182,15 @@ def chromatic_blur(energy_loss: float = 22.0, lens: Lens | None = None) -> float
 
 
 def optical_transfer(frequency, liquid: LiquidConfig) -> np.ndarray:
-    """Transfer function of all blur before the camera: energy loss, motion, disk; 1 at frequency 0 (no loss).
+    """Transfer function of all blur before the camera (energy loss, motion, disk); 1 at 0: no electron is lost.
 
     An electron loses energy a Poisson number n of times. The microscopist focuses what is seen, so the mean loss is in
     focus, and electrons with n losses fill a disk of radius |n - mean| times `chromatic_blur` of one loss.
 
     Parameters
     ----------
-    frequency : array_like
-        In 1/nm.
-    liquid : LiquidConfig
+    frequency, liquid : array_like, LiquidConfig
+        Frequency in 1/nm.
     """
     k = np.asarray(frequency, dtype=float)
     transfer = np.exp(-2 * (np.pi * liquid.blur * k) ** 2) * _disk_transfer(k, liquid.disk_blur)
@@ -236,9 +227,8 @@ def liquid_background(
     ----------
     shape, pixel_size : tuple of int, float
         (y, x) in pixels, and in nm/pixel.
-    liquid : LiquidConfig
-    rng : numpy.random.Generator
-        Draws beam centre, shadow side, wedge direction and clouds.
+    liquid, rng : LiquidConfig, numpy.random.Generator
+        Drawn are beam centre, shadow side, wedge direction and clouds.
     """
     y, x = (np.linspace(-0.5, 0.5, n, dtype=np.float32) for n in shape)
     y, x = y[:, None], x[None, :]
@@ -280,12 +270,10 @@ def brightness_flicker(frames: int, std: float, correlation: float = 0.0, *, rng
 
     Parameters
     ----------
-    frames : int
-    std : float
-        Relative standard deviation.
+    frames, std, rng : int, float, numpy.random.Generator
+        Number of frames, relative standard deviation, and source of the chances.
     correlation : float
         Number of frames after which the correlation has fallen to 1/e; 0 for independent frames.
-    rng : numpy.random.Generator
     """
     keep = np.exp(-1 / correlation) if correlation > 0 else 0.0
     z = rng.standard_normal(frames)

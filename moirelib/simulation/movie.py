@@ -1,7 +1,4 @@
-"""Simulated movies with their truth: tracks, vibrations, drift, growth.
-
-Explained in chapter 4, "Library".
-"""
+"""Simulated movies with their truth: tracks, vibrations, drift, growth (chapter 4)."""
 
 from __future__ import annotations
 
@@ -92,10 +89,8 @@ def scene_with_margin(config: LatticeConfig, field, rng: np.random.Generator, ma
 
     Parameters
     ----------
-    config, field, rng, spacing
-        As for `random_scene`.
-    margin : float
-        How far the lattices reach beyond the field on every side, in nm.
+    config, field, rng, spacing, margin
+        As for `random_scene`; how far the lattices reach beyond the field on every side, in nm.
     """
     large = random_scene(config, tuple(f + 2 * margin for f in field), rng, spacing)
     layers = tuple(layer.shift((-margin, -margin)) for layer in large.layers)
@@ -118,14 +113,10 @@ def simulate_movie(
 
     Parameters
     ----------
-    scene : Scene
-        Where every particle rests; see `scene_with_margin` for one that may drift.
-    pixel_size : float
-        In nm/pixel.
-    config : MovieConfig
-        What moves.
-    seed : int or sequence of int
-        Same seed, same bytes.
+    scene, pixel_size : Scene, float
+        Where every particle rests (see `scene_with_margin` for a scene that may drift); nm/pixel.
+    config, seed : MovieConfig, int or sequence of int
+        What moves. Same seed, same bytes.
     liquid, camera : LiquidConfig, CameraConfig, optional
         Liquid with the lens, and detector; by default those of their classes. The background stays as it is through
         the movie.
@@ -150,25 +141,17 @@ def simulate_movie(
         clean = clean_image(now, pixel_size, table, liquid.lens, mean_free_path, liquid_path)
         frames[t] = record(clean, pixel_size, liquid, camera, rng, background, brightness[t])
         truth.append(truth_table(now, pixel_size, t))
-    return SimulatedMovie(
-        frames,
-        float(pixel_size),
-        config.frame_time,
-        pd.concat(truth, ignore_index=True),
-        _as_truth(_sites(scene), pixel_size),
-        events,
-        drift,
-        rotation,
-        brightness,
-        {
-            "seed": seed,
-            **truth_parameters(scene, pixel_size),
-            "movie": asdict(config),
-            "liquid": liquid.parameters(),
-            "camera": asdict(camera),
-            "optics": _optics_record(liquid.lens, mean_free_path, liquid_path),
-        },
-    )
+    tables = pd.concat(truth, ignore_index=True), _as_truth(_sites(scene), pixel_size), events
+    parameters = {
+        "seed": seed,
+        **truth_parameters(scene, pixel_size),
+        "movie": asdict(config),
+        "liquid": liquid.parameters(),
+        "camera": asdict(camera),
+        "optics": _optics_record(liquid.lens, mean_free_path, liquid_path),
+    }
+    motion = drift, rotation, brightness
+    return SimulatedMovie(frames, float(pixel_size), config.frame_time, *tables, *motion, parameters)
 
 
 def _optics_record(lens, mean_free_path, liquid_path) -> dict:
@@ -258,10 +241,8 @@ def make_sample(folder, seed: int = 2028, frames: int = 8, size: int = 384) -> S
     ----------
     folder : path-like
         Existing folder; the files of `SimulatedMovie.save` are written into it.
-    seed : int
-        No library is drawn from this seed.
-    frames, size : int
-        Length of the movie, and edge of a frame in pixels of 1.367 nm.
+    seed, frames, size : int
+        No library is drawn from this seed; length of the movie; edge of a frame in pixels of 1.367 nm.
     """
     rng, pixel_size = np.random.default_rng((seed, 1)), 1.367
     lattice = LatticeConfig(

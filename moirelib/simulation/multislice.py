@@ -1,7 +1,6 @@
 """Full-atom multislice with abTEM: waves behind single particles, slabs and small scenes.
 
-Everything here costs seconds to minutes and is done once; `moirelib.simulation.optics` reuses the results.
-Explained in chapter 2, "Multislice".
+Everything here costs seconds to minutes and is done once; `moirelib.simulation.optics` reuses the results (chapter 2).
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from scipy.fft import fft2, fftfreq, ifft2
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
-from .optics import Lens, electron_wavelength
+from .optics import Lens, block_mean, electron_wavelength
 from .shapes import lattice_constant
 
 # Root-mean-square displacement of gold atoms along one axis at 295 K, nm: sqrt(B / 8π²) with B = 0.62 Å²
@@ -33,9 +32,8 @@ def vibrate(atoms: Atoms, rng: np.random.Generator, std: float = GOLD_VIBRATION)
 
     Parameters
     ----------
-    atoms : ase.Atoms
-        In Å.
-    rng : numpy.random.Generator
+    atoms, rng : ase.Atoms, numpy.random.Generator
+        Atoms in Å.
     std : float
         Displacement along each axis (one sigma), in nm.
     """
@@ -86,10 +84,8 @@ def fresnel_propagate(wave: np.ndarray, distance: float, sampling: float, wavele
 
     Parameters
     ----------
-    wave : ndarray, shape (y, x)
-        Complex wave.
-    distance, sampling, wavelength : float
-        Along the beam, of a pixel and of the electrons, in nm.
+    wave, distance, sampling, wavelength : complex ndarray of shape (y, x), float, float, float
+        The way along the beam, the pixel and the wavelength of the electrons are in nm.
     """
     if distance == 0:
         return wave
@@ -105,10 +101,8 @@ def through_lens(wave: np.ndarray, sampling: float, lens: Lens) -> np.ndarray:
 
     Parameters
     ----------
-    wave : ndarray, shape (..., y, x)
-        Exit wave.
-    sampling : float
-        In nm/pixel.
+    wave, sampling : ndarray of shape (..., y, x), float
+        Exit wave, and its sampling in nm/pixel.
     lens : Lens
         Its focal spread is abTEM's temporal envelope.
     """
@@ -135,10 +129,8 @@ def particle_exit_wave(
 
     Parameters
     ----------
-    atoms : ase.Atoms
-        One particle in its cell, in Å.
-    energy, aperture, sampling : float
-        In eV; semi-angle of the objective aperture, in mrad; of the wave, in nm.
+    atoms, energy, aperture, sampling : ase.Atoms, float, float, float
+        One particle in its cell, in Å; eV; semi-angle of the objective aperture, in mrad; of the wave, in nm.
     """
     return through_lens(exit_waves(atoms, energy, sampling)[0], sampling, Lens.ideal(energy, aperture))
 
@@ -151,12 +143,10 @@ def crystal_slab(width: float, thickness: float, rng: np.random.Generator, mater
 
     Parameters
     ----------
-    width, thickness : float
-        Of the box across and along the beam, in nm.
+    width, thickness, material : float, float, str
+        Of the box across and along the beam, in nm; symbol of an fcc metal.
     rng : numpy.random.Generator
         Draws the orientation, uniformly over rotations.
-    material : str
-        Symbol of an fcc metal.
     """
     edge = 10 * lattice_constant(material)
     cell = bulk(material, "fcc", a=edge, cubic=True)
@@ -203,10 +193,8 @@ def tabulate_transmission(path, config: TransmissionConfig | None = None, seed: 
         The ``.npz`` to write, read by `moirelib.simulation.Transmission.load`.
     config : TransmissionConfig, optional
         That of the shipped table by default.
-    seed : int
-        Seed of orientations and snapshots.
-    progress : bool
-        Show a progress bar.
+    seed, progress : int, bool
+        Seed of orientations and snapshots; whether a progress bar is shown.
     """
     from tqdm import tqdm
 
@@ -254,10 +242,8 @@ def particle_transmission(
     ----------
     atoms : ase.Atoms
         The particle's atoms at their place in the scene, in Å.
-    center : tuple of float
-        Its centre (y, x, z) in the scene, in nm.
-    extent : tuple of float
-        Lateral diameter and height of the particle, in nm.
+    center, extent : tuple of float
+        Its centre (y, x, z) in the scene, and its lateral diameter and height, in nm.
     energy, sampling : float
         In eV and, of the scene's wave, in nm.
     planes : int
@@ -299,10 +285,8 @@ def compose_wave(layers, shape, sampling: float, energy: float = 200e3) -> np.nd
     ----------
     layers : sequence of sequence of ParticleTransmission
         In the beam's order; particles of one layer share their planes.
-    shape : tuple of int
-        Samples (y, x) of the scene.
-    sampling, energy : float
-        In nm and eV.
+    shape, sampling, energy : tuple of int, float, float
+        Samples (y, x) of the scene, and their distance in nm; eV.
     """
     wave, wavelength = np.ones(shape, np.complex64), electron_wavelength(energy)
     at = layers[0][0].heights[0]
@@ -322,7 +306,7 @@ def reduce_transmission(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Reduce a layer's transmission from atomic to coarser sampling without losing electrons.
 
-    A pair as `moirelib.simulation.compose` takes it.
+    Returns a pair as `moirelib.simulation.compose` takes it.
 
     Parameters
     ----------
@@ -352,5 +336,5 @@ def reduce_transmission(
     lens = Lens.ideal(energy, aperture)
     passed = np.abs(through_lens(wave, sampling, lens)) ** 2
     carried = np.abs(through_lens(low, coarse, lens)) ** 2
-    remainder = passed.reshape(n[0], factor, n[1], factor).mean(axis=(1, 3)) - carried
+    remainder = block_mean(passed, factor) - carried
     return torch.from_numpy(low.astype(np.complex64)), torch.from_numpy(remainder.astype(np.float32))

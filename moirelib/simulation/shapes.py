@@ -1,7 +1,6 @@
 """Shapes of gold nanoparticles: the thickness that the beam meets, and the atoms of the same solid.
 
-Every solid is a sharp one, made smaller, plus a ball that rounds its edges (a Minkowski sum).
-Explained in chapter 1, "Lattices".
+Every solid is a sharp one, made smaller, plus a ball that rounds its edges (a Minkowski sum; chapter 1).
 """
 
 from __future__ import annotations
@@ -62,9 +61,8 @@ def circumscribed_ratio(shape: str, rounding: float = 0.0) -> float:
 
     Parameters
     ----------
-    shape : str
-    rounding : float
-        Radius of rounded edges over the diameter. The ratio is greatest for sharp edges, the default.
+    shape, rounding : str, float
+        As for `particle_thickness`. The ratio is greatest for sharp edges, the default.
     """
     _check(shape, 1.0, rounding)
     if shape not in _POLYGONS:
@@ -104,10 +102,8 @@ def particle_thickness(shape: str, y, x, diameter, rotation=0.0, height: float =
     rotation : float or torch.Tensor
         In the plane, in degrees from x towards y. At 0 a cube's facets face x and y, and one edge of an octahedron's
         or prism's upper facet is parallel to x.
-    height : float
-        Of rods and prisms, in nm.
-    rounding : float
-        Radius of rounded edges over the diameter, 0 to 0.5 (octahedra 0.45).
+    height, rounding : float
+        Of rods and prisms, in nm; radius of rounded edges over the diameter, 0 to 0.5 (octahedra 0.45).
     """
     import torch
 
@@ -247,10 +243,8 @@ def nanoparticle(
         As for `particle_thickness`.
     rng : numpy.random.Generator
         Draws the orientation and where the solid's centre lies in the crystal's cell.
-    vacuum : float
-        Empty margin on every side, in nm.
-    material : str
-        Symbol of an fcc metal, such as Au, Ag, Pt or Pd.
+    vacuum, material : float, str
+        Empty margin on every side, in nm; symbol of an fcc metal, such as Au, Ag, Pt or Pd.
     """
     _check(shape, height, rounding)
     if not diameter >= SMALLEST:

@@ -1,7 +1,4 @@
-"""Elastic vibrations: a harmonic crystal of nanoparticles with springs between nearest neighbours.
-
-Explained in chapter 1, "Lattices".
-"""
+"""Elastic vibrations: a harmonic crystal of nanoparticles with springs between nearest neighbours (chapter 1)."""
 
 from __future__ import annotations
 
@@ -18,16 +15,13 @@ def stiffness_matrix(positions, spacing: float, spring_constant: float, site_sti
 
     Parameters
     ----------
-    positions : array_like, shape (n, 2)
-        Equilibrium sites (y, x), in nm. Every spring is unstretched there.
-    spacing : float
-        Nearest-neighbour distance, in nm.
+    positions, spacing : array_like of shape (n, 2), float
+        Equilibrium sites (y, x), where every spring is unstretched, and nearest-neighbour distance, in nm.
     spring_constant, site_stiffness : float
         Of each bond, and of a weak spring from every particle to its site, in kT/nm².
     """
     stretch = _stretch_matrix(positions, spacing)
-    identity = eye_array(stretch.shape[1])
-    return csc_array(spring_constant * (stretch.T @ stretch) + site_stiffness * identity)
+    return csc_array(spring_constant * (stretch.T @ stretch) + site_stiffness * eye_array(stretch.shape[1]))
 
 
 def _stretch_matrix(positions, spacing) -> csc_array:
@@ -61,10 +55,8 @@ def thermal_displacements(
 
     Parameters
     ----------
-    positions, spacing, spring_constant
-        As for `stiffness_matrix`.
-    frames : int
-    rng : numpy.random.Generator
+    positions, spacing, spring_constant, frames, rng
+        As for `stiffness_matrix`; number of frames; source of the noise.
     site_stiffness : float, optional
         Of a weak spring from every particle to its site, in kT/nm²; 0.02 spring constants by default. It holds the
         crystal as a whole, and particles with too few bonds, as friction on the layer below or the window would.
@@ -118,10 +110,8 @@ def dynamical_matrix(
     ----------
     wave_vectors : array_like, shape (..., 2)
         (y, x) in radians per nm.
-    spacing : float
-        Nearest-neighbour distance, in nm.
-    angle : float
-        Direction of a close-packed row, in degrees from x towards y.
+    spacing, angle : float
+        Nearest-neighbour distance, in nm; direction of a close-packed row, in degrees from x towards y.
     spring_constant, site_stiffness : float
         Of each bond and of the springs to the sites, in kT/nm².
     """

@@ -1,6 +1,6 @@
 """Numbers that describe a frame's noise, background and contrast, for comparing a simulated frame with a real one.
 
-Explained in chapter 3, "Liquid".
+Explained in chapter 3.
 """
 
 from __future__ import annotations
@@ -23,10 +23,8 @@ def noise_autocorrelation(image, lags: Sequence[int] = (1, 2, 3), smoothing: flo
     ----------
     image : array_like, shape (y, x)
         Counts.
-    lags : sequence of int
-        Distances in pixels, from 1.
-    smoothing : float
-        Standard deviation of the Gaussian, in pixels.
+    lags, smoothing : sequence of int, float
+        Distances from 1, and standard deviation of the Gaussian, in pixels.
     """
     image = np.asarray(image, dtype=float)
     noise = image - gaussian_filter(image, smoothing)
@@ -42,17 +40,13 @@ def noise_spectra(image, tile: int = 32) -> tuple[np.ndarray, np.ndarray, np.nda
 
     Parameters
     ----------
-    image : array_like, shape (y, x)
-        Counts.
-    tile : int
-        Edge of a tile, in pixels. A second-degree surface is subtracted from each.
+    image, tile : array_like of shape (y, x), int
+        Counts; edge of a tile, in pixels. A second-degree surface is subtracted from each.
 
     Returns
     -------
-    mean : ndarray, shape (n,)
-        Mean counts of each tile.
-    frequency : ndarray, shape (tile, tile)
-        In cycles per pixel.
+    mean, frequency : ndarray, shape (n,) and (tile, tile)
+        Mean counts of each tile; cycles per pixel.
     power : ndarray, shape (n, tile, tile)
         In counts² per pixel: white noise of variance v gives v at every frequency.
     """
@@ -76,10 +70,8 @@ def background_spectrum(image, pixel_size: float, bins: int = 18) -> tuple[np.nd
 
     Parameters
     ----------
-    image : array_like, shape (y, x)
-        Counts.
-    pixel_size : float
-        In nm/pixel.
+    image, pixel_size : array_like of shape (y, x), float
+        Counts; nm/pixel.
     bins : int
         Number of rings in Fourier space, of equal width in the logarithm of the frequency. Rings of fewer than ten
         samples are left out.
@@ -110,10 +102,8 @@ def average_particle(image, spacing: float) -> tuple[np.ndarray, int]:
 
     Parameters
     ----------
-    image : array_like, shape (y, x)
-        Counts; a part of a frame that particles fill.
-    spacing : float
-        Nearest-neighbour distance, in pixels.
+    image, spacing : array_like of shape (y, x), float
+        Counts of a part of a frame that particles fill; nearest-neighbour distance, in pixels.
 
     Returns
     -------
@@ -151,10 +141,8 @@ def frame_statistics(image, spacing: float, region=np.s_[:, :]) -> dict[str, flo
 
     Parameters
     ----------
-    image : array_like, shape (y, x)
-        Counts.
-    spacing : float
-        Nearest-neighbour distance, in pixels.
+    image, spacing : array_like of shape (y, x), float
+        Counts; nearest-neighbour distance, in pixels.
     region : tuple of slice
         The part of the frame that particles fill, for their contrast.
     """

@@ -1,6 +1,6 @@
 """Scores of particles, layer images and growth events against the truth of a simulation.
 
-Explained in chapter 6, "Decompose"; `score_events` in chapter 10, "Growth".
+Explained in chapter 6; `score_events` in chapter 10.
 """
 
 from __future__ import annotations
@@ -25,12 +25,11 @@ def score_particles(
     ----------
     found, truth : pandas.DataFrame
         ``frame, layer, y_nm, x_nm``.
-    diameter_nm : float
-        Typical particle diameter. Particles whose true centre is within half of it from the border do not count.
+    diameter_nm, matching_radius : float
+        Typical particle diameter in nm, and greatest distance of a pair in diameters. Particles whose true centre is
+        within half a diameter from the border do not count.
     field_nm : tuple of float
         Height and width of the field of view, in nm.
-    matching_radius : float
-        In diameters.
     """
     scores = (_score_order(found, truth, names, diameter_nm, field_nm, matching_radius) for names in ORDERS)
     return max(scores, key=lambda score: score["f1"])
@@ -147,10 +146,8 @@ def score_events(
     ----------
     found, truth : pandas.DataFrame
         ``frame, layer, event, y_nm, x_nm``, positions in the first frame. The truth may say attach and detach.
-    reach_nm : float
-        Farthest distance of a pair, in nm; half a spacing.
-    frames : int
-        Farthest distance in time.
+    reach_nm, frames : float, int
+        Farthest distance of a pair, in nm (half a spacing) and in time.
     counts : array_like of bool, optional
         Which true events count for the recall. The others may be found without loss of precision.
     """

@@ -1,7 +1,4 @@
-"""A Moiré image with known layers, made of a real single-layer frame.
-
-Explained in chapter 6, "Decompose".
-"""
+"""A Moiré image with known layers, made of a real single-layer frame (chapter 6)."""
 
 from __future__ import annotations
 
@@ -39,10 +36,9 @@ def semi_real_moire(
     ----------
     frame : ndarray, shape (y, x)
         Real frame of one layer, any offset removed.
-    diameter : float
-        Particle diameter, in pixels; sets how smooth the background and the turned copy are.
-    twist_angle : float
-        In degrees, from x towards y.
+    diameter, twist_angle : float
+        Particle diameter, in pixels, which sets how smooth the background and the turned copy are; degrees from x
+        towards y.
     size : int, optional
         Edge of the result in pixels; the largest that every twist fills by default.
     center : tuple of int, optional

@@ -30,7 +30,7 @@ def growth_schedule(
     Parameters
     ----------
     layer, frames, rng : Layer, int, numpy.random.Generator
-        The complete layer; length of the movie; source of all chances.
+        The complete layer; length of the movie; source of random numbers.
     start, end : float
         Fraction of the layer's particles that are there in the first and the last frame; the number changes evenly.
     detachment : float

@@ -93,15 +93,15 @@ class LiquidConfig:
     @property
     def liquid_mean_free_path(self) -> float:
         """Thickness of liquid, in nm, that takes all but 1/e of the electrons; for `clean_image`."""
-        return 1 / self._loss("water", self.water_elastic_path, self.water_mean_free_path)
+        return 1 / self._loss_per_nm("water", self.water_elastic_path, self.water_mean_free_path)
 
     @property
     def mean_transmission(self) -> float:
         """Fraction of the electrons that liquid and windows let through to the camera, at the mean thickness."""
-        window_loss = self._loss("silicon nitride", self.window_elastic_path, self.window_mean_free_path)
+        window_loss = self._loss_per_nm("silicon nitride", self.window_elastic_path, self.window_mean_free_path)
         return float(np.exp(-self.water / self.liquid_mean_free_path - self.windows * window_loss))
 
-    def _loss(self, material, elastic, inelastic) -> float:
+    def _loss_per_nm(self, material, elastic, inelastic) -> float:
         """Electrons lost per nm of a material, by its elastic and inelastic mean free paths (nm)."""
         if elastic is None:
             elastic = elastic_mean_free_path(material, self.lens.energy, self.lens.aperture)
@@ -271,7 +271,7 @@ def brightness_flicker(frames: int, std: float, correlation: float = 0.0, *, rng
     Parameters
     ----------
     frames, std, rng : int, float, numpy.random.Generator
-        Number of frames, relative standard deviation, and source of the chances.
+        Number of frames, relative standard deviation, and source of random numbers.
     correlation : float
         Number of frames after which the correlation has fallen to 1/e; 0 for independent frames.
     """

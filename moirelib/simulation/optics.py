@@ -334,12 +334,12 @@ def _layer_transmission(scene, number, pixel_size, oversampling, transmission, p
 
 
 def compose(layers, heights, pixel_size: float, oversampling: int, lens: Lens) -> torch.Tensor:
-    """Image of stacked layers from their transmissions: fraction of the incident electrons per pixel, float32.
+    """Image of stacked layers from their transmissions: fraction of the incident electrons per pixel.
 
-    Its shape is that of the layers over the oversampling; the sum is conserved as far as the aperture lets electrons
-    pass. Electrons scattered by more than the wave's grid resolves, yet within the aperture, cannot interfere in an
-    image of that sampling: they are carried as intensity, attenuated by later layers, and spread over a disk whose
-    radius is the aperture times their layer's distance from focus.
+    A float32 tensor in the shape of the layers over the oversampling; the sum is conserved as far as the aperture lets
+    electrons pass. Electrons scattered by more than the wave's grid resolves, yet within the aperture, cannot interfere
+    in an image of that sampling: they are carried as intensity, attenuated by later layers, and spread over a disk
+    whose radius is the aperture times their layer's distance from focus.
 
     Parameters
     ----------

@@ -112,10 +112,8 @@ def compare_with_multislice(
     images: dict = {}
     for lens in lenses:
         for name, wave in waves.items():
-            seen = np.abs(through_lens(wave, sampling, lens)) ** 2
-            images |= {
-                (name, p, lens.aperture, lens.defocus): block_mean(seen, round(p / sampling)) for p in pixel_sizes
-            }
+            seen, key = np.abs(through_lens(wave, sampling, lens)) ** 2, (lens.aperture, lens.defocus)
+            images |= {(name, p, *key): block_mean(seen, round(p / sampling)) for p in pixel_sizes}
     for p in pixel_sizes:
         images |= _compose_as_library(scene, layers, p, lenses, oversampling, sampling)
     return Comparison(_difference_table(images), images, full_s, float(np.prod(scene.field)))

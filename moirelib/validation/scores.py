@@ -147,7 +147,7 @@ def score_events(
     found, truth : pandas.DataFrame
         ``frame, layer, event, y_nm, x_nm``, positions in the first frame. The truth may say attach and detach.
     reach_nm, frames : float, int
-        Farthest distance of a pair, in nm (half a spacing) and in time.
+        Farthest distance of a pair, in nm (half a spacing) and in frames.
     counts : array_like of bool, optional
         Which true events count for the recall. The others may be found without loss of precision.
     """

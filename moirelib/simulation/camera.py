@@ -1,7 +1,4 @@
-"""The camera: dose, counting noise, modulation transfer, readout noise, hot and dead pixels.
-
-Explained in chapter 3, "Liquid".
-"""
+"""The camera: dose, counting noise, modulation transfer, readout noise, hot and dead pixels (chapter 3)."""
 
 from __future__ import annotations
 
@@ -20,8 +17,6 @@ MARGIN = 16  # px that a frame is mirrored by before filtering: the camera's poi
 class CameraConfig:
     """Dose and detector.
 
-    Notes
-    -----
     Dose, MTF and readout noise are the published recipe's; the fractions of hot and dead pixels and a hot pixel's
     signal those of the real frame of chapter 3 (one of each in 1024 × 1024); saturation is that of 16 bits. By
     default counts are electrons on a pedestal that keeps five standard deviations of readout noise above zero.
@@ -61,19 +56,14 @@ class CameraConfig:
 
 
 def camera_mtf(frequency, values: tuple[float, float, float] = (0.81, 0.62, 0.28)) -> np.ndarray:
-    """Modulation transfer function of the camera.
+    """Modulation transfer function of the camera, an array in the shape of the frequencies.
+
+    Monotone: straight lines in log MTF through (0, 1) and the three values, continued beyond 0.5.
 
     Parameters
     ----------
-    frequency : array_like
-        In cycles per pixel.
-    values : tuple of float
-        At 0.1, 0.2 and 0.5 cycles per pixel.
-
-    Returns
-    -------
-    ndarray
-        Monotone: straight lines in log MTF through (0, 1) and the three values, continued beyond 0.5.
+    frequency, values : array_like, tuple of float
+        In cycles per pixel; MTF at 0.1, 0.2 and 0.5 cycles per pixel.
     """
     f = np.asarray(frequency, dtype=float)
     known, log = np.array([0.0, 0.1, 0.2, 0.5]), np.log([1.0, *values])
@@ -90,27 +80,20 @@ def record(
     background: np.ndarray | None = None,
     brightness: float = 1.0,
 ) -> np.ndarray:
-    """Record a raw camera frame of a clean image.
+    """Record a raw camera frame of a clean image: counts, uint16 of shape (y, x).
+
+    Poisson noise comes before the camera's MTF, readout noise after it.
 
     Parameters
     ----------
-    clean : ndarray, shape (y, x)
-        Fraction of electrons that pass the particles.
-    pixel_size : float
-        In nm/pixel.
-    liquid, camera : LiquidConfig, CameraConfig
-        Liquid with windows, beam and lens; dose and detector.
-    rng : numpy.random.Generator
-        Source of the background's shape and of all noise.
+    clean, pixel_size : ndarray of shape (y, x), float
+        Fraction of electrons that pass the particles; nm/pixel.
+    liquid, camera, rng : LiquidConfig, CameraConfig, numpy.random.Generator
+        Liquid with windows, beam and lens; dose and detector; source of the background's shape and of all noise.
     background : ndarray, shape (y, x), optional
         A background from `liquid_background`, to keep it for the frames of a movie; a new one by default.
     brightness : float
         Of the beam in this frame, relative to the dose; see `brightness_flicker`.
-
-    Returns
-    -------
-    ndarray, shape (y, x), uint16
-        Counts. Poisson noise comes before the camera's MTF, readout noise after it.
     """
     background = liquid_background(clean.shape, pixel_size, liquid, rng) if background is None else background
     reach = min(blur_reach(liquid) / pixel_size, max(clean.shape))
@@ -137,11 +120,10 @@ def _defective_pixels(shape, camera):
 def _filter(image, transfer, margin: int = MARGIN) -> np.ndarray:
     """Apply a transfer function of the frequency in cycles/pixel; mirrored margins keep opposite edges apart."""
     sizes = [next_fast_len(n + 2 * margin, real=True) for n in image.shape]
-    before = [(size - n) // 2 for size, n in zip(sizes, image.shape, strict=True)]
-    after = [size - n - b for size, n, b in zip(sizes, image.shape, before, strict=True)]
-    padded = np.pad(image, list(zip(before, after, strict=True)), mode="reflect")
+    spare = [size - n for size, n in zip(sizes, image.shape, strict=True)]
+    padded = np.pad(image, [(n // 2, n - n // 2) for n in spare], mode="reflect")
     k = np.hypot(np.fft.fftfreq(padded.shape[0])[:, None], rfftfreq(padded.shape[1])[None, :]).astype(np.float32)
     knots = np.linspace(0, 0.75, 1500)  # a transfer function is smooth: tabulate it once, up to the corner at 0.71
     table = np.interp(k, knots, transfer(knots)).astype(np.float32)
     filtered = irfft2(rfft2(padded) * table, s=padded.shape)
-    return filtered[before[0] : before[0] + image.shape[0], before[1] : before[1] + image.shape[1]]
+    return filtered[tuple(slice(n // 2, n // 2 + size) for n, size in zip(spare, image.shape, strict=True))]

@@ -1,7 +1,4 @@
-"""Displacement fields of dislocations and point defects; grain and twin boundaries.
-
-Explained in chapter 1, "Lattices".
-"""
+"""Displacement fields of dislocations and point defects; grain and twin boundaries (chapter 1)."""
 
 from __future__ import annotations
 
@@ -17,31 +14,21 @@ ON_LINE = 1e-6  # spacings: rounding error of a site on a boundary
 
 
 def dislocation_displacement(points, core, burgers, poisson_ratio: float = 1 / 3) -> np.ndarray:
-    """Displacement around an edge dislocation in a two-dimensional isotropic crystal.
+    """Displacement around an edge dislocation in a two-dimensional isotropic crystal, (y, x) in nm, shape (n, 2).
 
     Added to a perfect lattice whose core lies between two rows, with a Burgers vector of one spacing along them, it
-    leaves one particle with five and one with seven neighbours.
+    leaves one particle with five and one with seven neighbours. It jumps by b across the half line from the core
+    towards -b; a lattice does not notice. Source: Anderson, Hirth and Lothe, Theory of Dislocations (2017), section
+    3.4, with ν/(1 - ν) as the two-dimensional ratio; Seung and Nelson, Phys. Rev. A 38, 1005 (1988).
 
     Parameters
     ----------
-    points : array_like, shape (n, 2)
-        (y, x) in nm.
-    core : array_like, shape (2,)
-        (y, x) in nm; no point may lie there.
+    points, core : array_like, shape (n, 2) and (2,)
+        (y, x) in nm; no point may lie on the core.
     burgers : array_like, shape (2,)
         Burgers vector b, (y, x) in nm: the displacement grows by b once around the core, from x towards y.
     poisson_ratio : float
         In two dimensions; 1/3 for a hexagonal lattice of equal springs between nearest neighbours.
-
-    Returns
-    -------
-    ndarray, shape (n, 2)
-        (y, x) in nm. It jumps by b across the half line from the core towards -b; a lattice does not notice.
-
-    References
-    ----------
-    Anderson, Hirth and Lothe, Theory of Dislocations (2017), section 3.4, with ν/(1 - ν) as the two-dimensional
-    ratio; Seung and Nelson, Phys. Rev. A 38, 1005 (1988).
     """
     burgers = np.asarray(burgers, float)
     b = np.hypot(*burgers)
@@ -57,17 +44,14 @@ def dislocation_displacement(points, core, burgers, poisson_ratio: float = 1 / 3
 def dilatation_displacement(points, center, area: float) -> np.ndarray:
     """Displacement that makes room for a given area at a point of a two-dimensional crystal: area / (2π r), outwards.
 
+    Array of shape (n, 2), (y, x) in nm, without compression anywhere but at the centre.
+
     Parameters
     ----------
     points, center : array_like, shape (n, 2) and (2,)
         (y, x) in nm.
     area : float
         In nm²; one cell (√3/2 a²) for an interstitial.
-
-    Returns
-    -------
-    ndarray, shape (n, 2)
-        (y, x) in nm. Without compression anywhere but at the centre.
     """
     r = np.asarray(points, float) - center
     return area / (2 * np.pi) * r / np.sum(r * r, axis=1, keepdims=True)
@@ -76,32 +60,20 @@ def dilatation_displacement(points, center, area: float) -> np.ndarray:
 def grain_boundary(
     spacing: float, angle: float, misorientation: float, inclination: float, center, radius: float, closest=None
 ) -> tuple[np.ndarray, Defect]:
-    """Two grains of one lattice that meet at a straight line.
+    """Two grains of one lattice that meet at a straight line: points (y, x) in nm, shape (n, 2), and the boundary.
 
     Parameters
     ----------
     spacing : float
         Nearest-neighbour distance, in nm.
-    angle : float
-        Direction of a close-packed row of the first grain, in degrees from x towards y.
-    misorientation : float
-        How much the second grain is turned, in degrees from x towards y.
-    inclination : float
-        Direction of the boundary, in degrees from x towards y. The second grain lies to its +90° side.
-    center : array_like, shape (2,)
-        A point (y, x) of the boundary and of both lattices, in nm, and the centre of the circle.
-    radius : float
-        Of the circle that is filled, in nm.
+    angle, misorientation, inclination : float
+        Direction of a close-packed row of the first grain, how much the second grain is turned, and direction of the
+        boundary, in degrees from x towards y. The second grain lies to the boundary's +90° side.
+    center, radius : array_like of shape (2,), float
+        A point (y, x) of the boundary and of both lattices, and the centre of the circle that is filled; in nm.
     closest : float, optional
         Particles of the second grain nearer than this to one of the first are left out, in nm; 0.8 spacings by
         default.
-
-    Returns
-    -------
-    points : ndarray, shape (n, 2)
-        (y, x) in nm.
-    defect : Defect
-        The boundary.
     """
     line, normal = direction_along(inclination)
     first = hexagonal_lattice(spacing, angle, center, radius)
@@ -120,29 +92,19 @@ def twin_boundary(
 ) -> tuple[np.ndarray, Defect]:
     """A symmetric tilt boundary: one grain is the mirror image of the other across a line of coincident sites.
 
+    Returns points and defect as `grain_boundary`.
+
     Parameters
     ----------
     spacing, angle : float
         As for `grain_boundary`. The boundary runs along the lattice vector (m, n) of `commensurate_angles`.
     sigma : int
         Reciprocal density of coincident sites Σ: 7, 13, 19, ...
-    center : array_like, shape (2,)
-        A coincident site (y, x) on the boundary, in nm, and the centre of the circle.
-    radius : float
-        Of the circle that is filled, in nm.
+    center, radius : array_like of shape (2,), float
+        A coincident site (y, x) on the boundary, and the centre of the circle that is filled; in nm.
     closest : float, optional
         A particle nearer than this to its own mirror image is merged with it on the line, in nm; 0.8 spacings by
         default. Coincident sites on the line, a √Σ apart, are there once.
-
-    Returns
-    -------
-    points, defect
-        As of `grain_boundary`.
-
-    Raises
-    ------
-    ValueError
-        If there is no such Σ.
     """
     found = commensurate_angles(sigma).query("sigma == @sigma")
     if found.empty:

@@ -1,7 +1,4 @@
-"""The order in which the particles of a scene arrive and leave.
-
-Explained in chapter 1, "Lattices"; chapter 10, "Growth", measures it.
-"""
+"""The order in which the particles of a scene arrive and leave (chapter 1; chapter 10 measures it)."""
 
 from __future__ import annotations
 
@@ -26,12 +23,14 @@ def growth_schedule(
 ) -> tuple[np.ndarray, pd.DataFrame]:
     """When each particle of a layer is there in a movie in which the layer grows or dissolves.
 
+    Growth starts at the middle. A particle attaches where it touches at least one other, with a probability that grows
+    as the square of the number it touches: an Eden model [1]_ that keeps the rim compact. Particles without a chain of
+    neighbours to the middle never appear, unless all are there from the start.
+
     Parameters
     ----------
-    layer : Layer
-        The complete layer.
-    frames : int
-    rng : numpy.random.Generator
+    layer, frames, rng : Layer, int, numpy.random.Generator
+        The complete layer; length of the movie; source of random numbers.
     start, end : float
         Fraction of the layer's particles that are there in the first and the last frame; the number changes evenly.
     detachment : float
@@ -46,17 +45,6 @@ def growth_schedule(
     events : pandas.DataFrame
         ``frame, particle, event`` (``attach`` or ``detach``), ``y_nm, x_nm``, in the order in which they happened;
         ``frame`` is the first in which a particle is there, or no longer there.
-
-    Raises
-    ------
-    ValueError
-        If a fraction is not between 0 and 1, there is no frame, or preferences are negative or not one per particle.
-
-    Notes
-    -----
-    Growth starts at the middle. A particle attaches where it touches at least one other, with a probability that grows
-    as the square of the number it touches: an Eden model [1]_ that keeps the rim compact. Particles without a chain of
-    neighbours to the middle never appear, unless all are there from the start.
 
     References
     ----------

@@ -1,7 +1,4 @@
-"""The training library: simulated frames with their truth, in one Zarr store.
-
-Explained in chapter 4, "Library".
-"""
+"""The training library: simulated frames with their truth, in one Zarr store (chapter 4)."""
 
 from __future__ import annotations
 
@@ -133,13 +130,8 @@ class SimulatedFrame:
 def simulate_frame(config: LibraryConfig, seed, transmission: Transmission | None = None) -> SimulatedFrame:
     """Simulate one frame of the library, from lattice to camera.
 
-    Parameters
-    ----------
-    config : LibraryConfig
-    seed : int or sequence of int
-        Same seed, same bytes.
-    transmission : Transmission, optional
-        For the energy and aperture drawn; gold's shipped table by default.
+    Same seed (an integer or several), same bytes. The transmission is gold's shipped table by default; another one must
+    be for the energy and aperture drawn.
     """
     rng = np.random.default_rng(seed)
     if config.recipe and rng.random() < config.recipe:
@@ -247,10 +239,8 @@ def make_library(
         ``LibraryConfig.full()`` by default.
     seed : int
         Image ``i`` is drawn from the seed pair ``(seed, i)``, whatever the number of workers.
-    workers : int
-        Local processes (Dask).
-    scheduler : str, optional
-        Address of a Dask scheduler whose workers see ``path``; used instead of local processes.
+    workers, scheduler : int, str, optional
+        Local processes (Dask), or the address of a Dask scheduler whose workers see ``path``.
     progress : bool
         Show a progress bar.
 
@@ -260,11 +250,6 @@ def make_library(
         ``images.zarr`` in the folder, with arrays ``frame`` (n, y, x) uint16, ``mask`` (n, layer, y, x) uint8,
         ``pixel_size`` (n,) in nm, ``done`` (n,); ``truth/i.json`` beside it holds each image's parameters and
         particles.
-
-    Raises
-    ------
-    ValueError
-        If the store was made with another configuration or seed.
     """
     import dask
     from dask.distributed import Client, LocalCluster, as_completed
@@ -335,11 +320,8 @@ def _write_images(path, indices, config, seed) -> int:
         for i in indices:
             image = simulate_frame(config, (seed, i))
             group["frame"][i], group["mask"][i], group["pixel_size"][i] = image.frame, image.masks, image.pixel_size
-            truth = {
-                "seed": [seed, i],
-                **image.parameters,
-                "particles": truth_table(image.scene, image.pixel_size).to_dict("list"),
-            }
+            particles = truth_table(image.scene, image.pixel_size).to_dict("list")
+            truth = {"seed": [seed, i], **image.parameters, "particles": particles}
             text = json.dumps(finite(truth), allow_nan=False)
             (Path(path) / "truth" / f"{i}.json").write_text(text, encoding="utf-8")
             group["done"][i] = 1

@@ -1,7 +1,4 @@
-"""The liquid and its windows: loss of electrons, blur by loss of energy, background, flicker of the beam.
-
-Explained in chapter 3, "Liquid".
-"""
+"""Liquid and windows: loss of electrons, blur by loss of energy, background, flicker of the beam (chapter 3)."""
 
 from __future__ import annotations
 
@@ -18,11 +15,10 @@ from .optics import Lens
 
 _REST_ENERGY = _me * _c**2 / _e  # of the electron, eV
 
-# Ranges of the background, chosen by eye and not measured; lengths in fields of view.
+# Of the background, chosen by eye and not measured; lengths in fields of view.
 BEAM_CENTER = 0.15  # greatest distance of the beam's centre from the field's middle, along each axis
 SHADOW_EDGE = -0.6, -0.2  # position of a shadow's edge, from the field's middle
 SHADOW_WIDTH = 0.03, 0.15  # of the edge
-
 CLOUD_SAMPLES = 6  # of the coarse grid that clouds are drawn on, per standard deviation of their size
 
 
@@ -34,8 +30,6 @@ class LiquidConfig:
     energy, so that the lens focuses it elsewhere and it arrives blurred. Each kind has its mean free path. Behind an
     energy filter (``zero_loss``) the second kind is lost too; the published recipe counts this way.
 
-    Notes
-    -----
     Source of each default, in short; chapter 3, "Liquid", derives them: thicknesses, inelastic mean free paths and
     beam from the published recipe [1]_ (the formula of [2]_ gives the mean free paths to 6 % at 200 keV); energy loss
     from the loss function of water [3]_; clouds fitted to the real frame of chapter 3; blur as large as published
@@ -99,17 +93,19 @@ class LiquidConfig:
     @property
     def liquid_mean_free_path(self) -> float:
         """Thickness of liquid, in nm, that takes all but 1/e of the electrons; for `clean_image`."""
-        elastic = self.water_elastic_path
-        elastic = _elastic_path("water", self.lens) if elastic is None else elastic
-        return 1 / (1 / elastic + self.zero_loss / (self._inelastic_scale * self.water_mean_free_path))
+        return 1 / self._loss_per_nm("water", self.water_elastic_path, self.water_mean_free_path)
 
     @property
     def mean_transmission(self) -> float:
         """Fraction of the electrons that liquid and windows let through to the camera, at the mean thickness."""
-        elastic = self.window_elastic_path
-        elastic = _elastic_path("silicon nitride", self.lens) if elastic is None else elastic
-        per_window = 1 / elastic + self.zero_loss / (self._inelastic_scale * self.window_mean_free_path)
-        return float(np.exp(-self.water / self.liquid_mean_free_path - self.windows * per_window))
+        window_loss = self._loss_per_nm("silicon nitride", self.window_elastic_path, self.window_mean_free_path)
+        return float(np.exp(-self.water / self.liquid_mean_free_path - self.windows * window_loss))
+
+    def _loss_per_nm(self, material, elastic, inelastic) -> float:
+        """Electrons lost per nm of a material, by its elastic and inelastic mean free paths (nm)."""
+        if elastic is None:
+            elastic = elastic_mean_free_path(material, self.lens.energy, self.lens.aperture)
+        return 1 / elastic + self.zero_loss / (self._inelastic_scale * inelastic)
 
     @property
     def energy_losses(self) -> float:
@@ -147,29 +143,15 @@ def _malis_factor(energy: float, aperture: float = 10.0, mean_loss: float = 16.0
 
 
 def elastic_mean_free_path(material: str, energy: float = 200e3, aperture: float = 10.0) -> float:
-    """Mean free path to elastic scattering beyond the objective aperture.
+    """Mean free path to elastic scattering beyond the objective aperture, in nm.
+
+    Λ (1 + (aperture / θ)²), where Λ grows as the square of the electron's speed and θ as its wavelength. Source: Lenz,
+    Z. Naturforsch. A 9, 185 (1954), for the form; Lobato and Van Dyck, Acta Cryst. A 70, 636 (2014), for the numbers.
 
     Parameters
     ----------
-    material : {"water", "silicon nitride"}
-        What the electrons pass.
-    energy, aperture : float
-        In eV; semi-angle of the objective aperture, in mrad.
-
-    Returns
-    -------
-    float
-        In nm: Λ (1 + (aperture / θ)²), where Λ grows as the square of the electron's speed and θ as its wavelength.
-
-    Raises
-    ------
-    ValueError
-        If the material is another one.
-
-    References
-    ----------
-    Lenz, Z. Naturforsch. A 9, 185 (1954), for the form; Lobato and Van Dyck, Acta Cryst. A 70, 636 (2014), for the
-    numbers.
+    material, energy, aperture : {"water", "silicon nitride"}, float, float
+        What the electrons pass; their energy in eV; semi-angle of the objective aperture, in mrad.
     """
     if material not in _ELASTIC:
         raise ValueError(f"no scattering factors for {material!r}; choose one of {', '.join(_ELASTIC)}")
@@ -180,12 +162,11 @@ def elastic_mean_free_path(material: str, energy: float = 200e3, aperture: float
     return float(path * speed * (1 + (aperture / angle * momentum) ** 2))
 
 
-def _elastic_path(material, lens) -> float:
-    return elastic_mean_free_path(material, lens.energy, lens.aperture)
-
-
 def chromatic_blur(energy_loss: float = 22.0, lens: Lens | None = None) -> float:
-    """Radius of the disk into which the lens spreads electrons that lost energy.
+    """Radius, in nm, of the disk into which the lens spreads electrons that lost energy.
+
+    α Cc (ΔE / E) (1 + E / m c²) / (1 + E / 2 m c²). Source: Reimer and Kohl, Transmission Electron Microscopy (2008),
+    section 2.3.
 
     Parameters
     ----------
@@ -193,15 +174,6 @@ def chromatic_blur(energy_loss: float = 22.0, lens: Lens | None = None) -> float
         ΔE in eV, against the electrons in focus.
     lens : Lens, optional
         Its energy E, aperture α and chromatic aberration Cc; ``Lens()`` by default.
-
-    Returns
-    -------
-    float
-        α Cc (ΔE / E) (1 + E / m c²) / (1 + E / 2 m c²), in nm.
-
-    References
-    ----------
-    Reimer and Kohl, Transmission Electron Microscopy (2008), section 2.3.
     """
     lens = lens or Lens()
     relativistic = (1 + lens.energy / _REST_ENERGY) / (1 + lens.energy / (2 * _REST_ENERGY))
@@ -210,23 +182,15 @@ def chromatic_blur(energy_loss: float = 22.0, lens: Lens | None = None) -> float
 
 
 def optical_transfer(frequency, liquid: LiquidConfig) -> np.ndarray:
-    """Transfer function of all blur before the camera: energy loss, motion, disk.
+    """Transfer function of all blur before the camera (energy loss, motion, disk); 1 at 0: no electron is lost.
+
+    An electron loses energy a Poisson number n of times. The microscopist focuses what is seen, so the mean loss is in
+    focus, and electrons with n losses fill a disk of radius |n - mean| times `chromatic_blur` of one loss.
 
     Parameters
     ----------
-    frequency : array_like
-        In 1/nm.
-    liquid : LiquidConfig
-
-    Returns
-    -------
-    ndarray
-        1 at frequency 0: blur loses no electrons.
-
-    Notes
-    -----
-    An electron loses energy a Poisson number n of times. The microscopist focuses what is seen, so the mean loss is in
-    focus, and electrons with n losses fill a disk of radius |n - mean| times `chromatic_blur` of one loss.
+    frequency, liquid : array_like, LiquidConfig
+        Frequency in 1/nm.
     """
     k = np.asarray(frequency, dtype=float)
     transfer = np.exp(-2 * (np.pi * liquid.blur * k) ** 2) * _disk_transfer(k, liquid.disk_blur)
@@ -257,18 +221,14 @@ def liquid_background(
 ) -> np.ndarray:
     """Smooth intensity without particles: beam, shadow, clouds, and the loss in liquid and windows.
 
+    Fraction of the incident electrons, float32 of shape (y, x).
+
     Parameters
     ----------
     shape, pixel_size : tuple of int, float
         (y, x) in pixels, and in nm/pixel.
-    liquid : LiquidConfig
-    rng : numpy.random.Generator
-        Draws beam centre, shadow side, wedge direction and clouds.
-
-    Returns
-    -------
-    ndarray, shape (y, x), float32
-        Fraction of the incident electrons.
+    liquid, rng : LiquidConfig, numpy.random.Generator
+        Drawn are beam centre, shadow side, wedge direction and clouds.
     """
     y, x = (np.linspace(-0.5, 0.5, n, dtype=np.float32) for n in shape)
     y, x = y[:, None], x[None, :]
@@ -304,21 +264,16 @@ def _cloud_field(shape, size, exponent, rng) -> np.ndarray:
 
 
 def brightness_flicker(frames: int, std: float, correlation: float = 0.0, *, rng: np.random.Generator) -> np.ndarray:
-    """Brightness of the beam in each frame of a movie.
+    """Brightness of the beam in each frame of a movie: positive factors of mean 1, shape (frames,).
+
+    The exponential of a first-order autoregressive process.
 
     Parameters
     ----------
-    frames : int
-    std : float
-        Relative standard deviation.
+    frames, std, rng : int, float, numpy.random.Generator
+        Number of frames, relative standard deviation, and source of random numbers.
     correlation : float
         Number of frames after which the correlation has fallen to 1/e; 0 for independent frames.
-    rng : numpy.random.Generator
-
-    Returns
-    -------
-    ndarray, shape (frames,)
-        Positive factors of mean 1: the exponential of a first-order autoregressive process.
     """
     keep = np.exp(-1 / correlation) if correlation > 0 else 0.0
     z = rng.standard_normal(frames)

@@ -1,7 +1,4 @@
-"""Simulated movies with their truth: tracks, vibrations, drift, growth.
-
-Explained in chapter 4, "Library".
-"""
+"""Simulated movies with their truth: tracks, vibrations, drift, growth (chapter 4)."""
 
 from __future__ import annotations
 
@@ -88,17 +85,12 @@ class SimulatedMovie:
 def scene_with_margin(config: LatticeConfig, field, rng: np.random.Generator, margin: float, spacing=None) -> Scene:
     """Draw a scene whose lattices reach beyond the field, so that drift brings new particles in.
 
+    The scene's field is ``field``; positions outside it are negative or larger. Planted defects move along.
+
     Parameters
     ----------
-    config, field, rng, spacing
-        As for `random_scene`.
-    margin : float
-        How far the lattices reach beyond the field on every side, in nm.
-
-    Returns
-    -------
-    Scene
-        Its field is ``field``; positions outside it are negative or larger. Planted defects move along.
+    config, field, rng, spacing, margin
+        As for `random_scene`; how far the lattices reach beyond the field on every side, in nm.
     """
     large = random_scene(config, tuple(f + 2 * margin for f in field), rng, spacing)
     layers = tuple(layer.shift((-margin, -margin)) for layer in large.layers)
@@ -117,35 +109,19 @@ def simulate_movie(
 ) -> SimulatedMovie:
     """Film a scene whose particles vibrate, drift, rotate, attach and detach.
 
+    An elastic layer that grows vibrates as the complete layer would.
+
     Parameters
     ----------
-    scene : Scene
-        Where every particle rests; see `scene_with_margin` for one that may drift.
-    pixel_size : float
-        In nm/pixel.
-    config : MovieConfig
-        What moves.
-    seed : int or sequence of int
-        Same seed, same bytes.
+    scene, pixel_size : Scene, float
+        Where every particle rests (see `scene_with_margin` for a scene that may drift); nm/pixel.
+    config, seed : MovieConfig, int or sequence of int
+        What moves. Same seed, same bytes.
     liquid, camera : LiquidConfig, CameraConfig, optional
         Liquid with the lens, and detector; by default those of their classes. The background stays as it is through
         the movie.
     mean_free_path, transmission
         As for `moirelib.simulation.clean_image`.
-
-    Returns
-    -------
-    SimulatedMovie
-
-    Raises
-    ------
-    ValueError
-        If ``config.growth`` does not give one pair per layer, the table is not for the lens's energy and aperture,
-        or the particles are higher than the liquid around them.
-
-    Notes
-    -----
-    An elastic layer that grows vibrates as the complete layer would.
     """
     rng = np.random.default_rng(seed)
     liquid, camera = liquid or LiquidConfig(), camera or CameraConfig()
@@ -165,25 +141,17 @@ def simulate_movie(
         clean = clean_image(now, pixel_size, table, liquid.lens, mean_free_path, liquid_path)
         frames[t] = record(clean, pixel_size, liquid, camera, rng, background, brightness[t])
         truth.append(truth_table(now, pixel_size, t))
-    return SimulatedMovie(
-        frames,
-        float(pixel_size),
-        config.frame_time,
-        pd.concat(truth, ignore_index=True),
-        _as_truth(_sites(scene), pixel_size),
-        events,
-        drift,
-        rotation,
-        brightness,
-        {
-            "seed": seed,
-            **truth_parameters(scene, pixel_size),
-            "movie": asdict(config),
-            "liquid": liquid.parameters(),
-            "camera": asdict(camera),
-            "optics": _optics_record(liquid.lens, mean_free_path, liquid_path),
-        },
-    )
+    tables = pd.concat(truth, ignore_index=True), _as_truth(_sites(scene), pixel_size), events
+    parameters = {
+        "seed": seed,
+        **truth_parameters(scene, pixel_size),
+        "movie": asdict(config),
+        "liquid": liquid.parameters(),
+        "camera": asdict(camera),
+        "optics": _optics_record(liquid.lens, mean_free_path, liquid_path),
+    }
+    motion = drift, rotation, brightness
+    return SimulatedMovie(frames, float(pixel_size), config.frame_time, *tables, *motion, parameters)
 
 
 def _optics_record(lens, mean_free_path, liquid_path) -> dict:
@@ -266,19 +234,15 @@ def _sites(scene) -> pd.DataFrame:
 def make_sample(folder, seed: int = 2028, frames: int = 8, size: int = 384) -> SimulatedMovie:
     """Remake the shipped sample: a short simulated movie of two twisted layers, and its truth.
 
+    Gold spheres of 30 nm, 39 nm apart, twisted by 9°, at 10.6 e/Å² per frame. Both layers are elastic, with springs
+    of 2.5 kT/nm²; the island that is layer 2 grows while the specimen drifts and turns a little.
+
     Parameters
     ----------
     folder : path-like
         Existing folder; the files of `SimulatedMovie.save` are written into it.
-    seed : int
-        No library is drawn from this seed.
-    frames, size : int
-        Length of the movie, and edge of a frame in pixels of 1.367 nm.
-
-    Notes
-    -----
-    Gold spheres of 30 nm, 39 nm apart, twisted by 9°, at 10.6 e/Å² per frame. Both layers are elastic, with springs
-    of 2.5 kT/nm²; the island that is layer 2 grows while the specimen drifts and turns a little.
+    seed, frames, size : int
+        No library is drawn from this seed; length of the movie; edge of a frame in pixels of 1.367 nm.
     """
     rng, pixel_size = np.random.default_rng((seed, 1)), 1.367
     lattice = LatticeConfig(

@@ -1,7 +1,6 @@
 """Full-atom multislice with abTEM: waves behind single particles, slabs and small scenes.
 
-Everything here costs seconds to minutes and is done once; `moirelib.simulation.optics` reuses the results.
-Explained in chapter 2, "Multislice".
+Everything here costs seconds to minutes and is done once; `moirelib.simulation.optics` reuses the results (chapter 2).
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from scipy.fft import fft2, fftfreq, ifft2
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
-from .optics import Lens, electron_wavelength
+from .optics import Lens, block_mean, electron_wavelength
 from .shapes import lattice_constant
 
 # Root-mean-square displacement of gold atoms along one axis at 295 K, nm: sqrt(B / 8π²) with B = 0.62 Å²
@@ -29,20 +28,14 @@ CLOSEST = 2.0  # Å; atoms nearer than this overlap (gold's neighbours are 2.88 
 
 
 def vibrate(atoms: Atoms, rng: np.random.Generator, std: float = GOLD_VIBRATION) -> Atoms:
-    """One frozen-phonon snapshot: every atom displaced at random.
+    """One frozen-phonon snapshot: a copy of the atoms, every one displaced at random.
 
     Parameters
     ----------
-    atoms : ase.Atoms
-        In Å.
-    rng : numpy.random.Generator
+    atoms, rng : ase.Atoms, numpy.random.Generator
+        Atoms in Å.
     std : float
         Displacement along each axis (one sigma), in nm.
-
-    Returns
-    -------
-    ase.Atoms
-        A displaced copy.
     """
     snapshot = atoms.copy()
     snapshot.rattle(stdev=10 * std, rng=rng)
@@ -52,7 +45,10 @@ def vibrate(atoms: Atoms, rng: np.random.Generator, std: float = GOLD_VIBRATION)
 def exit_waves(
     atoms: Atoms, energy: float = 200e3, sampling: float = 0.01, slices: Sequence[int] | None = None
 ) -> np.ndarray:
-    """Multislice a plane wave through atoms.
+    """Multislice a plane wave through atoms: complex64 waves of shape (len(slices), y, x).
+
+    They are normalised to an incident amplitude of 1 and band-limited by abTEM to two thirds of the sampling's limit.
+    Source: Madsen & Susi, Open Res. Europe 1, 24 (2021).
 
     Parameters
     ----------
@@ -62,15 +58,6 @@ def exit_waves(
         In eV and, of the wave, in nm.
     slices : sequence of int, optional
         After which slices of 0.2 nm the wave is kept; only at the cell's end by default.
-
-    Returns
-    -------
-    ndarray, shape (len(slices), y, x), complex64
-        Waves normalised to an incident amplitude of 1, band-limited by abTEM to two thirds of the sampling's limit.
-
-    References
-    ----------
-    Madsen & Susi, Open Res. Europe 1, 24 (2021).
     """
     import abtem
 
@@ -91,19 +78,14 @@ def exit_waves(
 
 
 def fresnel_propagate(wave: np.ndarray, distance: float, sampling: float, wavelength: float) -> np.ndarray:
-    """Free-space propagation in the Fresnel approximation.
+    """Free-space propagation in the Fresnel approximation: exp(-iπλz k²) applied in Fourier space.
+
+    The result has the shape and the intensity of the wave.
 
     Parameters
     ----------
-    wave : ndarray, shape (y, x)
-        Complex wave.
-    distance, sampling, wavelength : float
-        Along the beam, of a pixel and of the electrons, in nm.
-
-    Returns
-    -------
-    ndarray, shape (y, x)
-        exp(-iπλz k²) applied in Fourier space; intensity is conserved.
+    wave, distance, sampling, wavelength : complex ndarray of shape (y, x), float, float, float
+        The way along the beam, the pixel and the wavelength of the electrons are in nm.
     """
     if distance == 0:
         return wave
@@ -113,21 +95,16 @@ def fresnel_propagate(wave: np.ndarray, distance: float, sampling: float, wavele
 
 
 def through_lens(wave: np.ndarray, sampling: float, lens: Lens) -> np.ndarray:
-    """Wave in the image plane: abTEM's objective lens applied to an exit wave.
+    """Wave in the image plane, complex64 of shape (..., y, x): abTEM's objective lens applied to an exit wave.
+
+    Intensity is its squared magnitude.
 
     Parameters
     ----------
-    wave : ndarray, shape (..., y, x)
-        Exit wave.
-    sampling : float
-        In nm/pixel.
+    wave, sampling : ndarray of shape (..., y, x), float
+        Exit wave, and its sampling in nm/pixel.
     lens : Lens
         Its focal spread is abTEM's temporal envelope.
-
-    Returns
-    -------
-    ndarray, shape (..., y, x), complex64
-        Intensity is its squared magnitude.
     """
     import abtem
 
@@ -148,38 +125,28 @@ def particle_exit_wave(
 ) -> np.ndarray:
     """Full-atom multislice of one particle behind an objective aperture, in focus and without aberrations.
 
+    Complex64 of shape (y, x), normalised to an incident amplitude of 1.
+
     Parameters
     ----------
-    atoms : ase.Atoms
-        One particle in its cell, in Å.
-    energy, aperture, sampling : float
-        In eV; semi-angle of the objective aperture, in mrad; of the wave, in nm.
-
-    Returns
-    -------
-    ndarray, shape (y, x), complex64
-        Exit wave normalised to an incident amplitude of 1.
+    atoms, energy, aperture, sampling : ase.Atoms, float, float, float
+        One particle in its cell, in Å; eV; semi-angle of the objective aperture, in mrad; of the wave, in nm.
     """
     return through_lens(exit_waves(atoms, energy, sampling)[0], sampling, Lens.ideal(energy, aperture))
 
 
 def crystal_slab(width: float, thickness: float, rng: np.random.Generator, material: str = "Au") -> Atoms:
-    """Fill a box with an fcc metal in one random crystal orientation.
+    """Fill a box with an fcc metal in one random crystal orientation; atoms in Å.
+
+    The box repeats across the beam; of two atoms that its repetition brings closer than 0.2 nm, one is left out, so the
+    seam is a clean grain boundary of the crystal with itself.
 
     Parameters
     ----------
-    width, thickness : float
-        Of the box across and along the beam, in nm.
+    width, thickness, material : float, float, str
+        Of the box across and along the beam, in nm; symbol of an fcc metal.
     rng : numpy.random.Generator
         Draws the orientation, uniformly over rotations.
-    material : str
-        Symbol of an fcc metal.
-
-    Returns
-    -------
-    ase.Atoms
-        In Å. The box repeats across the beam; of two atoms that its repetition brings closer than 0.2 nm, one is left
-        out, so the seam is a clean grain boundary of the crystal with itself.
     """
     edge = 10 * lattice_constant(material)
     cell = bulk(material, "fcc", a=edge, cubic=True)
@@ -217,21 +184,17 @@ class TransmissionConfig:
 def tabulate_transmission(path, config: TransmissionConfig | None = None, seed: int = 0, progress: bool = True) -> None:
     """Tabulate what a metal transmits against its thickness, from full-atom multislice; ``moirelib transmission``.
 
+    Two things are kept of the wave at every depth: its mean, the part that stays coherent with the incident plane
+    wave, and the intensity that passes each aperture, which also holds what atoms scattered by small angles.
+
     Parameters
     ----------
     path : path-like
         The ``.npz`` to write, read by `moirelib.simulation.Transmission.load`.
     config : TransmissionConfig, optional
         That of the shipped table by default.
-    seed : int
-        Seed of orientations and snapshots.
-    progress : bool
-        Show a progress bar.
-
-    Notes
-    -----
-    Two things are kept of the wave at every depth: its mean, the part that stays coherent with the incident plane
-    wave, and the intensity that passes each aperture, which also holds what atoms scattered by small angles.
+    seed, progress : int, bool
+        Seed of orientations and snapshots; whether a progress bar is shown.
     """
     from tqdm import tqdm
 
@@ -272,14 +235,15 @@ def particle_transmission(
 ) -> ParticleTransmission:
     """Full-atom multislice of one particle of a scene, turned into a multiplicative transmission.
 
+    The transmission of a part is the wave behind it over the wave before it, both propagated to the part's own
+    mid-plane.
+
     Parameters
     ----------
     atoms : ase.Atoms
         The particle's atoms at their place in the scene, in Å.
-    center : tuple of float
-        Its centre (y, x, z) in the scene, in nm.
-    extent : tuple of float
-        Lateral diameter and height of the particle, in nm.
+    center, extent : tuple of float
+        Its centre (y, x, z) in the scene, and its lateral diameter and height, in nm.
     energy, sampling : float
         In eV and, of the scene's wave, in nm.
     planes : int
@@ -287,11 +251,6 @@ def particle_transmission(
         earlier layer has modulated needs more: it meets each of the equal parts where that part is.
     margin : float
         Empty border around the particle, in nm.
-
-    Notes
-    -----
-    The transmission of a part is the wave behind it over the wave before it, both propagated to the part's own
-    mid-plane.
     """
     center, step, wavelength = np.asarray(center, float), SLICE / 10, electron_wavelength(energy)
     half = np.array([extent[0], extent[0], extent[1]]) / 2 + margin
@@ -320,18 +279,14 @@ def particle_transmission(
 def compose_wave(layers, shape, sampling: float, energy: float = 200e3) -> np.ndarray:
     """Wave behind stacked layers from their particles' transmissions, in the mid-plane of the last layer.
 
+    Complex64 of shape (y, x).
+
     Parameters
     ----------
     layers : sequence of sequence of ParticleTransmission
         In the beam's order; particles of one layer share their planes.
-    shape : tuple of int
-        Samples (y, x) of the scene.
-    sampling, energy : float
-        In nm and eV.
-
-    Returns
-    -------
-    ndarray, shape (y, x), complex64
+    shape, sampling, energy : tuple of int, float, float
+        Samples (y, x) of the scene, and their distance in nm; eV.
     """
     wave, wavelength = np.ones(shape, np.complex64), electron_wavelength(energy)
     at = layers[0][0].heights[0]
@@ -351,6 +306,8 @@ def reduce_transmission(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Reduce a layer's transmission from atomic to coarser sampling without losing electrons.
 
+    Returns a pair as `moirelib.simulation.compose` takes it.
+
     Parameters
     ----------
     wave : ndarray, shape (y, x)
@@ -366,15 +323,6 @@ def reduce_transmission(
         Low frequencies of the transmission, one value per coarse sample, in its middle.
     remainder : torch.Tensor, float32
         Intensity that passes the aperture and that the coherent part does not carry.
-
-    Raises
-    ------
-    ValueError
-        If the samplings do not divide each other.
-
-    Notes
-    -----
-    A pair as `moirelib.simulation.compose` takes it.
     """
     factor = round(coarse / sampling)
     if abs(factor * sampling - coarse) > 1e-6 * coarse or any(size % factor for size in wave.shape):
@@ -388,5 +336,5 @@ def reduce_transmission(
     lens = Lens.ideal(energy, aperture)
     passed = np.abs(through_lens(wave, sampling, lens)) ** 2
     carried = np.abs(through_lens(low, coarse, lens)) ** 2
-    remainder = passed.reshape(n[0], factor, n[1], factor).mean(axis=(1, 3)) - carried
+    remainder = block_mean(passed, factor) - carried
     return torch.from_numpy(low.astype(np.complex64)), torch.from_numpy(remainder.astype(np.float32))

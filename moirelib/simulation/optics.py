@@ -1,7 +1,4 @@
-"""From electron waves to images of lattices: the lens, one table of transmissions, layers composed into an image.
-
-Explained in chapter 2, "Multislice".
-"""
+"""From electron waves to images of lattices: lens, table of transmissions, layers composed to images (chapter 2)."""
 
 from __future__ import annotations
 
@@ -29,9 +26,7 @@ BATCH = 8_000_000  # samples of particle windows computed at once: some hundred 
 def electron_wavelength(energy: float) -> float:
     """Relativistic electron wavelength in nm (2.508e-3 at 200 keV) at an energy in eV.
 
-    References
-    ----------
-    Kirkland, Advanced Computing in Electron Microscopy, eq. 2.5.
+    Source: Kirkland, Advanced Computing in Electron Microscopy, eq. 2.5.
     """
     momentum_squared = 2 * _me * _e * energy * (1 + _e * energy / (2 * _me * _c**2))
     return float(_hplanck / np.sqrt(momentum_squared) * 1e9)
@@ -41,8 +36,6 @@ def electron_wavelength(energy: float) -> float:
 class Lens:
     """Objective lens and its aperture, and the energy of the electrons.
 
-    Notes
-    -----
     Energy, aperture and spherical aberration are the published recipe's; a chromatic aberration of 1.4 mm is usual for
     the objective lens of a 200 kV microscope.
     """
@@ -103,13 +96,7 @@ class Transmission:
 
     @classmethod
     def load(cls, path=None, energy: float = 200e3, aperture: float = 10.0) -> Transmission:
-        """Read one energy (eV) and aperture (mrad) of a tabulated file; the shipped one for gold by default.
-
-        Raises
-        ------
-        ValueError
-            If the file does not hold that energy and aperture.
-        """
+        """Read one energy (eV) and aperture (mrad) of a tabulated file; the shipped one for gold by default."""
         if path is None:
             from ..data import path as data_path
 
@@ -152,10 +139,9 @@ class Transmission:
         ----------
         mean_free_path : float, optional
             In nm; replaces the tabulated loss by exp(-t/Λ), for materials and apertures quoted that way.
-        greatest : float
-            Thickness to reach, in nm. Beyond the table loss and phase go on as in its last half, on average.
-        step : float
-            In nm.
+        greatest, step : float
+            Thickness to reach, and its step, in nm. Beyond the table loss and phase go on as in its last half, on
+            average.
 
         Returns
         -------
@@ -185,20 +171,16 @@ def _extrapolate(x, rows, t) -> np.ndarray:
 
 
 def layer_thickness(scene: Scene, layer: int, pixel_size: float, oversampling: int = OVERSAMPLING) -> np.ndarray:
-    """Thickness of one layer along the beam on a fine grid.
+    """Thickness of one layer along the beam, in nm, on a fine grid.
+
+    Float32 of shape (oversampling · height, oversampling · width).
 
     Parameters
     ----------
-    scene : Scene
-    layer : int
-        Layer number, from 1.
+    scene, layer : Scene, int
+        Layers are numbered from 1.
     pixel_size, oversampling : float, int
         In nm/pixel, and fine samples per pixel and axis.
-
-    Returns
-    -------
-    ndarray, shape (oversampling · height, oversampling · width), float32
-        In nm.
     """
     return _rasterize(scene, layer, pixel_size, oversampling)[0].numpy()
 
@@ -206,7 +188,7 @@ def layer_thickness(scene: Scene, layer: int, pixel_size: float, oversampling: i
 def particle_mask(scene: Scene, layer: int, pixel_size: float, oversampling: int = OVERSAMPLING) -> np.ndarray:
     """Fraction of each pixel covered by one layer's particles, float32 of shape (y, x); parameters as above."""
     thickness, _ = _rasterize(scene, layer, pixel_size, oversampling)
-    return _block_mean((thickness > 0).float(), oversampling).numpy()
+    return block_mean((thickness > 0).float(), oversampling).numpy()
 
 
 def _rasterize(scene: Scene, number: int, pixel_size: float, oversampling: int, device="cpu"):
@@ -246,19 +228,18 @@ def _stamps(scene, layer, fine, width, shape, device):
     rows, columns = corner[:, 0, None] + axis, corner[:, 1, None] + axis  # (n, width)
     y = (fine * (rows + 0.5 - center[:, 0, None])).float()[:, :, None]
     x = (fine * (columns + 0.5 - center[:, 1, None])).float()[:, None, :]
-    diameter, turn = (
-        torch.as_tensor(v, dtype=torch.float32, device=device)[:, None, None]
-        for v in (layer.diameters, layer.rotations)
-    )
+    both = torch.as_tensor(np.stack([layer.diameters, layer.rotations]), dtype=torch.float32, device=device)
+    diameter, turn = both[:, :, None, None]
     t = particle_thickness(scene.shape, y, x, diameter, turn, scene.height, scene.rounding)
     inside = ((rows >= 0) & (rows < shape[0]))[:, :, None] & ((columns >= 0) & (columns < shape[1]))[:, None, :]
     index = rows.clamp(0, shape[0] - 1)[:, :, None] * shape[1] + columns.clamp(0, shape[1] - 1)[:, None, :]
     return index.flatten(), (t * inside).flatten()
 
 
-def _block_mean(image, n: int):
+def block_mean(image, n: int):
+    """Mean of every n × n samples of an array or tensor."""
     h, w = image.shape
-    return image.reshape(h // n, n, w // n, n).mean(dim=(1, 3))
+    return image.reshape(h // n, n, w // n, n).mean(axis=(1, 3))
 
 
 def clean_image(
@@ -271,41 +252,23 @@ def clean_image(
     oversampling: int = OVERSAMPLING,
     device: str = "cpu",
 ) -> np.ndarray:
-    """Image of a scene without noise: fraction of the incident electrons per pixel.
+    """Image of a scene without noise: fraction of the incident electrons per pixel, float32 of shape (y, x).
+
+    Each layer multiplies the wave by its transmission, the wave travels on to the next layer, the objective lens adds
+    its phase, and the camera adds the electrons of each pixel. The image is 1 where nothing is in the way.
 
     Parameters
     ----------
-    scene : Scene
-    pixel_size : float
-        In nm/pixel.
-    transmission : Transmission, optional
-        Gold's shipped table at the lens's energy and aperture by default.
-    lens : Lens, optional
-        In focus at the table's energy and aperture by default.
+    scene, pixel_size : Scene, float
+        Pixel size in nm/pixel.
+    transmission, lens : Transmission, Lens, optional
+        Gold's shipped table at the lens's energy and aperture, and a lens in focus at those of the table by default.
     mean_free_path : float, optional
         Replaces the table's loss, in nm.
     liquid_mean_free_path : float, optional
         In nm; when given, particles displace liquid and so spare the beam the liquid's loss along their thickness.
-    oversampling : int
-        Samples of the wave per pixel and axis.
-    device : str
-        Where torch composes.
-
-    Returns
-    -------
-    ndarray, shape (y, x), float32
-        1 where nothing is in the way.
-
-    Raises
-    ------
-    ValueError
-        If a mean free path is not positive, the field is smaller than a pixel, or the table is not for the lens's
-        energy and aperture.
-
-    Notes
-    -----
-    Each layer multiplies the wave by its transmission, the wave travels on to the next layer, the objective lens adds
-    its phase, and the camera adds the electrons of each pixel.
+    oversampling, device : int, str
+        Samples of the wave per pixel and axis; where torch composes.
     """
     for name, path in (("mean_free_path", mean_free_path), ("liquid_mean_free_path", liquid_mean_free_path)):
         if path is not None and not path > 0:
@@ -316,31 +279,25 @@ def clean_image(
     shape = _pixels(scene, pixel_size)
     reach = lens.semiangle * (abs(lens.defocus) + 3 * lens.focal_spread) / pixel_size
     wide, margin = _widen(scene, pixel_size, shape, int(np.clip(np.ceil(reach), *MARGINS)))
-    layers = [
-        _layer_transmission(
-            wide, n, pixel_size, oversampling, transmission, mean_free_path, liquid_mean_free_path, device
-        )
-        for n in range(1, len(wide.layers) + 1)
-    ]
+    paths, numbers = (mean_free_path, liquid_mean_free_path), range(1, len(wide.layers) + 1)
+    layers = [_layer_transmission(wide, n, pixel_size, oversampling, transmission, paths, device) for n in numbers]
     image = compose(layers, [layer.z for layer in wide.layers], pixel_size, oversampling, lens)
     return image[margin : margin + shape[0], margin : margin + shape[1]].cpu().numpy()
+
+
+_load_shipped = lru_cache(Transmission.load)
 
 
 def table_for(lens: Lens, transmission: Transmission | None = None) -> Transmission:
     """The transmission given, if it is for the lens's energy and aperture; gold's shipped one by default."""
     if transmission is None:
-        return _load_gold(lens.energy, lens.aperture)
+        return _load_shipped(energy=lens.energy, aperture=lens.aperture)
     if (transmission.energy, transmission.aperture) != (lens.energy, lens.aperture):
         raise ValueError(
             f"the transmission is for {transmission.energy:g} eV and {transmission.aperture:g} mrad, the lens for "
             f"{lens.energy:g} eV and {lens.aperture:g} mrad; make them the same"
         )
     return transmission
-
-
-@lru_cache
-def _load_gold(energy, aperture) -> Transmission:
-    return Transmission.load(energy=energy, aperture=aperture)
 
 
 def _widen(scene, pixel_size, shape, margin) -> tuple[Scene, int]:
@@ -355,10 +312,10 @@ def _widen(scene, pixel_size, shape, margin) -> tuple[Scene, int]:
     return replace(scene, layers=layers, field=field), margin
 
 
-def _layer_transmission(scene, number, pixel_size, oversampling, transmission, mean_free_path, liquid, device):
+def _layer_transmission(scene, number, pixel_size, oversampling, transmission, paths, device):
     """Coherent transmission and incoherent remainder of one layer at wave sampling, from thickness and table."""
     thickness, orientation = _rasterize(scene, number, pixel_size, oversampling, device)
-    step = THICKNESS_STEP
+    (mean_free_path, liquid), step = paths, THICKNESS_STEP
     table = transmission.lookup(mean_free_path, float(thickness.max()), step)
     wave, remainder = (torch.from_numpy(v).to(device) for v in table)
     if liquid is not None:
@@ -377,7 +334,12 @@ def _layer_transmission(scene, number, pixel_size, oversampling, transmission, m
 
 
 def compose(layers, heights, pixel_size: float, oversampling: int, lens: Lens) -> torch.Tensor:
-    """Image of stacked layers from their transmissions.
+    """Image of stacked layers from their transmissions: fraction of the incident electrons per pixel.
+
+    A float32 tensor in the shape of the layers over the oversampling; the sum is conserved as far as the aperture lets
+    electrons pass. Electrons scattered by more than the wave's grid resolves, yet within the aperture, cannot interfere
+    in an image of that sampling: they are carried as intensity, attenuated by later layers, and spread over a disk
+    whose radius is the aperture times their layer's distance from focus.
 
     Parameters
     ----------
@@ -385,22 +347,9 @@ def compose(layers, heights, pixel_size: float, oversampling: int, lens: Lens) -
         Per layer, in the beam's order: coherent transmission, complex of shape (y, x) at wave sampling, and the
         intensity per sample that it does not carry (``None`` for nothing).
     heights : sequence of float
-        Of the layers' mid-planes along the beam, in nm.
-    pixel_size, oversampling : float, int
-        Of the camera, in nm/pixel, and samples of the wave per pixel and axis.
-    lens : Lens
-        In focus at the last layer's mid-plane, if without defocus.
-
-    Returns
-    -------
-    torch.Tensor, shape (y / oversampling, x / oversampling), float32
-        Fraction of the incident electrons per pixel; their sum is conserved as far as the aperture lets them pass.
-
-    Notes
-    -----
-    Electrons scattered by more than the wave's grid resolves, yet within the aperture, cannot interfere in an image of
-    that sampling: they are carried as intensity, attenuated by later layers, and spread over a disk whose radius is
-    the aperture times their layer's distance from focus.
+        Of the layers' mid-planes along the beam, in nm. A lens without defocus is in focus at the last one.
+    pixel_size, oversampling, lens : float, int, Lens
+        Of the camera, in nm/pixel; samples of the wave per pixel and axis; objective lens.
     """
     sampling = pixel_size / oversampling
     wave = None
@@ -419,7 +368,7 @@ def compose(layers, heights, pixel_size: float, oversampling: int, lens: Lens) -
     image = _through_lens(wave, sampling, oversampling, lens)
     for spread, height in scattered:
         radius = lens.semiangle * abs(lens.defocus + height - heights[-1])
-        image = image + _blur_by_disk(_block_mean(spread, oversampling), radius / pixel_size)
+        image = image + _blur_by_disk(block_mean(spread, oversampling), radius / pixel_size)
     return image
 
 
@@ -431,7 +380,7 @@ def _through_lens(wave, sampling, oversampling, lens):
     image = 0.0
     for defocus, weight in lens.foci:
         focused = inverse_fft(lens.transfer(angle, defocus).mul_(spectrum))
-        image = image + weight * _block_mean(_intensity(focused), oversampling)
+        image = image + weight * block_mean(_intensity(focused), oversampling)
     return image
 
 

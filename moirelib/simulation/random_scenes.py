@@ -1,7 +1,4 @@
-"""Random scenes: stacked lattices with the defects, outlines and scatter that real ones have.
-
-Explained in chapter 1, "Lattices".
-"""
+"""Random scenes: stacked lattices with the defects, outlines and scatter that real ones have (chapter 1)."""
 
 from __future__ import annotations
 
@@ -102,28 +99,19 @@ _SHARES = {"sphere": 0.35, "rod": 0.35, "cube": 0.1, "octahedron": 0.1, "prism":
 
 
 def random_scene(config: LatticeConfig, field, rng: np.random.Generator, spacing: float | None = None) -> Scene:
-    """Draw one scene of stacked hexagonal layers.
+    """Draw one scene of stacked hexagonal layers, each within the outline of the one below.
+
+    It has ``config.layers`` layers; all but the first are empty for a single-layer scene. The circumscribed circles of
+    a layer's particles never overlap: particles too close to each other move apart, and become smaller where there is
+    no room. Defects that were planted in the field are listed in each layer, where they are in the strained crystal
+    before independent displacements.
 
     Parameters
     ----------
-    config : LatticeConfig
-    field : tuple of float
-        Height and width of the field of view, in nm.
-    rng : numpy.random.Generator
+    config, field, rng : LatticeConfig, tuple of float, numpy.random.Generator
+        Ranges to draw from; height and width of the field of view, in nm.
     spacing : float, optional
         Nearest-neighbour distance of layer 1 in nm; drawn log-uniformly from the configuration when not given.
-
-    Returns
-    -------
-    Scene
-        ``config.layers`` layers; all but the first are empty for a single-layer scene. Each lies within the outline
-        of the one below. Planted defects whose position is in the field are listed in each layer.
-
-    Notes
-    -----
-    The circumscribed circles of a layer's particles never overlap: particles too close to each other move apart, and
-    become smaller where there is no room. Defects are listed where they are in the strained crystal, before independent
-    displacements.
     """
     if config.layers < 1:
         raise ValueError(f"a scene needs at least 1 layer, got {config.layers}")
@@ -170,9 +158,8 @@ def _random_particle(config, spacing, rng) -> _Particle:
     share = np.array([_SHARES[shape] for shape in config.shapes])
     shape = str(rng.choice(config.shapes, p=share / share.sum()))
     rounding = float(rng.uniform(*config.rounding))
-    diameter = (
-        spacing * rng.uniform(*config.diameter_ratio) if config.diameter is None else rng.uniform(*config.diameter)
-    )
+    scale, sizes = (spacing, config.diameter_ratio) if config.diameter is None else (1, config.diameter)
+    diameter = scale * rng.uniform(*sizes)
     diameter = float(min(diameter, MEAN_FILL * spacing / circumscribed_ratio(shape, rounding)))
     ratios = rng.uniform(*config.rod_height), rng.uniform(*config.prism_height)
     height = diameter * ratios[shape == "prism"] if config.height is None else config.height
@@ -193,9 +180,7 @@ def _upper_lattice(config, below, particle, rng) -> _LayerLattice:
         spacing = below.spacing * (1 + config.spacing_mismatch * rng.standard_normal())
     else:
         spacing = rng.uniform(*config.upper_spacing)
-    spacing = max(
-        spacing, UPPER_ROOM * particle.diameter * particle.corners
-    )  # particles must still fit beside each other
+    spacing = max(spacing, UPPER_ROOM * particle.diameter * particle.corners)  # particles fit beside each other
     direction = rng.uniform(0, 2 * np.pi)
     shift = rng.uniform(*config.offset) * below.spacing * np.array([np.sin(direction), np.cos(direction)])
     return _LayerLattice(float(spacing), below.angle + twist, below.center + shift)

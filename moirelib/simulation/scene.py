@@ -1,7 +1,4 @@
-"""Scenes: stacked layers of nanoparticles with their defects, and the truth of what an image of them holds.
-
-Explained in chapter 1, "Lattices".
-"""
+"""Scenes: stacked layers of nanoparticles with their defects, and the truth of what an image holds (chapter 1)."""
 
 from __future__ import annotations
 
@@ -44,16 +41,12 @@ class Layer:
         object.__setattr__(self, "positions", np.asarray(self.positions, float).reshape(-1, 2))
         n = len(self.positions)
         defaults = {"ids": np.arange(n), "rotations": np.zeros(n), "orientations": np.zeros(n, int)}
-        for name, default in defaults.items():
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, default)
         for name in ("diameters", *defaults):
-            object.__setattr__(self, name, np.asarray(getattr(self, name)))
-        for name in ("diameters", *defaults):
-            if len(getattr(self, name)) != n:
-                raise ValueError(
-                    f"{len(getattr(self, name))} {name} for {n} positions; Layer.select keeps them in step"
-                )
+            values = getattr(self, name)
+            values = np.asarray(defaults[name] if values is None else values)
+            if len(values) != n:
+                raise ValueError(f"{len(values)} {name} for {n} positions; Layer.select keeps them in step")
+            object.__setattr__(self, name, values)
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -67,14 +60,10 @@ class Layer:
     def shift(self, by) -> Layer:
         """The layer moved by (y, x) nm, its planted defects with it."""
         y, x = (float(v) for v in by)
-        defects = tuple(
-            replace(
-                d,
-                position=(d.position[0] + y, d.position[1] + x),
-                end=None if d.end is None else (d.end[0] + y, d.end[1] + x),
-            )
-            for d in self.defects
-        )
+        starts = [(d.position[0] + y, d.position[1] + x) for d in self.defects]
+        ends = [d.end and (d.end[0] + y, d.end[1] + x) for d in self.defects]
+        moved = zip(self.defects, starts, ends, strict=True)
+        defects = tuple(replace(d, position=start, end=end) for d, start, end in moved)
         return replace(self, positions=self.positions + (y, x), defects=defects)
 
 
@@ -124,20 +113,10 @@ class Scene:
 
 
 def truth_table(scene: Scene, pixel_size: float, frame: int = 0) -> pd.DataFrame:
-    """Truth of a scene as a particle table.
+    """Truth of a scene as a particle table of all particles whose centre is in the field.
 
-    Parameters
-    ----------
-    scene : Scene
-    pixel_size : float
-        In nm/pixel; pixel centres sit at integer coordinates, the field's corner at (-0.5, -0.5).
-    frame : int
-        Written to the ``frame`` column.
-
-    Returns
-    -------
-    pandas.DataFrame
-        ``frame, particle, layer, y, x`` (px), ``y_nm, x_nm, diameter_nm``; particles whose centre is in the field.
+    Columns are ``frame`` (as given), ``particle, layer, y, x`` (px), ``y_nm, x_nm, diameter_nm``. The pixel size is in
+    nm/pixel; pixel centres sit at integer coordinates, the field's corner at (-0.5, -0.5).
     """
     rows = []
     for number, layer in enumerate(scene.layers, start=1):
@@ -154,17 +133,9 @@ def truth_table(scene: Scene, pixel_size: float, frame: int = 0) -> pd.DataFrame
 def truth_parameters(scene: Scene, pixel_size: float) -> dict:
     """Truth of a scene beside its particles, for the records of libraries and movies.
 
-    Parameters
-    ----------
-    scene : Scene
-    pixel_size : float
-        In nm/pixel; planted defects are counted from the middle of the first pixel, as in `truth_table`.
-
-    Returns
-    -------
-    dict
-        Pixel size, shape, height, rounding, twist; spacing, row angle, height and planted defects by layer. Lengths
-        in nm, angles in degrees.
+    Pixel size, shape, height, rounding, twist; spacing, row angle, height and planted defects by layer. Lengths are in
+    nm (the pixel size in nm/pixel), angles in degrees; defects are counted from the middle of the first pixel, as in
+    `truth_table`.
     """
     middle = (-pixel_size / 2, -pixel_size / 2)
     return {

@@ -1,7 +1,6 @@
 """Shapes of gold nanoparticles: the thickness that the beam meets, and the atoms of the same solid.
 
-Every solid is a sharp one, made smaller, plus a ball that rounds its edges (a Minkowski sum).
-Explained in chapter 1, "Lattices".
+Every solid is a sharp one, made smaller, plus a ball that rounds its edges (a Minkowski sum; chapter 1).
 """
 
 from __future__ import annotations
@@ -58,16 +57,12 @@ def _check(shape: str, height: float, rounding: float) -> None:
 def circumscribed_ratio(shape: str, rounding: float = 0.0) -> float:
     """Diameter of the smallest circle around a particle's projection, over its equivalent diameter.
 
+    It is 1 for spheres and rods, 1.10, 1.25 and 1.56 for sharp octahedra, cubes and prisms (``rounding=0``).
+
     Parameters
     ----------
-    shape : str
-    rounding : float
-        Radius of rounded edges over the diameter. The ratio is greatest for sharp edges, the default.
-
-    Returns
-    -------
-    float
-        1 for spheres and rods, 1.10, 1.25 and 1.56 for sharp octahedra, cubes and prisms.
+    shape, rounding : str, float
+        As for `particle_thickness`. The ratio is greatest for sharp edges, the default.
     """
     _check(shape, 1.0, rounding)
     if shape not in _POLYGONS:
@@ -76,17 +71,9 @@ def circumscribed_ratio(shape: str, rounding: float = 0.0) -> float:
 
 
 def particle_height(shape: str, diameter: float, height: float = 0.0, rounding: float = 0.1) -> float:
-    """Extent of a particle along the beam.
+    """Extent of a particle along the beam in nm; parameters as for `particle_thickness`.
 
-    Parameters
-    ----------
-    shape, diameter, height, rounding
-        As for `particle_thickness`.
-
-    Returns
-    -------
-    float
-        In nm: a sphere's diameter, a cube's edge, the distance of an octahedron's opposite facets, or ``height``.
+    A sphere's diameter, a cube's edge, the distance of an octahedron's opposite facets, or ``height``.
     """
     _check(shape, height, rounding)
     if shape == "sphere":
@@ -99,7 +86,10 @@ def particle_height(shape: str, diameter: float, height: float = 0.0, rounding: 
 
 
 def particle_thickness(shape: str, y, x, diameter, rotation=0.0, height: float = 0.0, rounding: float = 0.1):
-    """Thickness of a particle along the beam.
+    """Thickness of a particle along the beam in nm, 0 outside it: float32 on the device of ``y``.
+
+    Where a wall is parallel to the beam it bulges by a quarter of the rounding radius, so that the thickness is
+    continuous (with ``rounding=0`` it is not).
 
     Parameters
     ----------
@@ -112,21 +102,8 @@ def particle_thickness(shape: str, y, x, diameter, rotation=0.0, height: float =
     rotation : float or torch.Tensor
         In the plane, in degrees from x towards y. At 0 a cube's facets face x and y, and one edge of an octahedron's
         or prism's upper facet is parallel to x.
-    height : float
-        Of rods and prisms, in nm.
-    rounding : float
-        Radius of rounded edges over the diameter, 0 to 0.5 (octahedra 0.45).
-
-    Returns
-    -------
-    torch.Tensor, float32
-        In nm, 0 outside the particle, on the device of ``y``. Where a wall is parallel to the beam it bulges by a
-        quarter of the rounding radius, so that the thickness is continuous (with ``rounding=0`` it is not).
-
-    Raises
-    ------
-    ValueError
-        If the shape is unknown, a rod or prism has no height, or the rounding is out of range.
+    height, rounding : float
+        Of rods and prisms, in nm; radius of rounded edges over the diameter, 0 to 0.5 (octahedra 0.45).
     """
     import torch
 
@@ -251,8 +228,14 @@ def nanoparticle(
 ) -> Atoms:
     """Atoms of one metal nanoparticle, carved by the same solid as `particle_thickness`.
 
-    Spheres and rods are cut from a crystal in a random orientation. Facets decide the orientation of the others:
-    cubes have {100} facets; octahedra and prisms lie on {111}, with the edges of the upper facet along ⟨110⟩.
+    Spheres and rods are cut from a crystal in a random orientation. Facets decide the orientation of the others: cubes
+    have {100} facets; octahedra and prisms lie on {111}, with the edges of the upper facet along ⟨110⟩.
+
+    A facet lies on a plane of atoms or between two, which matters in a particle of few planes. Below 10 nm sixteen
+    positions in the crystal's cell are tried; the one whose number of atoms is nearest to the solid's volume counts.
+
+    Positions are in Å (ASE's unit), the solid's centre in the middle of an orthorhombic cell, the beam along z. The
+    cell is the circumscribed circle's diameter wide and the particle's height deep, plus the margins.
 
     Parameters
     ----------
@@ -260,26 +243,8 @@ def nanoparticle(
         As for `particle_thickness`.
     rng : numpy.random.Generator
         Draws the orientation and where the solid's centre lies in the crystal's cell.
-    vacuum : float
-        Empty margin on every side, in nm.
-    material : str
-        Symbol of an fcc metal, such as Au, Ag, Pt or Pd.
-
-    Returns
-    -------
-    ase.Atoms
-        In Å (ASE's unit), the solid's centre in the middle of an orthorhombic cell, the beam along z. The cell is
-        the circumscribed circle's diameter wide and the particle's height deep, plus the margins.
-
-    Raises
-    ------
-    ValueError
-        If the diameter is below 0.5 nm (little more than one unit cell), or as for `particle_thickness`.
-
-    Notes
-    -----
-    A facet lies on a plane of atoms or between two, which matters in a particle of few planes. Below 10 nm sixteen
-    positions in the crystal's cell are tried; the one whose number of atoms is nearest to the solid's volume counts.
+    vacuum, material : float, str
+        Empty margin on every side, in nm; symbol of an fcc metal, such as Au, Ag, Pt or Pd.
     """
     _check(shape, height, rounding)
     if not diameter >= SMALLEST:

@@ -1,7 +1,4 @@
-"""Elastic vibrations: a harmonic crystal of nanoparticles with springs between nearest neighbours.
-
-Explained in chapter 1, "Lattices".
-"""
+"""Elastic vibrations: a harmonic crystal of nanoparticles with springs between nearest neighbours (chapter 1)."""
 
 from __future__ import annotations
 
@@ -14,25 +11,17 @@ from ..crystal.neighbours import bonds
 
 
 def stiffness_matrix(positions, spacing: float, spring_constant: float, site_stiffness: float = 0.0) -> csc_array:
-    """Second derivatives of the elastic energy: E = ½ uᵀ K u.
+    """Second derivatives of the elastic energy in kT/nm², shape (2n, 2n): E = ½ uᵀ K u with u = y0, x0, y1, x1, ...
 
     Parameters
     ----------
-    positions : array_like, shape (n, 2)
-        Equilibrium sites (y, x), in nm. Every spring is unstretched there.
-    spacing : float
-        Nearest-neighbour distance, in nm.
+    positions, spacing : array_like of shape (n, 2), float
+        Equilibrium sites (y, x), where every spring is unstretched, and nearest-neighbour distance, in nm.
     spring_constant, site_stiffness : float
         Of each bond, and of a weak spring from every particle to its site, in kT/nm².
-
-    Returns
-    -------
-    scipy.sparse.csc_array, shape (2n, 2n)
-        In kT/nm², in the order y0, x0, y1, x1, ...
     """
     stretch = _stretch_matrix(positions, spacing)
-    identity = eye_array(stretch.shape[1])
-    return csc_array(spring_constant * (stretch.T @ stretch) + site_stiffness * identity)
+    return csc_array(spring_constant * (stretch.T @ stretch) + site_stiffness * eye_array(stretch.shape[1]))
 
 
 def _stretch_matrix(positions, spacing) -> csc_array:
@@ -56,36 +45,23 @@ def thermal_displacements(
     site_stiffness: float | None = None,
     correlation_time: float = 0.0,
 ) -> np.ndarray:
-    """Draw displacements of an elastic crystal in thermal equilibrium.
+    """Draw displacements (y, x) of an elastic crystal in thermal equilibrium, in nm, shape (frames, n, 2).
+
+    They are Gaussian with the inverse of the stiffness matrix (in kT/nm²) as covariance, exactly. With a correlation
+    time, every vibration mode of stiffness λ decays as exp(-t/τ) with τ in proportion to 1/λ: overdamped motion in a
+    liquid, without hydrodynamic interactions. ``correlation_time`` is τ of one particle whose neighbours are held (λ =
+    3 spring constants plus the site's); long waves are slower. This needs all modes: 6 seconds for 1500 particles on
+    one core; without it, drawing takes milliseconds per frame.
 
     Parameters
     ----------
-    positions, spacing, spring_constant
-        As for `stiffness_matrix`.
-    frames : int
-    rng : numpy.random.Generator
+    positions, spacing, spring_constant, frames, rng
+        As for `stiffness_matrix`; number of frames; source of the noise.
     site_stiffness : float, optional
         Of a weak spring from every particle to its site, in kT/nm²; 0.02 spring constants by default. It holds the
         crystal as a whole, and particles with too few bonds, as friction on the layer below or the window would.
     correlation_time : float
         In frames; 0 draws every frame anew.
-
-    Returns
-    -------
-    ndarray, shape (frames, n, 2)
-        (y, x) in nm: Gaussian with the inverse of the stiffness matrix (in kT/nm²) as covariance, exactly.
-
-    Raises
-    ------
-    ValueError
-        If the spring constant or the site stiffness is not positive.
-
-    Notes
-    -----
-    With a correlation time, every vibration mode of stiffness λ decays as exp(-t/τ) with τ in proportion to 1/λ:
-    overdamped motion in a liquid, without hydrodynamic interactions. ``correlation_time`` is τ of one particle whose
-    neighbours are held (λ = 3 spring constants plus the site's); long waves are slower. This needs all modes:
-    6 seconds for 1500 particles on one core; without it, drawing takes milliseconds per frame.
     """
     site_stiffness = 0.02 * spring_constant if site_stiffness is None else site_stiffness
     if not (spring_constant > 0 and site_stiffness > 0):
@@ -126,26 +102,18 @@ def dynamical_matrix(
 ) -> np.ndarray:
     """Stiffness of plane waves in an infinite hexagonal crystal of springs between nearest neighbours.
 
+    D(q) in kT/nm², shape (..., 2, 2) in (y, x) order. The spectrum of thermal displacements u is its inverse: ⟨u_i(q)
+    u_j*(q)⟩ = D⁻¹_ij with u(q) = Σ u exp(-i q·r) / √n. Source: Ashcroft and Mermin, Solid State Physics (1976), chapter
+    22.
+
     Parameters
     ----------
     wave_vectors : array_like, shape (..., 2)
         (y, x) in radians per nm.
-    spacing : float
-        Nearest-neighbour distance, in nm.
-    angle : float
-        Direction of a close-packed row, in degrees from x towards y.
+    spacing, angle : float
+        Nearest-neighbour distance, in nm; direction of a close-packed row, in degrees from x towards y.
     spring_constant, site_stiffness : float
         Of each bond and of the springs to the sites, in kT/nm².
-
-    Returns
-    -------
-    ndarray, shape (..., 2, 2)
-        D(q) in kT/nm², (y, x) order. The spectrum of thermal displacements u is its inverse:
-        ⟨u_i(q) u_j*(q)⟩ = D⁻¹_ij with u(q) = Σ u exp(-i q·r) / √n.
-
-    References
-    ----------
-    Ashcroft and Mermin, Solid State Physics (1976), chapter 22.
     """
     t = np.radians(angle + np.array([0.0, 60.0, 120.0]))
     unit = np.stack([np.sin(t), np.cos(t)], axis=1)  # one of each pair of opposite neighbours

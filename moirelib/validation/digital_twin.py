@@ -16,11 +16,8 @@ from ..simulation.optics import clean_image
 from ..simulation.random_scenes import LatticeConfig, random_scene
 from ..simulation.scene import Scene
 
-#: nm/pixel of the real frame, by its TIFF tag.
-REAL_PIXEL_SIZE = 2.5928
-
-#: nm between nearest neighbours of its lattice, measured in chapter 6.
-REAL_SPACING = 119.6
+REAL_PIXEL_SIZE = 2.5928  # nm/pixel of the real frame, by its TIFF tag
+REAL_SPACING = 119.6  # nm between nearest neighbours of its lattice, measured in chapter 6
 
 
 def real_frame_lattice() -> LatticeConfig:
@@ -47,19 +44,14 @@ def real_frame_lattice() -> LatticeConfig:
 def leaning_columns(scene: Scene, lean: float, particles: int = 3) -> Scene:
     """Replace every particle of layer 1 by a column of thinner ones that leans along a close-packed row.
 
+    The scene has one layer per particle of the column; the middle of a column stays where the particle was.
+
     Parameters
     ----------
-    scene : Scene
-        One layer of prisms or rods.
-    lean : float
-        Lateral distance of a column's upper from its lower end, in nm.
+    scene, lean : Scene, float
+        One layer of prisms or rods; lateral distance of a column's upper from its lower end, in nm.
     particles : int
         Per column; together they are as high as the one they replace.
-
-    Returns
-    -------
-    Scene
-        One layer per particle of the column; the middle of a column stays where the particle was.
     """
     base, height = scene.layers[0], scene.height / particles
     row, _ = direction_along(base.angle)
@@ -83,16 +75,13 @@ def real_frame_twin(
 
     Parameters
     ----------
-    seed : int
-        Same seed, same bytes.
-    size : int
-        Edge in pixels of 2.593 nm; the real frame has 1024.
+    seed, size : int
+        Same seed, same bytes; edge in pixels of 2.593 nm (the real frame has 1024).
     lattice, liquid : LatticeConfig, LiquidConfig, optional
         `real_frame_lattice` and ``LiquidConfig.real_frame()`` by default.
-    lean : float
-        Of the columns, see `leaning_columns`; 0 for upright particles.
-    mean_free_path : float
-        Of the particles, in nm: an effective one, fitted to their contrast.
+    lean, mean_free_path : float
+        Of the columns, see `leaning_columns` (0 for upright particles); of the particles: an effective one, fitted to
+        their contrast; both in nm.
 
     Returns
     -------

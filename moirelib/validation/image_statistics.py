@@ -1,6 +1,6 @@
 """Numbers that describe a frame's noise, background and contrast, for comparing a simulated frame with a real one.
 
-Explained in chapter 3, "Liquid".
+Explained in chapter 3.
 """
 
 from __future__ import annotations
@@ -14,24 +14,17 @@ from skimage.util import view_as_blocks
 
 
 def noise_autocorrelation(image, lags: Sequence[int] = (1, 2, 3), smoothing: float = 5.0) -> np.ndarray:
-    """Autocorrelation of the noise of one frame.
+    """Autocorrelation of the noise of one frame, shape (len(lags),); 1 would be perfect correlation.
 
     Noise is what remains after a Gaussian average is subtracted; the autocorrelation is that of the whole frame, the
-    mean over both axes.
+    mean over both axes. White noise gives -0.01: the average contains the pixel itself.
 
     Parameters
     ----------
     image : array_like, shape (y, x)
         Counts.
-    lags : sequence of int
-        Distances in pixels, from 1.
-    smoothing : float
-        Standard deviation of the Gaussian, in pixels.
-
-    Returns
-    -------
-    ndarray, shape (len(lags),)
-        1 would be perfect correlation. White noise gives -0.01: the average contains the pixel itself.
+    lags, smoothing : sequence of int, float
+        Distances from 1, and standard deviation of the Gaussian, in pixels.
     """
     image = np.asarray(image, dtype=float)
     noise = image - gaussian_filter(image, smoothing)
@@ -43,25 +36,19 @@ def noise_autocorrelation(image, lags: Sequence[int] = (1, 2, 3), smoothing: flo
 def noise_spectra(image, tile: int = 32) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Power spectrum of the noise in every tile of a frame, and the tile's mean.
 
+    At frequencies that the specimen does not reach, electron counting gives gain · MTF² · (mean - offset).
+
     Parameters
     ----------
-    image : array_like, shape (y, x)
-        Counts.
-    tile : int
-        Edge of a tile, in pixels. A second-degree surface is subtracted from each.
+    image, tile : array_like of shape (y, x), int
+        Counts; edge of a tile, in pixels. A second-degree surface is subtracted from each.
 
     Returns
     -------
-    mean : ndarray, shape (n,)
-        Mean counts of each tile.
-    frequency : ndarray, shape (tile, tile)
-        In cycles per pixel.
+    mean, frequency : ndarray, shape (n,) and (tile, tile)
+        Mean counts of each tile; cycles per pixel.
     power : ndarray, shape (n, tile, tile)
         In counts² per pixel: white noise of variance v gives v at every frequency.
-
-    Notes
-    -----
-    At frequencies that the specimen does not reach, electron counting gives gain · MTF² · (mean - offset).
     """
     image = np.asarray(image, dtype=float)
     whole = image[: image.shape[0] // tile * tile, : image.shape[1] // tile * tile]
@@ -78,12 +65,13 @@ def noise_spectra(image, tile: int = 32) -> tuple[np.ndarray, np.ndarray, np.nda
 def background_spectrum(image, pixel_size: float, bins: int = 18) -> tuple[np.ndarray, np.ndarray]:
     """Power spectrum of everything in a frame but its lattice.
 
+    A lattice fills few samples of a ring, so it does not change the ring's *median*. The power of a random field has an
+    exponential distribution, whose median is ln 2 of its mean; the result is divided by that.
+
     Parameters
     ----------
-    image : array_like, shape (y, x)
-        Counts.
-    pixel_size : float
-        In nm/pixel.
+    image, pixel_size : array_like of shape (y, x), float
+        Counts; nm/pixel.
     bins : int
         Number of rings in Fourier space, of equal width in the logarithm of the frequency. Rings of fewer than ten
         samples are left out.
@@ -94,11 +82,6 @@ def background_spectrum(image, pixel_size: float, bins: int = 18) -> tuple[np.nd
         In 1/nm, geometric mean of each ring's samples.
     power : ndarray, shape (n,)
         Of the relative intensity, in nm²: the variance of image / mean is its integral over the plane of frequencies.
-
-    Notes
-    -----
-    A lattice fills few samples of a ring, so it does not change the ring's *median*. The power of a random field has an
-    exponential distribution, whose median is ln 2 of its mean; the result is divided by that.
     """
     image = np.asarray(image, dtype=float)
     window = np.outer(*(np.hanning(n) for n in image.shape))
@@ -119,10 +102,8 @@ def average_particle(image, spacing: float) -> tuple[np.ndarray, int]:
 
     Parameters
     ----------
-    image : array_like, shape (y, x)
-        Counts; a part of a frame that particles fill.
-    spacing : float
-        Nearest-neighbour distance, in pixels.
+    image, spacing : array_like of shape (y, x), float
+        Counts of a part of a frame that particles fill; nearest-neighbour distance, in pixels.
 
     Returns
     -------
@@ -130,11 +111,6 @@ def average_particle(image, spacing: float) -> tuple[np.ndarray, int]:
         n is the spacing rounded to pixels; 1 is the mean brightness around (Gaussian of one spacing).
     count : int
         Number of particles averaged: the dark spots at least 0.6 spacings apart and a spacing from the border.
-
-    Raises
-    ------
-    ValueError
-        If there is none.
     """
     image = np.asarray(image, dtype=float)
     n = round(spacing)
@@ -147,18 +123,10 @@ def average_particle(image, spacing: float) -> tuple[np.ndarray, int]:
 
 
 def particle_contrast(image, spacing: float) -> float:
-    """How much darker particles are than the liquid between them.
+    """How much darker particles are than the liquid between them; parameters as for `average_particle`.
 
-    Parameters
-    ----------
-    image, spacing
-        As for `average_particle`.
-
-    Returns
-    -------
-    float
-        1 - I(particle) / I(between): the mean of the `average_particle` within 0.1 spacings of its centre against the
-        mean over the ring from 0.45 to 0.55 spacings, where neighbours are farthest.
+    1 - I(particle) / I(between): the mean of the `average_particle` within 0.1 spacings of its centre against the mean
+    over the ring from 0.45 to 0.55 spacings, where neighbours are farthest.
     """
     particle, _ = average_particle(image, spacing)
     n = particle.shape[0] // 2
@@ -169,19 +137,14 @@ def particle_contrast(image, spacing: float) -> float:
 def frame_statistics(image, spacing: float, region=np.s_[:, :]) -> dict[str, float]:
     """Numbers by which a simulated frame is compared with a real one.
 
+    Mean, standard deviation and quantiles in counts, autocorrelation of the noise at three lags, contrast.
+
     Parameters
     ----------
-    image : array_like, shape (y, x)
-        Counts.
-    spacing : float
-        Nearest-neighbour distance, in pixels.
+    image, spacing : array_like of shape (y, x), float
+        Counts; nearest-neighbour distance, in pixels.
     region : tuple of slice
         The part of the frame that particles fill, for their contrast.
-
-    Returns
-    -------
-    dict
-        Mean, standard deviation and quantiles in counts, autocorrelation of the noise at three lags, contrast.
     """
     image = np.asarray(image, dtype=float)
     quantiles = (1, 5, 25, 50, 75, 95, 99)

@@ -1,6 +1,6 @@
 """Composed images against full-atom multislice of the same scene.
 
-Explained in chapter 2, "Multislice"; printed by ``make bench-optics``.
+Explained in chapter 2; printed by ``make bench-optics``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ..simulation.multislice import (
     through_lens,
     vibrate,
 )
-from ..simulation.optics import OVERSAMPLING, Lens, Transmission, clean_image, compose, electron_wavelength
+from ..simulation.optics import OVERSAMPLING, Lens, Transmission, block_mean, clean_image, compose, electron_wavelength
 from ..simulation.scene import Layer, Scene
 from ..simulation.shapes import nanoparticle
 
@@ -48,21 +48,12 @@ class Comparison:
 
 
 def overlapping_clusters(diameter: float = 4.0, twist: float = 15.0, field: float = 21.6) -> Scene:
-    """Two hexagonal clusters of seven spheres each, one on top of the other.
+    """Two hexagonal clusters of seven spheres each, one on top of the other, with 1 nm between their surfaces.
 
     Parameters
     ----------
-    diameter : float
-        Of the spheres, in nm.
-    twist : float
-        In degrees.
-    field : float
-        Edge of the square field, in nm; the clusters need 3.6 diameters and 3 nm.
-
-    Returns
-    -------
-    Scene
-        The layers' surfaces are 1 nm apart.
+    diameter, twist, field : float
+        Of the spheres, in nm; degrees; edge of the square field, in nm: the clusters need 3.6 diameters and 3 nm.
     """
     layers = []
     for i, (angle, shift) in enumerate([(3.0, (-0.075, -0.075)), (3.0 + twist, (0.15, 0.125))]):
@@ -85,6 +76,8 @@ def compare_with_multislice(
 ) -> Comparison:
     """Compute one small scene atom by atom and from its particles, in one run.
 
+    Both sides hold the same atoms at the same displaced places, so the difference is the composition's alone.
+
     Parameters
     ----------
     scene : Scene
@@ -94,28 +87,11 @@ def compare_with_multislice(
     lenses : sequence of Lens, optional
         Of one energy, no two of the same aperture and defocus; by default without aberrations at 200 keV, with
         apertures of 5 and 10 mrad and a defocus of 0, 200 and 1000 nm.
-    seed : int
-        Of the crystal orientations and of the atoms' thermal displacements.
-    planes : int
-        Planes per particle of the second and later layers, for the method ``particle``.
-    oversampling : int
-        Samples of the wave per camera pixel, for the methods ``library`` and ``table``.
+    seed, planes, oversampling : int
+        Of the crystal orientations and of the atoms' thermal displacements; planes per particle of the second and later
+        layers, for the method ``particle``; samples of the wave per camera pixel, for ``library`` and ``table``.
     sampling : float
         Of the full-atom wave, in nm.
-
-    Returns
-    -------
-    Comparison
-
-    Raises
-    ------
-    ValueError
-        If the particles are not spheres, a layer is empty or reaches the border, the lenses' energies differ, or
-        samplings do not divide each other.
-
-    Notes
-    -----
-    Both sides hold the same atoms at the same displaced places, so the difference is the composition's alone.
     """
     if lenses is None:
         lenses = [Lens.ideal(aperture=a, defocus=d) for a in (5.0, 10.0) for d in (0.0, 200.0, 1000.0)]
@@ -128,17 +104,16 @@ def compare_with_multislice(
     start = time.perf_counter()
     full = _full_wave(scene, atoms, energy, sampling)
     full_s = time.perf_counter() - start
-    single = [_transmissions(layer, a, energy, sampling, 1) for layer, a in zip(scene.layers, atoms, strict=True)]
-    several = single[:1] + [
-        _transmissions(layer, a, energy, sampling, planes) for layer, a in zip(scene.layers[1:], atoms[1:], strict=True)
-    ]
+    pairs = list(zip(scene.layers, atoms, strict=True))
+    single = [_transmissions(*pair, energy, sampling, 1) for pair in pairs]
+    several = single[:1] + [_transmissions(*pair, energy, sampling, planes) for pair in pairs[1:]]
     waves = {"full": full, "particle": compose_wave(several, full.shape, sampling, energy)}
     layers = [compose_wave([particles], full.shape, sampling, energy) for particles in single]
     images: dict = {}
     for lens in lenses:
         for name, wave in waves.items():
-            seen = np.abs(through_lens(wave, sampling, lens)) ** 2
-            images |= {(name, p, lens.aperture, lens.defocus): _bin(seen, round(p / sampling)) for p in pixel_sizes}
+            seen, key = np.abs(through_lens(wave, sampling, lens)) ** 2, (lens.aperture, lens.defocus)
+            images |= {(name, p, *key): block_mean(seen, round(p / sampling)) for p in pixel_sizes}
     for p in pixel_sizes:
         images |= _compose_as_library(scene, layers, p, lenses, oversampling, sampling)
     return Comparison(_difference_table(images), images, full_s, float(np.prod(scene.field)))
@@ -213,19 +188,11 @@ def _compose_as_library(scene, layers, pixel_size, lenses, oversampling, samplin
     for energy, aperture in dict.fromkeys((lens.energy, lens.aperture) for lens in lenses):
         reduced = [reduce_transmission(layer, sampling, coarse, energy, aperture) for layer in layers]
         gold = Transmission.load(energy=energy, aperture=aperture)
-        average = replace(gold, **_orientation_average(gold))
+        # the mean over orientations, as a table of one orientation
+        wave = np.sqrt(np.mean(np.abs(gold.wave) ** 2, axis=0)) * np.exp(1j * gold.phase)
+        average = replace(gold, wave=wave[None], intensity=gold.mean_intensity[None])
         for lens in [each for each in lenses if each.aperture == aperture]:
             key = pixel_size, aperture, lens.defocus
             images["library", *key] = compose(reduced, heights, pixel_size, oversampling, lens).numpy()
             images["table", *key] = clean_image(scene, pixel_size, average, lens, oversampling=oversampling)
     return images
-
-
-def _orientation_average(gold: Transmission) -> dict:
-    """The table's mean over orientations as a table of one orientation."""
-    wave = np.sqrt(np.mean(np.abs(gold.wave) ** 2, axis=0)) * np.exp(1j * gold.phase)
-    return {"wave": wave[None], "intensity": gold.mean_intensity[None]}
-
-
-def _bin(image, n: int) -> np.ndarray:
-    return image.reshape(image.shape[0] // n, n, image.shape[1] // n, n).mean(axis=(1, 3))

@@ -1,6 +1,6 @@
 """Scores of particles, layer images and growth events against the truth of a simulation.
 
-Explained in chapter 6, "Decompose"; `score_events` in chapter 10, "Growth".
+Explained in chapter 6; `score_events` in chapter 10.
 """
 
 from __future__ import annotations
@@ -17,23 +17,19 @@ def score_particles(
 ) -> dict:
     """Score a particle table: detection, layer assignment and position.
 
+    Scores are ``f1`` (a particle counts only in its right layer), ``f1_agnostic`` (layers ignored), ``assignment``
+    (fraction of matched particles in the right layer), ``rmse_nm`` (root mean square distance of the layer-resolved
+    pairs). The layers may be exchanged once for the whole table: the order of the higher ``f1`` counts.
+
     Parameters
     ----------
     found, truth : pandas.DataFrame
         ``frame, layer, y_nm, x_nm``.
-    diameter_nm : float
-        Typical particle diameter. Particles whose true centre is within half of it from the border do not count.
+    diameter_nm, matching_radius : float
+        Typical particle diameter in nm, and greatest distance of a pair in diameters. Particles whose true centre is
+        within half a diameter from the border do not count.
     field_nm : tuple of float
         Height and width of the field of view, in nm.
-    matching_radius : float
-        In diameters.
-
-    Returns
-    -------
-    dict
-        ``f1`` (a particle counts only in its right layer), ``f1_agnostic`` (layers ignored), ``assignment`` (fraction
-        of matched particles in the right layer), ``rmse_nm`` (root mean square distance of the layer-resolved pairs).
-        The layers may be exchanged once for the whole table: the order of the higher ``f1`` counts.
     """
     scores = (_score_order(found, truth, names, diameter_nm, field_nm, matching_radius) for names in ORDERS)
     return max(scores, key=lambda score: score["f1"])
@@ -87,6 +83,10 @@ def score_layers(
 ) -> dict:
     """Score particles and layer images together, under one order of the layers.
 
+    Scores are those of `score_particles`, and ``mask_accuracy`` (fraction of pixels of both layers that are rightly
+    covered or not), ``mask_iou`` (intersection over union of each layer, averaged). The layers may be exchanged once
+    for particles and masks together: the order of the higher ``f1`` counts or, if both are equal, of ``mask_iou``.
+
     Parameters
     ----------
     found, truth : pandas.DataFrame
@@ -95,13 +95,6 @@ def score_layers(
         Found layer images and true masks, 0 to 1 or 0 to 255.
     diameter_nm, field_nm, matching_radius
         As for `score_particles`.
-
-    Returns
-    -------
-    dict
-        As `score_particles`, and ``mask_accuracy`` (fraction of pixels of both layers that are rightly covered or
-        not), ``mask_iou`` (intersection over union of each layer, averaged). The layers may be exchanged once for
-        particles and masks together: the order of the higher ``f1`` counts or, if both are equal, of ``mask_iou``.
     """
     a, b = (_binary(x, 0.5) for x in (layers, masks))
     scores = []
@@ -119,7 +112,7 @@ def mask_accuracy(layers, masks, threshold: float = 0.5) -> float:
 
 
 def mask_iou(layers, masks, threshold: float = 0.5) -> float:
-    """Intersection over union of layer images and true masks, both layers together.
+    """Intersection over union, 0 to 1, of layer images and true masks, both layers together.
 
     Parameters
     ----------
@@ -127,11 +120,6 @@ def mask_iou(layers, masks, threshold: float = 0.5) -> float:
         0 to 1 or 0 to 255. Layers may be exchanged once for all frames.
     threshold : float
         Above it a pixel counts as covered.
-
-    Returns
-    -------
-    float
-        0 to 1.
     """
     a, b = (_binary(x, threshold) for x in (layers, masks))
     return max(_iou(a, b), _iou(a[..., ::-1, :, :], b))
@@ -150,32 +138,18 @@ def _iou(a, b) -> float:
 def score_events(
     found: pd.DataFrame, truth: pd.DataFrame, reach_nm: float, frames: int = 2, counts=None
 ) -> dict[str, float]:
-    """Recall and precision of events against a simulation's truth.
+    """Recall and precision of events against a simulation's truth: pairs are one to one, of one layer and kind.
+
+    Scores are ``recall, precision, true, found, matched, rmse_frames``.
 
     Parameters
     ----------
     found, truth : pandas.DataFrame
         ``frame, layer, event, y_nm, x_nm``, positions in the first frame. The truth may say attach and detach.
-    reach_nm : float
-        Farthest distance of a pair, in nm; half a spacing.
-    frames : int
-        Farthest distance in time.
+    reach_nm, frames : float, int
+        Farthest distance of a pair, in nm (half a spacing) and in frames.
     counts : array_like of bool, optional
         Which true events count for the recall. The others may be found without loss of precision.
-
-    Returns
-    -------
-    dict
-        ``recall, precision, true, found, matched, rmse_frames``.
-
-    Raises
-    ------
-    ValueError
-        If a column is missing.
-
-    Notes
-    -----
-    Pairs are one to one, of one layer and kind.
     """
     for table, name in ((found, "the table of events found"), (truth, "the table of true events")):
         require_columns(table, ["frame", "layer", "event", "y_nm", "x_nm"], name)

@@ -1,7 +1,4 @@
-"""A Moiré image with known layers, made of a real single-layer frame.
-
-Explained in chapter 6, "Decompose".
-"""
+"""A Moiré image with known layers, made of a real single-layer frame (chapter 6)."""
 
 from __future__ import annotations
 
@@ -33,32 +30,19 @@ def semi_real_moire(
 ) -> SemiRealMoire:
     """Multiply a real single-layer frame with a turned copy of itself: known layers, real background and noise.
 
+    The turned copy is smoothed over a sixth of a diameter, so that the product keeps the noise of one exposure.
+
     Parameters
     ----------
     frame : ndarray, shape (y, x)
         Real frame of one layer, any offset removed.
-    diameter : float
-        Particle diameter, in pixels; sets how smooth the background and the turned copy are.
-    twist_angle : float
-        In degrees, from x towards y.
+    diameter, twist_angle : float
+        Particle diameter, in pixels, which sets how smooth the background and the turned copy are; degrees from x
+        towards y.
     size : int, optional
         Edge of the result in pixels; the largest that every twist fills by default.
     center : tuple of int, optional
         (y, x) of the source pixel at the middle of the result; the frame's middle by default.
-
-    Returns
-    -------
-    SemiRealMoire
-        The frame, both transmissions, and how layer 2's particles follow from layer 1's.
-
-    Raises
-    ------
-    ValueError
-        If the turned copy would not fill the result.
-
-    Notes
-    -----
-    The turned copy is smoothed over a sixth of a diameter, so that the product keeps the noise of one exposure.
     """
     frame = np.asarray(frame, dtype=np.float32)
     center = tuple(n // 2 for n in frame.shape) if center is None else tuple(int(c) for c in center)

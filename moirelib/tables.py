@@ -1,7 +1,4 @@
-"""Tables of particles: one check of what every analysis takes in.
-
-Explained in chapter 7, "Particles".
-"""
+"""Tables of particles: one check of what every analysis takes in (chapter 7, "Particles")."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Link places from frame to frame, with trackpy: particles, defects, boundaries.
-
-Explained in chapter 7, "Particles".
-"""
+"""Link places from frame to frame, with trackpy: particles, defects, boundaries (chapter 7, "Particles")."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Reciprocal space of a hexagonal lattice: symmetry path and Brillouin zone.
-
-Explained in chapter 8, "Vibrations".
-"""
+"""Reciprocal space of a hexagonal lattice: symmetry path and Brillouin zone (chapter 8, "Vibrations")."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Find the strongest hexagonal lattice in a set of points, by the structure factor.
-
-Explained in chapter 7, "Particles".
-"""
+"""Find the strongest hexagonal lattice in a set of points, by the structure factor (chapter 7, "Particles")."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Hexagonal lattices: spacing, angle, wave vectors.
-
-Explained in chapter 1, "Lattices".
-"""
+"""Hexagonal lattices: spacing, angle, wave vectors (chapter 1, "Lattices")."""
 
 from __future__ import annotations
 

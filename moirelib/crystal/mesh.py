@@ -1,7 +1,4 @@
-"""A triangulation of a layer whose edges are named by lattice vectors.
-
-Explained in chapter 9, "Order and defects".
-"""
+"""A triangulation of a layer whose edges are named by lattice vectors (chapter 9, "Order and defects")."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Two hexagonal lattices upon each other: Moiré period and coincidence sites.
-
-Explained in chapter 1, "Lattices".
-"""
+"""Two hexagonal lattices upon each other: Moiré period and coincidence sites (chapter 1, "Lattices")."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Neighbours in a set of points: spacing, bonds, rows, bond order.
-
-Explained in chapter 9, "Order and defects".
-"""
+"""Neighbours in a set of points: spacing, bonds, rows, bond order (chapter 9, "Order and defects")."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Steps that fit a frame: of each particle's own parameters, and of what all share.
-
-Explained in chapter 7, "Particles".
-"""
+"""Steps that fit a frame: of each particle's own parameters, and of what all share (chapter 7, "Particles")."""
 
 from __future__ import annotations
 

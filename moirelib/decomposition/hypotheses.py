@@ -1,7 +1,4 @@
-"""How many layers does a frame show? Each possible number is a hypothesis; one function chooses.
-
-Explained in chapter 7, "Particles".
-"""
+"""How many layers a frame shows: each number is a hypothesis, one is chosen (chapter 7, "Particles")."""
 
 from __future__ import annotations
 
@@ -133,19 +130,9 @@ def propose_hypotheses(
 ) -> list[Hypothesis]:
     """The hypothesis that the detections suggest and, where another number of layers is as likely, that one too.
 
-    Parameters
-    ----------
-    frame : ndarray, shape (y, x)
-        Raw frame.
-    detections : pandas.DataFrame
-        ``channel``, ``y, x`` (px) and ``score`` of the network's peaks.
-    diameter : float
-        Expected diameter, in pixels.
-    before : Found, optional
-        An earlier frame of the movie. As long as the particles show as many layers as there, that number is kept:
-        decided in every frame anew it would flicker, and take twice as long.
-    rules : LayerCountRules, optional
-        What decides.
+    ``detections`` holds ``channel``, ``y, x`` (px) and ``score`` of the network's peaks. As long as the particles show
+    as many layers as in the frame ``before``, that number is kept: decided in every frame anew it would flicker, and
+    take twice as long.
     """
     rules = LayerCountRules() if rules is None else rules
     layers_before = None if before is None else before.particles["layer"].nunique()

@@ -2,7 +2,6 @@
 
 A points problem: lattices are found in all particles together, contiguous grains on them, and layers from how the
 grains lie over each other; then every particle weighs its evidence. In movies, tracks vote.
-
 Explained in chapter 7, "Particles".
 """
 
@@ -25,13 +24,14 @@ DOUBLE_REACH = 0.5  # diameters (geometry): half-transparent particles of one la
 def assign_layers(
     particles: pd.DataFrame, diameter: float, evidence: Evidence | None = None, layers: int | None = None
 ) -> tuple[pd.DataFrame, list[list[Lattice]]]:
-    """Decide which layer every particle belongs to.
+    """Decide which layer every particle belongs to; layer 1 is the one that reaches furthest.
 
     The network separates the layers locally, but its two channels may change places from region to region. Lattices do
     not: they are found in all particles together, and contiguous grains on them. Grains that overlap in projection go
     to different layers, grains that only meet go to the same one. Then four kinds of evidence decide for each particle:
     its fit to each grain's lattice around it, the grains of its neighbours, their channels, and neighbours that are too
-    near to be in the same layer. Layer 1 is the one that reaches furthest.
+    near to be in the same layer. Small fields, and twists whose Moiré period is longer than the field, leave less; see
+    `moirelib.decomposition.twist_note`.
 
     Parameters
     ----------
@@ -53,11 +53,6 @@ def assign_layers(
         layer is kept once.
     lattices : list of list of Lattice
         The lattices of layer 1 and of layer 2, largest grain first.
-
-    Notes
-    -----
-    Small fields, and twists whose Moiré period is longer than the field, leave less evidence; see
-    `moirelib.decomposition.twist_note`.
     """
     evidence = Evidence() if evidence is None else evidence
     if len(particles) < evidence.grains.fewest:

@@ -1,7 +1,4 @@
-"""The particles of a frame, their neighbours, and what each piece of evidence on a layer is worth.
-
-Explained in chapter 7, "Particles".
-"""
+"""The particles of a frame, their neighbours, and what evidence on a layer is worth (chapter 7, "Particles")."""
 
 from __future__ import annotations
 

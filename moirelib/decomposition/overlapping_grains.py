@@ -1,7 +1,4 @@
-"""Lattices and grains in the particles of both layers together.
-
-Explained in chapter 7, "Particles".
-"""
+"""Lattices and grains in the particles of both layers together (chapter 7, "Particles")."""
 
 from __future__ import annotations
 

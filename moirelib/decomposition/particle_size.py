@@ -1,7 +1,4 @@
-"""Particle diameter and polarity of a movie, and whether they can be right.
-
-Explained in chapter 6, "Decompose".
-"""
+"""Particle diameter and polarity of a movie, and whether they can be right (chapter 6, "Decompose")."""
 
 from __future__ import annotations
 
@@ -85,22 +82,8 @@ def estimate_size_and_polarity(movie, model, diameter_px) -> tuple[float, float]
 
 
 def estimate_diameter(frame: np.ndarray, model) -> float:
-    """Particle diameter of a frame, in pixels, from what the network finds at several magnifications.
+    """Particle diameter in pixels of a raw frame (y, x), from what a network finds at several magnifications.
 
-    Parameters
-    ----------
-    frame : ndarray, shape (y, x)
-        Raw frame.
-    model : torch.nn.Module
-        From `moirelib.decomposition.load_weights`.
-
-    Returns
-    -------
-    float
-        In pixels.
-
-    Notes
-    -----
     The network knows particles of `WORKING_DIAMETER` pixels. At a magnification near the right one, what it finds
     correlates best with the image's darkness (or brightness) and forms the strongest lattice. The size of what it finds
     there corrects the rest, unless the corrected diameter suits the frame much less: the network sees too little of

@@ -1,7 +1,4 @@
-"""What was run and what came out: ``summary.json`` and its note.
-
-Explained in chapter 6, "Decompose".
-"""
+"""What was run and what came out: ``summary.json`` and its note (chapter 6, "Decompose")."""
 
 from __future__ import annotations
 
@@ -102,7 +99,10 @@ def write_note(counts: dict, spacing_nm: dict, twist_deg: float | None, lattices
 
 
 def twist_note(first: Lattice | None, second: Lattice | None, field) -> str:
-    """Say how far the field of view allows to tell two layers apart.
+    """Say how far the field of view allows to tell two layers apart; empty where they are told apart well.
+
+    Two lattices are told apart by their waves alone where the field holds a Moiré period. In a smaller field only pairs
+    too near for one layer and the network's channels tell them apart.
 
     Parameters
     ----------
@@ -110,16 +110,6 @@ def twist_note(first: Lattice | None, second: Lattice | None, field) -> str:
         The largest lattice of each layer; None where there is none.
     field : tuple of float
         Height and width of the field of view, in the lattices' unit.
-
-    Returns
-    -------
-    str
-        Empty where the layers are told apart well; otherwise a sentence that says why not.
-
-    Notes
-    -----
-    Two lattices are told apart by their waves alone where the field holds a Moiré period. In a smaller field only pairs
-    too near for one layer and the network's channels tell them apart. Explained in chapter 7, "Particles".
     """
     if first is None or second is None:
         return "No second lattice found: one layer, or two that this field of view does not tell apart."

@@ -1,7 +1,4 @@
-"""Train the U-Net on a library, with a loss that ignores which channel is which layer.
-
-Explained in chapter 5, "U-Net".
-"""
+"""Train the U-Net on a library, with a loss that ignores which channel is which layer (chapter 5, "U-Net")."""
 
 from __future__ import annotations
 
@@ -56,31 +53,20 @@ class TrainingConfig:
 
 
 def permutation_loss(logits: torch.Tensor, truth: torch.Tensor, window: int = 64, layers: int = 2) -> torch.Tensor:
-    """Binary cross-entropy plus Dice under the best assignment of channels to layers.
+    """Binary cross-entropy plus Dice under the best assignment of channels to layers; 0 for a perfect prediction.
 
     The assignment is chosen twice, per image and per window, and both losses are averaged: the network must tell the
-    layers apart everywhere, but name them consistently only as far as it sees.
+    layers apart everywhere, but name them consistently only as far as it sees. Each is the minimum over permutations of
+    (cross-entropy above the truth's own entropy + 1 - Dice of the masks).
 
     Parameters
     ----------
-    logits : Tensor, shape (batch, layers, y, x) or (batch, 2 · layers, y, x)
-        Network output: masks, and perhaps centres.
-    truth : Tensor, same shape
-        Truth, 0 to 1.
+    logits, truth : Tensor, shape (batch, layers, y, x) or (batch, 2 · layers, y, x)
+        Network output and truth, 0 to 1: masks, and perhaps centres.
     window : int
         Edge of a window, in pixels.
     layers : int
         Number of layers.
-
-    Returns
-    -------
-    Tensor, scalar
-        0 for a perfect prediction, whatever the channels' order.
-
-    Notes
-    -----
-    min over permutations of (cross-entropy above the truth's own entropy + 1 - Dice of the masks). Explained in
-    chapter 5, "U-Net".
     """
     per_image = _assignment_loss(logits, truth, max(logits.shape[-2:]), layers)
     return 0.5 * (per_image + _assignment_loss(logits, truth, window, layers))
@@ -301,7 +287,9 @@ def train(
     command: str = "",
     workers: int | None = None,
 ) -> dict:
-    """Train the U-Net and write weights and model card.
+    """Train the U-Net on a library and write weights and model card; gives the card.
+
+    The card says what trained the weights, hours, hardware, curve and validation scores.
 
     Parameters
     ----------
@@ -322,11 +310,6 @@ def train(
     workers : int, optional
         Processes that prepare crops beside the training; 8 with CUDA and none without by default. More than none asks
         a script on Windows or macOS to guard its start with ``if __name__ == "__main__"``.
-
-    Returns
-    -------
-    dict
-        The model card: what trained the weights, hours, hardware, curve and validation scores.
     """
     config, out, commit = config or TrainingConfig.full(), Path(out), describe_commit()
     group = open_library(library)
@@ -364,10 +347,7 @@ def describe_commit() -> str | None:
 
 
 def fit(module, crops, config, out, device="auto", workers=None, longest: timedelta | None = None) -> float:
-    """Run Lightning's loop, from the last checkpoint when there is one, until the steps or the time are over.
-
-    Hours over all runs of this training.
-    """
+    """Run Lightning's loop, from the last checkpoint if any, until steps or time are over; hours over all runs."""
     folder = out.with_name(out.name + ".checkpoints")
     kind = choose_device(device).type
     # An "epoch" is the stretch between two checkpoints: Lightning resumes cleanly only from the end of one.

@@ -44,18 +44,7 @@ def data_dir() -> Path:
 
 
 def path(name: str) -> Path:
-    """Path of a shipped file.
-
-    Parameters
-    ----------
-    name : str
-        File name, such as ``"sample.tif"``.
-
-    Raises
-    ------
-    FileNotFoundError
-        If it is not there.
-    """
+    """Path of a shipped file, such as ``"sample.tif"``; FileNotFoundError if it is not there."""
     file = data_dir() / name
     if not file.exists():
         raise FileNotFoundError(f"{name} is missing from {data_dir()}, moirelib's data folder; reinstall moirelib")
@@ -70,11 +59,7 @@ def weights_path() -> Path:
 def sample() -> tuple[Movie, pd.DataFrame]:
     """Open the shipped simulated movie and the truth that it was made from.
 
-    Returns
-    -------
-    movie : Movie
-    truth : pandas.DataFrame
-        One row per particle and frame: ``frame, particle, layer, y, x`` (px), ``y_nm, x_nm, diameter_nm``.
+    The truth has one row per particle and frame: ``frame, particle, layer, y, x`` (px), ``y_nm, x_nm, diameter_nm``.
     """
     import pandas as pd
 
@@ -91,10 +76,6 @@ def benchmark_example() -> tuple[dict, dict]:
     about : dict
         ``pixel_size`` (nm), ``seed``, ``particles`` of each layer, ``scores`` of each method over the whole frame,
         the ``command`` that made it and its ``commit``.
-
-    Notes
-    -----
-    Shown in chapters 5, "U-Net", and 6, "Decompose".
     """
     with np.load(path("bench_example.npz")) as file:
         images = dict(file)
@@ -103,23 +84,12 @@ def benchmark_example() -> tuple[dict, dict]:
 
 @dataclass(frozen=True)
 class RealData:
-    """A published file: its address, its SHA-256, its owner.
+    """A published file: its address, its SHA-256, its owner."""
 
-    Attributes
-    ----------
-    url : str
-        Pinned to a commit.
-    sha256 : str or None
-        ``None`` where we never had the file, so it cannot be checked.
-    licence : str
-    source : str
-        What it is and what to cite.
-    """
-
-    url: str
-    sha256: str | None
+    url: str  # pinned to a commit
+    sha256: str | None  # None where we never had the file, so it cannot be checked
     licence: str
-    source: str
+    source: str  # what it is and what to cite
 
 
 _GITHUB = "https://raw.githubusercontent.com"
@@ -176,23 +146,10 @@ REGISTRY: dict[str, RealData] = {
 
 
 def fetch(name: str) -> Path:
-    """Find a real data file: in ``MOIRELIB_DATA``, else in the cache, else download it into the cache.
+    """Find a real data file of `REGISTRY`: in ``MOIRELIB_DATA``, else in the cache, else download it into the cache.
 
-    Parameters
-    ----------
-    name : str
-        A key of `REGISTRY`.
-
-    Returns
-    -------
-    pathlib.Path
-
-    Raises
-    ------
-    ValueError
-        If `name` is not in `REGISTRY`, or a file is not what was published (its SHA-256 differs).
-    OSError
-        If the file is neither at hand nor can be downloaded.
+    ValueError if a file is not what was published (its SHA-256 differs); OSError if it is neither at hand nor can be
+    downloaded.
     """
     entry = REGISTRY.get(name)
     if entry is None:
@@ -219,19 +176,7 @@ def trajectories(name: str) -> pd.DataFrame:
     -------
     pandas.DataFrame
         ``frame, particle, layer`` (1), ``y_nm, x_nm`` and, as ``y_std_nm, x_std_nm``, the tracking error that the
-        authors state: 1 nm (rod) and 5.7 nm (prism).
-
-    Raises
-    ------
-    ValueError
-        If `name` is another, or the file is not what was published.
-    OSError
-        If the file is neither at hand nor can be downloaded.
-
-    Notes
-    -----
-    The published variable ``pos`` holds particle × (x, y) × frame, in nm, before drift and rotation were removed.
-    Explained in chapter 8, "Vibrations".
+        authors state: 1 nm (rod) and 5.7 nm (prism). Drift and rotation are not removed.
     """
     import pandas as pd
     from scipy.io import loadmat

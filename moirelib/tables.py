@@ -35,26 +35,10 @@ def require_columns(table: pd.DataFrame, columns: Iterable[str], name: str) -> N
 def check_particles(
     table: pd.DataFrame, columns: Iterable[str] = TRACK_COLUMNS, name: str = "the particle table"
 ) -> pd.DataFrame:
-    """A particle table whose columns are there and hold finite numbers.
+    """A particle table whose columns are there and hold finite numbers; else ValueError.
 
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        One row per particle and frame.
-    columns : iterable of str
-        What it must have: `PARTICLE_COLUMNS` or `TRACK_COLUMNS`.
-    name : str
-        What the table is, for the message.
-
-    Returns
-    -------
-    pandas.DataFrame
-        The same rows and columns; ``frame``, ``particle`` and ``layer`` are integers, positions floats.
-
-    Raises
-    ------
-    ValueError
-        If a column is missing, an entry is not a finite number, or a frame, particle or layer is not a whole one.
+    ``columns`` are `PARTICLE_COLUMNS` or `TRACK_COLUMNS`; ``name`` says in the message what the table is. The same rows
+    and columns come back; ``frame``, ``particle`` and ``layer`` are integers, positions floats.
     """
     columns = list(columns)
     require_columns(table, columns, name)

@@ -59,7 +59,9 @@ def symmetry_path(spacing: float, angle: float, points: int = 36) -> SymmetryPat
 
 
 def brillouin_zone(spacing: float, angle: float, divisions: int = 12) -> np.ndarray:
-    """Wave vectors that fill the Brillouin zone evenly, one of each pair q and -q, without Γ.
+    """Wave vectors (m, 2) that fill the Brillouin zone evenly, one of each pair q and -q, without Γ.
+
+    (q_y, q_x) in radians per nm, each the shortest of its equivalents.
 
     Parameters
     ----------
@@ -69,11 +71,6 @@ def brillouin_zone(spacing: float, angle: float, divisions: int = 12) -> np.ndar
         Direction of a close-packed row, in degrees from x towards y.
     divisions : int
         Of each reciprocal lattice vector.
-
-    Returns
-    -------
-    ndarray, shape (m, 2)
-        (q_y, q_x) in radians per nm, each the shortest of its equivalents.
     """
     b = Lattice(spacing, angle).wave_vectors[[0, 2]]
     i, j = (x.ravel() for x in np.meshgrid(np.arange(divisions), np.arange(divisions), indexing="ij"))

@@ -14,7 +14,7 @@ def fold_hexagonal(angle: float) -> float:
 
 
 def hexagonal_lattice(spacing: float, angle: float, center: ArrayLike, radius: float) -> np.ndarray:
-    """Points of a hexagonal lattice within a circle.
+    """Points (n, 2) of a hexagonal lattice within a circle, as (y, x) in nm.
 
     Parameters
     ----------
@@ -26,11 +26,6 @@ def hexagonal_lattice(spacing: float, angle: float, center: ArrayLike, radius: f
         One lattice point (y, x), in nm, and the centre of the circle.
     radius : float
         In nm.
-
-    Returns
-    -------
-    ndarray, shape (n, 2)
-        Points as (y, x), in nm.
     """
     n = int(np.ceil(radius / spacing / np.sin(np.pi / 3))) + 1
     i, j = np.meshgrid(np.arange(-n, n + 1), np.arange(-n, n + 1), indexing="ij")

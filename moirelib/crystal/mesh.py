@@ -43,7 +43,7 @@ class Mesh:
     Parameters
     ----------
     points : array_like, shape (n, 2)
-        (y, x) in nm, of one layer in one frame.
+        (y, x) in nm, of one layer in one frame: at least four, not all on a line.
     spacing : float, optional
         Nearest-neighbour distance, in nm; measured by default.
 
@@ -61,11 +61,6 @@ class Mesh:
         Ends of every edge, smaller index first; number and sense (1 or -1) of each triangle's edges.
     vector, frame, misfit : ndarray, shape (m,)
         Lattice vector of each edge, the row direction (rad) it is counted from, and its distance from it in spacings.
-
-    Raises
-    ------
-    ValueError
-        If positions are not finite, fewer than four, or all on a line.
     """
 
     def __init__(self, points, spacing: float | None = None):

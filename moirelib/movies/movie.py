@@ -43,12 +43,8 @@ class Movie:
     def frame(self, i: int) -> np.ndarray:
         """Frame `i` as a float32 array (y, x), read now.
 
-        Raises
-        ------
-        ValueError
-            If it holds NaN or infinite values, or the same value everywhere.
-        OSError
-            If it cannot be read from its file any more.
+        ValueError if it holds NaN or infinite values, or the same value everywhere; OSError if it cannot be read any
+        more.
         """
         lazy = self.data[i]
         try:

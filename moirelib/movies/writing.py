@@ -24,6 +24,9 @@ def write_layer_movie(
 ) -> None:
     """Write a layer movie, frame by frame, as a TIFF file that Fiji opens with the right scale.
 
+    ``tifffile.imread`` and `read_movie` give ``(t, y, x)``, for one frame too. Beyond 4 GB only the first page is
+    described in the file, as ImageJ itself does it: Fiji, tifffile and `read_movie` find all frames.
+
     Parameters
     ----------
     path : path-like
@@ -34,18 +37,6 @@ def write_layer_movie(
         In nm/pixel.
     frame_time : float, optional
         Time between frames in s.
-
-    Raises
-    ------
-    ValueError
-        If there are no frames, if they are not uint8 images of one size, or if the pixel size is not positive.
-    OSError
-        If the file cannot be written.
-
-    Notes
-    -----
-    ``tifffile.imread`` and `read_movie` give ``(t, y, x)``, for one frame too. Beyond 4 GB only the first page is
-    described in the file, as ImageJ itself does it: Fiji, tifffile and `read_movie` find all frames.
     """
     path = Path(path)
     pixel_size = override_scale(None, pixel_size, PIXEL_SIZE, path.name)
@@ -64,7 +55,7 @@ def write_layer_movie(
     part = path.with_name(path.name + ".part")
     try:
         with warnings.catch_warnings(), tifffile.TiffWriter(part, imagej=not alone) as tiff:
-            warnings.filterwarnings("ignore", ".*truncating ImageJ file")  # beyond 4 GB: see Notes
+            warnings.filterwarnings("ignore", ".*truncating ImageJ file")  # beyond 4 GB: see above
             for image in images:
                 tiff.write(image.reshape(shape), contiguous=True, **tags)
         os.replace(part, path)

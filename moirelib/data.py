@@ -12,28 +12,13 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import pooch
 
 from .movies.movie import Movie
 from .movies.reading import read_movie
-
-__all__ = [
-    "REGISTRY",
-    "RealData",
-    "benchmark_example",
-    "data_dir",
-    "fetch",
-    "path",
-    "sample",
-    "trajectories",
-    "weights_path",
-]
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def data_dir() -> Path:
@@ -61,8 +46,6 @@ def sample() -> tuple[Movie, pd.DataFrame]:
 
     The truth has one row per particle and frame: ``frame, particle, layer, y, x`` (px), ``y_nm, x_nm, diameter_nm``.
     """
-    import pandas as pd
-
     return read_movie(path("sample.tif")), pd.read_csv(path("sample_truth.csv"))
 
 
@@ -95,6 +78,7 @@ class RealData:
 _GITHUB = "https://raw.githubusercontent.com"
 _PHONONS = f"{_GITHUB}/chenlabUIUC/Phonon-mapping-nanoscopy/51dea91ca059b16994be7e35411856dc4e20752b"
 _GATAN = f"{_GITHUB}/hyperspy/rosettasciio/78aea9d0a57528a36a6cdd731e0aa32d44bea37c/rsciio/tests/data/digitalmicrograph"
+_READER_TEST = ("GPL-3.0", "Small Gatan data, to test the reader; RosettaSciIO test data")  # licence, source
 REGISTRY: dict[str, RealData] = {
     "np_lattice_2p593nm.tif": RealData(
         url=f"{_GITHUB}/chenlabUIUC/particle-identification/f800ca98a5cbbeeb81161fc2e380797468431f28/SAMPLE_0001.tif",
@@ -118,22 +102,19 @@ REGISTRY: dict[str, RealData] = {
         "chenlabUIUC, Phonon-mapping-nanoscopy",
     ),
     "gatan_image.dm3": RealData(
-        url=f"{_GATAN}/2D/test_STEM_image.dm3",
-        sha256="fcba806af75bc3c2e50e7d7b0626cba545c1464f39e99c8922b225b0b0b0224c",
-        licence="GPL-3.0",
-        source="A small Gatan image, to test the reader; RosettaSciIO test data",
+        f"{_GATAN}/2D/test_STEM_image.dm3",
+        "fcba806af75bc3c2e50e7d7b0626cba545c1464f39e99c8922b225b0b0b0224c",
+        *_READER_TEST,
     ),
     "gatan_image.dm4": RealData(
-        url=f"{_GATAN}/2D/test-MonarcCL_mono-image.dm4",
-        sha256="4ea04a10ad46595de79a20c283555f299dd07b4667f6112b44db1699f28993b6",
-        licence="GPL-3.0",
-        source="A small Gatan image, to test the reader; RosettaSciIO test data",
+        f"{_GATAN}/2D/test-MonarcCL_mono-image.dm4",
+        "4ea04a10ad46595de79a20c283555f299dd07b4667f6112b44db1699f28993b6",
+        *_READER_TEST,
     ),
     "gatan_stack.dm4": RealData(
-        url=f"{_GATAN}/3D/EELS_SI.dm4",
-        sha256="f9b8203f384cc355437594b649d4ea3a12cddeb231ebb65508a841a379fa171a",
-        licence="GPL-3.0",
-        source="A small Gatan stack, to test the reader; RosettaSciIO test data",
+        f"{_GATAN}/3D/EELS_SI.dm4",
+        "f9b8203f384cc355437594b649d4ea3a12cddeb231ebb65508a841a379fa171a",
+        *_READER_TEST,
     ),
     "GNR1-56-middle-099.tif": RealData(
         url=f"{_GITHUB}/lanceyao-research/Moire_pattern_segmentation/74dc9770c56b74a1b94c7b3135660338d6d30722"
@@ -178,13 +159,12 @@ def trajectories(name: str) -> pd.DataFrame:
         ``frame, particle, layer`` (1), ``y_nm, x_nm`` and, as ``y_std_nm, x_std_nm``, the tracking error that the
         authors state: 1 nm (rod) and 5.7 nm (prism). Drift and rotation are not removed.
     """
-    import pandas as pd
     from scipy.io import loadmat
 
     if name not in _TRACKING_ERROR:
         raise ValueError(f"no published trajectories are called {name!r}; there are {', '.join(_TRACKING_ERROR)}")
     points = loadmat(fetch(f"trajectories_{name.capitalize()}_raw.mat"))["pos"].astype(float)
-    particles, _, frames = points.shape
+    particles, _, frames = points.shape  # in the file: particle × (x, y) × frame
     frame, particle = (i.ravel() for i in np.indices((frames, particles)))
     x, y = points.transpose(1, 2, 0).reshape(2, -1)
     error = _TRACKING_ERROR[name]

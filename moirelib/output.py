@@ -9,8 +9,6 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-__all__ = ["output_folder"]
-
 
 @contextlib.contextmanager
 def output_folder(folder: str | os.PathLike[str], replaces: Iterable[str] = ()) -> Iterator[Path]:
@@ -53,8 +51,7 @@ def _move_all(partial: Path, folder: Path) -> set[str]:
     for target in (folder / file.name for file in files):
         if target.exists():
             try:
-                with open(target, "r+b"):
-                    pass
+                open(target, "r+b").close()
             except OSError as error:
                 raise OSError(f"cannot replace {target} ({error.strerror}): close or move it") from error
     for file in files:

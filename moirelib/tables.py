@@ -7,19 +7,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import pandas as pd
 
-__all__ = [
-    "PARTICLE_COLUMNS",
-    "TRACK_COLUMNS",
-    "check_particles",
-    "layers_by_frame",
-    "require_columns",
-    "require_unique_tracks",
-]
-
-
-#: What an analysis of single frames needs; lengths in nm.
-PARTICLE_COLUMNS = ("frame", "layer", "y_nm", "x_nm")
-
+PARTICLE_COLUMNS = ("frame", "layer", "y_nm", "x_nm")  # what an analysis of single frames needs; lengths in nm
 #: What an analysis of motion needs; ``particle`` is the track's number, -1 where there is none.
 TRACK_COLUMNS = ("frame", "particle", "layer", "y_nm", "x_nm")
 

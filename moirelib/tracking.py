@@ -27,15 +27,9 @@ def link_places(
         ``search_range``, shortened by the factor ``step``.
     """
     trackpy.quiet()
-    linked = trackpy.link(
-        places,
-        search_range,
-        memory=memory,
-        pos_columns=[c for c in places if c != "frame"],
-        adaptive_stop=narrowest * search_range,
-        adaptive_step=step,
-    )
-    return linked["particle"]
+    crowded = {"adaptive_stop": narrowest * search_range, "adaptive_step": step}
+    columns = [c for c in places if c != "frame"]
+    return trackpy.link(places, search_range, memory=memory, pos_columns=columns, **crowded)["particle"]
 
 
 def link_particles(particles: pd.DataFrame, search_range: float, memory: int = 2) -> pd.DataFrame:

@@ -17,9 +17,6 @@ ON_SITE = 0.3  # spacings between a neighbour and its lattice site; farther ones
 WELL_CONDITIONED = 1e3  # condition number of a fit to neighbours; more for neighbours in a single row
 
 
-# --- The triangulation, its edges named by the lattice vectors they stand for ---
-
-
 def nearest_vector(w: np.ndarray) -> np.ndarray:
     """Nearest point of the hexagonal lattice 1, exp(iπ/3) to complex numbers (...), in spacings."""
     n = w.imag / np.sin(SIXTH_TURN)
@@ -171,12 +168,6 @@ def lattices_around(mesh: Mesh, reach: float, grain: np.ndarray | None = None) -
     c, q, p = np.einsum("nab,nb->an", inverse, right)
     left = z[j] - z[i] - c[i] - q[i] * w - p[i] * np.conj(w)
     squares = np.bincount(i, np.abs(np.nan_to_num(left)) ** 2, n)
+    residual = np.where(solvable, np.sqrt(squares / np.maximum(2 * (count + 1) - 6, 1)), np.nan)
     turn = np.exp(1j * angle)
-    return LocalLattices(
-        site=z + c,
-        q=q * turn,
-        p=p / turn,
-        residual=np.where(solvable, np.sqrt(squares / np.maximum(2 * (count + 1) - 6, 1)), np.nan),
-        neighbours=count,
-        variance=inverse[:, 1, 1].real,
-    )
+    return LocalLattices(z + c, q * turn, p / turn, residual, neighbours=count, variance=inverse[:, 1, 1].real)

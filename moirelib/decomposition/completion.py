@@ -273,8 +273,7 @@ def find_dark_blobs(fit, settings) -> pd.DataFrame:
     dark = gaussian_filter(-fit.residual.numpy(), diameter * settings.blob_width)
     apart = max(int(diameter * settings.blob_distance), 1)
     yx = peak_local_max(dark, min_distance=apart, threshold_abs=settings.blob_height, exclude_border=False)
-    table = {"layer": 1, "y": yx[:, 0].astype(float), "x": yx[:, 1].astype(float), "odds": settings.off_site_odds}
-    return pd.DataFrame(table)
+    return pd.DataFrame(yx.astype(float), columns=["y", "x"]).assign(layer=1, odds=settings.off_site_odds)
 
 
 def append(particles, new) -> pd.DataFrame:

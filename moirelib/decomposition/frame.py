@@ -22,15 +22,14 @@ ALONE = 20.0  # log-likelihood that a particle without a lattice must add; in si
 
 @dataclass(frozen=True)
 class Found:
-    """All particles of a frame.
+    """All particles of a frame, fitted to the frame alone; ``…_likeliest``: to the frame and the crystal's regularity.
 
     Attributes
     ----------
     particles : pandas.DataFrame
         ``layer`` (1 or 2), ``grain``, ``layer_confidence``, ``lattice_fit``, ``score``; ``y, x, diameter`` (px),
-        ``opacity``, ``depth``, one-sigma errors ``y_std, x_std, diameter_std, depth_std``, fitted to the frame alone;
-        ``y_likeliest, x_likeliest, diameter_likeliest`` and ``y_std_likeliest, x_std_likeliest`` (px): fitted to the
-        frame and to the crystal's regularity.
+        ``opacity``, ``depth``, one-sigma errors ``y_std, x_std, diameter_std, depth_std``; and ``y_likeliest,
+        x_likeliest, diameter_likeliest, y_std_likeliest, x_std_likeliest`` (px).
     lattices : list of list of Lattice
         Of layer 1 and of layer 2, largest grain first.
     imaging : Imaging or None

@@ -35,9 +35,7 @@ class LayerCountRules:
 
     sure: float = 0.3  # S; score from which a peak of the network is a particle, whatever its neighbours are
     found_twice: float = 0.85  # R; share of sure peaks that a single layer keeps where the network found it twice
-    beside: float = (
-        0.9  # R; diameters; of a single layer, an unsure peak nearer to a sure one is the same long particle
-    )
+    beside: float = 0.9  # R; diameters; unsure peaks of a single layer nearer to a sure one are the same long particle
 
     # Two layers' lattices so alike that they may be one layer of long particles, each taken for two: all of
     alike_twist: float = 4.0  # S; degrees
@@ -168,9 +166,8 @@ def fit_hypothesis(
         detections = drop_second_peaks(detections, diameter, rules)
     if before is not None:
         detections = add_earlier(detections, before.particles, diameter)
-        fit, particles = follow_particles(
-            FrameFit.start(frame, detections, diameter, before.imaging), detections, assign
-        )
+        fit = FrameFit.start(frame, detections, diameter, before.imaging)
+        fit, particles = follow_particles(fit, detections, assign)
     else:
         # A particle that the network put into both channels is one until the frame shows two: fitted as two, it would
         # fall apart along whatever the model of a particle does not have.

@@ -81,9 +81,8 @@ def assign_by_channel(particles) -> pd.DataFrame:
     """Layers of too few particles for a lattice: their channels, with the confidence of a guess."""
     count = particles["channel"].value_counts()
     first = count.index[0] if len(count) else 0
-    layer = np.where(particles["channel"] == first, 1, 2)
-    table = particles.assign(layer=layer, grain=-1, layer_confidence=0.5, lattice_fit=0.0)
-    return table.reset_index(drop=True)
+    table = particles.assign(layer=np.where(particles["channel"] == first, 1, 2), grain=-1)
+    return table.assign(layer_confidence=0.5, lattice_fit=0.0).reset_index(drop=True)
 
 
 # --- Evidence on every particle ---
@@ -151,9 +150,6 @@ def exclude_pairs(log_odds, messages, pairs, strength, rounds: int = 5) -> tuple
     return log_odds + np.bincount(i, messages[0], n) + np.bincount(j, messages[1], n), messages
 
 
-# --- Tables ---
-
-
 def tabulate_two_layers(particles, posterior: Posterior, around: Surroundings) -> pd.DataFrame:
     """The table of two layers, without the second finds of particles that were found twice."""
     evidence = around.evidence
@@ -181,9 +177,7 @@ def tabulate_one_layer(particles, grains: list[Grain], around: Surroundings) -> 
     crowded = np.bincount(around.crowded_pairs.ravel(), minlength=around.count) > 0
     fits = np.stack([around.fit(grain.members, grain.lattice) for grain in grains], axis=1)
     confidence = np.where(crowded, around.evidence.crowded_confidence, around.evidence.ceiling)
-    return particles.assign(
-        layer=1, grain=fits.argmax(axis=1), layer_confidence=confidence, lattice_fit=fits.max(axis=1)
-    )
+    return particles.assign(layer=1, grain=fits.argmax(1), layer_confidence=confidence, lattice_fit=fits.max(1))
 
 
 def drop_doubles(table, diameter) -> pd.DataFrame:

@@ -126,5 +126,4 @@ def keep_apart(log_odds, track, movie, diameter) -> np.ndarray:
         near.append(np.sort(track[rows[pairs]], axis=1))
     met = np.unique(np.concatenate(near), axis=0)
     met = met[met[:, 0] != met[:, 1]]
-    strength = np.full(len(met), Evidence.touching)
-    return exclude_pairs(log_odds, np.zeros((2, len(met))), met, strength, rounds=30)[0]
+    return exclude_pairs(log_odds, np.zeros((2, len(met))), met, np.full(len(met), Evidence.touching), rounds=30)[0]

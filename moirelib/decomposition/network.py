@@ -10,11 +10,8 @@ from monai.inferers import sliding_window_inference
 from monai.networks.nets import BasicUNet
 from scipy.ndimage import gaussian_filter
 
-#: Particle diameter, in pixels, that the network is trained for; every input is resampled to it.
-WORKING_DIAMETER = 12.0
-
-#: Standard deviation, in working pixels, of the peaks that mark particle centres.
-CENTER_WIDTH = 1.5
+WORKING_DIAMETER = 12.0  # pixels, particle diameter that the network is trained for; every input is resampled to it
+CENTER_WIDTH = 1.5  # working pixels, standard deviation of the peaks that mark particle centres
 
 
 def build_unet(layers: int = 2) -> torch.nn.Module:
@@ -139,6 +136,5 @@ def predict(model: torch.nn.Module, image: np.ndarray, tile: int = 512) -> tuple
     else:
         roi = tuple(min(tile, n) for n in padded.shape)
         logits = sliding_window_inference(batch, roi, 2, model, overlap=0.25, mode="gaussian")
-    both = torch.sigmoid(logits)[0, :, :height, :width].float().cpu().numpy()
-    masks, centers = both.reshape(2, -1, height, width)
+    masks, centers = torch.sigmoid(logits)[0, :, :height, :width].float().cpu().numpy().reshape(2, -1, height, width)
     return masks, centers

@@ -26,9 +26,6 @@ class Grain:
     family: int  # the same for copies of a lattice that may be one layer seen twice
 
 
-# --- Grains ---
-
-
 def find_overlapping_grains(around: Surroundings) -> list[Grain]:
     """Contiguous grains, the largest first, each a lattice and the particles on it."""
     settings = around.evidence.grains
@@ -90,9 +87,8 @@ def group_alike(items: Sequence, alike: Callable) -> list[list]:
     for item in items:
         group = next((group for group in groups if alike(group[0], item)), None)
         if group is None:
-            groups.append([item])
-        else:
-            group.append(item)
+            groups.append(group := [])
+        group.append(item)
     return groups
 
 
@@ -291,8 +287,7 @@ def add_loose_layer(grains: list[Grain], around: Surroundings) -> tuple[list[Gra
     distance = cKDTree(on_site).query(around.positions)[0] / around.spacing
     loose = (fit < settings.in_grain) & (distance < settings.too_near)
     few = loose.sum() < max(settings.loose, settings.loose_share * around.count)
-    if few or around.share_apart < settings.pairs_apart:
-        return grains, none
-    if np.mean(distance[loose] > settings.apart) < settings.loose_apart:
+    near = around.share_apart < settings.pairs_apart
+    if few or near or np.mean(distance[loose] > settings.apart) < settings.loose_apart:
         return grains, none
     return [*grains, Grain(None, loose.astype(float), -1)], np.append(none, 1)

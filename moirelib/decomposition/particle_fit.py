@@ -288,9 +288,8 @@ class FrameFit:
         """Change of the frame over the noise by taking away (or adding) each particle, (n, pixels), and its pixels."""
         model = self.model.place(theta)
         depth = model.depths(theta, self.imaging, slopes=False)[3]
-        change = self.predicted.transmission.flatten()[model.windows.samples] * torch.expm1(
-            depth if present else -depth
-        )
+        change = torch.expm1(depth if present else -depth)
+        change = self.predicted.transmission.flatten()[model.windows.samples] * change
         windows, index = model.blur(change[:, None], self.imaging, self.predicted.background)
         return windows.flatten(1), index.flatten(1)
 

@@ -73,12 +73,11 @@ def check_diameter(diameter_px, movie) -> None:
 def estimate_size_and_polarity(movie, model, diameter_px) -> tuple[float, float]:
     """Particle diameter in pixels and polarity (1 for dark particles, -1 for bright) from frames all over the movie."""
     frames = [movie.frame(t) for t in sorted({0, len(movie) // 2, len(movie) - 1})]
-    best = (-np.inf, 0.0, 1.0)
+    trials = []
     for frame in frames:
         d = estimate_diameter(frame, model) if diameter_px is None else diameter_px
-        trials = [(measure_fit(sign * frame, model, d), d, sign) for sign in (1.0, -1.0)]
-        best = max(best, *trials)
-    return best[1:]
+        trials += [(measure_fit(sign * frame, model, d), d, sign) for sign in (1.0, -1.0)]
+    return max(trials)[1:]
 
 
 def estimate_diameter(frame: np.ndarray, model) -> float:

@@ -119,8 +119,8 @@ class LibraryCrops(Dataset):
         k = int(rng.integers(len(self.indices))) if self.augment else i % len(self.indices)
         image, masks, centers = self._crop(k, self._view(k, rng), rng)
         image = disturb(image, rng) if self.augment else image
-        truth = np.concatenate([masks, centers])
-        return torch.from_numpy(normalize(image)[None]), torch.from_numpy(np.ascontiguousarray(truth, np.float32))
+        truth = np.concatenate([masks, centers], dtype=np.float32)
+        return torch.from_numpy(normalize(image)[None]), torch.from_numpy(truth)
 
     def _view(self, k, rng) -> np.ndarray:
         """Matrix (2, 2) from offsets (y, x) in a crop to offsets in the source: turned, mirrored, zoomed, stretched.
@@ -159,8 +159,7 @@ class LibraryCrops(Dataset):
         at = (middle - low)[:, None] + view @ offset
         out = [map_coordinates(gaussian_filter(a, width, truncate=3), at, order=1, mode="reflect") for a in source]
         out = np.reshape(out, (-1, edge, edge))
-        layer, yx = self.particles[k][:, 0], self.particles[k][:, 1:]
-        layer, yx = mirror_particles(layer, yx, shape)
+        layer, yx = mirror_particles(self.particles[k][:, 0], self.particles[k][:, 1:], shape)
         yx = (yx - middle) @ np.linalg.inv(view).T + (edge - 1) / 2
         centers = [draw_peaks(yx[layer == n + 1], edge) for n in range(len(masks))]
         return out[0], np.clip(out[1:] / 255, 0, 1), np.stack(centers)
@@ -269,11 +268,9 @@ class LayerUNet(lightning.LightningModule):
         """Take the training curve up again; only the number of steps may have changed since."""
         before = checkpoint["config"]
         if before | {"steps": self.config.steps} != self._configuration():
-            raise ValueError(
-                "checkpoints beside --out are of another configuration; choose another --out or delete them"
-            )
-        self.curve = checkpoint["curve"]
-        self.plans = checkpoint["plans"]
+            message = "checkpoints beside --out are of another configuration; choose another --out or delete them"
+            raise ValueError(message)
+        self.curve, self.plans = checkpoint["curve"], checkpoint["plans"]
         if before["steps"] != self.config.steps:
             self.plans = [*self.plans, {"until_step": len(self.curve), "planned_steps": before["steps"]}]
 
@@ -365,13 +362,8 @@ def fit(module, crops, config, out, device="auto", workers=None, longest: timede
         enable_model_summary=False,
     )
     workers = (8 if kind == "cuda" else 0) if workers is None else workers
-    loader = DataLoader(
-        crops,
-        config.batch,
-        sampler=CountingSampler(module, config),
-        num_workers=workers,
-        persistent_workers=workers > 0,
-    )
+    sampler = CountingSampler(module, config)
+    loader = DataLoader(crops, config.batch, sampler=sampler, num_workers=workers, persistent_workers=workers > 0)
     last = folder / "last.ckpt"
     trainer.fit(module, loader, ckpt_path=last if last.exists() else None)
     return clock.time_elapsed("train") / 3600
@@ -387,11 +379,8 @@ def validate(model: torch.nn.Module, crops: LibraryCrops) -> dict:
         logits = model(image[None])
         loss = permutation_loss(logits, truth[None], crops.config.window, layers).item()
         rows.append((loss, *score_masks(logits[0, :layers] > 0, truth[:layers] > 0.5)))
-    loss, iou, accuracy = np.mean(rows, axis=0)
-    names = ("loss", "mask_iou", "pixel_accuracy")
-    return {"crops": len(rows)} | {
-        name: round(float(v), 4) for name, v in zip(names, (loss, iou, accuracy), strict=True)
-    }
+    means = zip(("loss", "mask_iou", "pixel_accuracy"), np.mean(rows, axis=0), strict=True)
+    return {"crops": len(rows)} | {name: round(float(value), 4) for name, value in means}
 
 
 def score_masks(found, truth) -> tuple[float, float]:

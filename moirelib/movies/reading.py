@@ -99,11 +99,9 @@ def as_movie(
     ``pixel_size`` (nm/pixel) and ``frame_time`` (s) are taken instead of the movie's own.
     """
     if isinstance(movie, Movie):
-        return replace(
-            movie,
-            pixel_size=override_scale(movie.pixel_size, pixel_size, PIXEL_SIZE, movie.name),
-            frame_time=override_scale(movie.frame_time, frame_time, FRAME_TIME, movie.name),
-        )
+        pixel_size = override_scale(movie.pixel_size, pixel_size, PIXEL_SIZE, movie.name)
+        frame_time = override_scale(movie.frame_time, frame_time, FRAME_TIME, movie.name)
+        return replace(movie, pixel_size=pixel_size, frame_time=frame_time)
     if isinstance(movie, str | os.PathLike):
         return read_movie(movie, pixel_size, frame_time)
     data = movie if isinstance(movie, da.Array) else np.asarray(movie)

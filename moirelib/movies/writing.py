@@ -69,10 +69,8 @@ def _check_frames(frames: Iterable[np.ndarray], name: str) -> Iterator[np.ndarra
     for frame in frames:
         image = np.asarray(frame)
         if image.dtype != np.uint8 or image.ndim != 2 or image.shape != (shape or image.shape):
-            raise ValueError(
-                f"frames of {name} must be uint8 (y, x) arrays of one size, "
-                f"got {image.dtype} {image.shape} after {shape}"
-            )
+            got = f"got {image.dtype} {image.shape} after {shape}"
+            raise ValueError(f"frames of {name} must be uint8 (y, x) arrays of one size, {got}")
         shape = image.shape
         yield image
 

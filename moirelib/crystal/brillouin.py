@@ -34,10 +34,8 @@ def symmetry_path(spacing: float, angle: float, points: int = 36) -> SymmetryPat
 
     Parameters
     ----------
-    spacing : float
-        Nearest-neighbour distance, in nm.
-    angle : float
-        Direction of a close-packed row, in degrees from x towards y.
+    spacing, angle : float
+        Nearest-neighbour distance, in nm; direction of a close-packed row, in degrees from x towards y.
     points : int
         Number of wave vectors, M and K among them, in nearly equal steps.
     """
@@ -65,10 +63,8 @@ def brillouin_zone(spacing: float, angle: float, divisions: int = 12) -> np.ndar
 
     Parameters
     ----------
-    spacing : float
-        Nearest-neighbour distance, in nm.
-    angle : float
-        Direction of a close-packed row, in degrees from x towards y.
+    spacing, angle : float
+        Nearest-neighbour distance, in nm; direction of a close-packed row, in degrees from x towards y.
     divisions : int
         Of each reciprocal lattice vector.
     """

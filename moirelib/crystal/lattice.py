@@ -18,14 +18,12 @@ def hexagonal_lattice(spacing: float, angle: float, center: ArrayLike, radius: f
 
     Parameters
     ----------
-    spacing : float
-        Nearest-neighbour distance, in nm.
+    spacing, radius : float
+        Nearest-neighbour distance and radius of the circle, in nm.
     angle : float
         Direction of a close-packed row, in degrees from x towards y.
     center : array_like, shape (2,)
         One lattice point (y, x), in nm, and the centre of the circle.
-    radius : float
-        In nm.
     """
     n = int(np.ceil(radius / spacing / np.sin(np.pi / 3))) + 1
     i, j = np.meshgrid(np.arange(-n, n + 1), np.arange(-n, n + 1), indexing="ij")

@@ -18,12 +18,10 @@ def moire_period(spacing: float, twist_angle: float, other_spacing: float | None
 
     Parameters
     ----------
-    spacing : float
-        Nearest-neighbour distance a of one lattice, in nm.
+    spacing, other_spacing : float
+        Nearest-neighbour distances a and b of the lattices, in nm; equal by default.
     twist_angle : float
         Twist θ, in degrees; equivalent twists (60° apart) give one period.
-    other_spacing : float, optional
-        Nearest-neighbour distance b of the other lattice, in nm; equal by default.
     """
     a, b = spacing, spacing if other_spacing is None else other_spacing
     half = np.sin(np.radians(fold_hexagonal(twist_angle)) / 2)

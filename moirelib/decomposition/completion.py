@@ -125,8 +125,6 @@ def complete(
         Its particles, row by row, with ``layer`` and ``lattice_fit``.
     spacing : float
         Nearest-neighbour distance, in pixels.
-    settings : CompletionSettings
-        Thresholds.
     """
     s, diameter = settings, fit.model.diameter
     yx, layer = particles[["y", "x"]].to_numpy(), particles["layer"].to_numpy()

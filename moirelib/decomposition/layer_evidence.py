@@ -105,7 +105,7 @@ class Evidence:
     strain: float = 0.025  # expected slow change of a grain's spacing and direction
     phase_variance: float = 0.13  # rad²; a scatter of 5 % of a spacing, (4π/√3 · 0.05)²
     off_lattice: float = 0.05  # share of particles that sit on no site: interstitials, cores, false finds
-    sharpness: tuple[float, float] = (2.0, 15.0)  # inverse variance of a phase, 1/rad²; 15: 3 % of a spacing's scatter
+    sharpness: tuple[float, float] = (2.0, 15.0)  # inverse phase variance, 1/rad²; 15: a scatter of 3 % of a spacing
     sharpness_share: float = 0.8  # of the inverse of the measured scatter, which leaves particles off the sites out
     scatter: tuple[float, float] = (0.2, 4.0)  # expected scatter, 3 minus the fit, and the particles that it stands for
     presence: float = 0.01  # weight of every grain where no particle is near

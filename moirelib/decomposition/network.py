@@ -41,12 +41,8 @@ def save_weights(model: torch.nn.Module, path) -> None:
 def load_weights(path=None, device: str = "auto") -> torch.nn.Module:
     """Read a trained network, ready to predict; its number of layers is that of the weights.
 
-    Parameters
-    ----------
-    path : path-like, optional
-        ``.safetensors``; the shipped weights by default.
-    device : str
-        ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
+    ``path`` names a ``.safetensors`` file, by default the shipped weights; ``device`` is ``"auto"``, ``"cpu"``,
+    ``"cuda"`` or ``"mps"``.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file

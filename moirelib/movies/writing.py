@@ -33,10 +33,8 @@ def write_layer_movie(
         File to write; an older one is replaced. It appears only when it is complete.
     frames : iterable of ndarray of uint8, each (y, x), or array (t, y, x)
         A generator or a lazy array is written without holding more than a few frames in memory.
-    pixel_size : float
-        In nm/pixel.
-    frame_time : float, optional
-        Time between frames in s.
+    pixel_size, frame_time : float
+        In nm/pixel, and time between frames in s, which may be left out.
     """
     path = Path(path)
     pixel_size = override_scale(None, pixel_size, PIXEL_SIZE, path.name)

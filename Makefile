@@ -25,7 +25,7 @@ export MOIRELIB_DATA ?= $(abspath ../shared/data/real)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-browser book test test-slow lint format pages scores bench-book bench-optics bench-layers bench-science notebooks clean distclean
+.PHONY: help env env-browser book test test-slow lint format pages scores bench-book bench-busy bench-optics bench-layers bench-science notebooks clean distclean
 
 help:  ## list the targets
 	@$(PYTHON) -c "import re; [print('make %-13s %s' % m) for m in re.findall(r'^([\w-]+):.*?## (.*)', open('Makefile').read(), re.M)]"
@@ -68,6 +68,9 @@ notebooks: env  ## write the chapters as notebooks for Colab and Binder
 	@$(VENV_PYTHON) tools/make_notebooks.py
 
 # A benchmark is one line here and one script in benchmarks/. QUICK=1 in front takes a smaller sample.
+bench-busy: env  ## how much longer a decomposition takes beside busy programs
+	@$(VENV_PYTHON) benchmarks/busy.py
+
 bench-book: env  ## the last build's time and memory against the book's budgets (no QUICK)
 	@$(VENV_PYTHON) benchmarks/book.py
 

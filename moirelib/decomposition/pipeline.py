@@ -15,6 +15,7 @@ import dask.array as da
 import numpy as np
 import pandas as pd
 import torch
+from threadpoolctl import threadpool_limits
 
 from ..crystal.lattice import Lattice
 from ..movies.movie import Movie
@@ -157,9 +158,14 @@ def find_in_all_frames(movie, model, working, polarity, progress) -> list[Found]
         image = resample(polarity * frame, working)
         return find(image, predict(model, image)[1], WORKING_DIAMETER, before)
 
-    # One thread for each of several frames is faster than several threads for each frame.
+    # One thread for each of several frames is faster than several threads for each frame, and no more threads than
+    # cores: NumPy's linear algebra, on small matrices here, would start its own beside them.
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
-    with pool, tqdm(total=len(movie), disable=not progress, desc="decompose", unit="frame") as bar:
+    with (
+        threadpool_limits(1, user_api="blas"),
+        pool,
+        tqdm(total=len(movie), disable=not progress, desc="decompose", unit="frame") as bar,
+    ):
         try:
             while len(found) < len(movie):
                 count = min(AT_ONCE, len(movie) - len(found)) if found else 1

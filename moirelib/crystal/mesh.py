@@ -114,9 +114,6 @@ class Mesh:
         return vector.sum(axis=1), frame
 
 
-# --- The lattice around each particle ---
-
-
 @dataclass(frozen=True)
 class LocalLattices:
     """The lattice around each particle: neighbours lie at site + q w + p w*, for lattice vectors w.

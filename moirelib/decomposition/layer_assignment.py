@@ -85,9 +85,6 @@ def assign_by_channel(particles) -> pd.DataFrame:
     return table.assign(layer_confidence=0.5, lattice_fit=0.0).reset_index(drop=True)
 
 
-# --- Evidence on every particle ---
-
-
 @dataclass(frozen=True)
 class Posterior:
     """What all evidence together says about each particle."""

@@ -217,9 +217,6 @@ def find_pieces(label, sure, around) -> Iterator[tuple[int, np.ndarray]]:
                 yield g, own[piece[own] == number]
 
 
-# --- Layers of grains ---
-
-
 def assign_grains(grains: list[Grain], around: Surroundings) -> np.ndarray:
     """Layer (0 or 1) of each grain: the fewest particles too near to others of their layer, or upon nothing.
 

@@ -6,12 +6,11 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
-
-__all__ = ["main"]
 
 _EXAMPLES = """\
 examples:
@@ -167,8 +166,6 @@ def _add_library(commands: Commands) -> None:
 
 
 def _library(args: argparse.Namespace) -> None:
-    from dataclasses import replace
-
     from .simulation.library import LibraryConfig, make_library
 
     config = LibraryConfig.full()
@@ -200,13 +197,10 @@ def _add_train(commands: Commands) -> None:
 
 
 def _train(args: argparse.Namespace) -> None:
-    from dataclasses import replace
-
     from .decomposition.training import TrainingConfig, train
 
     config = TrainingConfig.fast() if args.fast else TrainingConfig.full()
-    given = {key: value for key in ("steps", "batch") if (value := getattr(args, key)) is not None}
-    config = replace(config, **given)
+    config = replace(config, **{k: v for k in ("steps", "batch") if (v := getattr(args, k)) is not None})
     command = f"moirelib train --library LIBRARY --out {os.path.basename(args.out)} --steps {config.steps}"
     command = f"{command} --batch {config.batch} --seed {args.seed}"
     card = train(args.library, args.out, config, args.seed, args.device, command, args.workers)

@@ -12,28 +12,13 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import pooch
 
 from .movies.movie import Movie
 from .movies.reading import read_movie
-
-__all__ = [
-    "REGISTRY",
-    "RealData",
-    "benchmark_example",
-    "data_dir",
-    "fetch",
-    "path",
-    "sample",
-    "trajectories",
-    "weights_path",
-]
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def data_dir() -> Path:
@@ -44,18 +29,7 @@ def data_dir() -> Path:
 
 
 def path(name: str) -> Path:
-    """Path of a shipped file.
-
-    Parameters
-    ----------
-    name : str
-        File name, such as ``"sample.tif"``.
-
-    Raises
-    ------
-    FileNotFoundError
-        If it is not there.
-    """
+    """Path of a shipped file, such as ``"sample.tif"``; FileNotFoundError if it is not there."""
     file = data_dir() / name
     if not file.exists():
         raise FileNotFoundError(f"{name} is missing from {data_dir()}, moirelib's data folder; reinstall moirelib")
@@ -70,14 +44,8 @@ def weights_path() -> Path:
 def sample() -> tuple[Movie, pd.DataFrame]:
     """Open the shipped simulated movie and the truth that it was made from.
 
-    Returns
-    -------
-    movie : Movie
-    truth : pandas.DataFrame
-        One row per particle and frame: ``frame, particle, layer, y, x`` (px), ``y_nm, x_nm, diameter_nm``.
+    The truth has one row per particle and frame: ``frame, particle, layer, y, x`` (px), ``y_nm, x_nm, diameter_nm``.
     """
-    import pandas as pd
-
     return read_movie(path("sample.tif")), pd.read_csv(path("sample_truth.csv"))
 
 
@@ -91,10 +59,6 @@ def benchmark_example() -> tuple[dict, dict]:
     about : dict
         ``pixel_size`` (nm), ``seed``, ``particles`` of each layer, ``scores`` of each method over the whole frame,
         the ``command`` that made it and its ``commit``.
-
-    Notes
-    -----
-    Shown in chapters 5, "U-Net", and 6, "Decompose".
     """
     with np.load(path("bench_example.npz")) as file:
         images = dict(file)
@@ -103,28 +67,18 @@ def benchmark_example() -> tuple[dict, dict]:
 
 @dataclass(frozen=True)
 class RealData:
-    """A published file: its address, its SHA-256, its owner.
+    """A published file: its address, its SHA-256, its owner."""
 
-    Attributes
-    ----------
-    url : str
-        Pinned to a commit.
-    sha256 : str or None
-        ``None`` where we never had the file, so it cannot be checked.
-    licence : str
-    source : str
-        What it is and what to cite.
-    """
-
-    url: str
-    sha256: str | None
+    url: str  # pinned to a commit
+    sha256: str | None  # None where we never had the file, so it cannot be checked
     licence: str
-    source: str
+    source: str  # what it is and what to cite
 
 
 _GITHUB = "https://raw.githubusercontent.com"
 _PHONONS = f"{_GITHUB}/chenlabUIUC/Phonon-mapping-nanoscopy/51dea91ca059b16994be7e35411856dc4e20752b"
 _GATAN = f"{_GITHUB}/hyperspy/rosettasciio/78aea9d0a57528a36a6cdd731e0aa32d44bea37c/rsciio/tests/data/digitalmicrograph"
+_READER_TEST = ("GPL-3.0", "Small Gatan data, to test the reader; RosettaSciIO test data")  # licence, source
 REGISTRY: dict[str, RealData] = {
     "np_lattice_2p593nm.tif": RealData(
         url=f"{_GITHUB}/chenlabUIUC/particle-identification/f800ca98a5cbbeeb81161fc2e380797468431f28/SAMPLE_0001.tif",
@@ -148,22 +102,19 @@ REGISTRY: dict[str, RealData] = {
         "chenlabUIUC, Phonon-mapping-nanoscopy",
     ),
     "gatan_image.dm3": RealData(
-        url=f"{_GATAN}/2D/test_STEM_image.dm3",
-        sha256="fcba806af75bc3c2e50e7d7b0626cba545c1464f39e99c8922b225b0b0b0224c",
-        licence="GPL-3.0",
-        source="A small Gatan image, to test the reader; RosettaSciIO test data",
+        f"{_GATAN}/2D/test_STEM_image.dm3",
+        "fcba806af75bc3c2e50e7d7b0626cba545c1464f39e99c8922b225b0b0b0224c",
+        *_READER_TEST,
     ),
     "gatan_image.dm4": RealData(
-        url=f"{_GATAN}/2D/test-MonarcCL_mono-image.dm4",
-        sha256="4ea04a10ad46595de79a20c283555f299dd07b4667f6112b44db1699f28993b6",
-        licence="GPL-3.0",
-        source="A small Gatan image, to test the reader; RosettaSciIO test data",
+        f"{_GATAN}/2D/test-MonarcCL_mono-image.dm4",
+        "4ea04a10ad46595de79a20c283555f299dd07b4667f6112b44db1699f28993b6",
+        *_READER_TEST,
     ),
     "gatan_stack.dm4": RealData(
-        url=f"{_GATAN}/3D/EELS_SI.dm4",
-        sha256="f9b8203f384cc355437594b649d4ea3a12cddeb231ebb65508a841a379fa171a",
-        licence="GPL-3.0",
-        source="A small Gatan stack, to test the reader; RosettaSciIO test data",
+        f"{_GATAN}/3D/EELS_SI.dm4",
+        "f9b8203f384cc355437594b649d4ea3a12cddeb231ebb65508a841a379fa171a",
+        *_READER_TEST,
     ),
     "GNR1-56-middle-099.tif": RealData(
         url=f"{_GITHUB}/lanceyao-research/Moire_pattern_segmentation/74dc9770c56b74a1b94c7b3135660338d6d30722"
@@ -176,23 +127,10 @@ REGISTRY: dict[str, RealData] = {
 
 
 def fetch(name: str) -> Path:
-    """Find a real data file: in ``MOIRELIB_DATA``, else in the cache, else download it into the cache.
+    """Find a real data file of `REGISTRY`: in ``MOIRELIB_DATA``, else in the cache, else download it into the cache.
 
-    Parameters
-    ----------
-    name : str
-        A key of `REGISTRY`.
-
-    Returns
-    -------
-    pathlib.Path
-
-    Raises
-    ------
-    ValueError
-        If `name` is not in `REGISTRY`, or a file is not what was published (its SHA-256 differs).
-    OSError
-        If the file is neither at hand nor can be downloaded.
+    ValueError if a file is not what was published (its SHA-256 differs); OSError if it is neither at hand nor can be
+    downloaded.
     """
     entry = REGISTRY.get(name)
     if entry is None:
@@ -219,27 +157,14 @@ def trajectories(name: str) -> pd.DataFrame:
     -------
     pandas.DataFrame
         ``frame, particle, layer`` (1), ``y_nm, x_nm`` and, as ``y_std_nm, x_std_nm``, the tracking error that the
-        authors state: 1 nm (rod) and 5.7 nm (prism).
-
-    Raises
-    ------
-    ValueError
-        If `name` is another, or the file is not what was published.
-    OSError
-        If the file is neither at hand nor can be downloaded.
-
-    Notes
-    -----
-    The published variable ``pos`` holds particle × (x, y) × frame, in nm, before drift and rotation were removed.
-    Explained in chapter 8, "Vibrations".
+        authors state: 1 nm (rod) and 5.7 nm (prism). Drift and rotation are not removed.
     """
-    import pandas as pd
     from scipy.io import loadmat
 
     if name not in _TRACKING_ERROR:
         raise ValueError(f"no published trajectories are called {name!r}; there are {', '.join(_TRACKING_ERROR)}")
     points = loadmat(fetch(f"trajectories_{name.capitalize()}_raw.mat"))["pos"].astype(float)
-    particles, _, frames = points.shape
+    particles, _, frames = points.shape  # in the file: particle × (x, y) × frame
     frame, particle = (i.ravel() for i in np.indices((frames, particles)))
     x, y = points.transpose(1, 2, 0).reshape(2, -1)
     error = _TRACKING_ERROR[name]

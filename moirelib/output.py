@@ -9,31 +9,15 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-__all__ = ["output_folder"]
-
 
 @contextlib.contextmanager
 def output_folder(folder: str | os.PathLike[str], replaces: Iterable[str] = ()) -> Iterator[Path]:
     """Give a temporary folder to write into; its files move to the wanted folder at the end, if there was no error.
 
-    Parameters
-    ----------
-    folder : path-like
-        The wanted folder; made if absent.
-    replaces : iterable of str
-        Patterns of file names, such as ``"*.png"``. Files of an earlier run that match and were not written again
-        are deleted from the wanted folder.
-
-    Yields
-    ------
-    pathlib.Path
-        The temporary folder, inside the wanted one.
-
-    Raises
-    ------
-    OSError
-        If the wanted folder cannot be made or written, before any work is done. If an older file there cannot be
-        replaced at the end: the message says in which folder beside it the new files are kept.
+    The wanted folder is made if absent. Files there of an earlier run that match one of the patterns ``replaces``, such
+    as ``"*.png"``, and were not written again are deleted. OSError if it cannot be made or written, before any work is
+    done; or if an older file there cannot be replaced at the end: the message says in which folder beside it the new
+    files are kept.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
@@ -67,8 +51,7 @@ def _move_all(partial: Path, folder: Path) -> set[str]:
     for target in (folder / file.name for file in files):
         if target.exists():
             try:
-                with open(target, "r+b"):
-                    pass
+                open(target, "r+b").close()
             except OSError as error:
                 raise OSError(f"cannot replace {target} ({error.strerror}): close or move it") from error
     for file in files:

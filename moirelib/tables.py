@@ -1,7 +1,4 @@
-"""Tables of particles: one check of what every analysis takes in.
-
-Explained in chapter 7, "Particles".
-"""
+"""Tables of particles: one check of what every analysis takes in (chapter 7, "Particles")."""
 
 from __future__ import annotations
 
@@ -10,19 +7,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import pandas as pd
 
-__all__ = [
-    "PARTICLE_COLUMNS",
-    "TRACK_COLUMNS",
-    "check_particles",
-    "layers_by_frame",
-    "require_columns",
-    "require_unique_tracks",
-]
-
-
-#: What an analysis of single frames needs; lengths in nm.
-PARTICLE_COLUMNS = ("frame", "layer", "y_nm", "x_nm")
-
+PARTICLE_COLUMNS = ("frame", "layer", "y_nm", "x_nm")  # what an analysis of single frames needs; lengths in nm
 #: What an analysis of motion needs; ``particle`` is the track's number, -1 where there is none.
 TRACK_COLUMNS = ("frame", "particle", "layer", "y_nm", "x_nm")
 
@@ -38,26 +23,10 @@ def require_columns(table: pd.DataFrame, columns: Iterable[str], name: str) -> N
 def check_particles(
     table: pd.DataFrame, columns: Iterable[str] = TRACK_COLUMNS, name: str = "the particle table"
 ) -> pd.DataFrame:
-    """A particle table whose columns are there and hold finite numbers.
+    """A particle table whose columns are there and hold finite numbers; else ValueError.
 
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        One row per particle and frame.
-    columns : iterable of str
-        What it must have: `PARTICLE_COLUMNS` or `TRACK_COLUMNS`.
-    name : str
-        What the table is, for the message.
-
-    Returns
-    -------
-    pandas.DataFrame
-        The same rows and columns; ``frame``, ``particle`` and ``layer`` are integers, positions floats.
-
-    Raises
-    ------
-    ValueError
-        If a column is missing, an entry is not a finite number, or a frame, particle or layer is not a whole one.
+    ``columns`` are `PARTICLE_COLUMNS` or `TRACK_COLUMNS`; ``name`` says in the message what the table is. The same rows
+    and columns come back; ``frame``, ``particle`` and ``layer`` are integers, positions floats.
     """
     columns = list(columns)
     require_columns(table, columns, name)

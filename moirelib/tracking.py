@@ -1,7 +1,4 @@
-"""Link places from frame to frame, with trackpy: particles, defects, boundaries.
-
-Explained in chapter 7, "Particles".
-"""
+"""Link places from frame to frame, with trackpy: particles, defects, boundaries (chapter 7, "Particles")."""
 
 from __future__ import annotations
 
@@ -13,7 +10,9 @@ import trackpy
 def link_places(
     places: pd.DataFrame, search_range: float, memory: int, narrowest: float = 0.2, step: float = 0.9
 ) -> pd.Series:
-    """Number of the track that each place belongs to.
+    """Number of the track, from 0, of each place (Crocker & Grier, J. Colloid Interface Sci. 179, 298, 1996).
+
+    The result has the index of the places, sorted by frame.
 
     Parameters
     ----------
@@ -23,34 +22,21 @@ def link_places(
         Farthest a place may move from frame to frame, in the coordinates' unit.
     memory : int
         Frames for which a place may be missed and still keep its number.
-    narrowest : float
-        Crowded places are linked with a shorter range instead of not at all: down to this share of ``search_range``.
-    step : float
-        Factor by which the range is made shorter.
-
-    Returns
-    -------
-    pandas.Series of int
-        From 0, with the index of the places, sorted by frame.
-
-    References
-    ----------
-    Crocker & Grier, J. Colloid Interface Sci. 179, 298 (1996).
+    narrowest, step : float
+        Crowded places are linked with a shorter range instead of not at all: down to ``narrowest`` times
+        ``search_range``, shortened by the factor ``step``.
     """
     trackpy.quiet()
-    linked = trackpy.link(
-        places,
-        search_range,
-        memory=memory,
-        pos_columns=[c for c in places if c != "frame"],
-        adaptive_stop=narrowest * search_range,
-        adaptive_step=step,
-    )
-    return linked["particle"]
+    crowded = {"adaptive_stop": narrowest * search_range, "adaptive_step": step}
+    columns = [c for c in places if c != "frame"]
+    return trackpy.link(places, search_range, memory=memory, pos_columns=columns, **crowded)["particle"]
 
 
 def link_particles(particles: pd.DataFrame, search_range: float, memory: int = 2) -> pd.DataFrame:
     """Link particles into tracks, each layer on its own.
+
+    The result has ``particle``: one number per track, unique over both layers; -1 where a particle was seen in one
+    frame only.
 
     Parameters
     ----------
@@ -60,12 +46,6 @@ def link_particles(particles: pd.DataFrame, search_range: float, memory: int = 2
         Farthest a particle may move from frame to frame, in pixels; below half the spacing, or links are ambiguous.
     memory : int
         Frames for which a particle may be missed and still keep its number.
-
-    Returns
-    -------
-    pandas.DataFrame
-        The table with ``particle``: one number per track, unique over both layers; -1 where a particle was seen in
-        one frame only.
     """
     particles = particles.assign(particle=-1).reset_index(drop=True)
     if particles["frame"].nunique() < 2:

@@ -1,7 +1,4 @@
-"""Reciprocal space of a hexagonal lattice: symmetry path and Brillouin zone.
-
-Explained in chapter 8, "Vibrations".
-"""
+"""Reciprocal space of a hexagonal lattice: symmetry path and Brillouin zone (chapter 8, "Vibrations")."""
 
 from __future__ import annotations
 
@@ -37,10 +34,8 @@ def symmetry_path(spacing: float, angle: float, points: int = 36) -> SymmetryPat
 
     Parameters
     ----------
-    spacing : float
-        Nearest-neighbour distance, in nm.
-    angle : float
-        Direction of a close-packed row, in degrees from x towards y.
+    spacing, angle : float
+        Nearest-neighbour distance, in nm; direction of a close-packed row, in degrees from x towards y.
     points : int
         Number of wave vectors, M and K among them, in nearly equal steps.
     """
@@ -62,21 +57,16 @@ def symmetry_path(spacing: float, angle: float, points: int = 36) -> SymmetryPat
 
 
 def brillouin_zone(spacing: float, angle: float, divisions: int = 12) -> np.ndarray:
-    """Wave vectors that fill the Brillouin zone evenly, one of each pair q and -q, without Γ.
+    """Wave vectors (m, 2) that fill the Brillouin zone evenly, one of each pair q and -q, without Γ.
+
+    (q_y, q_x) in radians per nm, each the shortest of its equivalents.
 
     Parameters
     ----------
-    spacing : float
-        Nearest-neighbour distance, in nm.
-    angle : float
-        Direction of a close-packed row, in degrees from x towards y.
+    spacing, angle : float
+        Nearest-neighbour distance, in nm; direction of a close-packed row, in degrees from x towards y.
     divisions : int
         Of each reciprocal lattice vector.
-
-    Returns
-    -------
-    ndarray, shape (m, 2)
-        (q_y, q_x) in radians per nm, each the shortest of its equivalents.
     """
     b = Lattice(spacing, angle).wave_vectors[[0, 2]]
     i, j = (x.ravel() for x in np.meshgrid(np.arange(divisions), np.arange(divisions), indexing="ij"))

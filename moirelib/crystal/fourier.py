@@ -1,7 +1,4 @@
-"""Find the strongest hexagonal lattice in a set of points, by the structure factor.
-
-Explained in chapter 7, "Particles".
-"""
+"""Find the strongest hexagonal lattice in a set of points, by the structure factor (chapter 7, "Particles")."""
 
 from __future__ import annotations
 
@@ -18,7 +15,10 @@ PEAK_WIDTH = 0.15  # spacings over the field: steps of the search as wide as a p
 
 
 def find_lattice(points: np.ndarray, spacing: float, weights: ArrayLike | None = None) -> tuple[Lattice, float]:
-    """The strongest hexagonal lattice in a set of points.
+    """The strongest hexagonal lattice in a set of points, and its strength.
+
+    The structure factor |Σ exp(-iq·r)|²/n comes from a fast Fourier transform of the points. The strength is its mean
+    at the first-order peaks: about 1 for random points, up to n for a perfect lattice.
 
     Parameters
     ----------
@@ -28,17 +28,6 @@ def find_lattice(points: np.ndarray, spacing: float, weights: ArrayLike | None =
         Rough nearest-neighbour distance; searched from 0.8 to 1.25 times that.
     weights : ndarray, shape (n,), optional
         Weight of each point.
-
-    Returns
-    -------
-    lattice : Lattice
-        Best spacing and angle.
-    strength : float
-        Mean structure factor of its first-order peaks: about 1 for random points, up to n for a perfect lattice.
-
-    Notes
-    -----
-    The structure factor |Σ exp(-iq·r)|²/n comes from a fast Fourier transform of the points.
     """
     weights = np.ones(len(points)) if weights is None else np.asarray(weights, float)
     return find_strongest(np.asarray(points, float), weights, SEARCHED[0] * spacing, SEARCHED[1] * spacing)

@@ -1,7 +1,4 @@
-"""Hexagonal lattices: spacing, angle, wave vectors.
-
-Explained in chapter 1, "Lattices".
-"""
+"""Hexagonal lattices: spacing, angle, wave vectors (chapter 1, "Lattices")."""
 
 from __future__ import annotations
 
@@ -17,23 +14,16 @@ def fold_hexagonal(angle: float) -> float:
 
 
 def hexagonal_lattice(spacing: float, angle: float, center: ArrayLike, radius: float) -> np.ndarray:
-    """Points of a hexagonal lattice within a circle.
+    """Points (n, 2) of a hexagonal lattice within a circle, as (y, x) in nm.
 
     Parameters
     ----------
-    spacing : float
-        Nearest-neighbour distance, in nm.
+    spacing, radius : float
+        Nearest-neighbour distance and radius of the circle, in nm.
     angle : float
         Direction of a close-packed row, in degrees from x towards y.
     center : array_like, shape (2,)
         One lattice point (y, x), in nm, and the centre of the circle.
-    radius : float
-        In nm.
-
-    Returns
-    -------
-    ndarray, shape (n, 2)
-        Points as (y, x), in nm.
     """
     n = int(np.ceil(radius / spacing / np.sin(np.pi / 3))) + 1
     i, j = np.meshgrid(np.arange(-n, n + 1), np.arange(-n, n + 1), indexing="ij")

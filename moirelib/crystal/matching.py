@@ -10,19 +10,9 @@ from scipy.spatial.distance import cdist
 
 
 def assign_pairs(cost: np.ndarray, allowed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """As many allowed pairs as can be made, at the least total cost.
+    """Rows and columns of as many allowed pairs as can be made, at the least total cost.
 
-    Parameters
-    ----------
-    cost : ndarray, shape (n, m)
-        Not negative, in any one unit.
-    allowed : ndarray of bool, shape (n, m)
-        Which pairs may be made.
-
-    Returns
-    -------
-    i, j : ndarray of int
-        Row and column of every pair.
+    ``cost`` (n, m) is not negative, in any one unit; ``allowed`` (n, m) says which pairs may be made.
     """
     # A pair that is not allowed costs more than all allowed ones together: it is made only when nothing else is left.
     never = (np.max(cost, initial=0.0, where=allowed) + 1) * (sum(cost.shape) + 1)
@@ -33,7 +23,7 @@ def assign_pairs(cost: np.ndarray, allowed: np.ndarray) -> tuple[np.ndarray, np.
 def match(
     found: ArrayLike, truth: ArrayLike, reach: float, penalty: float | np.ndarray = 0.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pair found with true positions, one to one.
+    """Pair found with true positions, one to one: indices of as many pairs as can be made, at the least total distance.
 
     Parameters
     ----------
@@ -43,11 +33,6 @@ def match(
         Farthest distance of a pair, in the same unit.
     penalty : float or ndarray, shape (n, m)
         Added to the distance of pairs within reach, to prefer some; ``inf`` for pairs that must not be made.
-
-    Returns
-    -------
-    i, j : ndarray of int
-        Indices into ``found`` and ``truth`` of as many pairs within reach as can be made, at the least total distance.
     """
     distance = cdist(np.reshape(found, (-1, 2)), np.reshape(truth, (-1, 2)))
     return assign_pairs(distance + penalty, (distance <= reach) & np.isfinite(penalty))

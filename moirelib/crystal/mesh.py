@@ -1,7 +1,4 @@
-"""A triangulation of a layer whose edges are named by lattice vectors.
-
-Explained in chapter 9, "Order and defects".
-"""
+"""A triangulation of a layer whose edges are named by lattice vectors (chapter 9, "Order and defects")."""
 
 from __future__ import annotations
 
@@ -18,9 +15,6 @@ ROUNDING = 0.1  # spacings; lattice vectors are whole numbers of spacings, so th
 LARGEST_CIRCLE = 1.35  # spacings, radius of a triangle's circle: that of a vacancy's triangles is 1, of the rim's more
 ON_SITE = 0.3  # spacings between a neighbour and its lattice site; farther ones belong to another lattice
 WELL_CONDITIONED = 1e3  # condition number of a fit to neighbours; more for neighbours in a single row
-
-
-# --- The triangulation, its edges named by the lattice vectors they stand for ---
 
 
 def nearest_vector(w: np.ndarray) -> np.ndarray:
@@ -46,7 +40,7 @@ class Mesh:
     Parameters
     ----------
     points : array_like, shape (n, 2)
-        (y, x) in nm, of one layer in one frame.
+        (y, x) in nm, of one layer in one frame: at least four, not all on a line.
     spacing : float, optional
         Nearest-neighbour distance, in nm; measured by default.
 
@@ -64,11 +58,6 @@ class Mesh:
         Ends of every edge, smaller index first; number and sense (1 or -1) of each triangle's edges.
     vector, frame, misfit : ndarray, shape (m,)
         Lattice vector of each edge, the row direction (rad) it is counted from, and its distance from it in spacings.
-
-    Raises
-    ------
-    ValueError
-        If positions are not finite, fewer than four, or all on a line.
     """
 
     def __init__(self, points, spacing: float | None = None):
@@ -125,9 +114,6 @@ class Mesh:
         return vector.sum(axis=1), frame
 
 
-# --- The lattice around each particle ---
-
-
 @dataclass(frozen=True)
 class LocalLattices:
     """The lattice around each particle: neighbours lie at site + q w + p w*, for lattice vectors w.
@@ -179,12 +165,6 @@ def lattices_around(mesh: Mesh, reach: float, grain: np.ndarray | None = None) -
     c, q, p = np.einsum("nab,nb->an", inverse, right)
     left = z[j] - z[i] - c[i] - q[i] * w - p[i] * np.conj(w)
     squares = np.bincount(i, np.abs(np.nan_to_num(left)) ** 2, n)
+    residual = np.where(solvable, np.sqrt(squares / np.maximum(2 * (count + 1) - 6, 1)), np.nan)
     turn = np.exp(1j * angle)
-    return LocalLattices(
-        site=z + c,
-        q=q * turn,
-        p=p / turn,
-        residual=np.where(solvable, np.sqrt(squares / np.maximum(2 * (count + 1) - 6, 1)), np.nan),
-        neighbours=count,
-        variance=inverse[:, 1, 1].real,
-    )
+    return LocalLattices(z + c, q * turn, p / turn, residual, neighbours=count, variance=inverse[:, 1, 1].real)

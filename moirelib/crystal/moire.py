@@ -1,7 +1,4 @@
-"""Two hexagonal lattices upon each other: Moiré period and coincidence sites.
-
-Explained in chapter 1, "Lattices".
-"""
+"""Two hexagonal lattices upon each other: Moiré period and coincidence sites (chapter 1, "Lattices")."""
 
 from __future__ import annotations
 
@@ -14,25 +11,17 @@ from .lattice import fold_hexagonal
 
 
 def moire_period(spacing: float, twist_angle: float, other_spacing: float | None = None) -> float:
-    """Period of the Moiré pattern of two hexagonal lattices.
+    """Period of the Moiré pattern of two hexagonal lattices, in nm; ``inf`` for identical lattices.
+
+    a b / √(a² + b² - 2 a b cos θ), which is a / (2 sin(θ/2)) for a = b (Hermann, J. Phys.: Condens. Matter 24, 314210,
+    2012).
 
     Parameters
     ----------
-    spacing : float
-        Nearest-neighbour distance a of one lattice, in nm.
+    spacing, other_spacing : float
+        Nearest-neighbour distances a and b of the lattices, in nm; equal by default.
     twist_angle : float
         Twist θ, in degrees; equivalent twists (60° apart) give one period.
-    other_spacing : float, optional
-        Nearest-neighbour distance b of the other lattice, in nm; equal by default.
-
-    Returns
-    -------
-    float
-        a b / √(a² + b² - 2 a b cos θ), in nm, which is a / (2 sin(θ/2)) for a = b; ``inf`` for identical lattices.
-
-    References
-    ----------
-    Hermann, J. Phys.: Condens. Matter 24, 314210 (2012).
     """
     a, b = spacing, spacing if other_spacing is None else other_spacing
     half = np.sin(np.radians(fold_hexagonal(twist_angle)) / 2)
@@ -41,24 +30,17 @@ def moire_period(spacing: float, twist_angle: float, other_spacing: float | None
 
 
 def commensurate_angles(max_sigma: int) -> pd.DataFrame:
-    """Twists at which two equal hexagonal lattices share a lattice of coincident sites.
+    """Twists at which two equal hexagonal lattices share a lattice of coincident sites, one in Σ up to ``max_sigma``.
 
-    Parameters
-    ----------
-    max_sigma : int
-        Largest Σ: one site in Σ coincides.
+    Turning by θ with cos θ = (m² + 4 m n + n²) / (2 (m² + m n + n²)) brings the vector (n, m) onto (m, n). For coprime
+    m > n, Σ = m² + m n + n², or a third of it where m - n is a multiple of 3; the latter repeat twists that the former
+    give, and are left out.
 
     Returns
     -------
     pandas.DataFrame
         ``sigma, twist_deg`` (0 to 30) and the whole numbers ``m, n``, sorted by Σ. The vector m a₁ + n a₂ is the
         shortest of the coincidence lattice, and the mirror line of a symmetric tilt boundary of this Σ.
-
-    Notes
-    -----
-    Turning by θ with cos θ = (m² + 4 m n + n²) / (2 (m² + m n + n²)) brings the vector (n, m) onto (m, n). For
-    coprime m > n, Σ = m² + m n + n², or a third of it where m - n is a multiple of 3; the latter repeat twists that
-    the former give, and are left out.
 
     References
     ----------

@@ -1,7 +1,4 @@
-"""Neighbours in a set of points: spacing, bonds, rows, bond order.
-
-Explained in chapter 9, "Order and defects".
-"""
+"""Neighbours in a set of points: spacing, bonds, rows, bond order (chapter 9, "Order and defects")."""
 
 from __future__ import annotations
 
@@ -21,23 +18,10 @@ FLAT_MESSAGE = "a spacing needs at least 4 particles that do not lie on a line, 
 
 
 def neighbour_spacing(points: ArrayLike) -> float:
-    """Typical distance of nearest neighbours.
+    """Typical distance of nearest neighbours of points (n, 2); ValueError of fewer than four, or if all lie on a line.
 
-    Parameters
-    ----------
-    points : array_like, shape (n, 2)
-        (y, x) in nm.
-
-    Returns
-    -------
-    float
-        In nm: the middle of the edges of the Delaunay triangulation, without the long ones along the rim and across
-        holes. Scattered positions do not make it smaller, as they do the distance to the nearest neighbour.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than four points, or all lie on a line.
+    The middle of the edges of the Delaunay triangulation, without the long ones along the rim and across holes, in the
+    points' unit. Scattered positions do not make it smaller, as they do the distance to the nearest neighbour.
     """
     points = check_points(points)
     if not spans_plane(points):
@@ -97,7 +81,11 @@ def freud_system(points: np.ndarray) -> tuple[freud.box.Box, np.ndarray]:
 
 
 def hexatic(points: ArrayLike, spacing: float | None = None) -> np.ndarray:
-    """Bond-orientational order ψ6 of each particle over the neighbours that it has.
+    """Bond-orientational order ψ6 (n,) of each particle over the neighbours that it has.
+
+    The mean of exp(6iα) over the directions α of the neighbours, from x towards y. Its magnitude is 1 in a perfect
+    lattice, at a straight edge and beside a vacancy alike; a sixth of its argument is the direction of a row. NaN with
+    fewer than two neighbours.
 
     Parameters
     ----------
@@ -105,13 +93,6 @@ def hexatic(points: ArrayLike, spacing: float | None = None) -> np.ndarray:
         (y, x) in nm.
     spacing : float, optional
         Nearest-neighbour distance, in nm; measured by default. Particles within 1.35 of it are neighbours.
-
-    Returns
-    -------
-    ndarray of complex, shape (n,)
-        The mean of exp(6iα) over the directions α of the neighbours, from x towards y. Its magnitude is 1 in a perfect
-        lattice, at a straight edge and beside a vacancy alike; a sixth of its argument is the direction of a row. NaN
-        with fewer than two neighbours.
 
     References
     ----------
@@ -139,19 +120,10 @@ def connected_groups(n: int, i: np.ndarray, j: np.ndarray) -> np.ndarray:
 
 
 def bonds(positions: ArrayLike, spacing: float) -> np.ndarray:
-    """Pairs of nearest neighbours.
+    """Pairs (m, 2) of nearest neighbours, as indices, the smaller one first.
 
-    Parameters
-    ----------
-    positions : array_like, shape (n, 2)
-        (y, x) in nm.
-    spacing : float
-        Nearest-neighbour distance, in nm; pairs up to `REACH` times as far apart are bonded.
-
-    Returns
-    -------
-    ndarray of int, shape (m, 2)
-        Indices of each pair, the smaller one first.
+    Of ``positions`` (n, 2); pairs up to `REACH` times as far apart as ``spacing``, the nearest-neighbour distance in
+    the same unit, are bonded.
     """
     positions = np.asarray(positions, float)
     if len(positions) == 0:

@@ -1,7 +1,4 @@
-"""Add the particles that the lattices expect and the frame shows; remove those that it does not.
-
-Explained in chapter 7, "Particles".
-"""
+"""Add particles that the lattices expect and the frame shows; remove others (chapter 7, "Particles")."""
 
 from __future__ import annotations
 
@@ -55,24 +52,19 @@ ITSELF = 0.4  # a particle this near is on the site, not beside it
 
 
 def vacant_sites(yx: np.ndarray, layer: np.ndarray, spacing: float, low, high) -> pd.DataFrame:
-    """Places where a layer's lattice goes on but no particle was found.
+    """Places ``layer, y, x`` where a layer's lattice goes on but no particle was found.
+
+    Each site is given once, at the mean of what its neighbours predict: a row of two particles goes on as far beyond
+    its end as they are apart.
 
     Parameters
     ----------
-    yx : ndarray, shape (n, 2)
-        Particles.
-    layer : ndarray, shape (n,)
-        Their layers.
+    yx, layer : ndarray, shape (n, 2) and (n,)
+        Particles and their layers.
     spacing : float
-        Nearest-neighbour distance.
+        Nearest-neighbour distance, in the particles' unit.
     low, high : array_like, shape (2,)
         Corners of the region to look in.
-
-    Returns
-    -------
-    pandas.DataFrame
-        ``layer, y, x``: each site once, at the mean of what its neighbours predict: a row of two particles goes on as
-        far beyond its end as they are apart.
     """
     tables = [pd.DataFrame({"layer": np.empty(0, int), "y": np.empty(0), "x": np.empty(0)})]
     for k in np.unique(layer):
@@ -123,21 +115,16 @@ def complete(
 ) -> pd.DataFrame:
     """Decide by the frame which particles are missing and which are false.
 
+    What remains comes first, then what is new (``channel`` -1, ``score`` the posterior probability).
+
     Parameters
     ----------
-    fit : moirelib.decomposition.FrameFit
+    fit : FrameFit
         The fitted model of the frame.
     particles : pandas.DataFrame
         Its particles, row by row, with ``layer`` and ``lattice_fit``.
     spacing : float
         Nearest-neighbour distance, in pixels.
-    settings : CompletionSettings
-        Thresholds.
-
-    Returns
-    -------
-    pandas.DataFrame
-        What remains, then what is new (``channel`` -1, ``score`` the posterior probability).
     """
     s, diameter = settings, fit.model.diameter
     yx, layer = particles[["y", "x"]].to_numpy(), particles["layer"].to_numpy()
@@ -184,20 +171,11 @@ def settle_overlaps(
 
     Two kinds of places are tested: two found particles close to each other, and a vacant site of one layer under or
     over a particle of the other. Both answers are fitted to the frame, for all places at once. The squared residuals
-    around each place decide, together with the odds that its lattice gives and with how usual the particles' sizes
-    and depths would be: two thin particles can make up one.
+    around each place decide, together with the odds that its lattice gives and with how usual the particles' sizes and
+    depths would be: two thin particles can make up one.
 
-    Parameters
-    ----------
-    fit, particles, spacing, settings
-        As for `complete`.
-
-    Returns
-    -------
-    fit : FrameFit
-        Of the last answer tried, to go on from.
-    particles : pandas.DataFrame
-        What there is; ``shown`` marks particles of places where there are two.
+    Parameters are those of `complete`. Gives the fit of the last answer tried, to go on from, and the particles;
+    ``shown`` marks those of places where there are two.
     """
     s, diameter = settings, fit.model.diameter
     reach = s.overlap * diameter
@@ -293,8 +271,7 @@ def find_dark_blobs(fit, settings) -> pd.DataFrame:
     dark = gaussian_filter(-fit.residual.numpy(), diameter * settings.blob_width)
     apart = max(int(diameter * settings.blob_distance), 1)
     yx = peak_local_max(dark, min_distance=apart, threshold_abs=settings.blob_height, exclude_border=False)
-    table = {"layer": 1, "y": yx[:, 0].astype(float), "x": yx[:, 1].astype(float), "odds": settings.off_site_odds}
-    return pd.DataFrame(table)
+    return pd.DataFrame(yx.astype(float), columns=["y", "x"]).assign(layer=1, odds=settings.off_site_odds)
 
 
 def append(particles, new) -> pd.DataFrame:

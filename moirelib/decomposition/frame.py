@@ -1,7 +1,4 @@
-"""Find every particle of a frame: detections, hypotheses on the number of layers, the best one, its final fit.
-
-Explained in chapter 7, "Particles".
-"""
+"""Find every particle of a frame: detections, hypotheses, the best one, its final fit (chapter 7, "Particles")."""
 
 from __future__ import annotations
 
@@ -25,15 +22,14 @@ ALONE = 20.0  # log-likelihood that a particle without a lattice must add; in si
 
 @dataclass(frozen=True)
 class Found:
-    """All particles of a frame.
+    """All particles of a frame, fitted to the frame alone; ``…_likeliest``: to the frame and the crystal's regularity.
 
     Attributes
     ----------
     particles : pandas.DataFrame
         ``layer`` (1 or 2), ``grain``, ``layer_confidence``, ``lattice_fit``, ``score``; ``y, x, diameter`` (px),
-        ``opacity``, ``depth``, one-sigma errors ``y_std, x_std, diameter_std, depth_std``, fitted to the frame alone;
-        ``y_likeliest, x_likeliest, diameter_likeliest`` and ``y_std_likeliest, x_std_likeliest`` (px): fitted to the
-        frame and to the crystal's regularity.
+        ``opacity``, ``depth``, one-sigma errors ``y_std, x_std, diameter_std, depth_std``; and ``y_likeliest,
+        x_likeliest, diameter_likeliest, y_std_likeliest, x_std_likeliest`` (px).
     lattices : list of list of Lattice
         Of layer 1 and of layer 2, largest grain first.
     imaging : Imaging or None
@@ -48,6 +44,10 @@ class Found:
 def find(frame: np.ndarray, centers: np.ndarray, diameter: float, before: Found | None = None) -> Found:
     """Find, assign and fit all particles of a frame.
 
+    Detection, layers and fit help each other: layers say which sites should hold a particle, the fit says whether they
+    do, and better positions make better layers. Up to three rounds are made; one where an earlier frame is known. Where
+    two layers are nearly alike, the frame is fitted with one layer as well, and the better hypothesis is chosen.
+
     Parameters
     ----------
     frame : ndarray, shape (y, x)
@@ -58,17 +58,6 @@ def find(frame: np.ndarray, centers: np.ndarray, diameter: float, before: Found 
         Expected particle diameter, in pixels.
     before : Found, optional
         An earlier frame of a movie: its imaging is kept, and its particles are looked for again.
-
-    Returns
-    -------
-    Found
-        Particles, lattices, imaging.
-
-    Notes
-    -----
-    Detection, layers and fit help each other: layers say which sites should hold a particle, the fit says whether
-    they do, and better positions make better layers. Up to three rounds are made; one where an earlier frame is known.
-    Where two layers are nearly alike, the frame is fitted with one layer as well, and the better hypothesis is chosen.
     """
     detections = drop_noise(locate(centers, diameter))
     if len(detections) < FEWEST:

@@ -1,7 +1,4 @@
-"""Steps that fit a frame: of each particle's own parameters, and of what all share.
-
-Explained in chapter 7, "Particles".
-"""
+"""Steps that fit a frame: of each particle's own parameters, and of what all share (chapter 7, "Particles")."""
 
 from __future__ import annotations
 
@@ -24,8 +21,7 @@ SHARED_DAMPING, SHARED_HARDER, SHARED_SOFTER = 1e-2, 10, 5  # first; times this 
 SHARED_TRIALS = 4
 SHARED_TOLERANCE = 1e-3  # of the cost; steps that gain less are the last
 
-#: How far the exponent of particles may lie from that of a common solid, one sigma; set by hand.
-SOLID_STD = 0.03
+SOLID_STD = 0.03  # one sigma, how far the exponent of particles may lie from that of a common solid
 EXPONENT = [p.name for p in SHARED].index("exponent")
 
 

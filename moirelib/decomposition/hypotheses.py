@@ -1,7 +1,4 @@
-"""How many layers does a frame show? Each possible number is a hypothesis; one function chooses.
-
-Explained in chapter 7, "Particles".
-"""
+"""How many layers a frame shows: each number is a hypothesis, one is chosen (chapter 7, "Particles")."""
 
 from __future__ import annotations
 
@@ -38,9 +35,7 @@ class LayerCountRules:
 
     sure: float = 0.3  # S; score from which a peak of the network is a particle, whatever its neighbours are
     found_twice: float = 0.85  # R; share of sure peaks that a single layer keeps where the network found it twice
-    beside: float = (
-        0.9  # R; diameters; of a single layer, an unsure peak nearer to a sure one is the same long particle
-    )
+    beside: float = 0.9  # R; diameters; unsure peaks of a single layer nearer to a sure one are the same long particle
 
     # Two layers' lattices so alike that they may be one layer of long particles, each taken for two: all of
     alike_twist: float = 4.0  # S; degrees
@@ -133,19 +128,9 @@ def propose_hypotheses(
 ) -> list[Hypothesis]:
     """The hypothesis that the detections suggest and, where another number of layers is as likely, that one too.
 
-    Parameters
-    ----------
-    frame : ndarray, shape (y, x)
-        Raw frame.
-    detections : pandas.DataFrame
-        ``channel``, ``y, x`` (px) and ``score`` of the network's peaks.
-    diameter : float
-        Expected diameter, in pixels.
-    before : Found, optional
-        An earlier frame of the movie. As long as the particles show as many layers as there, that number is kept:
-        decided in every frame anew it would flicker, and take twice as long.
-    rules : LayerCountRules, optional
-        What decides.
+    ``detections`` holds ``channel``, ``y, x`` (px) and ``score`` of the network's peaks. As long as the particles show
+    as many layers as in the frame ``before``, that number is kept: decided in every frame anew it would flicker, and
+    take twice as long.
     """
     rules = LayerCountRules() if rules is None else rules
     layers_before = None if before is None else before.particles["layer"].nunique()
@@ -181,9 +166,8 @@ def fit_hypothesis(
         detections = drop_second_peaks(detections, diameter, rules)
     if before is not None:
         detections = add_earlier(detections, before.particles, diameter)
-        fit, particles = follow_particles(
-            FrameFit.start(frame, detections, diameter, before.imaging), detections, assign
-        )
+        fit = FrameFit.start(frame, detections, diameter, before.imaging)
+        fit, particles = follow_particles(fit, detections, assign)
     else:
         # A particle that the network put into both channels is one until the frame shows two: fitted as two, it would
         # fall apart along whatever the model of a particle does not have.

@@ -1,7 +1,4 @@
-"""Model of a frame: smooth light times blurred transmissions of particles, and its derivatives.
-
-Explained in chapter 7, "Particles".
-"""
+"""A frame as smooth light times blurred transmissions of particles, and its derivatives (chapter 7, "Particles")."""
 
 from __future__ import annotations
 

@@ -2,7 +2,6 @@
 
 A points problem: lattices are found in all particles together, contiguous grains on them, and layers from how the
 grains lie over each other; then every particle weighs its evidence. In movies, tracks vote.
-
 Explained in chapter 7, "Particles".
 """
 
@@ -25,13 +24,14 @@ DOUBLE_REACH = 0.5  # diameters (geometry): half-transparent particles of one la
 def assign_layers(
     particles: pd.DataFrame, diameter: float, evidence: Evidence | None = None, layers: int | None = None
 ) -> tuple[pd.DataFrame, list[list[Lattice]]]:
-    """Decide which layer every particle belongs to.
+    """Decide which layer every particle belongs to; layer 1 is the one that reaches furthest.
 
     The network separates the layers locally, but its two channels may change places from region to region. Lattices do
     not: they are found in all particles together, and contiguous grains on them. Grains that overlap in projection go
     to different layers, grains that only meet go to the same one. Then four kinds of evidence decide for each particle:
     its fit to each grain's lattice around it, the grains of its neighbours, their channels, and neighbours that are too
-    near to be in the same layer. Layer 1 is the one that reaches furthest.
+    near to be in the same layer. Small fields, and twists whose Moiré period is longer than the field, leave less; see
+    `moirelib.decomposition.twist_note`.
 
     Parameters
     ----------
@@ -53,11 +53,6 @@ def assign_layers(
         layer is kept once.
     lattices : list of list of Lattice
         The lattices of layer 1 and of layer 2, largest grain first.
-
-    Notes
-    -----
-    Small fields, and twists whose Moiré period is longer than the field, leave less evidence; see
-    `moirelib.decomposition.twist_note`.
     """
     evidence = Evidence() if evidence is None else evidence
     if len(particles) < evidence.grains.fewest:
@@ -86,12 +81,8 @@ def assign_by_channel(particles) -> pd.DataFrame:
     """Layers of too few particles for a lattice: their channels, with the confidence of a guess."""
     count = particles["channel"].value_counts()
     first = count.index[0] if len(count) else 0
-    layer = np.where(particles["channel"] == first, 1, 2)
-    table = particles.assign(layer=layer, grain=-1, layer_confidence=0.5, lattice_fit=0.0)
-    return table.reset_index(drop=True)
-
-
-# --- Evidence on every particle ---
+    table = particles.assign(layer=np.where(particles["channel"] == first, 1, 2), grain=-1)
+    return table.assign(layer_confidence=0.5, lattice_fit=0.0).reset_index(drop=True)
 
 
 @dataclass(frozen=True)
@@ -156,9 +147,6 @@ def exclude_pairs(log_odds, messages, pairs, strength, rounds: int = 5) -> tuple
     return log_odds + np.bincount(i, messages[0], n) + np.bincount(j, messages[1], n), messages
 
 
-# --- Tables ---
-
-
 def tabulate_two_layers(particles, posterior: Posterior, around: Surroundings) -> pd.DataFrame:
     """The table of two layers, without the second finds of particles that were found twice."""
     evidence = around.evidence
@@ -186,9 +174,7 @@ def tabulate_one_layer(particles, grains: list[Grain], around: Surroundings) -> 
     crowded = np.bincount(around.crowded_pairs.ravel(), minlength=around.count) > 0
     fits = np.stack([around.fit(grain.members, grain.lattice) for grain in grains], axis=1)
     confidence = np.where(crowded, around.evidence.crowded_confidence, around.evidence.ceiling)
-    return particles.assign(
-        layer=1, grain=fits.argmax(axis=1), layer_confidence=confidence, lattice_fit=fits.max(axis=1)
-    )
+    return particles.assign(layer=1, grain=fits.argmax(1), layer_confidence=confidence, lattice_fit=fits.max(1))
 
 
 def drop_doubles(table, diameter) -> pd.DataFrame:

@@ -1,7 +1,4 @@
-"""The particles of a frame, their neighbours, and what each piece of evidence on a layer is worth.
-
-Explained in chapter 7, "Particles".
-"""
+"""The particles of a frame, their neighbours, and what evidence on a layer is worth (chapter 7, "Particles")."""
 
 from __future__ import annotations
 
@@ -108,10 +105,7 @@ class Evidence:
     strain: float = 0.025  # expected slow change of a grain's spacing and direction
     phase_variance: float = 0.13  # rad²; a scatter of 5 % of a spacing, (4π/√3 · 0.05)²
     off_lattice: float = 0.05  # share of particles that sit on no site: interstitials, cores, false finds
-    sharpness: tuple[float, float] = (
-        2.0,
-        15.0,
-    )  # inverse variance of a phase, 1/rad²; 15: a scatter of 3 % of a spacing
+    sharpness: tuple[float, float] = (2.0, 15.0)  # inverse phase variance, 1/rad²; 15: a scatter of 3 % of a spacing
     sharpness_share: float = 0.8  # of the inverse of the measured scatter, which leaves particles off the sites out
     scatter: tuple[float, float] = (0.2, 4.0)  # expected scatter, 3 minus the fit, and the particles that it stands for
     presence: float = 0.01  # weight of every grain where no particle is near
@@ -139,7 +133,6 @@ class Surroundings:
 
     Attributes
     ----------
-    positions : ndarray, shape (n, 2)
     channel_sign : ndarray, shape (n,)
         1 for particles of the network's first channel, -1 for those of the second.
     lattice, spacing
@@ -204,9 +197,8 @@ class Surroundings:
 
     def _find_doubles(self, shown) -> np.ndarray:
         first, second = (np.flatnonzero(self.channel_sign == sign) for sign in (1, -1))
-        i, j = pair_mutually_nearest(
-            self.positions[first], self.positions[second], self.evidence.double_limit * self.diameter
-        )
+        reach = self.evidence.double_limit * self.diameter
+        i, j = pair_mutually_nearest(self.positions[first], self.positions[second], reach)
         doubles = np.stack([first[i], second[j]], axis=1)
         return doubles[~shown[doubles].all(axis=1)]
 

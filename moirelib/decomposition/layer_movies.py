@@ -1,7 +1,4 @@
-"""Draw layer movies from the particle table.
-
-Explained in chapter 6, "Decompose".
-"""
+"""Draw layer movies from the particle table (chapter 6, "Decompose")."""
 
 from __future__ import annotations
 
@@ -23,19 +20,10 @@ def draw_layers(particles: pd.DataFrame, working, shape) -> da.Array:
 
 
 def render_layers(particles: pd.DataFrame, working, shape) -> np.ndarray:
-    """Layer images that agree with the particle table: every particle's outline in its own layer.
+    """Layer images (2, y, x) that agree with the particle table: every particle's outline in its own layer.
 
-    Parameters
-    ----------
-    particles : pandas.DataFrame
-        ``layer, y_likeliest, x_likeliest, diameter_likeliest`` in working pixels.
-    working, shape : tuple of int
-        (y, x) of the working frame and of the result.
-
-    Returns
-    -------
-    ndarray, shape (2, y, x), uint8
-        Covered fraction of each pixel, 0 to 255, to a twentieth of a pixel.
+    ``particles`` holds ``layer, y_likeliest, x_likeliest, diameter_likeliest`` in working pixels; ``working`` and
+    ``shape`` are (y, x) of the working frame and of the result. Covered fraction of each pixel, 0 to 255 (uint8).
     """
     out = np.zeros((2, *shape), np.float32)
     zoom = np.array(shape) / np.array(working)

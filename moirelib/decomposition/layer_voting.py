@@ -1,7 +1,4 @@
-"""Make the layers of a movie's frames consistent: each particle's track votes.
-
-Explained in chapter 7, "Particles".
-"""
+"""Make the layers of a movie's frames consistent: each particle's track votes (chapter 7, "Particles")."""
 
 from __future__ import annotations
 
@@ -28,6 +25,10 @@ SAME_PARTICLE = 0.5  # diameters (geometry): a particle further away may be anot
 def vote(tables: list[pd.DataFrame], diameter: float) -> tuple[list[pd.DataFrame], list[bool]]:
     """Make the layers of a movie's frames consistent: align the layers' names, then let each particle's track vote.
 
+    Particles are followed whatever their layer; the layer only keeps apart particles at one place. Frames share their
+    ambiguities, so the votes of one track are not independent: with a correlation of 1/2, n of them count as 2 n/(n +
+    1).
+
     Parameters
     ----------
     tables : list of pandas.DataFrame
@@ -43,12 +44,6 @@ def vote(tables: list[pd.DataFrame], diameter: float) -> tuple[list[pd.DataFrame
         diameter in one layer the better is kept.
     exchanged : list of bool
         Frames whose layers exchanged their names; their lattices change places too.
-
-    Notes
-    -----
-    Particles are followed whatever their layer; the layer only keeps apart particles at one place. Frames share their
-    ambiguities, so the votes of one track are not independent: with a correlation of 1/2, n of them count as
-    2 n/(n + 1).
     """
     tables, exchanged = align_names(tables, diameter)
     lengths = [len(table) for table in tables]
@@ -131,5 +126,4 @@ def keep_apart(log_odds, track, movie, diameter) -> np.ndarray:
         near.append(np.sort(track[rows[pairs]], axis=1))
     met = np.unique(np.concatenate(near), axis=0)
     met = met[met[:, 0] != met[:, 1]]
-    strength = np.full(len(met), Evidence.touching)
-    return exclude_pairs(log_odds, np.zeros((2, len(met))), met, strength, rounds=30)[0]
+    return exclude_pairs(log_odds, np.zeros((2, len(met))), met, np.full(len(met), Evidence.touching), rounds=30)[0]

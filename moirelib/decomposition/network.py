@@ -1,7 +1,4 @@
-"""The network: a U-Net with one output channel per layer.
-
-Explained in chapter 5, "U-Net".
-"""
+"""The network: a U-Net with one output channel per layer (chapter 5, "U-Net")."""
 
 from __future__ import annotations
 
@@ -13,30 +10,15 @@ from monai.inferers import sliding_window_inference
 from monai.networks.nets import BasicUNet
 from scipy.ndimage import gaussian_filter
 
-#: Particle diameter, in pixels, that the network is trained for; every input is resampled to it.
-WORKING_DIAMETER = 12.0
-
-#: Standard deviation, in working pixels, of the peaks that mark particle centres.
-CENTER_WIDTH = 1.5
+WORKING_DIAMETER = 12.0  # pixels, particle diameter that the network is trained for; every input is resampled to it
+CENTER_WIDTH = 1.5  # working pixels, standard deviation of the peaks that mark particle centres
 
 
 def build_unet(layers: int = 2) -> torch.nn.Module:
-    """Build the U-Net (MONAI's ``BasicUNet``) with random weights.
+    """Build the U-Net (MONAI's ``BasicUNet``; Ronneberger et al., MICCAI (2015)) with random weights.
 
-    Parameters
-    ----------
-    layers : int
-        Nanoparticle layers. Each has two output channels: where its particles are, and where their centres are.
-
-    Returns
-    -------
-    torch.nn.Module
-        (batch, 1, y, x) normalised images to (batch, 2 · layers, y, x) logits, the masks of all layers first, then
-        their centres; y and x are multiples of 16.
-
-    References
-    ----------
-    Ronneberger et al., MICCAI (2015).
+    It maps normalised images (batch, 1, y, x) to logits (batch, 2 · layers, y, x): the masks of all nanoparticle
+    layers, where their particles are, then their centres. y and x are multiples of 16.
     """
     return BasicUNet(
         spatial_dims=2,
@@ -59,22 +41,8 @@ def save_weights(model: torch.nn.Module, path) -> None:
 def load_weights(path=None, device: str = "auto") -> torch.nn.Module:
     """Read a trained network, ready to predict; its number of layers is that of the weights.
 
-    Parameters
-    ----------
-    path : path-like, optional
-        ``.safetensors``; the shipped weights by default.
-    device : str
-        ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
-
-    Returns
-    -------
-    torch.nn.Module
-        In evaluation mode.
-
-    Raises
-    ------
-    ValueError
-        If the file does not fit the network.
+    ``path`` names a ``.safetensors`` file, by default the shipped weights; ``device`` is ``"auto"``, ``"cpu"``,
+    ``"cuda"`` or ``"mps"``.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -105,22 +73,11 @@ def choose_device(device: str = "auto") -> torch.device:
 
 
 def normalize(image: np.ndarray) -> np.ndarray:
-    """Remove background, gain and offset from an image at working sampling.
+    """Remove background, gain and offset from an image (y, x) at working sampling, in any units.
 
-    Parameters
-    ----------
-    image : ndarray, shape (y, x)
-        Any units; the particles are about `WORKING_DIAMETER` pixels wide.
-
-    Returns
-    -------
-    ndarray, shape (y, x), float32
-        Local mean 0 and local standard deviation near 1, over windows of about three spacings; regions without
-        contrast are not blown up beyond twice what the whole image's contrast gives.
-
-    Notes
-    -----
-    Invariant to ``image -> gain * image + offset`` with positive gain.
+    Local mean 0 and local standard deviation near 1, over windows of about three spacings; regions without contrast are
+    not blown up beyond twice what the whole image's contrast gives. ``gain * image + offset`` with a positive gain
+    gives the same.
     """
     image = np.asarray(image, dtype=np.float32)
     image = image - image.mean()
@@ -131,19 +88,10 @@ def normalize(image: np.ndarray) -> np.ndarray:
 
 
 def resample(image, shape) -> np.ndarray:
-    """Resample to another shape over the same field of view, averaging when the pixels get larger.
+    """Resample an image or stack (..., y, x) to another shape (y', x') over the same field of view.
 
-    Parameters
-    ----------
-    image : ndarray, shape (..., y, x)
-        Image or stack.
-    shape : tuple of int
-        New (y, x).
-
-    Returns
-    -------
-    ndarray, shape (..., y', x'), float32
-        A point at pixel coordinate c of the input lies at ``(c + 0.5) * y' / y - 0.5`` of the output.
+    Averages when the pixels get larger. A point at pixel coordinate c of the input lies at ``(c + 0.5) * y' / y - 0.5``
+    of the output.
     """
     tensor = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))
     stack = tensor.reshape(1, -1, *tensor.shape[-2:])
@@ -154,6 +102,9 @@ def resample(image, shape) -> np.ndarray:
 @torch.inference_mode()
 def predict(model: torch.nn.Module, image: np.ndarray, tile: int = 512) -> tuple[np.ndarray, np.ndarray]:
     """Where the particles of each channel are in one image at working sampling, and where their centres are.
+
+    Channel names are not layer names yet: which channel is which layer may change from place to place, see
+    `moirelib.decomposition.assign_layers`.
 
     Parameters
     ----------
@@ -167,8 +118,7 @@ def predict(model: torch.nn.Module, image: np.ndarray, tile: int = 512) -> tuple
     Returns
     -------
     masks : ndarray, shape (layers, y, x), float32
-        Probability that a pixel is covered by a particle of each channel. Channel names are not layer names yet:
-        which channel is which layer may change from place to place, see `moirelib.decomposition.assign_layers`.
+        Probability that a pixel is covered by a particle of each channel.
     centers : ndarray, shape (layers, y, x), float32
         A peak of height 1 and standard deviation `CENTER_WIDTH` at every particle's centre, as far as it is certain.
     """
@@ -182,6 +132,5 @@ def predict(model: torch.nn.Module, image: np.ndarray, tile: int = 512) -> tuple
     else:
         roi = tuple(min(tile, n) for n in padded.shape)
         logits = sliding_window_inference(batch, roi, 2, model, overlap=0.25, mode="gaussian")
-    both = torch.sigmoid(logits)[0, :, :height, :width].float().cpu().numpy()
-    masks, centers = both.reshape(2, -1, height, width)
+    masks, centers = torch.sigmoid(logits)[0, :, :height, :width].float().cpu().numpy().reshape(2, -1, height, width)
     return masks, centers

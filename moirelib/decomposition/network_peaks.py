@@ -1,7 +1,4 @@
-"""Peaks in the network's output are particles.
-
-Explained in chapter 7, "Particles".
-"""
+"""Peaks in the network's output are particles (chapter 7, "Particles")."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ FLOOR = 0.02  # height of pixels that count
 
 
 def locate(centers: np.ndarray, diameter: float, threshold: float = LOWEST_PEAK) -> pd.DataFrame:
-    """Find particles in the network's output.
+    """Find particles in the network's output: ``channel`` (0-based), ``y, x`` (px) and ``score`` (height, 0 to 1).
 
     Parameters
     ----------
@@ -31,11 +28,6 @@ def locate(centers: np.ndarray, diameter: float, threshold: float = LOWEST_PEAK)
     threshold : float
         Lowest height of a peak. Low by default: false peaks are removed later by the fit to the frame
         (`moirelib.decomposition.complete`), missed particles are harder to add.
-
-    Returns
-    -------
-    pandas.DataFrame
-        ``channel`` (0-based), ``y, x`` (px, to a fraction of a pixel), ``score`` (height of the peak, 0 to 1).
     """
     tables = []
     for channel, peaks in enumerate(centers):

@@ -1,7 +1,4 @@
-"""Lattices and grains in the particles of both layers together.
-
-Explained in chapter 7, "Particles".
-"""
+"""Lattices and grains in the particles of both layers together (chapter 7, "Particles")."""
 
 from __future__ import annotations
 
@@ -27,9 +24,6 @@ class Grain:
     lattice: Lattice | None  # None: particles of a second layer that show no lattice
     members: np.ndarray  # (n,) weights, 0 to 1
     family: int  # the same for copies of a lattice that may be one layer seen twice
-
-
-# --- Grains ---
 
 
 def find_overlapping_grains(around: Surroundings) -> list[Grain]:
@@ -93,9 +87,8 @@ def group_alike(items: Sequence, alike: Callable) -> list[list]:
     for item in items:
         group = next((group for group in groups if alike(group[0], item)), None)
         if group is None:
-            groups.append([item])
-        else:
-            group.append(item)
+            groups.append(group := [])
+        group.append(item)
     return groups
 
 
@@ -224,9 +217,6 @@ def find_pieces(label, sure, around) -> Iterator[tuple[int, np.ndarray]]:
                 yield g, own[piece[own] == number]
 
 
-# --- Layers of grains ---
-
-
 def assign_grains(grains: list[Grain], around: Surroundings) -> np.ndarray:
     """Layer (0 or 1) of each grain: the fewest particles too near to others of their layer, or upon nothing.
 
@@ -294,8 +284,7 @@ def add_loose_layer(grains: list[Grain], around: Surroundings) -> tuple[list[Gra
     distance = cKDTree(on_site).query(around.positions)[0] / around.spacing
     loose = (fit < settings.in_grain) & (distance < settings.too_near)
     few = loose.sum() < max(settings.loose, settings.loose_share * around.count)
-    if few or around.share_apart < settings.pairs_apart:
-        return grains, none
-    if np.mean(distance[loose] > settings.apart) < settings.loose_apart:
+    near = around.share_apart < settings.pairs_apart
+    if few or near or np.mean(distance[loose] > settings.apart) < settings.loose_apart:
         return grains, none
     return [*grains, Grain(None, loose.astype(float), -1)], np.append(none, 1)

@@ -1,7 +1,4 @@
-"""Fit a model of the frame to the frame: all particles at once.
-
-Explained in chapter 7, "Particles".
-"""
+"""Fit a model of the frame to the frame: all particles at once (chapter 7, "Particles")."""
 
 from __future__ import annotations
 
@@ -57,37 +54,18 @@ OVERLAPPING, IN_A_ROW = 1.3, 1.6
 class FrameFit:
     """A frame explained by its particles; each step returns a new fit.
 
-    Attributes
-    ----------
-    model : ImageModel
-        The frame, and how residuals are weighed.
-    predicted : Prediction
-        The parameters of the particles and what they predict of the frame.
-    prior : ParticlePrior
-        What is usual for particles, and where these were found.
-    solid : float
-        Exponent of the common solid that the fit prefers.
-    known : bool
-        Whether ``imaging`` is known from elsewhere and not fitted.
-    rounds : int
-        Rounds done in which what is shared was fitted.
-    searches : tuple of int
-        Numbers of rounds after which several starts are tried for what is shared.
-
-    Notes
-    -----
-    The model: frame = offset + B · K[Π exp(-depth · (1 - r²/R²)^exponent)], with a smooth background B (cubic
-    splines), a blur K (disk, Gaussian and camera), and position, radius R and depth of every particle. Gauss-Newton
-    steps fit in turn what is shared and each particle's own parameters.
+    The model: frame = offset + B · K[Π exp(-depth · (1 - r²/R²)^exponent)], with a smooth background B (cubic splines),
+    a blur K (disk, Gaussian and camera), and position, radius R and depth of every particle. Gauss-Newton steps fit in
+    turn what is shared and each particle's own parameters.
     """
 
-    model: ImageModel
-    predicted: Prediction
-    prior: ParticlePrior
-    solid: float = SOLIDS[0]
-    known: bool = False
-    rounds: int = 0
-    searches: tuple[int, ...] = SEARCHES
+    model: ImageModel  # the frame, and how residuals are weighed
+    predicted: Prediction  # the particles' parameters, and what they predict of the frame
+    prior: ParticlePrior  # what is usual for particles, and where these were found
+    solid: float = SOLIDS[0]  # exponent of the common solid that the fit prefers
+    known: bool = False  # whether ``imaging`` is known from elsewhere and not fitted
+    rounds: int = 0  # done, in which what is shared was fitted
+    searches: tuple[int, ...] = SEARCHES  # numbers of rounds after which several starts are tried for what is shared
 
     @classmethod
     def start(
@@ -288,17 +266,10 @@ class FrameFit:
         return noise * np.sqrt(self.jacobian.variances(self.theta[:, :2].numpy(), prior.matrix(), reach, some))
 
     def evidence(self, candidates: pd.DataFrame | None = None) -> np.ndarray:
-        """Gain in log-likelihood by each particle, with the others held.
+        """Gain in log-likelihood (n,) by each particle, with the others held; above 0 favours the particle.
 
-        Parameters
-        ----------
-        candidates : pandas.DataFrame, optional
-            ``y, x`` (px) of particles that are not in the fit, of usual size and depth; by default those of the fit.
-
-        Returns
-        -------
-        ndarray, shape (n,)
-            Natural logarithm, divided by `misfit`; above 0 the likelihood favours the particle.
+        Natural logarithm, divided by `misfit`. With ``candidates`` (``y, x`` in px) it is of particles of usual size
+        and depth that are not in the fit.
         """
         present = candidates is None
         theta = self.theta
@@ -317,9 +288,8 @@ class FrameFit:
         """Change of the frame over the noise by taking away (or adding) each particle, (n, pixels), and its pixels."""
         model = self.model.place(theta)
         depth = model.depths(theta, self.imaging, slopes=False)[3]
-        change = self.predicted.transmission.flatten()[model.windows.samples] * torch.expm1(
-            depth if present else -depth
-        )
+        change = torch.expm1(depth if present else -depth)
+        change = self.predicted.transmission.flatten()[model.windows.samples] * change
         windows, index = model.blur(change[:, None], self.imaging, self.predicted.background)
         return windows.flatten(1), index.flatten(1)
 
@@ -329,19 +299,10 @@ class FrameFit:
         return (0.5 * (own**2).sum(dim=1)).clamp(max=ODDEST).numpy().astype(float)
 
     def replaceable(self, rows: np.ndarray) -> np.ndarray:
-        """Log-likelihood that a particle's neighbours regain by moving and changing after the particle is removed.
+        """Log-likelihood (m,) that a particle's neighbours regain by moving and changing after the particle is removed.
 
         `evidence` minus this tells how much the particle is needed: of two that were fitted to one, neither is.
-
-        Parameters
-        ----------
-        rows : ndarray of int, shape (m,)
-            Which of the particles.
-
-        Returns
-        -------
-        ndarray, shape (m,)
-            Natural logarithm, in the same units as `evidence`; to first order in the changes.
+        ``rows`` (m,) says which of the particles; in the same units as `evidence`, to first order in the changes.
         """
         windows, index = self._changes(self.theta[torch.from_numpy(rows)], present=True)
         columns = self.jacobian.matrix()
@@ -371,22 +332,9 @@ def refine(
 ) -> pd.DataFrame:
     """Fit position, diameter and optical depth of all particles to the frame at once, without lattices.
 
-    Parameters
-    ----------
-    frame, particles, diameter, imaging
-        As for `FrameFit.start`.
-    rounds : int
-        Rounds of the fit.
-
-    Returns
-    -------
-    pandas.DataFrame
-        The particles with the columns of `FrameFit.result`.
-
-    Notes
-    -----
-    Errors are the Gauss-Newton covariance, scaled by the residual's variance over a third of a particle, which includes
-    the camera's correlated noise.
+    Parameters are those of `FrameFit.start` and the number of ``rounds`` of the fit; the table that comes back has the
+    columns of `FrameFit.result`. Errors are the Gauss-Newton covariance, scaled by the residual's variance over a third
+    of a particle, which includes the camera's correlated noise.
     """
     if particles.empty:
         names = ("diameter", "depth", "opacity", "y_std", "x_std", "diameter_std", "depth_std")

@@ -1,7 +1,4 @@
-"""What is known of a frame's particles before the fit.
-
-Explained in chapter 7, "Particles".
-"""
+"""What is known of a frame's particles before the fit (chapter 7, "Particles")."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Particle diameter and polarity of a movie, and whether they can be right.
-
-Explained in chapter 6, "Decompose".
-"""
+"""Particle diameter and polarity of a movie, and whether they can be right (chapter 6, "Decompose")."""
 
 from __future__ import annotations
 
@@ -76,31 +73,16 @@ def check_diameter(diameter_px, movie) -> None:
 def estimate_size_and_polarity(movie, model, diameter_px) -> tuple[float, float]:
     """Particle diameter in pixels and polarity (1 for dark particles, -1 for bright) from frames all over the movie."""
     frames = [movie.frame(t) for t in sorted({0, len(movie) // 2, len(movie) - 1})]
-    best = (-np.inf, 0.0, 1.0)
+    trials = []
     for frame in frames:
         d = estimate_diameter(frame, model) if diameter_px is None else diameter_px
-        trials = [(measure_fit(sign * frame, model, d), d, sign) for sign in (1.0, -1.0)]
-        best = max(best, *trials)
-    return best[1:]
+        trials += [(measure_fit(sign * frame, model, d), d, sign) for sign in (1.0, -1.0)]
+    return max(trials)[1:]
 
 
 def estimate_diameter(frame: np.ndarray, model) -> float:
-    """Particle diameter of a frame, in pixels, from what the network finds at several magnifications.
+    """Particle diameter in pixels of a raw frame (y, x), from what a network finds at several magnifications.
 
-    Parameters
-    ----------
-    frame : ndarray, shape (y, x)
-        Raw frame.
-    model : torch.nn.Module
-        From `moirelib.decomposition.load_weights`.
-
-    Returns
-    -------
-    float
-        In pixels.
-
-    Notes
-    -----
     The network knows particles of `WORKING_DIAMETER` pixels. At a magnification near the right one, what it finds
     correlates best with the image's darkness (or brightness) and forms the strongest lattice. The size of what it finds
     there corrects the rest, unless the corrected diameter suits the frame much less: the network sees too little of

@@ -1,7 +1,4 @@
-"""What all particles of a frame share: their form, the microscope's blur and the dark level.
-
-Explained in chapter 7, "Particles".
-"""
+"""What particles of a frame share: form, the microscope's blur, the dark level (chapter 7, "Particles")."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""What was run and what came out: ``summary.json`` and its note.
-
-Explained in chapter 6, "Decompose".
-"""
+"""What was run and what came out: ``summary.json`` and its note (chapter 6, "Decompose")."""
 
 from __future__ import annotations
 
@@ -44,12 +41,9 @@ def summarize(movie, table: pd.DataFrame, lattices: list, nm: float, weights, de
     field = np.array(movie.shape[1:]) * movie.pixel_size / nm
     unknown = {"spacing_nm": {"layer_1": None, "layer_2": None}, "twist_deg": None}
     measured = keep_going(problems, "Spacings and twist are missing", unknown, lambda: measure_lattices(lattices, nm))
-    note = keep_going(
-        problems, "The note is missing", "", lambda: write_note(counts, **measured, lattices=lattices, field=field)
-    )
-    sha256 = keep_going(
-        problems, "The weights' checksum is missing", None, lambda: hashlib.sha256(path.read_bytes()).hexdigest()
-    )
+    note = keep_going(problems, "The note is missing", "", lambda: write_note(counts, measured, lattices, field))
+    lost = "The weights' checksum is missing"
+    sha256 = keep_going(problems, lost, None, lambda: hashlib.sha256(path.read_bytes()).hexdigest())
     return {
         "moirelib": __version__,
         "movie": movie.name,
@@ -80,10 +74,9 @@ def round_median(values) -> float | None:
     return round(float(np.median(values)), 4) if len(values) else None
 
 
-def write_note(counts: dict, spacing_nm: dict, twist_deg: float | None, lattices: list, field) -> str:
+def write_note(counts: dict, measured: dict, lattices: list, field) -> str:
     """One line that says what was found and how far it can be trusted; ``field`` in working pixels."""
-    spacing, twist = list(spacing_nm.values()), twist_deg
-    total = sum(counts.values())
+    spacing, twist, total = list(measured["spacing_nm"].values()), measured["twist_deg"], sum(counts.values())
     if total == 0:
         return "No particles found."
     if spacing[0] is None:
@@ -102,7 +95,10 @@ def write_note(counts: dict, spacing_nm: dict, twist_deg: float | None, lattices
 
 
 def twist_note(first: Lattice | None, second: Lattice | None, field) -> str:
-    """Say how far the field of view allows to tell two layers apart.
+    """Say how far the field of view allows to tell two layers apart; empty where they are told apart well.
+
+    Two lattices are told apart by their waves alone where the field holds a Moiré period. In a smaller field only pairs
+    too near for one layer and the network's channels tell them apart.
 
     Parameters
     ----------
@@ -110,16 +106,6 @@ def twist_note(first: Lattice | None, second: Lattice | None, field) -> str:
         The largest lattice of each layer; None where there is none.
     field : tuple of float
         Height and width of the field of view, in the lattices' unit.
-
-    Returns
-    -------
-    str
-        Empty where the layers are told apart well; otherwise a sentence that says why not.
-
-    Notes
-    -----
-    Two lattices are told apart by their waves alone where the field holds a Moiré period. In a smaller field only pairs
-    too near for one layer and the network's channels tell them apart. Explained in chapter 7, "Particles".
     """
     if first is None or second is None:
         return "No second lattice found: one layer, or two that this field of view does not tell apart."

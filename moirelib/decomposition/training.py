@@ -1,7 +1,4 @@
-"""Train the U-Net on a library, with a loss that ignores which channel is which layer.
-
-Explained in chapter 5, "U-Net".
-"""
+"""Train the U-Net on a library, with a loss that ignores which channel is which layer (chapter 5, "U-Net")."""
 
 from __future__ import annotations
 
@@ -56,31 +53,20 @@ class TrainingConfig:
 
 
 def permutation_loss(logits: torch.Tensor, truth: torch.Tensor, window: int = 64, layers: int = 2) -> torch.Tensor:
-    """Binary cross-entropy plus Dice under the best assignment of channels to layers.
+    """Binary cross-entropy plus Dice under the best assignment of channels to layers; 0 for a perfect prediction.
 
     The assignment is chosen twice, per image and per window, and both losses are averaged: the network must tell the
-    layers apart everywhere, but name them consistently only as far as it sees.
+    layers apart everywhere, but name them consistently only as far as it sees. Each is the minimum over permutations of
+    (cross-entropy above the truth's own entropy + 1 - Dice of the masks).
 
     Parameters
     ----------
-    logits : Tensor, shape (batch, layers, y, x) or (batch, 2 · layers, y, x)
-        Network output: masks, and perhaps centres.
-    truth : Tensor, same shape
-        Truth, 0 to 1.
+    logits, truth : Tensor, shape (batch, layers, y, x) or (batch, 2 · layers, y, x)
+        Network output and truth, 0 to 1: masks, and perhaps centres.
     window : int
         Edge of a window, in pixels.
     layers : int
         Number of layers.
-
-    Returns
-    -------
-    Tensor, scalar
-        0 for a perfect prediction, whatever the channels' order.
-
-    Notes
-    -----
-    min over permutations of (cross-entropy above the truth's own entropy + 1 - Dice of the masks). Explained in
-    chapter 5, "U-Net".
     """
     per_image = _assignment_loss(logits, truth, max(logits.shape[-2:]), layers)
     return 0.5 * (per_image + _assignment_loss(logits, truth, window, layers))
@@ -133,8 +119,8 @@ class LibraryCrops(Dataset):
         k = int(rng.integers(len(self.indices))) if self.augment else i % len(self.indices)
         image, masks, centers = self._crop(k, self._view(k, rng), rng)
         image = disturb(image, rng) if self.augment else image
-        truth = np.concatenate([masks, centers])
-        return torch.from_numpy(normalize(image)[None]), torch.from_numpy(np.ascontiguousarray(truth, np.float32))
+        truth = np.concatenate([masks, centers], dtype=np.float32)
+        return torch.from_numpy(normalize(image)[None]), torch.from_numpy(truth)
 
     def _view(self, k, rng) -> np.ndarray:
         """Matrix (2, 2) from offsets (y, x) in a crop to offsets in the source: turned, mirrored, zoomed, stretched.
@@ -173,8 +159,7 @@ class LibraryCrops(Dataset):
         at = (middle - low)[:, None] + view @ offset
         out = [map_coordinates(gaussian_filter(a, width, truncate=3), at, order=1, mode="reflect") for a in source]
         out = np.reshape(out, (-1, edge, edge))
-        layer, yx = self.particles[k][:, 0], self.particles[k][:, 1:]
-        layer, yx = mirror_particles(layer, yx, shape)
+        layer, yx = mirror_particles(self.particles[k][:, 0], self.particles[k][:, 1:], shape)
         yx = (yx - middle) @ np.linalg.inv(view).T + (edge - 1) / 2
         centers = [draw_peaks(yx[layer == n + 1], edge) for n in range(len(masks))]
         return out[0], np.clip(out[1:] / 255, 0, 1), np.stack(centers)
@@ -283,11 +268,9 @@ class LayerUNet(lightning.LightningModule):
         """Take the training curve up again; only the number of steps may have changed since."""
         before = checkpoint["config"]
         if before | {"steps": self.config.steps} != self._configuration():
-            raise ValueError(
-                "checkpoints beside --out are of another configuration; choose another --out or delete them"
-            )
-        self.curve = checkpoint["curve"]
-        self.plans = checkpoint["plans"]
+            message = "checkpoints beside --out are of another configuration; choose another --out or delete them"
+            raise ValueError(message)
+        self.curve, self.plans = checkpoint["curve"], checkpoint["plans"]
         if before["steps"] != self.config.steps:
             self.plans = [*self.plans, {"until_step": len(self.curve), "planned_steps": before["steps"]}]
 
@@ -301,7 +284,9 @@ def train(
     command: str = "",
     workers: int | None = None,
 ) -> dict:
-    """Train the U-Net and write weights and model card.
+    """Train the U-Net on a library and write weights and model card; gives the card.
+
+    The card says what trained the weights, hours, hardware, curve and validation scores.
 
     Parameters
     ----------
@@ -322,11 +307,6 @@ def train(
     workers : int, optional
         Processes that prepare crops beside the training; 8 with CUDA and none without by default. More than none asks
         a script on Windows or macOS to guard its start with ``if __name__ == "__main__"``.
-
-    Returns
-    -------
-    dict
-        The model card: what trained the weights, hours, hardware, curve and validation scores.
     """
     config, out, commit = config or TrainingConfig.full(), Path(out), describe_commit()
     group = open_library(library)
@@ -364,10 +344,7 @@ def describe_commit() -> str | None:
 
 
 def fit(module, crops, config, out, device="auto", workers=None, longest: timedelta | None = None) -> float:
-    """Run Lightning's loop, from the last checkpoint when there is one, until the steps or the time are over.
-
-    Hours over all runs of this training.
-    """
+    """Run Lightning's loop, from the last checkpoint if any, until steps or time are over; hours over all runs."""
     folder = out.with_name(out.name + ".checkpoints")
     kind = choose_device(device).type
     # An "epoch" is the stretch between two checkpoints: Lightning resumes cleanly only from the end of one.
@@ -385,13 +362,8 @@ def fit(module, crops, config, out, device="auto", workers=None, longest: timede
         enable_model_summary=False,
     )
     workers = (8 if kind == "cuda" else 0) if workers is None else workers
-    loader = DataLoader(
-        crops,
-        config.batch,
-        sampler=CountingSampler(module, config),
-        num_workers=workers,
-        persistent_workers=workers > 0,
-    )
+    sampler = CountingSampler(module, config)
+    loader = DataLoader(crops, config.batch, sampler=sampler, num_workers=workers, persistent_workers=workers > 0)
     last = folder / "last.ckpt"
     trainer.fit(module, loader, ckpt_path=last if last.exists() else None)
     return clock.time_elapsed("train") / 3600
@@ -407,11 +379,8 @@ def validate(model: torch.nn.Module, crops: LibraryCrops) -> dict:
         logits = model(image[None])
         loss = permutation_loss(logits, truth[None], crops.config.window, layers).item()
         rows.append((loss, *score_masks(logits[0, :layers] > 0, truth[:layers] > 0.5)))
-    loss, iou, accuracy = np.mean(rows, axis=0)
-    names = ("loss", "mask_iou", "pixel_accuracy")
-    return {"crops": len(rows)} | {
-        name: round(float(v), 4) for name, v in zip(names, (loss, iou, accuracy), strict=True)
-    }
+    means = zip(("loss", "mask_iou", "pixel_accuracy"), np.mean(rows, axis=0), strict=True)
+    return {"crops": len(rows)} | {name: round(float(value), 4) for name, value in means}
 
 
 def score_masks(found, truth) -> tuple[float, float]:

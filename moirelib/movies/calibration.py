@@ -84,8 +84,6 @@ def override_scale(stored: float | None, given: object, quantity: Quantity, name
     except (TypeError, ValueError):
         number = math.nan
     if not (math.isfinite(number) and number > 0):
-        raise ValueError(
-            f"{quantity.name} must be a positive number of {quantity.unit}, got {given} for {name}; "
-            f"pass {quantity.option}"
-        )
+        what = f"{quantity.name} must be a positive number of {quantity.unit}"
+        raise ValueError(f"{what}, got {given} for {name}; pass {quantity.option}")
     return number

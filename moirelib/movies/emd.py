@@ -96,7 +96,5 @@ def _stack_images(path: Path, name: str, stack: int | None, plane: tuple[int, in
 
 def _read_frame(path: Path, name: str, stack: int | None, transpose: bool, i: int) -> np.ndarray:
     with h5py.File(path, "r") as file:
-        dataset = file[name]
-        where = tuple(i if axis == stack else slice(None) for axis in range(dataset.ndim))
-        frame = dataset[where]
+        frame = file[name][tuple(i if axis == stack else slice(None) for axis in range(file[name].ndim))]
     return frame.T if transpose else frame

@@ -13,24 +13,12 @@ from .stored import StoredImage, describe_error
 
 @dataclass(frozen=True, eq=False)  # two lazy movies cannot be compared without reading both
 class Movie:
-    """A movie that is read from its file only where someone looks at it.
+    """A movie that is read from its file only where someone looks at it."""
 
-    Attributes
-    ----------
-    data : dask.array.Array, shape (t, y, x)
-        The pixels as recorded (any real integer or float type, in native byte order), one frame a chunk.
-    pixel_size : float or None
-        In nm/pixel; ``None`` where the file does not carry it.
-    frame_time : float or None
-        Time from one frame to the next, in s; ``None`` where the file does not carry it.
-    name : str
-        File name, or ``"array"``; in a file of several images, also which one it is.
-    """
-
-    data: da.Array
-    pixel_size: float | None
-    frame_time: float | None
-    name: str
+    data: da.Array  # (t, y, x) as recorded (any real integer or float type, native byte order), one frame a chunk
+    pixel_size: float | None  # nm/pixel; None where the file does not carry it
+    frame_time: float | None  # s, from one frame to the next; None where the file does not carry it
+    name: str  # file name, or "array"; in a file of several images, also which one it is
 
     def __len__(self) -> int:
         return self.data.shape[0]
@@ -43,12 +31,8 @@ class Movie:
     def frame(self, i: int) -> np.ndarray:
         """Frame `i` as a float32 array (y, x), read now.
 
-        Raises
-        ------
-        ValueError
-            If it holds NaN or infinite values, or the same value everywhere.
-        OSError
-            If it cannot be read from its file any more.
+        ValueError if it holds NaN or infinite values, or the same value everywhere; OSError if it cannot be read any
+        more.
         """
         lazy = self.data[i]
         try:

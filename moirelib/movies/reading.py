@@ -52,21 +52,18 @@ FORMATS = (
 
 
 def read_movie(path: str | os.PathLike[str], pixel_size: float | None = None, frame_time: float | None = None) -> Movie:
-    """Open a movie or a single image; its pixels are read later, frame by frame.
+    """Open a movie or a single image (a movie of one frame); its pixels are read later, frame by frame.
+
+    Of a file with several images, the largest. A stack whose axis is not time (a focal or energy series) is read as
+    frames, without a frame time. A TIFF resolution in inch or cm counts as a calibration only below 1 µm per pixel;
+    above, it is a print setting (72 dpi).
 
     Parameters
     ----------
     path : path-like
         A ``.dm3``, ``.dm4``, ``.mrc``, ``.tif``, ``.emd``, ``.ser``, ``.emi``, ``.png`` or ``.jpg`` file.
-    pixel_size : float, optional
-        In nm/pixel; taken instead of what the file says.
-    frame_time : float, optional
-        Time between frames in s; taken instead of what the file says.
-
-    Returns
-    -------
-    Movie
-        A single image is a movie of one frame. Of a file with several images, the largest.
+    pixel_size, frame_time : float, optional
+        In nm/pixel, and time between frames in s; taken instead of what the file says.
 
     Raises
     ------
@@ -75,11 +72,6 @@ def read_movie(path: str | os.PathLike[str], pixel_size: float | None = None, fr
     ValueError
         If the file is empty, truncated, not an image, in colour, complex or of too many dimensions, if it is a
         diffraction pattern, if its pixels are not square, or if `pixel_size` or `frame_time` is not positive.
-
-    Notes
-    -----
-    A stack whose axis is not time (a focal or energy series) is read as frames, without a frame time. A TIFF
-    resolution in inch or cm counts as a calibration only below 1 µm per pixel; above, it is a print setting (72 dpi).
     """
     path = Path(path)
     if path.is_dir():
@@ -102,32 +94,14 @@ def as_movie(
     pixel_size: float | None = None,
     frame_time: float | None = None,
 ) -> Movie:
-    """Make a `Movie` of a file, an array or another movie.
+    """Make a `Movie` of a file, another movie, or an array ``(t, y, x)`` or ``(y, x)``; errors as of `read_movie`.
 
-    Parameters
-    ----------
-    movie : Movie, array-like, dask.array.Array or path-like
-        Arrays are ``(t, y, x)``, or ``(y, x)`` for one frame.
-    pixel_size : float, optional
-        In nm/pixel; taken instead of the movie's own.
-    frame_time : float, optional
-        In s; taken instead of the movie's own.
-
-    Returns
-    -------
-    Movie
-
-    Raises
-    ------
-    ValueError
-        As `read_movie`.
+    ``pixel_size`` (nm/pixel) and ``frame_time`` (s) are taken instead of the movie's own.
     """
     if isinstance(movie, Movie):
-        return replace(
-            movie,
-            pixel_size=override_scale(movie.pixel_size, pixel_size, PIXEL_SIZE, movie.name),
-            frame_time=override_scale(movie.frame_time, frame_time, FRAME_TIME, movie.name),
-        )
+        pixel_size = override_scale(movie.pixel_size, pixel_size, PIXEL_SIZE, movie.name)
+        frame_time = override_scale(movie.frame_time, frame_time, FRAME_TIME, movie.name)
+        return replace(movie, pixel_size=pixel_size, frame_time=frame_time)
     if isinstance(movie, str | os.PathLike):
         return read_movie(movie, pixel_size, frame_time)
     data = movie if isinstance(movie, da.Array) else np.asarray(movie)

@@ -153,14 +153,8 @@ def _read_ome_scales(xml: str) -> dict[str, Scale]:
     pixels = ElementTree.fromstring(xml).find(".//{*}Pixels")
     if pixels is None:
         return {}
-    return {
-        axis: (pixels.get(key, 0), pixels.get(f"{key}Unit", default))
-        for axis, key, default in (
-            ("y", "PhysicalSizeY", "µm"),
-            ("x", "PhysicalSizeX", "µm"),
-            ("t", "TimeIncrement", "s"),
-        )
-    }
+    axes = (("y", "PhysicalSizeY", "µm"), ("x", "PhysicalSizeX", "µm"), ("t", "TimeIncrement", "s"))
+    return {axis: (pixels.get(key, 0), pixels.get(f"{key}Unit", default)) for axis, key, default in axes}
 
 
 def _read_maker_scales(path: Path, tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> dict[str, Scale]:

@@ -24,28 +24,17 @@ def write_layer_movie(
 ) -> None:
     """Write a layer movie, frame by frame, as a TIFF file that Fiji opens with the right scale.
 
+    ``tifffile.imread`` and `read_movie` give ``(t, y, x)``, for one frame too. Beyond 4 GB only the first page is
+    described in the file, as ImageJ itself does it: Fiji, tifffile and `read_movie` find all frames.
+
     Parameters
     ----------
     path : path-like
         File to write; an older one is replaced. It appears only when it is complete.
     frames : iterable of ndarray of uint8, each (y, x), or array (t, y, x)
         A generator or a lazy array is written without holding more than a few frames in memory.
-    pixel_size : float
-        In nm/pixel.
-    frame_time : float, optional
-        Time between frames in s.
-
-    Raises
-    ------
-    ValueError
-        If there are no frames, if they are not uint8 images of one size, or if the pixel size is not positive.
-    OSError
-        If the file cannot be written.
-
-    Notes
-    -----
-    ``tifffile.imread`` and `read_movie` give ``(t, y, x)``, for one frame too. Beyond 4 GB only the first page is
-    described in the file, as ImageJ itself does it: Fiji, tifffile and `read_movie` find all frames.
+    pixel_size, frame_time : float
+        In nm/pixel, and time between frames in s, which may be left out.
     """
     path = Path(path)
     pixel_size = override_scale(None, pixel_size, PIXEL_SIZE, path.name)
@@ -64,7 +53,7 @@ def write_layer_movie(
     part = path.with_name(path.name + ".part")
     try:
         with warnings.catch_warnings(), tifffile.TiffWriter(part, imagej=not alone) as tiff:
-            warnings.filterwarnings("ignore", ".*truncating ImageJ file")  # beyond 4 GB: see Notes
+            warnings.filterwarnings("ignore", ".*truncating ImageJ file")  # beyond 4 GB: see above
             for image in images:
                 tiff.write(image.reshape(shape), contiguous=True, **tags)
         os.replace(part, path)
@@ -78,10 +67,8 @@ def _check_frames(frames: Iterable[np.ndarray], name: str) -> Iterator[np.ndarra
     for frame in frames:
         image = np.asarray(frame)
         if image.dtype != np.uint8 or image.ndim != 2 or image.shape != (shape or image.shape):
-            raise ValueError(
-                f"frames of {name} must be uint8 (y, x) arrays of one size, "
-                f"got {image.dtype} {image.shape} after {shape}"
-            )
+            got = f"got {image.dtype} {image.shape} after {shape}"
+            raise ValueError(f"frames of {name} must be uint8 (y, x) arrays of one size, {got}")
         shape = image.shape
         yield image
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.collections import EllipseCollection
 from matplotlib.patches import Rectangle
 
 #: Layer 1 and layer 2 in figures: Okabe and Ito's blue and orange, which colour-blind readers can tell apart.
@@ -48,6 +51,14 @@ def place_points(points: np.ndarray, ax: Axes, pixel_size: float | None) -> np.n
         ax.update_datalim(known[:, ::-1])
         ax.autoscale_view()
     return points
+
+
+def add_ellipses(ax: Axes, width, height, turn, yx: np.ndarray, **style: Any) -> EllipseCollection:
+    """Add ellipses of these axes and turn (degrees) at places (n, 2), in the axes' unit."""
+    places: dict[str, Any] = {"units": "xy", "offsets": yx[:, ::-1], "offset_transform": ax.transData}
+    ellipses = EllipseCollection(width, height, turn, **places, **style)
+    ax.add_collection(ellipses)
+    return ellipses
 
 
 def finish_map(ax: Axes, sites: np.ndarray, title: str) -> Axes:

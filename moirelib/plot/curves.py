@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 
 from .axes import LAYER_COLORS, OUTLINES, choose_axes, place_table
 
@@ -36,8 +37,7 @@ def show_dispersion(
     ax = choose_axes(ax)
     for branch, color, marker in zip(("longitudinal", "transverse"), LAYER_COLORS, "os", strict=True):
         rows = phonons[phonons["branch"] == branch]
-        distance, stiffness = rows["distance_per_nm"], rows["stiffness_kt_nm2"]
-        error = rows["stiffness_std_kt_nm2"]
+        distance, stiffness, error = rows["distance_per_nm"], rows["stiffness_kt_nm2"], rows["stiffness_std_kt_nm2"]
         ax.errorbar(distance, stiffness, error, fmt=marker, ms=3.5, color=color, lw=1, label=branch)
         if "model_kt_nm2" in rows:
             ax.plot(distance, rows["model_kt_nm2"], color=color, lw=1.2)
@@ -57,22 +57,13 @@ def show_dispersion(
     return ax
 
 
-# --- Growth ---
-
-
 def show_sizes(
     sizes: pd.DataFrame, ax: Axes | None = None, frame_time: float | None = None, column: str = "number"
 ) -> Axes:
     """Draw the size of every layer against time.
 
-    Parameters
-    ----------
-    sizes : pandas.DataFrame
-        From `moirelib.analysis.size_table`.
-    frame_time : float, optional
-        In s; without it time is in frames.
-    column : str
-        ``number``, ``area_nm2`` or ``radius_nm``.
+    Of `moirelib.analysis.size_table`: its ``column`` ``number``, ``area_nm2`` or ``radius_nm``. Without a
+    ``frame_time``, in s, time is in frames.
     """
     ax = choose_axes(ax)
     for (layer, rows), color in zip(sizes.groupby("layer"), cycle(OUTLINES)):
@@ -87,15 +78,8 @@ def show_sizes(
 def show_fronts(fronts: pd.DataFrame, ax: Axes | None = None, every: int = 10, colorbar: bool = True) -> Axes:
     """Draw the front of a layer in every n-th frame as a closed line, coloured by the frame.
 
-    Parameters
-    ----------
-    fronts : pandas.DataFrame
-        Of one layer, from `moirelib.analysis.front_table`. The line has gaps where the front is out of view.
-    every : int
-        Frames from one line to the next.
+    Of one layer's `moirelib.analysis.front_table`. The line has gaps where the front is out of view.
     """
-    from matplotlib.collections import LineCollection
-
     ax, _ = place_table(fronts, ax, None)
     lines, time = [], np.unique(fronts["frame"])[::every]
     for frame in time:

@@ -10,9 +10,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.colors import to_rgb
 from numpy.typing import ArrayLike
 
-from .axes import LAYER_COLORS, OUTLINES, choose_axes, choose_color, finish_image, finish_map
+from .axes import LAYER_COLORS, OUTLINES, add_ellipses, choose_axes, choose_color, finish_image, finish_map
 
 if TYPE_CHECKING:
     from matplotlib.animation import FuncAnimation
@@ -25,13 +27,7 @@ if TYPE_CHECKING:
 def show_frame(
     frame: ArrayLike, pixel_size: float, ax: Axes | None = None, scale_bar: bool = True, title: str = ""
 ) -> Axes:
-    """Show a micrograph in grey with a scale bar.
-
-    Parameters
-    ----------
-    frame : array_like, shape (y, x)
-        Grey range from the 0.5th to the 99.5th percentile.
-    """
+    """Show a micrograph (y, x) in grey, from the 0.5th to the 99.5th percentile, with a scale bar."""
     ax, frame = choose_axes(ax), np.asarray(frame)
     low, high = np.percentile(frame, [0.5, 99.5])
     high = high if high > low else low + 1
@@ -42,15 +38,10 @@ def show_frame(
 def show_layers(
     layers: ArrayLike, pixel_size: float, ax: Axes | None = None, scale_bar: bool = True, title: str = ""
 ) -> Axes:
-    """Show two layers in their colours, added up: blue, orange, and a light tone where both are.
+    """Show two layers (2, y, x) in their colours, added up: blue, orange, and a light tone where both are.
 
-    Parameters
-    ----------
-    layers : array_like, shape (2, y, x)
-        Covered fraction or probability: integers from 0 to 255, or floats from 0 to 1.
+    Covered fraction or probability: integers from 0 to 255, or floats from 0 to 1.
     """
-    from matplotlib.colors import to_rgb
-
     ax = choose_axes(ax)
     layers = np.asarray(layers)
     layers = layers.astype(float) if layers.dtype == bool else layers
@@ -78,8 +69,6 @@ def show_particles(
     **style
         Of `matplotlib.collections.EllipseCollection`, or of `Axes.scatter` for dots.
     """
-    from matplotlib.collections import EllipseCollection
-
     ax = choose_axes(ax)
     for number, color in enumerate(LAYER_COLORS, start=1):
         rows = particles[particles["layer"] == number]
@@ -89,12 +78,8 @@ def show_particles(
             ax.scatter(rows["x"], rows["y"], **{"s": 6, "color": color, **style})
             continue
         width = rows["diameter_nm"].to_numpy() / pixel_size
-        centers = rows[["x", "y"]].to_numpy()
         look = {"edgecolors": color, "facecolors": "none", "linewidths": 1.0, **style}
-        circles = EllipseCollection(
-            width, width, 0 * width, units="xy", offsets=centers, offset_transform=ax.transData, **look
-        )
-        ax.add_collection(circles)
+        add_ellipses(ax, width, width, 0 * width, rows[["y", "x"]].to_numpy(), **look)
     return ax
 
 
@@ -109,18 +94,12 @@ def show_split(
 
     Parameters
     ----------
-    frame : array_like, shape (y, x)
-        Raw frame.
-    layers : array_like, shape (2, y, x)
-        Layer images.
+    frame, layers : array_like, shape (y, x) and (2, y, x)
+        Raw frame and layer images.
     axes : sequence of three matplotlib.axes.Axes, optional
-        A new row of three by default.
+        A new row of three by default; they are what comes back.
     particles : pandas.DataFrame, optional
         Circles to draw on the raw frame.
-
-    Returns
-    -------
-    sequence of matplotlib.axes.Axes
     """
     if axes is None:
         _, axes = plt.subplots(1, 3, figsize=(9, 3.3), layout="constrained")
@@ -138,15 +117,9 @@ def show_split(
 def show_tracks(tracks: pd.DataFrame, ax: Axes | None = None, layer: int | None = None, linewidth: float = 1.0) -> Axes:
     """Draw the path of every particle of a table as a line, in its layer's colour.
 
-    Parameters
-    ----------
-    tracks : pandas.DataFrame
-        ``frame, particle, layer, y, x`` (px): true tracks, or those of `moirelib.decomposition.link`.
-    linewidth : float
-        In points.
+    ``tracks`` holds ``frame, particle, layer, y, x`` (px): true tracks, or those of `moirelib.decompose`. ``linewidth``
+    in points.
     """
-    from matplotlib.collections import LineCollection
-
     ax = choose_axes(ax)
     for number, rows in tracks[tracks["particle"] >= 0].groupby("layer"):
         if layer in (None, number):
@@ -160,6 +133,8 @@ def animate_tracks(
 ) -> FuncAnimation:
     """Make a movie of the particles of both layers, in their colours, each with its track behind it.
 
+    ``save("tracks.gif", writer="pillow")`` writes a GIF, ``save("tracks.mp4")`` a movie where ffmpeg is installed.
+
     Parameters
     ----------
     particles : pandas.DataFrame
@@ -170,14 +145,8 @@ def animate_tracks(
         Shown below the particles, with its pixel size.
     trail : int
         Frames that a track reaches back.
-
-    Returns
-    -------
-    matplotlib.animation.FuncAnimation
-        ``save("tracks.gif", writer="pillow")`` writes a GIF, ``save("tracks.mp4")`` a movie where ffmpeg is installed.
     """
-    from matplotlib.animation import FuncAnimation
-    from matplotlib.collections import LineCollection
+    from matplotlib.animation import FuncAnimation  # slow to import, seldom needed
 
     ax = plt.subplots(figsize=(5, 5), layout="constrained")[1] if ax is None else ax
     finish_map(ax, particles[["y_nm", "x_nm"]].to_numpy(float), "")
@@ -221,7 +190,7 @@ def _find_extent(movie: Movie) -> tuple[float, float, float, float]:
 
 
 def show_library(library: Any, axes: Any = None, count: int = 6, seed: int = 0) -> Any:
-    """Show random images of a library with the true outlines of every layer.
+    """Show random images of a library with the true outlines of every layer; gives the axes.
 
     Parameters
     ----------
@@ -229,14 +198,8 @@ def show_library(library: Any, axes: Any = None, count: int = 6, seed: int = 0) 
         From `moirelib.simulation.open_library`.
     axes : matplotlib.axes.Axes or sequence of them, optional
         Rows of three by default. Axes without an image are blanked.
-    count : int
-        Number of images.
-    seed : int
-        Which images; each one's number is its title.
-
-    Returns
-    -------
-    sequence of matplotlib.axes.Axes
+    count, seed : int
+        How many images, and which; each one's number is its title.
     """
     if axes is None:
         rows, columns = -(-count // 3), min(count, 3)

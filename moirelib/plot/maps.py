@@ -10,20 +10,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 
-from .axes import choose_axes, choose_color, find_spacing, finish_map, place_points, place_table
+from .axes import add_ellipses, choose_axes, choose_color, find_spacing, finish_map, place_points, place_table
 
 
 def show_displacements(motion: Any, frame: int = 0, ax: Axes | None = None, magnify: float = 10.0) -> Axes:
     """Draw the displacements of a layer's particles in one frame as arrows from their sites.
 
-    Parameters
-    ----------
-    motion : moirelib.analysis.Displacements
-        Of one layer.
-    frame : int
-        Index into ``motion.frames``.
-    magnify : float
-        Arrows are this many times as long as the displacements.
+    Of the `moirelib.analysis.Displacements` of one layer; ``frame`` is an index into ``motion.frames``. Arrows are
+    ``magnify`` times as long as the displacements.
     """
     ax = choose_axes(ax)
     y, x = motion.sites.T
@@ -37,6 +31,9 @@ def show_amplitudes(
 ) -> Axes:
     """Draw the vibration of every site as an ellipse of one sigma along and across, coloured by its amplitude.
 
+    Its last collection can be given a colour bar: √⟨|u|²⟩/√2 in nm. Sites whose amplitude is not above the localization
+    error are dots.
+
     Parameters
     ----------
     vibrations : pandas.DataFrame
@@ -45,15 +42,7 @@ def show_amplitudes(
         Of the ellipses; by default the mean one becomes a third of the spacing wide.
     **style
         Of `matplotlib.collections.EllipseCollection`, such as ``cmap, clim``.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
-        Its last collection can be given a colour bar: √⟨|u|²⟩/√2 in nm. Sites whose amplitude is not above the
-        localization error are dots.
     """
-    from matplotlib.collections import EllipseCollection
-
     ax = choose_axes(ax)
     sites = vibrations[["y_nm", "x_nm"]].to_numpy()
     variance = vibrations[["std_y_nm", "std_x_nm"]].to_numpy() ** 2
@@ -67,18 +56,8 @@ def show_amplitudes(
     if magnify is None:
         magnify = find_spacing(sites) / 3 / np.mean(axes) if known.any() else 1.0
     turn = np.degrees(np.arctan2(vectors[:, 0, 1], vectors[:, 1, 1]))
-    look = {"cmap": "cividis", "edgecolors": "none", **style}
-    ellipses = EllipseCollection(
-        magnify * axes[:, 1],
-        magnify * axes[:, 0],
-        turn,
-        units="xy",
-        offsets=sites[known, ::-1],
-        offset_transform=ax.transData,
-        array=np.sqrt(variance[known].mean(axis=1)),
-        **look,
-    )
-    ax.add_collection(ellipses)
+    look = {"cmap": "cividis", "edgecolors": "none", "array": np.sqrt(variance[known].mean(axis=1)), **style}
+    add_ellipses(ax, magnify * axes[:, 1], magnify * axes[:, 0], turn, sites[known], **look)
     return finish_map(ax, sites, f"one-sigma ellipses × {magnify:.2g}")
 
 
@@ -111,21 +90,16 @@ def show_map(
         Of `matplotlib.collections.EllipseCollection`, such as ``cmap, alpha``, or ``clim``, the values of the first
         and the last colour: the 2nd and 98th percentile by default.
     """
-    from matplotlib.collections import EllipseCollection
-
     ax, where = place_table(table, ax, pixel_size)
     values = np.ma.masked_invalid(np.asarray(values, float))
     if size_nm is None:
         size_nm = find_spacing(table[["y_nm", "x_nm"]].to_numpy(float))
     width = np.full(len(table), size_nm / (pixel_size or 1.0))
-    disks = EllipseCollection(
-        width, width, 0 * width, units="xy", offsets=where[:, ::-1], offset_transform=ax.transData, linewidths=0
-    )
     known = values.compressed()
     look = {"cmap": "cividis", "clim": np.percentile(known, [2, 98]) if known.size else (0, 1), **style}
     look["cmap"] = plt.get_cmap(look["cmap"]).with_extremes(bad="0.85")
+    disks = add_ellipses(ax, width, width, 0 * width, where, linewidths=0)
     disks.set(array=values, **look)
-    ax.add_collection(disks)
     if colorbar:
         ax.figure.colorbar(disks, ax=ax, label=label, shrink=0.8)
     return ax
@@ -164,14 +138,9 @@ def show_strain(
 def show_registry(
     registry: pd.DataFrame, ax: Axes | None = None, pixel_size: float | None = None, **style: Any
 ) -> Axes:
-    """Draw where each particle lies on the other layer: the Moiré pattern, particle by particle.
+    """Draw where each particle lies on the other layer (`moirelib.analysis.registry`): the Moiré pattern.
 
-    Parameters
-    ----------
-    registry : pandas.DataFrame
-        From `moirelib.analysis.registry`.
-    **style
-        ``size_nm``, ``alpha`` and ``colorbar`` of `show_map`.
+    ``style``: ``size_nm``, ``alpha`` and ``colorbar`` of `show_map`.
     """
     look = {"clim": (-1.5, 3.0), "label": "registry (hollow -1.5, bridge -1, top 3)", **style}
     return show_map(registry, registry["coordinate"], ax, pixel_size, **look)
@@ -185,18 +154,9 @@ def show_hexatic(
     direction: bool = True,
     **style: Any,
 ) -> Axes:
-    """Draw ψ6: its direction as colour (which row direction, cyclic) or its magnitude.
+    """Draw ψ6 (n,) of points (n, 2) in nm: its direction, 0 to 60 degrees, as cyclic colour, or its magnitude.
 
-    Parameters
-    ----------
-    points : array_like, shape (n, 2)
-        (y, x) in nm.
-    psi6 : array_like of complex, shape (n,)
-        From `moirelib.crystal.hexatic`.
-    direction : bool
-        Draw the direction of the rows, 0 to 60 degrees; otherwise the magnitude.
-    **style
-        ``size_nm``, ``alpha`` and ``colorbar`` of `show_map`.
+    Of `moirelib.crystal.hexatic`. ``style``: ``size_nm``, ``alpha`` and ``colorbar`` of `show_map`.
     """
     table = pd.DataFrame(np.asarray(points, float), columns=["y_nm", "x_nm"])
     psi6 = np.asarray(psi6)
@@ -225,8 +185,6 @@ def show_vectors(
         (y, x) in nm. Vectors start at their points.
     scale : float
         Arrows are this many times longer than the vectors.
-    color : color
-        Of the arrows.
     unit_nm : float, optional
         Draw a key of this length, in nm, above the axes.
     """
@@ -290,10 +248,7 @@ def show_defects(
 def show_boundaries(boundaries: pd.DataFrame, ax: Axes | None = None, pixel_size: float | None = None) -> Axes:
     """Draw grain boundaries (dashed, vermilion) and twin boundaries (solid, green) as lines.
 
-    Parameters
-    ----------
-    boundaries : pandas.DataFrame
-        ``kind, y0_nm, x0_nm, y1_nm, x1_nm`` from `moirelib.analysis.find_defects`.
+    ``boundaries`` holds ``kind, y0_nm, x0_nm, y1_nm, x1_nm``, as from `moirelib.analysis.find_defects`.
     """
     ax, scale = choose_axes(ax), 1.0 / (pixel_size or 1.0)
     seen: set[str] = set()

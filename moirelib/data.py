@@ -6,8 +6,6 @@ address pinned to a commit and checks its SHA-256. `fetch` looks first into the 
 variable ``MOIRELIB_DATA``, so everything works offline.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Write a folder of results as a whole or not at all, as every command does."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shutil

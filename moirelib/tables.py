@@ -1,7 +1,5 @@
 """Tables of particles: one check of what every analysis takes in (chapter 7, "Particles")."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 
 import numpy as np

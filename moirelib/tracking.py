@@ -1,7 +1,5 @@
 """Link places from frame to frame, with trackpy: particles, defects, boundaries (chapter 7, "Particles")."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import trackpy

@@ -1,7 +1,5 @@
 """Find the strongest hexagonal lattice in a set of points, by the structure factor (chapter 7, "Particles")."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.fft import rfft2

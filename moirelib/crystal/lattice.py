@@ -1,7 +1,5 @@
 """Hexagonal lattices: spacing, angle, wave vectors (chapter 1, "Lattices")."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

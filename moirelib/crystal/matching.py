@@ -1,7 +1,5 @@
 """Pair the members of two sets, one to one (Hungarian algorithm)."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import linear_sum_assignment

@@ -1,7 +1,5 @@
 """A triangulation of a layer whose edges are named by lattice vectors (chapter 9, "Order and defects")."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

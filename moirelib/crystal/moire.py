@@ -1,7 +1,5 @@
 """Two hexagonal lattices upon each other: Moiré period and coincidence sites (chapter 1, "Lattices")."""
 
-from __future__ import annotations
-
 from math import gcd
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Neighbours in a set of points: spacing, bonds, rows, bond order (chapter 9, "Order and defects")."""
 
-from __future__ import annotations
-
 import freud
 import numpy as np
 from numpy.typing import ArrayLike

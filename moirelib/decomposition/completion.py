@@ -1,7 +1,5 @@
 """Add particles that the lattices expect and the frame shows; remove others (chapter 7, "Particles")."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

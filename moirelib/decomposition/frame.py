@@ -1,7 +1,5 @@
 """Find every particle of a frame: detections, hypotheses, the best one, its final fit (chapter 7, "Particles")."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

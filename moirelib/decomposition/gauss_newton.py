@@ -1,7 +1,5 @@
 """Steps that fit a frame: of each particle's own parameters, and of what all share (chapter 7, "Particles")."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

@@ -5,8 +5,6 @@ grains lie over each other; then every particle weighs its evidence. In movies, 
 Explained in chapter 7, "Particles".
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The particles of a frame, their neighbours, and what evidence on a layer is worth (chapter 7, "Particles")."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Draw layer movies from the particle table (chapter 6, "Decompose")."""
 
-from __future__ import annotations
-
 import dask.array as da
 import numpy as np
 import pandas as pd

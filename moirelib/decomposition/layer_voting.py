@@ -1,7 +1,5 @@
 """Make the layers of a movie's frames consistent: each particle's track votes (chapter 7, "Particles")."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The network: a U-Net with one output channel per layer (chapter 5, "U-Net")."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Peaks in the network's output are particles (chapter 7, "Particles")."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 from scipy.ndimage import gaussian_filter

@@ -1,7 +1,5 @@
 """Lattices and grains in the particles of both layers together (chapter 7, "Particles")."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace

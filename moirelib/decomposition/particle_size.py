@@ -1,7 +1,5 @@
 """Particle diameter and polarity of a movie, and whether they can be right (chapter 6, "Decompose")."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

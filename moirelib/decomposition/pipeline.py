@@ -3,8 +3,6 @@
 Explained in chapter 6, "Decompose".
 """
 
-from __future__ import annotations
-
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -148,7 +146,11 @@ AT_ONCE = 4  # frames that build on the same earlier one, whatever the number of
 
 
 def find_in_all_frames(movie, model, working, polarity, progress) -> list[Found]:
-    """Particles of all frames: of the first alone, then of `AT_ONCE` frames side by side."""
+    """Particles of all frames: of the first alone, then of `AT_ONCE` frames side by side, each on one thread.
+
+    Several threads for each frame gain little, for the fit is made of many small steps. Beside other busy programs they
+    lose much: PyTorch's threads spin while they wait for each other, and NumPy's linear algebra starts its own.
+    """
     from tqdm import tqdm
 
     found: list[Found] = []
@@ -158,8 +160,6 @@ def find_in_all_frames(movie, model, working, polarity, progress) -> list[Found]
         image = resample(polarity * frame, working)
         return find(image, predict(model, image)[1], WORKING_DIAMETER, before)
 
-    # One thread for each of several frames is faster than several threads for each frame, and no more threads than
-    # cores: NumPy's linear algebra, on small matrices here, would start its own beside them.
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
     with (
         threadpool_limits(1, user_api="blas"),
@@ -170,7 +170,7 @@ def find_in_all_frames(movie, model, working, polarity, progress) -> list[Found]
             while len(found) < len(movie):
                 count = min(AT_ONCE, len(movie) - len(found)) if found else 1
                 frames = [movie.frame(len(found) + k) for k in range(count)]
-                found += list(pool.map(find_in, frames)) if found else [find_in(frames[0])]
+                found += pool.map(find_in, frames)
                 before = found[-1]
                 bar.update(count)
         finally:

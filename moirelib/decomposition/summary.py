@@ -1,7 +1,5 @@
 """What was run and what came out: ``summary.json`` and its note (chapter 6, "Decompose")."""
 
-from __future__ import annotations
-
 import hashlib
 import warnings
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Pixel size and frame time from the units that files carry."""
 
-from __future__ import annotations
-
 import math
 import re
 from typing import NamedTuple, SupportsFloat

@@ -1,7 +1,5 @@
 """Gatan dm3 and dm4 files."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from rsciio import digitalmicrograph

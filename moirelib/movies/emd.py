@@ -1,7 +1,5 @@
 """Velox and Berkeley EMD files."""
 
-from __future__ import annotations
-
 import math
 from functools import partial
 from pathlib import Path

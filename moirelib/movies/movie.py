@@ -1,7 +1,5 @@
 """A movie: frames, pixel size, frame time."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import dask.array as da

@@ -1,7 +1,5 @@
 """MRC files."""
 
-from __future__ import annotations
-
 import struct
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """PNG, JPEG and other everyday pictures."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from .stored import StoredImage

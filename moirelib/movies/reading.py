@@ -1,7 +1,5 @@
 """The formats that moirelib reads, and how a file or an array becomes a movie."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from dataclasses import replace

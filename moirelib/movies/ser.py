@@ -1,7 +1,5 @@
 """TIA ser and emi files."""
 
-from __future__ import annotations
-
 import glob
 import re
 import struct

@@ -1,7 +1,5 @@
 """What a reader gives, and what readers share: lazy frames, and plain errors for damaged files."""
 
-from __future__ import annotations
-
 import contextlib
 import gc
 import logging

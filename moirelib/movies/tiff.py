@@ -1,7 +1,5 @@
 """TIFF files: ImageJ, OME and the microscope makers' own."""
 
-from __future__ import annotations
-
 import math
 import struct
 from functools import partial

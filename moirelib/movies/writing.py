@@ -1,7 +1,5 @@
 """Write layer movies that Fiji opens with the right scale."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import os

@@ -1,7 +1,5 @@
 """What figures share: colours of the layers, axes in nm or pixels, scale bars."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import matplotlib.pyplot as plt

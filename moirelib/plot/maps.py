@@ -1,7 +1,5 @@
 """Maps of a layer: order, strain, registry, displacements, defects, events."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import matplotlib.pyplot as plt

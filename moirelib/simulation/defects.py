@@ -1,7 +1,5 @@
 """Displacement fields of dislocations and point defects; grain and twin boundaries (chapter 1)."""
 
-from __future__ import annotations
-
 import numpy as np
 from scipy.spatial import cKDTree
 

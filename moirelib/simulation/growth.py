@@ -1,7 +1,5 @@
 """The order in which the particles of a scene arrive and leave (chapter 1; chapter 10 measures it)."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 from scipy.spatial import cKDTree

@@ -1,7 +1,5 @@
 """Simulated movies with their truth: tracks, vibrations, drift, growth (chapter 4)."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path

@@ -3,8 +3,6 @@
 Everything here costs seconds to minutes and is done once; `moirelib.simulation.optics` reuses the results (chapter 2).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -3,8 +3,6 @@
 Every solid is a sharp one, made smaller, plus a ball that rounds its edges (a Minkowski sum; chapter 1).
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 
 import numpy as np

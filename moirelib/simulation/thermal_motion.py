@@ -1,7 +1,5 @@
 """Elastic vibrations: a harmonic crystal of nanoparticles with springs between nearest neighbours (chapter 1)."""
 
-from __future__ import annotations
-
 import numpy as np
 from scipy.linalg import eigh
 from scipy.sparse import coo_array, csc_array, eye_array, vstack

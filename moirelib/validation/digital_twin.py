@@ -3,8 +3,6 @@
 Explained in chapter 3, "Liquid", which fits the numbers to the real frame.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

@@ -3,8 +3,6 @@
 Explained in chapter 3.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -3,8 +3,6 @@
 Explained in chapter 2; printed by ``make bench-optics``.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

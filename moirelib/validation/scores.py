@@ -3,8 +3,6 @@
 Explained in chapter 6; `score_events` in chapter 10.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 

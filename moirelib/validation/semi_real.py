@@ -1,7 +1,5 @@
 """A Moiré image with known layers, made of a real single-layer frame (chapter 6)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -9,9 +9,15 @@
 seconds, and ``moirelib --help`` needs neither.
 """
 
+import os
 from importlib.metadata import PackageNotFoundError, version
 
 import lazy_loader
+
+# OpenMP's threads sleep while they wait for each other. By default they spin; on cores that other programs use as well,
+# a spinning thread takes the time of the one it waits for, and the fit took ten times as long. This has to be set
+# before PyTorch is loaded. A value that the user has set stays.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 

@@ -1,7 +1,9 @@
 """The files that say what moirelib is and needs agree with each other, and nothing unfit is published."""
 
+import os
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -134,3 +136,14 @@ def test_text_files_have_unix_line_ends_in_the_repository():
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("needs git and a checkout")
     assert [line for line in listed.splitlines() if line.startswith(("i/crlf", "i/mixed"))] == []
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_wait_asleep_unless_the_user_says_otherwise(before, after):
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+    environment |= {} if before is None else {"OMP_WAIT_POLICY": before}
+    code = "import sys, os, moirelib; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    out = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    ).stdout
+    assert out.split() == [after, "False"]  # set in time: PyTorch is not loaded yet

@@ -13,7 +13,6 @@ import dask.array as da
 import numpy as np
 import pandas as pd
 import torch
-from threadpoolctl import threadpool_limits
 
 from ..crystal.lattice import Lattice
 from ..movies.movie import Movie
@@ -146,11 +145,7 @@ AT_ONCE = 4  # frames that build on the same earlier one, whatever the number of
 
 
 def find_in_all_frames(movie, model, working, polarity, progress) -> list[Found]:
-    """Particles of all frames: of the first alone, then of `AT_ONCE` frames side by side, each on one thread.
-
-    Several threads for each frame gain little, for the fit is made of many small steps. Beside other busy programs they
-    lose much: PyTorch's threads spin while they wait for each other, and NumPy's linear algebra starts its own.
-    """
+    """Particles of all frames: of the first alone, then of `AT_ONCE` frames side by side."""
     from tqdm import tqdm
 
     found: list[Found] = []
@@ -160,17 +155,14 @@ def find_in_all_frames(movie, model, working, polarity, progress) -> list[Found]
         image = resample(polarity * frame, working)
         return find(image, predict(model, image)[1], WORKING_DIAMETER, before)
 
+    # One thread for each of several frames is faster than several threads for each frame.
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
-    with (
-        threadpool_limits(1, user_api="blas"),
-        pool,
-        tqdm(total=len(movie), disable=not progress, desc="decompose", unit="frame") as bar,
-    ):
+    with pool, tqdm(total=len(movie), disable=not progress, desc="decompose", unit="frame") as bar:
         try:
             while len(found) < len(movie):
                 count = min(AT_ONCE, len(movie) - len(found)) if found else 1
                 frames = [movie.frame(len(found) + k) for k in range(count)]
-                found += pool.map(find_in, frames)
+                found += pool.map(find_in, frames) if found else [find_in(frames[0])]
                 before = found[-1]
                 bar.update(count)
         finally:

@@ -19,6 +19,9 @@ else
 export MOIRELIB_FAST ?= 1
 endif
 
+# Threads that wait for each other sleep: spinning, they would take the time of the one they wait for on busy cores.
+export OMP_WAIT_POLICY ?= PASSIVE
+
 # Real micrographs, where they lie beside the checkout.
 ifneq ($(wildcard ../shared/data/real/README.md),)
 export MOIRELIB_DATA ?= $(abspath ../shared/data/real)

@@ -10,6 +10,8 @@ from moirelib.crystal import match
 from moirelib.decomposition import decompose
 from moirelib.validation import score_layers
 
+pytestmark = pytest.mark.slow
+
 PIXEL_SIZE = 1.2  # nm
 
 SCENES = {

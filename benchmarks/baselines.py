@@ -19,7 +19,7 @@ from skimage.feature import peak_local_max
 
 import moirelib
 from moirelib.decomposition import WORKING_DIAMETER, FrameFit, resample
-from moirelib.decomposition.layer_movies import render_layers
+from moirelib.decomposition.layer_movies import draw_layers
 
 __all__ = [
     "bragg_filtering",
@@ -52,9 +52,9 @@ def fit_told_all_particles(frame, pixel_size, diameter, truth, sizes: bool = Fal
     fitted = fit.with_particles(fit.table(known), in_rows=True).fit(1).table(known)
     if sizes:
         fitted["diameter"] = truth["diameter_nm"] / pixel_size * np.sqrt(zooms.prod())
-    outlines = fitted.assign(**{f"{c}_likeliest": fitted[c] for c in ("y", "x", "diameter")})
+    outlines = fitted.assign(frame=0, **{f"{c}_likeliest": fitted[c] for c in ("y", "x", "diameter")})
     native = (fitted[["y", "x"]].to_numpy() + 0.5) / zooms - 0.5
-    layers = render_layers(outlines, shape, frame.shape) / 255
+    layers = np.asarray(draw_layers(outlines, shape, (1, *frame.shape))[0]) / 255
     return layers, particle_table(native, fitted["layer"].to_numpy(), pixel_size)
 
 

@@ -364,22 +364,18 @@ plt.show()
 #
 # In an experiment the upper layer is often an {term}`island` on a larger {term}`base layer`. Sites are empty, rows bend,
 # particles differ in size, and two {term}`grains <grain>` meet at a line. `LatticeConfig` holds a range for each of
-# these, and `random_scene` draws one specimen from them. All random numbers come from the generator that you pass: the
-# same seed gives the same specimen.
+# these (`LatticeConfig.plain` starts without defects and edges), and `random_scene` draws one specimen from them. All
+# random numbers come from the generator that you pass: the same seed gives the same specimen.
 
 # %%
-config = LatticeConfig(
+config = LatticeConfig.plain(
     shapes=("sphere",),
     diameter_ratio=(0.77, 0.77),  # diameter / spacing
     twist_angle=(9.0, 9.0),
     vacancies=(0.05, 0.05),
     strain=(0.03, 0.03),
-    interstitials=(0.0, 0.0),
-    dislocations=0.0,
     island=1.0,
     edge=1.0,
-    boundary=0.0,
-    single_layer=0.0,
 )
 scene = random_scene(config, field=(700.0, 900.0), rng=np.random.default_rng(47), spacing=39.0)
 for number, layer in enumerate(scene.layers, start=1):

@@ -395,19 +395,13 @@ else:
 # Our field is 200 nm wide and has an island that grows.
 
 # %%
-lattice = LatticeConfig(
+lattice = LatticeConfig.plain(
     shapes=("sphere",),
     diameter_ratio=(0.75, 0.75),
     twist_angle=(9.0, 9.0),
     position_std=(0.01, 0.01),
     strain=(0.01, 0.01),
-    vacancies=(0.0, 0.0),
-    interstitials=(0.0, 0.0),
-    dislocations=0.0,
     island=1.0,
-    edge=0.0,
-    single_layer=0.0,
-    boundary=0.0,
 )
 spacing, spring_constant = 20.0, 3.0  # nm, kT/nm²
 scene = scene_with_margin(

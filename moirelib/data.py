@@ -76,28 +76,29 @@ class RealData:
 _GITHUB = "https://raw.githubusercontent.com"
 _PHONONS = f"{_GITHUB}/chenlabUIUC/Phonon-mapping-nanoscopy/51dea91ca059b16994be7e35411856dc4e20752b"
 _GATAN = f"{_GITHUB}/hyperspy/rosettasciio/78aea9d0a57528a36a6cdd731e0aa32d44bea37c/rsciio/tests/data/digitalmicrograph"
-_READER_TEST = ("GPL-3.0", "Small Gatan data, to test the reader; RosettaSciIO test data")  # licence, source
+# Licence and source of several files
+_TRAJECTORIES = (
+    "MIT, © 2023 chenlabUIUC",
+    "Tracked centres of a vibrating lattice, particle × (x, y) × frame, nm; chenlabUIUC, Phonon-mapping-nanoscopy",
+)
+_READER_TEST = ("GPL-3.0", "Small Gatan data, to test the reader; RosettaSciIO test data")
 REGISTRY: dict[str, RealData] = {
     "np_lattice_2p593nm.tif": RealData(
-        url=f"{_GITHUB}/chenlabUIUC/particle-identification/f800ca98a5cbbeeb81161fc2e380797468431f28/SAMPLE_0001.tif",
-        sha256="b1eb849740bd93518b4c7a9e115584f36f9d24ffd45e27657f82ee97e85c7702",
-        licence="MIT, © 2020 chenlabUIUC",
-        source="One liquid-phase TEM frame of a nanoparticle lattice, one layer, 2.593 nm/px; "
+        f"{_GITHUB}/chenlabUIUC/particle-identification/f800ca98a5cbbeeb81161fc2e380797468431f28/SAMPLE_0001.tif",
+        "b1eb849740bd93518b4c7a9e115584f36f9d24ffd45e27657f82ee97e85c7702",
+        "MIT, © 2020 chenlabUIUC",
+        "One liquid-phase TEM frame of a nanoparticle lattice, one layer, 2.593 nm/px; "
         "Ou et al., Nat. Commun. 11, 4555 (2020)",
     ),
     "trajectories_Rod_raw.mat": RealData(
-        url=f"{_PHONONS}/Mode%20analysis/Data%20raw/Rod_raw.mat",
-        sha256="571c040895f7127a18f78493b5286037406c39adf48417b160974815995d4f1b",
-        licence="MIT, © 2023 chenlabUIUC",
-        source="Tracked centres of a vibrating lattice of rods, particle × (x, y) × frame, nm; "
-        "chenlabUIUC, Phonon-mapping-nanoscopy",
+        f"{_PHONONS}/Mode%20analysis/Data%20raw/Rod_raw.mat",
+        "571c040895f7127a18f78493b5286037406c39adf48417b160974815995d4f1b",
+        *_TRAJECTORIES,
     ),
     "trajectories_Prism_raw.mat": RealData(
-        url=f"{_PHONONS}/Mode%20analysis/Data%20raw/Prism_raw.mat",
-        sha256="373525a45e2c0b15ddfb3e9b95918e40a090593a6e17b290b58a5321ec6d349f",
-        licence="MIT, © 2023 chenlabUIUC",
-        source="Tracked centres of a vibrating lattice of prisms, particle × (x, y) × frame, nm; "
-        "chenlabUIUC, Phonon-mapping-nanoscopy",
+        f"{_PHONONS}/Mode%20analysis/Data%20raw/Prism_raw.mat",
+        "373525a45e2c0b15ddfb3e9b95918e40a090593a6e17b290b58a5321ec6d349f",
+        *_TRAJECTORIES,
     ),
     "gatan_image.dm3": RealData(
         f"{_GATAN}/2D/test_STEM_image.dm3",
@@ -115,11 +116,11 @@ REGISTRY: dict[str, RealData] = {
         *_READER_TEST,
     ),
     "GNR1-56-middle-099.tif": RealData(
-        url=f"{_GITHUB}/lanceyao-research/Moire_pattern_segmentation/74dc9770c56b74a1b94c7b3135660338d6d30722"
+        f"{_GITHUB}/lanceyao-research/Moire_pattern_segmentation/74dc9770c56b74a1b94c7b3135660338d6d30722"
         "/data_example/GNR1-56-middle-099.tif",
-        sha256=None,
-        licence="MIT",
-        source="A published Moiré frame of nanoparticles; lanceyao-research, Moire_pattern_segmentation",
+        None,
+        "MIT",
+        "A published Moiré frame of nanoparticles; lanceyao-research, Moire_pattern_segmentation",
     ),
 }
 

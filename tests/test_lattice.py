@@ -25,19 +25,7 @@ from moirelib.simulation import (
 
 FIELD = (400.0, 500.0)
 #: Nothing random but the lattices themselves.
-IDEAL = replace(
-    LatticeConfig(),
-    position_std=(0.0, 0.0),
-    strain=(0.0, 0.0),
-    vacancies=(0.0, 0.0),
-    interstitials=(0.0, 0.0),
-    dislocations=0.0,
-    diameter_std=(0.0, 0.0),
-    single_layer=0.0,
-    island=0.0,
-    edge=0.0,
-    boundary=0.0,
-)
+IDEAL = LatticeConfig.plain(position_std=(0.0, 0.0), strain=(0.0, 0.0), diameter_std=(0.0, 0.0))
 
 
 def nearest(points):

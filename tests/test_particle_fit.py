@@ -9,7 +9,7 @@ import torch
 from test_hypotheses import D, disks, square_of_points
 
 from moirelib.crystal import hexagonal_lattice, rows_of_three
-from moirelib.decomposition import FrameFit, Imaging, refine
+from moirelib.decomposition import FrameFit, Imaging
 from moirelib.decomposition.image_model import ImageModel
 from moirelib.decomposition.shared_imaging import IMAGING, SHARED
 
@@ -22,13 +22,17 @@ def noisy_frame(points, rng, noise, contrast=0.5):
     return clean + noise * rng.standard_normal(clean.shape)
 
 
+def fit_freely(frame, start):
+    return FrameFit.start(frame, start, D).fit(3).result(start)
+
+
 def test_fitted_positions_are_unbiased_and_errors_are_true():
     z, errors = [], []
     for seed in range(4):
         rng = np.random.default_rng(seed)
         points = square_of_points(rng=rng)
         start = pd.DataFrame(points + rng.normal(0, 0.5, points.shape), columns=["y", "x"])
-        table = refine(noisy_frame(points, rng, 30.0), start, D)
+        table = fit_freely(noisy_frame(points, rng, 30.0), start)
         error = table[["y", "x"]].to_numpy() - points
         errors.append(error)
         z.append(error / table[["y_std", "x_std"]].to_numpy())
@@ -42,7 +46,7 @@ def test_fitted_errors_grow_with_the_noise():
     rng = np.random.default_rng(0)
     points = square_of_points(rng=rng)
     start = pd.DataFrame(points, columns=["y", "x"])
-    std = [refine(noisy_frame(points, rng, noise), start, D)["y_std"].median() for noise in (10.0, 40.0)]
+    std = [fit_freely(noisy_frame(points, rng, noise), start)["y_std"].median() for noise in (10.0, 40.0)]
     assert std[1] / std[0] == pytest.approx(4.0, rel=0.3)
 
 
@@ -53,7 +57,7 @@ def test_fitted_diameter_follows_the_true_one():
     sizes = []
     for diameter in (11.0, 13.0):
         frame = 300 * (0.4 + 0.6 * disks(points, (160, 160), diameter)) + 3 * rng.standard_normal((160, 160))
-        sizes.append(refine(frame, start, D)["diameter"].median())
+        sizes.append(fit_freely(frame, start)["diameter"].median())
     assert sizes[1] / sizes[0] == pytest.approx(13 / 11, rel=0.05)
 
 
@@ -61,7 +65,7 @@ def test_a_particle_under_another_is_fitted_too():
     rng = np.random.default_rng(2)
     points = np.array([[60.0, 60.0], [60.0, 67.0], [110.0, 100.0]])
     start = pd.DataFrame(points + 0.5, columns=["y", "x"])
-    table = refine(noisy_frame(points, rng, 2.0), start, D)
+    table = fit_freely(noisy_frame(points, rng, 2.0), start)
     assert np.abs(table[["y", "x"]].to_numpy() - points).max() < 0.3
 
 
@@ -71,7 +75,7 @@ def test_frames_below_zero_are_fitted_as_well():
     start = pd.DataFrame(points + 0.4, columns=["y", "x"])
     frame = noisy_frame(points, rng, 10.0)
     for offset in (-1000.0, 30000.0):
-        error = refine(frame + offset, start, D)[["y", "x"]].to_numpy() - points
+        error = fit_freely(frame + offset, start)[["y", "x"]].to_numpy() - points
         assert error.std() < 0.2
 
 
@@ -240,7 +244,7 @@ def test_error_bars_stay_true_where_every_other_pixel_is_fitted():
         rng = np.random.default_rng(seed)
         points = two_layers(rng)
         frame = noisy_frame(points, rng, 25.0)
-        table = refine(frame, pd.DataFrame(points, columns=["y", "x"]), D)
+        table = fit_freely(frame, pd.DataFrame(points, columns=["y", "x"]))
         inner = np.all((points > 8) & (points < 152), axis=1)
         z.append(((table[["y", "x"]].to_numpy() - points) / table[["y_std", "x_std"]].to_numpy())[inner])
     z = np.concatenate(z)

@@ -26,7 +26,7 @@ from .network import (
     save_weights as save_weights,
 )
 from .network_peaks import locate as locate
-from .particle_fit import FrameFit as FrameFit, refine as refine
+from .particle_fit import FrameFit as FrameFit
 from .particle_size import estimate_diameter as estimate_diameter
 from .pipeline import COLUMNS as COLUMNS, Decomposition as Decomposition, decompose as decompose
 from .shared_imaging import Imaging as Imaging

@@ -325,18 +325,3 @@ def to_theta(particles: pd.DataFrame, usual: torch.Tensor) -> torch.Tensor:
     own[:, 2:] = np.log(own[:, 2:])
     own[:, 2:] = np.where(np.isfinite(own[:, 2:]), own[:, 2:], usual.numpy())
     return torch.from_numpy(own)
-
-
-def refine(
-    frame: np.ndarray, particles: pd.DataFrame, diameter: float, imaging: Imaging | None = None, rounds: int = 3
-) -> pd.DataFrame:
-    """Fit position, diameter and optical depth of all particles to the frame at once, without lattices.
-
-    Parameters are those of `FrameFit.start` and the number of ``rounds`` of the fit; the table that comes back has the
-    columns of `FrameFit.result`. Errors are the Gauss-Newton covariance, scaled by the residual's variance over a third
-    of a particle, which includes the camera's correlated noise.
-    """
-    if particles.empty:
-        names = ("diameter", "depth", "opacity", "y_std", "x_std", "diameter_std", "depth_std")
-        return particles.assign(**dict.fromkeys(names, 0.0))
-    return FrameFit.start(frame, particles, diameter, imaging).fit(rounds).result(particles)

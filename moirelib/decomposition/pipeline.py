@@ -1,7 +1,4 @@
-"""From a movie to one movie per layer and a table of every particle.
-
-Explained in chapter 6, "Decompose".
-"""
+"""From a movie to one movie per layer and a table of every particle (chapter 6, "Decompose")."""
 
 import json
 import time

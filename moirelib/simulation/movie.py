@@ -146,21 +146,16 @@ def simulate_movie(
         "movie": asdict(config),
         "liquid": liquid.parameters(),
         "camera": asdict(camera),
-        "optics": _optics_record(liquid.lens, mean_free_path, liquid_path),
+        "optics": {
+            "defocus": liquid.lens.defocus,
+            "mean_free_path": mean_free_path,
+            "liquid_mean_free_path": liquid_path,
+            "spherical_aberration": liquid.lens.spherical_aberration,
+            "focal_spread": liquid.lens.focal_spread,
+        },
     }
     motion = drift, rotation, brightness
     return SimulatedMovie(frames, float(pixel_size), config.frame_time, *tables, *motion, parameters)
-
-
-def _optics_record(lens, mean_free_path, liquid_path) -> dict:
-    """What the image depends on beside liquid and camera; lengths in nm, the spherical aberration in mm."""
-    return {
-        "defocus": lens.defocus,
-        "mean_free_path": mean_free_path,
-        "liquid_mean_free_path": liquid_path,
-        "spherical_aberration": lens.spherical_aberration,
-        "focal_spread": lens.focal_spread,
-    }
 
 
 def _liquid_path(scene, liquid) -> float | None:
@@ -243,19 +238,14 @@ def make_sample(folder, seed: int = 2028, frames: int = 8, size: int = 384) -> S
         No library is drawn from this seed; length of the movie; edge of a frame in pixels of 1.367 nm.
     """
     rng, pixel_size = np.random.default_rng((seed, 1)), 1.367
-    lattice = LatticeConfig(
+    lattice = LatticeConfig.plain(
         shapes=("sphere",),
         diameter_ratio=(0.77, 0.77),
         twist_angle=(9.0, 9.0),
         position_std=(0.01, 0.01),
         strain=(0.01, 0.01),
         vacancies=(0.03, 0.03),
-        interstitials=(0.0, 0.0),
-        dislocations=0.0,
         island=1.0,
-        edge=0.0,
-        single_layer=0.0,
-        boundary=0.0,
     )
     scene = scene_with_margin(lattice, (size * pixel_size,) * 2, rng, 40.0, spacing=39.0)
     config = MovieConfig(

@@ -78,6 +78,12 @@ class LatticeConfig:
     twin_sigmas: tuple[int, ...] = (7, 13, 19)
 
     @classmethod
+    def plain(cls, **changes) -> LatticeConfig:
+        """Two layers that fill the field, without point defects, dislocations, boundaries and edges; and changes."""
+        nothing = {"vacancies": (0.0, 0.0), "interstitials": (0.0, 0.0), "dislocations": 0.0, "boundary": 0.0}
+        return cls(**{**nothing, "single_layer": 0.0, "island": 0.0, "edge": 0.0, **changes})
+
+    @classmethod
     def published(cls) -> LatticeConfig:
         """Standing gold rods as in published liquid-phase TEM of Moiré lattices.
 

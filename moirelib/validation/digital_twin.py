@@ -1,7 +1,4 @@
-"""A simulated twin of the real frame: same pixels, spacing, noise, background and contrast, other random numbers.
-
-Explained in chapter 3, "Liquid", which fits the numbers to the real frame.
-"""
+"""A simulated twin of the real frame: same pixels, spacing, noise and contrast, other random numbers (chapter 3)."""
 
 from dataclasses import replace
 

@@ -1,7 +1,4 @@
-"""Numbers that describe a frame's noise, background and contrast, for comparing a simulated frame with a real one.
-
-Explained in chapter 3.
-"""
+"""A frame's noise, background and contrast in numbers, to compare simulated with real frames (chapter 3)."""
 
 from collections.abc import Sequence
 

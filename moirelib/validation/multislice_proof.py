@@ -1,7 +1,4 @@
-"""Composed images against full-atom multislice of the same scene.
-
-Explained in chapter 2; printed by ``make bench-optics``.
-"""
+"""Composed images against full-atom multislice of the same scene (chapter 2; printed by ``make bench-optics``)."""
 
 import time
 from collections.abc import Sequence

@@ -1,7 +1,4 @@
-"""Scores of particles, layer images and growth events against the truth of a simulation.
-
-Explained in chapter 6; `score_events` in chapter 10.
-"""
+"""Scores of particles, layer images and growth events against a simulation's truth (chapters 6 and 10)."""
 
 import numpy as np
 import pandas as pd

@@ -139,7 +139,7 @@ def _find_layout(file: Path) -> _Layout:
     if head[:4] in (b"PK\x03\x04", b"\xd0\xcf\x11\xe0"):
         raise ValueError(f"{file} is a spreadsheet, not a text file; save it as CSV")
     encoding = _find_encoding(head)
-    lines = head.decode(encoding, errors="replace").splitlines()
+    lines = re.split(r"\r\n|\r|\n", head.decode(encoding, errors="replace"))
     start = next((i for i, line in enumerate(lines) if _is_header(line)), None)
     if start is None:
         raise ValueError(f"{file} is not a table: it is empty; write it as comma-separated values")
@@ -185,12 +185,14 @@ def _split(line: str, separator: str) -> list[str]:
 def _read_rows(file: Path, layout: _Layout) -> pd.DataFrame:
     # A row may end with a separator: names for what is empty behind it.
     names = [name or f"unnamed_{i}" for i, name in enumerate([*layout.names, ""])]
-    how = {"sep": layout.separator, "decimal": layout.decimal, "skiprows": layout.skip, "header": None, "names": names}
+    how = {"sep": layout.separator, "decimal": layout.decimal, "header": None, "names": names, "index_col": False}
     for encoding in (layout.encoding, "latin-1"):
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), file.open(encoding=encoding) as stream:
                 warnings.simplefilter("ignore", pd.errors.DtypeWarning)
-                table = pd.read_csv(file, encoding=encoding, index_col=False, skipinitialspace=True, **how)
+                for _ in range(layout.skip):  # here, as pandas loses count where lines end in the manner of old Macs
+                    stream.readline()
+                table = pd.read_csv(stream, skipinitialspace=True, **how)
             return table[[name for name in names[:-1] if name]]
         except UnicodeDecodeError:
             continue

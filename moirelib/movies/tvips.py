@@ -1,5 +1,6 @@
 """TVIPS recordings: numbered .tvips files, the first of which describes the frames."""
 
+import itertools
 import re
 from pathlib import Path
 
@@ -33,14 +34,14 @@ def read_tvips(path: Path) -> StoredImage:
         raise ValueError("no TVIPS header")
     files: list[Path] = []
     offsets: list[int] = []
-    part, start = path, int(header["size"])
-    while part.is_file():
+    for number in itertools.count():
+        part = path.with_name(f"{told[1]}{number:03d}{told[3]}")
+        if not part.is_file():
+            break
+        start = 0 if number else int(header["size"])
         starts = range(start + frame_header, part.stat().st_size - (frame - frame_header) + 1, frame)
         files += [part] * len(starts)
         offsets += starts
-        part, start = path.with_name(f"{told[1]}{len(set(files)):03d}{told[3]}"), 0
-        if part in files:
-            break
     if not files:
         raise UnusableFile(f"{path.name} is truncated: it holds no whole frame; copy or export it again")
     unit, time = _read_frame_headers(files, [offset - frame_header for offset in offsets], frame_header)

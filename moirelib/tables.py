@@ -1,5 +1,6 @@
 """Tables of particles: read from any usual text file, and one check of what every analysis takes in (chapter 7)."""
 
+import codecs
 import re
 import warnings
 from collections.abc import Iterable, Iterator
@@ -110,7 +111,11 @@ def read_particle_table(file: Path, pixel_size: float | None = None) -> pd.DataF
 
 def _fill_unlinked(table) -> pd.DataFrame:
     """An empty field for the track means that there is none."""
-    return table.assign(particle=table["particle"].fillna(-1)) if "particle" in table else table
+    if "particle" not in table:
+        return table
+    tracks = table["particle"]
+    tracks = tracks if pd.api.types.is_numeric_dtype(tracks) else tracks.astype(object)  # text takes no number
+    return table.assign(particle=tracks.where(tracks.notna(), -1))
 
 
 def _require_pixel_size(name, pixel_size) -> float:
@@ -168,6 +173,10 @@ def _find_encoding(head: bytes) -> str:
         return "utf-16"
     if b"\0" in head[:200]:  # every other byte of Latin letters in UTF-16
         return "utf-16-be" if head[:1] == b"\0" else "utf-16-le"
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head)  # it may end within a letter
+    except UnicodeDecodeError:
+        return "latin-1"
     return "utf-8-sig"
 
 

@@ -585,6 +585,14 @@ def test_file_of_another_size_or_scale_is_named(tmp_path):
         read_movie(tmp_path)
 
 
+@pytest.mark.parametrize("names", [("run.tif", "run_1.tif", "run_2.tif"), ("run 3.tif", "run 3-1.tif", "run 3-2.tif")])
+def test_first_part_of_a_split_recording_may_have_no_number(names, tmp_path):
+    frames = stack(shape=(12, 6, 8))
+    for k, name in enumerate(names):
+        tifffile.imwrite(tmp_path / name, frames[5 * k : 5 * k + 5])
+    np.testing.assert_array_equal(read_movie(tmp_path).data.compute(), frames)
+
+
 def test_parts_of_a_split_recording_are_one_movie_and_other_movies_are_listed(tmp_path):
     frames = stack(shape=(8, 6, 8))
     for k in range(3):

@@ -50,7 +50,9 @@ def spoil(data, how):
     """`data` after each damage in turn."""
     for kind, place, piece in how:
         start = int(place * len(data))
-        end = {"overwrite": start + len(piece), "insert": start, "remove": start + len(piece), "truncate": len(data)}[kind]
+        end = {"overwrite": start + len(piece), "insert": start, "remove": start + len(piece), "truncate": len(data)}[
+            kind
+        ]
         data = data[:start] + (piece if kind in ("overwrite", "insert") else b"") + data[end:]
     return data
 

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 import trackpy
 
-from moirelib.cli import main
 from moirelib.analysis import read_particles
+from moirelib.cli import main
 
 NEEDED = ["frame", "particle", "layer", "y_nm", "x_nm"]
 
@@ -36,8 +36,17 @@ def test_separators_decimals_and_encodings_make_no_difference(separator, decimal
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_spaces_quotes_remarks_and_a_last_separator_make_no_difference(end, particles, tmp_path):
-    rows = [[f'"{value}"' if i % 2 else f"  {value} " for i, value in enumerate(row)] for row in particles.astype(str).values]
-    lines = ["sep=,", "", "# made by hand", ", ".join(f'"{name}"' for name in NEEDED), *(",".join(row) + "," for row in rows)]
+    rows = [
+        [f'"{value}"' if i % 2 else f"  {value} " for i, value in enumerate(row)]
+        for row in particles.astype(str).values
+    ]
+    lines = [
+        "sep=,",
+        "",
+        "# made by hand",
+        ", ".join(f'"{name}"' for name in NEEDED),
+        *(",".join(row) + "," for row in rows),
+    ]
     (tmp_path / "particles.csv").write_bytes(end.join(lines).encode())
     check_read(tmp_path, particles)
 
@@ -61,8 +70,10 @@ def test_index_that_pandas_writes_does_not_matter(particles, tmp_path):
 
 
 @pytest.mark.parametrize(("unit", "nm"), [("micron", 1e3), ("µm", 1e3), ("nm", 1.0), ("pixel", 2.0)])
-@pytest.mark.parametrize("name", ["particles.csv", "spots.csv"])
-def test_trackmate_export_is_read_in_its_unit(name, unit, nm, particles, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "encoding"), [("particles.csv", "utf-8"), ("spots.csv", "latin-1"), ("t.tsv", "utf-16")]
+)
+def test_trackmate_export_is_read_in_its_unit(name, encoding, unit, nm, particles, tmp_path):
     table = pd.DataFrame(
         {
             "LABEL": [f"ID{i}" for i in range(len(particles))],
@@ -76,7 +87,7 @@ def test_trackmate_export_is_read_in_its_unit(name, unit, nm, particles, tmp_pat
     rows = [["Label", "Spot ID", "Track ID", "X", "Y", "Frame"], ["Label", "ID", "Track", "X", "Y", "Frame"]]
     rows += [["", "", "", f"({unit})", f"({unit})", ""]]
     head = pd.DataFrame(rows, columns=table.columns)
-    pd.concat([head, table.astype(object)]).to_csv(tmp_path / name, index=False)
+    pd.concat([head, table.astype(object)]).to_csv(tmp_path / name, index=False, encoding=encoding)
     expected = particles.assign(layer=1, particle=particles["particle"].where(particles["particle"] != 3, -1))
     check_read(tmp_path, expected, pixel_size=nm if unit == "pixel" else None)
 
@@ -114,7 +125,8 @@ def test_empty_track_number_means_unlinked_and_trackpy_leaves_such_rows_out(part
 def test_missing_columns_are_named_with_those_found_and_the_separator(particles, tmp_path):
     particles.drop(columns=["layer", "x_nm"]).to_csv(tmp_path / "particles.csv", index=False, sep=";")
     with pytest.raises(
-        ValueError, match=r"no column layer, x_nm; .* found are frame, particle, y_nm \(separated by semicolons\); rename"
+        ValueError,
+        match=r"no column layer, x_nm; .* found are frame, particle, y_nm \(separated by semicolons\); rename",
     ):
         read_particles(tmp_path)
 

@@ -84,7 +84,7 @@ def _list_files(folder: Path) -> list[Path]:
 def _natural_order(path: Path, base: Path) -> tuple:
     """Sorting key in which 2 comes before 10, and a time that OneView wrote before everything else."""
     name = path.relative_to(base).as_posix()
-    pieces = re.split(r"(\d+)", name.lower())
+    pieces = re.split(r"(\d+)", name.removesuffix("".join(path.suffixes)).lower())  # "run" before "run-1"
     return _read_second(name) or 0, [(int(p), "") if p.isdigit() else (-1, p) for p in pieces], name
 
 
@@ -106,9 +106,9 @@ def _find_frame_time(files: Sequence[Path]) -> float | None:
 
 def _describe(path: Path, image: StoredImage) -> _Part:
     """Size, type and scale of a file."""
-    data = make_stack(image.data, path.name)
+    data = image.data if image.data.ndim == 3 else make_stack(image.data, path.name)
     step = convert_scale(*image.x, NANOMETRES)
-    return _Part(path, data.shape, data.dtype, "no" if step is None else f"{step:.4g}")
+    return _Part(path, data.shape, data.dtype.newbyteorder("="), "no" if step is None else f"{step:.4g}")
 
 
 def _check_alike(parts: Sequence[_Part]) -> None:
@@ -139,7 +139,10 @@ def _split_number(path: Path) -> tuple[str, int]:
 
 def _is_one_recording(parts: Sequence[_Part]) -> bool:
     """Whether files are numbered one after the other and all full but the last, as programs split long recordings."""
-    names, numbers = zip(*(_split_number(part.path) for part in parts), strict=True)
+    split = [_split_number(part.path) for part in parts]
+    if parts[0].path.name.lower() == split[-1][0]:  # "run2.tif", "run2_1.tif"
+        split[0] = (split[-1][0], 0)
+    names, numbers = zip(*split, strict=True)
     counts = [part.shape[0] for part in parts]
     in_order = all(b - a == 1 for a, b in itertools.pairwise(numbers)) and numbers[0] in (0, 1)
     full = set(counts[:-1]) == {counts[0]} and counts[-1] <= counts[0]

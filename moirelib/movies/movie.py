@@ -39,10 +39,11 @@ class Movie:
             # In this thread: one frame is one read, and the caller may itself be a Dask task.
             image = lazy.compute(scheduler="synchronous")
         except Exception as error:  # each decoder raises its own errors on damaged data
-            raise OSError(f"frame {i} of {self.name} cannot be read ({describe_error(error)})") from error
+            why = describe_error(error)
+            raise OSError(f"frame {i} of {self.name} cannot be read ({why}); leave this frame out") from error
         if image.shape != self.shape[1:]:
             sizes = " instead of ".join(" × ".join(map(str, shape)) for shape in (image.shape, self.shape[1:]))
-            raise OSError(f"frame {i} of {self.name} cannot be read (it has {sizes} pixels)")
+            raise OSError(f"frame {i} of {self.name} cannot be read (it has {sizes} pixels); leave this frame out")
         return _check_frame(image, self.name, i)
 
 

@@ -66,7 +66,8 @@ def explain_errors(path: Path, kind: str) -> Iterator[None]:
         raise ValueError(f"{path.name} {error}") from error
     except Exception as error:  # struct.error, KeyError, IndexError, ...: each decoder raises its own
         raise ValueError(
-            f"{path.name} cannot be read as {kind}: damaged, truncated or not such a file ({describe_error(error)})"
+            f"{path.name} cannot be read as {kind}: damaged, truncated or not such a file ({describe_error(error)}); "
+            "copy or export it again"
         ) from error
     finally:
         for logger, level in zip(loggers, levels, strict=True):
@@ -199,7 +200,7 @@ def drop_colours(data: da.Array | np.ndarray) -> da.Array:
 def choose_largest(images: Sequence[Item], size: Callable[[Item], int], path: Path) -> tuple[int, str]:
     """Index of the largest image, and "[2 of 3]" if there are several."""
     if not images:
-        raise UnusableFile(f"{path.name} holds no image")
+        raise UnusableFile(f"{path.name} holds no image; give a file with a movie or a picture")
     best = max(range(len(images)), key=lambda i: size(images[i]))
     return best, f"[{best + 1} of {len(images)}]" if len(images) > 1 else ""
 

@@ -11,7 +11,9 @@ import numpy as np
 from .stored import SequentialFrames, StoredImage, UnusableFile, require_plausible, stack_frames, to_grey
 
 _DEEP = re.compile(r"gray1\d|p1\d")  # FFmpeg's names of pixels with more than 8 bits
-_VIDEO = re.compile(r"Video: .*?, (?P<pixels>\w+)[(,].*?(?P<width>\d{2,5})x(?P<height>\d{2,5})\b.*?(?P<fps>[\d.]+) fps")
+_VIDEO = re.compile(
+    r"Video: .*?, (?P<pixels>\w+)(?=[(,]).*?, (?P<width>\d+)x(?P<height>\d+)\b(.*?, (?P<fps>[\d.]+) fps)?"
+)
 
 
 def read_video(path: Path) -> StoredImage:
@@ -34,8 +36,9 @@ def read_video(path: Path) -> StoredImage:
     decode = partial(_decode, shape=shape, pixels="gray16le" if _DEEP.search(stream["pixels"]) else "gray")
     dtype = np.dtype("uint16" if _DEEP.search(stream["pixels"]) else "uint8")
     stack = stack_frames(SequentialFrames(path, decode, path.stat().st_mtime), (n, *shape), dtype)
+    rate = float(stream["fps"] or 0)
     note = "the frame time is that of playback; pass another one if the movie was recorded faster or slower"
-    return StoredImage(stack, t=(1 / float(stream["fps"]) if float(stream["fps"]) else 0, "s"), notes=(note,))
+    return StoredImage(stack, t=(1 / rate if rate else 0, "s"), notes=(note,))
 
 
 def _command(path: Path) -> list[str]:

@@ -550,6 +550,22 @@ def test_folder_of_single_frames_is_a_movie_in_natural_order(suffix, tmp_path):
     assert "12 files are joined to one movie, frame 0" in movie.notes[-1]
 
 
+def test_folder_of_pictures_in_grey_colours_is_a_movie_until_one_is_in_colour(tmp_path):
+    frames = stack("uint8", (4, 6, 8))
+    for i, frame in enumerate(frames):
+        save_single(tmp_path / f"{i}.png", frame if i == 1 else np.repeat(frame[..., None], 3, axis=-1))
+    movie = read_movie(tmp_path)
+    np.testing.assert_array_equal(movie.data.compute(), frames)
+    red = np.zeros((6, 8, 3), np.uint8)
+    red[2, 2] = (255, 0, 0)
+    save_single(tmp_path / "2.png", red)
+    with pytest.raises(OSError, match=r"frame 2 of .* cannot be read \(is in colour"):
+        read_movie(tmp_path).frame(2)
+    save_single(tmp_path / "0.png", red)
+    with pytest.raises(ValueError, match=r"is in colour \(RGB\).*export"):
+        read_movie(tmp_path)
+
+
 @pytest.mark.parametrize("tree", [True, False])
 def test_oneview_frames_are_in_order_of_time_with_their_frame_time(tree, tmp_path):
     folder, frames = tmp_path / "run", stack(shape=(13, 6, 8))

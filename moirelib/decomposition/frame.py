@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 
 from ..crystal.lattice import Lattice
-from .hypotheses import Hypothesis, LayerCountRules, choose_hypothesis, propose_hypotheses
 from .layer_assignment import assign_layers
+from .layer_count import Hypothesis, LayerCountRules, choose_hypothesis, propose_hypotheses
 from .network_peaks import locate
 from .particle_fit import FrameFit
-from .shared_imaging import Imaging
+from .profile_and_blur import Imaging
 
 LIKELIEST = ["y", "x", "diameter", "y_std", "x_std"]
 FEWEST = 3  # particles, by hand; fewer share too little to fit what particles share

@@ -18,7 +18,7 @@ from ..movies.writing import write_layer_movie
 from ..output import output_folder
 from ..tracking import link_particles
 from .frame import LIKELIEST, Found, find
-from .layer_movies import draw_layers
+from .layer_images import draw_layers
 from .layer_voting import vote
 from .network import WORKING_DIAMETER, load_weights, predict, resample
 from .particle_size import check_diameter, check_pixel_size, estimate_size_and_polarity, find_working_shape

@@ -397,6 +397,24 @@ def test_animated_gif_is_a_movie_with_the_time_of_playback(tmp_path):
         np.testing.assert_array_equal(movie.frame(i), frames[i])
 
 
+def test_pictures_and_videos_leave_no_file_open_and_no_word_behind(tmp_path):
+    save_single(tmp_path / "0.png", stack(shape=(6, 8)))
+    write_video(tmp_path / "movie.avi", FRAMES)
+    code = f"""
+import os
+from moirelib.movies import read_movie
+movie = read_movie({str(tmp_path / "0.png")!r})
+movie.frame(0)
+os.unlink({str(tmp_path / "0.png")!r})  # Windows refuses this for an open file
+video = read_movie({str(tmp_path / "movie.avi")!r})
+print(video.frame(2).shape)
+if os.path.isdir("/proc/self/fd"):
+    assert not any("0.png" in os.path.realpath(f"/proc/self/fd/{{fd}}") for fd in os.listdir("/proc/self/fd"))
+"""
+    told = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
+    assert (told.stdout.strip(), told.stderr) == (str(FRAMES.shape[1:]), "")
+
+
 def test_array_of_grey_colours_is_grey_and_one_of_colours_refused():
     grey = np.repeat(stack("uint8", (4, 6, 8))[..., None], 3, axis=-1)
     np.testing.assert_array_equal(as_movie(grey).data.compute(), grey[..., 0])
@@ -513,6 +531,10 @@ def test_tvips_recording_in_parts_is_one_movie(tmp_path):
     assert read_movie(tmp_path).shape == movie.shape
     with pytest.raises(ValueError, match=r"run_001\.tvips is not the first part .* _000\.tvips"):
         read_movie(tmp_path / "run_001.tvips")
+    with path.open("r+b") as file:
+        file.seek(36)
+        file.write(struct.pack("<I", 15600))
+    assert (read_movie(path).pixel_size, "camera itself" in read_movie(path).notes[0]) == (None, True)
     write_tvips(tmp_path / "pattern.tvips", stack(), mode=2)
     with pytest.raises(ValueError, match="is a diffraction pattern"):
         read_movie(tmp_path / "pattern_000.tvips")

@@ -6,6 +6,7 @@
 import contextlib
 import os
 import signal
+import sys
 import tracemalloc
 import warnings
 
@@ -22,6 +23,7 @@ pytestmark = pytest.mark.fuzz
 
 DAMAGED = int(os.environ.get("FUZZ", 2000))
 HANG = 120  # s for one file; none takes one second
+GROWTH = 300_000_000  # bytes by which a process may grow over all damaged files of a kind
 ROOM = 8_000_000  # bytes that reading may take besides four times the file: small buffers of the decoders
 KINDS = ["mrc-extended", "mrc", "ser", "dm3", "dm5", "tif-imagej", "tif-compressed", "tif-ome", "tif-pages", "tvips"]
 KINDS += ["emd-velox", "emd-berkeley", "hspy", "zspy", "png", "gif", "avi"]
@@ -61,6 +63,15 @@ def several(share):
     options = {"deadline": None, "derandomize": True, "database": None, "suppress_health_check": list(HealthCheck)}
     # Not made smaller: a file that hangs would hang many times.
     return settings(max_examples=max(share, 1), phases=[Phase.generate], **options)
+
+
+def most_memory():
+    """The most that this process has held so far, in bytes: also what HDF5 and the like take, unseen by Python."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 @contextlib.contextmanager
@@ -130,6 +141,7 @@ def test_damaged_movie_gives_one_line_or_frames_of_the_right_shape(kind, tmp_pat
     whole = path.read_bytes()
     read_movie(path).frame(0)  # what is imported for it takes memory once
     read_all(path)
+    before = most_memory()
 
     @several(int(share * SLOW.get(kind, 1)))
     @given(st.lists(damages, min_size=1, max_size=4))
@@ -138,6 +150,7 @@ def test_damaged_movie_gives_one_line_or_frames_of_the_right_shape(kind, tmp_pat
         read_all(path)
 
     check()
+    assert most_memory() - before < GROWTH
 
 
 def write_table(kind, folder):

@@ -18,7 +18,7 @@ from .formats import find_format, find_reader, list_formats, read_file
 from .movie import make_stack
 from .stored import StoredImage, stack_frames
 
-_OURS = {"particles.csv", "summary.json", "layer_1.tif"}  # names that moirelib gives
+_OURS = {"particles.csv", "summary.json", "layer_1.tif", "layer_2.tif"}  # names that moirelib gives
 _ONEVIEW = re.compile(r"Hour_(\d+).*Minute_(\d+).*Second_(\d+)", re.I | re.S)  # in a folder's or a file's name
 _LISTED = 5  # movies that a message lists
 _KEPT = 4  # files that are kept open
@@ -151,7 +151,7 @@ def _is_one_recording(parts: Sequence[_Part]) -> bool:
 
 def find_next_part(path: Path, image: StoredImage) -> tuple[str, ...]:
     """A note if another file beside a movie may be its next part."""
-    if image.files or image.data.ndim < 3 or len(image.data) < 2 or not path.is_file():
+    if image.files or image.data.ndim < 3 or len(image.data) < 2 or not path.is_file() or path.name in _OURS:
         return ()
     name, number = _split_number(path)
     for other in path.parent.iterdir():

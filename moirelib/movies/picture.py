@@ -1,6 +1,8 @@
 """PNG, JPEG, GIF and other everyday pictures."""
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Generator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +21,20 @@ def read_picture(path: Path) -> StoredImage:
         milliseconds = picture.info.get("duration", 0) if n > 1 else 0
     dtype = np.dtype(_GREY_TYPES.get(mode, "uint8"))
     require_plausible(path, n, width * height * dtype.itemsize)
-    frames = stack_frames(SequentialFrames(path, _decode, path.stat().st_mtime), (n, height, width), dtype)
+    read = SequentialFrames(path, _decode, path.stat().st_mtime) if n > 1 else partial(_read_only, path)
+    frames = stack_frames(read, (n, height, width), dtype)
     notes: tuple[str, ...] = ("the alpha channel is left out",) if mode in _HAVE_ALPHA else ()
     if milliseconds:
         notes += ("the frame time is that of playback; pass another one if the movie was recorded faster or slower",)
     return StoredImage(frames, t=(milliseconds, "ms"), colour=mode not in _GREY_TYPES, notes=notes)
 
 
-def _decode(path: Path) -> Iterator[np.ndarray]:
+def _read_only(path: Path, i: int) -> np.ndarray:
+    with contextlib.closing(_decode(path)) as frames:  # the file is not kept open
+        return next(frames)
+
+
+def _decode(path: Path) -> Generator[np.ndarray, None, None]:
     with Image.open(path) as picture:
         mode = picture.mode
         for frame in ImageSequence.Iterator(picture):

@@ -18,6 +18,7 @@ _HEADER = np.dtype(
     }
 )
 _FRAME = np.dtype({"names": ["seconds", "milliseconds"], "formats": ["<u4"] * 2, "offsets": [4, 8], "itemsize": 12})
+_COARSEST = 1000  # nm per pixel; as for TIFF files
 _DIFFRACTION = 2  # the microscope's mode, at byte 24 of a frame's header
 
 
@@ -46,8 +47,11 @@ def read_tvips(path: Path) -> StoredImage:
         raise UnusableFile(f"{path.name} is truncated: it holds no whole frame; copy or export it again")
     unit, time = _read_frame_headers(files, [offset - frame_header for offset in offsets], frame_header)
     data = StoredFrames(tuple(files), tuple(offsets), shape, dtype).stack()
-    step = (int(header["pixel_size"]), unit)
-    return StoredImage(data, y=step, x=step, t=(time, "s"), files=tuple(dict.fromkeys(files)))
+    nm, why = int(header["pixel_size"]), ""
+    if nm > _COARSEST:
+        nm, why = 0, f"the header says {nm} nm, which are the pixels of the camera itself"
+    parts = tuple(dict.fromkeys(files))
+    return StoredImage(data, y=(nm, unit), x=(nm, unit), t=(time, "s"), scale_note=why, files=parts)
 
 
 def _read_frame_headers(files: list[Path], headers: list[int], size: int) -> tuple[str, float]:

@@ -131,14 +131,14 @@ def _decompose_one(args: argparse.Namespace, path: str, out: str) -> None:
     from .movies.reading import read_movie
     from .output import output_folder
 
-    kept = os.path.join(out, "unfinished")
-    with output_folder(out) as folder:
-        movie = cut_movie(read_movie(path, args.pixel_size, args.frame_time), args.frames, args.roi)
-        where = args.scheduler or args.device
-        result = decompose(
-            movie, diameter=args.diameter, weights=args.weights, device=where, progress=True, checkpoint=kept
-        )
-        result.write(folder)
+    with output_folder(out):
+        pass  # a folder that cannot be written is refused now, not after hours
+    movie = cut_movie(read_movie(path, args.pixel_size, args.frame_time), args.frames, args.roi)
+    where, kept = args.scheduler or args.device, os.path.join(out, "unfinished")
+    result = decompose(
+        movie, diameter=args.diameter, weights=args.weights, device=where, progress=True, checkpoint=kept
+    )
+    result.save(out)
     shutil.rmtree(kept, ignore_errors=True)
     s = result.summary
     print(f"{s['frames']} frame(s), {s['particles']['layer_1']} + {s['particles']['layer_2']} particles -> {out}")

@@ -101,17 +101,17 @@ def estimate_motion(
     middle = np.array([[shape[0] / 2, shape[1] / 2]])
     places = np.concatenate([fit.motion.apply(middle) for fit in fits])
     gains = _weigh(fits, SHARPEST * spacing, PAIR_REACH * spacing)
-    scores = np.array([gain.sum() for gain in gains])
+    far = np.hypot(*(places - expected.apply(middle)).T)
+    # Long steps are rarer: a prior that falls as the inverse square of the distance.
+    scores = np.array([gain.sum() for gain in gains]) - 2 * np.log1p(far / spacing)
     best = int(scores.argmax())
     rivals = scores[np.hypot(*(places - places[best]).T) > SAME_MOTION * spacing]
     margin, noise = (
         float(scores[best] - rivals.max(initial=-np.inf)),
         float(np.sqrt(len(gains[best])) * gains[best].std()),
     )
-    needed = DECIDED + SIGMAS * noise + trust
-    # The one nearest to what was expected, of those that explain about as much
-    far = np.hypot(*(places - expected.apply(middle)).T)
-    chosen = int(np.where(scores >= scores[best] - needed, far, np.inf).argmin())
+    # The one nearest to what was expected, of those that explain about as much.
+    chosen = int(np.where(scores >= scores[best] - DECIDED - trust, far, np.inf).argmin())
     return MotionEstimate(fits[chosen].motion, 1 - fits[chosen].missed, margin, noise)
 
 

@@ -10,10 +10,12 @@ from .layer_assignment import assign_layers as assign_layers
 from .layer_count import (
     Hypothesis as Hypothesis,
     LayerCountRules as LayerCountRules,
+    SharedByFrames as SharedByFrames,
     choose_hypothesis as choose_hypothesis,
 )
 from .layer_evidence import Evidence as Evidence
 from .layer_voting import vote as vote
+from .movie_motion import MovieMotion as MovieMotion, measure_motion as measure_motion
 from .network import (
     CENTER_WIDTH as CENTER_WIDTH,
     WORKING_DIAMETER as WORKING_DIAMETER,

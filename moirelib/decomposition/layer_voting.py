@@ -19,7 +19,9 @@ NARROWING = 0.8  # factor by which steps are made shorter where particles are cr
 SAME_PARTICLE = 0.5  # diameters (geometry): a particle further away may be another one
 
 
-def vote(tables: list[pd.DataFrame], diameter: float, motion: list[Motion]) -> tuple[list[pd.DataFrame], list[bool]]:
+def vote(
+    tables: list[pd.DataFrame], diameter: float, motion: list[Motion] | None = None
+) -> tuple[list[pd.DataFrame], list[bool]]:
     """Make the layers of a movie's frames consistent: align the layers' names, then let each particle's track vote.
 
     Particles are followed whatever their layer; the layer only keeps apart particles at one place. Frames share their
@@ -32,8 +34,8 @@ def vote(tables: list[pd.DataFrame], diameter: float, motion: list[Motion]) -> t
         From `assign_layers`, one per frame, in order: ``y, x, score, layer, layer_confidence``.
     diameter : float
         Typical particle diameter, in the unit of ``y, x``; particles are followed over up to a quarter of it.
-    motion : list of Motion
-        Of the specimen since the first frame, for each frame.
+    motion : list of Motion, optional
+        Of the specimen since the first frame, for each frame; none by default.
 
     Returns
     -------
@@ -44,6 +46,7 @@ def vote(tables: list[pd.DataFrame], diameter: float, motion: list[Motion]) -> t
     exchanged : list of bool
         Frames whose layers exchanged their names; their lattices change places too.
     """
+    motion = [Motion()] * len(tables) if motion is None else motion
     tables, exchanged = align_names(tables, diameter, motion)
     lengths = [len(table) for table in tables]
     if sum(lengths) == 0:

@@ -1,7 +1,6 @@
 """From a movie to one movie per layer and a table of every particle (chapter 6, "Decompose")."""
 
 import json
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -123,7 +122,6 @@ def decompose(
     ``summary["left_out"]``. Once all frames are computed no error loses them: a step that fails then (tracks, twist
     ...) is left out, with a warning and a line in ``summary["problems"]`` and ``summary["note"]``.
     """
-    start = time.time()
     problems: list[str] = []  # what failed after the last frame
     movie = as_movie(movie, pixel_size, frame_time)
     scheduler, device = (device, "auto") if "://" in device else (None, device)
@@ -145,7 +143,6 @@ def decompose(
     summary = summarize(movie, table, lattices, nm, weights, device, problems)
     lost = "What was left out is not listed"
     summary |= keep_going(problems, lost, {}, lambda: describe_frames(frames, motion, summary["note"]))
-    summary["seconds"] = round(time.time() - start, 2)
     return Decomposition(layers, table[COLUMNS], summary, movie)
 
 

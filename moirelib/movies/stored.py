@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import dask.array as da
 import numpy as np
 
-MOST_COMPRESSION = 4096  # times; LZW, the strongest of the simple kinds, packs 4096 equal bytes into one or two
+MOST_COMPRESSION = 1032  # times; the limit of deflate (zlib's documentation), which only an empty frame comes near
 COLOUR_TOLERANCE = 5  # of 255; lossy compression changes grey values that much from colour to colour
 Scale = tuple[Any, str | None]  # size of a step and its unit, as the file gives them
 Item = TypeVar("Item")

@@ -56,7 +56,7 @@ def _decode(path: Path, shape: tuple[int, ...], pixels: str) -> Generator[np.nda
     how = ["-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", pixels, "-"]
     dtype = np.dtype("<u2" if pixels.endswith("16le") else "u1")
     size = int(np.prod(shape)) * dtype.itemsize
-    process = subprocess.Popen([*_command(path), *how], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=size)
+    process = subprocess.Popen([*_command(path), *how], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     with process:
         try:
             while process.stdout and len(frame := process.stdout.read(size)) == size:

@@ -12,6 +12,7 @@ from movie_files import TIMED, UNTIMED, write_any
 from moirelib.movies import read_movie, write_layer_movie
 
 KINDS = TIMED + UNTIMED
+LONG = ("emd-velox", "emd-berkeley", "de5", "dm5", "hspy", "zspy")  # HDF5 and Zarr take up to half a second for each
 quick = settings(max_examples=50, deadline=None, derandomize=True, database=None)
 
 
@@ -79,7 +80,7 @@ def test_truncated_file_raises_nothing_but_value_and_os_errors(kind, folder, who
 def test_wrong_byte_raises_nothing_but_value_and_os_errors(kind, folder, whole):
     path = folder / f"wrong.{kind.split('-')[0]}"
 
-    @settings(quick, max_examples=10 if kind.startswith("emd") else 50)  # HDF5 takes half a second for each
+    @settings(quick, max_examples=10 if kind in LONG else 50)
     @given(st.integers(0, len(whole[kind]) - 1), st.integers(1, 255))
     def check(place, change):
         data = bytearray(whole[kind])

@@ -1,5 +1,10 @@
 from .axes import LAYER_COLORS as LAYER_COLORS
-from .curves import show_dispersion as show_dispersion, show_fronts as show_fronts, show_sizes as show_sizes
+from .curves import (
+    show_dispersion as show_dispersion,
+    show_fronts as show_fronts,
+    show_msd as show_msd,
+    show_sizes as show_sizes,
+)
 from .frames import (
     animate_tracks as animate_tracks,
     show_frame as show_frame,

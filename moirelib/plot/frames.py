@@ -129,7 +129,11 @@ def show_tracks(tracks: pd.DataFrame, ax: Axes | None = None, layer: int | None 
 
 
 def animate_tracks(
-    particles: pd.DataFrame, ax: Axes | None = None, movie: Movie | None = None, trail: int = 8
+    particles: pd.DataFrame,
+    ax: Axes | None = None,
+    movie: Movie | None = None,
+    trail: int = 8,
+    frames: ArrayLike | None = None,
 ) -> FuncAnimation:
     """Make a movie of the particles of both layers, in their colours, each with its track behind it.
 
@@ -145,6 +149,8 @@ def animate_tracks(
         Shown below the particles, with its pixel size.
     trail : int
         Frames that a track reaches back.
+    frames : array_like of int, optional
+        Numbers of the frames to show; all that the table holds by default.
     """
     from matplotlib.animation import FuncAnimation  # slow to import, seldom needed
 
@@ -162,21 +168,24 @@ def animate_tracks(
     # Beside the title, where no particle is hidden
     ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=len(layers), fontsize=8, frameon=False, borderpad=0)
 
+    particles = particles.sort_values("frame", kind="stable")
+    time = particles["frame"].to_numpy()
+
     def draw(frame: int) -> list[Artist]:
         ax.set_title(f"frame {frame}", fontsize=10, loc="left")
-        recent = particles[particles["frame"].between(frame - trail, frame)]
+        recent = particles.iloc[slice(*np.searchsorted(time, [frame - trail, frame + 1]))]
         for layer, dot, tail in zip(layers, dots, tails, strict=True):
             rows = recent[recent["layer"] == layer]
             now = rows[rows["frame"] == frame]
             dot.set_data(now["x_nm"], now["y_nm"])
-            linked = rows[rows["particle"] >= 0].sort_values("frame")
+            linked = rows[rows["particle"] >= 0]
             tail.set_segments([t[["x_nm", "y_nm"]].to_numpy() for _, t in linked.groupby("particle")])
         if picture is not None and movie is not None:
             image = movie.frame(frame)
             picture.set(data=image, clim=np.percentile(image, [0.5, 99.5]))
         return [*dots, *tails]
 
-    times = [int(t) for t in np.unique(particles["frame"])]
+    times = [int(t) for t in np.unique(time if frames is None else frames)]
     return FuncAnimation(cast("Figure", ax.figure), draw, frames=times, blit=False)
 
 

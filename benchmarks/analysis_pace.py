@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import resource
 import sys
 import tempfile
@@ -83,9 +84,11 @@ def measure_command(folder: str, workers: int, results: multiprocessing.Queue) -
         name: resource.getrusage(who).ru_maxrss / unit
         for name, who in (("peak_mb", resource.RUSAGE_SELF), ("worker_peak_mb", resource.RUSAGE_CHILDREN))
     }
+    used = os.times()
+    cpu = used.user + used.system + used.children_user + used.children_system
     seconds = {"read": reading, **analysis.seconds}
     table = particles.memory_usage(deep=True).sum() / 1e6
-    results.put({"seconds": seconds, "total_s": time.perf_counter() - start, "table_mb": table, **peaks})
+    results.put({"seconds": seconds, "total_s": time.perf_counter() - start, "cpu_s": cpu, "table_mb": table, **peaks})
 
 
 def run_alone(function: Callable, *arguments: Any) -> Any:

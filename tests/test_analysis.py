@@ -223,7 +223,7 @@ def test_unknown_tables_are_refused_before_any_work(movie, tmp_path, capsys):
 
 
 def test_two_processes_give_what_one_gives(movie, monkeypatch):
-    monkeypatch.setattr(pipeline, "FEWEST_PER_PROCESS", 1)
+    monkeypatch.setattr(pipeline, "ROWS_PER_PROCESS", 100)
     monkeypatch.setattr(pipeline, "FRAMES_AT_ONCE", 2)
     few = movie[movie["frame"] < 5]
     one, two = (analyze(few, only=["lattice", "moire"], workers=n).tables for n in (1, 2))

@@ -47,7 +47,8 @@ class LayerFrame:
 
     def of_grain(self, number: int) -> "LayerFrame":
         """The same particles with one grain only, which becomes number 0."""
-        return LayerFrame(self.mesh, self.tolerance, np.where(self.grain == number, 0, -1))
+        alone = np.where(self.grain == number, 0, -1)
+        return self if np.array_equal(alone, self.grain) else LayerFrame(self.mesh, self.tolerance, alone)
 
 
 def layer_frames(

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import multiprocessing
-import signal
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -26,7 +25,7 @@ from .growth import front_table, front_velocity, growth_events, growth_rate, siz
 from .moire import registry
 from .occupancy import Occupancy, occupied_layers
 from .phonons import tabulate_phonons
-from .progress import Stages, map_in_order
+from .progress import Stages, leave_interrupts_to_the_first, map_in_order
 from .relaxation import fit_relaxation, motion_table, relative_motion
 from .site_preference import site_preference
 from .springs import SpringModel, elastic_constants, fit_springs
@@ -49,7 +48,7 @@ DEFECT_REACH, BOUNDARY_REACH = 1.2, 2.0  # spacings that a defect or boundary ma
 LONGEST = 10  # boundaries listed
 FOLLOWED = "Followed through the frames"
 FRAMES_AT_ONCE = 8  # analysed by one call: progress shows in steps of so many
-FEWEST_PER_PROCESS = 100  # frames; for fewer, another process takes longer to start than it saves
+ROWS_PER_PROCESS = 100_000  # of the table, some ten seconds; for fewer, another process takes longer to start
 
 
 @dataclass
@@ -360,7 +359,9 @@ def _add_frame_tables(result, names, stages, workers) -> None:
     number = result.particles["frame"].nunique()
     with stages.stage("frames", number, "frame") as bar:
         parts = []
-        for tables in _tabulate_batches(result.particles, wanted, min(workers, number // FEWEST_PER_PROCESS)):
+        for tables in _tabulate_batches(
+            result.particles, wanted, min(workers, len(result.particles) // ROWS_PER_PROCESS)
+        ):
             parts.append(tables)
             bar.update(min(FRAMES_AT_ONCE, number - bar.n))
     for name in wanted:
@@ -382,13 +383,8 @@ def _tabulate_batches(particles, names, workers) -> Iterator[dict[str, pd.DataFr
         yield from map(tabulate, batches)
         return
     context = multiprocessing.get_context("spawn")  # a forked process may hang in a library's threads
-    with ProcessPoolExecutor(workers, context, initializer=_leave_interrupts_to_the_first) as pool:
+    with ProcessPoolExecutor(workers, context, initializer=leave_interrupts_to_the_first) as pool:
         yield from map_in_order(pool, tabulate, batches, ahead=2 * workers)
-
-
-def _leave_interrupts_to_the_first() -> None:
-    """Ctrl-C reaches all processes; the first one ends the others."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _add_table(result, name, compute: Callable[..., pd.DataFrame], *arguments) -> None:

@@ -1,6 +1,7 @@
 """Progress bars of an analysis, one for each stage, and the time that each took."""
 
 import contextlib
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
@@ -35,3 +36,8 @@ def map_in_order(pool: Executor, function: Callable, items: Iterable[Any], ahead
             yield waiting.pop(0).result()
     while waiting:
         yield waiting.pop(0).result()
+
+
+def leave_interrupts_to_the_first() -> None:
+    """Make a worker ignore Ctrl-C, which reaches all processes; the first one ends the others."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -103,9 +103,7 @@ def _write_movie(analysis, file, stages) -> None:
     if len(shown) < len(frames):
         analysis.notes[file.name] = f"shows {len(shown)} of the {len(frames)} frames, evenly chosen"
     with stages.stage(file.name, len(shown), "frame") as bar:
-        animation = plot.animate_tracks(analysis.particles, frames=shown)
-        animation.save(file, writer="pillow", fps=8, dpi=80, progress_callback=lambda *_: bar.update())
-        plt.close("all")
+        plot.write_track_movie(analysis.particles, file, shown, bar.update)
 
 
 def figures(analysis: Analysis) -> Iterator[tuple[str, str, str, Figure]]:

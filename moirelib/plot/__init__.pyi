@@ -13,6 +13,7 @@ from .frames import (
     show_particles as show_particles,
     show_split as show_split,
     show_tracks as show_tracks,
+    write_track_movie as write_track_movie,
 )
 from .maps import (
     show_amplitudes as show_amplitudes,

@@ -27,7 +27,7 @@ from measuring import run
 
 SEED = 20261129
 SPACING, SPRING, ERROR = 10.0, 3.0, 0.2  # nm, kT/nm², nm
-MISSED, BROKEN = 0.02, 0.001  # share of particles missed in a frame; probability per frame that a track breaks
+MISSED, BROKEN = 0.02, 0.0001  # share of particles missed in a frame; probability per frame that a track breaks
 ATTACHED = 0.1  # share of layer 2 that arrives during the movie
 FULL, QUICK = ((2500, 5000), 600), ((100, 200), 250)  # frames, particles
 WORKERS = 2

@@ -53,14 +53,18 @@ def mean_squared_displacement(
     tracks = check_particles(tracks, name="the track table")
     require_unique_tracks(tracks)
     tables, notes = [], []
-    for layer, rows in tracks[tracks["particle"] >= 0].groupby("layer"):
-        rows = rows.sort_values(["particle", "frame"])
-        error = _square_errors(rows)
+    for layer in np.unique(tracks.loc[tracks["particle"] >= 0, "layer"]):
+        rows = np.flatnonzero((tracks["layer"] == layer) & (tracks["particle"] >= 0))
+        frame, particle = (tracks[c].to_numpy()[rows] for c in ("frame", "particle"))
+        order = np.lexsort([frame, particle])
+        rows, frame, particle = rows[order], frame[order], particle[order]
+        points = np.stack([tracks[c].to_numpy()[rows] for c in ("y_nm", "x_nm")], axis=1)
+        error = _square_errors(tracks, rows)
         if error is None:
             notes.append(f"layer {layer}: no error bars (y_std_nm, x_std_nm), so the localization error's part is left")
-        sums = _sum_tracks(
-            rows, _remove_motion(rows, layer, motion), np.zeros(len(rows)) if error is None else error, lags
-        )
+            error = np.zeros(len(rows))
+        points = _remove_motion(points, frame, particle, layer, motion)
+        sums = _sum_tracks(points, frame, particle, error, lags)
         tables.append(_average_tracks(*sums).assign(layer=int(layer)))
     if not tables or not sum(map(len, tables)):
         raise ValueError("a mean squared displacement needs particles followed over at least 2 frames")
@@ -71,21 +75,21 @@ def mean_squared_displacement(
     return table
 
 
-def _square_errors(rows) -> np.ndarray | None:
+def _square_errors(tracks, rows) -> np.ndarray | None:
     """Variance of each position over both axes, in nm², unknown ones as the others' mean; None where none is known."""
-    bars = rows.reindex(columns=["y_std_nm", "x_std_nm"]).to_numpy(float)
-    square = np.sum(bars**2, axis=1)
+    if not {"y_std_nm", "x_std_nm"} <= set(tracks):
+        return None
+    square = sum(tracks[c].to_numpy(float)[rows] ** 2 for c in ("y_std_nm", "x_std_nm"))
     known = np.isfinite(square)
     return np.where(known, square, square[known].mean()) if known.any() else None
 
 
-def _remove_motion(rows, layer, motion) -> np.ndarray:
-    """Positions (n, 2) of one layer's rows, sorted by particle and frame, without the layer's own motion, in nm."""
-    points, frame = rows[["y_nm", "x_nm"]].to_numpy(), rows["frame"].to_numpy()
+def _remove_motion(points, frame, particle, layer, motion) -> np.ndarray:
+    """Positions (n, 2) of one layer, sorted by particle and frame, without the layer's own motion, in nm."""
     if layer in (motion or {}):
-        return subtract_motion(rows, points, motion)
+        return subtract_motion(pd.DataFrame({"frame": frame, "layer": layer}), points, motion)
     frames, row = np.unique(frame, return_inverse=True)
-    going_on = np.flatnonzero((np.diff(rows["particle"]) == 0) & (np.diff(frame) == 1)) + 1
+    going_on = np.flatnonzero((np.diff(particle) == 0) & (np.diff(frame) == 1)) + 1
     step, row_of_step = points[going_on] - points[going_on - 1], row[going_on]
     shared = np.bincount(row_of_step, minlength=len(frames))
     total = np.stack([np.bincount(row_of_step, part, len(frames)) for part in step.T], axis=1)
@@ -93,14 +97,13 @@ def _remove_motion(rows, layer, motion) -> np.ndarray:
     return points - drift[row]
 
 
-def _sum_tracks(rows, points, error, lags):
+def _sum_tracks(points, frame, particle, error, lags):
     """Mean square step of each track at each lag, its error's part, weight and pairs, each (tracks, lags).
 
-    ``rows`` are sorted by particle and frame; ``error`` is the variance (n,) of each position over both axes.
+    Rows are sorted by particle and frame; ``error`` is the variance (n,) of each position over both axes.
     """
-    frame, particle = rows["frame"].to_numpy(), rows["particle"].to_numpy()
     first = np.flatnonzero(np.diff(particle, prepend=particle[0] - 1))
-    ends = np.append(first[1:], len(rows))
+    ends = np.append(first[1:], len(frame))
     span = frame[ends - 1] - frame[first] + 1
     lags = min(lags, int(span.max(initial=1)) - 1)
     results = []

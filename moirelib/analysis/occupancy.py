@@ -25,6 +25,7 @@ from .grains import find_grains
 
 FILLED = 0.93  # share of a rectangle that particles cover where the field's edges cut them off
 FEWEST_IN_FRAME = 7  # particles of a frame that has a spacing: one and its neighbours
+ROWS_AT_ONCE = 100_000  # of a table, in a tree; all of a long movie would fill the memory
 FULLEST_FRAMES = 5  # frames of each layer in which the spacing is measured
 SHARED_TRACKS = 3  # tracks in two frames that give a motion; without, particles that are each other's nearest
 OWN_MOTION = 12  # particles of a layer whose motion is its own; fewer move as all particles do
@@ -128,52 +129,60 @@ def occupied_layers(
     particles: pd.DataFrame, field_nm: ArrayLike | None = None, border_nm: float | None = None, min_frames: int = 3
 ) -> Iterator[tuple[int, Occupancy]]:
     """The same as `site_occupancy`, one layer after the other."""
-    table = check_particles(particles).reset_index(drop=True)
+    table = check_particles(particles)
     require_unique_tracks(table)
-    frames = np.unique(table["frame"])
+    frames, row = np.unique(table["frame"], return_inverse=True)
     if len(frames) < 3:
         raise ValueError(f"growth needs at least 3 frames, got {len(frames)}; pass a longer movie")
     if min_frames < 1:
         raise ValueError(f"min_frames must be 1 or more, got {min_frames}")
-    positions = table[["y_nm", "x_nm"]].to_numpy()
-    table = table.assign(row=np.searchsorted(frames, table["frame"]), z=to_complex(positions))
-    field = _choose_field(positions, field_nm)
+    z = to_complex(table[["y_nm", "x_nm"]].to_numpy())
+    table = pd.DataFrame(
+        {"row": row, "layer": table["layer"].to_numpy(), "particle": table["particle"].to_numpy(), "z": z}
+    )
+    field = _choose_field(z, field_nm)
     whole = _measure_steps(table, len(frames), _measure_spacing(table), None)
-    for layer, rows in table.groupby("layer"):
+    for layer in np.unique(table["layer"]):
+        rows = table[table["layer"] == layer]
         spacing = _measure_spacing(rows)
         if spacing is None:
             continue
-        open_border = field_nm is None and not _fills_rectangle(positions, spacing)
+        open_border = field_nm is None and not _fills_rectangle(z, spacing)
         usual = -spacing if open_border else BORDER * spacing
         border = usual if border_nm is None else float(border_nm)
         motion = _accumulate_motion(_measure_steps(rows, len(frames), spacing, whole))
         yield int(layer), _measure_layer(int(layer), rows, frames, motion, spacing, field, border, min_frames)
 
 
-def _choose_field(positions, field_nm):
+def _choose_field(z, field_nm):
     """Least and largest (y, x) in view, in nm."""
     if field_nm is None:
-        return tuple(positions.min(axis=0)), tuple(positions.max(axis=0))
+        return (z.imag.min(), z.real.min()), (z.imag.max(), z.real.max())
     field = np.asarray(field_nm, float)
     if field.shape != (2,) or not (field > 0).all():
         raise ValueError(f"field_nm is height and width in nm, got {field_nm}")
     return (0.0, 0.0), tuple(field)
 
 
-def _fills_rectangle(positions, spacing) -> bool:
+def _fills_rectangle(z, spacing) -> bool:
     """Whether particles fill the rectangle around them, as they do where the field's edges cut them off."""
-    low, high = positions.min(axis=0), positions.max(axis=0)
+    low, high = _choose_field(z, None)
     axes = (np.arange(a, b + 1e-9, spacing) for a, b in zip(low, high, strict=True))
     grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 2)
-    return bool(np.mean(cKDTree(positions).query(grid)[0] < spacing) > FILLED)
+    nearest = np.full(len(grid), np.inf)
+    for k in range(0, len(z), ROWS_AT_ONCE):
+        nearest = np.minimum(nearest, cKDTree(to_points(z[k : k + ROWS_AT_ONCE])).query(grid)[0])
+    return bool(np.mean(nearest < spacing) > FILLED)
 
 
 def _measure_spacing(rows) -> float | None:
     """Median over a few of the fullest frames of the spacing in nm; None where no frame has a lattice."""
     values = []
-    for _, layer in rows.groupby("layer"):
-        for frame in layer["frame"].value_counts().index[:FULLEST_FRAMES]:
-            points = layer.loc[layer["frame"] == frame, ["y_nm", "x_nm"]].to_numpy(float)
+    for layer in np.unique(rows["layer"]):
+        own = (rows["layer"] == layer).to_numpy()
+        row, z = rows["row"].to_numpy()[own], rows["z"].to_numpy()[own]
+        for frame in pd.Series(row).value_counts().index[:FULLEST_FRAMES]:
+            points = to_points(z[row == frame])
             if len(points) >= FEWEST_IN_FRAME and spans_plane(points):
                 values.append(neighbour_spacing(points))
     return float(np.median(values)) if values else None
@@ -190,7 +199,7 @@ def _measure_steps(rows, count, spacing, fallback):
     name = np.where(track < 0, -1, rows["layer"].to_numpy() * (track.max() + 1) + track)
     order = np.lexsort([name, row])
     frames = np.split(order, np.searchsorted(row[order], np.arange(1, count)))
-    places = [(name[part], rows["z"].to_numpy()[part]) for part in frames]
+    places = ((name[part], rows["z"].to_numpy()[part]) for part in frames)
     for k, pair_of_frames in enumerate(pairwise(places)):
         pair = _pair_positions(*pair_of_frames, spacing)
         if fallback is not None and len(pair[0]) < OWN_MOTION:
@@ -272,9 +281,11 @@ def _find_sites(rest, spacing):
     """Where positions without motion (complex) pile up, and which pile each belongs to, -1 for none."""
     step = spacing / CELLS
     low = np.array([rest.real.min(), rest.imag.min()]) - spacing
-    index = np.floor((np.stack([rest.real, rest.imag], axis=1) - low) / step).astype(int)
-    heap = np.zeros(index.max(axis=0) + 1 + int(spacing / step))
-    np.add.at(heap, tuple(index.T), 1.0)
+    column, line = (
+        ((part - start) / step).astype(int) for part, start in zip((rest.real, rest.imag), low, strict=True)
+    )
+    shape = np.array([column.max(), line.max()]) + 1 + int(spacing / step)
+    heap = np.bincount(column * shape[1] + line, minlength=shape.prod()).reshape(shape).astype(float)
     heap = gaussian_filter(heap, BLUR * spacing / step, mode="constant")
     # A disk: the corners of a square would reach the flank of a higher neighbouring pile
     reach = round(PILE * spacing / step)

@@ -38,6 +38,7 @@ from .vibrations import (
 )
 
 NEEDED = TRACK_COLUMNS  # that a table must have
+USED = (*NEEDED, "y_std_nm", "x_std_nm")
 #: Tables in the order of the report; each is written as NAME.csv.
 TABLES = (*FRAME_TABLES, "motion", "msd", "vibrations", "phonons", "growth")
 ON_SITES = {"defects", "boundaries", "motion", "msd", "growth"}  # these need the motion of each layer's lattice
@@ -131,7 +132,8 @@ def analyze(
     names, result, stages = choose_tables(only), Analysis(_check_not_empty(particles, "the table")), Stages(progress)
     result.seconds = stages.seconds
     _add_frame_tables(result, names, stages, workers)
-    tracks = result.particles[result.particles["particle"] >= 0]
+    linked, used = result.particles["particle"] >= 0, [c for c in USED if c in result.particles]
+    tracks = result.particles[used] if linked.all() else result.particles.loc[linked, used]
     frames = result.particles["frame"].nunique()
     if frames < 2 or tracks.empty:
         why = "one frame" if frames < 2 else "no linked particles"

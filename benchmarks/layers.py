@@ -29,7 +29,8 @@ from pathlib import Path
 import networks
 import numpy as np
 import torch
-from baselines import (
+from families import FAMILIES, SWEEPS, make_problem, real_frame
+from other_methods import (
     bragg_filtering,
     everything_in_both,
     fit_told_all_particles,
@@ -37,7 +38,6 @@ from baselines import (
     moirelib_decompose,
     trackpy_true_lattices,
 )
-from families import FAMILIES, SWEEPS, make_problem, real_frame
 from scipy.stats import bootstrap
 from tqdm import tqdm
 
@@ -250,7 +250,7 @@ def code(method, weights) -> str:
         return stage in GROUND or stage == "decomposition" and (ours or network and file.stem in NETWORK)
 
     files = [f for f in sorted(package.rglob("*.py")) if matters(f)]
-    files += [here / "families.py", here / "baselines.py"]
+    files += [here / "families.py", here / "other_methods.py"]
     if method in (OURS, ALONE):
         files.append(Path(weights or weights_path()))
     if method == ALONE:

@@ -264,7 +264,7 @@ plt.show()
 # - **Focus.** At focus or slightly under it, and constant. Fringes wider than a third of a particle disturb the fit.
 # - **{term}`Dose` per frame.** As much as the specimen tolerates. It is enough if you can see each particle of a single
 #   layer in one frame without averaging. Write down the dose rate.
-# - **Frame time.** A particle should move less than a quarter of the spacing between frames, drift included.
+# - **Frame time.** A particle should move less than a quarter of the spacing between frames, besides the common drift.
 # - **Thin liquid.** Each {term}`mean free path` of liquid or window costs more contrast than processing can recover.
 # - **An empty frame.** One area with liquid and no particles, under the same beam, shows the {term}`amorphous
 #   background` and the quality of the camera's reference images.
@@ -281,7 +281,7 @@ plt.show()
 # | layer 2 appears in a single-layer movie | strained or polycrystalline base layer, false finds off the lattice | look at `layer_confidence` and `score`; drop particles that are low in both |
 # | layers exchanged after some frame | few particles in common with the frame before: a jump, or missing frames | cut the movie there; compare `by_frame` above |
 # | single particles in the wrong layer | the lattice does not determine the layer there, or a whole grain is in the wrong layer | check `layer_confidence` and the figure of the layers |
-# | many tracks of two or three frames | motion above half a particle diameter per frame, or missed particles | record faster; remove drift first |
+# | many tracks of two or three frames | motion above half a particle diameter per frame, or missed particles | record faster (drift is taken off) |
 # | position errors of several nm | low dose, defocus, overlaps | average neighbouring frames if nothing moves |
 # | memory runs out | frames of 16 megapixels or more | bin by two first; 12 pixels per particle are enough |
 #

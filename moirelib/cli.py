@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,6 +17,7 @@ _EXAMPLES = """\
 examples:
   moirelib decompose movie.dm4 --out movie_layers
   moirelib decompose frames.tif --pixel-size 0.52 --out frames_layers
+  moirelib decompose *.dm4 --frames 0:500 --out all_layers
   moirelib analyze movie_layers
   moirelib library --out library --training --seed 1
   moirelib train --library library --out my_unet.safetensors
@@ -75,34 +77,64 @@ writes into DIR:
   layer_1.tif    the base layer's particles alone, 0-255, (t, y, x); opens in Fiji with its scale
   layer_2.tif    the same for the layer on top of it; black where the movie holds one layer only
   particles.csv  one row per particle, layer and frame: position, diameter and their errors in nm
-  summary.json   what was run, particle counts, spacings and twist
+  summary.json   what was run, particle counts, spacings and twist, frames that were left out
+A run that was stopped goes on with the same command.
 
 reads Gatan .dm3/.dm4, .mrc, .tif (ImageJ and OME scales), .emd, .ser and single pictures.
 Layer 1 is the layer that reaches furthest; layer_confidence says how sure each particle's layer is.
 """,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument("movie", metavar="MOVIE", help="movie or single image")
+    p.add_argument("movies", metavar="MOVIE", nargs="+", help="movie or single image; of several, each has its folder")
     p.add_argument("--out", required=True, metavar="DIR", help="folder for the results; made if absent")
     p.add_argument("--pixel-size", type=float, metavar="NM", help="nm per pixel; needed where the file has no scale")
     p.add_argument("--frame-time", type=float, metavar="S", help="seconds per frame; needed where the file has none")
     p.add_argument("--diameter", type=float, metavar="NM", help="rough particle diameter; estimated when not given")
     p.add_argument("--weights", metavar="FILE", help="other network weights (.safetensors)")
+    p.add_argument("--frames", metavar="A:B:STEP", help="only these frames, as in Python: 100:200, ::10")
+    p.add_argument("--roi", metavar="Y0:Y1,X0:X1", help="only this part of the field of view, in pixels")
+    p.add_argument(
+        "--scheduler", metavar="ADDRESS", help="address of a Dask scheduler whose workers find the particles"
+    )
     _add_device(p)
     p.set_defaults(run=_decompose)
 
 
 def _decompose(args: argparse.Namespace) -> None:
+    names = [os.path.splitext(os.path.basename(os.path.normpath(movie)))[0] for movie in args.movies]
+    if len(set(names)) < len(names):
+        raise ValueError(f"two movies have the same name ({', '.join(sorted(names))}); decompose them one by one")
+    failed = []
+    for movie, name in zip(args.movies, names, strict=True):
+        try:
+            _decompose_one(args, movie, args.out if len(names) == 1 else os.path.join(args.out, name))
+        except (ValueError, OSError) as error:
+            if len(names) == 1:
+                raise
+            failed.append(movie)
+            print(f"moirelib: {movie}: {' '.join(_describe_error(error).split())}", file=sys.stderr)
+    if failed:
+        raise ValueError(f"{len(failed)} of {len(names)} movies failed: {', '.join(failed)}")
+
+
+def _decompose_one(args: argparse.Namespace, path: str, out: str) -> None:
+    """Decompose one movie. Finished frames are kept in the folder ``unfinished`` until all is written."""
     from .decomposition.pipeline import decompose
+    from .movies.cutting import cut_movie
     from .movies.reading import read_movie
     from .output import output_folder
 
-    with output_folder(args.out) as folder:
-        movie = read_movie(args.movie, args.pixel_size, args.frame_time)
-        result = decompose(movie, diameter=args.diameter, weights=args.weights, device=args.device, progress=True)
-        result.write(folder)
+    with output_folder(out):
+        pass  # a folder that cannot be written is refused now, not after hours
+    movie = cut_movie(read_movie(path, args.pixel_size, args.frame_time), args.frames, args.roi)
+    where, kept = args.scheduler or args.device, os.path.join(out, "unfinished")
+    result = decompose(
+        movie, diameter=args.diameter, weights=args.weights, device=where, progress=True, checkpoint=kept
+    )
+    result.save(out)
+    shutil.rmtree(kept, ignore_errors=True)
     s = result.summary
-    print(f"{s['frames']} frame(s), {s['particles']['layer_1']} + {s['particles']['layer_2']} particles -> {args.out}")
+    print(f"{s['frames']} frame(s), {s['particles']['layer_1']} + {s['particles']['layer_2']} particles -> {out}")
     print(s["note"])
 
 

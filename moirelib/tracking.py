@@ -30,7 +30,9 @@ def link_places(
     return trackpy.link(places, search_range, memory=memory, pos_columns=columns, **crowded)["particle"]
 
 
-def link_particles(particles: pd.DataFrame, search_range: float, memory: int = 2) -> pd.DataFrame:
+def link_particles(
+    particles: pd.DataFrame, search_range: float, memory: int = 2, places: tuple[str, str] = ("y", "x")
+) -> pd.DataFrame:
     """Link particles into tracks, each layer on its own.
 
     The result has ``particle``: one number per track, unique over both layers; -1 where a particle was seen in one
@@ -39,18 +41,21 @@ def link_particles(particles: pd.DataFrame, search_range: float, memory: int = 2
     Parameters
     ----------
     particles : pandas.DataFrame
-        With ``frame, layer, y, x`` (px).
+        With ``frame, layer, y``, and ``places``.
     search_range : float
-        Farthest a particle may move from frame to frame, in pixels; below half the spacing, or links are ambiguous.
+        Farthest a particle may move from frame to frame, in the unit of ``places``; below half the spacing, or links
+        are ambiguous.
     memory : int
         Frames for which a particle may be missed and still keep its number.
+    places : tuple of str
+        Columns in which particles are followed: where they are, or where they would be if nothing had moved.
     """
     particles = particles.assign(particle=-1).reset_index(drop=True)
     if particles["frame"].nunique() < 2:
         return particles
     next_number, tables = 0, []
     for _, layer in particles.groupby("layer"):
-        track = link_places(layer[["frame", "y", "x"]], search_range, memory)
+        track = link_places(layer[["frame", *places]], search_range, memory)
         numbers = track.where(track.map(track.value_counts()) > 1)
         found = pd.factorize(numbers)[0]  # -1 for a track of one frame
         tables.append(layer.loc[track.index].assign(particle=np.where(found < 0, -1, found + next_number)))

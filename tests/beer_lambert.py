@@ -97,27 +97,80 @@ def simulate(
     -------
     Image
     """
-    samples, diameter, turn = 4, ratio * spacing, rng.uniform(0, 60)
-    positions, layers, passed, masks = [], [], 0.0, []
+    specimen = make_specimen(rng, size, spacing, ratio * spacing, twist, jitter, vacancies, island)
+    optics = shape, absorption, blur, electrons, readout, slow_light(rng, size, background)
+    frame, masks = expose(rng, specimen, ratio * spacing, size, *optics)
+    positions = np.concatenate(specimen)
+    layers = np.repeat([1, 2], [len(points) for points in specimen])
+    inside = np.all((positions >= -0.5) & (positions < size - 0.5), axis=1)
+    frame = frame.max() - frame if inverted else frame
+    return Image(frame, masks, positions[inside], layers[inside])
+
+
+def make_specimen(rng, size, spacing, diameter, twist, jitter, vacancies, island, margin=None):
+    """Points of both layers, within a margin of a square image (one diameter by default)."""
+    turn, layers = rng.uniform(0, 60), []
     for layer in (1, 2):
         origin = size / 2 + rng.uniform(-0.5, 0.5, 2) * spacing
-        points = hexagonal_points(spacing, turn + (layer - 1) * twist, origin, size, diameter)
+        points = hexagonal_points(spacing, turn + (layer - 1) * twist, origin, size, margin or diameter)
         points = points[rng.random(len(points)) >= vacancies]
         if island and layer == 2:
             points = points[np.hypot(*(points - size / 2).T) < 0.42 * size]
-        points = points + jitter * spacing * rng.standard_normal(points.shape)
+        layers.append(points + jitter * spacing * rng.standard_normal(points.shape))
+    return layers
+
+
+def slow_light(rng, size, background):
+    """Light that changes slowly over the image, about 1."""
+    slow = gaussian_filter(rng.standard_normal((size, size)), size / 6, mode="wrap")
+    return np.exp(background * slow / slow.std())
+
+
+def expose(rng, specimen, diameter, size, shape, absorption, blur, electrons, readout, light):
+    """Counts and masks of an image; parameters as of `simulate`, ``light`` from `slow_light`."""
+    samples, passed, masks = 4, 0.0, []
+    for points in specimen:
         height = thickness_map(points, diameter, shape, size, samples)
         passed = passed + absorption * height / (diameter if shape == "sphere" else 1.0)
         cover = (height > 0).reshape(size, samples, size, samples).mean(axis=(1, 3))
         masks.append(cover > 0.5)
-        positions.append(points)
-        layers.append(np.full(len(points), layer))
-    light = gaussian_filter(np.exp(-passed), blur * diameter * samples)
-    light = light.reshape(size, samples, size, samples).mean(axis=(1, 3))
-    slow = gaussian_filter(rng.standard_normal((size, size)), size / 6, mode="wrap")
-    expected = electrons * light * np.exp(background * slow / slow.std())
-    frame = rng.poisson(expected) + readout * rng.standard_normal(expected.shape)
-    positions, layers = np.concatenate(positions), np.concatenate(layers)
-    inside = np.all((positions >= -0.5) & (positions < size - 0.5), axis=1)
-    frame = frame.max() - frame if inverted else frame
-    return Image(frame, np.stack(masks), positions[inside], layers[inside])
+    seen = gaussian_filter(np.exp(-passed), blur * diameter * samples)
+    expected = electrons * light * seen.reshape(size, samples, size, samples).mean(axis=(1, 3))
+    return rng.poisson(expected) + readout * rng.standard_normal(expected.shape), np.stack(masks)
+
+
+def simulate_movie(
+    rng, shifts, size=288, spacing=24.0, diameter=16.8, twist=12.0, absorption=0.9, vacancies=0.0, vibration=0.02
+):
+    """Film two layers of spheres that move together: frames (t, y, x) and the truth.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Source of randomness.
+    shifts : array_like, shape (t, 2)
+        Of the specimen (y, x) in every frame, px.
+    vibration : float
+        Displacement of each particle in each frame, standard deviation / spacing.
+    size, spacing, diameter, twist, absorption, vacancies
+        As for `simulate`, the diameter in px.
+
+    Returns
+    -------
+    frames : ndarray, shape (t, y, x)
+    truth : list of tuple
+        Of every particle in view: frame, particle, layer, y, x (px).
+    """
+    margin = np.abs(shifts).max() + 2 * diameter
+    specimen = make_specimen(rng, size, spacing, diameter, twist, 0.01, vacancies, False, margin)
+    light, frames, truth = slow_light(rng, size, 0.1), [], []
+    for t, shift in enumerate(np.asarray(shifts)):
+        now = [points + shift + vibration * spacing * rng.standard_normal(points.shape) for points in specimen]
+        frames.append(expose(rng, now, diameter, size, "sphere", absorption, 0.06, 120.0, 1.5, light)[0])
+        number = 0
+        for layer, points in enumerate(now, start=1):
+            for y, x in points:
+                if -0.5 <= min(y, x) and max(y, x) < size - 0.5:
+                    truth.append((t, number, layer, y, x))
+                number += 1
+    return np.array(frames), truth

@@ -16,10 +16,10 @@ if not BENCHMARKS.is_dir():
     pytest.skip("the benchmarks are only in a checkout", allow_module_level=True)
 sys.path.insert(0, str(BENCHMARKS))
 
-import baselines  # noqa: E402
 import families  # noqa: E402
 import layers  # noqa: E402
 import networks  # noqa: E402
+import other_methods  # noqa: E402
 
 from moirelib.decomposition import TrainingConfig  # noqa: E402
 from moirelib.simulation import LibraryConfig, make_library  # noqa: E402
@@ -72,7 +72,7 @@ def test_a_network_finds_particles_where_its_masks_are():
     # A "network" that answers with the masks themselves, at working sampling and in the other order.
     y, x = np.meshgrid(20.0 + 40 * np.arange(4), 22.0 + 40 * np.arange(4), indexing="ij")
     points = np.stack([y.ravel(), x.ravel()], axis=1)
-    mask = torch.from_numpy(baselines.disks(points / 2 - 0.25, 12, (90, 90)).astype(np.float32))
+    mask = torch.from_numpy(other_methods.disks(points / 2 - 0.25, 12, (90, 90)).astype(np.float32))
     padded = torch.nn.functional.pad(torch.stack([0 * mask, mask]), (0, 6, 0, 6))
     masks, particles = networks.decompose_with(
         lambda batch: 20 * padded[None] - 10, np.random.default_rng(0).random((180, 180)), 1.0, 24.0
@@ -102,7 +102,7 @@ def test_soft_minimum_is_zero_for_either_order_only():
 def test_bragg_filtering_separates_two_clean_lattices():
     clean = {"twist": 15.0, "electrons": 1e6, "background": 0.0, "vacancies": 0.0, "jitter": 0.0, "blur": 0.03}
     image = beer_lambert.simulate(np.random.default_rng(3), island=False, **clean)
-    masks, found = baselines.bragg_filtering(image.frame, 1.0, 18.2)
+    masks, found = other_methods.bragg_filtering(image.frame, 1.0, 18.2)
     assert score_image(image, found, masks)["f1"] > 0.9
 
 

@@ -3,9 +3,8 @@
 import numpy as np
 import pandas as pd
 import pytest
+from drawn_frames import D, disks, rendered
 from scipy.spatial import cKDTree
-from test_hypotheses import D, disks
-from test_particle_fit import rendered
 
 from moirelib.crystal import hexagonal_lattice
 from moirelib.decomposition import (

@@ -184,14 +184,13 @@ def test_absurd_sizes_are_refused(sample, kwargs, message):
         decompose(sample[0].frame(0), device="cpu", **kwargs)
 
 
-def test_bad_frames_are_named(sample):
-    frames = np.stack([sample[0].frame(0)] * 2)
-    frames[1, 5, 5] = np.nan
-    with pytest.raises(ValueError, match="frame 1"):
-        decompose(frames, pixel_size=1.367, device="cpu")
-    frames[1] = 3.0
-    with pytest.raises(ValueError, match="frame 1 .* constant"):
-        decompose(frames, pixel_size=1.367, device="cpu")
+@pytest.mark.parametrize(("value", "message"), [(np.nan, "NaN"), (3.0, "constant")])
+def test_a_single_image_without_content_is_refused(sample, value, message):
+    frame = np.full_like(sample[0].frame(0), value)
+    with pytest.raises(ValueError, match=message):
+        decompose(frame, pixel_size=1.367, device="cpu")
+    with pytest.raises(ValueError, match=f"no frame of array holds an image.*{message}"):
+        decompose(np.stack([frame, frame]), pixel_size=1.367, device="cpu")
 
 
 def write_half(target):
@@ -265,7 +264,7 @@ def decompose_computed(monkeypatch):
     """`decompose` of a movie whose frames have been computed before: all that follows is real."""
 
     def run(*frames):
-        monkeypatch.setattr(pipeline, "estimate_size_and_polarity", lambda movie, model, diameter: (16.0, 1.0))
+        monkeypatch.setattr(pipeline, "estimate_size_and_polarity", lambda frames, model, diameter: (16.0, 1.0))
         monkeypatch.setattr(pipeline, "find_working_shape", lambda shape, diameter: (192, 192))
         monkeypatch.setattr(pipeline, "find_in_all_frames", lambda *_: list(frames))
         images = np.random.default_rng(0).normal(100, 5, (len(frames), 192, 192))

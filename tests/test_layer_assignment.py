@@ -9,7 +9,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.special import expit, logit
 
 from moirelib.crystal import Lattice, extent, find_lattice, fold_hexagonal, hexagonal_lattice, moire_period
-from moirelib.decomposition import Evidence, assign_layers, twist_note, vote
+from moirelib.decomposition import Evidence, assign_layers, measure_motion, twist_note, vote
 from moirelib.decomposition.layer_evidence import Surroundings
 from moirelib.decomposition.overlapping_grains import split_in_two
 from moirelib.simulation import LatticeConfig, grain_boundary, random_scene, truth_table, twin_boundary
@@ -304,7 +304,7 @@ def test_a_mistake_in_one_frame_is_corrected_by_the_track(drift):
     alone = tables[3].index[tables[3]["identity"].isin(shown)][::9]
     tables[3].loc[alone, ["layer", "grain"]] = 3 - tables[3].loc[alone, "layer"].to_numpy()[:, None] - [0, 1]
     assert wrong_share(tables) > 0.005
-    voted, _ = vote(tables, D)
+    voted, _ = vote(tables, D, measure_motion(tables, D, (200, 200)).since_first)
     assert wrong_share(voted) == 0
     assert (voted[3].loc[voted[3]["identity"].isin(tables[3].loc[alone, "identity"]), "grain"] == -1).all()
     assert (voted[2]["grain"] == voted[2]["layer"] - 1).all()
@@ -312,7 +312,7 @@ def test_a_mistake_in_one_frame_is_corrected_by_the_track(drift):
 
 def test_a_drifting_movie_is_followed_over_more_than_a_spacing():
     tables = movie(frames=10, drift=(5.0, 2.0), exchanged=(3, 7))
-    voted, said = vote(tables, D)
+    voted, said = vote(tables, D, measure_motion(tables, D, (200, 200)).since_first)
     assert said == [t in (3, 7) for t in range(10)]
     assert wrong_share(voted) < 0.3 * wrong_share(movie(frames=10, drift=(5.0, 2.0)))
 

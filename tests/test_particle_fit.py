@@ -1,17 +1,17 @@
 """The fit: unbiased positions, error bars that mean what they say, and what cannot be seen."""
 
-from dataclasses import astuple, fields, replace
+from dataclasses import astuple, fields
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from test_hypotheses import D, disks, square_of_points
+from drawn_frames import D, disks, rendered, square_of_points
 
 from moirelib.crystal import hexagonal_lattice, rows_of_three
 from moirelib.decomposition import FrameFit, Imaging
 from moirelib.decomposition.image_model import ImageModel
-from moirelib.decomposition.shared_imaging import IMAGING, SHARED
+from moirelib.decomposition.profile_and_blur import IMAGING, SHARED
 
 
 def noisy_frame(points, rng, noise, contrast=0.5):
@@ -77,14 +77,6 @@ def test_frames_below_zero_are_fitted_as_well():
     for offset in (-1000.0, 30000.0):
         error = fit_freely(frame + offset, start)[["y", "x"]].to_numpy() - points
         assert error.std() < 0.2
-
-
-def rendered(particles, imaging, rng=None, noise=3.0, shape=(160, 160)):
-    """A frame of the fit's own model: 300 counts of light, with noise where a generator is given."""
-    fit = FrameFit.start(np.full(shape, 300.0) + np.arange(shape[1]), particles, D, imaging)
-    model = replace(fit.model, frame=fit.model.frame / fit.model.frame.mean())
-    clean = 300 * model.render(fit.theta, imaging).image.numpy()
-    return clean if rng is None else clean + noise * rng.standard_normal(shape)
 
 
 def test_the_table_of_shared_parameters_describes_imaging():

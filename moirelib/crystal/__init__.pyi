@@ -16,6 +16,7 @@ from .moire import (
     commensurate_angles as commensurate_angles,
     moire_period as moire_period,
 )
+from .motion import Motion as Motion, MotionEstimate as MotionEstimate, estimate_motion as estimate_motion
 from .neighbours import (
     REACH as REACH,
     SPACING_PER_DIAMETER as SPACING_PER_DIAMETER,

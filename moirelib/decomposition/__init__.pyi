@@ -6,14 +6,16 @@ from .completion import (
     vacant_sites as vacant_sites,
 )
 from .frame import Found as Found, find as find
-from .hypotheses import (
+from .layer_assignment import assign_layers as assign_layers
+from .layer_count import (
     Hypothesis as Hypothesis,
     LayerCountRules as LayerCountRules,
+    SharedByFrames as SharedByFrames,
     choose_hypothesis as choose_hypothesis,
 )
-from .layer_assignment import assign_layers as assign_layers
 from .layer_evidence import Evidence as Evidence
 from .layer_voting import vote as vote
+from .movie_motion import MovieMotion as MovieMotion, measure_motion as measure_motion
 from .network import (
     CENTER_WIDTH as CENTER_WIDTH,
     WORKING_DIAMETER as WORKING_DIAMETER,
@@ -29,6 +31,6 @@ from .network_peaks import locate as locate
 from .particle_fit import FrameFit as FrameFit
 from .particle_size import estimate_diameter as estimate_diameter
 from .pipeline import COLUMNS as COLUMNS, Decomposition as Decomposition, decompose as decompose
-from .shared_imaging import Imaging as Imaging
+from .profile_and_blur import Imaging as Imaging
 from .summary import twist_note as twist_note
 from .training import TrainingConfig as TrainingConfig, permutation_loss as permutation_loss, train as train

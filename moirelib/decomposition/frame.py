@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 
 from ..crystal.lattice import Lattice
-from .hypotheses import Hypothesis, LayerCountRules, choose_hypothesis, propose_hypotheses
 from .layer_assignment import assign_layers
+from .layer_count import Hypothesis, LayerCountRules, SharedByFrames, choose_hypothesis, propose_hypotheses
 from .network_peaks import locate
 from .particle_fit import FrameFit
-from .shared_imaging import Imaging
+from .profile_and_blur import Imaging
 
 LIKELIEST = ["y", "x", "diameter", "y_std", "x_std"]
 FEWEST = 3  # particles, by hand; fewer share too little to fit what particles share
@@ -32,19 +32,22 @@ class Found:
         Of layer 1 and of layer 2, largest grain first.
     imaging : Imaging or None
         What the particles share: profile, blur, dark level; None where there are too few particles to measure it.
+    why : str
+        Why the frame was left out; empty where it was not.
     """
 
     particles: pd.DataFrame
     lattices: list[list[Lattice]]
     imaging: Imaging | None
+    why: str = ""
 
 
-def find(frame: np.ndarray, centers: np.ndarray, diameter: float, before: Found | None = None) -> Found:
+def find(frame: np.ndarray, centers: np.ndarray, diameter: float, shared: SharedByFrames | None = None) -> Found:
     """Find, assign and fit all particles of a frame.
 
     Detection, layers and fit help each other: layers say which sites should hold a particle, the fit says whether they
-    do, and better positions make better layers. Up to three rounds are made; one where an earlier frame is known. Where
-    two layers are nearly alike, the frame is fitted with one layer as well, and the better hypothesis is chosen.
+    do, and better positions make better layers. Up to three rounds are made. Where two layers are nearly alike, the
+    frame is fitted with one layer as well, and the better hypothesis is chosen.
 
     Parameters
     ----------
@@ -54,15 +57,13 @@ def find(frame: np.ndarray, centers: np.ndarray, diameter: float, before: Found 
         Peaks at particle centres, from `moirelib.decomposition.predict`.
     diameter : float
         Expected particle diameter, in pixels.
-    before : Found, optional
-        An earlier frame of a movie: its imaging is kept, and its particles are looked for again.
+    shared : SharedByFrames, optional
+        What is known of the frame from others of its movie; its particles are its own.
     """
     detections = drop_noise(locate(centers, diameter))
     if len(detections) < FEWEST:
         return find_single_particles(frame, detections, diameter)
-    if before is not None and (before.imaging is None or len(before.particles) < FEWEST):
-        before = None
-    best = choose_hypothesis(propose_hypotheses(frame, detections, diameter, before))
+    best = choose_hypothesis(propose_hypotheses(frame, detections, diameter, shared))
     if len(best.particles) < FEWEST:
         return find_single_particles(frame, best.particles, diameter)
     return fit_finally(best)

@@ -7,7 +7,7 @@ import torch
 
 from .image_model import ImageModel, Jacobian, Prediction
 from .particle_prior import ParticlePrior
-from .shared_imaging import DEPTH, DIAMETER, SHARED
+from .profile_and_blur import DEPTH, DIAMETER, SHARED
 
 # Damping is a share of the normal matrix's diagonal (Levenberg and Marquardt). Values without a source were set by
 # hand: they decide how fast the fit ends, and hardly where.

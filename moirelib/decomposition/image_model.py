@@ -13,7 +13,7 @@ from scipy.interpolate import BSpline
 from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
 
-from .shared_imaging import SHARED, Imaging, select
+from .profile_and_blur import SHARED, Imaging, select
 
 # Lengths "in diameters" are multiples of the expected diameter. Values without a source were set by hand. Literals from
 # 1e-6 down only guard divisions and logarithms.

@@ -1,26 +1,27 @@
 """Make the layers of a movie's frames consistent: each particle's track votes (chapter 7, "Particles")."""
 
-import itertools
-
 import numpy as np
 import pandas as pd
 from scipy.spatial import cKDTree
 from scipy.special import expit, logit
 
 from ..crystal.matching import pair_mutually_nearest
-from ..crystal.neighbours import SPACING_PER_DIAMETER, extent
+from ..crystal.motion import Motion
+from ..crystal.neighbours import SPACING_PER_DIAMETER, extent, to_complex, to_points
 from ..tracking import link_places
 from .layer_assignment import DOUBLE_REACH, drop_doubles, exclude_pairs
 from .layer_evidence import Evidence
 
 LAYER_STEP = 0.15  # diameters that a change of layer counts in tracks; by hand: less than `LONGEST_STEP`
-LONGEST_STEP = 0.25  # diameters; longest step of a track from frame to frame, drift taken off; by hand
+LONGEST_STEP = 0.25  # diameters; longest step of a track from frame to frame, motion taken off; by hand
 MEMORY = 2  # frames for which a particle may be missed and still keep its track; by hand
 NARROWING = 0.8  # factor by which steps are made shorter where particles are crowded; by hand
 SAME_PARTICLE = 0.5  # diameters (geometry): a particle further away may be another one
 
 
-def vote(tables: list[pd.DataFrame], diameter: float) -> tuple[list[pd.DataFrame], list[bool]]:
+def vote(
+    tables: list[pd.DataFrame], diameter: float, motion: list[Motion] | None = None
+) -> tuple[list[pd.DataFrame], list[bool]]:
     """Make the layers of a movie's frames consistent: align the layers' names, then let each particle's track vote.
 
     Particles are followed whatever their layer; the layer only keeps apart particles at one place. Frames share their
@@ -33,6 +34,8 @@ def vote(tables: list[pd.DataFrame], diameter: float) -> tuple[list[pd.DataFrame
         From `assign_layers`, one per frame, in order: ``y, x, score, layer, layer_confidence``.
     diameter : float
         Typical particle diameter, in the unit of ``y, x``; particles are followed over up to a quarter of it.
+    motion : list of Motion, optional
+        Of the specimen since the first frame, for each frame; none by default.
 
     Returns
     -------
@@ -43,12 +46,13 @@ def vote(tables: list[pd.DataFrame], diameter: float) -> tuple[list[pd.DataFrame
     exchanged : list of bool
         Frames whose layers exchanged their names; their lattices change places too.
     """
-    tables, exchanged = align_names(tables, diameter)
+    motion = [Motion()] * len(tables) if motion is None else motion
+    tables, exchanged = align_names(tables, diameter, motion)
     lengths = [len(table) for table in tables]
     if sum(lengths) == 0:
         return tables, exchanged
     movie = pd.concat([table.assign(frame=t) for t, table in enumerate(tables)], ignore_index=True)
-    track = follow_particles(movie, diameter)
+    track = follow_particles(movie, diameter, motion)
     size = np.bincount(track)
     total = np.bincount(track, read_log_odds(movie)) * 2 / (size + 1)
     log_odds = keep_apart(total, track, movie, diameter)[track]
@@ -68,16 +72,17 @@ def read_log_odds(table) -> np.ndarray:
     return np.where(table["layer"] == 1, 1.0, -1.0) * logit(confidence)
 
 
-def align_names(tables, diameter) -> tuple[list[pd.DataFrame], list[bool]]:
+def align_names(tables, diameter, motion) -> tuple[list[pd.DataFrame], list[bool]]:
     """Exchange layer names in frames where most particles change their layer; layer 1 reaches furthest overall."""
     tables, exchanged, before = list(tables), [False] * len(tables), None
+    still = [motion[t].inverse().apply(table[["y", "x"]].to_numpy()) for t, table in enumerate(tables)]
     for t, table in enumerate(tables):
         if len(table) == 0:
             continue
         if before is not None:
-            i, j = match_particles(before, table, diameter)
-            exchanged[t] = bool(np.sum(read_log_odds(before)[i] * read_log_odds(table)[j]) < 0)
-        before = tables[t] = table.assign(layer=3 - table["layer"]) if exchanged[t] else table
+            i, j = pair_mutually_nearest(still[before], still[t], SAME_PARTICLE * diameter)
+            exchanged[t] = bool(np.sum(read_log_odds(tables[before])[i] * read_log_odds(table)[j]) < 0)
+        tables[t], before = table.assign(layer=3 - table["layer"]) if exchanged[t] else table, t
     spacing = SPACING_PER_DIAMETER * diameter
     reach = [sum(extent(t.loc[t["layer"] == k, ["y", "x"]].to_numpy(), spacing) for t in tables) for k in (1, 2)]
     if reach[1] > reach[0]:
@@ -86,34 +91,13 @@ def align_names(tables, diameter) -> tuple[list[pd.DataFrame], list[bool]]:
     return tables, exchanged
 
 
-def match_particles(before, now, diameter):
-    """Indices of particles of two frames that are each other's nearest, after a common drift is taken off."""
-    one, other = before[["y", "x"]].to_numpy(), now[["y", "x"]].to_numpy()
-    drift = np.zeros(2)
-    for _ in range(3):
-        i, j = pair_mutually_nearest(one + drift, other, SAME_PARTICLE * diameter)
-        drift = np.median(other[j] - one[i], axis=0) if len(i) else drift
-    return i, j
-
-
-def follow_particles(movie, diameter) -> np.ndarray:
+def follow_particles(movie, diameter, motion) -> np.ndarray:
     """Number of each row's track. The layer is a third coordinate, so that particles at one place keep apart."""
     place = pd.DataFrame({"frame": movie["frame"], "z": LAYER_STEP * diameter * movie["layer"]})
-    drift = measure_drift(movie, diameter)[movie["frame"]]
-    place["y"], place["x"] = (movie[["y", "x"]].to_numpy() - drift).T
+    back = [one.inverse() for one in motion]
+    turn, shift = (np.array([getattr(one, name) for one in back])[movie["frame"]] for name in ("turn", "shift"))
+    place["y"], place["x"] = to_points(turn * to_complex(movie[["y", "x"]].to_numpy()) + shift).T
     return link_places(place, LONGEST_STEP * diameter, MEMORY, step=NARROWING).sort_index().to_numpy()
-
-
-def measure_drift(movie, diameter) -> np.ndarray:
-    """Common shift (y, x) of each frame since the first, shape (frames, 2)."""
-    frames = [frame for _, frame in movie.groupby("frame")]
-    drift = np.zeros((movie["frame"].max() + 1, 2))
-    for before, now in itertools.pairwise(frames):
-        i, j = match_particles(before, now, diameter)
-        step = now[["y", "x"]].to_numpy()[j] - before[["y", "x"]].to_numpy()[i]
-        t0, t = before["frame"].iat[0], now["frame"].iat[0]
-        drift[t:] = drift[t0] + (np.median(step, axis=0) if len(step) else 0.0)
-    return drift
 
 
 def keep_apart(log_odds, track, movie, diameter) -> np.ndarray:

@@ -16,7 +16,7 @@ from ..crystal.neighbours import rows_of_three, typical_spacing
 from .gauss_newton import GENTLE, fit_particles, fit_shared, solve_step
 from .image_model import ImageModel, Prediction, sparse_rows
 from .particle_prior import BEND, MAD_TO_STD, ParticlePrior
-from .shared_imaging import Imaging
+from .profile_and_blur import Imaging
 
 # Lengths "in diameters" are multiples of the expected diameter. Values without a source were set by hand.
 

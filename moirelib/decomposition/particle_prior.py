@@ -9,7 +9,7 @@ import torch
 from scipy import sparse
 from scipy.spatial import cKDTree
 
-from .shared_imaging import DEPTH, DIAMETER
+from .profile_and_blur import DEPTH, DIAMETER
 
 # Values without a source were set by hand.
 

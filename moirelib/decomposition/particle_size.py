@@ -68,9 +68,8 @@ def check_diameter(diameter_px, movie) -> None:
         )
 
 
-def estimate_size_and_polarity(movie, model, diameter_px) -> tuple[float, float]:
-    """Particle diameter in pixels and polarity (1 for dark particles, -1 for bright) from frames all over the movie."""
-    frames = [movie.frame(t) for t in sorted({0, len(movie) // 2, len(movie) - 1})]
+def estimate_size_and_polarity(frames: list[np.ndarray], model, diameter_px) -> tuple[float, float]:
+    """Particle diameter in pixels and polarity (1 for dark particles, -1 for bright) from some frames of a movie."""
     trials = []
     for frame in frames:
         d = estimate_diameter(frame, model) if diameter_px is None else diameter_px

@@ -1,28 +1,28 @@
 """From a movie to one movie per layer and a table of every particle (chapter 6, "Decompose")."""
 
 import json
-import time
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import dask.array as da
 import numpy as np
 import pandas as pd
-import torch
 
-from ..crystal.lattice import Lattice
 from ..movies.movie import Movie
 from ..movies.reading import as_movie
 from ..movies.writing import write_layer_movie
 from ..output import output_folder
 from ..tracking import link_particles
-from .frame import LIKELIEST, Found, find
-from .layer_movies import draw_layers
+from .all_frames import describe_run, find_in_all_frames, look_at
+from .frame import LIKELIEST, Found
+from .frame_jobs import FrameJob
+from .frame_results import FrameResults
+from .layer_images import draw_layers
 from .layer_voting import vote
-from .network import WORKING_DIAMETER, load_weights, predict, resample
+from .movie_motion import MovieMotion, measure_motion, take_motion_off
+from .network import WORKING_DIAMETER, load_weights
 from .particle_size import check_diameter, check_pixel_size, estimate_size_and_polarity, find_working_shape
-from .summary import keep_going, summarize
+from .summary import describe_frames, keep_going, summarize
 
 #: Columns of the particle table, in the order of ``particles.csv``.
 COLUMNS = (
@@ -81,6 +81,7 @@ def decompose(
     weights=None,
     device: str = "auto",
     progress: bool = False,
+    checkpoint=None,
 ) -> Decomposition:
     """Take a movie of a Moiré lattice apart, layer by layer.
 
@@ -97,9 +98,12 @@ def decompose(
     weights : path-like, optional
         Network weights; the shipped ones by default.
     device : str
-        ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
+        ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``; or the address of a Dask scheduler, such as
+        ``"tcp://host:8786"``, whose workers then find the particles.
     progress : bool
         Show a progress bar.
+    checkpoint : path-like, optional
+        Folder in which each finished frame is kept: the same call goes on where it was stopped.
 
     Returns
     -------
@@ -109,62 +113,40 @@ def decompose(
     Raises
     ------
     ValueError
-        If the pixel size is missing or absurd, the particles are under 4 pixels wide, a frame holds NaN or is
-        constant, or the weights are not of two layers.
+        If the pixel size is missing or absurd, the particles are under 4 pixels wide, no frame holds an image, or the
+        weights are not of two layers.
 
     Notes
     -----
-    Once all frames are computed no error loses them: a step that fails then (tracks, twist ...) is left out, with a
-    warning and a line in ``summary["problems"]`` and ``summary["note"]``.
+    Frames that hold no image of their own (black, saturated, incomplete, copied, unreadable) are left out and listed in
+    ``summary["left_out"]``. Once all frames are computed no error loses them: a step that fails then (tracks, twist
+    ...) is left out, with a warning and a line in ``summary["problems"]`` and ``summary["note"]``.
     """
-    start = time.time()
     problems: list[str] = []  # what failed after the last frame
     movie = as_movie(movie, pixel_size, frame_time)
+    scheduler, device = (device, "auto") if "://" in device else (None, device)
     check_pixel_size(movie, diameter)
     model = load_weights(weights, device)
     check_layers(model, weights)
     diameter_px = None if diameter is None else diameter / movie.pixel_size
-    diameter_px, polarity = estimate_size_and_polarity(movie, model, diameter_px)
+    diameter_px, polarity = estimate_size_and_polarity(look_at(movie), model, diameter_px)
     check_diameter(diameter_px, movie)
     working = find_working_shape(movie.shape[1:], diameter_px)
-    frames = find_in_all_frames(movie, model, working, polarity, progress)
-    particles, lattices = vote_on_layers(frames, problems)
+    job = FrameJob(None if weights is None else str(weights), device, polarity, movie.shape[1:], working)
+    results = FrameResults(checkpoint, describe_run(movie, job, weights))
+    frames = find_in_all_frames(movie, job, results, scheduler, progress)
+    particles, lattices, motion = follow_layers(frames, working, problems)
     layers = draw_layers(particles, working, movie.shape)
     table = convert_to_nm(particles, working, movie)
-    table = link_tracks(table, LONGEST_STEP * diameter_px, problems)
-    summary = summarize(movie, table, lattices, measure_working_pixel(working, movie), weights, device, problems)
-    summary["seconds"] = round(time.time() - start, 2)
+    table = link_tracks(table, LONGEST_STEP * WORKING_DIAMETER, problems)
+    nm = measure_working_pixel(working, movie)
+    summary = summarize(movie, table, lattices, nm, weights, device, problems)
+    lost = "What was left out is not listed"
+    summary |= keep_going(problems, lost, {}, lambda: describe_frames(frames, motion, summary["note"]))
     return Decomposition(layers, table[COLUMNS], summary, movie)
 
 
-LONGEST_STEP = 0.5  # diameters between frames (geometry): less than half the spacing of touching particles
-AT_ONCE = 4  # frames that build on the same earlier one, whatever the number of threads
-
-
-def find_in_all_frames(movie, model, working, polarity, progress) -> list[Found]:
-    """Particles of all frames: of the first alone, then of `AT_ONCE` frames side by side."""
-    from tqdm import tqdm
-
-    found: list[Found] = []
-    threads, before = torch.get_num_threads(), None
-
-    def find_in(frame):
-        image = resample(polarity * frame, working)
-        return find(image, predict(model, image)[1], WORKING_DIAMETER, before)
-
-    # One thread for each of several frames is faster than several threads for each frame.
-    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
-    with pool, tqdm(total=len(movie), disable=not progress, desc="decompose", unit="frame") as bar:
-        try:
-            while len(found) < len(movie):
-                count = min(AT_ONCE, len(movie) - len(found)) if found else 1
-                frames = [movie.frame(len(found) + k) for k in range(count)]
-                found += pool.map(find_in, frames) if found else [find_in(frames[0])]
-                before = found[-1]
-                bar.update(count)
-        finally:
-            torch.set_num_threads(threads)
-    return found
+LONGEST_STEP = 0.5  # diameters between frames, motion taken off (geometry): less than half the spacing if they touch
 
 
 def check_layers(model, weights) -> None:
@@ -174,23 +156,39 @@ def check_layers(model, weights) -> None:
         raise ValueError(f"{weights} is a network of {layers} layers; decompose takes two apart: pass weights of two")
 
 
-def vote_on_layers(found: list[Found], problems: list[str]) -> tuple[pd.DataFrame, list[list[list[Lattice]]]]:
-    """Particles (with ``frame``) and lattices of all frames, their layers made consistent over the movie.
+def follow_layers(frames: list[Found], working, problems: list[str]):
+    """Particles of all frames, their layers made consistent over the movie; lattices of every frame; the motion.
 
-    If the vote fails, layers are as each frame has them.
+    Particles have ``frame`` and ``y_still, x_still``, where they would be if their layer had not moved since the first
+    frame (working px). If the motion or the vote fails, frames are as they were found.
     """
-    tables = [frame.particles for frame in found]
+    used = [t for t, found in enumerate(frames) if not found.why]
+    tables = [frames[t].particles for t in used]
+    still = MovieMotion.none(len(tables))
+    lost = "The specimen's motion is not taken off"
+    motion = keep_going(problems, lost, still, lambda: measure_motion(tables, WORKING_DIAMETER, working))
     lost = "The layers are those of each frame by itself, not made consistent over the movie"
-    as_found = tables, [False] * len(found)
-    tables, exchanged = keep_going(problems, lost, as_found, lambda: vote(tables, WORKING_DIAMETER))
-    lattices = [frame.lattices[::-1] if swap else frame.lattices for frame, swap in zip(found, exchanged, strict=True)]
-    return pd.concat([table.assign(frame=t) for t, table in enumerate(tables)], ignore_index=True), lattices
+    as_found = tables, [False] * len(tables)
+    tables, exchanged = keep_going(problems, lost, as_found, lambda: vote(tables, WORKING_DIAMETER, motion.since_first))
+    lattices = [frames[t].lattices[:: -1 if swap else 1] for t, swap in zip(used, exchanged, strict=True)]
+    lost = "The motion of each layer is not taken off"
+    at_rest = [table.assign(y_still=table["y"], x_still=table["x"]) for table in tables]
+    tables = keep_going(problems, lost, at_rest, lambda: take_motion_off(tables, motion, WORKING_DIAMETER, working))
+    particles = pd.concat([table.assign(frame=t) for t, table in zip(used, tables, strict=True)], ignore_index=True)
+    return particles, lattices, replace(motion, undecided=tuple(used[t] for t in motion.undecided))
 
 
 def link_tracks(table: pd.DataFrame, search_range: float, problems: list[str]) -> pd.DataFrame:
-    """The table with ``particle``; -1 throughout if linking fails."""
-    lost = "The particles are not linked from frame to frame"
-    return keep_going(problems, lost, table, lambda: link_particles(table, search_range)) if len(table) else table
+    """The table with ``particle``; -1 throughout if linking fails. Frames that were left out break no track."""
+    if table.empty:
+        return table
+    numbers, rank = np.unique(table["frame"], return_inverse=True)
+
+    def link():
+        linked = link_particles(table.assign(frame=rank), search_range, places=("y_still", "x_still"))
+        return linked.assign(frame=numbers[linked["frame"]])
+
+    return keep_going(problems, "The particles are not linked from frame to frame", table, link)
 
 
 def measure_working_pixel(working, movie) -> float:

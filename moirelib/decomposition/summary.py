@@ -11,10 +11,14 @@ import pandas as pd
 from ..crystal.lattice import Lattice, fold_hexagonal
 from ..crystal.moire import moire_period
 from ..data import weights_path
+from .frame import Found
+from .frame_checks import find_doubtful
+from .movie_motion import MovieMotion
 from .network import choose_device
 
 #: Smallest share of the particles in layer 2 (set by hand): fewer are false finds upon a single layer.
 SMALLEST_LAYER = 0.03
+LISTED = 8  # frames that a note names
 
 
 def keep_going(problems: list[str], lost: str, instead, step: Callable):
@@ -58,6 +62,28 @@ def summarize(movie, table: pd.DataFrame, lattices: list, nm: float, weights, de
         "note": " ".join(filter(None, [note, *(f"{problem}." for problem in problems)])),
         "problems": problems,
     }
+
+
+def describe_frames(frames: list[Found], motion: MovieMotion, note: str) -> dict:
+    """Which frames were left out, which hold suspiciously little, before which the motion is not sure; and the note."""
+    left_out = [{"frame": t, "why": found.why} for t, found in enumerate(frames) if found.why]
+    doubtful = find_doubtful({t: len(found.particles) for t, found in enumerate(frames) if not found.why})
+    said = {
+        f"left out: {join_numbers([one['frame'] for one in left_out])} (see left_out)": left_out,
+        f"with suspiciously few particles: {join_numbers(doubtful)}": doubtful,
+        f"before which the specimen may have moved by other lattice vectors: {join_numbers(motion.undecided)}": (
+            motion.undecided
+        ),
+    }
+    note = " ".join([note, *(f"Frames {text}." for text, there in said.items() if there)])
+    undecided = list(motion.undecided)
+    return {"left_out": left_out, "doubtful": doubtful, "motion_undecided": undecided, "note": note}
+
+
+def join_numbers(numbers) -> str:
+    """Some numbers in words, at most `LISTED`."""
+    more = f" and {len(numbers) - LISTED} more" if len(numbers) > LISTED else ""
+    return ", ".join(str(n) for n in numbers[:LISTED]) + more
 
 
 def measure_lattices(lattices: list, nm: float) -> dict:

@@ -28,6 +28,7 @@ class MovieConfig:
     correlation_time: float = 0.0  # frames, of elastic vibrations; 0 draws each frame anew
     drift: tuple[float, float] = (0.0, 0.0)  # nm per frame (y, x)
     drift_walk: float = 0.0  # nm, one-sigma step of a random walk added to the drift, along each axis
+    jumps: tuple[tuple[int, float, float], ...] = ()  # before which frame the stage jumps, and how far (y, x), nm
     rotation: float = 0.0  # degrees per frame about the field's centre, from x towards y
     growth: tuple[tuple[float, float], ...] | None = None  # per layer, fraction there in the first and last frame
     detachment: float = 0.0  # probability per frame that a particle at a layer's rim leaves again
@@ -39,6 +40,10 @@ class MovieConfig:
         for name in ("vibration", "drift_walk", "flicker", "correlation_time"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} of a movie must be 0 or more, got {getattr(self, name)}")
+        if not all(0 < frame < self.frames for frame, *_ in self.jumps):
+            raise ValueError(
+                f"jumps of a movie of {self.frames} frames lie before frames 1 to {self.frames - 1}, got {self.jumps}"
+            )
         if not 0 <= self.detachment <= 1:
             raise ValueError(f"detachment is a probability, got {self.detachment}")
 
@@ -128,6 +133,8 @@ def simulate_movie(
     present, events = _schedule_growth(scene, config, pixel_size, rng)
     displacements = [_displacements(layer, config, rng) for layer in scene.layers]
     steps = np.asarray(config.drift) + config.drift_walk * rng.standard_normal((config.frames, 2))
+    for frame, *jump in config.jumps:
+        steps[frame] += jump
     drift = np.concatenate([np.zeros((1, 2)), np.cumsum(steps[1:], axis=0)])
     rotation = config.rotation * np.arange(config.frames)
     brightness = brightness_flicker(config.frames, config.flicker, rng=rng)

@@ -6,21 +6,17 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from scipy.spatial import cKDTree
 
 from ..crystal.lattice import Lattice, fold_hexagonal
-from ..crystal.matching import pair_mutually_nearest
-from ..crystal.neighbours import SPACING_PER_DIAMETER, typical_spacing
+from ..crystal.neighbours import typical_spacing
 from .completion import complete, settle_overlaps
 from .layer_assignment import assign_layers
 from .particle_fit import FrameFit
-
-if TYPE_CHECKING:
-    from .frame import Found
+from .profile_and_blur import Imaging
 
 FITTED = ["channel", "y", "x", "score", "diameter", "depth"]
 
@@ -119,27 +115,36 @@ def has_alike_layers(particles: pd.DataFrame, lattices: list[list[Lattice]], rul
 # --- Proposing hypotheses ---
 
 
+@dataclass(frozen=True)
+class SharedByFrames:
+    """What the frames of a movie have in common, known from some of them."""
+
+    imaging: Imaging  # profile, blur and dark level
+    layers: int | None  # number of layers; None where the frames that were looked at differ
+
+
 def propose_hypotheses(
     frame: np.ndarray,
     detections: pd.DataFrame,
     diameter: float,
-    before: Found | None = None,
+    shared: SharedByFrames | None = None,
     rules: LayerCountRules | None = None,
 ) -> list[Hypothesis]:
     """The hypothesis that the detections suggest and, where another number of layers is as likely, that one too.
 
     ``detections`` holds ``channel``, ``y, x`` (px) and ``score`` of the network's peaks. As long as the particles show
-    as many layers as in the frame ``before``, that number is kept: decided in every frame anew it would flicker, and
-    take twice as long.
+    as many layers as the movie has, that number is kept: decided in every frame anew it would flicker, and take twice
+    as long.
     """
     rules = LayerCountRules() if rules is None else rules
-    layers_before = None if before is None else before.particles["layer"].nunique()
-    asked = 2 if layers_before == 2 else count_layers(detections, diameter, rules)
-    first = fit_hypothesis(frame, detections, diameter, asked, before, None, rules)
-    if first.found == layers_before or not (asked == 1 or first.evidence.alike):
+    usual = None if shared is None else shared.layers
+    asked = 2 if usual == 2 else count_layers(detections, diameter, rules)
+    imaging = None if shared is None else shared.imaging
+    first = fit_hypothesis(frame, detections, diameter, asked, imaging, None, rules)
+    if first.found == usual or not (asked == 1 or first.evidence.alike):
         return [first]
     other = 2 if asked == 1 else first.found - 1
-    return [first, fit_hypothesis(frame, detections, diameter, other, before, first.fit, rules)]
+    return [first, fit_hypothesis(frame, detections, diameter, other, imaging, first.fit, rules)]
 
 
 def count_layers(detections, diameter, rules) -> int | None:
@@ -152,11 +157,17 @@ def count_layers(detections, diameter, rules) -> int | None:
 
 
 def fit_hypothesis(
-    frame, detections, diameter, asked: int | None, before: Found | None, like: FrameFit | None, rules: LayerCountRules
+    frame,
+    detections,
+    diameter,
+    asked: int | None,
+    imaging: Imaging | None,
+    like: FrameFit | None,
+    rules: LayerCountRules,
 ) -> Hypothesis:
     """Fit a frame with the number of layers that is asked for (None: open).
 
-    What the particles share is kept from the frame ``before`` or, if there is none, fitted on from the fit ``like``.
+    What the particles share is ``imaging`` or, if that is not known, fitted on from the fit ``like``.
     """
 
     def assign(particles):
@@ -164,16 +175,11 @@ def fit_hypothesis(
 
     if asked == 1:
         detections = drop_second_peaks(detections, diameter, rules)
-    if before is not None:
-        detections = add_earlier(detections, before.particles, diameter)
-        fit = FrameFit.start(frame, detections, diameter, before.imaging)
-        fit, particles = follow_particles(fit, detections, assign)
-    else:
-        # A particle that the network put into both channels is one until the frame shows two: fitted as two, it would
-        # fall apart along whatever the model of a particle does not have.
-        single = assign(detections)[0][list(detections)]
-        fit = FrameFit.start(frame, single, diameter, like=like).fit(2)
-        fit, particles = find_particles(fit, single, assign)
+    # A particle that the network put into both channels is one until the frame shows two: fitted as two, it would fall
+    # apart along whatever the model of a particle does not have.
+    single = assign(detections)[0][list(detections)]
+    fit = FrameFit.start(frame, single, diameter, imaging, like).fit(2 if imaging is None else 1)
+    fit, particles = find_particles(fit, single, assign)
     particles, lattices = assign(particles)
     return Hypothesis(asked, fit, particles, lattices, rules)
 
@@ -191,14 +197,15 @@ def drop_second_peaks(detections, diameter, rules) -> pd.DataFrame:
 
 # --- Particles of one hypothesis ---
 
-MOST_ROUNDS = 3  # of completion; by hand: later rounds hardly change the particles
+MOST_ROUNDS = 3  # of completion, two where the imaging is known; by hand: later ones hardly change the particles
 SAME_PLACE = 0.3  # diameters, by hand: a particle that moved less in a round is the same
+CHANNEL_REACH = 2.2  # spacings: two shells of neighbours, at 1 and 1.73
 
 
 def find_particles(fit: FrameFit, particles: pd.DataFrame, assign: Callable) -> tuple[FrameFit, pd.DataFrame]:
     """Fit and particles of a frame of which only the network's detections are known."""
     particles = fit.table(particles)
-    for _ in range(MOST_ROUNDS):
+    for _ in range(MOST_ROUNDS - fit.known):
         known = particles[["y", "x"]].to_numpy()
         fit, particles, spacing = complete_once(fit, particles, assign)
         if len(particles) < 3:
@@ -213,12 +220,6 @@ def find_particles(fit: FrameFit, particles: pd.DataFrame, assign: Callable) -> 
     return fit, particles
 
 
-def follow_particles(fit: FrameFit, particles: pd.DataFrame, assign: Callable) -> tuple[FrameFit, pd.DataFrame]:
-    """Fit and particles of a frame whose particles are nearly where they were in an earlier one."""
-    fit, particles, spacing = complete_once(fit, particles, assign)
-    return fit, choose_channels(particles, spacing)[FITTED]
-
-
 def complete_once(fit, particles, assign) -> tuple[FrameFit, pd.DataFrame, float]:
     """Layers of the particles, then missing particles added and false ones removed, then the fit; and the spacing."""
     particles, _ = assign(particles)
@@ -230,33 +231,6 @@ def complete_once(fit, particles, assign) -> tuple[FrameFit, pd.DataFrame, float
         fit = fit.with_particles(particles, in_rows=True).fit(1)
         particles = fit.table(particles)
     return fit, particles, spacing
-
-
-# --- Particles of an earlier frame ---
-
-MOST_DRIFT = 0.5  # diameters from frame to frame (geometry): beyond it the nearest particle may be another one
-SAME_PARTICLE = 0.35  # diameters, by hand; farthest from its place in the frame before, once drift is taken off
-CHANNEL_REACH = 2.2  # spacings: two shells of neighbours, at 1 and 1.73
-
-
-def add_earlier(detections: pd.DataFrame, earlier: pd.DataFrame, diameter: float) -> pd.DataFrame:
-    """Detections with the sizes they had in an earlier frame, and that frame's particles that are not among them."""
-    if detections.empty:
-        return detections
-    here, there = detections[["y", "x"]].to_numpy(), earlier[["y", "x"]].to_numpy()
-    distance, nearest = cKDTree(here).query(there)
-    near = distance < MOST_DRIFT * diameter
-    drift = np.median(here[nearest[near]] - there[near], axis=0) if near.any() else np.zeros(2)
-    old, now = pair_mutually_nearest(there + drift, here, SAME_PARTICLE * diameter)
-    detections = detections.reindex(columns=[*detections.columns, "diameter", "depth"])
-    sizes = earlier[["diameter", "depth"]].to_numpy()[old]
-    detections.loc[detections.index[now], ["diameter", "depth"]] = sizes
-    lost = earlier.drop(index=earlier.index[old])[["layer", "y", "x", "score", "diameter", "depth"]].assign(channel=-1)
-    lost[["y", "x"]] += drift
-    seen = detections.iloc[now].assign(layer=earlier["layer"].to_numpy()[old])
-    both = pd.concat([seen, lost], ignore_index=True)
-    lost = choose_channels(both, SPACING_PER_DIAMETER * diameter).iloc[len(seen) :]
-    return pd.concat([detections, lost.drop(columns="layer")], ignore_index=True)
 
 
 def choose_channels(particles: pd.DataFrame, spacing: float) -> pd.DataFrame:

@@ -1,0 +1,56 @@
+"""Which frames of a movie hold an image: borders are cut off, broken frames left out (chapter 12, "Your movie")."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..movies.movie import Movie
+
+# Set by hand: what is left of a frame must show a lattice.
+MOST_CUT = 0.3  # of the height or width; a frame with a wider border of one value was not written to its end
+SATURATED = 0.5  # share of the pixels that hold the highest value
+FEW = 0.3  # of the movie's median number of particles; frames with fewer are doubtful
+ENOUGH = 10  # particles in the median frame, below which fewer say nothing
+
+
+@dataclass(frozen=True)
+class CheckedFrame:
+    """A frame without its border, or why it is left out."""
+
+    image: np.ndarray | None  # (y, x) float32; None where the frame is left out
+    corner: tuple[int, int] = (0, 0)  # (y, x) of the image's first pixel in the frame
+    why: str = ""  # the frame is left out
+
+
+def check_frame(movie: Movie, t: int, before: np.ndarray | None = None) -> CheckedFrame:
+    """Read frame ``t`` and look whether it holds an image of its own; ``before`` is the image of the frame before it.
+
+    A border of one value, as alignment leaves it, is cut off.
+    """
+    try:
+        frame = movie.frame(t)
+    except (ValueError, OSError) as error:
+        return CheckedFrame(None, why=str(error))
+    if np.mean(frame == frame.max()) > SATURATED:
+        return CheckedFrame(None, why=f"frame {t} is saturated: more than half of its pixels hold {frame.max():g}")
+    rows, columns = (find_inner(np.ptp(frame, axis=axis) > 0) for axis in (1, 0))
+    for axis, inner, n in zip(("rows", "columns"), (rows, columns), frame.shape, strict=True):
+        if inner.stop - inner.start < (1 - MOST_CUT) * n:
+            left = n - (inner.stop - inner.start)
+            return CheckedFrame(None, why=f"frame {t} is incomplete: {left} of its {n} {axis} hold one value each")
+    image = frame[rows, columns]
+    if before is not None and image.shape == before.shape and np.array_equal(image, before):
+        return CheckedFrame(None, why=f"frame {t} is a copy of the frame before it")
+    return CheckedFrame(image, (rows.start, columns.start))
+
+
+def find_inner(varied: np.ndarray) -> slice:
+    """From the first to the last row (or column) whose values differ."""
+    inside = np.flatnonzero(varied)
+    return slice(int(inside[0]), int(inside[-1]) + 1) if len(inside) else slice(0, 0)
+
+
+def find_doubtful(counts: dict[int, int]) -> list[int]:
+    """Frames in which suspiciously little was found, by the number of particles of each frame that was not left out."""
+    usual = float(np.median(list(counts.values()))) if counts else 0.0
+    return [t for t, n in counts.items() if usual >= ENOUGH and n < FEW * usual]

@@ -1,0 +1,78 @@
+"""Keep what was found in each frame, so that a run that was stopped goes on (chapter 12, "Your movie")."""
+
+import json
+import os
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ..crystal.lattice import Lattice
+from .frame import Found
+from .profile_and_blur import Imaging
+
+
+class FrameResults:
+    """What was found in each frame: in memory or, with a folder, in one file per frame.
+
+    Files appear whole or not at all. A folder of another movie or of other settings is emptied first.
+
+    Parameters
+    ----------
+    folder : path-like or None
+        Made if absent.
+    recipe : dict
+        All that results depend on, as JSON holds it.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str] | None, recipe: dict):
+        self.folder = None if folder is None else Path(folder)
+        self._found: dict[str, Found] = {}
+        if self.folder is None:
+            return
+        text, file = json.dumps(recipe, indent=1, sort_keys=True), self.folder / "recipe.json"
+        if not file.is_file() or file.read_text(encoding="utf-8") != text:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.folder.mkdir(parents=True)
+            write_whole(file, lambda part: part.write_text(text, encoding="utf-8"))
+
+    def has(self, name: str) -> bool:
+        """Whether something was kept under a name."""
+        return name in self._found if self.folder is None else (self.folder / f"{name}.npz").is_file()
+
+    def get(self, name: str) -> Found:
+        """What was kept under a name."""
+        return self._found[name] if self.folder is None else read_found(self.folder / f"{name}.npz")
+
+    def put(self, name: str, found: Found) -> None:
+        """Keep what was found."""
+        if self.folder is None:
+            self._found[name] = found
+        else:
+            write_whole(self.folder / f"{name}.npz", lambda part: write_found(part, found))
+
+
+def write_whole(path: Path, write) -> None:
+    """Let ``write`` make a file under another name, and give it its name when it is complete."""
+    part = path.with_name(f"{path.stem}.part{path.suffix}")
+    write(part)
+    os.replace(part, path)
+
+
+def write_found(path: Path, found: Found) -> None:
+    """Write what was found in a frame."""
+    imaging = np.array(list(asdict(found.imaging).values()) if found.imaging else [], float)
+    lattices = [(k, one.spacing, one.angle) for k, layer in enumerate(found.lattices) for one in layer]
+    columns = {f"column {name}": found.particles[name].to_numpy() for name in found.particles}
+    np.savez(path, imaging=imaging, lattices=np.array(lattices, float).reshape(-1, 3), why=found.why, **columns)
+
+
+def read_found(path: Path) -> Found:
+    """Read what `write_found` wrote; the same to the last bit."""
+    with np.load(path) as file:
+        columns = {name.removeprefix("column "): file[name] for name in file.files if name.startswith("column ")}
+        lattices = [[Lattice(*row[1:].tolist()) for row in file["lattices"] if row[0] == k] for k in (0, 1)]
+        imaging = Imaging(*file["imaging"].tolist()) if len(file["imaging"]) else None
+        return Found(pd.DataFrame(columns), lattices, imaging, str(file["why"]))

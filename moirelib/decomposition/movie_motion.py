@@ -1,0 +1,96 @@
+"""The motion of the specimen and of each layer through a movie (chapter 7, "Particles")."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from ..crystal.motion import Motion, estimate_motion
+from ..crystal.neighbours import typical_spacing
+
+USUAL = 5  # frames over which the usual step is taken; a jump among them is none
+TRUST = 50.0  # log-likelihood; a layer moves by lattice vectors of its own only where nothing else is possible
+FEWEST = 3  # particles of a layer that show its own motion; fewer move as the specimen does
+
+
+@dataclass(frozen=True)
+class MovieMotion:
+    """How the specimen moved; lengths in working pixels."""
+
+    since_first: list[Motion]  # of each frame: takes places of the first frame to its own
+    steps: list[Motion]  # of each frame, from the frame before; none for the first
+    spacing: float
+    undecided: tuple[int, ...] = ()  # frames before which another step explains the particles as well
+
+    @classmethod
+    def none(cls, frames: int) -> MovieMotion:
+        """No motion at all."""
+        return cls([Motion()] * frames, [Motion()] * frames, 1.0)
+
+
+def measure_motion(tables: list[pd.DataFrame], diameter: float, shape: tuple[float, float]) -> MovieMotion:
+    """Motion of the specimen from the particles of all layers together, found step by step.
+
+    Parameters
+    ----------
+    tables : list of pandas.DataFrame
+        Of each frame: ``layer``, ``y, x`` (working px).
+    diameter, shape : float, tuple of float
+        Expected diameter; height and width of the frames (working px).
+    """
+    places = [table[["y", "x"]].to_numpy() for table in tables]
+    spacings = [typical_spacing(yx, table["layer"], diameter) for yx, table in zip(places, tables, strict=True)]
+    spacing = float(np.median(spacings)) if spacings else diameter
+    steps, undecided = follow_steps(places, spacing, shape, None)
+    return MovieMotion(accumulate(steps), steps, spacing, undecided)
+
+
+def take_motion_off(tables, motion: MovieMotion, diameter: float, shape) -> list[pd.DataFrame]:
+    """The tables with ``y_still, x_still``: where particles would be if their layer had not moved since the start.
+
+    Layers slide on each other: each layer's own steps are looked for near those of the specimen.
+    """
+    tables = [table.assign(y_still=table["y"], x_still=table["x"]) for table in tables]
+    for layer in (1, 2):
+        mine = [(table["layer"] == layer).to_numpy() for table in tables]
+        places = [table.loc[rows, ["y", "x"]].to_numpy() for table, rows in zip(tables, mine, strict=True)]
+        steps, _ = follow_steps(places, motion.spacing, shape, motion.steps)
+        for table, rows, yx, since_first in zip(tables, mine, places, accumulate(steps), strict=True):
+            table.loc[rows, ["y_still", "x_still"]] = since_first.inverse().apply(yx)
+    return tables
+
+
+def follow_steps(places, spacing, shape, known: list[Motion] | None) -> tuple[list[Motion], tuple[int, ...]]:
+    """Motion from each frame to the next, and the frames before which it is not decided.
+
+    ``places`` are those of the particles of each frame, (n, 2). Steps are expected as ``known`` or, without, as usual
+    in the frames before.
+    """
+    steps: list[Motion] = []
+    undecided, before = [], None
+    for t, now in enumerate(places):
+        expected = known[t] if known else find_usual_step(steps[1:])
+        if before is None or min(len(before), len(now)) < FEWEST:
+            steps.append(expected if known else Motion())
+        else:
+            found = estimate_motion(before, now, spacing, shape, expected, TRUST if known else 0.0)
+            steps.append(found.motion)
+            undecided += [] if found.decided else [t]
+        before = now if len(now) >= FEWEST or before is None else steps[-1].apply(before)
+    return steps, tuple(undecided)
+
+
+def find_usual_step(steps: list[Motion]) -> Motion:
+    """The median shift of the last steps."""
+    shifts = np.array([step.shift for step in steps[-USUAL:]])
+    return Motion(1.0 + 0j, complex(np.median(shifts.real), np.median(shifts.imag))) if len(shifts) else Motion()
+
+
+def accumulate(steps: list[Motion]) -> list[Motion]:
+    """Motion since the first frame."""
+    since_first: list[Motion] = []
+    for step in steps:
+        since_first.append(step.after(since_first[-1]) if since_first else Motion())
+    return since_first

@@ -1,0 +1,133 @@
+"""Frames of a movie, each by itself: which hold an image, results that are kept, parts of a movie."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, strategies as st
+
+from moirelib.crystal import Lattice
+from moirelib.decomposition import Found, Imaging
+from moirelib.decomposition.all_frames import choose_shared, find_image
+from moirelib.decomposition.frame_checks import check_frame, find_doubtful
+from moirelib.decomposition.frame_results import FrameResults, read_found, write_found
+from moirelib.decomposition.layer_count import SharedByFrames
+from moirelib.movies import as_movie, cut_movie
+
+
+def frames(count=3, shape=(40, 60)):
+    return np.random.default_rng(0).poisson(200, (count, *shape)).astype(np.uint16)
+
+
+def check_all(stack):
+    """What is said of each frame."""
+    movie, before, said = as_movie(stack, pixel_size=1.0), None, []
+    for t in range(len(movie)):
+        checked = check_frame(movie, t, before)
+        said.append(checked.why)
+        before = checked.image
+    return said
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda frame: frame.fill(0), "constant"),
+        (lambda frame: frame[:, :35].fill(65535), "saturated"),
+        (lambda frame: frame[15:].fill(7), "25 of its 40 rows hold one value"),
+    ],
+)
+def test_frames_without_an_image_are_left_out(spoil, message):
+    stack = frames()
+    spoil(stack[1])
+    said = check_all(stack)
+    assert message in said[1]
+    assert said[1].startswith("frame 1 ")
+    assert said[::2] == ["", ""]
+
+
+def test_a_copied_frame_is_left_out():
+    stack = frames()
+    stack[2] = stack[1]
+    assert [bool(why) for why in check_all(stack)] == [False, False, True]
+
+
+def test_a_border_of_one_value_is_cut_off():
+    stack = frames()
+    stack[1, :4], stack[1, :, 55:] = 0, 0
+    checked = check_frame(as_movie(stack, pixel_size=1.0), 1)
+    assert checked.corner == (4, 0)
+    np.testing.assert_array_equal(checked.image, stack[1, 4:, :55])
+
+
+def test_the_nearest_frame_with_an_image_is_looked_at():
+    stack = frames(5)
+    stack[2] = stack[3] = 9
+    assert find_image(as_movie(stack, pixel_size=1.0), 2)[0] == 1
+    with pytest.raises(ValueError, match="no frame of array holds an image; frame 0 "):
+        find_image(as_movie(0 * stack + 5, pixel_size=1.0), 0)
+
+
+def test_frames_with_suspiciously_few_particles_are_doubtful():
+    assert find_doubtful({0: 100, 1: 98, 2: 20, 4: 103}) == [2]
+    assert find_doubtful({0: 3, 1: 0}) == []
+
+
+def found(n=5):
+    rng = np.random.default_rng(n)
+    table = pd.DataFrame(rng.random((n, 3)), columns=["y", "x", "score"]).assign(layer=1, shown=True)
+    return Found(table, [[Lattice(12.1, 7.3)], []], Imaging(exponent=1 / 3))
+
+
+def test_what_was_found_in_a_frame_is_kept_to_the_last_bit(tmp_path):
+    one = found()
+    write_found(tmp_path / "one.npz", one)
+    back = read_found(tmp_path / "one.npz")
+    pd.testing.assert_frame_equal(back.particles, one.particles, check_exact=True)
+    assert (back.lattices, back.imaging, back.why) == (one.lattices, one.imaging, "")
+    left_out = Found(pd.DataFrame(), [[], []], None, "frame 3 is black")
+    write_found(tmp_path / "two.npz", left_out)
+    assert read_found(tmp_path / "two.npz").why == "frame 3 is black"
+
+
+def test_results_of_other_settings_are_not_taken(tmp_path):
+    results = FrameResults(tmp_path / "kept", {"diameter": 30.0})
+    results.put("frame-000000", found())
+    assert FrameResults(tmp_path / "kept", {"diameter": 30.0}).has("frame-000000")
+    assert not FrameResults(tmp_path / "kept", {"diameter": 31.0}).has("frame-000000")
+
+
+def test_a_frame_takes_what_is_shared_from_the_nearest_known_one():
+    first, last = SharedByFrames(Imaging(blur=0.1), 1), SharedByFrames(Imaging(blur=0.2), 2)
+    shared = [choose_shared({0: first, 9: last}, t) for t in (0, 3, 6, 9)]
+    assert [one.imaging.blur for one in shared] == [0.1, 0.1, 0.2, 0.2]
+    assert [one.layers for one in shared] == [1, None, None, 2]
+    assert choose_shared({}, 3) is None
+
+
+def test_a_part_of_a_movie_counts_from_its_own_start():
+    movie = as_movie(frames(10), pixel_size=2.0, frame_time=0.5)
+    part = cut_movie(movie, "2:9:3", "5:25,10:50")
+    assert part.shape == (3, 20, 40)
+    assert (part.pixel_size, part.frame_time) == (2.0, 1.5)
+    np.testing.assert_array_equal(part.frame(1), frames(10)[5, 5:25, 10:50])
+    assert cut_movie(movie).shape == movie.shape
+
+
+@pytest.mark.parametrize("text", ["5", "3:2", "a:b", "-3:4", "1:2:0", "20:30", "", "1:2:3:4"])
+def test_ranges_that_hold_nothing_are_refused(text):
+    movie = as_movie(frames(10), pixel_size=2.0)
+    with pytest.raises(ValueError, match="frames"):
+        cut_movie(movie, frames=text)
+    with pytest.raises(ValueError, match="region|pixels"):
+        cut_movie(movie, roi=text)
+
+
+@given(st.integers(0, 12), st.integers(0, 12), st.integers(1, 4))
+def test_frames_are_chosen_as_python_does(start, stop, step):
+    movie, expected = as_movie(frames(10), pixel_size=2.0), list(range(10))[start:stop:step]
+    if expected:
+        part = cut_movie(movie, f"{start}:{stop}:{step}")
+        np.testing.assert_array_equal(np.asarray(part.data), frames(10)[start:stop:step])
+    else:
+        with pytest.raises(ValueError, match="frames"):
+            cut_movie(movie, f"{start}:{stop}:{step}")

@@ -647,12 +647,13 @@ plt.show()
 from IPython.display import Markdown, display
 
 held, diffusing = (msd[msd["layer"] == k].set_index("lag_frames") for k in (1, 2))
-slope = diffusing["msd_nm2"].iloc[:5] / diffusing.index[:5] / 4
-weight = (diffusing.index[:5] / diffusing["msd_std_nm2"].iloc[:5]) ** 2
+first = diffusing.iloc[0]
+own = 3 / (2 * len(lattice))
 display(
-    Markdown(f"""The held particles stay at {held["msd_nm2"].mean():.2f} nm² (simulated: 4.00). From the first five lags of
-the free ones, $D$ is {np.average(slope, weights=weight):.3f} nm² per frame (simulated: {step**2 / 2:.3f}). With the
-error's part, the first lag alone would give {diffusing["msd_raw_nm2"].iloc[0] / 4:.2f}.""")
+    Markdown(f"""The held particles stay at {held["msd_nm2"].mean():.2f} nm². Simulated are 4.00, of which the fit of drift
+and turn takes {own:.1%} away: three of the layer's {2 * len(lattice)} coordinates. The first lag of the free ones gives
+$D$ = {first["msd_nm2"] / 4:.2f} ± {first["msd_std_nm2"] / 4:.2f} nm² per frame (simulated: {step**2 / 2:.2f}). With the
+error's part it would be {first["msd_raw_nm2"] / 4:.2f}.""")
 )
 
 # %% [markdown]

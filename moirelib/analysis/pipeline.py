@@ -143,7 +143,7 @@ def analyze(
         if ON_SITES & set(names):
             _find_sites(result, names, stages, field_nm)
         motions = _Motions(tracks)
-        steps = {
+        steps: dict[str, list[Callable]] = {
             "motion": [partial(_add_table, result, "motion", motion_table, result.occupancy, dose)],
             "msd": [partial(_add_table, result, "msd", _measure_msd, result, tracks, frame_time)],
             "vibrations": _list_vibration_steps(result, motions),
@@ -418,7 +418,7 @@ def read_recording(folder: str | PathLike) -> dict[str, Any]:
     from ``dose_e_per_A2``.
     """
     summary = _read_summary(folder)
-    known = {"field_nm": field_of_view(folder)}
+    known: dict[str, Any] = {"field_nm": field_of_view(folder)}
     for name, key in (("frame_time", "frame_time_s"), ("dose", "dose_e_per_A2")):
         value = summary.get(key)
         known[name] = float(value) if isinstance(value, int | float) and value > 0 else None

@@ -28,7 +28,7 @@ export MOIRELIB_DATA ?= $(abspath ../shared/data/real)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-browser book test test-slow lint format pages scores bench-book bench-busy bench-optics bench-layers bench-science notebooks clean distclean
+.PHONY: help env env-browser book test test-slow test-fuzz lint format pages scores bench-book bench-busy bench-optics bench-layers bench-movies bench-science notebooks clean distclean
 
 help:  ## list the targets
 	@$(PYTHON) -c "import re; [print('make %-13s %s' % m) for m in re.findall(r'^([\w-]+):.*?## (.*)', open('Makefile').read(), re.M)]"
@@ -43,13 +43,18 @@ env-browser: env
 book: env  ## run every chapter and render the book into _build/html (FULL=1: full mode)
 	@$(VENV_PYTHON) tools/build_book.py
 
-# Two threads, as on the machines the times are stated for; more only compete with Dask's workers.
-test test-slow: export OMP_NUM_THREADS ?= 2
+# Two processes of one thread each: most tests are too small for threads.
+test: export OMP_NUM_THREADS ?= 1
 test: env  ## run the tests, but for those marked slow
-	@$(VENV_PYTHON) -m pytest
+	@$(VENV_PYTHON) -m pytest -n 2 --dist loadfile
 
+# Two threads, as on the machines the times are stated for; more only compete with Dask's workers.
+test-slow test-fuzz: export OMP_NUM_THREADS ?= 2
 test-slow: env  ## run the tests marked slow
 	@$(VENV_PYTHON) -m pytest -m slow
+
+test-fuzz: env  ## read 2,000 damaged files of every format (FUZZ=20000 make test-fuzz for more)
+	@$(VENV_PYTHON) -m pytest -m fuzz
 
 lint: env  ## check style, formatting, which package imports which, and types
 	@$(VENV_PYTHON) -m ruff check .
@@ -88,6 +93,10 @@ ifeq ($(QUICK),1)
 else
 	@$(VENV_PYTHON) benchmarks/layers.py --out data/bench_layers.json
 endif
+
+bench-movies: export OMP_NUM_THREADS ?= 2
+bench-movies: env  ## moving movies against still ones, in two simulators; how the analysis keeps pace
+	@$(VENV_PYTHON) benchmarks/movies.py
 
 bench-science: export OMP_NUM_THREADS ?= 2
 bench-science: env  ## vibrations, order, defects and growth against simulations of known truth

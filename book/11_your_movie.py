@@ -29,7 +29,9 @@
 # below unchanged.
 
 # %% tags=["parameters"]
-MOVIE = None  # path of a .dm3, .dm4, .mrc, .tif, .emd or .ser file; None for the sample
+MOVIE = (
+    None  # path of a .dm4, .mrc, .tif, .emd, ... file, or a folder of frames; None for the sample
+)
 PIXEL_SIZE = None  # nm per pixel; None takes it from the file
 FRAME_TIME = None  # seconds per frame; None takes it from the file
 DIAMETER = None  # approximate particle diameter in nm; None estimates it

@@ -6,6 +6,7 @@ import argparse
 import os
 import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -68,6 +69,8 @@ def _make_parser() -> argparse.ArgumentParser:
 
 
 def _add_decompose(commands: Commands) -> None:
+    from .movies.formats import list_formats
+
     p = commands.add_parser(
         "decompose",
         help="split a movie into one movie per layer and a table of particles",
@@ -80,12 +83,16 @@ writes into DIR:
   summary.json   what was run, particle counts, spacings and twist, frames that were left out
 A run that was stopped goes on with the same command.
 
-reads Gatan .dm3/.dm4, .mrc, .tif (ImageJ and OME scales), .emd, .ser and single pictures.
+reads """
+        + textwrap.fill(list_formats(), 100)
+        + """;
+or a folder of single frames, or of the numbered parts of one recording.
 Layer 1 is the layer that reaches furthest; layer_confidence says how sure each particle's layer is.
 """,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument("movies", metavar="MOVIE", nargs="+", help="movie or single image; of several, each has its folder")
+    what = "movie, single image or folder of frames; of several, each has its folder"
+    p.add_argument("movies", metavar="MOVIE", nargs="+", help=what)
     p.add_argument("--out", required=True, metavar="DIR", help="folder for the results; made if absent")
     p.add_argument("--pixel-size", type=float, metavar="NM", help="nm per pixel; needed where the file has no scale")
     p.add_argument("--frame-time", type=float, metavar="S", help="seconds per frame; needed where the file has none")
@@ -145,7 +152,7 @@ def _add_analyze(commands: Commands) -> None:
         description="Run every analysis that the particles of a decomposed movie support.",
         epilog="""\
 DIR is a folder that moirelib decompose wrote, or any other that holds particles.csv with at least the columns
-frame, particle, layer, y_nm, x_nm. Written into DIR/analysis:
+frame, particle, layer, y_nm, x_nm, or a table that TrackMate or trackpy exported. Written into DIR/analysis:
   report.html     everything on one page that needs no other file
   lattice.csv     spacing and direction of every grain, per frame and layer
   moire.csv       twist and Moiré period per frame
@@ -163,6 +170,7 @@ An analysis that the particles do not allow is left out, with a line that says w
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("folder", metavar="DIR", help="folder with particles.csv")
+    p.add_argument("--pixel-size", type=float, metavar="NM", help="nm per pixel; needed where the table is in pixels")
     p.add_argument("--only", metavar="TABLES", help="only these, such as vibrations,defects (names as above)")
     p.add_argument("--no-movie", action="store_true", help="do not write tracks.gif")
     p.add_argument("--workers", type=int, default=2, metavar="N", help="processes for a long movie (default 2)")
@@ -175,7 +183,7 @@ def _analyze(args: argparse.Namespace) -> None:
     from .output import output_folder
 
     only = None if args.only is None else [name.strip() for name in args.only.split(",")]
-    files, particles = name_files(only), read_particles(args.folder)
+    files, particles = name_files(only), read_particles(args.folder, args.pixel_size)
     out = os.path.join(args.folder, "analysis")
     with output_folder(out, replaces=files) as folder:
         recording = read_recording(args.folder)

@@ -1,11 +1,16 @@
 """Small valid movie files of every format, written byte by byte where no library writes them."""
 
 import json
+import os
+import shutil
 import struct
 
 import h5py
 import numpy as np
 import tifffile
+import zarr
+from PIL import Image
+from rsciio import hspy, tvips
 
 SHAPE = (6, 5, 7)  # three different sizes, so that a mixed-up axis shows; 3 or 4 would be colours to tifffile
 
@@ -15,15 +20,30 @@ def stack(dtype="uint16", shape=SHAPE):
     return np.arange(np.prod(shape)).reshape(shape).astype(dtype)
 
 
-def write_mrc(path, frames, angstrom=25.0, order="<"):
-    mode = {"uint8": 0, "int16": 1, "float32": 2, "uint16": 6}[frames.dtype.name]
+def write_mrc(path, frames, angstrom=25.0, order="<", extended=b"", kind=b"\0\0\0\0", fields=()):
+    """`fields` lists further (format, offset, values) of the header; ``kind`` names that of the extended header."""
+    mode = {"int8": 0, "uint8": 0, "int16": 1, "float32": 2, "uint16": 6}[frames.dtype.name]
     n, height, width = frames.shape
     header = bytearray(1024)
     struct.pack_into(f"{order}10i", header, 0, width, height, n, mode, 0, 0, 0, width, height, n)
     struct.pack_into(f"{order}3f", header, 40, width * angstrom, height * angstrom, n * angstrom)
+    struct.pack_into(f"{order}i", header, 92, len(extended))
+    header[104:108] = kind
     header[208:216] = b"MAP " + (b"DD\0\0" if order == "<" else b"\x11\x11\0\0")
-    path.write_bytes(bytes(header) + frames.astype(frames.dtype.newbyteorder(order)).tobytes())
+    for form, offset, *values in fields:
+        struct.pack_into(order + form, header, offset, *values)
+    path.write_bytes(bytes(header) + extended + frames.astype(frames.dtype.newbyteorder(order)).tobytes())
     return path
+
+
+def write_4_bit_mrc(path, frames, in_bytes=False):
+    """Two pixels a byte, the first in the lower half: mode 101, or mode 0 of half the width with IMOD's flag 16."""
+    n, height, width = frames.shape
+    padded = np.pad(frames, ((0, 0), (0, 0), (0, width % 2))).astype("uint8")
+    packed = padded[..., ::2] | padded[..., 1::2] << 4
+    scale = [("i", 28, width), ("f", 40, 25.0 * width)]
+    fields = [("2i", 152, 1146047817, 16)] if in_bytes else [("4i", 0, width, height, n, 101), *scale]
+    return write_mrc(path, packed, fields=fields)
 
 
 def write_ser(path, frames, step=2.5e-9, kind=2):
@@ -83,6 +103,90 @@ def write_velox(path, images, metre=2.5e-9, unit="m", frame_time=0.5):
             chunks = (*frames.shape[1:], 1)
             file.create_dataset(f"Data/Image/{name}/Data", data=np.moveaxis(frames, 0, 2), chunks=chunks)
             file[f"Data/Image/{name}/Metadata"] = np.repeat(text[:, None], len(frames), axis=1)
+    return path
+
+
+def write_dm5(path, frames, dims):
+    """`dims` lists (step, unit) for x, y, t. The first image is a thumbnail, as DigitalMicrograph writes it."""
+    with h5py.File(path, "w") as file:
+        for i, data in enumerate((np.zeros((2, 2), "uint8"), frames)):
+            group = file.create_group(f"ImageList/[{i}]/ImageData")
+            group["Data"] = data
+            for axis, (step, unit) in enumerate(dims):
+                dimension = group.create_group(f"Calibrations/Dimension/[{axis}]")
+                dimension.attrs.update({"Label": "", "Origin": 0.0, "Scale": step, "Units": unit})
+    return path
+
+
+def write_ome_zarr(path, frames, version="0.4", scale=(0.5, 2.5, 2.5)):
+    group = zarr.open_group(path, mode="w", zarr_format=2 if version == "0.4" else 3)
+    group.create_array("0", data=frames, chunks=(1, *frames.shape[1:]))
+    axes = [{"name": name, "unit": unit} for name, unit in (("t", "second"), ("y", "nanometer"), ("x", "nanometer"))]
+    changes = [{"type": "scale", "scale": list(scale)}]
+    multiscales = [
+        {"version": version, "axes": axes, "datasets": [{"path": "0", "coordinateTransformations": changes}]}
+    ]
+    group.attrs.update({"multiscales": multiscales} if version == "0.4" else {"ome": {"multiscales": multiscales}})
+    return path
+
+
+def as_signal(frames, steps=(0.5, 2.5, 2.5)):
+    """What the writers of RosettaSciIO take."""
+    described = zip(("time", "y", "x"), steps, ("s", "nm", "nm"), frames.shape, strict=True)
+    axes = [
+        {"name": name, "scale": step, "units": unit, "offset": 0.0, "size": n, "navigate": name == "time"}
+        for name, step, unit, n in described
+    ]
+    metadata = {"General": {"title": "movie"}, "Signal": {"signal_type": ""}}
+    signal = {"data": frames, "axes": axes, "metadata": metadata, "original_metadata": {}, "learning_results": {}}
+    empty = {"tmp_parameters": {}, "models": {}, "package_info": {"package": "", "package_version": ""}}
+    return signal | {"attributes": {"_lazy": False}} | empty
+
+
+def write_zspy(path, frames, zipped=True):
+    """As HyperSpy describes its format; RosettaSciIO's writer wants an older Zarr."""
+    folder = path.with_suffix(".folder") if zipped else path
+    root = zarr.open_group(folder, mode="w", zarr_format=2)
+    root.attrs.update({"file_format": "ZSpy", "file_format_version": "3.3"})
+    group = root.create_group("Experiments/movie")
+    group.create_array("data", data=frames, chunks=(1, *frames.shape[1:]))
+    for i, axis in enumerate(as_signal(frames)["axes"]):
+        group.create_group(f"axis-{i}").attrs.update(axis)
+    if zipped:
+        os.replace(shutil.make_archive(str(path), "zip", folder), path)
+        shutil.rmtree(folder)
+    return path
+
+
+def write_tvips(path, frames, **options):
+    """The movie as `path` with _000 before its end, and further parts where `max_file_size` asks for them."""
+    tvips.file_writer(str(path), as_signal(frames, (0.5, 2.0, 2.0)), **options)
+    first = path.with_name(f"{path.stem}_000.tvips")
+    with first.open("r+b") as file:  # the writer takes the step of the wrong axis for the pixel size
+        file.seek(36)
+        file.write(struct.pack("<I", 2))
+    return first
+
+
+def write_gif(path, frames, milliseconds=200):
+    first, *others = (Image.fromarray(frame) for frame in frames)
+    first.save(path, save_all=True, append_images=others, duration=milliseconds)
+    return path
+
+
+def write_video(path, frames, codec="rawvideo", pix_fmt="gray", fps=5):
+    """`frames` are grey (t, y, x) or in colours (t, y, x, 3); the sizes must be even."""
+    import imageio_ffmpeg
+
+    height, width = frames.shape[1:3]
+    given = "gray" if frames.ndim == 3 else "rgb24"
+    writer = imageio_ffmpeg.write_frames(
+        str(path), (width, height), given, pix_fmt, fps=fps, codec=codec, macro_block_size=1, quality=None
+    )
+    writer.send(None)
+    for frame in frames:
+        writer.send(np.ascontiguousarray(frame))
+    writer.close()
     return path
 
 
@@ -151,9 +255,27 @@ def write_any(kind, folder):
         return write_mrc(path, frames)
     if kind == "ser":
         return write_ser(path, frames)
+    if kind == "dm5":
+        return write_dm5(path, frames, [(2.5, "nm"), (2.5, "nm"), (0.5, "s")])
+    if kind == "zarr":
+        return write_ome_zarr(path, frames)
+    if kind == "hspy":
+        hspy.file_writer(str(path), as_signal(frames))
+        return path
+    if kind == "zspy":
+        return write_zspy(path, frames)
+    if kind == "tvips":
+        return write_tvips(path, frames)
+    if kind == "png":
+        Image.fromarray(frames[0].astype("uint8")).save(path)
+        return path
+    if kind == "gif":
+        return write_gif(path, frames.astype("uint8"))
+    if kind == "avi":
+        return write_video(path, stack("uint8", (6, 6, 8)))
     if kind == "emd-velox":
         return write_velox(path, {"a": frames})
-    if kind == "emd-berkeley":
+    if kind in ("emd-berkeley", "de5"):
         return write_berkeley(path, frames, NM_TYX)
     scale = {"resolution": (0.4, 0.4), "metadata": {"axes": "TYX", "unit": "nm", "finterval": 0.5}}
     if kind == "tif-imagej":
@@ -173,5 +295,7 @@ def write_any(kind, folder):
     return path
 
 
-TIMED = ["dm3", "emd-velox", "emd-berkeley", "tif-imagej", "tif-compressed", "tif-ome"]
+TIMED = ["dm3", "dm5", "emd-velox", "emd-berkeley", "de5", "hspy", "zspy", "tif-imagej", "tif-compressed", "tif-ome"]
 UNTIMED = ["mrc", "ser"]
+#: Files that cannot hold `stack()` with its scales.
+OTHERS = ["tvips", "png", "gif", "avi"]

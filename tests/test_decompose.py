@@ -90,6 +90,7 @@ def test_saved_files_open_with_their_scale(result, tmp_path):
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["frames"] == 2
 
 
+@pytest.mark.slow
 def test_gain_offset_and_type_do_not_matter(sample, result):
     frame = sample[0].frame(0)
     other = decompose((frame * 0.5 + 32768).astype(np.float64), pixel_size=1.367, device="cpu")
@@ -98,6 +99,7 @@ def test_gain_offset_and_type_do_not_matter(sample, result):
     assert other.summary["spacing_nm"]["layer_1"] == pytest.approx(result.summary["spacing_nm"]["layer_1"], rel=0.01)
 
 
+@pytest.mark.slow
 def test_bright_particles_are_found_as_well(sample, result):
     inverted = decompose(1000.0 - sample[0].frame(0), pixel_size=1.367, device="cpu")
     first = result.particles[result.particles["frame"] == 0]
@@ -114,6 +116,7 @@ def test_a_field_of_a_few_spacings_keeps_two_layers(sample):
     assert score_particles(small.particles, truth, 30.0, (160 * movie.pixel_size,) * 2)["f1"] > 0.9
 
 
+@pytest.mark.slow
 def test_a_movie_may_begin_without_particles(sample):
     empty = np.random.default_rng(0).poisson(300, sample[0].shape[1:])
     late = decompose(np.stack([empty, sample[0].frame(0), sample[0].frame(1)]), pixel_size=1.367, device="cpu")
@@ -122,6 +125,7 @@ def test_a_movie_may_begin_without_particles(sample):
     assert late.summary["twist_deg"] == pytest.approx(9.0, abs=1.0)
 
 
+@pytest.mark.slow
 def test_a_movie_may_lose_its_particles_and_regain_them(sample):
     frames = np.stack([np.asarray(sample[0].frame(t), float) for t in range(2)])
     noise = np.random.default_rng(0).poisson(300.0, frames.shape[1:]).astype(float)
@@ -316,6 +320,7 @@ def real_frame():
         pytest.skip("real frame not at hand: set MOIRELIB_DATA")
 
 
+@pytest.mark.slow
 def test_real_frame_is_one_layer_with_the_known_spacing(real_frame):
     result = decompose(moirelib.read_movie(real_frame), device="cpu")
     particles = result.particles
@@ -328,6 +333,7 @@ def test_real_frame_is_one_layer_with_the_known_spacing(real_frame):
     assert empty.sum() < 0.1 * left.sum()
 
 
+@pytest.mark.slow
 def test_real_particles_are_dark_where_they_were_found(real_frame):
     from scipy.ndimage import gaussian_filter
 

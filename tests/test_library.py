@@ -53,6 +53,7 @@ def test_interrupted_library_goes_on_and_repeats_nothing(tmp_path, monkeypatch):
     np.testing.assert_array_equal(contents(path)[0], contents(whole)[0])
 
 
+@pytest.mark.slow
 def test_killed_library_goes_on_to_the_same_bytes(tmp_path):
     path, whole = tmp_path / "library", tmp_path / "whole"
     config = replace(LibraryConfig.fast(), images=12, shape=(96, 96))

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from ..tables import TRACK_COLUMNS, check_particles, layers_by_frame
+from ..tables import TRACK_COLUMNS, check_particles, layers_by_frame, read_particle_table
 from .defect_tracks import follow_boundaries, follow_defects
 from .diffusion import mean_squared_displacement
 from .displacements import Displacements, coordination_labels, site_displacements
@@ -71,20 +71,29 @@ class Analysis:
             table.to_csv(Path(folder) / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
 
 
-def read_particles(folder: str | PathLike) -> pd.DataFrame:
+def read_particles(folder: str | PathLike, pixel_size: float | None = None) -> pd.DataFrame:
     """Read and check ``particles.csv`` of a decomposition's folder, or of any other.
 
-    It has at least the columns `NEEDED`; lengths in nm, ``frame`` from 0, ``particle`` -1 where unlinked. OSError if
-    there is no such file, ValueError if it is no table of particles.
+    Also the only other table in a folder, or a file by its name: how it may be written, and what TrackMate and trackpy
+    export, says `moirelib.tables.read_particle_table`. Needed are the columns `NEEDED`; lengths in nm, ``frame`` from
+    0, ``particle`` -1 or empty where unlinked. A table in pixels needs `pixel_size` (nm/pixel), unless
+    ``summary.json`` in the folder has it. OSError if there is no such file, ValueError if it is no table of particles.
     """
-    file = Path(folder) / "particles.csv"
-    if not file.is_file():
-        raise FileNotFoundError(f"no particles.csv in {folder}; name a folder that moirelib decompose wrote")
-    try:
-        table = pd.read_csv(file)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is not a table: {error}; write it as comma-separated values") from error
-    return _check_not_empty(table, str(file))
+    file = _find_table(Path(folder))
+    stored = _read_summary(file.parent).get("pixel_size_nm") if pixel_size is None else pixel_size
+    return _check_not_empty(read_particle_table(file, stored), str(file))
+
+
+def _find_table(folder: Path) -> Path:
+    if folder.is_file():
+        return folder
+    if (folder / "particles.csv").is_file():
+        return folder / "particles.csv"
+    others = [f for f in folder.glob("*") if f.suffix.lower() in (".csv", ".tsv", ".txt")]
+    if len(others) != 1:
+        held = f" (it holds {', '.join(sorted(f.name for f in others)[:5])})" if others else ""
+        raise FileNotFoundError(f"no particles.csv in {folder}{held}; name a folder that moirelib decompose wrote")
+    return others[0]
 
 
 def _check_not_empty(table, name) -> pd.DataFrame:
@@ -403,7 +412,7 @@ def _add_table(result, name, compute: Callable[..., pd.DataFrame], *arguments) -
 
 def field_of_view(folder: str | PathLike) -> tuple[float, float] | None:
     """Height and width of the frames, in nm, from ``summary.json`` in a folder; None where it does not say."""
-    summary = _read_summary(folder)
+    summary = _read_summary(Path(folder))
     try:
         height, width = (float(n) * float(summary["pixel_size_nm"]) for n in summary["shape_px"])
     except (ValueError, KeyError, TypeError):
@@ -417,7 +426,7 @@ def read_recording(folder: str | PathLike) -> dict[str, Any]:
     ``field_nm``, see `field_of_view`; ``frame_time`` in s, from ``frame_time_s``; ``dose`` in electrons/Å² per frame,
     from ``dose_e_per_A2``.
     """
-    summary = _read_summary(folder)
+    summary = _read_summary(Path(folder))
     known: dict[str, Any] = {"field_nm": field_of_view(folder)}
     for name, key in (("frame_time", "frame_time_s"), ("dose", "dose_e_per_A2")):
         value = summary.get(key)
@@ -425,10 +434,10 @@ def read_recording(folder: str | PathLike) -> dict[str, Any]:
     return known
 
 
-def _read_summary(folder) -> dict:
-    """Contents of ``summary.json``; nothing where there is none, or it is no JSON object."""
+def _read_summary(folder: Path) -> dict:
+    """What ``summary.json`` says; nothing where there is none."""
     try:
-        summary = json.loads((Path(folder) / "summary.json").read_text(encoding="utf-8"))
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return summary if isinstance(summary, dict) else {}

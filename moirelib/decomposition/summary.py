@@ -53,6 +53,8 @@ def summarize(movie, table: pd.DataFrame, lattices: list, nm: float, weights, de
         "shape_px": list(movie.shape[1:]),
         "pixel_size_nm": movie.pixel_size,
         "frame_time_s": movie.frame_time,
+        "dose_e_per_A2": movie.dose,
+        "notes": list(movie.notes),
         "weights": {"file": path.name, "sha256": sha256},
         "device": str(choose_device(device)),
         "particles": counts,

@@ -1,5 +1,6 @@
 """Pixel size and frame time from the units that files carry."""
 
+import html
 import math
 import re
 from typing import NamedTuple, SupportsFloat
@@ -7,12 +8,12 @@ from typing import NamedTuple, SupportsFloat
 from .stored import StoredImage
 
 NANOMETRES = {
-    **dict.fromkeys(("nm", "nanometer", "nanometers", "nanometre"), 1.0),
-    **dict.fromkeys(("å", "a", "ang", "angstrom", "angstroms", "ångström"), 0.1),
-    **dict.fromkeys(("µm", "um", "micron", "microns", "micrometer", "micrometers", "micrometre"), 1e3),
-    **dict.fromkeys(("pm", "picometer"), 1e-3),
-    **dict.fromkeys(("m", "meter", "meters", "metre"), 1e9),
-    **{"mm": 1e6, "cm": 1e7, "inch": 2.54e7, "in": 2.54e7},
+    **dict.fromkeys(("nm", "nanometer", "nanometers", "nanometre", "nanometres"), 1.0),
+    **dict.fromkeys(("å", "a", "ang", "angstrom", "angstroms", "ångström", "ångströms", "angström"), 0.1),
+    **dict.fromkeys(("µm", "um", "micron", "microns", "micrometer", "micrometers", "micrometre", "micrometres"), 1e3),
+    **dict.fromkeys(("pm", "picometer", "picometers", "picometre", "picometres"), 1e-3),
+    **dict.fromkeys(("m", "meter", "meters", "metre", "metres"), 1e9),
+    **{"mm": 1e6, "millimeter": 1e6, "cm": 1e7, "centimeter": 1e7, "inch": 2.54e7, "in": 2.54e7},
 }
 SECONDS = {
     **dict.fromkeys(("s", "sec", "second", "seconds"), 1.0),
@@ -38,27 +39,37 @@ def convert_scale(scale: SupportsFloat | str | None, unit: str | None, factors: 
 
 def normalize_unit(unit: object) -> str:
     """Give a unit in one spelling."""
-    # ImageJ escapes the micro sign; there are two of them in Unicode, and two ways to write the Å.
-    unit = str(unit or "").strip().strip("\x00").replace("\\u00B5", "µ").replace("\\u00b5", "µ")
-    return unit.replace("\u03bc", "µ").replace("\u212b", "Å")
+    # ImageJ and others escape the micro sign and the Å, once or twice, or as in XML.
+    unit = re.sub(
+        r"\\+u([0-9a-fA-F]{4})", lambda code: chr(int(code[1], 16)), str(unit or "").strip(" \t\r\n\x00\"'()")
+    )
+    unit = html.unescape(unit).replace("Â", "").replace("Ã…", "Å")  # UTF-8 that was read as Latin-1
+    return unit.replace("\u03bc", "µ").replace("\u212b", "Å").replace("A\u030a", "Å")  # two signs each in Unicode
 
 
-def find_pixel_size(image: StoredImage, name: str) -> float | None:
-    """Pixel size of a file in nm, the same on both axes; None where the file carries none."""
+def find_pixel_size(image: StoredImage, name: str) -> tuple[float | None, tuple[str, ...]]:
+    """Pixel size of a file in nm, the same on both axes, and what to say about it; None where the file carries none.
+
+    Where only one axis has a scale, it is taken for both: the pixels of cameras are square.
+    """
     if any(_RECIPROCAL.search(normalize_unit(unit)) for _, unit in (image.y, image.x)):
         raise ValueError(
             f"{name} is a diffraction pattern (its pixels are in {normalize_unit(image.x[1])}); give an image, "
             "or pass pixel_size=... (nm) if this is wrong"
         )
     y, x = (convert_scale(*axis, NANOMETRES) for axis in (image.y, image.x))
-    if y is None or x is None:
-        return None
+    notes = (f"no pixel size is taken from the file: {image.scale_note}",) if image.scale_note else ()
+    if y is None and x is None:
+        return None, notes
+    if y is None or x is None or (abs(y - x) > 0.01 * max(y, x) and 1.0 in (image.y[0], image.x[0])):
+        axis, size = ("y", y) if x is None or image.x[0] == 1 else ("x", x)  # 1 stands where nobody set a scale
+        return size, (*notes, f"only the {axis} axis has a scale; its {size:.4g} nm per pixel are taken for both axes")
     if abs(y - x) > 0.01 * max(y, x):
         raise ValueError(
             f"the pixels of {name} are not square ({y:.4g} nm high, {x:.4g} nm wide); "
             "resample it, or pass pixel_size=... (nm) if this is wrong"
         )
-    return (y + x) / 2
+    return (y + x) / 2, notes
 
 
 class Quantity(NamedTuple):

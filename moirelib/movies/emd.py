@@ -1,16 +1,14 @@
 """Velox and Berkeley EMD files."""
 
 import math
-from functools import partial
 from pathlib import Path
 
-import dask.array as da
 import h5py
-import numpy as np
 from rsciio import emd
 
 from .calibration import SECONDS, normalize_unit
-from .stored import StoredImage, UnusableFile, choose_largest, get_scale, read_axes, stack_frames
+from .hierarchical import stack_array
+from .stored import StoredImage, UnusableFile, choose_largest, get_scale, read_axes
 
 _VELOX_IMAGES = "Data/Image"
 
@@ -31,7 +29,7 @@ def read_emd(path: Path) -> StoredImage:
         plane.reverse()
     y, x = (get_scale(axes[i]) for i in plane)
     time = (1.0, None) if stack is None else get_scale(axes[stack])
-    return StoredImage(_stack_images(path, name, stack, (plane[0], plane[1])), y=y, x=x, t=time, part=part)
+    return StoredImage(stack_array(path, name, stack, (plane[0], plane[1])), y=y, x=x, t=time, part=part)
 
 
 def _list_images(path: Path) -> dict[str, tuple[int, ...]]:
@@ -81,18 +79,3 @@ def _find_stack_axis(axes: list[dict]) -> int:
         if len(candidates) == 1:
             return candidates[0]
     return 0
-
-
-def _stack_images(path: Path, name: str, stack: int | None, plane: tuple[int, int]) -> da.Array:
-    """Frames of dataset `name`, lazily: `stack` and `plane` are the axes that hold t and (y, x)."""
-    with h5py.File(path, "r") as file:
-        shape, dtype = file[name].shape, file[name].dtype
-    n = 1 if stack is None else shape[stack]
-    read = partial(_read_frame, path, name, stack, plane[0] > plane[1])
-    return stack_frames(read, (n, shape[plane[0]], shape[plane[1]]), dtype)
-
-
-def _read_frame(path: Path, name: str, stack: int | None, transpose: bool, i: int) -> np.ndarray:
-    with h5py.File(path, "r") as file:
-        frame = file[name][tuple(i if axis == stack else slice(None) for axis in range(file[name].ndim))]
-    return frame.T if transpose else frame

@@ -6,7 +6,7 @@ import dask.array as da
 import numpy as np
 
 from .calibration import FRAME_TIME, PIXEL_SIZE, SECONDS, convert_scale, find_pixel_size, override_scale
-from .stored import StoredImage, describe_error
+from .stored import ColourError, StoredImage, describe_error, make_lazy
 
 
 @dataclass(frozen=True, eq=False)  # two lazy movies cannot be compared without reading both
@@ -17,6 +17,8 @@ class Movie:
     pixel_size: float | None  # nm/pixel; None where the file does not carry it
     frame_time: float | None  # s, from one frame to the next; None where the file does not carry it
     name: str  # file name, or "array"; in a file of several images, also which one it is
+    dose: float | None = None  # electrons/Å² in each frame; None where the file does not carry it
+    notes: tuple[str, ...] = ()  # what was found out about the file and is worth knowing, each a sentence
 
     def __len__(self) -> int:
         return self.data.shape[0]
@@ -37,7 +39,11 @@ class Movie:
             # In this thread: one frame is one read, and the caller may itself be a Dask task.
             image = lazy.compute(scheduler="synchronous")
         except Exception as error:  # each decoder raises its own errors on damaged data
-            raise OSError(f"frame {i} of {self.name} cannot be read ({describe_error(error)})") from error
+            why = describe_error(error)
+            raise OSError(f"frame {i} of {self.name} cannot be read ({why}); leave this frame out") from error
+        if image.shape != self.shape[1:]:
+            sizes = " instead of ".join(" × ".join(map(str, shape)) for shape in (image.shape, self.shape[1:]))
+            raise OSError(f"frame {i} of {self.name} cannot be read (it has {sizes} pixels); leave this frame out")
         return _check_frame(image, self.name, i)
 
 
@@ -57,23 +63,36 @@ def make_movie(
 ) -> Movie:
     """Make a movie of what a reader found in a file; given scales override those of the file."""
     name = f"{name} {image.part}".strip()
-    stored = find_pixel_size(image, name) if pixel_size is None else None
+    stored, notes = find_pixel_size(image, name) if pixel_size is None else (None, ())
+    data = make_stack(image.data, name)
+    if image.colour:
+        _check_grey(data, name)
     return Movie(
-        _make_stack(image.data, name),
+        data,
         override_scale(stored, pixel_size, PIXEL_SIZE, name),
         override_scale(convert_scale(*image.t, SECONDS), frame_time, FRAME_TIME, name),
         name,
+        image.dose,
+        (*image.notes, *notes),
     )
 
 
-def _make_stack(data: da.Array | np.ndarray, name: str) -> da.Array:
+def _check_grey(data: da.Array, name: str) -> None:
+    """Look at the first frame of colours; whether the others are grey is seen when they are read."""
+    try:
+        data[0].compute(scheduler="synchronous")
+    except ColourError as error:
+        raise ValueError(f"{name} {error}") from error
+    except Exception as error:
+        raise ValueError(f"{name} cannot be read ({describe_error(error)}); copy or export it again") from error
+
+
+def make_stack(data: da.Array | np.ndarray, name: str) -> da.Array:
     """Give `data` as (t, y, x) in native byte order, one frame a chunk; refuse what is not a grey movie."""
-    if data.dtype.names or (data.ndim >= 3 and data.shape[-1] in (3, 4)):
-        raise ValueError(f"{name} is in colour (RGB); convert it to grey values, best export the original data")
     if data.dtype.kind == "c":
         raise ValueError(f"{name} holds complex numbers (a Fourier transform or a wave); give the recorded image")
     if data.dtype.kind not in "iufb":
-        raise ValueError(f"{name} holds {data.dtype} values; real numbers are needed")
+        raise ValueError(f"{name} holds {data.dtype} values; real numbers are needed, export it again as grey values")
     if data.ndim > 3:
         data = data.reshape([n for n in data.shape[:-2] if n != 1] + list(data.shape[-2:]))
     if data.ndim not in (2, 3):
@@ -82,7 +101,6 @@ def _make_stack(data: da.Array | np.ndarray, name: str) -> da.Array:
     if 0 in data.shape:
         raise ValueError(f"{name} holds no frames (its shape is {data.shape}); record or export it again")
     data = data[None] if data.ndim == 2 else data
-    # Without a name, or Dask would read all of the array to make one.
-    lazy = data if isinstance(data, da.Array) else da.from_array(data, chunks=(1, -1, -1), name=False)
+    lazy = make_lazy(data)
     wanted = np.dtype(np.uint8) if lazy.dtype.kind == "b" else lazy.dtype.newbyteorder("=")
     return lazy.rechunk((1, -1, -1)).astype(wanted, copy=False)

@@ -1,90 +1,66 @@
-"""The formats that moirelib reads, and how a file or an array becomes a movie."""
+"""How a file, a folder or an array becomes a movie."""
 
 import os
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import dask.array as da
 import numpy as np
 from numpy.typing import ArrayLike
 
 from .calibration import FRAME_TIME, PIXEL_SIZE, override_scale
-from .digital_micrograph import read_dm
-from .emd import read_emd
+from .folder import find_next_part, is_pattern, read_folder
+from .formats import find_format, list_formats, read_file
 from .movie import Movie, make_movie
-from .mrc import read_mrc
-from .picture import read_picture
-from .ser import read_emi, read_ser
-from .stored import StoredImage, explain_errors
-from .tiff import read_tiff
-
-
-class Format(NamedTuple):
-    """A file format."""
-
-    extensions: tuple[str, ...]
-    name: str  # in messages: "movie.dm4 cannot be read as NAME: ..."
-    maker: str  # who writes such files
-    read: Callable[[Path], StoredImage]
-
-
-# All formats that moirelib reads. To add one:
-#   1. Write a module beside this one with a function that takes a path and returns a `StoredImage`: lazy pixels and,
-#      for y, x and t, the step and its unit as the file gives them. mrc.py is a short example. Whatever the decoder
-#      raises becomes one line for the user; raise `UnusableFile` where you can say better what is wrong, and call
-#      `require_size`, so that a truncated file is told apart when it is opened.
-#   2. List it here, and its extensions in the docstring of `read_movie` and in the help of ``moirelib decompose``.
-#   3. Let ``write_any`` of tests/movie_files.py write a small valid file, and name it in TIMED or UNTIMED there; the
-#      tests of every format then include it.
-FORMATS = (
-    Format((".dm3", ".dm4"), "Gatan DigitalMicrograph", "Gatan", read_dm),
-    Format((".mrc", ".mrcs"), "MRC", "FEI, SerialEM, Relion", read_mrc),
-    Format((".tif", ".tiff"), "TIFF", "ImageJ, OME, microscope makers", read_tiff),
-    Format((".emd",), "EMD", "Velox, Berkeley", read_emd),
-    Format((".ser",), "TIA .ser", "FEI TIA", read_ser),
-    Format((".emi",), "TIA .emi", "FEI TIA", read_emi),  # leads to the .ser files beside it
-    Format((".png", ".jpg", ".jpeg"), "a picture", "screenshots", read_picture),
-)
+from .stored import StoredImage, drop_colours
 
 
 def read_movie(path: str | os.PathLike[str], pixel_size: float | None = None, frame_time: float | None = None) -> Movie:
     """Open a movie or a single image (a movie of one frame); its pixels are read later, frame by frame.
 
-    Of a file with several images, the largest. A stack whose axis is not time (a focal or energy series) is read as
-    frames, without a frame time. A TIFF resolution in inch or cm counts as a calibration only below 1 µm per pixel;
-    above, it is a print setting (72 dpi).
+    Read are {formats}.
+
+    Of a file with several images, the largest; in a TIFF file, colour previews are left out, and images of one size and
+    type written one after the other are frames. A stack whose axis is not time (a focal or energy series) is read as
+    frames, without a frame time. Where red, green and blue are the same, they are grey; alpha is left out.
+
+    A folder of single frames is a movie, in natural order of the names (1, 2, 10) or, for Gatan's OneView
+    (``Hour_00/Minute_00/Second_00/...``), in order of time; so are the numbered parts of one long recording. A pattern
+    such as ``folder/run_*.tif`` joins the files that it matches. Every other folder is refused with a list of what is
+    in it.
+
+    Not believed are a pixel size of 1.000 Å in an MRC file, which many programs write for "unknown", and a TIFF
+    resolution in inch or cm above 1 µm per pixel, which is a print setting (72 dpi). Where only one axis has a scale,
+    it is taken for both. What was decided so is told in ``notes`` of the movie. Its ``dose`` comes from the extended
+    header that FEI and SerialEM write into MRC files.
 
     Parameters
     ----------
     path : path-like
-        A ``.dm3``, ``.dm4``, ``.mrc``, ``.tif``, ``.emd``, ``.ser``, ``.emi``, ``.png`` or ``.jpg`` file.
+        A file of the formats above, a folder, or a pattern with ``*``.
     pixel_size, frame_time : float, optional
         In nm/pixel, and time between frames in s; taken instead of what the file says.
 
     Raises
     ------
     FileNotFoundError, IsADirectoryError
-        If there is no such file.
+        If there is no such file, or if a folder holds no movie or several.
     ValueError
         If the file is empty, truncated, not an image, in colour, complex or of too many dimensions, if it is a
-        diffraction pattern, if its pixels are not square, or if `pixel_size` or `frame_time` is not positive.
+        diffraction pattern, if its pixels are not square, if the files of a folder differ in size, or if `pixel_size`
+        or `frame_time` is not positive.
     """
     path = Path(path)
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder; give the movie file in it")
-    if not path.exists():
-        raise FileNotFoundError(f"no such file: {path}")
-    kind = next((known for known in FORMATS if path.suffix.lower() in known.extensions), None)
-    if kind is None:
-        supported = "; ".join(f"{', '.join(known.extensions)} ({known.maker})" for known in FORMATS)
-        raise ValueError(f"{path.name} has an unknown format; supported are {supported}")
-    if path.stat().st_size == 0:
-        raise ValueError(f"{path.name} is empty (0 bytes); copy or export it again")
-    with explain_errors(path, kind.name):
-        image = kind.read(path)
-    return make_movie(image, path.name, pixel_size, frame_time)
+    if is_pattern(path) or (path.is_dir() and find_format(path) is None):
+        image = read_folder(path)
+    else:
+        image = read_file(path)
+        image = replace(image, notes=image.notes + find_next_part(path, image))
+    return make_movie(image, path.resolve().name, pixel_size, frame_time)
+
+
+if read_movie.__doc__:  # none with python -OO
+    read_movie.__doc__ = read_movie.__doc__.replace("{formats}", list_formats("{name} ({extensions})", ",\n    ", "``"))
 
 
 def as_movie(
@@ -94,7 +70,8 @@ def as_movie(
 ) -> Movie:
     """Make a `Movie` of a file, another movie, or an array ``(t, y, x)`` or ``(y, x)``; errors as of `read_movie`.
 
-    ``pixel_size`` (nm/pixel) and ``frame_time`` (s) are taken instead of the movie's own.
+    ``pixel_size`` (nm/pixel) and ``frame_time`` (s) are taken instead of the movie's own. An array whose last axis is 3
+    or 4 long holds colours.
     """
     if isinstance(movie, Movie):
         pixel_size = override_scale(movie.pixel_size, pixel_size, PIXEL_SIZE, movie.name)
@@ -103,4 +80,7 @@ def as_movie(
     if isinstance(movie, str | os.PathLike):
         return read_movie(movie, pixel_size, frame_time)
     data = movie if isinstance(movie, da.Array) else np.asarray(movie)
-    return make_movie(StoredImage(data), "array", pixel_size, frame_time)
+    colour = data.ndim in (3, 4) and data.shape[-1] in (3, 4)
+    return make_movie(
+        StoredImage(drop_colours(data) if colour else data, colour=colour), "array", pixel_size, frame_time
+    )

@@ -19,7 +19,7 @@ _ELEMENT = struct.Struct("<ddiddiHII")  # offset, step and reference pixel in x;
 def read_ser(path: Path) -> StoredImage:
     """The images of a .ser file. RosettaSciIO loads all of it even when lazy; the few fields needed are read here."""
     with path.open("rb") as file:
-        offsets = _read_offsets(file)
+        offsets = _read_offsets(file, path)
         if not offsets:
             raise UnusableFile(f"{path.name} holds no frames; record or export it again")
         file.seek(offsets[0])
@@ -32,7 +32,7 @@ def read_ser(path: Path) -> StoredImage:
     return StoredImage(data, y=(dy, unit), x=(dx, unit))
 
 
-def _read_offsets(file: BinaryIO) -> tuple[int, ...]:
+def _read_offsets(file: BinaryIO, path: Path) -> tuple[int, ...]:
     """Where each recorded image begins, in bytes."""
     order, series, version, kind, _, _, valid = struct.unpack("<HHHIIII", file.read(22))
     if (order, series) != (0x4949, 0x0197):
@@ -41,8 +41,10 @@ def _read_offsets(file: BinaryIO) -> tuple[int, ...]:
         raise ValueError("spectra, not images")
     word = "I" if version <= 0x210 else "Q"
     (table,) = struct.unpack(f"<{word}", file.read(struct.calcsize(word)))
+    size = valid * struct.calcsize(word)
+    require_size(path, table + size)  # Python sets memory aside for all that is to be read
     file.seek(table)
-    return struct.unpack(f"<{valid}{word}", file.read(valid * struct.calcsize(word)))
+    return struct.unpack(f"<{valid}{word}", file.read(size))
 
 
 def _is_diffraction(path: Path) -> bool:

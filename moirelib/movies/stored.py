@@ -2,16 +2,20 @@
 
 import contextlib
 import gc
+import itertools
 import logging
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import dask.array as da
 import numpy as np
 
+MOST_COMPRESSION = 4096  # times; LZW, the strongest of the simple kinds, packs 4096 equal bytes into one or two
+COLOUR_TOLERANCE = 5  # of 255; lossy compression changes grey values that much from colour to colour
 Scale = tuple[Any, str | None]  # size of a step and its unit, as the file gives them
 Item = TypeVar("Item")
 
@@ -25,6 +29,11 @@ class StoredImage:
     x: Scale = (1.0, None)
     t: Scale = (1.0, None)
     part: str = ""  # "[2 of 3]" in a file of several images
+    colour: bool = False  # stored as colours; whether they are shades of grey is seen when a frame is read
+    dose: float | None = None  # electrons/Å² in each frame, where the file says so
+    notes: tuple[str, ...] = ()  # what the user should know, each a sentence
+    scale_note: str = ""  # the same about the pixel size; left out when the user gives one
+    files: tuple[Path, ...] = ()  # all files that the frames lie in, where there are several
 
 
 # --- Errors -----------------------------------------------------------------------------------------------------------
@@ -32,6 +41,10 @@ class StoredImage:
 
 class UnusableFile(Exception):
     """A reader understood the file, but it holds no movie; the message names the file and says what to do."""
+
+
+class ColourError(ValueError):
+    """A frame is really in colour; the message goes behind the name of the file."""
 
 
 @contextlib.contextmanager
@@ -49,9 +62,12 @@ def explain_errors(path: Path, kind: str) -> Iterator[None]:
         raise
     except UnusableFile as error:
         raise ValueError(str(error)) from error.__cause__
+    except ColourError as error:
+        raise ValueError(f"{path.name} {error}") from error
     except Exception as error:  # struct.error, KeyError, IndexError, ...: each decoder raises its own
         raise ValueError(
-            f"{path.name} cannot be read as {kind}: damaged, truncated or not such a file ({describe_error(error)})"
+            f"{path.name} cannot be read as {kind}: damaged, truncated or not such a file ({describe_error(error)}); "
+            "copy or export it again"
         ) from error
     finally:
         for logger, level in zip(loggers, levels, strict=True):
@@ -70,6 +86,13 @@ def require_size(path: Path, size: float) -> None:
         raise UnusableFile(f"{path.name} is truncated: it ends before its last frame; copy or export it again")
 
 
+def require_plausible(path: Path, frames: int, frame_bytes: float) -> None:
+    """Refuse a file that promises more than compression can hold; without this, damage could ask for all memory."""
+    size = path.stat().st_size
+    if frames > size or frame_bytes > MOST_COMPRESSION * size:
+        raise UnusableFile(f"{path.name} is damaged: it promises more than it can hold; copy or export it again")
+
+
 # --- Frames -----------------------------------------------------------------------------------------------------------
 
 
@@ -86,24 +109,89 @@ def _read_block(read_frame: Callable[[int], np.ndarray], block_id: tuple[int, ..
     return read_frame(block_id[0])[None]
 
 
+def make_lazy(data: da.Array | np.ndarray) -> da.Array:
+    """A Dask array of an array, one piece for each step along its first axis."""
+    # Without a name, or Dask would read all of the array to make one.
+    return data if isinstance(data, da.Array) else da.from_array(data, chunks=(1, *[-1] * (data.ndim - 1)), name=False)
+
+
 @dataclass(frozen=True)
 class StoredFrames:
-    """Frames that lie uncompressed in a file; calling it with `i` reads frame `i`."""
+    """Frames that lie uncompressed in one file or several; calling it with `i` reads frame `i`."""
 
-    path: Path
+    path: Path | Sequence[Path]  # of all frames, or of each
     offsets: Sequence[int]  # where each frame begins, in bytes
     shape: tuple[int, int]  # (y, x)
     dtype: np.dtype  # as stored, byte order included
 
     def __call__(self, i: int) -> np.ndarray:
         """Frame `i`."""
+        path = self.path if isinstance(self.path, Path) else self.path[i]
         count = self.shape[0] * self.shape[1]
-        frame = np.fromfile(self.path, self.dtype, count, offset=self.offsets[i]).reshape(self.shape)
+        frame = np.fromfile(path, self.dtype, count, offset=self.offsets[i]).reshape(self.shape)
         return frame.astype(self.dtype.newbyteorder("="), copy=False)
 
     def stack(self) -> da.Array:
         """All frames, lazily."""
         return stack_frames(self, (len(self.offsets), *self.shape), self.dtype.newbyteorder("="))
+
+
+_running: dict[tuple, "tuple[int, Iterator[np.ndarray]]"] = {}  # of this process: where each decoder stands
+_MOST_RUNNING = 4  # decoders kept open
+_lock = threading.Lock()
+
+
+@dataclass(frozen=True)
+class SequentialFrames:
+    """Frames of a format that can only be decoded one after the other, such as a video.
+
+    Frames asked for in rising order are decoded once; an earlier one starts the decoder again.
+    """
+
+    path: Path
+    decode: Callable[[Path], Iterator[np.ndarray]]  # frames of a file from its first on
+    changed: float = field(default=0.0)  # when the file was written: another one must not go on where this one stood
+
+    def __call__(self, i: int) -> np.ndarray:
+        """Frame `i`."""
+        key = (self.path, self.decode, self.changed)
+        with _lock:
+            following, frames = _running.pop(key, (0, None))
+            if frames is None or i < following:
+                following, frames = 0, self.decode(self.path)
+            frame = next(itertools.islice(frames, i - following, None), None)
+            if frame is None:
+                raise ValueError("the file ends before this frame")
+            while len(_running) >= _MOST_RUNNING:
+                _running.pop(next(iter(_running)))
+            _running[key] = (i + 1, frames)
+        return frame
+
+
+# --- Colours ----------------------------------------------------------------------------------------------------------
+
+
+def to_grey(frame: np.ndarray, axis: int = -1, lossy: bool = False) -> np.ndarray:
+    """Grey values of a frame whose colours lie along `axis`: grey, grey and alpha, RGB, or RGB and alpha.
+
+    Alpha is dropped. ColourError if red, green and blue differ; a little if the frame was compressed with losses.
+    """
+    channels = np.moveaxis(frame, axis, 0)
+    if len(channels) < 3:
+        return channels[0]
+    colours = channels[:3]
+    highest, lowest = colours.max(axis=0), colours.min(axis=0)
+    if np.any(highest - lowest > COLOUR_TOLERANCE if lossy else highest != lowest):
+        raise ColourError(
+            "is in colour (RGB): red, green and blue differ; export the original grey data, or convert it to grey"
+        )
+    return colours[1]  # green, which lossy compression keeps best
+
+
+def drop_colours(data: da.Array | np.ndarray) -> da.Array:
+    """Grey values of an array whose last axis holds 3 or 4 colours, lazily; each image is one piece."""
+    lazy = make_lazy(data[None] if data.ndim == 3 else data).rechunk((1, -1, -1, -1))
+    return lazy.map_blocks(to_grey, drop_axis=3, dtype=lazy.dtype)
 
 
 # --- Files of several images, and RosettaSciIO ------------------------------------------------------------------------
@@ -112,7 +200,7 @@ class StoredFrames:
 def choose_largest(images: Sequence[Item], size: Callable[[Item], int], path: Path) -> tuple[int, str]:
     """Index of the largest image, and "[2 of 3]" if there are several."""
     if not images:
-        raise UnusableFile(f"{path.name} holds no image")
+        raise UnusableFile(f"{path.name} holds no image; give a file with a movie or a picture")
     best = max(range(len(images)), key=lambda i: size(images[i]))
     return best, f"[{best + 1} of {len(images)}]" if len(images) > 1 else ""
 

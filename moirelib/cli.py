@@ -158,30 +158,38 @@ frame, particle, layer, y_nm, x_nm, or a table that TrackMate or trackpy exporte
   moire.csv       twist and Moiré period per frame
   defects.csv     vacancies, interstitials, dislocations with Burgers vectors, disclinations
   boundaries.csv  grain and twin boundaries
+  motion.csv      drift and turn of each layer, per frame, and the dose so far where it is known
+  msd.csv         mean squared displacement of each layer, without the localization error's part
   vibrations.csv  amplitude and spring constant of every particle
   phonons.csv     stiffness of plane waves along Γ-M-K-Γ
   growth.csv      particles that came and went
-  figures (.png) and tracks.gif
+  figures (.png) and tracks.gif, of at most 200 frames
 An analysis that the particles do not allow is left out, with a line that says why.
+--only writes the named tables and their report, and no tracks.gif; what an earlier run wrote besides stays.
 """,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("folder", metavar="DIR", help="folder with particles.csv")
     p.add_argument("--pixel-size", type=float, metavar="NM", help="nm per pixel; needed where the table is in pixels")
+    p.add_argument("--only", metavar="TABLES", help="only these, such as vibrations,defects (names as above)")
     p.add_argument("--no-movie", action="store_true", help="do not write tracks.gif")
+    p.add_argument("--workers", type=int, default=2, metavar="N", help="processes for a long movie (default 2)")
     p.set_defaults(run=_analyze)
 
 
 def _analyze(args: argparse.Namespace) -> None:
-    from .analysis.pipeline import analyze, field_of_view, read_particles
-    from .analysis.report import WRITTEN, write_analysis
+    from .analysis.pipeline import analyze, read_particles, read_recording
+    from .analysis.report import name_files, write_analysis
     from .output import output_folder
 
-    particles = read_particles(args.folder, args.pixel_size)
+    only = None if args.only is None else [name.strip() for name in args.only.split(",")]
+    files, particles = name_files(only), read_particles(args.folder, args.pixel_size)
     out = os.path.join(args.folder, "analysis")
-    with output_folder(out, replaces=WRITTEN) as folder:
-        result = analyze(particles, field_of_view(args.folder), progress=True)
-        write_analysis(result, folder, os.path.basename(os.path.abspath(args.folder)), movie=not args.no_movie)
+    with output_folder(out, replaces=files) as folder:
+        recording = read_recording(args.folder)
+        result = analyze(particles, progress=True, only=only, workers=args.workers, **recording)
+        name = os.path.basename(os.path.abspath(args.folder))
+        write_analysis(result, folder, name, movie=only is None and not args.no_movie, progress=True)
     print(f"{', '.join(f'{name}.csv' for name in result.tables)}, report.html -> {out}")
     for name, note in result.notes.items():
         print(f"{name}: {note}")

@@ -37,24 +37,27 @@ def check_particles(
     """
     columns = list(columns)
     require_columns(table, columns, name)
-    numbers = table[columns].apply(pd.to_numeric, errors="coerce")
-    bad = ~np.isfinite(numbers.to_numpy(float))
-    if bad.any():
-        row, column = np.argwhere(bad)[0]
+    numbers = {c: pd.to_numeric(table[c], errors="coerce") for c in columns}
+    known = [np.isfinite(numbers[c].to_numpy(float)) for c in columns]
+    if bad := [(int(good.argmin()), column) for column, good in enumerate(known) if not good.all()]:
+        row, column = min(bad)
         raise ValueError(f"{name}: {columns[column]} in data row {row + 1} is not a number; correct or remove that row")
     whole = [c for c in columns if c in ("frame", "particle", "layer")]
-    if np.any(numbers[whole].to_numpy(float) % 1) or (numbers["frame"] < 0).any():
+    if any(np.any(numbers[c].to_numpy() % 1) for c in whole) or (numbers["frame"] < 0).any():
         raise ValueError(f"{name}: {', '.join(whole)} must be whole numbers, frames from 0 on; number them anew")
-    return table.assign(**{c: numbers[c].astype(int if c in whole else float) for c in columns})
+    types = {c: np.dtype(int if c in whole else float) for c in columns}
+    return table.assign(**{c: numbers[c].astype(types[c]) for c in columns if table[c].dtype != types[c]})
 
 
 def require_unique_tracks(tracks: pd.DataFrame) -> None:
     """Raise ValueError if a track is in two places of a frame; particle -1, of no track, may be."""
-    linked = tracks[tracks["particle"] >= 0]
-    twice = linked.duplicated(["frame", "layer", "particle"]).to_numpy()
-    if twice.any():
-        frame, layer, particle = linked[["frame", "layer", "particle"]].to_numpy(int)[twice.argmax()]
-        raise ValueError(f"particle {particle} of layer {layer} stands twice in frame {frame}; link the tracks again")
+    frame, layer, particle = (tracks[c].to_numpy() for c in ("frame", "layer", "particle"))
+    for k in np.unique(layer):
+        own = (layer == k) & (particle >= 0)
+        names = np.sort(frame[own].astype(int) * (particle.max() + 1) + particle[own])
+        if len(twice := names[1:][names[1:] == names[:-1]]):
+            at, number = divmod(int(twice[0]), int(particle.max()) + 1)
+            raise ValueError(f"particle {number} of layer {k} stands twice in frame {at}; link the tracks again")
 
 
 def layers_by_frame(particles: pd.DataFrame) -> Iterator[tuple[int, dict[int, np.ndarray]]]:

@@ -8,8 +8,20 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
-from moirelib.analysis import NEEDED, analyze, field_of_view, read_particles, render_report, write_analysis
+from moirelib.analysis import (
+    NEEDED,
+    TABLES,
+    analyze,
+    field_of_view,
+    pipeline,
+    read_particles,
+    read_recording,
+    render_report,
+    report,
+    write_analysis,
+)
 from moirelib.analysis.report import SUMMARIES
 from moirelib.cli import main
 from moirelib.crystal import hexagonal_lattice, moire_period
@@ -57,7 +69,10 @@ def test_every_table_is_written_with_its_columns(folder):
         "boundaries": "frame layer kind y0_nm x0_nm y1_nm x1_nm misorientation_deg inclination_deg sigma",
         "phonons": "layer branch q_y_per_nm q_x_per_nm stiffness_kt_nm2",
         "growth": "frame layer event particle y_nm x_nm coordination registry",
+        "motion": "frame layer y_nm x_nm turn_deg",
+        "msd": "layer lag_frames lag_s msd_nm2 msd_std_nm2 pairs",
     }
+    assert set(expected) == set(TABLES)
     for name, columns in expected.items():
         table = pd.read_csv(folder / "analysis" / f"{name}.csv")
         assert set(columns.split()) <= set(table.columns), name
@@ -162,6 +177,79 @@ def test_what_an_earlier_analysis_left_does_not_stay_beside_the_new(still):
     folder, _ = still
     assert not (folder / "vibrations.csv").exists()
     assert (folder / "my_notes.txt").read_text(encoding="utf-8") == "mine"
+
+
+def test_only_the_named_tables_are_made(movie):
+    few = movie[movie["frame"] < 4]
+    result = analyze(few, only={"vibrations", "defects"})
+    assert list(result.tables) == ["defects"]  # 4 frames give no vibrations
+    assert list(result.notes) == ["vibrations"]
+    assert list(result.summaries["defects"]) == ["Followed through the frames"]
+    pd.testing.assert_frame_equal(result.tables["defects"], analyze(few).tables["defects"])
+
+
+def test_only_replaces_its_own_files_and_shows_every_stage(movie, tmp_path, capsys):
+    movie[movie["frame"] < 4].to_csv(tmp_path / "particles.csv", index=False)
+    (tmp_path / "analysis").mkdir()
+    for name in ("growth.csv", "tracks.gif", "moire.csv"):
+        (tmp_path / "analysis" / name).write_text("old", encoding="utf-8")
+    assert main(["analyze", str(tmp_path), "--only", "moire, msd"]) == 0
+    written = {file.name for file in (tmp_path / "analysis").iterdir()}
+    assert written == {
+        "growth.csv",
+        "tracks.gif",
+        "moire.csv",
+        "msd.csv",
+        "registry.png",
+        "moire.png",
+        "msd.png",
+        "report.html",
+    }
+    assert (tmp_path / "analysis" / "growth.csv").read_text(encoding="utf-8") == "old"
+    assert len(pd.read_csv(tmp_path / "analysis" / "moire.csv")) == 4
+    bars = capsys.readouterr().err
+    for stage in ("frames", "sites", "msd", "figures"):
+        assert f"{stage}: 100%" in bars or f"{stage}: 3figure" in bars
+    assert "growth" not in bars
+
+
+def test_unknown_tables_are_refused_before_any_work(movie, tmp_path, capsys):
+    movie.to_csv(tmp_path / "particles.csv", index=False)
+    assert main(["analyze", str(tmp_path), "--only", "phonon,growth"]) == 2
+    error = capsys.readouterr().err
+    assert "phonon;" in error
+    assert all(name in error for name in TABLES)
+    assert error.count("\n") == 1
+
+
+def test_two_processes_give_what_one_gives(movie, monkeypatch):
+    monkeypatch.setattr(pipeline, "ROWS_PER_PROCESS", 100)
+    monkeypatch.setattr(pipeline, "FRAMES_AT_ONCE", 2)
+    few = movie[movie["frame"] < 5]
+    one, two = (analyze(few, only=["lattice", "moire"], workers=n).tables for n in (1, 2))
+    for name in one:
+        pd.testing.assert_frame_equal(one[name], two[name])
+
+
+def test_a_long_movie_of_tracks_is_thinned_evenly_and_says_so(movie, tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "MOVIE_FRAMES", 4)
+    result = analyze(movie, only=["lattice"])
+    write_analysis(result, tmp_path)
+    with Image.open(tmp_path / "tracks.gif") as gif:
+        assert gif.n_frames == 4
+    assert "tracks.gif: shows 4 of the 12 frames" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_dose_and_frame_time_are_those_of_the_decomposition(movie, tmp_path):
+    assert read_recording(tmp_path) == {"field_nm": None, "frame_time": None, "dose": None}
+    (tmp_path / "summary.json").write_text('{"frame_time_s": 0.2, "dose_e_per_A2": 3}', encoding="utf-8")
+    recording = read_recording(tmp_path)
+    assert recording == {"field_nm": None, "frame_time": 0.2, "dose": 3.0}
+    tables = analyze(movie, only=["motion", "msd"], **recording).tables
+    assert tables["motion"].groupby("frame")["cumulative_dose_e_per_A2"].max()[11] == pytest.approx(36.0)
+    assert tables["msd"]["lag_s"].max() == pytest.approx(0.2 * 11)
+    (tmp_path / "summary.json").write_text('{"frame_time_s": null, "dose_e_per_A2": "?"}', encoding="utf-8")
+    assert read_recording(tmp_path)["dose"] is None
 
 
 def test_one_layer_alone_has_no_moire(movie):

@@ -11,6 +11,7 @@ from .defects import (
     find_defects as find_defects,
     orientational_twins as orientational_twins,
 )
+from .diffusion import mean_squared_displacement as mean_squared_displacement
 from .dislocations import burgers_circuit as burgers_circuit
 from .displacements import (
     Displacements as Displacements,
@@ -61,11 +62,17 @@ from .pipeline import (
     analyze as analyze,
     field_of_view as field_of_view,
     read_particles as read_particles,
+    read_recording as read_recording,
 )
-from .relaxation import Relaxation as Relaxation, fit_relaxation as fit_relaxation, relative_motion as relative_motion
+from .relaxation import (
+    Relaxation as Relaxation,
+    fit_relaxation as fit_relaxation,
+    motion_table as motion_table,
+    relative_motion as relative_motion,
+)
 from .report import (
-    WRITTEN as WRITTEN,
     figures as figures,
+    name_files as name_files,
     render_report as render_report,
     write_analysis as write_analysis,
 )

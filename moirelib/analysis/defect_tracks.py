@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from ..tables import require_columns
 from ..tracking import link_places
@@ -45,8 +46,8 @@ def follow_defects(
         return defects.assign(defect=0, step_y_nm=np.nan, step_x_nm=np.nan, glide_nm=np.nan, climb_nm=np.nan)
     defects = defects.reset_index(drop=True)
     where, burgers = (defects[c].to_numpy(float) for c in (["y_nm", "x_nm"], ["burgers_y_nm", "burgers_x_nm"]))
-    at_rest = _subtract_motion(defects, where, motion)
-    burgers = _subtract_motion(defects, where + burgers, motion) - at_rest
+    at_rest = subtract_motion(defects, where, motion)
+    burgers = subtract_motion(defects, where + burgers, motion) - at_rest
     rest = pd.DataFrame(np.hstack([at_rest, burgers]), columns=["y", "x", "by", "bx"]).assign(frame=defects["frame"])
     parts = []
     for (_, kind), rows in defects.groupby(["layer", "kind"]):
@@ -67,17 +68,23 @@ def follow_defects(
     ).reset_index(drop=True)
 
 
-def _subtract_motion(table, points, motion) -> np.ndarray:
-    """Points (n, 2) of a table's rows where they would be in the first frame, moving with their layers."""
+def subtract_motion(table: pd.DataFrame, points: ArrayLike, motion: dict[int, Occupancy] | None) -> np.ndarray:
+    """Points (n, 2) of a table's rows where they would be in the first frame, moving with their layers, in nm.
+
+    ``table`` has ``frame, layer``; rows of a layer that is not in ``motion`` stay where they are.
+    """
     points = np.array(points, float)
-    for (layer, frame), rows in table.groupby(["layer", "frame"]).indices.items():
+    for layer, rows in table.groupby("layer").indices.items():
         own = (motion or {}).get(layer)
         if own is None:
             continue
-        row = np.flatnonzero(own.frames == frame)
-        if len(row) == 0:
-            raise ValueError(f"motion of layer {layer} has no frame {frame}; pass the occupancy of the same movie")
-        points[rows] = own.in_first_frame(points[rows], row[0])
+        frame = table["frame"].to_numpy()[rows]
+        row = np.minimum(np.searchsorted(own.frames, frame), len(own.frames) - 1)
+        if (wrong := own.frames[row] != frame).any():
+            raise ValueError(
+                f"motion of layer {layer} has no frame {frame[wrong][0]}; pass the occupancy of the same movie"
+            )
+        points[rows] = own.in_first_frame(points[rows], row)
     return points
 
 
@@ -113,7 +120,7 @@ def follow_boundaries(
     if boundaries.empty:
         return boundaries.assign(boundary=0, migration_nm=np.nan)
     boundaries = boundaries.reset_index(drop=True)
-    start, end = (_subtract_motion(boundaries, boundaries[[f"y{k}_nm", f"x{k}_nm"]], motion) for k in "01")
+    start, end = (subtract_motion(boundaries, boundaries[[f"y{k}_nm", f"x{k}_nm"]], motion) for k in "01")
     rest = pd.DataFrame((start + end) / 2, columns=["y", "x"]).assign(frame=boundaries["frame"])
     rest["direction"] = np.arctan2(*(end - start).T) % np.pi
     parts = [(rows, rest.loc[rows.index, ["frame", "y", "x"]]) for _, rows in boundaries.groupby("layer")]

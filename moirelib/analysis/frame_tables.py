@@ -8,9 +8,10 @@ import pandas as pd
 from .boundaries import BOUNDARY_COLUMNS
 from .defects import DEFECT_COLUMNS, detect_defects
 from .grains import Tolerance
-from .layer_frame import LayerFrame, layer_frames
+from .layer_frame import layer_frames, triangulate_layers
 from .moire import fit_moire_of_grains, place_on
 
+FRAME_TABLES = ("lattice", "moire", "defects", "boundaries")
 LATTICE_COLUMNS = "frame layer grain spacing_nm angle_deg spacing_std_nm angle_std_deg shear psi6 n".split()
 MOIRE_COLUMNS = (
     "frame twist_deg period_nm twist_std_deg period_std_nm formula_nm formula_std_nm rotation_deg "
@@ -124,9 +125,16 @@ def _concatenate(parts, columns) -> pd.DataFrame:
     return table.reindex(columns=columns)
 
 
-def tabulate_frame(frame: int, layers: dict[int, LayerFrame]) -> dict[str, pd.DataFrame]:
-    """All tables of one frame: ``lattice``, ``moire``, ``defects`` and ``boundaries``."""
-    one: Iterable = [(frame, layers)]
-    defects, boundaries = _tabulate_defects(one)
-    lattice, moire = _tabulate_lattices(one), _tabulate_moire(one)
-    return {"lattice": lattice, "moire": moire, "defects": defects, "boundaries": boundaries}
+def tabulate_frames(
+    frames: Iterable[tuple[int, dict[int, np.ndarray]]], names: Iterable[str] = FRAME_TABLES
+) -> dict[str, pd.DataFrame]:
+    """Those of `FRAME_TABLES` that are named, of some frames: numbers, and positions (n, 2) of each layer in nm."""
+    triangulated = [(frame, triangulate_layers(layers)) for frame, layers in frames]
+    tables = {}
+    if "lattice" in names:
+        tables["lattice"] = _tabulate_lattices(triangulated)
+    if "moire" in names:
+        tables["moire"] = _tabulate_moire(triangulated)
+    if {"defects", "boundaries"} & set(names):
+        tables["defects"], tables["boundaries"] = _tabulate_defects(triangulated)
+    return tables

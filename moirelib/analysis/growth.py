@@ -69,7 +69,7 @@ def _list_layer_events(one, occupancy) -> pd.DataFrame:
             "frame": one.frames[t],
             "layer": one.layer,
             "event": np.where(came, "attachment", "detachment"),
-            "particle": [_find_track(one, *event) for event in zip(t, k, came, strict=True)],
+            "particle": _find_tracks(one, t, k, came),
             "y_nm": one.sites[k, 0],
             "x_nm": one.sites[k, 1],
             "coordination": coordination[k, t - ~came].astype(int),
@@ -77,22 +77,22 @@ def _list_layer_events(one, occupancy) -> pd.DataFrame:
     )
     on = registry_at(one, occupancy, t, one.sites[k])
     table["registry"], table["coordinate"] = on["registry"].to_numpy(object), on["coordinate"].to_numpy(float)
-    where = [one.in_frame(site, row)[0] for row, site in zip(t, one.sites[k], strict=True)]
-    table[["y_frame_nm", "x_frame_nm"]] = np.reshape(where, (-1, 2))
+    table[["y_frame_nm", "x_frame_nm"]] = one.in_frame(one.sites[k], t)
     return table
 
 
-def _find_track(one, row, site, came) -> int:
-    """The track seen longest at a site after attachment, or before detachment."""
-    same = one.occupied[:, site] == one.occupied[row if came else row - 1, site]
-    after = np.flatnonzero(~same[row:])
-    before = np.flatnonzero(~same[:row])
-    span = (
-        slice(row, row + after[0] if len(after) else None) if came else slice(before[-1] + 1 if len(before) else 0, row)
-    )
-    tracks = one.particles[span, site]
-    numbers, count = np.unique(tracks[tracks >= 0], return_counts=True)
-    return int(numbers[count.argmax()]) if len(numbers) else -1
+def _find_tracks(one, rows, sites, came) -> np.ndarray:
+    """The track seen longest at each event's site after attachment, or before detachment; -1 for none."""
+    found = np.full(len(rows), -1)
+    for site in np.unique(sites):
+        changes = np.flatnonzero(np.diff(one.occupied[:, site])) + 1
+        edges = np.concatenate([[0], changes, [len(one.frames)]])
+        for event in np.flatnonzero(sites == site):
+            k = np.searchsorted(edges, rows[event]) - (not came[event])
+            tracks = one.particles[edges[k] : edges[k + 1], site]
+            numbers, count = np.unique(tracks[tracks >= 0], return_counts=True)
+            found[event] = numbers[count.argmax()] if len(numbers) else -1
+    return found
 
 
 def registry_at(one: Occupancy, occupancy: dict[int, Occupancy], rows: np.ndarray, points: np.ndarray) -> pd.DataFrame:

@@ -47,7 +47,8 @@ class LayerFrame:
 
     def of_grain(self, number: int) -> "LayerFrame":
         """The same particles with one grain only, which becomes number 0."""
-        return LayerFrame(self.mesh, self.tolerance, np.where(self.grain == number, 0, -1))
+        alone = np.where(self.grain == number, 0, -1)
+        return self if np.array_equal(alone, self.grain) else LayerFrame(self.mesh, self.tolerance, alone)
 
 
 def layer_frames(
@@ -57,6 +58,11 @@ def layer_frames(
 
     Layers without four particles off a line are left out.
     """
-    tolerance = Tolerance() if tolerance is None else tolerance
     for frame, layers in layers_by_frame(particles):
-        yield frame, {k: LayerFrame(Mesh(points), tolerance) for k, points in layers.items() if spans_plane(points)}
+        yield frame, triangulate_layers(layers, tolerance)
+
+
+def triangulate_layers(layers: dict[int, np.ndarray], tolerance: Tolerance | None = None) -> dict[int, LayerFrame]:
+    """Each layer of a frame, from positions (n, 2) in nm; those without four particles off a line are left out."""
+    tolerance = Tolerance() if tolerance is None else tolerance
+    return {k: LayerFrame(Mesh(points), tolerance) for k, points in layers.items() if spans_plane(points)}

@@ -4,8 +4,10 @@ Tracks break, particles are missed, false finds come and go. Growth is therefore
 lattice that a particle may take, and whether each is taken, frame by frame. Chapter 10.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -23,6 +25,7 @@ from .grains import find_grains
 
 FILLED = 0.93  # share of a rectangle that particles cover where the field's edges cut them off
 FEWEST_IN_FRAME = 7  # particles of a frame that has a spacing: one and its neighbours
+ROWS_AT_ONCE = 100_000  # of a table, in a tree; all of a long movie would fill the memory
 FULLEST_FRAMES = 5  # frames of each layer in which the spacing is measured
 SHARED_TRACKS = 3  # tracks in two frames that give a motion; without, particles that are each other's nearest
 OWN_MOTION = 12  # particles of a layer whose motion is its own; fewer move as all particles do
@@ -78,12 +81,12 @@ class Occupancy:
         """Rotation since the first frame from x towards y, in degrees, shape (t,)."""
         return np.degrees(np.unwrap(np.angle(self.turn)))
 
-    def in_frame(self, points: ArrayLike, row: int) -> np.ndarray:
-        """Where points (n, 2) of the first frame are in the frame of a row, in nm."""
+    def in_frame(self, points: ArrayLike, row: int | np.ndarray) -> np.ndarray:
+        """Where points (n, 2) of the first frame are in the frame of a row, or each of its own row, in nm."""
         return to_points(self.turn[row] * to_complex(np.reshape(points, (-1, 2))) + self.shift[row])
 
-    def in_first_frame(self, points: ArrayLike, row: int) -> np.ndarray:
-        """Where points (n, 2) of the frame of a row would be in the first frame, moving with the layer, in nm."""
+    def in_first_frame(self, points: ArrayLike, row: int | np.ndarray) -> np.ndarray:
+        """The reverse of `in_frame`: where points of later frames would be in the first, moving with the layer."""
         return to_points((to_complex(np.reshape(points, (-1, 2))) - self.shift[row]) * np.conj(self.turn[row]))
 
     def in_view(self, points: ArrayLike, row: int, border: float | None = None) -> np.ndarray:
@@ -119,54 +122,67 @@ def site_occupancy(
     min_frames : int
         What was there, or missing, for fewer frames is a false find, or a miss.
     """
-    table = check_particles(particles).reset_index(drop=True)
+    return dict(occupied_layers(particles, field_nm, border_nm, min_frames))
+
+
+def occupied_layers(
+    particles: pd.DataFrame, field_nm: ArrayLike | None = None, border_nm: float | None = None, min_frames: int = 3
+) -> Iterator[tuple[int, Occupancy]]:
+    """The same as `site_occupancy`, one layer after the other."""
+    table = check_particles(particles)
     require_unique_tracks(table)
-    frames = np.unique(table["frame"])
+    frames, row = np.unique(table["frame"], return_inverse=True)
     if len(frames) < 3:
         raise ValueError(f"growth needs at least 3 frames, got {len(frames)}; pass a longer movie")
     if min_frames < 1:
         raise ValueError(f"min_frames must be 1 or more, got {min_frames}")
-    positions = table[["y_nm", "x_nm"]].to_numpy()
-    table = table.assign(row=np.searchsorted(frames, table["frame"]), z=to_complex(positions))
-    field = _choose_field(positions, field_nm)
+    z = to_complex(table[["y_nm", "x_nm"]].to_numpy())
+    table = pd.DataFrame(
+        {"row": row, "layer": table["layer"].to_numpy(), "particle": table["particle"].to_numpy(), "z": z}
+    )
+    field = _choose_field(z, field_nm)
     whole = _measure_steps(table, len(frames), _measure_spacing(table), None)
-    found = {}
-    for layer, rows in table.groupby("layer"):
+    for layer in np.unique(table["layer"]):
+        rows = table[table["layer"] == layer]
         spacing = _measure_spacing(rows)
         if spacing is None:
             continue
-        open_border = field_nm is None and not _fills_rectangle(positions, spacing)
+        open_border = field_nm is None and not _fills_rectangle(z, spacing)
         usual = -spacing if open_border else BORDER * spacing
         border = usual if border_nm is None else float(border_nm)
         motion = _accumulate_motion(_measure_steps(rows, len(frames), spacing, whole))
-        found[int(layer)] = _measure_layer(int(layer), rows, frames, motion, spacing, field, border, min_frames)
-    return found
+        yield int(layer), _measure_layer(int(layer), rows, frames, motion, spacing, field, border, min_frames)
 
 
-def _choose_field(positions, field_nm):
+def _choose_field(z, field_nm):
     """Least and largest (y, x) in view, in nm."""
     if field_nm is None:
-        return tuple(positions.min(axis=0)), tuple(positions.max(axis=0))
+        return (z.imag.min(), z.real.min()), (z.imag.max(), z.real.max())
     field = np.asarray(field_nm, float)
     if field.shape != (2,) or not (field > 0).all():
         raise ValueError(f"field_nm is height and width in nm, got {field_nm}")
     return (0.0, 0.0), tuple(field)
 
 
-def _fills_rectangle(positions, spacing) -> bool:
+def _fills_rectangle(z, spacing) -> bool:
     """Whether particles fill the rectangle around them, as they do where the field's edges cut them off."""
-    low, high = positions.min(axis=0), positions.max(axis=0)
+    low, high = _choose_field(z, None)
     axes = (np.arange(a, b + 1e-9, spacing) for a, b in zip(low, high, strict=True))
     grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 2)
-    return bool(np.mean(cKDTree(positions).query(grid)[0] < spacing) > FILLED)
+    nearest = np.full(len(grid), np.inf)
+    for k in range(0, len(z), ROWS_AT_ONCE):
+        nearest = np.minimum(nearest, cKDTree(to_points(z[k : k + ROWS_AT_ONCE])).query(grid)[0])
+    return bool(np.mean(nearest < spacing) > FILLED)
 
 
 def _measure_spacing(rows) -> float | None:
     """Median over a few of the fullest frames of the spacing in nm; None where no frame has a lattice."""
     values = []
-    for _, layer in rows.groupby("layer"):
-        for frame in layer["frame"].value_counts().index[:FULLEST_FRAMES]:
-            points = layer.loc[layer["frame"] == frame, ["y_nm", "x_nm"]].to_numpy(float)
+    for layer in np.unique(rows["layer"]):
+        own = (rows["layer"] == layer).to_numpy()
+        row, z = rows["row"].to_numpy()[own], rows["z"].to_numpy()[own]
+        for frame in pd.Series(row).value_counts().index[:FULLEST_FRAMES]:
+            points = to_points(z[row == frame])
             if len(points) >= FEWEST_IN_FRAME and spans_plane(points):
                 values.append(neighbour_spacing(points))
     return float(np.median(values)) if values else None
@@ -178,9 +194,14 @@ def _measure_spacing(rows) -> float | None:
 def _measure_steps(rows, count, spacing, fallback):
     """Turn and shift (count - 1,) from each frame to the next; the fallback's where a layer shares too few tracks."""
     turns, shifts = np.ones(count, complex)[1:], np.zeros(count, complex)[1:]
-    by_row = {row: table for row, table in rows.groupby("row")}
-    for k in range(count - 1):
-        pair = _pair_positions(by_row.get(k), by_row.get(k + 1), spacing)
+    row, track = rows["row"].to_numpy(), rows["particle"].to_numpy()
+    # One number for each track of each layer; layers of other programs' tables may both have a particle 1
+    name = np.where(track < 0, -1, rows["layer"].to_numpy() * (track.max() + 1) + track)
+    order = np.lexsort([name, row])
+    frames = np.split(order, np.searchsorted(row[order], np.arange(1, count)))
+    places = ((name[part], rows["z"].to_numpy()[part]) for part in frames)
+    for k, pair_of_frames in enumerate(pairwise(places)):
+        pair = _pair_positions(*pair_of_frames, spacing)
         if fallback is not None and len(pair[0]) < OWN_MOTION:
             turns[k], shifts[k] = fallback[0][k], fallback[1][k]
         elif len(pair[0]):
@@ -189,16 +210,17 @@ def _measure_steps(rows, count, spacing, fallback):
 
 
 def _pair_positions(one, other, spacing):
-    """Positions of tracks in both frames; without three, of particles that are each other's nearest."""
-    none = (np.zeros(0, complex),) * 2
-    if one is None or other is None:
-        return none
-    both = one[one["particle"] >= 0].merge(other[other["particle"] >= 0], on=["layer", "particle"])
-    if len(both) >= SHARED_TRACKS:
-        return both["z_x"].to_numpy(), both["z_y"].to_numpy()
-    if spacing is None:
-        return none
-    a, b = one["z"].to_numpy(), other["z"].to_numpy()
+    """Positions of tracks in both frames, of their sorted names (-1: none) and positions.
+
+    Without three such tracks, positions of particles that are each other's nearest.
+    """
+    (names, a), (other_names, b) = one, other
+    start, other_start = np.searchsorted(names, 0), np.searchsorted(other_names, 0)
+    _, i, j = np.intersect1d(names[start:], other_names[other_start:], assume_unique=True, return_indices=True)
+    if len(i) >= SHARED_TRACKS:
+        return a[start + i], b[other_start + j]
+    if spacing is None or len(a) == 0 or len(b) == 0:
+        return (np.zeros(0, complex),) * 2
     i, j = pair_mutually_nearest(to_points(a), to_points(b), SITE_REACH * spacing)
     return a[i], b[j]
 
@@ -259,9 +281,11 @@ def _find_sites(rest, spacing):
     """Where positions without motion (complex) pile up, and which pile each belongs to, -1 for none."""
     step = spacing / CELLS
     low = np.array([rest.real.min(), rest.imag.min()]) - spacing
-    index = np.floor((np.stack([rest.real, rest.imag], axis=1) - low) / step).astype(int)
-    heap = np.zeros(index.max(axis=0) + 1 + int(spacing / step))
-    np.add.at(heap, tuple(index.T), 1.0)
+    column, line = (
+        ((part - start) / step).astype(int) for part, start in zip((rest.real, rest.imag), low, strict=True)
+    )
+    shape = np.array([column.max(), line.max()]) + 1 + int(spacing / step)
+    heap = np.bincount(column * shape[1] + line, minlength=shape.prod()).reshape(shape).astype(float)
     heap = gaussian_filter(heap, BLUR * spacing / step, mode="constant")
     # A disk: the corners of a square would reach the flank of a higher neighbouring pile
     reach = round(PILE * spacing / step)
@@ -306,28 +330,26 @@ def _estimate_histories(seen, visible, sites, spacing, min_frames, iterations: i
     rates |= {"taken": np.full(4, 0.5), "attach": np.full(4, 2e-3), "detach": np.full(4, 2e-3)}
     if seen.shape[1] == 0:
         return seen, rates
-    context, near = _encode_observations(seen, visible), adjacency(sites, spacing)
+    context, near = _encode_observations(seen, visible), adjacency(sites, spacing).astype(np.int8)
     state, old = seen, None
     for _ in range(iterations):
         group = _group_by_neighbours(state, near)
-        emission = _observation_probability(context, rates)
-        posterior, jumps = _run_forward_backward(emission, *_transition_probability(group, rates))
-        rates = _update_rates(context, posterior, jumps, group[0])
-        state = posterior[..., 1] > 0.5
+        odds, counts = _run_forward_backward(context, group, rates)
+        rates = _update_rates(*counts)
+        state = odds > 1
         new = np.log(np.concatenate([np.ravel(v) for v in rates.values()]))
         if old is not None and np.abs(new - old).max() < CONVERGED:
             break
         old = new
-    chances = _transition_probability(_group_by_neighbours(state, near), rates)
-    path = _find_likeliest_path(_observation_probability(context, rates), *chances)
+    path = _find_likeliest_path(context, _group_by_neighbours(state, near), rates)
     return _drop_short_runs(path, visible, seen, min_frames), rates
 
 
 def _encode_observations(seen, visible) -> np.ndarray:
     """Code of each observation (t, n): 2 (what was seen before) + what is seen now; 4 + now at first; 6 out of view."""
-    code = np.where(visible, 4 + seen, 6)
+    code = np.where(visible, np.int8(4) + seen, np.int8(6))
     again = visible[1:] & visible[:-1]
-    code[1:][again] = (2 * seen[:-1] + seen[1:])[again]
+    code[1:][again] = (np.int8(2) * seen[:-1] + seen[1:])[again]
     return code
 
 
@@ -339,53 +361,61 @@ def adjacency(sites: np.ndarray, spacing: float) -> csr_array:
 
 def _group_by_neighbours(taken, near) -> np.ndarray:
     """Of each step (t - 1, n): 0 for no taken neighbour before or after it, 1 for one or two, 2 for up to four, 3."""
-    count = (near @ taken.T.astype(float)).T
-    return np.digitize(np.maximum(count[1:], count[:-1]), [0.5, 2.5, 4.5])
+    count = (near @ taken.T.astype(np.int8)).T
+    most = np.maximum(count[1:], count[:-1])
+    return (most > 0).astype(np.int8) + (most > 2) + (most > 4)
 
 
-def _observation_probability(context, rates) -> np.ndarray:
-    """Probability of each observation if the site is empty or taken, (t, n, 2)."""
+def _observation_odds(rates) -> np.ndarray:
+    """How much likelier each code of `_encode_observations` is at a taken site than at an empty one, (7,)."""
     m, again, f, f_again = (rates[k] for k in ("miss", "miss_again", "false", "false_again"))
     missed, false = m / (m + 1 - again), f / (f + 1 - f_again)  # whatever was before
     empty = [1 - f, f, 1 - f_again, f_again, 1 - false, false, 1.0]
     taken = [again, 1 - again, m, 1 - m, missed, 1 - missed, 1.0]
-    return np.stack([np.array(empty)[context], np.array(taken)[context]], axis=-1)
+    return np.array(taken) / np.array(empty)
 
 
-def _transition_probability(group, rates):
-    """Probability of each state at first (n, 2), and of each step (t - 1, n, 2, 2) from empty and taken to either."""
-    a, d = rates["attach"], rates["detach"]
-    step = np.moveaxis(np.array([[1 - a, a], [d, 1 - d]]), -1, 0)
-    taken = rates["taken"][group[0]]
-    return np.stack([1 - taken, taken], axis=1), step[group], group
+def _run_forward_backward(context, group, rates):
+    """Odds (t, n) that each site is taken, and expected counts: of observations (2, 7), of transitions and of starts.
+
+    A site has two states, so the odds of taken against empty hold all there is: those of the past run forward, those
+    of the future backward, and their product counts. Transitions (4, 2, 2) and starts (2, 4) are counted by group.
+    """
+    seen_odds, attach, detach = _observation_odds(rates), rates["attach"], rates["detach"]
+    stay, free = 1 - detach, 1 - attach
+    odds = np.empty(context.shape)
+    odds[0] = (rates["taken"] / (1 - rates["taken"]))[group[0]] * seen_odds[context[0]]
+    for t in range(1, len(odds)):
+        g, before = group[t - 1], odds[t - 1]
+        odds[t] = (before * stay[g] + attach[g]) / (before * detach[g] + free[g]) * seen_odds[context[t]]
+    observed, jumps, later = np.zeros((2, 7)), np.zeros((4, 2, 2)), np.ones(context.shape[1])
+    for t in range(len(odds) - 1, -1, -1):
+        odds[t] *= later
+        taken = odds[t] / (1 + odds[t])
+        observed[1] += np.bincount(context[t], taken, 7)
+        observed[0] += np.bincount(context[t], minlength=7)
+        if t == 0:
+            break
+        g, past, now = group[t - 1], odds[t - 1], seen_odds[context[t]] * later
+        came, left, none = attach[g] * now, past * detach[g], free[g]
+        total = came + left + none + past * stay[g] * now
+        for (i, j), part in (((0, 1), came), ((1, 0), left), ((0, 0), none)):
+            jumps[:, i, j] += np.bincount(g, part / total, 4)
+        jumps[:, 1, 1] += np.bincount(g, minlength=4)
+        later = (detach[g] + stay[g] * now) / (none + came)
+    observed[0] -= observed[1]
+    jumps[:, 1, 1] -= jumps.sum(axis=(1, 2)) - jumps[:, 1, 1]
+    starts = [np.bincount(group[0], part, 4) for part in (1 - taken, taken)]
+    return odds, (observed, jumps, starts)
 
 
-def _run_forward_backward(emission, first, step, group):
-    """Posterior probability of the states (t, n, 2), and expected number of transitions by group (4, 2, 2)."""
-    forward, backward = np.empty_like(emission), np.ones_like(emission)
-    forward[0] = first * emission[0] / np.sum(first * emission[0], axis=1, keepdims=True)
-    for t in range(1, len(emission)):
-        now = np.einsum("ni,nij->nj", forward[t - 1], step[t - 1]) * emission[t]
-        forward[t] = now / now.sum(axis=-1, keepdims=True)
-    jumps = np.zeros((4, 2, 2))
-    for t in range(len(emission) - 1, 0, -1):
-        ahead = emission[t] * backward[t]
-        joint = forward[t - 1][:, :, None] * step[t - 1] * ahead[:, None, :]
-        np.add.at(jumps, group[t - 1], joint / joint.sum(axis=(1, 2), keepdims=True))
-        before = np.einsum("nij,nj->ni", step[t - 1], ahead)
-        backward[t - 1] = before / before.sum(axis=-1, keepdims=True)
-    posterior = forward * backward
-    return posterior / posterior.sum(axis=-1, keepdims=True), jumps
-
-
-def _update_rates(context, posterior, jumps, first) -> dict:
+def _update_rates(observed, jumps, begun) -> dict:
     """Rates from expected counts and a prior (`PRIOR_COUNTS` counts), within bounds."""
-    empty, taken = (np.bincount(context.ravel(), posterior[..., k].ravel(), 7) for k in (0, 1))
+    empty, taken = observed
 
     def share(part, rest, guess, most, weight=PRIOR_COUNTS):
         return np.clip((part + weight * guess) / (part + rest + weight), 1e-5, most)
 
-    begun = [np.bincount(first, posterior[0, :, k], 4) for k in (0, 1)]
     return {
         "miss": float(share(taken[2], taken[3], 0.03, LARGEST_RATES["miss"])),
         "miss_again": float(share(taken[0], taken[1], 0.1, LARGEST_RATES["miss_again"])),
@@ -397,18 +427,21 @@ def _update_rates(context, posterior, jumps, first) -> dict:
     }
 
 
-def _find_likeliest_path(emission, first, step, _) -> np.ndarray:
+def _find_likeliest_path(context, group, rates) -> np.ndarray:
     """The likeliest sequence of states (t, n)."""
-    log_step, score = np.log(step), np.log(emission[0] * first)
-    back = np.empty((len(emission), emission.shape[1], 2), np.int8)
-    for t in range(1, len(emission)):
-        ways = score[:, :, None] + log_step[t - 1]
-        back[t] = ways.argmax(axis=1)
-        score = ways.max(axis=1) + np.log(emission[t])
-    path = np.empty(emission.shape[:2], bool)
-    path[-1] = score.argmax(axis=-1)
-    for t in range(len(emission) - 1, 0, -1):
-        path[t - 1] = np.take_along_axis(back[t], path[t][:, None].astype(int), axis=1)[:, 0]
+    seen_odds, attach, detach = (np.log(x) for x in (_observation_odds(rates), rates["attach"], rates["detach"]))
+    stay, free = np.log(1 - rates["detach"]), np.log(1 - rates["attach"])
+    odds = np.log(rates["taken"] / (1 - rates["taken"]))[group[0]] + seen_odds[context[0]]
+    from_taken = np.empty((len(context), 2, context.shape[1]), bool)  # the better way into empty, and into taken
+    for t in range(1, len(context)):
+        g = group[t - 1]
+        left, stayed = odds + detach[g], odds + stay[g]
+        from_taken[t] = left > free[g], stayed > attach[g]
+        odds = np.maximum(stayed, attach[g]) - np.maximum(left, free[g]) + seen_odds[context[t]]
+    path = np.empty(context.shape, bool)
+    path[-1] = odds > 0
+    for t in range(len(context) - 1, 0, -1):
+        path[t - 1] = np.where(path[t], from_taken[t, 1], from_taken[t, 0])
     return path
 
 

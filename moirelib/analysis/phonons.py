@@ -3,6 +3,8 @@
 Positions are (y, x) in nm, wave vectors in radians per nm, stiffnesses in kT/nm². Chapter 8.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
 
@@ -102,11 +104,20 @@ def measure_phonons(tracks: pd.DataFrame, **options) -> pd.DataFrame:
     after the other; of a layer with several grains, the largest one's. ``attrs["note"]`` has a line for each layer that
     has none, or only those of a part of it; ``attrs["ticks"]`` has each layer's distances of Γ, M, K and Γ.
     """
+    return tabulate_phonons(tracks, lambda layer: site_displacements(tracks, layer, **options))
+
+
+def tabulate_phonons(
+    tracks: pd.DataFrame,
+    displacements: Callable[[int], Displacements],
+    springs: Callable[[Displacements], SpringModel] = fit_springs,
+) -> pd.DataFrame:
+    """The same as `measure_phonons`, from what gives a layer's displacements and, of its largest grain, the springs."""
 
     def measure(layer):
-        motion = site_displacements(tracks, layer, **options)
+        motion = displacements(layer)
         grain = largest_grain(motion)
-        table, one, all_ = dispersion(grain), len(grain.sites), len(motion.sites)
+        table, one, all_ = dispersion(grain, model=springs(grain)), len(grain.sites), len(motion.sites)
         if one < all_:
             table.attrs["note"] = f"several grains; phonons of the largest, {one} of {all_} sites"
         return table

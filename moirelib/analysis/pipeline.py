@@ -2,38 +2,54 @@
 
 import contextlib
 import json
-from collections.abc import Callable
+import multiprocessing
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
-from functools import partial
+from functools import cache, partial
+from itertools import islice
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from ..tables import TRACK_COLUMNS, check_particles, read_particle_table
+from ..tables import TRACK_COLUMNS, check_particles, layers_by_frame, read_particle_table
 from .defect_tracks import follow_boundaries, follow_defects
+from .diffusion import mean_squared_displacement
 from .displacements import Displacements, coordination_labels, site_displacements
-from .frame_tables import tabulate_frame
+from .frame_tables import FRAME_TABLES, tabulate_frames
 from .growth import front_table, front_velocity, growth_events, growth_rate, size_table
-from .layer_frame import layer_frames
 from .moire import registry
-from .occupancy import Occupancy, site_occupancy
-from .phonons import largest_grain, measure_phonons
-from .relaxation import fit_relaxation, relative_motion
+from .occupancy import Occupancy, occupied_layers
+from .phonons import tabulate_phonons
+from .progress import Stages, leave_interrupts_to_the_first, map_in_order
+from .relaxation import fit_relaxation, motion_table, relative_motion
 from .site_preference import site_preference
-from .springs import elastic_constants, fit_springs
-from .vibrations import group_vibrations, interlayer_correlation, layer_vibrations, measure_vibrations, site_vibrations
+from .springs import SpringModel, elastic_constants, fit_springs
+from .vibrations import (
+    group_vibrations,
+    interlayer_correlation,
+    layer_vibrations,
+    measure_every_layer,
+    site_vibrations,
+)
 
 NEEDED = TRACK_COLUMNS  # that a table must have
+USED = (*NEEDED, "y_std_nm", "x_std_nm")
 #: Tables in the order of the report; each is written as NAME.csv.
-TABLES = ("lattice", "moire", "defects", "boundaries", "vibrations", "phonons", "growth")
+TABLES = (*FRAME_TABLES, "motion", "msd", "vibrations", "phonons", "growth")
+ON_SITES = {"defects", "boundaries", "motion", "msd", "growth"}  # these need the motion of each layer's lattice
 LAYER_NUMBERS = [f"variance_{axis}{kind}_nm2" for axis in "yx" for kind in ("", "_std")]
 LAYER_NUMBERS += ["anisotropy", "anisotropy_std", "isotropy_p", "lindemann", "lindemann_relative"]
 LASTING = 3  # frames; a defect of fewer may be a particle that was missed
 DEFECT_REACH, BOUNDARY_REACH = 1.2, 2.0  # spacings that a defect or boundary may move from frame to frame
 LONGEST = 10  # boundaries listed
+FOLLOWED = "Followed through the frames"
+FRAMES_AT_ONCE = 8  # analysed by one call: progress shows in steps of so many
+ROWS_PER_PROCESS = 100_000  # of the table, some ten seconds; for fewer, another process takes longer to start
 
 
 @dataclass
@@ -47,6 +63,7 @@ class Analysis:
     summaries: dict[str, dict[str, pd.DataFrame]] = field(default_factory=dict)
     sizes: pd.DataFrame | None = None  # of `moirelib.analysis.size_table`
     occupancy: dict[int, Occupancy] = field(default_factory=dict)  # sites of each layer, and how it moved
+    seconds: dict[str, float] = field(default_factory=dict)  # that each stage took
 
     def write(self, folder: str | PathLike) -> None:
         """Write each table as NAME.csv into an existing folder."""
@@ -86,8 +103,25 @@ def _check_not_empty(table, name) -> pd.DataFrame:
     return table
 
 
-def analyze(particles: pd.DataFrame, field_nm: ArrayLike | None = None, progress: bool = False) -> Analysis:
-    """Vibrations, phonons, lattices, Moiré, defects, boundaries and growth of a particle table, as far as it allows.
+def choose_tables(only: Collection[str] | None) -> list[str]:
+    """Names of the wanted tables in the order of `TABLES`, all for None; ValueError of a name that is not there."""
+    if unknown := [name for name in only or () if name not in TABLES]:
+        raise ValueError(f"no analysis is called {', '.join(unknown)}; there are {', '.join(TABLES)}")
+    return [name for name in TABLES if only is None or name in only]
+
+
+def analyze(
+    particles: pd.DataFrame,
+    field_nm: ArrayLike | None = None,
+    progress: bool = False,
+    only: Collection[str] | None = None,
+    workers: int = 1,
+    frame_time: float | None = None,
+    dose: float | None = None,
+) -> Analysis:
+    """Vibrations, phonons, lattices, Moiré, defects, boundaries, motion and growth of a particle table.
+
+    What the table does not allow is left out, with a note.
 
     Parameters
     ----------
@@ -96,36 +130,133 @@ def analyze(particles: pd.DataFrame, field_nm: ArrayLike | None = None, progress
     field_nm : tuple of float, optional
         Height and width of the field of view, in nm: what drift carries over its edges has not grown.
     progress : bool
-        Show a progress bar over the frames.
+        Show a progress bar for each stage.
+    only : collection of str, optional
+        Names of the wanted tables, of `TABLES`; all by default. What they need is computed too, but not kept.
+    workers : int
+        Processes that share the frames of a long movie.
+    frame_time, dose : float, optional
+        In s, and in electrons/Å² per frame, where known.
     """
-    particles = _check_not_empty(particles, "the table")
-    result = Analysis(particles)
-    _add_frame_tables(result, progress)
-    tracks = particles[particles["particle"] >= 0]
-    frames = particles["frame"].nunique()
+    names, result, stages = choose_tables(only), Analysis(_check_not_empty(particles, "the table")), Stages(progress)
+    result.seconds = stages.seconds
+    _add_frame_tables(result, names, stages, workers)
+    linked, used = result.particles["particle"] >= 0, [c for c in USED if c in result.particles]
+    tracks = result.particles[used] if linked.all() else result.particles.loc[linked, used]
+    frames = result.particles["frame"].nunique()
     if frames < 2 or tracks.empty:
         why = "one frame" if frames < 2 else "no linked particles"
-        for name in ("vibrations", "phonons", "growth"):
+        for name in set(names) - set(FRAME_TABLES):
             result.notes[name] = f"needs particles followed over several frames; here is {why} only"
-        return result
-    _add_table(result, "vibrations", lambda: measure_vibrations(tracks))
-    _add_table(result, "phonons", lambda: measure_phonons(tracks))
-    _add_table(result, "growth", lambda: _measure_growth(result, field_nm))
-    _add_summaries(result, tracks)
+    else:
+        if ON_SITES & set(names):
+            _find_sites(result, names, stages, field_nm)
+        motions = _Motions(tracks)
+        steps: dict[str, list[Callable]] = {
+            "motion": [partial(_add_table, result, "motion", motion_table, result.occupancy, dose)],
+            "msd": [partial(_add_table, result, "msd", _measure_msd, result, tracks, frame_time)],
+            "vibrations": _list_vibration_steps(result, motions),
+            "phonons": _list_phonon_steps(result, motions),
+            "growth": _list_growth_steps(result),
+            "defects": [partial(_add_summary, result, "defects", FOLLOWED, _summarise_defects, result)],
+            "boundaries": [partial(_add_summary, result, "boundaries", FOLLOWED, _summarise_boundaries, result)],
+        }
+        for name in sorted(set(names) & set(steps), key=list(steps).index):
+            with stages.stage(name, len(steps[name])) as bar:
+                for step in steps[name]:
+                    step()
+                    bar.update()
+    result.tables = {name: result.tables[name] for name in names if name in result.tables}
     return result
 
 
-def _measure_growth(result, field_nm) -> pd.DataFrame:
-    """Table of events; sizes and summaries of growth are added to the result."""
-    result.occupancy = occupancy = site_occupancy(result.particles, field_nm)
-    events, result.sizes = growth_events(occupancy), size_table(occupancy)
-    add, frames = partial(_add_summary, result, "growth"), result.particles["frame"].unique()
-    add("Rates per frame", partial(growth_rate, events, frames, layers=sorted(occupancy)))
+def _find_sites(result, names, stages, field_nm) -> None:
+    """Sites and motion of each layer that has a lattice."""
+    with stages.stage("sites", result.particles["layer"].nunique(), "layer") as bar:
+        try:
+            for layer, one in occupied_layers(result.particles, field_nm):
+                result.occupancy[layer] = one
+                bar.update()
+        except ValueError as error:
+            result.notes |= {name: str(error) for name in ("motion", "growth") if name in names}
+
+
+class _Motions:
+    """Displacements of each layer, and the springs of its largest grain, computed once."""
+
+    def __init__(self, tracks: pd.DataFrame):
+        self.tracks, self.layers = tracks, sorted(tracks["layer"].unique())
+        self.of_layer, self.springs = cache(partial(site_displacements, tracks)), dict[int, SpringModel]()
+
+    def known(self) -> dict[int, Displacements]:
+        """By layer, where the tracks allow them; the notes give the reason where they do not."""
+        known = {}
+        for layer in self.layers:
+            with contextlib.suppress(ValueError):
+                known[layer] = self.of_layer(layer)
+        return known
+
+    def fit_springs(self, grain: Displacements) -> SpringModel:
+        """Springs of a layer's largest grain, kept for its elastic constants."""
+        return self.springs.setdefault(grain.layer, fit_springs(grain))
+
+
+def _list_vibration_steps(result, motions) -> list[Callable]:
+    def measure():
+        return measure_every_layer(motions.tracks, lambda layer: site_vibrations(motions.of_layer(layer)))[0]
+
+    def add(title, summarise, only_both=False):
+        known = motions.known()
+        if not only_both or {1, 2} <= set(known):
+            _add_summary(result, "vibrations", title, summarise, known)
+
+    return [
+        motions.known,
+        partial(_add_table, result, "vibrations", measure),
+        partial(add, "Layers as a whole", _summarise_layers),
+        partial(add, "By coordination", partial(_group_amplitudes, labels=lambda m: coordination_labels(m.sites))),
+        partial(add, "By place on the other layer", _group_by_registry, only_both=True),
+        partial(add, "Correlation of the two layers' displacements, by distance", _correlate_layers, only_both=True),
+    ]
+
+
+def _list_phonon_steps(result, motions) -> list[Callable]:
+    title = "Elastic constants in kT/nm², and Poisson's ratio"
+    return [
+        motions.known,
+        partial(_add_table, result, "phonons", tabulate_phonons, motions.tracks, motions.of_layer, motions.fit_springs),
+        partial(_add_summary, result, "phonons", title, _measure_elastic_constants, motions.springs),
+    ]
+
+
+def _list_growth_steps(result) -> list[Callable]:
+    """Table of events, sizes, and summaries of growth."""
+    if "growth" in result.notes:
+        return []
+    add, frames = partial(partial, _add_summary, result, "growth"), result.particles["frame"].unique()
     per_frame = {f"velocity_{kind}nm_per_s": f"velocity_{kind}nm_per_frame" for kind in ("", "std_")}
-    add("Velocity of the front, nm per frame", lambda: front_velocity(front_table(occupancy)).rename(columns=per_frame))
-    add("Attachments of layer 2 by registry", _measure_preference, occupancy)
-    add("Turning and sliding of layer 2 on layer 1", _measure_relaxation, occupancy)
-    return events
+
+    def measure():
+        events, result.sizes = growth_events(result.occupancy), size_table(result.occupancy)
+        return events
+
+    def measure_rates():
+        return growth_rate(result.tables["growth"], frames, layers=sorted(result.occupancy))
+
+    def measure_fronts():
+        return front_velocity(front_table(result.occupancy)).rename(columns=per_frame)
+
+    return [
+        partial(_add_table, result, "growth", measure),
+        add("Rates per frame", measure_rates),
+        add("Velocity of the front, nm per frame", measure_fronts),
+        add("Attachments of layer 2 by registry", _measure_preference, result.occupancy),
+        add("Turning and sliding of layer 2 on layer 1", _measure_relaxation, result.occupancy),
+    ]
+
+
+def _measure_msd(result, tracks, frame_time) -> pd.DataFrame:
+    return mean_squared_displacement(tracks, frame_time, motion=result.occupancy)
 
 
 def _measure_preference(occupancy) -> pd.DataFrame:
@@ -147,27 +278,6 @@ def _measure_relaxation(occupancy) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _add_summaries(result, tracks) -> None:
-    """Numbers of whole layers: vibrations, elastic constants, defects that last."""
-    motions = {}
-    for layer in sorted(tracks["layer"].unique()):
-        with contextlib.suppress(ValueError):  # the notes already give the reason
-            motions[layer] = site_displacements(tracks, layer)
-    add = partial(_add_summary, result)
-    add("vibrations", "Layers as a whole", _summarise_layers, motions)
-    add("vibrations", "By coordination", _group_amplitudes, motions, lambda m: coordination_labels(m.sites))
-    if {1, 2} <= set(motions):
-        both = {layer: motions[layer] for layer in (1, 2)}
-        places = partial(_label_by_registry, both)
-        add("vibrations", "By place on the other layer", _group_amplitudes, both, places)
-        title = "Correlation of the two layers' displacements, by distance"
-        add("vibrations", title, interlayer_correlation, *both.values())
-    add("phonons", "Elastic constants in kT/nm², and Poisson's ratio", _measure_elastic_constants, motions)
-    spacing = result.tables["lattice"]["spacing_nm"].median()
-    add("defects", "Followed through the frames", _summarise_defects, result, spacing)
-    add("boundaries", "Followed through the frames", _summarise_boundaries, result, spacing)
-
-
 def _add_summary(result, section, title, compute: Callable[..., pd.DataFrame], *arguments) -> None:
     """Add a summary; where the data do not allow it, the report goes without."""
     with contextlib.suppress(ValueError):
@@ -179,6 +289,15 @@ def _add_summary(result, section, title, compute: Callable[..., pd.DataFrame], *
 def _summarise_layers(motions) -> pd.DataFrame:
     rows = [{"layer": layer} | layer_vibrations(motion) for layer, motion in motions.items()]
     return pd.DataFrame(rows, columns=["layer", *LAYER_NUMBERS])
+
+
+def _group_by_registry(motions) -> pd.DataFrame:
+    both = {layer: motions[layer] for layer in (1, 2)}
+    return _group_amplitudes(both, partial(_label_by_registry, both))
+
+
+def _correlate_layers(motions) -> pd.DataFrame:
+    return interlayer_correlation(motions[1], motions[2])
 
 
 def _group_amplitudes(motions, labels: Callable[[Displacements], np.ndarray]) -> pd.DataFrame:
@@ -195,16 +314,13 @@ def _label_by_registry(motions, motion) -> np.ndarray:
     return registry(motion.sites, motions[3 - motion.layer].sites)["registry"].replace("", np.nan).to_numpy()
 
 
-def _measure_elastic_constants(motions) -> pd.DataFrame:
-    rows = []
-    for layer, motion in motions.items():
-        with contextlib.suppress(ValueError):
-            rows.append({"layer": layer} | asdict(elastic_constants(fit_springs(largest_grain(motion)))))
-    return pd.DataFrame(rows)
+def _measure_elastic_constants(springs) -> pd.DataFrame:
+    return pd.DataFrame([{"layer": layer} | asdict(elastic_constants(model)) for layer, model in springs.items()])
 
 
-def _summarise_defects(result, spacing) -> pd.DataFrame:
+def _summarise_defects(result) -> pd.DataFrame:
     """Of every kind of defect, how many last, for how long and how far they move on their layer's own lattice."""
+    spacing = result.tables["lattice"]["spacing_nm"].median()
     paths = follow_defects(result.tables["defects"], DEFECT_REACH * spacing, motion=result.occupancy)
     step = np.hypot(paths["step_y_nm"], paths["step_x_nm"])
     each = paths.assign(moved=step > 0.5 * spacing).groupby(["layer", "kind", "defect"])
@@ -225,8 +341,9 @@ def _summarise_defects(result, spacing) -> pd.DataFrame:
     return summary.assign(**{c: summary[c].mask(other) for c in ("farthest_glide_nm", "farthest_climb_nm")})
 
 
-def _summarise_boundaries(result, spacing) -> pd.DataFrame:
+def _summarise_boundaries(result) -> pd.DataFrame:
     """The boundaries that are seen in most frames: what they are, and how far they migrate."""
+    spacing = result.tables["lattice"]["spacing_nm"].median()
     paths = follow_boundaries(result.tables["boundaries"], BOUNDARY_REACH * spacing, motion=result.occupancy)
     each = paths.groupby(["layer", "boundary"]).agg(
         frames=("frame", "nunique"),
@@ -243,29 +360,50 @@ def _summarise_boundaries(result, spacing) -> pd.DataFrame:
     return lasting.sort_values(["layer", "frames"], ascending=[True, False]).head(LONGEST)
 
 
-def _add_frame_tables(result, progress) -> None:
+def _add_frame_tables(result, names, stages, workers) -> None:
     """Lattices, Moiré and defects: each frame on its own."""
-    from tqdm import tqdm
-
-    look = {"total": result.particles["frame"].nunique(), "desc": "analyze", "unit": "frame"}
-    frames = tqdm(layer_frames(result.particles), disable=not progress, **look)
-    found = [tabulate_frame(frame, layers) for frame, layers in frames]
-    for name in found[0]:
-        filled = [tables[name] for tables in found if len(tables[name])]
-        result.tables[name] = pd.concat(filled, ignore_index=True) if filled else found[0][name]
-    if result.tables["lattice"].empty:
+    wanted = [name for name in FRAME_TABLES if name in names]
+    if {"defects", "boundaries"} & set(wanted) and "lattice" not in wanted:
+        wanted.append("lattice")  # its spacing says how far a defect may move
+    if not wanted:
+        return
+    number = result.particles["frame"].nunique()
+    with stages.stage("frames", number, "frame") as bar:
+        parts = []
+        for tables in _tabulate_batches(
+            result.particles, wanted, min(workers, len(result.particles) // ROWS_PER_PROCESS)
+        ):
+            parts.append(tables)
+            bar.update(min(FRAMES_AT_ONCE, number - bar.n))
+    for name in wanted:
+        filled = [tables[name] for tables in parts if len(tables[name])]
+        result.tables[name] = pd.concat(filled, ignore_index=True) if filled else parts[0][name]
+    if "lattice" in names and result.tables["lattice"].empty:
         result.notes["lattice"] = "no lattice: too few particles of one layer beside each other"
-    if result.tables["moire"].empty:
+    if "moire" in names and result.tables["moire"].empty:
         del result.tables["moire"]
         result.notes["moire"] = "needs two layers with a lattice each that lie upon each other"
 
 
-def _add_table(result, name, compute: Callable[[], pd.DataFrame]) -> None:
+def _tabulate_batches(particles, names, workers) -> Iterator[dict[str, pd.DataFrame]]:
+    """Tables of some frames at a time, in order, by this process or by several others."""
+    frames = layers_by_frame(particles)
+    batches = iter(lambda: list(islice(frames, FRAMES_AT_ONCE)), [])
+    tabulate = partial(tabulate_frames, names=names)
+    if workers < 2:
+        yield from map(tabulate, batches)
+        return
+    context = multiprocessing.get_context("spawn")  # a forked process may hang in a library's threads
+    with ProcessPoolExecutor(workers, context, initializer=leave_interrupts_to_the_first) as pool:
+        yield from map_in_order(pool, tabulate, batches, ahead=2 * workers)
+
+
+def _add_table(result, name, compute: Callable[..., pd.DataFrame], *arguments) -> None:
     """Keep a table, or the line that says why there is none."""
     try:
-        table = compute()
+        table = compute(*arguments)
     except ValueError as error:
-        result.notes[name] = str(error)
+        result.notes.setdefault(name, str(error))
         return
     result.tables[name] = table
     if table.attrs.get("note"):
@@ -280,6 +418,20 @@ def field_of_view(folder: str | PathLike) -> tuple[float, float] | None:
     except (ValueError, KeyError, TypeError):
         return None
     return height, width
+
+
+def read_recording(folder: str | PathLike) -> dict[str, Any]:
+    """What ``summary.json`` in a folder says of the recording, as `analyze` takes it; None where it does not say.
+
+    ``field_nm``, see `field_of_view`; ``frame_time`` in s, from ``frame_time_s``; ``dose`` in electrons/Å² per frame,
+    from ``dose_e_per_A2``.
+    """
+    summary = _read_summary(Path(folder))
+    known: dict[str, Any] = {"field_nm": field_of_view(folder)}
+    for name, key in (("frame_time", "frame_time_s"), ("dose", "dose_e_per_A2")):
+        value = summary.get(key)
+        known[name] = float(value) if isinstance(value, int | float) and value > 0 else None
+    return known
 
 
 def _read_summary(folder: Path) -> dict:

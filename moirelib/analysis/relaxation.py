@@ -14,6 +14,27 @@ FEWEST_VALUES, FEWEST_TIMES = 8, 4  # for three parameters
 KNOWN = 0.5  # of the time constant: largest standard error of one that is known
 
 
+def motion_table(occupancy: dict[int, Occupancy], dose: float | None = None) -> pd.DataFrame:
+    """Drift and turn of every layer in every frame, from what `site_occupancy` returns, and the dose so far.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``frame, layer``; ``y_nm, x_nm``, shift of the middle of the layer's sites since the first frame; ``turn_deg``,
+        its rotation since then, from x towards y; with ``dose``, that of a frame in electrons/Å², also
+        ``cumulative_dose_e_per_A2`` up to the frame's end, counted from frame 0.
+    """
+    tables = []
+    for layer, one in occupancy.items():
+        y, x = one.drift.T
+        columns = {"frame": one.frames, "layer": layer, "y_nm": y, "x_nm": x, "turn_deg": one.rotation}
+        tables.append(pd.DataFrame(columns))
+    if not tables:
+        raise ValueError("no layer has a lattice whose motion could be followed")
+    table = pd.concat(tables, ignore_index=True).sort_values(["frame", "layer"], ignore_index=True)
+    return table if dose is None else table.assign(cumulative_dose_e_per_A2=dose * (table["frame"] + 1.0))
+
+
 def relative_motion(occupancy: dict[int, Occupancy]) -> pd.DataFrame:
     """Motion of layer 2 against layer 1 since the first frame, from what `site_occupancy` returns.
 

@@ -3,12 +3,13 @@
 import base64
 import html
 import io
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from os import PathLike
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 from scipy.stats import circmean
 
@@ -17,24 +18,40 @@ from ..crystal.neighbours import spans_plane
 from .correlations import strain_map
 from .grains import find_grains
 from .moire import registry
-from .pipeline import TABLES, Analysis
+from .pipeline import TABLES, Analysis, choose_tables
+from .progress import Stages
 
 TITLES = {
     "lattice": "Lattices",
     "moire": "Moiré",
     "defects": "Point defects and dislocations",
     "boundaries": "Grain and twin boundaries",
+    "motion": "Drift and turn",
+    "msd": "Mean squared displacement",
     "vibrations": "Vibrations",
     "phonons": "Phonons",
     "growth": "Growth",
 }
 
-#: Names of all files that an analysis may write.
-WRITTEN = (
-    *(f"{name}.csv" for name in TABLES),
-    *("report.html", "tracks.gif", "registry.png", "moire.png", "defect_number.png", "growth.png"),
-    *(f"{name}_[0-9].png" for name in ("layer", "vibrations", "phonons")),
-)
+FIGURES = {
+    "moire": ("registry.png", "moire.png"),
+    "defects": ("layer_[0-9].png", "defect_number.png"),
+    "motion": ("motion.png",),
+    "msd": ("msd.png",),
+    "vibrations": ("vibrations_[0-9].png",),
+    "phonons": ("phonons_[0-9].png",),
+    "growth": ("growth.png",),
+}
+MOVIE_FRAMES = 200  # of tracks.gif, at most: 25 seconds
+
+
+def name_files(only: Collection[str] | None = None) -> list[str]:
+    """Patterns of all files that an analysis, or one of only some tables, may write."""
+    tables = choose_tables(only)
+    figures = [file for name in tables for file in FIGURES.get(name, ())]
+    return [*(f"{name}.csv" for name in tables), *figures, "report.html", *(["tracks.gif"] if only is None else [])]
+
+
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
 img { max-width: 100%; height: auto; } figcaption { color: #555; } figure { margin: 1rem 0; }
@@ -55,25 +72,38 @@ PAGE = """<!DOCTYPE html>
 """
 
 
-def write_analysis(analysis: Analysis, folder: str | PathLike, name: str = "", movie: bool = True) -> None:
+def write_analysis(
+    analysis: Analysis, folder: str | PathLike, name: str = "", movie: bool = True, progress: bool = False
+) -> None:
     """Write tables, figures and ``report.html`` into an existing folder; ``name`` says what was analysed.
 
-    With ``movie``, and where there are several frames, also ``tracks.gif``.
+    With ``movie``, and where there are several frames, also ``tracks.gif``, of at most `MOVIE_FRAMES` frames. With
+    ``progress``, a bar is shown.
     """
-    folder = Path(folder)
+    folder, stages, drawn = Path(folder), Stages(progress), []
     analysis.write(folder)
-    drawn = []
-    for file, section, caption, fig in figures(analysis):
-        content = io.BytesIO()
-        fig.savefig(content, format="png", dpi=110)
-        plt.close(fig)
-        (folder / f"{file}.png").write_bytes(content.getvalue())
-        drawn.append((section, caption, content.getvalue()))
+    with stages.stage("figures", None, "figure") as bar:
+        for file, section, caption, fig in figures(analysis):
+            content = io.BytesIO()
+            fig.savefig(content, format="png", dpi=110)
+            plt.close(fig)
+            (folder / f"{file}.png").write_bytes(content.getvalue())
+            drawn.append((section, caption, content.getvalue()))
+            bar.update()
     if movie and analysis.particles["frame"].nunique() > 1:
-        animation = plot.animate_tracks(analysis.particles)
-        animation.save(folder / "tracks.gif", writer="pillow", fps=8, dpi=80)
-        plt.close("all")
+        _write_movie(analysis, folder / "tracks.gif", stages)
     (folder / "report.html").write_text(render_report(analysis, drawn, name), encoding="utf-8")
+    analysis.seconds |= stages.seconds
+
+
+def _write_movie(analysis, file, stages) -> None:
+    """The tracks as a GIF; a note says which frames were left out of it."""
+    frames = np.unique(analysis.particles["frame"])
+    shown = frames[np.unique(np.linspace(0, len(frames) - 1, MOVIE_FRAMES).round().astype(int))]
+    if len(shown) < len(frames):
+        analysis.notes[file.name] = f"shows {len(shown)} of the {len(frames)} frames, evenly chosen"
+    with stages.stage(file.name, len(shown), "frame") as bar:
+        plot.write_track_movie(analysis.particles, file, shown, bar.update)
 
 
 def figures(analysis: Analysis) -> Iterator[tuple[str, str, str, Figure]]:
@@ -81,11 +111,21 @@ def figures(analysis: Analysis) -> Iterator[tuple[str, str, str, Figure]]:
     yield from _draw_maps(analysis)
     if len(analysis.tables.get("moire", ())) > 1:
         yield "moire", "moire", "Twist and Moiré period in every frame, with error bars.", _draw_moire(analysis)
-    if analysis.particles["frame"].nunique() > 1:
+    if "defects" in analysis.tables and analysis.particles["frame"].nunique() > 1:
         caption = (
             "Defects found in every frame. A particle that is missed in a frame looks like a vacancy of that frame."
         )
         yield "defect_number", "defects", caption, _draw_defect_number(analysis)
+    if "motion" in analysis.tables:
+        caption = "Shift of each layer's middle and its turn since the first frame."
+        yield "motion", "motion", caption, _draw_motion(analysis.tables["motion"])
+    if "msd" in analysis.tables:
+        fig, ax = plt.subplots(figsize=(6, 4), layout="constrained")
+        plot.show_msd(analysis.tables["msd"], ax)
+        caption = (
+            "Mean squared displacement without the layer's motion and, where known, the localization error's part."
+        )
+        yield "msd", "msd", caption, fig
     for layer, table in _split_layers(analysis.tables.get("vibrations")):
         fig, ax = plt.subplots(figsize=(6, 5), layout="constrained")
         plot.show_amplitudes(table, ax)
@@ -115,12 +155,13 @@ def _draw_maps(analysis):
     """The last frame, seen in several ways: particles and defects, rotation, registry."""
     last = analysis.particles["frame"].max()
     frame = analysis.particles[analysis.particles["frame"] == last]
-    here = {k: t[t["frame"] == last] for k, t in analysis.tables.items() if k in ("defects", "boundaries")}
-    for layer, rows in frame.groupby("layer"):
+    kinds = "defects", "boundaries"
+    here = {k: analysis.tables[k][analysis.tables[k]["frame"] == last] for k in kinds if k in analysis.tables}
+    for layer, rows in frame.groupby("layer") if "defects" in here else ():
         points = rows[["y_nm", "x_nm"]].to_numpy(float)
         if len(points) < 8 or not spans_plane(points):
             continue
-        defects, boundaries = (here[k][here[k]["layer"] == layer] for k in ("defects", "boundaries"))
+        defects, boundaries = (here[k][here[k]["layer"] == layer] if k in here else None for k in kinds)
         fig, axes = plt.subplots(1, 2, figsize=(11, 5), layout="constrained")
         grain = find_grains(points)
         plot.show_map(rows, grain, axes[0], cmap="Pastel2", clim=(-0.5, 7.5), colorbar=False)
@@ -142,6 +183,19 @@ def _draw_moire(analysis) -> Figure:
     for ax, name, unit in zip(axes, ("twist", "period"), ("deg", "nm"), strict=True):
         ax.errorbar(table["frame"], table[f"{name}_{unit}"], table[f"{name}_std_{unit}"], fmt="o", ms=3)
         ax.set(xlabel="frame", ylabel={"twist": "twist / °", "period": "Moiré period / nm"}[name])
+    return fig
+
+
+def _draw_motion(table) -> Figure:
+    fig, axes = plt.subplots(1, 2, figsize=(10, 3.5), layout="constrained")
+    for layer, rows in table.groupby("layer"):
+        color = plot.LAYER_COLORS[(layer - 1) % len(plot.LAYER_COLORS)]
+        for axis, style in (("y", "-"), ("x", "--")):
+            axes[0].plot(rows["frame"], rows[f"{axis}_nm"], style, color=color, lw=1, label=f"{axis}, layer {layer}")
+        axes[1].plot(rows["frame"], rows["turn_deg"], color=color, lw=1, label=f"layer {layer}")
+    for ax, label in zip(axes, ("shift / nm", "turn / °"), strict=True):
+        ax.set(xlabel="frame", ylabel=label)
+        ax.legend(fontsize=8, frameon=False)
     return fig
 
 
@@ -172,7 +226,12 @@ def render_report(analysis: Analysis, drawn: list[tuple[str, str, bytes]], name:
     number = analysis.particles.groupby("layer").size() / frames
     counts = ", ".join(f"{n:.0f} in layer {layer}" for layer, n in number.items())
     parts = [f"<p>{frames} frame(s); particles in each: {counts}.</p>"]
+    parts += [
+        f"<p>{note}: {html.escape(analysis.notes[note])}.</p>" for note in ("tracks.gif",) if note in analysis.notes
+    ]
     for section in TABLES:
+        if section not in analysis.tables and section not in analysis.notes:
+            continue  # not asked for
         parts.append(f"<h2>{TITLES[section]}</h2>")
         if section in analysis.notes:
             parts.append(f'<p class="note">{html.escape(analysis.notes[section])}</p>')
@@ -215,6 +274,21 @@ def _count_by(columns):
     return count
 
 
+def _summarise_motion(table):
+    """Of each layer: where it is and how far it has turned at the end, median step per frame, and the dose."""
+    rows = []
+    for layer, own in table.groupby("layer"):
+        step = np.hypot(own["y_nm"].diff(), own["x_nm"].diff())
+        row = {"layer": layer, **own[["y_nm", "x_nm", "turn_deg"]].iloc[-1], "median step / nm": step.median()}
+        rows.append(row | own.filter(like="dose").iloc[-1].to_dict())
+    return pd.DataFrame(rows)
+
+
+def _summarise_displacement(table):
+    """The first lag, the last, and one in between, of each layer."""
+    return table.groupby("layer", group_keys=False)[list(table)].apply(lambda own: own.iloc[[0, len(own) // 2, -1]])
+
+
 def _summarise_vibrations(table):
     """Medians over the sites of each layer, spring constants with their intervals."""
     columns = ["std_raw_y_nm", "std_raw_x_nm", "std_y_nm", "std_x_nm"]
@@ -227,6 +301,8 @@ SUMMARIES = {
     "moire": lambda table: table[["twist_deg", "twist_std_deg", "period_nm", "period_std_nm"]].median().to_frame().T,
     "defects": _count_by(["layer", "kind"]),
     "boundaries": _count_by(["layer", "kind"]),
+    "motion": _summarise_motion,
+    "msd": _summarise_displacement,
     "vibrations": _summarise_vibrations,
     "phonons": lambda table: table.groupby(["layer", "branch"])["stiffness_kt_nm2"].agg(["min", "max"]).reset_index(),
     "growth": lambda table: table.groupby(["layer", "event"]).size().rename("events").reset_index(),

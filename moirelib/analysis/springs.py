@@ -21,6 +21,7 @@ CONNECTED = 9.0  # times the noise of |ρ|²: correlation in time is followed wh
 LARGEST_LOSS = 0.5  # of a wave's power, by removing the sites' means
 SHORTEST_WAVE = 2.0  # rad over the window's size; below, leakage from longer waves outweighs what is there
 LONGEST_WAVE = 1.0  # rad over the window's size; motion of still longer waves went with drift and rotation
+WAVES_AT_ONCE = 64  # all waves of a long movie would fill the memory
 BLUR_REACH = 5.0  # rad over the window's size: the window's spectrum is negligible beyond
 
 
@@ -52,11 +53,15 @@ def displacement_spectrum(motion: Displacements, q: np.ndarray, weight: np.ndarr
     frames = len(motion.values)
     present = motion.seen / frames
     phase = np.exp(-1j * motion.sites @ q.T) * (weight / present / np.sqrt(np.sum(weight**2)))[:, None]
-    u = np.nan_to_num(motion.values)  # removing drift and rotation changes only the longest waves
-    amplitude = np.stack([u[..., i] @ phase for i in (0, 1)], axis=-1)  # (t, m, 2)
-    samples, kept = independent_samples(amplitude, motion.creep)
-    measured = np.einsum("tma,tmb->mab", amplitude, amplitude.conj()) / frames
-    measured = measured / np.sqrt(kept[:, :, None] * kept[:, None, :])
+    # Removing drift and rotation changes only the longest waves
+    u = np.ascontiguousarray(np.moveaxis(np.nan_to_num(motion.values), -1, 0))
+    samples, measured = np.empty(len(q)), np.empty((len(q), 2, 2), complex)
+    for k in range(0, len(q), WAVES_AT_ONCE):
+        some = slice(k, k + WAVES_AT_ONCE)
+        amplitude = np.moveaxis(u @ phase[:, some].real + 1j * (u @ phase[:, some].imag), 0, -1)  # (t, m, 2)
+        samples[some], kept = independent_samples(amplitude, motion.creep)
+        power = np.einsum("tma,tmb->mab", amplitude, amplitude.conj()) / frames
+        measured[some] = power / np.sqrt(kept[:, :, None] * kept[:, None, :])
     share = weight**2 / np.sum(weight**2)
     # a particle that is missed in some frames adds noise, equal at every q
     blinking = share @ ((1 / present - 1)[:, None] * total_variance(motion)[0])

@@ -1,5 +1,10 @@
 from .axes import LAYER_COLORS as LAYER_COLORS
-from .curves import show_dispersion as show_dispersion, show_fronts as show_fronts, show_sizes as show_sizes
+from .curves import (
+    show_dispersion as show_dispersion,
+    show_fronts as show_fronts,
+    show_msd as show_msd,
+    show_sizes as show_sizes,
+)
 from .frames import (
     animate_tracks as animate_tracks,
     show_frame as show_frame,
@@ -8,6 +13,7 @@ from .frames import (
     show_particles as show_particles,
     show_split as show_split,
     show_tracks as show_tracks,
+    write_track_movie as write_track_movie,
 )
 from .maps import (
     show_amplitudes as show_amplitudes,

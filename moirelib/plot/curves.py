@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 
-from .axes import LAYER_COLORS, OUTLINES, choose_axes, place_table
+from .axes import LAYER_COLORS, OUTLINES, choose_axes, choose_color, place_table
 
 if TYPE_CHECKING:
     from ..crystal.brillouin import SymmetryPath
@@ -53,6 +53,25 @@ def show_dispersion(
     if ticks:
         ax.set(xticks=ticks, xticklabels=["Γ", "M", "K", "Γ"], xlim=(0, ticks[-1]))
     ax.set(xlabel="wave vector", ylabel="stiffness / (kT/nm²)", ylim=(0, None))
+    ax.legend(frameon=False, fontsize=8)
+    return ax
+
+
+def show_msd(msd: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Draw the mean squared displacement of every layer against the lag, with standard errors.
+
+    Of `moirelib.analysis.mean_squared_displacement`; dotted, with the localization error's part. The lag is in frames
+    where its time is not known.
+    """
+    ax = choose_axes(ax)
+    known = msd["lag_s"].notna().all()
+    for layer, rows in msd.groupby("layer"):
+        lag, color = rows["lag_s" if known else "lag_frames"], choose_color(layer)
+        ax.errorbar(
+            lag, rows["msd_nm2"], rows["msd_std_nm2"], fmt="o-", ms=3, lw=1, color=color, label=f"layer {layer}"
+        )
+        ax.plot(lag, rows["msd_raw_nm2"], ":", color=color, lw=1)
+    ax.set(xlabel="lag / s" if known else "lag / frames", ylabel="mean squared displacement / nm²", ylim=(0, None))
     ax.legend(frameon=False, fontsize=8)
     return ax
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import cycle
+from os import PathLike
 from typing import TYPE_CHECKING, Any, cast
 
 import matplotlib.pyplot as plt
@@ -129,7 +130,10 @@ def show_tracks(tracks: pd.DataFrame, ax: Axes | None = None, layer: int | None 
 
 
 def animate_tracks(
-    particles: pd.DataFrame, ax: Axes | None = None, movie: Movie | None = None, trail: int = 8
+    particles: pd.DataFrame,
+    ax: Axes | None = None,
+    movie: Movie | None = None,
+    trail: int = 8,
 ) -> FuncAnimation:
     """Make a movie of the particles of both layers, in their colours, each with its track behind it.
 
@@ -149,35 +153,88 @@ def animate_tracks(
     from matplotlib.animation import FuncAnimation  # slow to import, seldom needed
 
     ax = plt.subplots(figsize=(5, 5), layout="constrained")[1] if ax is None else ax
-    finish_map(ax, particles[["y_nm", "x_nm"]].to_numpy(float), "")
-    picture = None
-    if movie is not None:
-        picture = ax.imshow(movie.frame(0), cmap="gray", extent=_find_extent(movie), origin="upper")
-    layers = sorted(particles["layer"].unique())
-    colors = [choose_color(k) for k in layers]
-    dots = [ax.plot([], [], ".", ms=4, color=c, label=f"layer {k}")[0] for k, c in zip(layers, colors, strict=True)]
-    tails = [LineCollection([], colors=c, linewidths=1) for c in colors]
-    for tail in tails:
-        ax.add_collection(tail)
-    # Beside the title, where no particle is hidden
-    ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=len(layers), fontsize=8, frameon=False, borderpad=0)
+    painter = _TrackPainter(particles, ax, movie, trail)
+    times = [int(t) for t in np.unique(painter.time)]
+    return FuncAnimation(cast("Figure", ax.figure), painter.draw, frames=times, blit=False)
 
-    def draw(frame: int) -> list[Artist]:
-        ax.set_title(f"frame {frame}", fontsize=10, loc="left")
-        recent = particles[particles["frame"].between(frame - trail, frame)]
-        for layer, dot, tail in zip(layers, dots, tails, strict=True):
+
+class _TrackPainter:
+    """Axes with the particles of both layers, and their tracks behind them."""
+
+    def __init__(self, particles, ax, movie=None, trail=8):
+        finish_map(ax, particles[["y_nm", "x_nm"]].to_numpy(float), "")
+        self.particles, self.ax, self.movie = particles.sort_values("frame", kind="stable"), ax, movie
+        self.time, self.trail, self.picture = self.particles["frame"].to_numpy(), trail, None
+        if movie is not None:
+            self.picture = ax.imshow(movie.frame(0), cmap="gray", extent=_find_extent(movie), origin="upper")
+        self.layers = sorted(particles["layer"].unique())
+        colors = [choose_color(k) for k in self.layers]
+        look = list(zip(self.layers, colors, strict=True))
+        self.dots = [ax.plot([], [], ".", ms=4, color=c, label=f"layer {k}")[0] for k, c in look]
+        self.tails = [LineCollection([], colors=c, linewidths=1) for c in colors]
+        for tail in self.tails:
+            ax.add_collection(tail)
+        # Beside the title, where no particle is hidden
+        corner = {"loc": "lower right", "bbox_to_anchor": (1, 1), "borderpad": 0}
+        ax.legend(ncols=len(self.layers), fontsize=8, frameon=False, **corner)
+
+    def draw(self, frame: int) -> list[Artist]:
+        """Show a frame; gives what changed."""
+        title = self.ax.set_title(f"frame {frame}", fontsize=10, loc="left")
+        recent = self.particles.iloc[slice(*np.searchsorted(self.time, [frame - self.trail, frame + 1]))]
+        for layer, dot, tail in zip(self.layers, self.dots, self.tails, strict=True):
             rows = recent[recent["layer"] == layer]
             now = rows[rows["frame"] == frame]
             dot.set_data(now["x_nm"], now["y_nm"])
-            linked = rows[rows["particle"] >= 0].sort_values("frame")
-            tail.set_segments([t[["x_nm", "y_nm"]].to_numpy() for _, t in linked.groupby("particle")])
-        if picture is not None and movie is not None:
-            image = movie.frame(frame)
-            picture.set(data=image, clim=np.percentile(image, [0.5, 99.5]))
-        return [*dots, *tails]
+            linked = rows[rows["particle"] >= 0].sort_values("particle", kind="stable")
+            ends = np.flatnonzero(np.diff(linked["particle"])) + 1
+            tail.set_segments(np.split(linked[["x_nm", "y_nm"]].to_numpy(), ends))
+        if self.picture is not None and self.movie is not None:
+            image = self.movie.frame(frame)
+            self.picture.set(data=image, clim=np.percentile(image, [0.5, 99.5]))
+        return [title, *self.tails, *self.dots]
 
-    times = [int(t) for t in np.unique(particles["frame"])]
-    return FuncAnimation(cast("Figure", ax.figure), draw, frames=times, blit=False)
+
+def write_track_movie(
+    particles: pd.DataFrame,
+    file: str | PathLike[str],
+    frames: ArrayLike | None = None,
+    after_frame: Callable[[], object] = lambda: None,
+) -> None:
+    """Write the same as `animate_tracks` as a GIF, fast: axes and labels are drawn once for all frames.
+
+    Parameters
+    ----------
+    particles : pandas.DataFrame
+        As for `animate_tracks`.
+    file : path-like
+        Name of the GIF.
+    frames : array_like of int, optional
+        Numbers of the frames to show, each for 1/8 s; all that the table holds by default.
+    after_frame : callable
+        Called after each frame, without arguments: moves a progress bar.
+    """
+    from matplotlib.animation import PillowWriter
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure, screen = (Figure(figsize=(5, 5), dpi=80, layout=layout) for layout in ("constrained", None))
+    canvas = FigureCanvasAgg(figure)
+    painter = _TrackPainter(particles, figure.add_subplot())
+    for artist in painter.draw(int(painter.time[0])):
+        artist.set_animated(True)  # not part of the background
+    canvas.draw()
+    background = canvas.copy_from_bbox(figure.bbox)
+    image = screen.figimage(np.asarray(canvas.buffer_rgba()))
+    writer = PillowWriter(fps=8)
+    with writer.saving(screen, str(file), dpi=80):
+        for frame in np.unique(painter.time if frames is None else frames):
+            canvas.restore_region(background)
+            for artist in painter.draw(int(frame)):
+                painter.ax.draw_artist(artist)
+            image.set_data(np.asarray(canvas.buffer_rgba()))
+            writer.grab_frame()
+            after_frame()
 
 
 def _find_extent(movie: Movie) -> tuple[float, float, float, float]:

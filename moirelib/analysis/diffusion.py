@@ -1,0 +1,156 @@
+"""Mean squared displacement of each layer's particles (chapter 9, "Order and defects")."""
+
+import numpy as np
+import pandas as pd
+
+from ..tables import check_particles, require_unique_tracks
+from .defect_tracks import subtract_motion
+from .occupancy import Occupancy
+
+MSD_COLUMNS = "layer lag_frames lag_s msd_nm2 msd_std_nm2 msd_raw_nm2 pairs".split()
+TRACKS_AT_ONCE = 64  # so that the memory does not grow with the number of tracks
+SHARED_STEPS = 3  # tracks that go on from one frame to the next; the mean step of fewer may be their own motion
+
+
+def mean_squared_displacement(
+    tracks: pd.DataFrame,
+    frame_time: float | None = None,
+    lags: int = 100,
+    motion: dict[int, Occupancy] | None = None,
+) -> pd.DataFrame:
+    """Mean squared displacement of each layer's particles in two dimensions, without the localization error's part.
+
+    A position with the error σ along each axis adds 4σ² at every lag: 2σ² for each of two axes, from both ends of a
+    step (Savin & Doyle, Biophys. J. 88, 623 (2005)). This part is taken from the tracks' error bars and subtracted.
+    Motion during the exposure, which makes short lags smaller, is not corrected for. Particles that vibrate about their
+    sites reach a constant, twice the variance over both axes; particles that diffuse give 4 D t.
+
+    Parameters
+    ----------
+    tracks : pandas.DataFrame
+        ``frame, particle, layer, y_nm, x_nm`` and, if known, ``y_std_nm, x_std_nm``; particle -1 is left out.
+    frame_time : float, optional
+        In s.
+    lags : int
+        Largest lag, in frames; the movie's length limits it.
+    motion : dict of int to moirelib.analysis.Occupancy, optional
+        Of the same movie, from `moirelib.analysis.site_occupancy`: drift and turn of each layer's lattice are removed.
+        From layers that are not in it, by default all, the mean step of the tracks is removed frame by frame, as
+        `trackpy.subtract_drift` does; with it goes 1/n of the independent motion of n particles. A step that fewer than
+        three tracks share is taken for their own.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``layer, lag_frames``; ``lag_s``, NaN without a frame time; ``msd_nm2``; ``msd_std_nm2``, its standard error
+        from the scatter of the tracks, which are taken to be independent (NaN for one track); ``msd_raw_nm2``, with the
+        localization error's part; ``pairs`` of positions. Tracks are weighted by their independent steps at that lag
+        (Qian, Sheetz & Elson, Biophys. J. 60, 910 (1991), eq. B4), as `trackpy.emsd` does. Without error bars nothing
+        is subtracted; ``attrs["note"]`` says so.
+    """
+    if lags < 1:
+        raise ValueError(f"lags must be 1 or more frames, got {lags}")
+    tracks = check_particles(tracks, name="the track table")
+    require_unique_tracks(tracks)
+    tables, notes = [], []
+    for layer in np.unique(tracks.loc[tracks["particle"] >= 0, "layer"]):
+        rows = np.flatnonzero((tracks["layer"] == layer) & (tracks["particle"] >= 0))
+        frame, particle = (tracks[c].to_numpy()[rows] for c in ("frame", "particle"))
+        order = np.lexsort([frame, particle])
+        rows, frame, particle = rows[order], frame[order], particle[order]
+        points = np.stack([tracks[c].to_numpy()[rows] for c in ("y_nm", "x_nm")], axis=1)
+        error = _square_errors(tracks, rows)
+        if error is None:
+            notes.append(f"layer {layer}: no error bars (y_std_nm, x_std_nm), so the localization error's part is left")
+            error = np.zeros(len(rows))
+        points = _remove_motion(points, frame, particle, layer, motion)
+        sums = _sum_tracks(points, frame, particle, error, lags)
+        tables.append(_average_tracks(*sums).assign(layer=int(layer)))
+    if not tables or not sum(map(len, tables)):
+        raise ValueError("a mean squared displacement needs particles followed over at least 2 frames")
+    table = pd.concat(tables, ignore_index=True)
+    table["lag_s"] = table["lag_frames"] * (np.nan if frame_time is None else frame_time)
+    table = table[MSD_COLUMNS]
+    table.attrs["note"] = "\n".join(notes)
+    return table
+
+
+def _square_errors(tracks, rows) -> np.ndarray | None:
+    """Variance of each position over both axes, in nm², unknown ones as the others' mean; None where none is known."""
+    if not {"y_std_nm", "x_std_nm"} <= set(tracks):
+        return None
+    square = sum(tracks[c].to_numpy(float)[rows] ** 2 for c in ("y_std_nm", "x_std_nm"))
+    known = np.isfinite(square)
+    return np.where(known, square, square[known].mean()) if known.any() else None
+
+
+def _remove_motion(points, frame, particle, layer, motion) -> np.ndarray:
+    """Positions (n, 2) of one layer, sorted by particle and frame, without the layer's own motion, in nm."""
+    if layer in (motion or {}):
+        return subtract_motion(pd.DataFrame({"frame": frame, "layer": layer}), points, motion)
+    frames, row = np.unique(frame, return_inverse=True)
+    going_on = np.flatnonzero((np.diff(particle) == 0) & (np.diff(frame) == 1)) + 1
+    step, row_of_step = points[going_on] - points[going_on - 1], row[going_on]
+    shared = np.bincount(row_of_step, minlength=len(frames))
+    total = np.stack([np.bincount(row_of_step, part, len(frames)) for part in step.T], axis=1)
+    drift = np.where(shared[:, None] >= SHARED_STEPS, total / np.maximum(shared, 1)[:, None], 0.0).cumsum(axis=0)
+    return points - drift[row]
+
+
+def _sum_tracks(points, frame, particle, error, lags):
+    """Mean square step of each track at each lag, its error's part, weight and pairs, each (tracks, lags).
+
+    Rows are sorted by particle and frame; ``error`` is the variance (n,) of each position over both axes.
+    """
+    first = np.flatnonzero(np.diff(particle, prepend=particle[0] - 1))
+    ends = np.append(first[1:], len(frame))
+    span = frame[ends - 1] - frame[first] + 1
+    lags = min(lags, int(span.max(initial=1)) - 1)
+    results = []
+    for k in range(0, len(first), TRACKS_AT_ONCE):
+        some = slice(first[k], ends[min(k + TRACKS_AT_ONCE, len(first)) - 1])
+        length = span[k : k + TRACKS_AT_ONCE]
+        start = np.cumsum(length) - length
+        own = np.repeat(np.arange(len(length)), np.diff(np.append(first[k : k + TRACKS_AT_ONCE], some.stop)))
+        index = start[own] + frame[some] - frame[first[k : k + TRACKS_AT_ONCE]][own]
+        z, e = np.full(length.sum(), np.nan + 0j), np.zeros(length.sum())
+        z[index], e[index] = points[some] @ [1j, 1], error[some]
+        results.append(_sum_steps(z, e, np.repeat(np.arange(len(length)), length), length, lags))
+    return [np.concatenate(parts) for parts in zip(*results, strict=True)]
+
+
+def _sum_steps(z, e, track, length, lags):
+    """The same of some tracks that stand one behind the other, a place for every frame, NaN where not seen."""
+    square, noise, pairs = np.zeros((3, len(length), lags))
+    for lag in range(1, lags + 1):
+        step = z[lag:] - z[:-lag]
+        use = np.flatnonzero((track[lag:] == track[:-lag]) & np.isfinite(step.real))
+        own, step = track[use], step[use]
+        square[:, lag - 1] = np.bincount(own, step.real**2 + step.imag**2, len(length))
+        noise[:, lag - 1] = np.bincount(own, e[use] + e[use + lag], len(length))
+        pairs[:, lag - 1] = np.bincount(own, minlength=len(length))
+    lag = np.arange(1, lags + 1)
+    possible = np.maximum(length[:, None] - lag, 1)
+    weight = _count_independent_steps(length[:, None].astype(float), lag.astype(float)) * pairs / possible
+    return square / np.maximum(pairs, 1), noise / np.maximum(pairs, 1), weight, pairs
+
+
+def _count_independent_steps(n, lag) -> np.ndarray:
+    """Independent steps of a diffusing track of n positions: Qian, Sheetz & Elson (1991), eq. B4; 0 beyond its end."""
+    left = np.maximum(n - lag, 1.0)
+    short = 6 * left**2 * lag / np.maximum(4 * n * lag**2 + 2 * n - lag - 5 * lag**3, 1e-9)
+    long = 1 / (1 + (left**3 - 4 * left**2 * lag + 5 * lag - n) / (6 * left * lag**2))
+    return np.where(lag < n, np.where(lag > n / 2, long, short), 0.0)
+
+
+def _average_tracks(square, noise, weight, pairs) -> pd.DataFrame:
+    """Weighted means over the tracks (tracks, lags) and their standard errors, for lags that some track has."""
+    there = np.flatnonzero(pairs.any(axis=0))
+    square, noise, weight, pairs = (x[:, there] for x in (square, noise, weight, pairs))
+    total, tracks = weight.sum(axis=0), (pairs > 0).sum(axis=0)
+    raw, part = (np.sum(weight * x, axis=0) / total for x in (square, noise))
+    scatter = np.sqrt(np.sum((weight * (square - noise - raw + part)) ** 2, axis=0)) / total
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scatter = np.where(tracks > 1, scatter * np.sqrt(tracks / (tracks - 1)), np.nan)
+    columns = {"lag_frames": there + 1, "msd_nm2": raw - part, "msd_std_nm2": scatter, "msd_raw_nm2": raw}
+    return pd.DataFrame(columns | {"pairs": pairs.sum(axis=0).astype(int)})

@@ -54,7 +54,7 @@ test-slow: env  ## run the tests marked slow
 	@$(VENV_PYTHON) -m pytest -m slow
 
 test-fuzz: env  ## read 2,000 damaged files of every format (FUZZ=20000 make test-fuzz for more)
-	@$(VENV_PYTHON) -m pytest -m fuzz
+	@$(VENV_PYTHON) -m pytest tests/test_fuzz.py -m fuzz
 
 lint: env  ## check style, formatting, which package imports which, and types
 	@$(VENV_PYTHON) -m ruff check .

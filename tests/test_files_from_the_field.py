@@ -46,20 +46,22 @@ def read_frames(path, **given):
 
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize(
-    ("fields", "dtype"),
+    ("fields", "dtype", "says"),
     [
-        ([], "int8"),  # the standard
-        ([("2i", 152, IMOD, 1)], "int8"),
-        ([("2i", 152, IMOD, 0)], "uint8"),
-        ([("f", 80, 120.0)], "int8"),
-        ([("f", 80, 209.0)], "uint8"),  # the header's maximum is no signed byte
+        ([], "int8", "read as signed, as the standard says"),
+        ([("2i", 152, IMOD, 1)], "int8", ""),
+        ([("2i", 152, IMOD, 0)], "uint8", ""),
+        ([("f", 80, 120.0)], "int8", "read as signed"),
+        ([("f", 80, 209.0)], "uint8", "a maximum above 127"),  # no signed byte is
     ],
 )
-def test_bytes_of_an_mrc_file_are_signed_unless_its_header_says_otherwise(fields, dtype, order, tmp_path):
+def test_bytes_of_an_mrc_file_are_signed_unless_its_header_says_otherwise(fields, dtype, says, order, tmp_path):
     frames = stack("uint8").view(dtype)
     movie = read_movie(write_mrc(tmp_path / "bytes.mrc", frames.view("uint8"), order=order, fields=fields))
     assert movie.data.dtype == np.dtype(dtype)
     np.testing.assert_array_equal(movie.data.compute(), frames)
+    assert says in " ".join(movie.notes)
+    assert bool(says) == bool(movie.notes)
 
 
 @pytest.mark.parametrize(

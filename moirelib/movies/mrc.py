@@ -170,7 +170,7 @@ def _read_byte_kind(raw: bytes, order: str, columns: int) -> tuple[str, int, tup
         return "i1" if flags & _IMOD_SIGNED else "u1", columns, ()
     if 127 < highest <= 255:  # no signed byte is above 127
         return "u1", columns, ("the bytes are read as unsigned, as the header gives a maximum above 127",)
-    return "i1", columns, ()
+    return "i1", columns, ("the bytes are read as signed, as the standard says; the header does not tell",)
 
 
 def _read_direct_electron_axes(path: Path) -> list[dict]:

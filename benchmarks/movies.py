@@ -4,7 +4,8 @@
     QUICK=1 make bench-movies    6 frames, one movie of each
 
 Both movies of a pair show the same specimen without defects and without growth; the moving one drifts by half a spacing
-a frame and jumps by three spacings once. The last line is one JSON object of named numbers.
+a frame and jumps by three spacings once. Then follows what `moirelib analyze` costs (`analysis_pace.py`). The last line
+is one JSON object of named numbers.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import analysis_pace
 import numpy as np
 import pandas as pd
 from measuring import run
@@ -125,4 +127,4 @@ def name_tracks(found, truth, field) -> dict:
 
 
 if __name__ == "__main__":
-    run(__doc__, motion=measure_motion)
+    run(__doc__, motion=measure_motion, analysis=analysis_pace.measure)

@@ -651,10 +651,10 @@ pd.DataFrame(
 # magnification). Then it compares their likelihoods in the part that both frames show. Here is a jump of three
 # spacings, with positions scattered by 3 % of a spacing and one particle in twenty missed:
 
-# %% mystnb={"figure": {"caption": "How far the cross-correlation of two frames' particles rises for each shift. Left, one layer: the peaks of the lattice are equally high, and nothing says which of them is the true shift (circle). Right, two layers at a twist of 9°: the true shift alone brings both lattices to their places.", "name": "fig-motion"}}
+# %% mystnb={"figure": {"caption": "How far the cross-correlation of two frames' particles rises for each shift. Left, one layer: the peaks of the lattice are equally high, and nothing says which of them is the true shift (circle). Right, two layers at a twist of 14.5°: the true shift alone brings both lattices to their places.", "name": "fig-motion"}}
 fig, axes = plt.subplots(1, 2, figsize=(9, 4.2), layout="constrained")
 rng, jump = np.random.default_rng(3), np.array([40.0, -25.0])
-grids = [hexagonal_lattice(16.0, angle, (0.0, 0.0), 500.0) for angle in (4.0, 13.0)]
+grids = [hexagonal_lattice(16.0, angle, (0.0, 0.0), 500.0) for angle in (4.0, 18.5)]
 for ax, layers in zip(axes, (1, 2), strict=True):
     specimen = np.concatenate(grids[:layers])
     views = []

@@ -35,12 +35,12 @@ MOVIE = (
 PIXEL_SIZE = None  # nm per pixel; None takes it from the file
 FRAME_TIME = None  # seconds per frame; None takes it from the file
 DIAMETER = None  # approximate particle diameter in nm; None estimates it
-FRAMES = None  # number of frames to use, from the first; None for all
+FRAMES = None  # which frames to use, as "0:500" or "::10"; None for all
+ROI = None  # which part of the field, as "0:512,0:512" (rows, columns in pixels); None for all
 OUT = None  # folder for the results; None for a temporary one
 
 # %%
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -52,6 +52,7 @@ from moirelib import data, plot
 from moirelib.analysis import analyze, strain_map
 from moirelib.crystal import find_lattice
 from moirelib.decomposition import choose_device
+from moirelib.movies import cut_movie
 
 file = Path(MOVIE) if MOVIE is not None else data.path("sample.tif")
 out = (
@@ -69,7 +70,7 @@ print(f"moirelib {moirelib.__version__}, computing on {choose_device()}, results
 
 # %%
 movie = moirelib.read_movie(file, pixel_size=PIXEL_SIZE, frame_time=FRAME_TIME)
-movie = replace(movie, data=movie.data[:FRAMES])
+movie = cut_movie(movie, FRAMES, ROI)
 field = np.array(movie.shape[1:]) * movie.pixel_size if movie.pixel_size else None
 print(
     f"{movie.name}: {len(movie)} frame(s) of {movie.shape[1]} × {movie.shape[2]} pixels, {movie.data.dtype}"
@@ -84,7 +85,7 @@ for ax, t in zip(axes, (0, len(movie) // 2, len(movie) - 1), strict=True):
 # %% [markdown]
 # ## 2. Take it apart
 #
-# This is one call. For a long movie, set `FRAMES` to about 5 until everything looks right.
+# This is one call. For a long movie, set `FRAMES = "0:5"` until everything looks right.
 
 # %%
 result = moirelib.decompose(movie, diameter=DIAMETER, progress=True)
@@ -281,7 +282,12 @@ plt.show()
 # | "no second lattice found in this field of view", but you see two | twist near zero, or a second layer of very few particles | record a larger field; this image does not contain the answer |
 # | "which particle is in which layer is uncertain" | the field holds less than one Moiré period | record a larger field; use rows with high `layer_confidence` |
 # | layer 2 appears in a single-layer movie | strained or polycrystalline base layer, false finds off the lattice | look at `layer_confidence` and `score`; drop particles that are low in both |
-# | layers exchanged after some frame | few particles in common with the frame before: a jump, or missing frames | cut the movie there; compare `by_frame` above |
+# | layers exchanged after some frame | few particles in common with the frame before | cut the movie there; compare `by_frame` above |
+# | "frames left out" in the note | they are black, saturated, incomplete, copies or cannot be read | `summary["left_out"]` says which and why; tracks go on across them |
+# | "frames with suspiciously few particles" | the beam was off, a bubble, a lost focus | look at these frames (`summary["doubtful"]`) before you trust growth or defects there |
+# | "the specimen may have moved by other lattice vectors" | a jump in a field that one perfect lattice fills | numbers of tracks may change there (`summary["motion_undecided"]`); positions and layers do not |
+# | the run was stopped, or the computer went off | | give the same command again: finished frames are not computed again |
+# | a movie of many thousand frames takes too long | | `--frames ::10` first; `--roi`; `--scheduler` for a Dask cluster |
 # | single particles in the wrong layer | the lattice does not determine the layer there, or a whole grain is in the wrong layer | check `layer_confidence` and the figure of the layers |
 # | many tracks of two or three frames | motion above half a particle diameter per frame, or missed particles | record faster (drift is taken off) |
 # | position errors of several nm | low dose, defocus, overlaps | average neighbouring frames if nothing moves |

@@ -148,6 +148,20 @@ def test_tiff_written_frame_by_frame_is_one_movie(compression, tmp_path):
     assert "6 images of one size" in movie.notes[0]
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_pages_that_lead_in_a_circle_are_noticed_at_once(order, tmp_path):
+    path = tmp_path / "circle.tif"
+    tifffile.imwrite(path, stack(), metadata=None, byteorder=order)
+    with tifffile.TiffFile(path) as tiff:
+        first, last = tiff.pages[0].offset, tiff.pages[-1].offset
+        end = last + 2 + 12 * len(tiff.pages[-1].tags)
+    with path.open("r+b") as file:
+        file.seek(end)
+        file.write(struct.pack(f"{order}I", first))
+    with pytest.raises(ValueError, match=r"circle\.tif is damaged: its pages lead in a circle; copy"):
+        read_movie(path)
+
+
 def test_of_several_series_the_largest_movie_is_taken_whatever_lies_between(tmp_path):
     path = tmp_path / "movie.tif"
     for i, frame in enumerate(stack()):

@@ -27,7 +27,7 @@ LEAST_MISSED = 0.02  # share of particles that one of two frames misses, or that
 ROTATION = 8  # pairs that show a turn and a change of magnification; fewer only a shift
 OUTLIER = 3.0  # medians of the residuals; pairs further apart do not count for the fit
 DECIDED = 7.0  # log-likelihood by which a motion must beat every other one: odds of 1,000
-SIGMAS = 2.0  # of the margin's noise, by which it must exceed that as well
+SIGMAS = 1.5  # of the margin's noise, by which it must exceed that as well
 SAME_MOTION = 0.3  # shifts nearer than this are one candidate
 
 

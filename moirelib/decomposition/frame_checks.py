@@ -1,4 +1,4 @@
-"""Which frames of a movie hold an image: borders are cut off, broken frames left out (chapter 12, "Your movie")."""
+"""Which frames of a movie hold an image: borders are cut off, broken frames left out (chapter 11, "Your movie")."""
 
 from dataclasses import dataclass
 

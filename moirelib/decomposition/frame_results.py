@@ -1,4 +1,4 @@
-"""Keep what was found in each frame, so that a run that was stopped goes on (chapter 12, "Your movie")."""
+"""Keep what was found in each frame, so that a run that was stopped goes on (chapter 11, "Your movie")."""
 
 import json
 import os

@@ -3,6 +3,7 @@
 import math
 import re
 import struct
+import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -43,13 +44,14 @@ def read_tiff(path: Path) -> StoredImage:
         root, notes = _find_ome_root(path, tiff)
         if root is not None:
             return read_tiff(root)
+        whole = _follow_pages(path, tiff)
         every = list(tiff.series)
         chosen, part = _choose_movie(every, path)
         first, page = chosen[0], chosen[0].keyframe
         axes = _check_axes(chosen, path.name)
         n = math.prod(size for axis, size in axes if axis not in "YXS")
         where = _find_pages(chosen, n)
-        sizes = _find_sizes(path, tiff, chosen, where.paths)
+        sizes = _find_sizes(path, tiff, chosen) if whole else {path: math.inf}
         show, palette_notes = _choose_display(tiff, page, path.name)
         require_plausible(path, min(n, len(where.offsets)), page.nbytes)
         scales = _find_scales(path, tiff, page, every.index(first), len(every))
@@ -164,22 +166,29 @@ def _is_one_piece(page: tifffile.TiffPage | tifffile.TiffFrame) -> bool:
     return len(ends) > 0 and list(page.dataoffsets[1:]) == ends[:-1]
 
 
-def _find_sizes(
-    path: Path,
-    tiff: tifffile.TiffFile,
-    chosen: list[tifffile.TiffPageSeries],
-    paths: Path | tuple[Path, ...],
-) -> dict[Path, float]:
-    """How long each file must be to hold all that it promises; infinite if its chain of pages is broken."""
+def _follow_pages(path: Path, tiff: tifffile.TiffFile) -> bool:
+    """Whether the chain of pages comes to its end; refuses a circle, which tifffile would follow for minutes."""
+    layout, file, seen = tiff.tiff, tiff.filehandle, set()
+    page = tiff.pages.first.offset
+    while page:
+        if page in seen:
+            raise UnusableFile(f"{path.name} is damaged: its pages lead in a circle; copy or export it again")
+        seen.add(page)
+        try:
+            file.seek(page)
+            (tags,) = struct.unpack(layout.tagnoformat, file.read(layout.tagnosize))
+            file.seek(page + layout.tagnosize + tags * layout.tagsize)
+            (page,) = struct.unpack(layout.offsetformat, file.read(layout.offsetsize))
+        except (struct.error, ValueError):  # beyond the end of the file
+            return False
+    return True
+
+
+def _find_sizes(path: Path, tiff: tifffile.TiffFile, chosen: list[tifffile.TiffPageSeries]) -> dict[Path, float]:
+    """How long each file must be to hold all that it promises."""
     series = chosen[0]
-    last = tiff.pages[-1]
-    tiff.filehandle.seek(last.offset)
-    layout = tiff.tiff
-    (tags,) = struct.unpack(layout.tagnoformat, tiff.filehandle.read(layout.tagnosize))
-    tiff.filehandle.seek(last.offset + layout.tagnosize + tags * layout.tagsize)
-    (following,) = struct.unpack(layout.offsetformat, tiff.filehandle.read(layout.offsetsize))
     promised = (tiff.imagej_metadata or {}).get("images", 1)
-    if following or promised > math.prod(series.shape) // math.prod(series.keyframe.shape):
+    if promised > math.prod(series.shape) // math.prod(series.keyframe.shape):
         return {path: math.inf}
     sizes: dict[Path, float] = {}
     for page in (page for series in chosen for page in series.pages if page):
@@ -195,12 +204,20 @@ def _find_sizes(
 # --- Pixels -----------------------------------------------------------------------------------------------------------
 
 
+_reading = threading.local()
+tifffile.logger().addFilter(lambda record: not getattr(_reading, "frame", False))  # a line for each frame is too much
+
+
 def _read_page(where: _Pages, colours: int, i: int) -> np.ndarray:
     """Decode frame `i`, without following the chain of pages to it; `colours` is their axis, or -1."""
-    with tifffile.TiffFile(where.paths if isinstance(where.paths, Path) else where.paths[i]) as tiff:
-        tiff.filehandle.seek(where.offsets[i])
-        page = tifffile.TiffPage(tiff, i)
-        image = page.asarray()
+    _reading.frame = True
+    try:
+        with tifffile.TiffFile(where.paths if isinstance(where.paths, Path) else where.paths[i]) as tiff:
+            tiff.filehandle.seek(where.offsets[i])
+            page = tifffile.TiffPage(tiff, i)
+            image = page.asarray()
+    finally:
+        _reading.frame = False
     try:
         return image if colours < 0 else to_grey(image, colours, lossy=page.compression in _LOSSY)
     except ColourError as error:

@@ -85,14 +85,14 @@ def list_jobs(movie, job, results, learnt, bar) -> Iterator[tuple[str, FrameJob,
         if results.has(name):
             before = None
             continue
-        if before is None and t > 0:
+        if before is None and t > 0:  # read again, so that a run that goes on says the same of a copy
             before = check_frame(movie, t - 1).image
         checked = check_frame(movie, t, before)
+        before = checked.image
         if checked.image is None:
             results.put(name, Found(pd.DataFrame(), [[], []], None, checked.why))
             bar.update()
             continue
-        before = checked.image
         yield name, replace(job, corner=checked.corner, shared=choose_shared(learnt, t)), checked.image
 
 
@@ -108,7 +108,7 @@ def learn_shared(movie, job, results, workers) -> dict[int, SharedByFrames]:
         missing = ((name, *work) for name, work in jobs.items() if not results.has(name))
         for name, found in workers.run(missing):
             results.put(name, found)
-        for name in jobs:
+        for name in sorted(jobs):
             found = results.get(name)
             if found.imaging is not None:
                 learnt[int(name[-6:])] = SharedByFrames(found.imaging, found.particles["layer"].nunique())

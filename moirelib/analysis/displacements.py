@@ -14,6 +14,7 @@ from ..tables import check_particles, require_unique_tracks
 MIN_FRAMES = 10  # fewer give no amplitude worth its error bar
 MIN_PARTICLES = 3  # in a frame; two always fit a turned and shifted frame
 SITES_AT_REST = 1e-5  # nm; the sites have converged when they move by less
+FRAMES_AT_ONCE = 500
 AXES = ("y", "x")
 FREE = 0.5  # spacings; a place with no particle nearer is free
 ENCLOSED = 5  # particles around a free place that make it a vacancy
@@ -96,7 +97,7 @@ def site_displacements(
     for _ in range(100):
         aligned, drift, angle = _align_frames(points, seen, sites, drift_window)
         if strain is not None:
-            aligned = aligned - _fit_slow_strain(aligned - sites, sites, seen, strain)
+            _remove_slow_strain(aligned, sites, seen, strain)
         path = _fit_slow_path(aligned, seen, creep)
         moved = np.abs(path.mean(axis=0) - sites).max()
         sites = path.mean(axis=0)
@@ -104,36 +105,49 @@ def site_displacements(
             break
     if localization_std is not None:
         error = np.broadcast_to(np.asarray(localization_std, float), sites.shape).copy()
-    values = np.where(seen[..., None], aligned - path, np.nan)
+    values = aligned - path
     kept = 1 - _rigid_motion_leverage(sites, seen) * make_smoother(drift_window, len(frames))[1]
     return Displacements(layer, particles, frames, sites, values, error, kept, drift, np.degrees(angle), creep)
 
 
 def _arrange_tracks(tracks, layer, min_share):
     """Frames, particles, positions (t, n, 2) and mean error bars (n, 2) of a layer's tracks."""
-    rows = check_particles(tracks, name="the track table")
-    rows = rows[(rows["layer"] == layer) & (rows["particle"] >= 0)]
-    require_unique_tracks(rows)
-    frames, row = np.unique(rows["frame"], return_inverse=True)
+    tracks = check_particles(tracks, name="the track table")
+    use = np.flatnonzero((tracks["layer"] == layer) & (tracks["particle"] >= 0))
+    require_unique_tracks(tracks[["frame", "layer", "particle"]].iloc[use])
+    frames, row = np.unique(tracks["frame"].to_numpy()[use], return_inverse=True)
     _refuse_few_frames(layer, len(frames))
-    count = rows.groupby("particle")["frame"].transform("size")
-    row, rows = row[count >= min_share * len(frames)], rows[count >= min_share * len(frames)]
-    particles, column = np.unique(rows["particle"], return_inverse=True)
-    if len(particles) < MIN_PARTICLES:
+    particles, column, count = np.unique(tracks["particle"].to_numpy()[use], return_inverse=True, return_counts=True)
+    often = count >= min_share * len(frames)
+    if often.sum() < MIN_PARTICLES:
         raise ValueError(
-            f"layer {layer} has {len(particles)} particles seen in {min_share:.0%} of the frames; removing drift and "
+            f"layer {layer} has {often.sum()} particles seen in {min_share:.0%} of the frames; removing drift and "
             f"rotation needs at least {MIN_PARTICLES}, so link with more memory or lower min_share"
         )
-    points = np.full((len(frames), len(particles), 2), np.nan)
-    points[row, column] = rows[["y_nm", "x_nm"]]
+    kept = often[column]
+    use, row, column = use[kept], row[kept], (np.cumsum(often) - 1)[column[kept]]
+    points = np.full((len(frames), often.sum(), 2), np.nan)
+    for axis, name in enumerate(("y_nm", "x_nm")):
+        points[row, column, axis] = tracks[name].to_numpy()[use]
     seen = np.isfinite(points[..., 0])
     some = seen.sum(axis=1) >= MIN_PARTICLES
     _refuse_few_frames(layer, some.sum(), f" of at least {MIN_PARTICLES} particles")
     left = seen[some].any(axis=0)
-    bars = rows.reindex(columns=["y_std_nm", "x_std_nm"])  # NaN where the table has none
-    squares = (bars.astype(float) ** 2).groupby(column).mean().to_numpy()[left]
-    error = np.sqrt(squares) if np.isfinite(squares).all() else None
-    return frames[some], particles[left], points[np.ix_(some, left)], error
+    error = _average_error_bars(tracks, use, column)[left]
+    return frames[some], particles[often][left], points[np.ix_(some, left)], error if np.isfinite(error).all() else None
+
+
+def _average_error_bars(tracks, use, column) -> np.ndarray:
+    """Root mean square (n, 2) of the error bars of the rows in use, by their column; NaN where there is none."""
+    squares = np.full((column.max() + 1, 2), np.nan)
+    for axis, name in enumerate(("y_std_nm", "x_std_nm")):
+        if name in tracks:
+            bars = tracks[name].to_numpy(float)[use]
+            known = np.isfinite(bars)
+            count = np.bincount(column[known], minlength=len(squares))
+            total = np.bincount(column[known], bars[known] ** 2, len(squares))
+            squares[:, axis] = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    return np.sqrt(squares)
 
 
 def _refuse_few_frames(layer, number, what="") -> None:
@@ -144,14 +158,16 @@ def _refuse_few_frames(layer, number, what="") -> None:
         )
 
 
+def _split_frames(count) -> list[slice]:
+    """Blocks of frames: temporary arrays of all frames of a long movie would fill the memory."""
+    return [slice(k, k + FRAMES_AT_ONCE) for k in range(0, count, FRAMES_AT_ONCE)]
+
+
 def _align_frames(points, seen, sites, window):
     """Points turned and shifted onto the sites frame by frame, the shift (t, 2) and the angle (t,) in radians."""
-    weight = seen / seen.sum(axis=1, keepdims=True)
-    points = np.where(seen[..., None], points, 0.0)
-    center, home = np.einsum("tn,tni->ti", weight, points), weight @ sites
-    p, s = points - center[:, None], (sites - home[:, None]) * seen[..., None]
-    dot = np.einsum("tni,tni->t", p, s)
-    cross = np.einsum("tn,tn->t", p[..., 0], s[..., 1]) - np.einsum("tn,tn->t", p[..., 1], s[..., 0])
+    blocks = _split_frames(len(points))
+    compared = [_compare_frames(points[k], seen[k], sites) for k in blocks]
+    center, home, dot, cross = map(np.concatenate, zip(*compared, strict=True))
     smooth = make_smoother(window, len(points))[0]
     angle = smooth(np.unwrap(np.arctan2(cross, dot)))  # from x towards y
     angle = angle - angle.mean()
@@ -160,8 +176,20 @@ def _align_frames(points, seen, sites, window):
     middle = sites.mean(axis=0)
     drift = smooth(center - np.einsum("tij,tj->ti", turn, home - middle) - middle)
     mean = drift.mean(axis=0)
-    aligned = np.einsum("tji,tnj->tni", turn, points - (middle + drift)[:, None]) + middle + mean
-    return np.where(seen[..., None], aligned, np.nan), drift - mean, angle
+    aligned = np.empty_like(points)
+    for k in blocks:
+        aligned[k] = np.einsum("tji,tnj->tni", turn[k], points[k] - (middle + drift[k])[:, None]) + middle + mean
+    return aligned, drift - mean, angle
+
+
+def _compare_frames(points, seen, sites):
+    """Of some frames: middles of the points and of their sites (t, 2), sums of dot and cross products (t,)."""
+    weight = seen / seen.sum(axis=1, keepdims=True)
+    points = np.where(seen[..., None], points, 0.0)
+    center, home = np.einsum("tn,tni->ti", weight, points), weight @ sites
+    p, s = points - center[:, None], (sites - home[:, None]) * seen[..., None]
+    dot = np.einsum("tni,tni->t", p, s)
+    return center, home, dot, np.einsum("tn,tn->t", p[..., 0], s[..., 1]) - np.einsum("tn,tn->t", p[..., 1], s[..., 0])
 
 
 def make_smoother(window: int, frames: int):
@@ -174,17 +202,28 @@ def make_smoother(window: int, frames: int):
     return (lambda series: savgol_filter(series, window, 2, axis=0)), center
 
 
-def _fit_slow_strain(residual, sites, seen, degree):
-    """Uniform symmetric strain, a polynomial in time, times the position: what it moves each particle by."""
-    residual = np.where(seen[..., None], residual, 0.0)
-    home = (seen @ sites) / seen.sum(axis=1, keepdims=True)
-    r = (sites - home[:, None]) * seen[..., None]
-    gradient = np.einsum("tni,tnj->tij", residual, r) @ np.linalg.pinv(np.einsum("tni,tnj->tij", r, r))
+def _remove_slow_strain(aligned, sites, seen, degree) -> None:
+    """Take uniform symmetric strain, a polynomial in time, out of points (t, n, 2)."""
+    blocks = _split_frames(len(seen))
+    gradient = np.concatenate([_measure_gradient(aligned[k] - sites, _center_sites(sites, seen[k])) for k in blocks])
     gradient = 0.5 * (gradient + gradient.transpose(0, 2, 1))
     gradient = gradient - gradient.mean(axis=0)  # the mean strain belongs to the sites
     basis = _legendre_basis(len(seen), degree)
     slow = basis @ np.linalg.lstsq(basis, gradient.reshape(len(seen), 4), rcond=None)[0]
-    return np.einsum("tij,tnj->tni", slow.reshape(-1, 2, 2), r)
+    for k in blocks:
+        aligned[k] -= np.einsum("tij,tnj->tni", slow[k].reshape(-1, 2, 2), _center_sites(sites, seen[k]))
+
+
+def _center_sites(sites, seen):
+    """Sites from the middle of those seen in each frame, (t, n, 2); 0 where not seen."""
+    home = (seen @ sites) / seen.sum(axis=1, keepdims=True)
+    return (sites - home[:, None]) * seen[..., None]
+
+
+def _measure_gradient(residual, r):
+    """Gradient (t, 2, 2) of residuals over places (t, n, 2), by least squares."""
+    residual = np.nan_to_num(residual)
+    return np.einsum("tni,tnj->tij", residual, r) @ np.linalg.pinv(np.einsum("tni,tnj->tij", r, r))
 
 
 def _legendre_basis(frames, degree):
@@ -204,12 +243,16 @@ def _fit_slow_path(points, seen, degree):
 
 def _rigid_motion_leverage(sites, seen):
     """Share of each particle's and axis' own displacement in the fit of drift and rotation, mean over its frames."""
-    count = seen.sum(axis=1, keepdims=True)
-    r = sites - ((seen @ sites) / count)[:, None]
-    square = np.sum(r**2 * seen[..., None], axis=(1, 2))[:, None]
-    # a rotation moves a particle along y in proportion to its x
-    share = 1 / count[..., None] + r[..., ::-1] ** 2 / square[..., None]
-    return np.sum(share * seen[..., None], axis=0) / seen.sum(axis=0)[:, None]
+    total = np.zeros(sites.shape)
+    for k in _split_frames(len(seen)):
+        there = seen[k]
+        count = there.sum(axis=1, keepdims=True)
+        r = sites - ((there @ sites) / count)[:, None]
+        square = np.sum(r**2 * there[..., None], axis=(1, 2))[:, None]
+        # a rotation moves a particle along y in proportion to its x
+        share = 1 / count[..., None] + r[..., ::-1] ** 2 / square[..., None]
+        total += np.sum(share * there[..., None], axis=0)
+    return total / seen.sum(axis=0)[:, None]
 
 
 def coordination_labels(sites: ArrayLike, spacing: float | None = None) -> np.ndarray:

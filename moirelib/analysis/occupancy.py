@@ -136,10 +136,10 @@ def occupied_layers(
         raise ValueError(f"growth needs at least 3 frames, got {len(frames)}; pass a longer movie")
     if min_frames < 1:
         raise ValueError(f"min_frames must be 1 or more, got {min_frames}")
-    z = to_complex(table[["y_nm", "x_nm"]].to_numpy())
-    table = pd.DataFrame(
-        {"row": row, "layer": table["layer"].to_numpy(), "particle": table["particle"].to_numpy(), "z": z}
-    )
+    columns = {"row": row, "z": table["x_nm"].to_numpy() + 1j * table["y_nm"].to_numpy()}
+    columns |= {name: table[name].to_numpy() for name in ("layer", "particle")}
+    table = pd.DataFrame(columns, copy=False)
+    z = table["z"].to_numpy()
     field = _choose_field(z, field_nm)
     whole = _measure_steps(table, len(frames), _measure_spacing(table), None)
     for layer in np.unique(table["layer"]):

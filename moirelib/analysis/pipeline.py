@@ -146,7 +146,7 @@ def analyze(
     frames = result.particles["frame"].nunique()
     if frames < 2 or tracks.empty:
         why = "one frame" if frames < 2 else "no linked particles"
-        for name in set(names) - set(FRAME_TABLES):
+        for name in [name for name in names if name not in FRAME_TABLES]:
             result.notes[name] = f"needs particles followed over several frames; here is {why} only"
     else:
         if ON_SITES & set(names):
@@ -241,7 +241,8 @@ def _list_growth_steps(result) -> list[Callable]:
         return events
 
     def measure_rates():
-        return growth_rate(result.tables["growth"], frames, layers=sorted(result.occupancy))
+        events = result.tables.get("growth", pd.DataFrame())  # without columns: refused as too little to go by
+        return growth_rate(events, frames, layers=sorted(result.occupancy))
 
     def measure_fronts():
         return front_velocity(front_table(result.occupancy)).rename(columns=per_frame)

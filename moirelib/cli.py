@@ -184,9 +184,10 @@ def _analyze(args: argparse.Namespace) -> None:
 
     only = None if args.only is None else [name.strip() for name in args.only.split(",")]
     files, particles = name_files(only), read_particles(args.folder, args.pixel_size)
-    out = os.path.join(args.folder, "analysis")
+    base = os.path.dirname(args.folder) if os.path.isfile(args.folder) else args.folder
+    out = os.path.join(base, "analysis")
     with output_folder(out, replaces=files) as folder:
-        recording = read_recording(args.folder)
+        recording = read_recording(base)
         result = analyze(particles, progress=True, only=only, workers=args.workers, **recording)
         name = os.path.basename(os.path.abspath(args.folder))
         write_analysis(result, folder, name, movie=only is None and not args.no_movie, progress=True)

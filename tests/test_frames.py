@@ -1,5 +1,7 @@
 """Frames of a movie, each by itself: which hold an image, results that are kept, parts of a movie."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -105,10 +107,10 @@ def test_a_frame_takes_what_is_shared_from_the_nearest_known_one():
 
 
 def test_a_part_of_a_movie_counts_from_its_own_start():
-    movie = as_movie(frames(10), pixel_size=2.0, frame_time=0.5)
+    movie = replace(as_movie(frames(10), pixel_size=2.0, frame_time=0.5), dose=2.0)
     part = cut_movie(movie, "2:9:3", "5:25,10:50")
     assert part.shape == (3, 20, 40)
-    assert (part.pixel_size, part.frame_time) == (2.0, 1.5)
+    assert (part.pixel_size, part.frame_time, part.dose) == (2.0, 1.5, 6.0)
     np.testing.assert_array_equal(part.frame(1), frames(10)[5, 5:25, 10:50])
     assert cut_movie(movie).shape == movie.shape
 

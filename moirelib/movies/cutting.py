@@ -21,20 +21,21 @@ def cut_movie(movie: Movie, frames: str | None = None, roi: str | None = None) -
     Returns
     -------
     Movie
-        Its frames count from 0, its positions from the part's corner.
+        Its frames count from 0, its positions from the part's corner; time and dose of a frame include skipped ones.
     """
-    data, frame_time, name = movie.data, movie.frame_time, movie.name
+    data, frame_time, dose, name = movie.data, movie.frame_time, movie.dose, movie.name
     if frames is not None:
         part = _parse_range(frames, len(movie), "frames", name)
         data, name = data[part], f"{name} frames {frames}"
-        frame_time = None if frame_time is None else frame_time * (part.step or 1)
+        step = part.step or 1
+        frame_time, dose = (None if one is None else one * step for one in (frame_time, dose))
     if roi is not None:
         sides = roi.split(",")
         if len(sides) != 2:
             raise ValueError(f"a region is Y0:Y1,X0:X1 in pixels, got {roi}")
         y, x = (_parse_range(side, n, "pixels", name) for side, n in zip(sides, movie.shape[1:], strict=True))
         data, name = data[:, y, x], f"{name} pixels {roi}"
-    return replace(movie, data=data, frame_time=frame_time, name=name)
+    return replace(movie, data=data, frame_time=frame_time, dose=dose, name=name)
 
 
 def _parse_range(text: str, size: int, what: str, name: str) -> slice:

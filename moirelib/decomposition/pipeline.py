@@ -39,7 +39,8 @@ class Decomposition:
     layers : dask.array.Array, shape (t, 2, y, x), uint8
         Covered fraction of every pixel by the particles of layers 1 and 2, 0 to 255; drawn where it is looked at.
     particles : pandas.DataFrame
-        One row per particle, layer and frame; lengths in nm, ``y`` and ``x`` in pixels.
+        One row per particle, layer and frame; lengths in nm, ``y`` and ``x`` in pixels; ``particle``, the number of its
+        track, is -1 where it has none, and empty in ``particles.csv``.
     summary : dict
         What was run and what came out, as in ``summary.json``.
     movie : Movie
@@ -68,7 +69,10 @@ class Decomposition:
         for k in (1, 2):
             images = (np.asarray(self.layers[t, k - 1]) for t in range(len(self.movie)))
             write_layer_movie(folder / f"layer_{k}.tif", images, self.movie.pixel_size, self.movie.frame_time)
-        self.particles.to_csv(folder / "particles.csv", index=False, float_format="%.6g", lineterminator="\n")
+        # Empty, not -1, where a particle is in no track: trackpy would take -1 for one track of many particles.
+        number = self.particles["particle"].astype("Int64")
+        table = self.particles.assign(particle=number.mask(number < 0))
+        table.to_csv(folder / "particles.csv", index=False, float_format="%.6g", lineterminator="\n")
         text = json.dumps(self.summary, indent=1)
         (folder / "summary.json").write_text(text + "\n", encoding="utf-8")
 

@@ -28,7 +28,7 @@ def test_decompose_writes_its_four_files(small, tmp_path, capsys):
     assert sorted(f.name for f in out.iterdir()) == ["layer_1.tif", "layer_2.tif", "particles.csv", "summary.json"]
     assert tifffile.imread(out / "layer_2.tif").shape == (1, 256, 256)
     table = pd.read_csv(out / "particles.csv")
-    assert (table["particle"] == -1).all()
+    assert table["particle"].isna().all()  # one frame: no tracks
     counts = json.loads((out / "summary.json").read_text())["particles"]
     assert counts["layer_1"] + counts["layer_2"] == len(table)
     assert "particles" in capsys.readouterr().out

@@ -12,14 +12,13 @@ from moirelib.analysis import (
     fit_moire,
     hexatic_correlation,
     lattice_table,
-    layer_frames,
     local_lattices,
     moire_table,
     radial_distribution,
     registry,
     strain_map,
 )
-from moirelib.analysis.frame_tables import tabulate_frame
+from moirelib.analysis.frame_tables import tabulate_frames
 from moirelib.crystal import (
     Mesh,
     coincidence_period,
@@ -30,6 +29,7 @@ from moirelib.crystal import (
     neighbour_spacing,
 )
 from moirelib.simulation import dislocation_displacement, grain_boundary, twin_boundary
+from moirelib.tables import layers_by_frame
 
 A = 20.0  # nm
 CENTER = (300.0, 280.0)
@@ -410,8 +410,7 @@ def test_all_tables_of_a_frame_share_one_triangulation_of_each_layer(monkeypatch
     monkeypatch.setattr(Mesh, "__init__", lambda mesh, *given: (made.append(mesh), build(mesh, *given))[1])
     layers = crystal(7.0), crystal(16.0, radius=120.0)
     tables = [pd.DataFrame({"layer": k, "y_nm": p[:, 0], "x_nm": p[:, 1]}) for k, p in enumerate(layers, start=1)]
-    frame, frame_layers = next(layer_frames(pd.concat(tables, ignore_index=True).assign(frame=3)))
-    found = tabulate_frame(frame, frame_layers)
+    found = tabulate_frames(layers_by_frame(pd.concat(tables, ignore_index=True).assign(frame=3)))
     assert len(made) == 2
     assert found["lattice"]["spacing_nm"].to_numpy() == pytest.approx(A)
     assert found["moire"]["twist_deg"].to_numpy() == pytest.approx(9.0)

@@ -89,9 +89,9 @@ bench-optics: env  ## composed images against full-atom multislice, noise agains
 # The full run trains the networks it compares with where they are missing: hours. It writes the book's table.
 bench-layers: env  ## the two layers told apart: moirelib and other methods on the same scenes
 ifeq ($(QUICK),1)
-	@$(VENV_PYTHON) benchmarks/layers.py
+	@$(VENV_PYTHON) benchmarks/compare_methods.py
 else
-	@$(VENV_PYTHON) benchmarks/layers.py --out data/bench_layers.json
+	@$(VENV_PYTHON) benchmarks/compare_methods.py --out data/bench_layers.json
 endif
 
 bench-movies: export OMP_NUM_THREADS ?= 2

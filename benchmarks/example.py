@@ -14,8 +14,8 @@ import json
 from pathlib import Path
 
 import numpy as np
+from compare_methods import ALONE, METHODS, OURS, SEED, head
 from families import FAMILIES, make_problem
-from layers import ALONE, METHODS, OURS, SEED, head
 
 from moirelib.validation import score_layers
 

@@ -23,8 +23,8 @@ from pathlib import Path
 import lightning
 import numpy as np
 import torch
+from methods import centers_of_mass, particle_table
 from monai.networks.nets.basic_unet import Down, TwoConv, UpCat
-from other_methods import centers_of_mass, particle_table
 from safetensors.torch import load_file
 from scipy.ndimage import gaussian_filter
 from skimage.feature import peak_local_max

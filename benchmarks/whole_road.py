@@ -19,7 +19,7 @@ import pandas as pd
 from defects import MARGIN, NOISE, REACH, away, main_boundary, planted, rates, score_points, seen
 from families import FAMILIES
 from measuring import run
-from other_methods import moirelib_decompose
+from methods import moirelib_decompose
 
 from moirelib.analysis import LayerDefects, find_defects
 from moirelib.crystal import fold_hexagonal, match

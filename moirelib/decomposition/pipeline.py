@@ -8,9 +8,9 @@ import dask.array as da
 import numpy as np
 import pandas as pd
 
+from ..movies.layer_movie_writing import write_layer_movie
 from ..movies.movie import Movie
 from ..movies.reading import as_movie
-from ..movies.writing import write_layer_movie
 from ..output import output_folder
 from ..tracking import link_particles
 from .all_frames import describe_run, find_in_all_frames, look_at

@@ -1,3 +1,8 @@
+from .composition_error import (
+    Comparison as Comparison,
+    compare_with_multislice as compare_with_multislice,
+    overlapping_clusters as overlapping_clusters,
+)
 from .digital_twin import (
     REAL_PIXEL_SIZE as REAL_PIXEL_SIZE,
     REAL_SPACING as REAL_SPACING,
@@ -12,11 +17,6 @@ from .image_statistics import (
     noise_autocorrelation as noise_autocorrelation,
     noise_spectra as noise_spectra,
     particle_contrast as particle_contrast,
-)
-from .multislice_proof import (
-    Comparison as Comparison,
-    compare_with_multislice as compare_with_multislice,
-    overlapping_clusters as overlapping_clusters,
 )
 from .scores import (
     mask_accuracy as mask_accuracy,

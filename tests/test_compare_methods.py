@@ -16,10 +16,10 @@ if not BENCHMARKS.is_dir():
     pytest.skip("the benchmarks are only in a checkout", allow_module_level=True)
 sys.path.insert(0, str(BENCHMARKS))
 
+import compare_methods  # noqa: E402
 import families  # noqa: E402
-import layers  # noqa: E402
+import methods  # noqa: E402
 import networks  # noqa: E402
-import other_methods  # noqa: E402
 
 from moirelib.decomposition import TrainingConfig  # noqa: E402
 from moirelib.simulation import LibraryConfig, make_library  # noqa: E402
@@ -43,12 +43,12 @@ def check_contract(solved, problem):
     assert np.isfinite(particles[["y_nm", "x_nm"]].to_numpy()).all()
 
 
-CLASSICAL = [name for name in layers.METHODS if name not in networks.NETWORKS]
+CLASSICAL = [name for name in compare_methods.METHODS if name not in networks.NETWORKS]
 
 
 @pytest.mark.parametrize("name", CLASSICAL)
 def test_methods_give_masks_and_particles(name, problem):
-    solved = layers.METHODS[name](problem.frame, problem.pixel_size, problem.diameter, problem.truth)
+    solved = compare_methods.METHODS[name](problem.frame, problem.pixel_size, problem.diameter, problem.truth)
     check_contract(solved, problem)
     assert len(solved[1]) > 0.3 * len(problem.truth)
 
@@ -72,7 +72,7 @@ def test_a_network_finds_particles_where_its_masks_are():
     # A "network" that answers with the masks themselves, at working sampling and in the other order.
     y, x = np.meshgrid(20.0 + 40 * np.arange(4), 22.0 + 40 * np.arange(4), indexing="ij")
     points = np.stack([y.ravel(), x.ravel()], axis=1)
-    mask = torch.from_numpy(other_methods.disks(points / 2 - 0.25, 12, (90, 90)).astype(np.float32))
+    mask = torch.from_numpy(methods.disks(points / 2 - 0.25, 12, (90, 90)).astype(np.float32))
     padded = torch.nn.functional.pad(torch.stack([0 * mask, mask]), (0, 6, 0, 6))
     masks, particles = networks.decompose_with(
         lambda batch: 20 * padded[None] - 10, np.random.default_rng(0).random((180, 180)), 1.0, 24.0
@@ -102,7 +102,7 @@ def test_soft_minimum_is_zero_for_either_order_only():
 def test_bragg_filtering_separates_two_clean_lattices():
     clean = {"twist": 15.0, "electrons": 1e6, "background": 0.0, "vacancies": 0.0, "jitter": 0.0, "blur": 0.03}
     image = beer_lambert.simulate(np.random.default_rng(3), island=False, **clean)
-    masks, found = other_methods.bragg_filtering(image.frame, 1.0, 18.2)
+    masks, found = methods.bragg_filtering(image.frame, 1.0, 18.2)
     assert score_image(image, found, masks)["f1"] > 0.9
 
 
@@ -134,12 +134,12 @@ def test_semi_real_truth_lies_on_its_masks():
 
 
 def test_every_cell_has_seeds_of_its_own():
-    cells = layers.sweep_cells(tuple(layers.METHODS), 3)
-    doses = layers.sweep_cells(tuple(layers.METHODS), 3, ["dose"])
+    cells = compare_methods.sweep_cells(tuple(compare_methods.METHODS), 3)
+    doses = compare_methods.sweep_cells(tuple(compare_methods.METHODS), 3, ["dose"])
     assert doses == [cell for cell in cells if cell.name.startswith("dose=")]
     numbers = [cell.number for cell in cells] + list(range(1, len(families.FAMILIES) + 1))
     assert len(set(numbers)) == len(numbers)
-    assert layers.SEED not in (0, 990)
+    assert compare_methods.SEED not in (0, 990)
 
 
 @pytest.fixture
@@ -147,41 +147,43 @@ def cell(monkeypatch, tmp_path):
     """A small cell whose results are kept in a folder of its own."""
     monkeypatch.setattr(networks, "BUILD", tmp_path)
     config = replace(families.FAMILIES["spheres"], shape=(128, 128))
-    return layers.Cell("spheres", config, 1, ("everything in both", "trackpy + true lattices"), 2)
+    return compare_methods.Cell("spheres", config, 1, ("everything in both", "trackpy + true lattices"), 2)
 
 
 def test_an_interrupted_run_goes_on(cell, monkeypatch):
-    rows = layers.score_scene(cell, 0, 990)
+    rows = compare_methods.score_scene(cell, 0, 990)
     assert set(rows) == set(cell.methods)
-    monkeypatch.setattr(layers, "make_problem", None)  # nothing is simulated again
-    assert layers.score_scene(cell, 0, 990) == rows
+    monkeypatch.setattr(compare_methods, "make_problem", None)  # nothing is simulated again
+    assert compare_methods.score_scene(cell, 0, 990) == rows
     with pytest.raises(TypeError):
-        layers.score_scene(cell, 0, 991)
+        compare_methods.score_scene(cell, 0, 991)
 
 
 def test_a_refused_frame_counts_as_nothing_found(problem):
     def refuse(*_):
         raise ValueError("no")
 
-    row = layers.score(refuse, problem)
+    row = compare_methods.score(refuse, problem)
     assert row["f1"] == 0
     assert row["error"] == "no"
     assert np.isnan(row["rmse_nm"])
 
 
 def test_intervals_hold_the_mean_and_missing_values_are_left_out():
-    value = layers.mean_interval([0.9, 0.95, float("nan"), 1.0, None])
+    value = compare_methods.mean_interval([0.9, 0.95, float("nan"), 1.0, None])
     assert value["mean"] == pytest.approx(0.95)
     assert 0.9 <= value["low"] < value["mean"] < value["high"] <= 1.0
-    assert layers.mean_interval([float("nan")])["mean"] is None
+    assert compare_methods.mean_interval([float("nan")])["mean"] is None
 
 
 def test_the_last_line_is_one_json_object():
-    row = dict.fromkeys(layers.METRICS, 0.5) | {"rmse_nm": float("nan")}
-    table = {"spheres": {"moirelib": layers.average([row, row])}}
-    line = layers.last_line(table)
+    row = dict.fromkeys(compare_methods.METRICS, 0.5) | {"rmse_nm": float("nan")}
+    table = {"spheres": {"moirelib": compare_methods.average([row, row])}}
+    line = compare_methods.last_line(table)
     assert "\n" not in line
-    assert json.loads(line) == {"spheres": {"moirelib": dict.fromkeys(layers.METRICS, 0.5) | {"rmse_nm": None}}}
+    assert json.loads(line) == {
+        "spheres": {"moirelib": dict.fromkeys(compare_methods.METRICS, 0.5) | {"rmse_nm": None}}
+    }
 
 
 def test_a_training_stopped_by_the_clock_goes_on(tmp_path, monkeypatch):

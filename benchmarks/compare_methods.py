@@ -30,7 +30,7 @@ import networks
 import numpy as np
 import torch
 from families import FAMILIES, SWEEPS, make_problem, real_frame
-from other_methods import (
+from methods import (
     bragg_filtering,
     everything_in_both,
     fit_told_all_particles,
@@ -250,7 +250,7 @@ def code(method, weights) -> str:
         return stage in GROUND or stage == "decomposition" and (ours or network and file.stem in NETWORK)
 
     files = [f for f in sorted(package.rglob("*.py")) if matters(f)]
-    files += [here / "families.py", here / "other_methods.py"]
+    files += [here / "families.py", here / "methods.py"]
     if method in (OURS, ALONE):
         files.append(Path(weights or weights_path()))
     if method == ALONE:
@@ -395,7 +395,7 @@ def stamped(result, commit, args) -> dict:
     """The result with settings and machine. Each row has its commit, since methods and parts may be run separately."""
     stamp = {"commit": commit}
     about = {
-        "command": "benchmarks/layers.py",
+        "command": "benchmarks/compare_methods.py",
         "seed": args.seed,
         "scenes": args.scenes,
         "metrics": METRICS,

@@ -771,8 +771,7 @@ for name, part in (
 #   alike; near 0°, the two lattices share one set of peaks.
 # - **The semi-real Moiré is easier than a real one** in one respect: a real second layer is out of focus by its height,
 #   and electrons scattered by two layers do not simply multiply.
-# - **The first frame takes longest.** It fits what all particles share, profile and blur. Later frames start
-#   from these values and from the particles of the frame before. `seconds` in the summary is the total time. Memory
-#   holds a few frames and the table, however long the movie.
+# - **One to three frames take longest.** They show what all particles share, profile and blur. The other frames are
+#   fitted with these values held fixed, each by itself. Memory holds a few frames and the table, however long the movie.
 # - **Layer movies show outlines, not probabilities.** The table says how sure each particle is. Particles that are not
 #   round are drawn as disks of the same area.

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from moirelib.cli import main
-from moirelib.decomposition import decompose
+from moirelib.decomposition import decompose, frame_jobs
 from moirelib.decomposition.frame_jobs import FrameJob
 from moirelib.movies import write_layer_movie
 from moirelib.validation import score_particles
@@ -102,6 +102,7 @@ def test_a_cluster_that_loses_a_worker_gives_the_same_result(movie, result):
     np.testing.assert_array_equal(other.layers, result.layers)
 
 
-def test_a_scheduler_that_is_not_there_is_named(movie):
+def test_a_scheduler_that_is_not_there_is_named(movie, monkeypatch):
+    monkeypatch.setattr(frame_jobs, "PATIENCE", 0.5)
     with pytest.raises(OSError, match="no Dask scheduler at tcp://127.0.0.1:1"):
         decompose(movie[0], pixel_size=PIXEL_SIZE, device="tcp://127.0.0.1:1", diameter=DIAMETER * PIXEL_SIZE)

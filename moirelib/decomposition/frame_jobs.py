@@ -17,6 +17,7 @@ from .layer_count import SharedByFrames
 from .network import WORKING_DIAMETER, load_weights, predict, resample
 
 WAITING = 2  # frames that are read ahead, per worker
+PATIENCE = 10.0  # s, for a Dask scheduler to answer
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class Workers:
             from dask import distributed
 
             try:
-                client = self._close.enter_context(distributed.Client(self._scheduler, timeout=10))
+                client = self._close.enter_context(distributed.Client(self._scheduler, timeout=PATIENCE))
             except (OSError, TimeoutError, ValueError) as error:
                 raise OSError(f"no Dask scheduler at {self._scheduler}; start one with 'dask scheduler'") from error
             self.count = max(sum(client.nthreads().values()), 1)

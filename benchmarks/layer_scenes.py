@@ -242,6 +242,7 @@ def image_beer_lambert(specimen: Specimen, rng) -> tuple[np.ndarray, pd.DataFram
 
 ROD_HEIGHT = 2.5  # diameters
 DOSE = 5.0, 25.0  # electrons/Å², about the published 10.6
+TOUCH = 0.99  # of the distance to the nearest particle of the layer, greatest diameter
 
 
 def image_ours(specimen: Specimen, rng) -> tuple[np.ndarray, pd.DataFrame]:
@@ -293,5 +294,6 @@ def draw_layer(sheet: Sheet, size: int, rng) -> Layer:
     phase = np.pi * points @ [np.sin(angle), np.cos(angle)] / (field * rng.uniform(0.8, 1.6))
     points = points + 0.5 * sheet.strain * spacing * np.sin(phase[:, None] + rng.uniform(0, 2 * np.pi, 2))
     points = points + sheet.jitter * spacing * rng.standard_normal(points.shape)
-    scatter = np.clip(rng.standard_normal(len(points)), -2.5, 2.5)
-    return Layer(points, diameter * (1 + sheet.scatter * scatter), spacing, float(sheet.angles[0]))
+    sizes = diameter * (1 + sheet.scatter * np.clip(rng.standard_normal(len(points)), -2.5, 2.5))
+    room = cKDTree(points).query(points, k=2)[0][:, 1]  # particles of one layer do not overlap
+    return Layer(points, np.minimum(sizes, TOUCH * room), spacing, float(sheet.angles[0]))

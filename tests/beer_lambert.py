@@ -144,7 +144,10 @@ def simulate_stack(
     """
     specimen = [draw_sheet(rng, size, sheet) for sheet in sheets]
     scatter = [np.clip(rng.standard_normal(len(points)), -2.5, 2.5) for points in specimen]
-    widths = [s.diameter * (1 + s.scatter * e) for s, e in zip(sheets, scatter, strict=True)]
+    widths = []
+    for sheet, points, e in zip(sheets, specimen, scatter, strict=True):
+        room = np.sort(distances(points, points), axis=1)[:, 1]  # particles of one layer do not overlap
+        widths.append(np.minimum(sheet.diameter * (1 + sheet.scatter * e), 0.99 * room))
     optics = shape, absorption, blur, electrons, readout, slow_light(rng, size, background)
     mean = np.mean([sheet.diameter for sheet in sheets])
     frame, masks = expose(rng, specimen, mean, size, *optics, widths=widths)

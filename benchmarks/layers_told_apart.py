@@ -33,9 +33,12 @@ from moirelib.decomposition import WORKING_DIAMETER, load_weights, locate, predi
 from moirelib.decomposition.particle_size import estimate_size_and_polarity, find_working_shape
 from moirelib.validation import score_particles
 
-METRICS = "f1", "f1_agnostic", "f1_oracle", "assignment", "layers", "true_layers", "diameter_ratio", "confidence", "s"
+METRICS = "f1 f1_agnostic f1_oracle assignment layers true_layers diameter_ratio confidence".split()
+METRICS += "recall recall_close false s".split()
+CLOSE = 0.15  # diameters, of two true particles that lie nearly upon each other
 MATCHING_RADIUS = 0.3  # diameters, of a find from its particle; as in the other benchmarks
 TENTHS = 10  # of the stated confidence
+FEWEST = 100  # particles in a tenth, for its true share to be known to some 0.03
 
 
 def main() -> None:
@@ -48,6 +51,7 @@ def main() -> None:
     rows = [rows[job] for job in jobs if job in rows]
     for family in dict.fromkeys(row["family"] for row in rows):
         print_family([row for row in rows if row["family"] == family])
+    print("\nall families")
     print_calibration(rows)
     names = dict.fromkeys((row["family"], row["simulator"]) for row in rows)
     table: dict = {}
@@ -112,6 +116,8 @@ def run(jobs, rows, tag, args) -> None:
     """Score scenes in worker processes of one thread each; every row is written as it comes."""
     os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"))
     args.rows.parent.mkdir(parents=True, exist_ok=True)
+    if args.rows.exists() and not args.rows.read_bytes().endswith(b"\n"):  # a run was stopped while it wrote
+        args.rows.write_bytes(args.rows.read_bytes() + b"\n")
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(args.workers, context, torch.set_num_threads, (1,)) as pool:
         futures = {pool.submit(score_scene, *job, args.points): job for job in jobs}
@@ -146,8 +152,12 @@ def score(found: pd.DataFrame, problem) -> dict:
     scores = score_particles(found, *options)
     i, j, right = match_layers(found, problem)
     told = told_layers(found, truth, i, j)
-    inside = truth[["y_nm", "x_nm"]].to_numpy()[j]
-    counted = np.all((inside >= problem.diameter / 2) & (inside <= field - problem.diameter / 2), axis=1)
+    at, true_at = (t[["y_nm", "x_nm"]].to_numpy(float).reshape(-1, 2) for t in (found, truth))
+    inner, true_inner = (
+        np.all(np.abs(p - field / 2) <= field / 2 - problem.diameter / 2, axis=1) for p in (at, true_at)
+    )
+    close = cKDTree(true_at).query(true_at, k=2)[0][:, 1] < CLOSE * problem.diameter
+    seen, counted = np.isin(np.arange(len(truth)), j), true_inner[j]
     stated = found["layer_confidence"].to_numpy()[i]
     tenth = np.minimum((stated * TENTHS).astype(int), TENTHS - 1)
     sums = [np.bincount(tenth[counted], w[counted], TENTHS) for w in (np.ones(len(i)), stated, right.astype(float))]
@@ -158,7 +168,10 @@ def score(found: pd.DataFrame, problem) -> dict:
         "true_layers": int(truth["layer"].nunique()),
         "particles": len(truth),
         "diameter_ratio": finite(found["diameter_nm"].median() / problem.diameter),
-        "confidence": finite(float(stated[counted].mean())) if counted.any() else None,
+        "confidence": mean_where(stated, counted),
+        "recall": mean_where(seen, true_inner & ~close),
+        "recall_close": mean_where(seen, true_inner & close),
+        "false": mean_where(~np.isin(np.arange(len(found)), i), inner),
         "tenths": np.round(sums, 4).tolist(),  # particles, sum of what was stated, how many are right
     }
 
@@ -221,41 +234,56 @@ def write_points(file: Path, problem, found, key) -> None:
     os.replace(partial, file)
 
 
+def mean_where(values, mask):
+    """Mean of the chosen values; None where there are none."""
+    return finite(float(np.mean(values[mask]))) if mask.any() else None
+
+
 def finite(value):
     """A number for JSON; None for NaN."""
     return float(f"{value:.4g}") if np.isfinite(value) else None
 
 
 def mean_of(rows) -> dict:
-    """Mean of every metric over scenes, the scenes, and the F1 of the worst."""
+    """Mean of every metric over scenes; of the F1, the worst scene's and the mean of the worst tenth."""
     means = {m: [row[m] for row in rows if row[m] is not None] for m in METRICS}
     means = {m: finite(np.mean(values)) if values else None for m, values in means.items()}
     right_number = np.mean([row["layers"] == row["true_layers"] for row in rows])
-    worst = min(rows, key=lambda row: row["f1"])
-    return means | {"right_number": finite(right_number), "worst": worst["f1"], "scenes": len(rows)}
+    f1 = np.sort([row["f1"] for row in rows])
+    worst = {"worst": finite(f1[0]), "worst_tenth": finite(f1[: max(len(f1) // 10, 1)].mean())}
+    return means | {"right_number": finite(right_number), **worst, "miscalibration": miscalibration(rows)}
 
 
 def print_family(rows) -> None:
     """One line for every simulator, with its worst scene."""
     print(f"\n{rows[0]['family']}")
-    columns = (*METRICS, "right_number", "worst")
-    print(f"{'':14s}" + "".join(f"{name:>15s}" for name in columns))
+    columns = (*METRICS, "right_number", "worst", "worst_tenth")
+    print(f"{'scenes':14s}" + "".join(f"{name:>15s}" for name in columns))
     for simulator in dict.fromkeys(row["simulator"] for row in rows):
         own = [row for row in rows if row["simulator"] == simulator]
         mean, worst = mean_of(own), min(own, key=lambda row: row["f1"])
         cells = ["–" if mean[name] is None else f"{mean[name]:.3f}" for name in columns]
-        print(f"{simulator:14s}" + "".join(f"{cell:>15s}" for cell in cells) + f"  (seed {worst['seed']})")
+        print(
+            f"{simulator + f' {len(own)}':14s}"
+            + "".join(f"{cell:>15s}" for cell in cells)
+            + f"  (seed {worst['seed']})"
+        )
     print_calibration(rows)
+
+
+def miscalibration(rows):
+    """Greatest difference of stated and true share in a tenth that holds enough particles."""
+    number, stated, right = np.sum([row["tenths"] for row in rows], axis=0)
+    enough = number >= FEWEST
+    return finite(np.max(np.abs(stated - right)[enough] / number[enough])) if enough.any() else None
 
 
 def print_calibration(rows) -> None:
     """Stated and true share of right layers, tenth by tenth of what was stated; in the worst ten scenes too."""
-    worst = sorted(rows, key=lambda row: row["f1"])[:10]
-    for name, own in (("all", rows), ("worst ten", worst) if len(rows) > 10 else (None, None)):
-        if own:
-            number, stated, right = np.sum([row["tenths"] for row in own], axis=0)
-            cells = [f"{s / n:.2f}→{r / n:.2f} ({n:.0f})" for n, s, r in zip(number, stated, right, strict=True) if n]
-            print(f"stated→true, {name}: " + "  ".join(cells))
+    for name, own in (("all", rows), ("worst ten", sorted(rows, key=lambda row: row["f1"])[:10])):
+        number, stated, right = np.sum([row["tenths"] for row in own], axis=0)
+        cells = [f"{s / n:.2f}→{r / n:.2f} ({n:.0f})" for n, s, r in zip(number, stated, right, strict=True) if n]
+        print(f"stated→true, {name}: " + "  ".join(cells))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """How well layers are told apart: `moirelib.decompose` on the scenes of `layer_scenes.py`, family by family.
 
     python benchmarks/layers_told_apart.py --seeds 0:30 --workers 2     hours
-    QUICK=1 python benchmarks/layers_told_apart.py                      one scene of every family and simulator
+    QUICK=1 python benchmarks/layers_told_apart.py                      one scene of every family, some minutes
 
 Every scene's row is kept in a file of JSON lines under family, simulator, seed and a tag of the code, so a run that was
 stopped goes on. ``oracle`` is what would be reached if every find were given its true layer: the gap to it can still be
@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from families import real_frame
 from layer_scenes import FAMILIES, SEMI_REAL, SIMULATORS, draw_scene
 from scipy.spatial import cKDTree
 
@@ -45,7 +46,7 @@ def main() -> None:
     """Score what is not scored yet; print the table and JSON."""
     args = arguments()
     tag = args.tag or code_tag()
-    jobs = [(f, s, k) for k in args.seeds for f in args.families for s in simulators(f, args.simulator)]
+    jobs = [(f, s, k) for k in args.seeds for f in at_hand(args.families) for s in simulators(f, args)]
     rows = read_rows(args.rows, tag)
     run([job for job in jobs if job not in rows or lacks_points(args.points, job)], rows, tag, args)
     rows = [rows[job] for job in jobs if job in rows]
@@ -63,18 +64,32 @@ def main() -> None:
 
 def arguments():
     """Read the command line."""
-    quick = os.environ.get("QUICK", "0") == "1"
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    quick = os.environ.get("QUICK", "0") == "1"
+    parser.add_argument("--quick", action="store_true", default=quick, help="one scene of every family")
     parser.add_argument("--families", nargs="+", choices=FAMILIES, default=tuple(FAMILIES))
     parser.add_argument("--simulator", choices=SIMULATORS, help="only this one")
-    first = "0:1" if quick else "0:30"
-    parser.add_argument("--seeds", type=as_range, default=as_range(first), help=f"FIRST:END (default {first})")
+    parser.add_argument("--seeds", type=as_range, help="FIRST:END (default 0:30, quick 0:1)")
     parser.add_argument("--workers", type=int, default=2)
     rows = Path(__file__).parents[1] / "_build" / "layers-told-apart.jsonl"
     parser.add_argument("--rows", type=Path, default=rows, help="file of JSON lines where rows are kept")
     parser.add_argument("--tag", help="of the code; a hash of moirelib, weights and scenes by default")
     parser.add_argument("--points", type=Path, help="also write detections, particles and truth as .npz here")
-    return parser.parse_args()
+    args = parser.parse_args()
+    args.seeds = args.seeds or as_range("0:1" if args.quick else "0:30")
+    return args
+
+
+def at_hand(families) -> list[str]:
+    """The families that can be drawn: the semi-real one needs the real frame."""
+    families = list(families)
+    if SEMI_REAL in families:
+        try:
+            real_frame()
+        except OSError as error:
+            print(f"{SEMI_REAL} left out:", error)
+            families.remove(SEMI_REAL)
+    return families
 
 
 def as_range(text: str) -> range:
@@ -82,9 +97,14 @@ def as_range(text: str) -> range:
     return range(*map(int, text.split(":")))
 
 
-def simulators(family, only) -> tuple[str, ...]:
+def simulators(family, args) -> tuple[str, ...]:
     """By which simulators a family is drawn; the semi-real one is a product of real frames."""
-    return ("product",) if family == SEMI_REAL else (only,) if only else SIMULATORS
+    if family == SEMI_REAL:
+        return ("product",)
+    if args.simulator:
+        return (args.simulator,)
+    turn = list(FAMILIES).index(family) % len(SIMULATORS)
+    return SIMULATORS[turn : turn + 1] if args.quick else SIMULATORS
 
 
 def code_tag() -> str:

@@ -183,7 +183,7 @@ def score(found: pd.DataFrame, problem) -> dict:
     sums = [np.bincount(tenth[counted], w[counted], TENTHS) for w in (np.ones(len(i)), stated, right.astype(float))]
     return {
         **{name: finite(scores[name]) for name in ("f1", "f1_agnostic", "assignment")},
-        "f1_oracle": score_particles(found.assign(layer=told), *options)["f1"],
+        "f1_oracle": finite(score_particles(found.assign(layer=told), *options)["f1"]),
         "layers": int(found["layer"].nunique()),
         "true_layers": int(truth["layer"].nunique()),
         "particles": len(truth),

@@ -27,17 +27,15 @@ def mean_squared_displacement(
 
     Parameters
     ----------
-    tracks : pandas.DataFrame
-        ``frame, particle, layer, y_nm, x_nm`` and, if known, ``y_std_nm, x_std_nm``; particle -1 is left out.
-    frame_time : float, optional
-        In s.
+    tracks, frame_time : pandas.DataFrame, float
+        Particle -1 is left out.
     lags : int
         Largest lag, in frames; the movie's length limits it.
-    motion : dict of int to moirelib.analysis.Occupancy, optional
-        Of the same movie, from `moirelib.analysis.site_occupancy`: drift and turn of each layer's lattice are removed.
-        From layers that are not in it, by default all, the mean step of the tracks is removed frame by frame, as
-        `trackpy.subtract_drift` does; with it goes 1/n of the independent motion of n particles. A step that fewer than
-        three tracks share is taken for their own.
+    motion : dict of int to Occupancy, optional
+        Of the same movie: drift and turn of each layer's lattice are removed. From layers that are not in it, by
+        default all, the mean step of the tracks is removed frame by frame, as `trackpy.subtract_drift` does; with it
+        goes 1/n of the independent motion of n particles. A step that fewer than three tracks share is taken for their
+        own.
 
     Returns
     -------

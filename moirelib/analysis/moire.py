@@ -33,17 +33,10 @@ PHASE_BLOCK = 4.0  # spacings; phases farther apart count as independent
 def registry(
     points: ArrayLike, other: ArrayLike, spacing: float | None = None, grain: ArrayLike | None = None
 ) -> pd.DataFrame:
-    """Where on the other layer's lattice each point lies.
+    """Where on the other layer's lattice each point lies, of particles of one layer or defects (n, 2), in nm.
 
     The lattice is the one around: an affine fit over three shells of the nearest particle of the other layer, whose own
-    displacement is averaged out.
-
-    Parameters
-    ----------
-    points : array_like, shape (n, 2)
-        (y, x) in nm: particles of one layer, or defects.
-    other, spacing, grain : array_like, shape (m, 2); float; array_like of int, shape (m,)
-        Particles of the other layer, their spacing in nm and their grains; the last two are found by default.
+    displacement is averaged out. ``spacing`` and ``grain`` are those of ``other`` (m, 2).
 
     Returns
     -------
@@ -76,10 +69,7 @@ def place_on(points: ArrayLike, other: LayerFrame | None) -> pd.DataFrame:
 
 
 def _place_in_cells(points, other):
-    """Place of points in the cell of the lattice around (complex, in spacings and its rows' frame), in nm, and whose.
-
-    NaN where the other layer is not there.
-    """
+    """Place of points in the cell of the lattice around, in spacings along its rows, in nm, and whose; NaN for none."""
     mesh, grain, local = other.mesh, other.grain, other.surroundings
     z = to_complex(points)
     use = np.flatnonzero(local.good)

@@ -125,18 +125,14 @@ def analyze(
 
     Parameters
     ----------
-    particles : pandas.DataFrame
-        At least `NEEDED`; also ``y_std_nm, x_std_nm`` where known.
+    particles, frame_time, dose : pandas.DataFrame, float, float
+        At least `NEEDED`; also ``y_std_nm, x_std_nm`` where known. In s, and in electrons/Å² per frame, where known.
     field_nm : tuple of float, optional
         Height and width of the field of view, in nm: what drift carries over its edges has not grown.
-    progress : bool
-        Show a progress bar for each stage.
+    progress, workers : bool, int
+        Show a progress bar for each stage; processes that share the frames of a long movie.
     only : collection of str, optional
         Names of the wanted tables, of `TABLES`; all by default. What they need is computed too, but not kept.
-    workers : int
-        Processes that share the frames of a long movie.
-    frame_time, dose : float, optional
-        In s, and in electrons/Å² per frame, where known.
     """
     names, result, stages = choose_tables(only), Analysis(_check_not_empty(particles, "the table")), Stages(progress)
     result.seconds = stages.seconds
@@ -152,9 +148,10 @@ def analyze(
         if ON_SITES & set(names):
             _find_sites(result, names, stages, field_nm)
         motions = _Motions(tracks)
+        measure_msd = partial(mean_squared_displacement, tracks, frame_time, motion=result.occupancy)
         steps: dict[str, list[Callable]] = {
             "motion": [partial(_add_table, result, "motion", motion_table, result.occupancy, dose)],
-            "msd": [partial(_add_table, result, "msd", _measure_msd, result, tracks, frame_time)],
+            "msd": [partial(_add_table, result, "msd", measure_msd)],
             "vibrations": _list_vibration_steps(result, motions),
             "phonons": _list_phonon_steps(result, motions),
             "growth": _list_growth_steps(result),
@@ -205,6 +202,9 @@ def _list_vibration_steps(result, motions) -> list[Callable]:
     def measure():
         return measure_every_layer(motions.tracks, lambda layer: site_vibrations(motions.of_layer(layer)))[0]
 
+    def correlate(known):
+        return interlayer_correlation(known[1], known[2])
+
     def add(title, summarise, only_both=False):
         known = motions.known()
         if not only_both or {1, 2} <= set(known):
@@ -216,16 +216,20 @@ def _list_vibration_steps(result, motions) -> list[Callable]:
         partial(add, "Layers as a whole", _summarise_layers),
         partial(add, "By coordination", partial(_group_amplitudes, labels=lambda m: coordination_labels(m.sites))),
         partial(add, "By place on the other layer", _group_by_registry, only_both=True),
-        partial(add, "Correlation of the two layers' displacements, by distance", _correlate_layers, only_both=True),
+        partial(add, "Correlation of the two layers' displacements, by distance", correlate, only_both=True),
     ]
 
 
 def _list_phonon_steps(result, motions) -> list[Callable]:
+    def measure_constants():
+        found = {layer: elastic_constants(model) for layer, model in motions.springs.items()}
+        return pd.DataFrame([{"layer": layer} | asdict(constants) for layer, constants in found.items()])
+
     title = "Elastic constants in kT/nm², and Poisson's ratio"
     return [
         motions.known,
         partial(_add_table, result, "phonons", tabulate_phonons, motions.tracks, motions.of_layer, motions.fit_springs),
-        partial(_add_summary, result, "phonons", title, _measure_elastic_constants, motions.springs),
+        partial(_add_summary, result, "phonons", title, measure_constants),
     ]
 
 
@@ -254,10 +258,6 @@ def _list_growth_steps(result) -> list[Callable]:
         add("Attachments of layer 2 by registry", _measure_preference, result.occupancy),
         add("Turning and sliding of layer 2 on layer 1", _measure_relaxation, result.occupancy),
     ]
-
-
-def _measure_msd(result, tracks, frame_time) -> pd.DataFrame:
-    return mean_squared_displacement(tracks, frame_time, motion=result.occupancy)
 
 
 def _measure_preference(occupancy) -> pd.DataFrame:
@@ -293,12 +293,13 @@ def _summarise_layers(motions) -> pd.DataFrame:
 
 
 def _group_by_registry(motions) -> pd.DataFrame:
-    both = {layer: motions[layer] for layer in (1, 2)}
-    return _group_amplitudes(both, partial(_label_by_registry, both))
+    """By registry of a layer's sites on the other layer's; sites are left out where that is not there."""
 
+    def label(motion):
+        other = motions[3 - motion.layer].sites
+        return registry(motion.sites, other)["registry"].replace("", np.nan).to_numpy()
 
-def _correlate_layers(motions) -> pd.DataFrame:
-    return interlayer_correlation(motions[1], motions[2])
+    return _group_amplitudes({layer: motions[layer] for layer in (1, 2)}, label)
 
 
 def _group_amplitudes(motions, labels: Callable[[Displacements], np.ndarray]) -> pd.DataFrame:
@@ -308,15 +309,6 @@ def _group_amplitudes(motions, labels: Callable[[Displacements], np.ndarray]) ->
         for layer, motion in motions.items()
     ]
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
-
-
-def _label_by_registry(motions, motion) -> np.ndarray:
-    """Registry of a layer's sites on the other layer's, NaN where that is not there."""
-    return registry(motion.sites, motions[3 - motion.layer].sites)["registry"].replace("", np.nan).to_numpy()
-
-
-def _measure_elastic_constants(springs) -> pd.DataFrame:
-    return pd.DataFrame([{"layer": layer} | asdict(elastic_constants(model)) for layer, model in springs.items()])
 
 
 def _summarise_defects(result) -> pd.DataFrame:
@@ -346,17 +338,13 @@ def _summarise_boundaries(result) -> pd.DataFrame:
     """The boundaries that are seen in most frames: what they are, and how far they migrate."""
     spacing = result.tables["lattice"]["spacing_nm"].median()
     paths = follow_boundaries(result.tables["boundaries"], BOUNDARY_REACH * spacing, motion=result.occupancy)
-    each = paths.groupby(["layer", "boundary"]).agg(
-        frames=("frame", "nunique"),
-        kind=("kind", lambda v: v.mode().iloc[0]),
-        misorientation_deg=("misorientation_deg", "median"),
-        sigma=("sigma", lambda v: v.mode().iloc[0]),
-        sigma_deviation_deg=("sigma_deviation_deg", "median"),
-        asymmetry_deg=("asymmetry_deg", "median"),
-        dislocation_spacing_nm=("dislocation_spacing_nm", "median"),
-        frank_spacing_nm=("frank_spacing_nm", "median"),
-        migration_nm=("migration_nm", "sum"),
-    )
+
+    def usual(values):
+        return values.mode().iloc[0]
+
+    how = {"frame": "nunique", "kind": usual, "misorientation_deg": "median", "sigma": usual}
+    how |= dict.fromkeys("sigma_deviation_deg asymmetry_deg dislocation_spacing_nm frank_spacing_nm".split(), "median")
+    each = paths.groupby(["layer", "boundary"]).agg(how | {"migration_nm": "sum"}).rename(columns={"frame": "frames"})
     lasting = each[each["frames"] >= LASTING].reset_index().drop(columns="boundary")
     return lasting.sort_values(["layer", "frames"], ascending=[True, False]).head(LONGEST)
 

@@ -42,16 +42,13 @@ class Comparison:
     area: float  # nm², of the scene
 
 
-def overlapping_clusters(diameter: float = 4.0, twist: float = 15.0, field: float = 21.6) -> Scene:
+def overlapping_clusters(diameter: float = 4.0, field: float = 21.6) -> Scene:
     """Two hexagonal clusters of seven spheres each, one on top of the other, with 1 nm between their surfaces.
 
-    Parameters
-    ----------
-    diameter, twist, field : float
-        Of the spheres, in nm; degrees; edge of the square field, in nm: the clusters need 3.6 diameters and 3 nm.
+    Diameter of the spheres and edge of the square field are in nm: the clusters need 3.6 diameters and 3 nm.
     """
     layers = []
-    for i, (angle, shift) in enumerate([(3.0, (-0.075, -0.075)), (3.0 + twist, (0.15, 0.125))]):
+    for i, (angle, shift) in enumerate([(3.0, (-0.075, -0.075)), (18.0, (0.15, 0.125))]):
         t = np.radians(angle + 60 * np.arange(6))
         ring = SPACING * diameter * np.stack([np.sin(t), np.cos(t)], axis=1)
         at = np.concatenate([[[0.0, 0.0]], ring]) + field / 2 + diameter * np.array(shift)
@@ -64,7 +61,6 @@ def compare_with_multislice(
     scene: Scene,
     pixel_sizes: Sequence[float] = (0.9,),
     lenses: Sequence[Lens] | None = None,
-    seed: int = 0,
     planes: int = 5,
     oversampling: int = OVERSAMPLING,
     sampling: float = 0.01,
@@ -75,18 +71,14 @@ def compare_with_multislice(
 
     Parameters
     ----------
-    scene : Scene
-        Few particles; every ``pixel size / (oversampling · sampling)`` must be whole and divide the field.
-    pixel_sizes : sequence of float
-        Of the camera, in nm/pixel.
+    scene, pixel_sizes : Scene, sequence of float
+        Few particles; nm/pixel. Every ``pixel size / (oversampling · sampling)`` must be whole and divide the field.
     lenses : sequence of Lens, optional
         Of one energy, no two of the same aperture and defocus; by default without aberrations at 200 keV, with
         apertures of 5 and 10 mrad and a defocus of 0, 200 and 1000 nm.
-    seed, planes, oversampling : int
-        Of the crystal orientations and of the atoms' thermal displacements; planes per particle of the second and later
-        layers, for the method ``particle``; samples of the wave per camera pixel, for ``library`` and ``table``.
-    sampling : float
-        Of the full-atom wave, in nm.
+    planes, oversampling, sampling : int, int, float
+        Per particle of the second and later layers, for the method ``particle``; samples of the wave per camera pixel,
+        for ``library`` and ``table``; of the full-atom wave, in nm.
     """
     if lenses is None:
         lenses = [Lens.ideal(aperture=a, defocus=d) for a in (5.0, 10.0) for d in (0.0, 200.0, 1000.0)]
@@ -94,7 +86,7 @@ def compare_with_multislice(
     energy = lenses[0].energy
     lift = MARGIN + scene.layers[0].diameters.max() / 2 - scene.layers[0].z  # the atoms' cell begins at height 0
     scene = replace(scene, layers=tuple(replace(layer, z=layer.z + lift) for layer in scene.layers))
-    atoms = _scene_atoms(scene, np.random.default_rng(seed))
+    atoms = _scene_atoms(scene, np.random.default_rng(0))
     exit_waves(Atoms("Au", cell=10 * np.array([*scene.field[::-1], 0.4])), energy, sampling)  # plans transforms once
     start = time.perf_counter()
     full = _full_wave(scene, atoms, energy, sampling)

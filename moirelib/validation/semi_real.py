@@ -32,15 +32,11 @@ def semi_real_moire(
 
     Parameters
     ----------
-    frame : ndarray, shape (y, x)
-        Real frame of one layer, any offset removed.
-    diameter, twist_angle : float
-        Particle diameter, in pixels, which sets how smooth the background and the turned copy are; degrees from x
-        towards y.
-    size : int, optional
-        Edge of the result in pixels; the largest that every twist fills by default.
-    center : tuple of int, optional
-        (y, x) of the source pixel at the middle of the result; the frame's middle by default.
+    frame, diameter, twist_angle : ndarray of shape (y, x), float, float
+        Any offset removed; diameter of the particles in pixels, which sets how smooth the background is; degrees.
+    size, center : int, tuple of int, optional
+        Edge of the result in pixels, by default the largest that every twist fills; (y, x) of the source pixel at its
+        middle, by default the frame's middle.
     """
     frame = np.asarray(frame, dtype=np.float32)
     center = tuple(n // 2 for n in frame.shape) if center is None else tuple(int(c) for c in center)

@@ -59,17 +59,11 @@ def _list_layer_events(one, occupancy) -> pd.DataFrame:
     t, k = occupancy_changes(one)
     came = one.occupied[t, k]
     coordination = adjacency(one.sites, one.spacing) @ one.occupied.T.astype(int)  # (n, t)
-    table = pd.DataFrame(
-        {
-            "frame": one.frames[t],
-            "layer": one.layer,
-            "event": np.where(came, "attachment", "detachment"),
-            "particle": _find_tracks(one, t, k, came),
-            "y_nm": one.sites[k, 0],
-            "x_nm": one.sites[k, 1],
-            "coordination": coordination[k, t - ~came].astype(int),
-        }
-    )
+    kind = np.where(came, "attachment", "detachment")
+    table = pd.DataFrame({"frame": one.frames[t], "layer": one.layer, "event": kind})
+    table["particle"] = _find_tracks(one, t, k, came)
+    table[["y_nm", "x_nm"]] = one.sites[k]
+    table["coordination"] = coordination[k, t - ~came].astype(int)
     on = registry_at(one, occupancy, t, one.sites[k])
     table["registry"], table["coordinate"] = on["registry"].to_numpy(object), on["coordinate"].to_numpy(float)
     table[["y_frame_nm", "x_frame_nm"]] = one.in_frame(one.sites[k], t)
@@ -242,18 +236,11 @@ def _measure_layer_fronts(one, directions, center) -> pd.DataFrame:
     beyond = place + one.spacing * away
     seen = np.array([one.in_view(beyond[t], t) for t in range(len(one.frames))])
     radius = np.where(seen, radius, np.nan)
-    t, k = np.indices(radius.shape)
-    return pd.DataFrame(
-        {
-            "frame": one.frames[t.ravel()],
-            "layer": one.layer,
-            "direction_deg": np.degrees(angle)[k.ravel()],
-            "radius_nm": radius.ravel(),
-            "y_nm": np.where(seen, place[..., 0], np.nan).ravel(),
-            "x_nm": np.where(seen, place[..., 1], np.nan).ravel(),
-            "number": number.ravel(),
-        }
-    )
+    y, x = np.where(seen, np.moveaxis(place, -1, 0), np.nan)
+    frame, direction = np.repeat(one.frames, directions), np.tile(np.degrees(angle), len(one.frames))
+    values = {"radius_nm": radius, "y_nm": y, "x_nm": x, "number": number}
+    table = pd.DataFrame({"frame": frame, "layer": one.layer, "direction_deg": direction})
+    return table.assign(**{name: value.ravel() for name, value in values.items()})
 
 
 def front_velocity(fronts: pd.DataFrame, frame_time: float = 1.0) -> pd.DataFrame:

@@ -98,10 +98,8 @@ def estimate_motion(
     scores = np.array([gain.sum() for gain in gains]) - 2 * np.log1p(far / spacing)
     best = int(scores.argmax())
     rivals = scores[np.hypot(*(places - places[best]).T) > SAME_MOTION * spacing]
-    margin, noise = (
-        float(scores[best] - rivals.max(initial=-np.inf)),
-        float(np.sqrt(len(gains[best])) * gains[best].std()),
-    )
+    margin = float(scores[best] - rivals.max(initial=-np.inf))
+    noise = float(np.sqrt(len(gains[best])) * gains[best].std())
     # The one nearest to what was expected, of those that explain about as much.
     chosen = int(np.where(scores >= scores[best] - DECIDED - trust, far, np.inf).argmin())
     return MotionEstimate(fits[chosen].motion, 1 - fits[chosen].missed, margin, noise)

@@ -118,20 +118,10 @@ def animate_tracks(
     movie: Movie | None = None,
     trail: int = 8,
 ) -> FuncAnimation:
-    """Make a movie of the particles of both layers, in their colours, each with its track behind it.
+    """Make a movie of particles, their tracks behind them; ``save("tracks.gif", writer="pillow")`` writes a GIF.
 
-    ``save("tracks.gif", writer="pillow")`` writes a GIF, ``save("tracks.mp4")`` a movie where ffmpeg is installed.
-
-    Parameters
-    ----------
-    particles : pandas.DataFrame
-        ``frame, particle, layer, y_nm, x_nm``; particles that are not linked (-1) have no track.
-    ax : matplotlib.axes.Axes, optional
-        Drawn into; new axes by default. Both axes in nm, y downwards.
-    movie : moirelib.movies.Movie, optional
-        Shown below the particles, with its pixel size.
-    trail : int
-        Frames that a track reaches back.
+    Particles (``frame, particle, layer, y_nm, x_nm``) that are not linked have no track, which reaches back over a
+    ``trail`` of frames. Axes are new by default and in nm; a `moirelib.movies.Movie` is shown below the particles.
     """
     from matplotlib.animation import FuncAnimation  # slow to import, seldom needed
 

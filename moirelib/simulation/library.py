@@ -6,14 +6,13 @@ import contextlib
 import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from .camera import CameraConfig, record
 from .liquid import LiquidConfig
 from .optics import Lens, clean_image, particle_mask
-from .random_scenes import LatticeConfig, random_scene
+from .random_scenes import LatticeConfig, fix, random_scene
 from .scene import Scene, finite, truth_parameters, truth_table
 
 EMPTY_RATIO = 0.7  # diameter over spacing, for what is scaled by the diameter where layer 1 is empty
@@ -85,9 +84,8 @@ class LibraryConfig:
     @classmethod
     def published(cls) -> LibraryConfig:
         """The recipe of published simulations of liquid-phase TEM of Moiré lattices: 700 nm at 512 pixels."""
-        fixed = {"mean_free_path": 35.0, "defocus": 0.0, "spherical_aberration": 1.2, "dose": 10.6, "water": 250.0}
-        fixed |= {"wedge": 0.0, "blur": 0.0, "beam": 1.0, "mtf_power": 1.0, "exposure": 0.5, "offset": 0.0}
-        ranges: dict[str, Any] = {name: (value, value) for name, value in fixed.items()}
+        ranges = fix(mean_free_path=35.0, defocus=0.0, spherical_aberration=1.2, dose=10.6, water=250.0, wedge=0.0)
+        ranges |= fix(blur=0.0, beam=1.0, mtf_power=1.0, exposure=0.5, offset=0.0)
         ranges |= {"disk_radius": (8.0, 10.0), "readout_noise": (20.0, 40.0)}
         ranges |= {"energies": (200e3,), "apertures": (10.0,), "saturation": (65535.0,)}
         chances = {"tabulated": 0.0, "zero_loss": 1.0, "disk_blurred": 1.0, "clouded": 0.0, "shadowed": 0.0}
@@ -128,7 +126,12 @@ def simulate_frame(config: LibraryConfig, seed) -> SimulatedFrame:
     clean = clean_image(scene, pixel_size, None, lens, path, liquid.liquid_mean_free_path)
     frame = record(clean, pixel_size, liquid, camera, rng)
     masks = [particle_mask(scene, n + 1, pixel_size) for n in range(len(scene.layers))]
-    drawn = {"energy_eV": energy, "aperture_mrad": aperture, "defocus_nm": defocus, "spherical_aberration_mm": spherical}
+    drawn = {
+        "energy_eV": energy,
+        "aperture_mrad": aperture,
+        "defocus_nm": defocus,
+        "spherical_aberration_mm": spherical,
+    }
     drawn |= {"mean_free_path_nm": path, "liquid": liquid.parameters(), "camera": asdict(camera)}
     parameters = truth_parameters(scene, pixel_size) | {"diameter_nm": diameter} | drawn
     return SimulatedFrame(frame, np.rint(255 * np.stack(masks)).astype(np.uint8), scene, pixel_size, parameters)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from scipy.spatial import cKDTree
@@ -40,6 +41,11 @@ DEFECT_BORDER = 1.5  # spacings, from a planted defect to the field's border
 CRYSTAL_MARGIN = 5.0  # spacings, of a crystal beyond the field, so that no displacement shows its edge
 INNER_NEIGHBOURS = 5  # at least, of a site that may be a vacancy: elsewhere it would be the edge
 DEFECT_OUTLINE = 0.85  # a planted defect lies within the layer's outline made smaller by this factor
+
+
+def fix(**values: float) -> dict[str, Any]:
+    """Ranges of a configuration that hold one value each."""
+    return {name: (value, value) for name, value in values.items()}
 
 
 @dataclass(frozen=True)

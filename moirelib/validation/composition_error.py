@@ -8,16 +8,7 @@ import numpy as np
 import pandas as pd
 from ase import Atoms
 
-from ..simulation.multislice import (
-    SLICE,
-    compose_wave,
-    exit_waves,
-    fresnel_propagate,
-    particle_transmission,
-    reduce_transmission,
-    through_lens,
-    vibrate,
-)
+from ..simulation import multislice
 from ..simulation.optics import OVERSAMPLING, Lens, Transmission, block_mean, clean_image, compose, electron_wavelength
 from ..simulation.scene import Layer, Scene
 from ..simulation.shapes import nanoparticle
@@ -87,19 +78,21 @@ def compare_with_multislice(
     lift = MARGIN + scene.layers[0].diameters.max() / 2 - scene.layers[0].z  # the atoms' cell begins at height 0
     scene = replace(scene, layers=tuple(replace(layer, z=layer.z + lift) for layer in scene.layers))
     atoms = _scene_atoms(scene, np.random.default_rng(0))
-    exit_waves(Atoms("Au", cell=10 * np.array([*scene.field[::-1], 0.4])), energy, sampling)  # plans transforms once
+    multislice.exit_waves(
+        Atoms("Au", cell=10 * np.array([*scene.field[::-1], 0.4])), energy, sampling
+    )  # plans transforms once
     start = time.perf_counter()
     full = _full_wave(scene, atoms, energy, sampling)
     full_s = time.perf_counter() - start
     pairs = list(zip(scene.layers, atoms, strict=True))
     single = [_transmissions(*pair, energy, sampling, 1) for pair in pairs]
     several = single[:1] + [_transmissions(*pair, energy, sampling, planes) for pair in pairs[1:]]
-    waves = {"full": full, "particle": compose_wave(several, full.shape, sampling, energy)}
-    layers = [compose_wave([particles], full.shape, sampling, energy) for particles in single]
+    waves = {"full": full, "particle": multislice.compose_wave(several, full.shape, sampling, energy)}
+    layers = [multislice.compose_wave([particles], full.shape, sampling, energy) for particles in single]
     images: dict = {}
     for lens in lenses:
         for name, wave in waves.items():
-            seen, key = np.abs(through_lens(wave, sampling, lens)) ** 2, (lens.aperture, lens.defocus)
+            seen, key = np.abs(multislice.through_lens(wave, sampling, lens)) ** 2, (lens.aperture, lens.defocus)
             images |= {(name, p, *key): block_mean(seen, round(p / sampling)) for p in pixel_sizes}
     for p in pixel_sizes:
         images |= _compose_as_library(scene, layers, p, lenses, oversampling, sampling)
@@ -141,7 +134,7 @@ def _check(scene, pixel_sizes, lenses, oversampling, sampling) -> None:
 def _transmissions(layer, atoms, energy, sampling, planes):
     """Transmission of every particle of a layer."""
     return [
-        particle_transmission(a, (*p, layer.z), (d, d), energy, sampling, planes)
+        multislice.particle_transmission(a, (*p, layer.z), (d, d), energy, sampling, planes)
         for a, p, d in zip(atoms, layer.positions, layer.diameters, strict=True)
     ]
 
@@ -152,7 +145,7 @@ def _scene_atoms(scene, rng) -> list[list[Atoms]]:
     for layer in scene.layers:
         particles = []
         for (y, x), d in zip(layer.positions, layer.diameters, strict=True):
-            particle = vibrate(nanoparticle(scene.shape, d, rng, scene.height, rounding=scene.rounding), rng)
+            particle = multislice.vibrate(nanoparticle(scene.shape, d, rng, scene.height, rounding=scene.rounding), rng)
             particle.positions += 10 * np.array([x, y, layer.z]) - particle.cell.lengths() / 2
             particles.append(particle)
         layers.append(particles)
@@ -163,17 +156,17 @@ def _full_wave(scene, atoms, energy, sampling) -> np.ndarray:
     """Wave behind all atoms at once, propagated back to the mid-plane of the last layer."""
     positions = np.concatenate([a.positions for layer in atoms for a in layer])
     last = scene.layers[-1]
-    depth = np.ceil(10 * (last.z + last.diameters.max() / 2 + MARGIN) / SLICE) * SLICE / 10
+    depth = np.ceil(10 * (last.z + last.diameters.max() / 2 + MARGIN) / multislice.SLICE) * multislice.SLICE / 10
     everything = Atoms(f"Au{len(positions)}", positions=positions, cell=10 * np.array([*scene.field[::-1], depth]))
-    wave = exit_waves(everything, energy, sampling)[0]
-    return fresnel_propagate(wave, last.z - depth, sampling, electron_wavelength(energy))
+    wave = multislice.exit_waves(everything, energy, sampling)[0]
+    return multislice.fresnel_propagate(wave, last.z - depth, sampling, electron_wavelength(energy))
 
 
 def _compose_as_library(scene, layers, pixel_size, lenses, oversampling, sampling) -> dict:
     """Images of the methods ``library`` and ``table`` at one pixel size."""
     heights, coarse, images = [layer.z for layer in scene.layers], pixel_size / oversampling, {}
     for energy, aperture in dict.fromkeys((lens.energy, lens.aperture) for lens in lenses):
-        reduced = [reduce_transmission(layer, sampling, coarse, energy, aperture) for layer in layers]
+        reduced = [multislice.reduce_transmission(layer, sampling, coarse, energy, aperture) for layer in layers]
         gold = Transmission.load(energy=energy, aperture=aperture)
         # the mean over orientations, as a table of one orientation
         wave = np.sqrt(np.mean(np.abs(gold.wave) ** 2, axis=0)) * np.exp(1j * gold.phase)

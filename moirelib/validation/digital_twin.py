@@ -1,7 +1,6 @@
 """A simulated twin of the real frame: same pixels, spacing, noise and contrast, other random numbers (chapter 3)."""
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -9,7 +8,7 @@ from ..simulation.camera import CameraConfig, record
 from ..simulation.defects import direction_along
 from ..simulation.liquid import LiquidConfig
 from ..simulation.optics import clean_image
-from ..simulation.random_scenes import LatticeConfig, random_scene
+from ..simulation.random_scenes import LatticeConfig, fix, random_scene
 from ..simulation.scene import Scene
 
 REAL_PIXEL_SIZE = 2.5928  # nm/pixel of the real frame, by its TIFF tag
@@ -18,9 +17,8 @@ REAL_SPACING = 119.6  # nm between nearest neighbours of its lattice, measured i
 
 def real_frame_lattice() -> LatticeConfig:
     """Lattice of the twin: one layer of columns of prisms, all turned alike, with an edge in the field."""
-    fixed = {"spacing": REAL_SPACING, "diameter_ratio": 0.5, "rounding": 0.03, "position_std": 0.04, "strain": 0.05}
-    fixed |= {"diameter_std": 0.04, "vacancies": 0.0, "interstitials": 0.0}
-    ranges: dict[str, Any] = {name: (value, value) for name, value in fixed.items()}
+    ranges = fix(spacing=REAL_SPACING, diameter_ratio=0.5, rounding=0.03, position_std=0.04, strain=0.05)
+    ranges |= fix(diameter_std=0.04, vacancies=0.0, interstitials=0.0)
     chances = {"aligned": 1.0, "dislocations": 0.0, "single_layer": 1.0, "edge": 1.0, "boundary": 0.0}
     return LatticeConfig(**ranges, **chances, shapes=("prism",), height=80.0)
 

@@ -108,10 +108,8 @@ def _sum_tracks(points, frame, particle, error, lags):
     for k in range(0, len(first), TRACKS_AT_ONCE):
         tracks, some = slice(k, k + TRACKS_AT_ONCE), (own >= k) & (own < k + TRACKS_AT_ONCE)
         at = row[some], own[some] - k  # a row for every frame, a column for every track
-        z, e = (
-            np.full((at[0].max() + 1, len(first[tracks])), np.nan + 0j),
-            np.zeros((at[0].max() + 1, len(first[tracks]))),
-        )
+        e = np.zeros((at[0].max() + 1, len(first[tracks])))
+        z = np.full(e.shape, np.nan + 0j)
         z[at], e[at] = points[some] @ [1j, 1], error[some]
         for lag in range(1, min(lags, len(z) - 1) + 1):
             step = z[lag:] - z[:-lag]

@@ -126,14 +126,10 @@ def simulate_frame(config: LibraryConfig, seed) -> SimulatedFrame:
     clean = clean_image(scene, pixel_size, None, lens, path, liquid.liquid_mean_free_path)
     frame = record(clean, pixel_size, liquid, camera, rng)
     masks = [particle_mask(scene, n + 1, pixel_size) for n in range(len(scene.layers))]
-    drawn = {
-        "energy_eV": energy,
-        "aperture_mrad": aperture,
-        "defocus_nm": defocus,
-        "spherical_aberration_mm": spherical,
-    }
-    drawn |= {"mean_free_path_nm": path, "liquid": liquid.parameters(), "camera": asdict(camera)}
-    parameters = truth_parameters(scene, pixel_size) | {"diameter_nm": diameter} | drawn
+    parameters = truth_parameters(scene, pixel_size)
+    parameters |= {"diameter_nm": diameter, "energy_eV": energy, "aperture_mrad": aperture, "defocus_nm": defocus}
+    parameters |= {"spherical_aberration_mm": spherical, "mean_free_path_nm": path}
+    parameters |= {"liquid": liquid.parameters(), "camera": asdict(camera)}
     return SimulatedFrame(frame, np.rint(255 * np.stack(masks)).astype(np.uint8), scene, pixel_size, parameters)
 
 

@@ -78,9 +78,8 @@ def compare_with_multislice(
     lift = MARGIN + scene.layers[0].diameters.max() / 2 - scene.layers[0].z  # the atoms' cell begins at height 0
     scene = replace(scene, layers=tuple(replace(layer, z=layer.z + lift) for layer in scene.layers))
     atoms = _scene_atoms(scene, np.random.default_rng(0))
-    multislice.exit_waves(
-        Atoms("Au", cell=10 * np.array([*scene.field[::-1], 0.4])), energy, sampling
-    )  # plans transforms once
+    lone = Atoms("Au", cell=10 * np.array([*scene.field[::-1], 0.4]))
+    multislice.exit_waves(lone, energy, sampling)  # plans transforms once
     start = time.perf_counter()
     full = _full_wave(scene, atoms, energy, sampling)
     full_s = time.perf_counter() - start

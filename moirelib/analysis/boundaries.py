@@ -47,8 +47,7 @@ def in_boundary(where: np.ndarray, mesh: Mesh, grain: np.ndarray) -> np.ndarray:
 def find_boundaries(layer: LayerFrame, filled: Mesh, coordination: np.ndarray) -> pd.DataFrame:
     """Straight segments of the boundaries between a layer's grains: see `boundary_table`.
 
-    ``filled`` is the triangulation of particles and vacancies, ``coordination`` the number of neighbours in it, shape
-    (n_filled,), 0 at its rim.
+    ``filled`` is the triangulation of particles and vacancies, ``coordination`` (n,) neighbours in it, 0 at its rim.
     """
     mesh, grain = layer.mesh, layer.grain
     i, j = edges_between(grain, *mesh.edges.T)

@@ -117,15 +117,11 @@ def strain_map(
     the neighbours they have. The ``reference`` is an unstrained lattice; by default the mean of the lattices around all
     particles of each grain.
 
-    Returns
-    -------
-    pandas.DataFrame
-        ``y_nm, x_nm, grain``; ``strain_yy, strain_xx, strain_yx``; ``dilatation`` (relative change of area), ``shear``
-        (half the difference of the principal strains), ``rotation_deg`` from x towards y; ``strain_std``, one standard
-        deviation of half the dilatation, of ``strain_yx`` and of the rotation in rad (√2 times as much of ``strain_yy``
-        and ``strain_xx``), from the scatter of the neighbours about the fit (the layer's median scatter, for all alike
-        but for their numbers of neighbours); ``neighbours``; ``edge``. NaN without three neighbours in different
-        directions.
+    The table has ``y_nm, x_nm, grain``; ``strain_yy, strain_xx, strain_yx``; ``dilatation`` (relative change of area),
+    ``shear`` (half the difference of the principal strains), ``rotation_deg`` from x towards y; ``strain_std``, one
+    standard deviation of half the dilatation, of ``strain_yx`` and of the rotation in rad (√2 times as much of
+    ``strain_yy`` and ``strain_xx``), from the layer's median scatter of neighbours about the fit; ``neighbours``;
+    ``edge``. NaN without three neighbours in different directions.
     """
     mesh = Mesh(points, spacing)
     grain = check_grain(grain, mesh)

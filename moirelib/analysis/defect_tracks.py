@@ -18,25 +18,18 @@ def follow_defects(
     """Link defects of one kind from frame to frame: hops of vacancies, glide and climb of dislocations.
 
     Dislocations are linked only if their Burgers vectors agree: it is a third and fourth coordinate, worth a search
-    range for every spacing by which it differs.
+    range for every spacing by which it differs. The table of `defect_table` comes back with ``defect``, one number per
+    defect over all frames, layers and kinds; ``step_y_nm, step_x_nm`` since the frame it was last seen in, ``glide_nm``
+    and ``climb_nm``, the step's parts along and across the Burgers vector (NaN for kinds without).
 
     Parameters
     ----------
-    defects : pandas.DataFrame
-        From `defect_table`.
     search_range_nm, memory : float, int
         Farthest that a defect may move from frame to frame, in nm; 1.3 spacings for hops to the next site. Frames for
         which it may be missed.
     motion : dict of int to Occupancy, optional
-        Of the same movie: the drift and turn of each layer are taken out. Without, steps hold them.
-
-    Returns
-    -------
-    pandas.DataFrame
-        The table with ``defect``, one number per defect over all frames, layers and kinds; ``step_y_nm, step_x_nm``
-        since the frame it was last seen in, ``glide_nm`` and ``climb_nm``, the step's parts along and across the
-        Burgers vector (NaN for kinds without). With ``motion``, steps are those on the layer's own lattice, along the
-        axes of the first frame.
+        Of the same movie: steps are those on the layer's own lattice, along the axes of the first frame. Without, steps
+        hold the drift and turn of each layer.
     """
     require_columns(defects, ["frame", "layer", *DEFECT_COLUMNS[:5]], "the table of defects")
     if defects.empty:

@@ -53,13 +53,10 @@ def find_defects(points: ArrayLike, tolerance: Tolerance | None = None) -> Layer
     triangle do not add up to zero a dislocation is near (Stukowski & Albe, Modelling Simul. Mater. Sci. Eng. 18, 085001
     (2010), in two dimensions). The sum over such triangles that touch is the Burgers vector.
 
-    Returns
-    -------
-    LayerDefects
-        ``defects``: ``kind`` vacancy, interstitial, dislocation or disclination; a disclination is listed if it belongs
-        to no dislocation. Burgers vectors (y, x) in nm, NaN for kinds without; the displacement grows by the Burgers
-        vector once around the core from x towards y. ``in_boundary`` says that a boundary passes within a spacing and a
-        half. ``boundaries``: see `boundary_table`.
+    ``defects`` of the result has ``kind`` vacancy, interstitial, dislocation or disclination; a disclination is listed
+    if it belongs to no dislocation. Burgers vectors (y, x) in nm, NaN for kinds without; the displacement grows by the
+    Burgers vector once around the core from x towards y. ``in_boundary`` says that a boundary passes within a spacing
+    and a half. ``boundaries``: see `boundary_table`.
     """
     return detect_defects(LayerFrame(Mesh(points), tolerance or Tolerance()))
 

@@ -23,25 +23,15 @@ EVENT_COLUMNS = "frame layer event particle y_nm x_nm coordination registry coor
 def growth_events(particles: pd.DataFrame | dict, field_nm: ArrayLike | None = None) -> pd.DataFrame:
     """Attachments and detachments of particles, with coordination and registry at the time.
 
-    A particle that hops to a free site is a detachment there and an attachment here. What drift carries in or out of
-    view makes no event.
+    Takes particles and field as `site_occupancy` does, or what it returned. A particle that hops to a free site is a
+    detachment there and an attachment here. What drift carries in or out of view makes no event.
 
-    Parameters
-    ----------
-    particles : pandas.DataFrame or dict
-        As for `site_occupancy`, or what it returned (the field then has no effect).
-    field_nm : tuple of float, optional
-        As for `site_occupancy`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        ``frame``, the first in which the particle is there, or no longer there; ``layer``; ``event``, attachment or
-        detachment; ``particle``, the track seen there longest after attachment, or before detachment (-1 for none);
-        ``y_nm, x_nm``, where the site is in the first frame; ``coordination``, taken neighbour sites in the layer just
-        after attachment or before detachment; ``registry`` (top, bridge, hollow, or empty where the other layer is not)
-        and ``coordinate`` on the other layer as in `moirelib.analysis.registry`; ``y_frame_nm, x_frame_nm``, where the
-        site is in the event's own frame.
+    The table has ``frame``, the first in which the particle is there, or no longer there; ``layer``; ``event``,
+    attachment or detachment; ``particle``, the track seen there longest after attachment, or before detachment (-1 for
+    none); ``y_nm, x_nm``, where the site is in the first frame; ``coordination``, taken neighbour sites in the layer
+    just after attachment or before detachment; ``registry`` (top, bridge, hollow, or empty where the other layer is
+    not) and ``coordinate`` on the other layer as in `registry`; ``y_frame_nm, x_frame_nm``, where the site is in the
+    event's frame.
     """
     occupancy = particles if isinstance(particles, dict) else site_occupancy(particles, field_nm)
     tables = [_list_layer_events(one, occupancy) for one in occupancy.values()]
@@ -149,25 +139,18 @@ def growth_rate(
 ) -> pd.DataFrame:
     """Attachments and detachments per time, with exact Poisson intervals (Garwood, Biometrika 28, 437 (1936)).
 
+    The table has ``layer, event, frame_start, frame_end, count, rate, low, high``; rates in 1/s, with 95 % intervals.
+    Rows with event net have the difference, with a normal interval from the sum of the two counts. A window begins
+    where the one before ended.
+
     Parameters
     ----------
-    events : pandas.DataFrame
-        From `growth_events`.
-    frames : array_like of int, shape (t,)
-        All frame numbers, of frames without events as well.
-    frame_time : float
-        In s; 1 gives rates per frame.
-    windows : int
-        Into how many windows of equal length the movie is divided.
+    events, frames : pandas.DataFrame, array_like of int
+        From `growth_events`; all frame numbers, of frames without events as well.
+    frame_time, windows : float, int
+        In s; 1 gives rates per frame. Into how many windows of equal length the movie is divided.
     layers : iterable of int, optional
         Also those without an event, whose rate has an upper bound; by default those with one.
-
-    Returns
-    -------
-    pandas.DataFrame
-        ``layer, event, frame_start, frame_end, count, rate, low, high``; rates in 1/s, with 95 % intervals. Rows with
-        event net have the difference, with a normal interval from the sum of the two counts. A window begins where the
-        one before ended.
     """
     require_columns(events, ["frame", "layer", "event"], "the table of events")
     frames = np.unique(np.asarray(frames))
@@ -203,12 +186,8 @@ def front_table(occupancy: dict[int, Occupancy], directions: int = 8, center: Ar
     radius_nm, y_nm, x_nm, number``: the radius of a sector with the area of the particles in it, NaN where that edge is
     not in view; the front's place in the first frame's coordinates; the number of particles in the sector.
 
-    Parameters
-    ----------
-    occupancy, directions : dict, int
-        Number of sectors; the first one is centred on x, the next lies towards y.
-    center : array_like, shape (2,), optional
-        (y, x) in nm in the first frame; by default the middle of the sites that are taken from the start, or of all.
+    The first of so many directions is x, the next lies towards y. The centre (y, x), in nm in the first frame, is by
+    default the middle of the sites that are taken from the start, or of all.
     """
     if directions < 3:
         raise ValueError(f"fronts need at least 3 directions, got {directions}")

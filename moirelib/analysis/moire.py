@@ -38,13 +38,10 @@ def registry(
     The lattice is the one around: an affine fit over three shells of the nearest particle of the other layer, whose own
     displacement is averaged out. ``spacing`` and ``grain`` are those of ``other`` (m, 2).
 
-    Returns
-    -------
-    pandas.DataFrame
-        ``y_nm, x_nm``; ``registry`` (top, bridge or hollow, whichever is nearest in the cell; empty where the other
-        layer is not there); ``coordinate``, the sum of the cosines of the other lattice's three waves, 3 on top, -1 on
-        a bridge, -1.5 in a hollow; ``offset_y_nm, offset_x_nm`` from the nearest site of the other lattice;
-        ``other_grain``, that site's grain, -1 where the other layer is not there.
+    The table has ``y_nm, x_nm``; ``registry`` (top, bridge or hollow, whichever is nearest in the cell; empty where the
+    other layer is not there); ``coordinate``, the sum of the cosines of the other lattice's three waves, 3 on top, -1
+    on a bridge, -1.5 in a hollow; ``offset_y_nm, offset_x_nm`` from the nearest site of the other lattice;
+    ``other_grain``, that site's grain, -1 where the other layer is not there.
     """
     other = check_points(np.reshape(other, (-1, 2)))
     return place_on(points, LayerFrame(Mesh(other, spacing), known_grain=grain) if spans_plane(other) else None)

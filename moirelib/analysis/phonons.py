@@ -35,6 +35,12 @@ def dispersion(
     and scatter alike. In a lattice that is not symmetric, by strain or by the particles' shape, branches mix: see
     `plane_wave_stiffness`.
 
+    The table has ``layer, branch`` (``longitudinal`` or ``transverse``), ``q_y_per_nm, q_x_per_nm`` (rad/nm),
+    ``distance_per_nm`` along the path, ``stiffness_kt_nm2`` and ``stiffness_std_kt_nm2``, its standard error with a
+    tenth of the correction for blur; NaN where the localization error explains all of the power; ``model_kt_nm2``, the
+    fitted model's. ``attrs`` holds the ``ticks`` of the path and ``shortest_q_per_nm``, below which waves are longer
+    than the window and are not measured: they are NaN.
+
     Parameters
     ----------
     motion, path : Displacements, SymmetryPath
@@ -43,15 +49,6 @@ def dispersion(
         Of `fit_springs`, which is called by default.
     symmetric : bool
         Average over the three paths that hexagonal symmetry makes equal; False for the one path alone.
-
-    Returns
-    -------
-    pandas.DataFrame
-        ``layer, branch`` (``longitudinal`` or ``transverse``), ``q_y_per_nm, q_x_per_nm`` (rad/nm), ``distance_per_nm``
-        along the path, ``stiffness_kt_nm2`` and ``stiffness_std_kt_nm2``, its standard error with a tenth of the
-        correction for blur; NaN where the localization error explains all of the power; ``model_kt_nm2``, the fitted
-        model's. ``attrs`` holds the ``ticks`` of the path and ``shortest_q_per_nm``, below which waves are longer than
-        the window and are not measured: they are NaN.
     """
     weight = edge_window(motion)
     model = fit_springs(motion) if model is None else model

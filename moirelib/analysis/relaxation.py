@@ -95,17 +95,11 @@ class Relaxation:
 def fit_relaxation(t: ArrayLike, values: ArrayLike, std: ArrayLike | None = None) -> Relaxation:
     """Fit an exponential relaxation where the data support one.
 
-    Not supported where the corrected Akaike criterion (Hurvich & Tsai, Biometrika 76, 297 (1989)) does not prefer it by
-    `EVIDENCE`, the time constant is longer than the data or not known to within half of itself, or there are fewer than
-    8 values or 4 different times. Where residuals of successive times are alike, errors are larger by sqrt((1 + r)/(1 -
-    r)) for their correlation r.
-
-    Parameters
-    ----------
-    t, values : array_like, shape (n,)
-        Time in any unit and order, and twist, offset or any other quantity. NaN are left out.
-    std : array_like, shape (n,), optional
-        Relative weights as standard deviations; equal by default. The errors come from the scatter.
+    Times are in any unit and order, values (n,) of any quantity, their NaN left out; ``std`` are relative weights as
+    standard deviations, equal by default: errors come from the scatter. Not supported where the corrected Akaike
+    criterion (Hurvich & Tsai, Biometrika 76, 297 (1989)) does not prefer it by `EVIDENCE`, the time constant is longer
+    than the data or not known to within half of itself, or there are fewer than 8 values or 4 different times. Where
+    residuals of successive times are alike, errors are larger by sqrt((1 + r)/(1 - r)) for their correlation r.
     """
     x, y = np.asarray(t, float), np.asarray(values, float)
     error = np.ones_like(y) if std is None else np.asarray(std, float)

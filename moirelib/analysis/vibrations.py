@@ -137,16 +137,13 @@ def layer_vibrations(motion: Displacements, spacing: float | None = None) -> dic
     Lindemann parameter does not, and melting is near 0.033 (Zahn & Maret, Phys. Rev. Lett. 85, 3656 (2000)). The
     spacing ``a``, in nm, is the median one of the sites by default.
 
-    Returns
-    -------
-    dict
-        ``variance_y_nm2, variance_x_nm2`` (mean over the sites, error's part subtracted) and the same with ``_std``;
-        ``std_raw_y_nm, std_raw_x_nm, std_y_nm, std_x_nm, k_y_kt_nm2, k_x_kt_nm2`` from it; ``anisotropy``, the ratio of
-        the largest to the smallest mean variance over directions, ``anisotropy_std``, ``major_axis_deg`` from x towards
-        y and ``isotropy_p``, the probability of so much anisotropy in isotropic motion; ``lindemann`` = √⟨|u|²⟩ / a;
-        ``lindemann_relative`` = ⟨|u_i - u_j|²⟩ / (2a²) of nearest neighbours; ``layer_jitter_y_nm, layer_jitter_x_nm``,
-        fast motion of the layer as a whole that was removed as drift: stage and heat together; ``independent_frames``;
-        ``note``.
+    The result has ``variance_y_nm2, variance_x_nm2`` (mean over the sites, error's part subtracted) and the same with
+    ``_std``; ``std_raw_y_nm, std_raw_x_nm, std_y_nm, std_x_nm, k_y_kt_nm2, k_x_kt_nm2`` from it; ``anisotropy``, the
+    ratio of the largest to the smallest mean variance over directions, ``anisotropy_std``, ``major_axis_deg`` from x
+    towards y and ``isotropy_p``, the probability of so much anisotropy in isotropic motion; ``lindemann`` = √⟨|u|²⟩ /
+    a; ``lindemann_relative`` = ⟨|u_i - u_j|²⟩ / (2a²) of nearest neighbours; ``layer_jitter_y_nm, layer_jitter_x_nm``,
+    fast motion of the layer as a whole that was removed as drift: stage and heat together; ``independent_frames``;
+    ``note``.
     """
     error, error_spread, note = error_variance(motion)
     total, _, _ = total_variance(motion)
@@ -258,20 +255,9 @@ def interlayer_correlation(
     of small layers (n) are anticorrelated by about 1/n. Errors of two overlapping particles may be correlated, and look
     like motion.
 
-    Parameters
-    ----------
-    one, other : Displacements
-        Of the two layers.
-    edges : array_like, shape (b + 1,), optional
-        Edges of the distance bins, in nm; from 0 to 3 spacings in steps of half a spacing by default.
-    seed, shuffles : int
-        Of the shuffles of the null: their seed and number.
-
-    Returns
-    -------
-    pandas.DataFrame
-        By bin: ``distance_nm``, ``pairs``, ``correlation`` (1 if both always move alike, 0 if independently),
-        ``null_low, null_high``: the middle 95 % of it when the other layer's frames are shifted in time.
+    Distances are binned between ``edges``, in nm; by default from 0 to 3 spacings in steps of half a spacing. The table
+    has ``distance_nm``, ``pairs``, ``correlation`` (1 if both always move alike, 0 if independently), ``null_low,
+    null_high``: the middle 95 % of it in so many shuffles, in which the other layer's frames are shifted in time.
     """
     frames, i, j = np.intersect1d(one.frames, other.frames, return_indices=True)
     if len(frames) < MIN_FRAMES:

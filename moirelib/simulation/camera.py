@@ -75,20 +75,11 @@ def record(
     background: np.ndarray | None = None,
     brightness: float = 1.0,
 ) -> np.ndarray:
-    """Record a raw camera frame of a clean image: counts, uint16 of shape (y, x).
+    """Record a raw camera frame of a clean image (fraction of electrons that pass): counts, uint16 of shape (y, x).
 
-    Poisson noise comes before the camera's MTF, readout noise after it.
-
-    Parameters
-    ----------
-    clean : ndarray, shape (y, x)
-        Fraction of electrons that pass the particles.
-    liquid, camera : LiquidConfig, CameraConfig
-        Liquid with windows, beam and lens; dose and detector.
-    background : ndarray, shape (y, x), optional
-        A background from `liquid_background`, to keep it for the frames of a movie; a new one by default.
-    brightness : float
-        Of the beam in this frame, relative to the dose; see `brightness_flicker`.
+    Poisson noise comes before the camera's MTF, readout noise after it. A ``background`` from `liquid_background` is
+    kept for the frames of a movie; a new one by default. ``brightness`` of the beam in this frame is relative to the
+    dose; see `brightness_flicker`.
     """
     background = liquid_background(clean.shape, pixel_size, liquid, rng) if background is None else background
     reach = min(blur_reach(liquid) / pixel_size, max(clean.shape))

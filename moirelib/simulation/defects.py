@@ -15,17 +15,11 @@ def dislocation_displacement(points, core, burgers, poisson_ratio: float = 1 / 3
     """Displacement around an edge dislocation in a two-dimensional isotropic crystal, (y, x) in nm, shape (n, 2).
 
     Added to a perfect lattice whose core lies between two rows, with a Burgers vector of one spacing along them, it
-    leaves one particle with five and one with seven neighbours. It jumps by b across the half line from the core
-    towards -b; a lattice does not notice. Source: Anderson, Hirth and Lothe, Theory of Dislocations (2017), section
-    3.4, with ν/(1 - ν) as the two-dimensional ratio; Seung and Nelson, Phys. Rev. A 38, 1005 (1988).
-
-    Parameters
-    ----------
-    points, core : array_like, shape (n, 2) and (2,)
-        (y, x) in nm; no point may lie on the core.
-    burgers, poisson_ratio : array_like of shape (2,), float
-        (y, x) in nm: the displacement grows by it once around the core, from x towards y. In two dimensions; 1/3 for a
-        hexagonal lattice of equal springs between nearest neighbours.
+    leaves one particle with five and one with seven neighbours. It grows by the Burgers vector b once around the core,
+    from x towards y, and jumps by b across the half line from the core towards -b; a lattice does not notice. No point
+    may lie on the core. Poisson's ratio, in two dimensions, is 1/3 for equal springs between nearest neighbours.
+    Source: Anderson, Hirth and Lothe, Theory of Dislocations (2017), section 3.4, with ν/(1 - ν) as the two-dimensional
+    ratio; Seung and Nelson, Phys. Rev. A 38, 1005 (1988).
     """
     burgers = np.asarray(burgers, float)
     b = np.hypot(*burgers)

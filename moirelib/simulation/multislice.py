@@ -39,13 +39,8 @@ def exit_waves(
     """Multislice a plane wave through atoms: complex64 waves of shape (len(slices), y, x).
 
     They are band-limited by abTEM (Madsen & Susi, Open Res. Europe 1, 24 (2021)) to two thirds of the sampling's limit.
-
-    Parameters
-    ----------
-    atoms : ase.Atoms
-        In Å, in an orthorhombic cell, which is periodic across the beam; the beam runs along z.
-    slices : sequence of int, optional
-        After which slices of 0.2 nm the wave is kept; only at the cell's end by default.
+    Atoms are in Å, in an orthorhombic cell, which is periodic across the beam; the beam runs along z. The wave is kept
+    after each of the ``slices`` of 0.2 nm; only at the cell's end by default.
     """
     import abtem
 
@@ -189,17 +184,10 @@ def particle_transmission(
     """Full-atom multislice of one particle of a scene, turned into a multiplicative transmission.
 
     The transmission of a part is the wave behind it over the wave before it, both propagated to the part's own
-    mid-plane.
-
-    Parameters
-    ----------
-    atoms : ase.Atoms
-        The particle's atoms at their place in the scene, in Å.
-    center, extent : tuple of float
-        Its centre (y, x, z) in the scene, and its lateral diameter and height, in nm.
-    planes : int
-        With one, the exit wave propagated back to the particle's mid-plane: exact for a plane wave. A wave that an
-        earlier layer has modulated needs more: it meets each of the equal parts where that part is.
+    mid-plane. Atoms (in Å) are at their place in the scene; the centre (y, x, z) and extent (lateral diameter, height)
+    of the particle are in nm. With one plane, it is the exit wave propagated back to the particle's mid-plane: exact
+    for a plane wave. A wave that an earlier layer has modulated needs more: it meets each of the equal parts where that
+    part is.
     """
     center, step, wavelength = np.asarray(center, float), SLICE / 10, electron_wavelength(energy)
     half = np.array([extent[0], extent[0], extent[1]]) / 2 + MARGIN
@@ -248,14 +236,9 @@ def reduce_transmission(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Reduce a layer's complex transmission from atomic to coarser sampling (both in nm) without losing electrons.
 
-    The ratio of the samplings is whole and divides the shape. Returns a pair as `compose` takes it.
-
-    Returns
-    -------
-    coherent : torch.Tensor, complex64
-        Low frequencies of the transmission, one value per coarse sample, in its middle.
-    remainder : torch.Tensor, float32
-        Intensity that passes the aperture and that the coherent part does not carry.
+    The ratio of the samplings is whole and divides the shape. Returns a pair as `compose` takes it: the transmission's
+    low frequencies, one value per coarse sample, in its middle, complex64; and the intensity that passes the aperture
+    and that the coherent part does not carry, float32.
     """
     factor = round(coarse / sampling)
     if abs(factor * sampling - coarse) > 1e-6 * coarse or any(size % factor for size in wave.shape):

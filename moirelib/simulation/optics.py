@@ -123,17 +123,11 @@ class Transmission:
         return float((high - low) / np.log(passed[0] / passed[1]))
 
     def lookup(self, mean_free_path: float | None = None, greatest: float = 120.0, step: float = THICKNESS_STEP):
-        """Fine tables for composing, against thickness from 0 to the greatest (nm) in steps.
+        """Fine tables against thickness from 0 to the greatest (nm): coherent wave and incoherent remainder.
 
-        Beyond the table loss and phase go on as in its last half, on average. A ``mean_free_path`` Λ, in nm, replaces
-        the tabulated loss by exp(-t/Λ), for materials and apertures quoted that way.
-
-        Returns
-        -------
-        wave : ndarray, shape (orientations, n), complex64
-            What is coherent with the incident wave.
-        remainder : ndarray, shape (orientations, n), float32
-            Intensity within the aperture that the coherent wave does not carry.
+        Each has the shape (orientations, n). Beyond the table loss and phase go on as in its last half, on average. A
+        ``mean_free_path`` Λ, in nm, replaces the tabulated loss by exp(-t/Λ), for materials and apertures quoted that
+        way.
         """
         t = np.arange(0.0, greatest + 2 * step, step)
         phase = _extrapolate(self.thickness, np.unwrap(np.angle(self.wave), axis=1), t)
@@ -147,10 +141,7 @@ class Transmission:
 
 
 def _extrapolate(x, rows, t) -> np.ndarray:
-    """Linear interpolation of each row, continued beyond x[-1] with the rows' mean slope over the last half.
-
-    One crystal's own slope would not do: its waves beat with thickness.
-    """
+    """Linear interpolation of each row, continued beyond x[-1] with the mean slope of all rows over the last half."""
     half = x.size // 2
     slope = np.mean(rows[:, -1] - rows[:, half]) / (x[-1] - x[half])
     return np.stack([np.interp(t, x, row) for row in rows]) + slope * np.clip(t - x[-1], 0, None)

@@ -28,15 +28,9 @@ def semi_real_moire(
 ) -> SemiRealMoire:
     """Multiply a real single-layer frame with a turned copy of itself: known layers, real background and noise.
 
-    The turned copy is smoothed over a sixth of a diameter, so that the product keeps the noise of one exposure.
-
-    Parameters
-    ----------
-    frame, diameter, twist_angle : ndarray of shape (y, x), float, float
-        Any offset removed; diameter of the particles in pixels, which sets how smooth the background is; degrees.
-    size, center : int, tuple of int, optional
-        Edge of the result in pixels, by default the largest that every twist fills; (y, x) of the source pixel at its
-        middle, by default the frame's middle.
+    The turned copy is smoothed over a sixth of a diameter, so that the product keeps the noise of one exposure. The
+    particles' diameter, in pixels, also sets how smooth the background is; any offset of the frame is removed before.
+    The edge of the result in pixels is by default the largest that every twist fills; its middle the frame's.
     """
     frame = np.asarray(frame, dtype=np.float32)
     center = tuple(n // 2 for n in frame.shape) if center is None else tuple(int(c) for c in center)

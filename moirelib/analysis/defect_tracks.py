@@ -25,8 +25,8 @@ def follow_defects(
     Parameters
     ----------
     search_range_nm, memory : float, int
-        Farthest that a defect may move from frame to frame, in nm; 1.3 spacings for hops to the next site. Frames for
-        which it may be missed.
+        Farthest that a defect may move from frame to frame, in nm: 1.3 spacings for hops to the next site; and number
+        of frames for which it may be missed.
     motion : dict of int to Occupancy, optional
         Of the same movie: steps are those on the layer's own lattice, along the axes of the first frame. Without, steps
         hold the drift and turn of each layer.

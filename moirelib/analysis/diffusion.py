@@ -34,7 +34,7 @@ def mean_squared_displacement(
     Parameters
     ----------
     tracks, frame_time, lags : pandas.DataFrame, float, int
-        Particle -1 is left out; in s; largest lag, in frames, where the movie is long enough.
+        Tracks, of which particle -1 is left out; time of a frame in s; largest lag in frames, if the movie is so long.
     motion : dict of int to Occupancy, optional
         Of the same movie: drift and turn of each layer's lattice are removed. From layers that are not in it, by
         default all, the mean step of the tracks is removed frame by frame, as `trackpy.subtract_drift` does; with it

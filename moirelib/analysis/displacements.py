@@ -75,7 +75,7 @@ def site_displacements(
     Parameters
     ----------
     tracks, layer : pandas.DataFrame, int
-        Particle -1 is left out; number of the layer.
+        Tracks, of which particle -1 is left out, and the number of the layer.
     localization_std : float or (float, float), optional
         One-sigma localization error (y, x) of every particle, in nm; by default the table's.
     strain : int, optional

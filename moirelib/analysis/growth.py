@@ -148,7 +148,7 @@ def growth_rate(
     events, frames : pandas.DataFrame, array_like of int
         From `growth_events`; all frame numbers, of frames without events as well.
     frame_time, windows : float, int
-        In s; 1 gives rates per frame. Into how many windows of equal length the movie is divided.
+        Time of a frame in s, 1 for rates per frame; number of windows of equal length that the movie is divided into.
     layers : iterable of int, optional
         Also those without an event, whose rate has an upper bound; by default those with one.
     """

@@ -246,7 +246,10 @@ def _measure_layer(layer, rows, frames, motion, spacing, field, border, min_fram
     # Sites and motion relative to the first frame
     sites, turn, shift = turn[0] * sites + shift[0], turn * np.conj(turn[0]), shift - turn * np.conj(turn[0]) * shift[0]
     rest = (z - shift[row]) * np.conj(turn[row])
-    seen, tracks = _observe_sites(rest, row, track, sites, of, len(frames))
+    seen, tracks = np.zeros((len(frames), len(sites)), bool), np.full((len(frames), len(sites)), -1)
+    order = np.argsort(-np.abs(rest - sites[of]))  # the nearest is written last
+    order = order[of[order] >= 0]
+    seen[row[order], of[order]], tracks[row[order], of[order]] = True, track[order]
     enough = seen.sum(axis=0) >= min(min_frames, 2)
     seen, tracks = seen[:, enough], tracks[:, enough]
     scatter = np.median(np.abs(rest - sites[of])[of >= 0]) / np.sqrt(2 * np.log(2))  # of a Rayleigh distribution
@@ -298,23 +301,16 @@ def _fit_motion_to_sites(z, row, sites, of, turn, shift):
     return turn, shift
 
 
-def _observe_sites(rest, row, track, sites, of, count):
-    """Whether each site was seen in each frame, and the track of what is nearest to it."""
-    order = np.argsort(-np.abs(rest - sites[of]))  # the nearest is written last
-    order = order[of[order] >= 0]
-    seen, tracks = np.zeros((count, len(sites)), bool), np.full((count, len(sites)), -1)
-    seen[row[order], of[order]] = True
-    tracks[row[order], of[order]] = track[order]
-    return seen, tracks
-
-
 def _estimate_histories(seen, visible, sites, spacing, min_frames):
     """Whether each site is taken in each frame (t, n), and the estimated rates."""
     rates: dict = {"miss": 0.05, "miss_again": 0.2, "false": 0.005, "false_again": 0.1}
     rates |= {"taken": np.full(4, 0.5), "attach": np.full(4, 2e-3), "detach": np.full(4, 2e-3)}
     if seen.shape[1] == 0:
         return seen, rates
-    context, near = _encode_observations(seen, visible), adjacency(sites, spacing).astype(np.int8)
+    # Code of each observation: 2 (what was seen before) + what is seen now; 4 + now at first; 6 out of view
+    context, near = np.where(visible, np.int8(4) + seen, np.int8(6)), adjacency(sites, spacing).astype(np.int8)
+    again = visible[1:] & visible[:-1]
+    context[1:][again] = (np.int8(2) * seen[:-1] + seen[1:])[again]
     state, old = seen, None
     for _ in range(MOST_ROUNDS):
         group = _group_by_neighbours(state, near)
@@ -327,14 +323,6 @@ def _estimate_histories(seen, visible, sites, spacing, min_frames):
         old = new
     path = _find_likeliest_path(context, _group_by_neighbours(state, near), rates)
     return _drop_short_runs(path, visible, seen, min_frames), rates
-
-
-def _encode_observations(seen, visible) -> np.ndarray:
-    """Code of each observation (t, n): 2 (what was seen before) + what is seen now; 4 + now at first; 6 out of view."""
-    code = np.where(visible, np.int8(4) + seen, np.int8(6))
-    again = visible[1:] & visible[:-1]
-    code[1:][again] = (np.int8(2) * seen[:-1] + seen[1:])[again]
-    return code
 
 
 def adjacency(sites: np.ndarray, spacing: float) -> csr_array:
@@ -351,7 +339,7 @@ def _group_by_neighbours(taken, near) -> np.ndarray:
 
 
 def _observation_odds(rates) -> np.ndarray:
-    """How much likelier each code of `_encode_observations` is at a taken site than at an empty one, (7,)."""
+    """How much likelier each code of an observation is at a taken site than at an empty one, (7,)."""
     m, again, f, f_again = (rates[k] for k in ("miss", "miss_again", "false", "false_again"))
     missed, false = m / (m + 1 - again), f / (f + 1 - f_again)  # whatever was before
     empty = [1 - f, f, 1 - f_again, f_again, 1 - false, false, 1.0]

@@ -43,8 +43,10 @@ def dispersion(
 
     Parameters
     ----------
-    motion, path : Displacements, SymmetryPath
-        Its sites form one hexagonal grain; by default along the model's lattice.
+    motion : Displacements
+        Of one layer, whose sites form one hexagonal grain.
+    path : SymmetryPath, optional
+        By default along the model's lattice.
     model : SpringModel, optional
         Of `fit_springs`, which is called by default.
     symmetric : bool

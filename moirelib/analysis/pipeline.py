@@ -126,7 +126,7 @@ def analyze(
     Parameters
     ----------
     particles, frame_time, dose : pandas.DataFrame, float, float
-        At least `NEEDED`; also ``y_std_nm, x_std_nm`` where known. In s, and in electrons/Å² per frame, where known.
+        Table with the columns `NEEDED`, and ``y_std_nm, x_std_nm`` where known; s; electrons/Å² per frame.
     field_nm : tuple of float, optional
         Height and width of the field of view, in nm: what drift carries over its edges has not grown.
     progress, workers : bool, int

@@ -2,8 +2,6 @@
 
 Points (n, 2) and vectors are (y, x), angles in degrees from x towards y, a lattice's ``angle`` that of a close-packed
 row. Functions raise ValueError where positions are not finite or, for a spacing, fewer than four off a line.
-
-Names are listed in ``__init__.pyi`` and loaded when they are first used.
 """
 
 import lazy_loader

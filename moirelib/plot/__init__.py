@@ -20,8 +20,7 @@ size : float
 **style
     Passed on to what the docstring names.
 
-Functions return the axes that they drew into, if they do not say otherwise. Public names are listed in ``__init__.pyi``
-and loaded when they are first used.
+Functions return the axes that they drew into, if they do not say otherwise.
 """
 
 import lazy_loader

@@ -14,8 +14,6 @@ oversampling : int
     Samples of the wave per pixel and axis.
 rng, seed : numpy.random.Generator, int or sequence of int
     Source of random numbers. Same seed, same bytes.
-
-Names are listed in ``__init__.pyi`` and loaded when they are first used.
 """
 
 import lazy_loader

@@ -68,8 +68,8 @@ def compare_with_multislice(
         Of one energy, no two of the same aperture and defocus; by default without aberrations at 200 keV, with
         apertures of 5 and 10 mrad and a defocus of 0, 200 and 1000 nm.
     planes, oversampling, sampling : int, int, float
-        Per particle of the second and later layers, for the method ``particle``; samples of the wave per camera pixel,
-        for ``library`` and ``table``; of the full-atom wave, in nm.
+        Planes per particle of the second and later layers, for the method ``particle``; samples of the wave per camera
+        pixel, for ``library`` and ``table``; sampling of the full-atom wave, in nm.
     """
     if lenses is None:
         lenses = [Lens.ideal(aperture=a, defocus=d) for a in (5.0, 10.0) for d in (0.0, 200.0, 1000.0)]

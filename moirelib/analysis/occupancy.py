@@ -111,7 +111,7 @@ def site_occupancy(
     Parameters
     ----------
     particles : pandas.DataFrame
-        As ``tracks`` above.
+        ``frame, particle, layer, y_nm, x_nm``; particle is the track's number, -1 where there is none.
     field_nm : tuple of float, optional
         Height and width of the field of view, in nm. By default the extent of all particles: where they fill it, it is
         taken for the field; where they leave corners free, the crystal ends within the field.

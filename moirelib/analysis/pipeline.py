@@ -399,24 +399,16 @@ def _add_table(result, name, compute: Callable[..., pd.DataFrame], *arguments) -
         result.notes[name] = " ".join(table.attrs["note"].split("\n"))
 
 
-def field_of_view(folder: str | PathLike) -> tuple[float, float] | None:
-    """Height and width of the frames, in nm, from ``summary.json`` in a folder; None where it does not say."""
-    summary = _read_summary(Path(folder))
-    try:
-        height, width = (float(n) * float(summary["pixel_size_nm"]) for n in summary["shape_px"])
-    except (ValueError, KeyError, TypeError):
-        return None
-    return height, width
-
-
 def read_recording(folder: str | PathLike) -> dict[str, Any]:
     """What ``summary.json`` in a folder says of the recording, as `analyze` takes it; None where it does not say.
 
-    ``field_nm``, see `field_of_view`; ``frame_time`` in s, from ``frame_time_s``; ``dose`` in electrons/Å² per frame,
-    from ``dose_e_per_A2``.
+    ``field_nm``, height and width of the frames; ``frame_time`` in s, from ``frame_time_s``; ``dose`` in electrons/Å²
+    per frame, from ``dose_e_per_A2``.
     """
-    summary = _read_summary(Path(folder))
-    known: dict[str, Any] = {"field_nm": field_of_view(folder)}
+    summary, known = _read_summary(Path(folder)), dict[str, Any](field_nm=None)
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        height, width = (float(n) * float(summary["pixel_size_nm"]) for n in summary["shape_px"])
+        known["field_nm"] = height, width
     for name, key in (("frame_time", "frame_time_s"), ("dose", "dose_e_per_A2")):
         value = summary.get(key)
         known[name] = float(value) if isinstance(value, int | float) and value > 0 else None

@@ -216,7 +216,8 @@ def particle_transmission(
 def compose_wave(layers, shape, sampling: float, energy: float = 200e3) -> np.ndarray:
     """Wave behind stacked layers from their particles' transmissions, in the mid-plane of the last layer; complex64.
 
-    ``layers`` are sequences of `ParticleTransmission` in the beam's order; particles of one layer share their planes.
+    ``layers`` are sequences of `ParticleTransmission` in the beam's order, particles of one layer share their planes;
+    ``shape`` is that of the wave, (y, x).
     """
     wave, wavelength = np.ones(shape, np.complex64), electron_wavelength(energy)
     at = layers[0][0].heights[0]

@@ -50,8 +50,9 @@ def real_frame_twin(
     """Simulate a twin of the real frame: counts (size, size) uint16, on the scale of the real frame less 32768.
 
     The scene that comes back is its truth: the middle of every column in layer 1. Pixels are 2.593 nm (the real frame
-    has 1024 along each axis). Columns lean by nm (`leaning_columns`; 0 for upright particles), and their mean free
-    path, in nm, is an effective one, fitted to the contrast.
+    has 1024 along each axis). Lattice and liquid are by default `real_frame_lattice` and ``LiquidConfig.real_frame()``.
+    Columns lean by nm (`leaning_columns`; 0 for upright particles); their mean free path, in nm, is an effective one,
+    fitted to the contrast.
     """
     rng = np.random.default_rng(seed)
     lattice, liquid = lattice or real_frame_lattice(), liquid or LiquidConfig.real_frame()

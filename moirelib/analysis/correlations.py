@@ -105,10 +105,7 @@ def edge_particles(points: ArrayLike, spacing: float | None = None) -> np.ndarra
 
 
 def strain_map(
-    points: ArrayLike,
-    reference: Lattice | None = None,
-    spacing: float | None = None,
-    grain: ArrayLike | None = None,
+    points: ArrayLike, reference: Lattice | None = None, spacing: float | None = None, grain: ArrayLike | None = None
 ) -> pd.DataFrame:
     """Strain and rotation at each particle, from its nearest neighbours.
 

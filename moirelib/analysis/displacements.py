@@ -42,17 +42,11 @@ class Displacements:
 
     def select(self, keep: np.ndarray) -> "Displacements":
         """Only some particles: a mask or indices, shape (n,). ValueError if none is left."""
-        error = self.localization_std
         if len(self.particles[keep]) == 0:
             raise ValueError(f"the selection leaves no particle of layer {self.layer}; select at least one")
-        return replace(
-            self,
-            particles=self.particles[keep],
-            sites=self.sites[keep],
-            values=self.values[:, keep],
-            localization_std=None if error is None else error[keep],
-            kept=self.kept[keep],
-        )
+        known = [] if self.localization_std is None else ["localization_std"]
+        chosen = {name: getattr(self, name)[keep] for name in ("particles", "sites", "kept", *known)}
+        return replace(self, values=self.values[:, keep], **chosen)
 
 
 def site_displacements(

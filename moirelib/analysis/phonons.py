@@ -20,10 +20,7 @@ LARGEST_CIRCLE = 0.3  # but no more of the distance from Γ
 
 
 def dispersion(
-    motion: Displacements,
-    path: SymmetryPath | None = None,
-    model: SpringModel | None = None,
-    symmetric: bool = True,
+    motion: Displacements, path: SymmetryPath | None = None, model: SpringModel | None = None, symmetric: bool = True
 ) -> pd.DataFrame:
     """Phonon dispersion of a layer along Γ-M-K-Γ.
 

@@ -320,16 +320,12 @@ def _summarise_defects(result) -> pd.DataFrame:
     each = each.agg(
         frames=("frame", "nunique"), moves=("moved", "sum"), glide=("glide_nm", "sum"), climb=("climb_nm", "sum")
     ).reset_index()
+    each[["farthest_glide_nm", "farthest_climb_nm"]] = each[["glide", "climb"]].abs()
     lasting = each[each["frames"] >= LASTING].groupby(["layer", "kind"])
-    summary = pd.DataFrame(
-        {
-            f"seen_in_{LASTING}_frames_or_more": lasting.size(),
-            "longest_frames": lasting["frames"].max(),
-            "steps_beyond_half_a_spacing": lasting["moves"].sum(),
-            "farthest_glide_nm": lasting["glide"].agg(lambda v: v.abs().max()),
-            "farthest_climb_nm": lasting["climb"].agg(lambda v: v.abs().max()),
-        }
-    ).reset_index()
+    summary = pd.DataFrame({f"seen_in_{LASTING}_frames_or_more": lasting.size()})
+    summary["longest_frames"] = lasting["frames"].max()
+    summary["steps_beyond_half_a_spacing"] = lasting["moves"].sum()
+    summary = summary.join(lasting[["farthest_glide_nm", "farthest_climb_nm"]].max()).reset_index()
     other = summary["kind"] != "dislocation"
     return summary.assign(**{c: summary[c].mask(other) for c in ("farthest_glide_nm", "farthest_climb_nm")})
 
@@ -359,9 +355,8 @@ def _add_frame_tables(result, names, stages, workers) -> None:
     number = result.particles["frame"].nunique()
     with stages.stage("frames", number, "frame") as bar:
         parts = []
-        for tables in _tabulate_batches(
-            result.particles, wanted, min(workers, len(result.particles) // ROWS_PER_PROCESS)
-        ):
+        useful = min(workers, len(result.particles) // ROWS_PER_PROCESS)
+        for tables in _tabulate_batches(result.particles, wanted, useful):
             parts.append(tables)
             bar.update(min(FRAMES_AT_ONCE, number - bar.n))
     for name in wanted:

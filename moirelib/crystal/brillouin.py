@@ -30,7 +30,7 @@ class SymmetryPath:
 
 
 def symmetry_path(spacing: float, angle: float, points: int = 36) -> SymmetryPath:
-    """So many wave vectors along Γ-M-K-Γ of a lattice with a spacing in nm, in nearly equal steps, M and K among them."""
+    """So many wave vectors along Γ-M-K-Γ of a lattice with a spacing in nm, in nearly equal steps over M and K."""
 
     def toward(degrees):
         return np.array([np.sin(np.radians(degrees)), np.cos(np.radians(degrees))])

@@ -67,13 +67,9 @@ class SimulatedMovie:
         """Write ``name.tif`` with its calibration, ``name_truth.csv, name_sites.csv, name_events.csv, name.json``."""
         import tifffile
 
-        tifffile.imwrite(
-            Path(folder) / f"{name}.tif",
-            self.frames,
-            imagej=True,
-            resolution=(1 / self.pixel_size, 1 / self.pixel_size),
-            metadata={"axes": "TYX", "unit": "nm", "finterval": self.frame_time},
-        )
+        metadata, resolution = {"axes": "TYX", "unit": "nm", "finterval": self.frame_time}, (1 / self.pixel_size,) * 2
+        file = Path(folder) / f"{name}.tif"
+        tifffile.imwrite(file, self.frames, imagej=True, resolution=resolution, metadata=metadata)
         for table, kind in ((self.truth, "truth"), (self.sites, "sites"), (self.events, "events")):
             table.to_csv(Path(folder) / f"{name}_{kind}.csv", index=False, float_format="%.4f", lineterminator="\n")
         motion = {"drift_nm": self.drift, "rotation_deg": self.rotation, "brightness": self.brightness}

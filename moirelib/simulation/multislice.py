@@ -47,12 +47,9 @@ def exit_waves(
     edge = atoms.cell.lengths()
     count = max(round(edge[2] / SLICE), 1)
     wanted = (count - 1,) if slices is None else tuple(int(s) for s in slices)
+    gpts = tuple(round(length / (10 * sampling)) for length in edge[:2])
     potential = abtem.Potential(
-        atoms,
-        gpts=(round(edge[0] / (10 * sampling)), round(edge[1] / (10 * sampling))),
-        slice_thickness=edge[2] / count,
-        parametrization="lobato",
-        exit_planes=wanted,
+        atoms, gpts=gpts, slice_thickness=edge[2] / count, parametrization="lobato", exit_planes=wanted
     )
     result: Any = abtem.PlaneWave(energy=energy).multislice(potential)
     wave = np.asarray(result.compute(progress_bar=False).array)
@@ -79,14 +76,8 @@ def through_lens(wave: np.ndarray, sampling: float, lens: Lens) -> np.ndarray:
     """
     import abtem
 
-    ctf = abtem.CTF(
-        energy=lens.energy,
-        semiangle_cutoff=lens.aperture,
-        soft=False,
-        defocus=10 * lens.defocus,
-        Cs=1e7 * lens.spherical_aberration,
-        focal_spread=10 * lens.focal_spread,
-    )
+    ctf = abtem.CTF(energy=lens.energy, semiangle_cutoff=lens.aperture, soft=False)
+    ctf.defocus, ctf.Cs, ctf.focal_spread = 10 * lens.defocus, 1e7 * lens.spherical_aberration, 10 * lens.focal_spread
     waves = abtem.Waves(np.swapaxes(wave, -1, -2).astype(np.complex64), energy=lens.energy, sampling=10 * sampling)
     return np.swapaxes(np.asarray(waves.apply_ctf(ctf).array), -1, -2)
 

@@ -125,7 +125,7 @@ def _arrange_tracks(tracks, layer, min_share):
     _refuse_few_frames(layer, some.sum(), f" of at least {MIN_PARTICLES} particles")
     left = seen[some].any(axis=0)
     bars = tracks.reindex(columns=["y_std_nm", "x_std_nm"]).iloc[use].astype(float) ** 2
-    error = np.sqrt(bars.groupby(column).mean().to_numpy())[left]
+    error = np.sqrt(bars.where(np.isfinite(bars)).groupby(column).mean().to_numpy())[left]
     return frames[some], particles[often][left], points[np.ix_(some, left)], error if np.isfinite(error).all() else None
 
 

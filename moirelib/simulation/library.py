@@ -88,7 +88,7 @@ class LibraryConfig:
         ranges |= fix(blur=0.0, beam=1.0, mtf_power=1.0, exposure=0.5, offset=0.0)
         ranges |= {"disk_radius": (8.0, 10.0), "readout_noise": (20.0, 40.0)}
         ranges |= {"energies": (200e3,), "apertures": (10.0,), "saturation": (65535.0,)}
-        chances = {"tabulated": 0.0, "zero_loss": 1.0, "disk_blurred": 1.0, "clouded": 0.0, "shadowed": 0.0}
+        chances: dict = {"tabulated": 0.0, "zero_loss": 1.0, "disk_blurred": 1.0, "clouded": 0.0, "shadowed": 0.0}
         lattice = LatticeConfig.published()
         return cls(**ranges, **chances, lattice=lattice, pixel_size=1.367, elastic_loss=False, gain=10.7)
 

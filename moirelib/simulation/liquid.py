@@ -69,7 +69,7 @@ class LiquidConfig:
     @classmethod
     def published(cls) -> LiquidConfig:
         """The published Moiré recipe: 250 nm of water, 2 × 50 nm of SiNx, a disk blur of 9 pixels of 1.367 nm."""
-        elastic = {"water_elastic_path": np.inf, "window_elastic_path": np.inf}
+        elastic: dict = {"water_elastic_path": np.inf, "window_elastic_path": np.inf}
         return cls(**elastic, zero_loss=True, clouds=0.0, blur=0.0, disk_blur=9 * 1.367)
 
     @classmethod

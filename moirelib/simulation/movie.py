@@ -218,8 +218,8 @@ def make_sample(folder, seed: int = 2028) -> SimulatedMovie:
     ranges = fix(diameter_ratio=0.77, twist_angle=9.0, position_std=0.01, strain=0.01, vacancies=0.03)
     lattice = LatticeConfig.plain(**ranges, shapes=("sphere",), island=1.0)
     scene = scene_with_margin(lattice, (384 * pixel_size,) * 2, rng, 40.0, spacing=39.0)
-    stage: dict = {"drift": (0.9, -0.6), "drift_walk": 0.2, "rotation": 0.02, "flicker": 0.01}
-    config = MovieConfig(8, spring_constant=2.5, correlation_time=0.3, growth=((1.0, 1.0), (0.9, 1.0)), **stage)
+    motion: dict = {"drift": (0.9, -0.6), "drift_walk": 0.2, "rotation": 0.02, "flicker": 0.01}
+    config = MovieConfig(8, spring_constant=2.5, correlation_time=0.3, growth=((1.0, 1.0), (0.9, 1.0)), **motion)
     liquid = LiquidConfig(blur=2.0, clouds=0.08, lens=Lens(defocus=200.0))
     movie = simulate_movie(scene, pixel_size, config, (seed, 2), liquid, mean_free_path=45.0)
     movie.save(folder, "sample")

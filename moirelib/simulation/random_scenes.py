@@ -89,7 +89,7 @@ class LatticeConfig:
     @classmethod
     def published(cls) -> LatticeConfig:
         """Standing gold rods as in published liquid-phase TEM of Moiré lattices, in islands and grains."""
-        rods = {"shapes": ("rod",), "spacing": (40.0, 55.0), "diameter": (27.0, 42.0), "height": 112.1}
+        rods: dict = {"shapes": ("rod",), "spacing": (40.0, 55.0), "diameter": (27.0, 42.0), "height": 112.1}
         return cls(**rods, island=1.0, boundary=0.5, single_layer=0.0)
 
 

@@ -19,7 +19,7 @@ def real_frame_lattice() -> LatticeConfig:
     """Lattice of the twin: one layer of columns of prisms, all turned alike, with an edge in the field."""
     ranges = fix(spacing=REAL_SPACING, diameter_ratio=0.5, rounding=0.03, position_std=0.04, strain=0.05)
     ranges |= fix(diameter_std=0.04, vacancies=0.0, interstitials=0.0)
-    chances = {"aligned": 1.0, "dislocations": 0.0, "single_layer": 1.0, "edge": 1.0, "boundary": 0.0}
+    chances: dict = {"aligned": 1.0, "dislocations": 0.0, "single_layer": 1.0, "edge": 1.0, "boundary": 0.0}
     return LatticeConfig(**ranges, **chances, shapes=("prism",), height=80.0)
 
 

@@ -136,15 +136,16 @@ def simulate_movie(
         at = pd.DataFrame(layer.positions, columns=["y_nm", "x_nm"])
         sites.append(at.assign(particle=layer.ids, layer=number)[["particle", "layer", "y_nm", "x_nm"]])
     tables = pd.concat(truth, ignore_index=True), _as_truth(pd.concat(sites, ignore_index=True), pixel_size), events
-    paths = {"mean_free_path": mean_free_path, "liquid_mean_free_path": liquid_path}
-    paths = {"defocus": liquid.lens.defocus} | paths
+    lens = liquid.lens
+    optics: dict = {"defocus": lens.defocus, "mean_free_path": mean_free_path, "liquid_mean_free_path": liquid_path}
+    optics |= {"spherical_aberration": lens.spherical_aberration, "focal_spread": lens.focal_spread}
     parameters = {
         "seed": seed,
         **truth_parameters(scene, pixel_size),
         "movie": asdict(config),
         "liquid": liquid.parameters(),
         "camera": asdict(camera),
-        "optics": paths | {name: getattr(liquid.lens, name) for name in ("spherical_aberration", "focal_spread")},
+        "optics": optics,
     }
     motion = drift, rotation, brightness
     return SimulatedMovie(frames, float(pixel_size), config.frame_time, *tables, *motion, parameters)

@@ -208,6 +208,11 @@ def orientational_twins(
 ) -> tuple[np.ndarray, pd.DataFrame]:
     """Domains in which anisotropic particles are turned alike, and which of them are twins of each other.
 
+    Returned are the domain of each particle, 0, 1, ... by falling size, -1 for particles that share their orientation
+    with no neighbour; and a table of domains that meet, ``domain0, domain1, turn_deg, mirror_deg, twin``: turn of the
+    particles from the first to the second; the row, or line half-way between rows, closest to a mirror line of the two
+    orientations, and whether it is one to within ``angle``: a twin of orientation on a common lattice.
+
     Parameters
     ----------
     orientation_deg : array_like, shape (n,)
@@ -216,15 +221,6 @@ def orientational_twins(
         The outline repeats every 360° / symmetry: 3 for triangular prisms, 4 for cubes.
     angle : float
         Neighbours turned by more than this against each other belong to two domains, in degrees.
-
-    Returns
-    -------
-    domain : ndarray of int, shape (n,)
-        0, 1, ... by falling size, -1 for particles that share their orientation with no neighbour.
-    pairs : pandas.DataFrame
-        ``domain0, domain1, turn_deg, mirror_deg, twin``: domains that meet; turn of the particles from the first to the
-        second; the row, or line half-way between rows, closest to a mirror line of the two orientations, and whether it
-        is one to within ``angle``: a twin of orientation on a common lattice.
     """
     mesh, turn = Mesh(points), np.asarray(orientation_deg, float)
     if turn.shape != (mesh.n,):

@@ -26,6 +26,10 @@ def growth_schedule(
     that keeps the rim compact. Particles without a chain of neighbours to the middle never appear, unless all are there
     from the start.
 
+    Returned are the particles that are present, bool of shape (frames, n), and the events: ``frame, particle, event``
+    (``attach`` or ``detach``), ``y_nm, x_nm``, in the order in which they happened; ``frame`` is the first in which a
+    particle is there, or no longer there.
+
     Parameters
     ----------
     layer, frames : Layer, int
@@ -36,14 +40,6 @@ def growth_schedule(
         Probability per frame that a particle at the rim leaves again; others attach instead.
     preference : array_like, shape (n,), optional
         How much likelier each particle's site is taken than another with as many neighbours; alike by default.
-
-    Returns
-    -------
-    present : ndarray of bool, shape (frames, n)
-        In the layer's order.
-    events : pandas.DataFrame
-        ``frame, particle, event`` (``attach`` or ``detach``), ``y_nm, x_nm``, in the order in which they happened;
-        ``frame`` is the first in which a particle is there, or no longer there.
     """
     if frames < 1 or not (0 <= start <= 1 and 0 <= end <= 1):
         raise ValueError(f"growth needs frames and fractions between 0 and 1, got {frames}, {start} and {end}")

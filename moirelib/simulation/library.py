@@ -193,6 +193,10 @@ def make_library(
 ):
     """Simulate a library into a Zarr store, in parallel; an interrupted run goes on where it stopped.
 
+    The group that comes back is ``images.zarr`` in the folder, with arrays ``frame`` (n, y, x) uint16, ``mask`` (n,
+    layer, y, x) uint8, ``pixel_size`` (n,) in nm, ``done`` (n,); ``truth/i.json`` beside it holds each image's
+    parameters and particles.
+
     Parameters
     ----------
     path : path-like
@@ -203,13 +207,6 @@ def make_library(
         Local processes (Dask), or the address of a Dask scheduler whose workers see ``path``.
     progress : bool
         Show a progress bar.
-
-    Returns
-    -------
-    zarr.Group
-        ``images.zarr`` in the folder, with arrays ``frame`` (n, y, x) uint16, ``mask`` (n, layer, y, x) uint8,
-        ``pixel_size`` (n,) in nm, ``done`` (n,); ``truth/i.json`` beside it holds each image's parameters and
-        particles.
     """
     import dask
     from dask.distributed import Client, LocalCluster, as_completed

@@ -27,17 +27,11 @@ def noise_autocorrelation(image, lags: Sequence[int] = (1, 2, 3), smoothing: flo
 
 
 def noise_spectra(image, tile: int = 32) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Power spectrum of the noise in every square tile of a frame, and the tile's mean.
+    """Mean counts (n,) of every square tile of a frame, frequencies, and power spectrum (n, tile, tile) of its noise.
 
     At frequencies that the specimen does not reach, electron counting gives gain · MTF² · (mean - offset). A
-    second-degree surface is subtracted from each tile.
-
-    Returns
-    -------
-    mean, frequency : ndarray, shape (n,) and (tile, tile)
-        Mean counts of each tile; cycles per pixel.
-    power : ndarray, shape (n, tile, tile)
-        In counts² per pixel: white noise of variance v gives v at every frequency.
+    second-degree surface is subtracted from each tile. Frequencies (tile, tile) are in cycles per pixel, the power in
+    counts² per pixel: white noise of variance v gives v at every frequency.
     """
     image = np.asarray(image, dtype=float)
     whole = image[: image.shape[0] // tile * tile, : image.shape[1] // tile * tile]
@@ -56,14 +50,8 @@ def background_spectrum(image, pixel_size: float) -> tuple[np.ndarray, np.ndarra
 
     A lattice fills few samples of a ring, so it does not change the ring's *median*. The power of a random field has an
     exponential distribution, whose median is ln 2 of its mean; the result is divided by that. Rings of fewer than ten
-    samples are left out.
-
-    Returns
-    -------
-    frequency : ndarray, shape (n,)
-        In 1/nm, geometric mean of each ring's samples.
-    power : ndarray, shape (n,)
-        Of the relative intensity, in nm²: the variance of image / mean is its integral over the plane of frequencies.
+    samples are left out. Frequencies (n,) are in 1/nm, geometric means of each ring's samples; the power (n,) is that
+    of the relative intensity, in nm²: the variance of image / mean is its integral over the plane of frequencies.
     """
     image = np.asarray(image, dtype=float)
     window = np.outer(*(np.hanning(n) for n in image.shape))
@@ -80,14 +68,10 @@ def background_spectrum(image, pixel_size: float) -> tuple[np.ndarray, np.ndarra
 
 
 def average_particle(image, spacing: float) -> tuple[np.ndarray, int]:
-    """Mean image of a dark particle and its surroundings, in units of the local brightness.
+    """Mean image of a dark particle and its surroundings, in units of the local brightness, and the number of particles.
 
-    Returns
-    -------
-    particle : ndarray, shape (2 n + 1, 2 n + 1)
-        n is the spacing rounded to pixels; 1 is the mean brightness around (Gaussian of one spacing).
-    count : int
-        Number of particles averaged: the dark spots at least 0.6 spacings apart and a spacing from the border.
+    The image is (2 n + 1, 2 n + 1), where n is the spacing rounded to pixels; 1 is the mean brightness around (Gaussian
+    of one spacing). Particles are the dark spots at least 0.6 spacings apart and a spacing from the border.
     """
     image = np.asarray(image, dtype=float)
     n = round(spacing)

@@ -14,19 +14,13 @@ def score_particles(
 ) -> dict:
     """Score a particle table: detection, layer assignment and position.
 
+    Takes tables of ``frame, layer, y_nm, x_nm``, the typical diameter of a particle, and height and width of the field
+    of view, in nm. Particles whose true centre is within half a diameter from the border do not count. Pairs are no
+    farther apart than ``matching_radius``, in diameters.
+
     Scores are ``f1`` (a particle counts only in its right layer), ``f1_agnostic`` (layers ignored), ``assignment``
     (fraction of matched particles in the right layer), ``rmse_nm`` (root mean square distance of the layer-resolved
     pairs). The layers may be exchanged once for the whole table: the order of the higher ``f1`` counts.
-
-    Parameters
-    ----------
-    found, truth : pandas.DataFrame
-        ``frame, layer, y_nm, x_nm``.
-    diameter_nm, matching_radius : float
-        Typical particle diameter in nm, and greatest distance of a pair in diameters. Particles whose true centre is
-        within half a diameter from the border do not count.
-    field_nm : tuple of float
-        Height and width of the field of view, in nm.
     """
     scores = (_score_order(found, truth, names, diameter_nm, field_nm, matching_radius) for names in ORDERS)
     return max(scores, key=lambda score: score["f1"])
@@ -116,16 +110,10 @@ def score_events(
 ) -> dict[str, float]:
     """Recall and precision of events against a simulation's truth: pairs are one to one, of one layer and kind.
 
-    Scores are ``recall, precision, true, found, matched, rmse_frames``.
-
-    Parameters
-    ----------
-    found, truth : pandas.DataFrame
-        ``frame, layer, event, y_nm, x_nm``, positions in the first frame. The truth may say attach and detach.
-    reach_nm, frames : float, int
-        Farthest distance of a pair, in nm (half a spacing) and in frames.
-    counts : array_like of bool, optional
-        Which true events count for the recall. The others may be found without loss of precision.
+    Takes tables of ``frame, layer, event, y_nm, x_nm``, positions in the first frame; the truth may say attach and
+    detach. Pairs are no farther apart than ``reach_nm`` (half a spacing) and so many ``frames``. ``counts`` (n,) says
+    which true events count for the recall; the others may be found without loss of precision. Scores are ``recall,
+    precision, true, found, matched, rmse_frames``.
     """
     for table, name in ((found, "the table of events found"), (truth, "the table of true events")):
         require_columns(table, ["frame", "layer", "event", "y_nm", "x_nm"], name)

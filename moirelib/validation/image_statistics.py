@@ -68,7 +68,7 @@ def background_spectrum(image, pixel_size: float) -> tuple[np.ndarray, np.ndarra
 
 
 def average_particle(image, spacing: float) -> tuple[np.ndarray, int]:
-    """Mean image of a dark particle and its surroundings, in units of the local brightness, and the number of particles.
+    """Mean image of a dark particle and its surroundings, in units of the local brightness, and their number.
 
     The image is (2 n + 1, 2 n + 1), where n is the spacing rounded to pixels; 1 is the mean brightness around (Gaussian
     of one spacing). Particles are the dark spots at least 0.6 spacings apart and a spacing from the border.

@@ -1,10 +1,12 @@
 """Which frames of a movie hold an image: borders are cut off, broken frames left out (chapter 11, "Your movie")."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ..movies.movie import Movie
+from .frame import Found
+from .layer_count import LayerCountRules
 
 # Set by hand: what is left of a frame must show a lattice.
 MOST_CUT = 0.3  # of the height or width; a frame with a wider border of one value was not written to its end
@@ -48,6 +50,19 @@ def find_inner(varied: np.ndarray) -> slice:
     """From the first to the last row (or column) whose values differ."""
     inside = np.flatnonzero(varied)
     return slice(int(inside[0]), int(inside[-1]) + 1) if len(inside) else slice(0, 0)
+
+
+def leave_noise_out(frames: list[Found]) -> list[Found]:
+    """The frames of a movie; one is left out where no particle is sure while the usual frame holds `ENOUGH` that are."""
+    sure = {t: int((f.particles["score"] >= LayerCountRules.sure).sum()) for t, f in enumerate(frames) if not f.why}
+    usual = float(np.median(list(sure.values()))) if sure else 0.0
+    why = "frame {} holds only noise: none of its particles is sure, while the usual frame holds {:.0f} that are"
+    return [
+        replace(found, particles=found.particles.iloc[:0], lattices=[[], []], why=why.format(t, usual))
+        if usual >= ENOUGH and sure.get(t) == 0
+        else found
+        for t, found in enumerate(frames)
+    ]
 
 
 def find_doubtful(counts: dict[int, int]) -> list[int]:

@@ -51,7 +51,7 @@ def vote(
     lengths = [len(table) for table in tables]
     if sum(lengths) == 0:
         return tables, exchanged
-    movie = pd.concat([table.assign(frame=t) for t, table in enumerate(tables)], ignore_index=True)
+    movie = pd.concat(tables, ignore_index=True).assign(frame=np.repeat(range(len(tables)), lengths))
     track = follow_particles(movie, diameter, motion)
     size = np.bincount(track)
     total = np.bincount(track, read_log_odds(movie)) * 2 / (size + 1)

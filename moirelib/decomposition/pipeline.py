@@ -124,8 +124,8 @@ def decompose(
     Notes
     -----
     Frames that hold no image of their own (black, saturated, incomplete, copied, only noise, unreadable) are left out
-    and listed in ``summary["left_out"]``. Once all frames are computed no error loses them: a step that fails then (tracks, twist
-    ...) is left out, with a warning and a line in ``summary["problems"]`` and ``summary["note"]``.
+    and listed in ``summary["left_out"]``. Once all frames are computed no error loses them: a step that fails then
+    (tracks, twist ...) is left out, with a warning and a line in ``summary["problems"]`` and ``summary["note"]``.
     """
     problems: list[str] = []  # what failed after the last frame
     movie = as_movie(movie, pixel_size, frame_time)

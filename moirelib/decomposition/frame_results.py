@@ -69,10 +69,10 @@ def share_table(frames: Iterable[Found]) -> list[Found]:
 
     Thousands of tables take several times the memory.
     """
-    numbers, rest = [], []
+    numbers, rest, none = [], [], pd.DataFrame()
     for found in frames:
         numbers.append(found.particles.reindex(columns=NEEDED).to_numpy(float))
-        rest.append(replace(found, particles=pd.DataFrame()))
+        rest.append(replace(found, particles=none))
     ends = np.cumsum([0, *map(len, numbers)])
     table = pd.DataFrame(np.concatenate(numbers), columns=NEEDED)
     table = table.assign(layer=table["layer"].astype(int))

@@ -51,7 +51,7 @@ def vote(
     lengths = [len(table) for table in tables]
     if sum(lengths) == 0:
         return tables, exchanged
-    movie = pd.concat([table.assign(frame=t) for t, table in enumerate(tables)], ignore_index=True)
+    movie = pd.concat(tables, ignore_index=True).assign(frame=np.repeat(range(len(tables)), lengths))
     track = follow_particles(movie, diameter, motion)
     size = np.bincount(track)
     total = np.bincount(track, read_log_odds(movie)) * 2 / (size + 1)
@@ -60,10 +60,9 @@ def vote(
     confidence = np.minimum(expit(np.abs(log_odds)), max(Evidence.ceiling, movie["layer_confidence"].max()))
     if "grain" in movie:
         movie["grain"] = movie["grain"].where(layer == movie["layer"], -1)
-    movie = movie.assign(layer=layer, layer_confidence=confidence)
+    movie = movie.assign(layer=layer, layer_confidence=confidence).drop(columns="frame")
     ends = np.cumsum(lengths)
-    voted = [movie.iloc[e - n : e].drop(columns="frame") for n, e in zip(lengths, ends, strict=True)]
-    return [drop_doubles(frame, diameter) for frame in voted], exchanged
+    return [drop_doubles(movie.iloc[e - n : e], diameter) for n, e in zip(lengths, ends, strict=True)], exchanged
 
 
 def read_log_odds(table) -> np.ndarray:

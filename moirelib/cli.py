@@ -62,6 +62,7 @@ def _make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_decompose(commands)
     _add_analyze(commands)
+    _add_export(commands)
     _add_library(commands)
     _add_train(commands)
     _add_remakers(commands)
@@ -194,6 +195,32 @@ def _analyze(args: argparse.Namespace) -> None:
     print(f"{', '.join(f'{name}.csv' for name in result.tables)}, report.html -> {out}")
     for name, note in result.notes.items():
         print(f"{name}: {note}")
+
+
+def _add_export(commands: Commands) -> None:
+    p = commands.add_parser(
+        "export",
+        help="particles as sites in three dimensions, for OVITO and ASE",
+        description="Write all particles as sites (x, y, z in Å; z from the layer) into an extended XYZ file.",
+    )
+    p.add_argument("folder", metavar="DIR", help="folder with particles.csv")
+    p.add_argument("--out", required=True, metavar="FILE", help="file to write, such as particles.extxyz")
+    p.add_argument("--format", default="extxyz", choices=["extxyz"], help="extxyz (default)")
+    p.add_argument("--gap", type=float, metavar="NM", help="height of a layer over the next; default: the diameter")
+    p.set_defaults(run=_export)
+
+
+def _export(args: argparse.Namespace) -> None:
+    import ase.io
+
+    from .analysis.pipeline import read_particles
+    from .decomposition.atoms import to_atoms
+
+    frames = to_atoms(read_particles(args.folder), args.gap)
+    part = f"{args.out}.part"
+    ase.io.write(part, frames, format=args.format)
+    os.replace(part, args.out)
+    print(f"{len(frames)} frame(s), {sum(map(len, frames))} particles -> {args.out}")
 
 
 def _add_library(commands: Commands) -> None:

@@ -1,3 +1,4 @@
+from .atoms import to_atoms as to_atoms
 from .completion import (
     CompletionSettings as CompletionSettings,
     complete as complete,

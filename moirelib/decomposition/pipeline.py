@@ -53,6 +53,12 @@ class Decomposition:
     summary: dict
     movie: Movie
 
+    def to_atoms(self, gap: float | None = None) -> list:
+        """Sites in three dimensions, one `ase.Atoms` per frame; ``gap`` between layers in nm, see `to_atoms`."""
+        from .atoms import to_atoms
+
+        return to_atoms(self.particles, gap)
+
     def save(self, folder) -> None:
         """Write ``layer_1.tif``, ``layer_2.tif``, ``particles.csv`` and ``summary.json``, all or none of them.
 

@@ -65,6 +65,7 @@ def _make_parser() -> argparse.ArgumentParser:
     _add_export(commands)
     _add_library(commands)
     _add_train(commands)
+    _add_train_layers(commands)
     _add_remakers(commands)
     return parser
 
@@ -281,6 +282,28 @@ def _train(args: argparse.Namespace) -> None:
     command = f"{command} --batch {config.batch} --seed {args.seed}"
     card = train(args.library, args.out, config, args.seed, args.device, command, args.workers)
     print(f"validation: {card['validation']}")
+
+
+def _add_train_layers(commands: Commands) -> None:
+    p = commands.add_parser(
+        "train-layers",
+        help="train the network of points that tells layers apart",
+        description="Train the network that says which particles lie in one layer, on simulated points.",
+    )
+    p.add_argument("--out", required=True, metavar="FILE", help="weights to write (.safetensors)")
+    p.add_argument("--minutes", type=float, default=85.0, help="wall time on one core (default 85)")
+    p.add_argument("--seed", type=int, default=0, help="seed of weights and points (default 0)")
+    p.add_argument("--start", metavar="FILE", help="weights to go on from")
+    p.set_defaults(run=_train_layers)
+
+
+def _train_layers(args: argparse.Namespace) -> None:
+    from .decomposition.same_layer_training import train_same_layer
+
+    command = f"moirelib train-layers --out FILE --minutes {args.minutes:g} --seed {args.seed}"
+    command += " --start FILE" if args.start else ""
+    card = train_same_layer(args.out, args.minutes, args.seed, args.start, command)
+    print(f"{card['steps']} steps -> {args.out}")
 
 
 def _add_remakers(commands: Commands) -> None:

@@ -18,7 +18,7 @@ from .frame import Found
 from .frame_checks import check_frame
 from .frame_jobs import FrameJob, Workers
 from .frame_results import FrameResults, share_table
-from .layer_count import SharedByFrames
+from .layer_count import SharedByFrames, has_unlike_lattices
 
 SHORT, LONG = 20, 100  # frames; shorter movies learn from one frame, longer ones from three, others from two
 
@@ -111,7 +111,8 @@ def learn_shared(movie, job, results, workers) -> dict[int, SharedByFrames]:
         for name in sorted(jobs):
             found = results.get(name)
             if found.imaging is not None:
-                learnt[int(name[-6:])] = SharedByFrames(found.imaging, found.particles["layer"].nunique())
+                layers, unlike = found.particles["layer"].nunique(), has_unlike_lattices(found.lattices)
+                learnt[int(name[-6:])] = SharedByFrames(found.imaging, layers, unlike)
         if learnt:
             break
     return learnt

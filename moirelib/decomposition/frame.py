@@ -7,7 +7,14 @@ import pandas as pd
 
 from ..crystal.lattice import Lattice
 from .layer_assignment import assign_layers
-from .layer_count import Hypothesis, LayerCountRules, SharedByFrames, choose_hypothesis, propose_hypotheses
+from .layer_count import (
+    Hypothesis,
+    LayerCountRules,
+    SharedByFrames,
+    choose_hypothesis,
+    propose_hypotheses,
+    try_unlike_layers,
+)
 from .network_peaks import locate
 from .particle_fit import FrameFit
 from .profile_and_blur import Imaging
@@ -64,6 +71,8 @@ def find(frame: np.ndarray, centers: np.ndarray, diameter: float, shared: Shared
     if len(detections) < FEWEST:
         return find_single_particles(frame, detections, diameter)
     best = choose_hypothesis(propose_hypotheses(frame, detections, diameter, shared))
+    if shared is None:  # in a movie, the frames that it learns from decide
+        best = try_unlike_layers(best, frame, detections, diameter)
     if len(best.particles) < FEWEST:
         return find_single_particles(frame, best.particles, diameter)
     return fit_finally(best)

@@ -12,11 +12,13 @@ import pandas as pd
 from scipy.spatial import cKDTree
 
 from ..crystal.lattice import Lattice, fold_hexagonal
-from ..crystal.neighbours import typical_spacing
+from ..crystal.neighbours import layer_spacings
 from .completion import complete, settle_overlaps
 from .layer_assignment import assign_layers
+from .layer_evidence import GrainSettings
 from .particle_fit import FrameFit
 from .profile_and_blur import Imaging
+from .unlike_layers import merge_finds, name_two_layers, show_two_layers
 
 FITTED = ["channel", "y", "x", "score", "diameter", "depth"]
 
@@ -121,6 +123,7 @@ class SharedByFrames:
 
     imaging: Imaging  # profile, blur and dark level
     layers: int | None  # number of layers; None where the frames that were looked at differ
+    unlike: bool = False  # whether they are two layers that only `unlike_layers` tells apart
 
 
 def propose_hypotheses(
@@ -140,6 +143,8 @@ def propose_hypotheses(
     usual = None if shared is None else shared.layers
     asked = 2 if usual == 2 else count_layers(detections, diameter, rules)
     imaging = None if shared is None else shared.imaging
+    if shared is not None and shared.unlike:
+        return [fit_unlike_layers(frame, detections, diameter, imaging, None, rules)]
     first = fit_hypothesis(frame, detections, diameter, asked, imaging, None, rules)
     if first.found == usual or not (asked == 1 or first.evidence.alike):
         return [first]
@@ -184,6 +189,38 @@ def fit_hypothesis(
     return Hypothesis(asked, fit, particles, lattices, rules)
 
 
+def try_unlike_layers(best: Hypothesis, frame, detections, diameter) -> Hypothesis:
+    """Two layers of unlike lattices, where the particles show two and these explain clearly more than a single one."""
+    if best.found > 1 or not show_two_layers(merge_finds(detections, diameter), diameter):
+        return best
+    two = fit_unlike_layers(frame, detections, diameter, None, best.fit, best.rules)
+    enough = two.found < 2 or two.evidence.alike or is_enough(best.evidence, two.evidence, best.rules)
+    return best if enough else two
+
+
+def has_unlike_lattices(lattices: list[list[Lattice]]) -> bool:
+    """Whether the spacings of two layers differ by more than `layer_assignment` looks for."""
+    if len(lattices) < 2 or not all(lattices[:2]):
+        return False
+    low, high = GrainSettings.spacing_range
+    return not low < lattices[1][0].spacing / lattices[0][0].spacing < high
+
+
+def fit_unlike_layers(
+    frame, detections, diameter, imaging: Imaging | None, like: FrameFit | None, rules: LayerCountRules
+) -> Hypothesis:
+    """Fit a frame with two layers of unlike lattices."""
+
+    def assign(particles):
+        return name_two_layers(particles, diameter)
+
+    single = merge_finds(detections, diameter)
+    fit = FrameFit.start(frame, single, diameter, imaging, like).fit(2 if imaging is None else 1)
+    fit, particles = find_particles(fit, single, assign)
+    particles, lattices = assign(particles)
+    return Hypothesis(2, fit, particles, lattices, rules)
+
+
 def drop_second_peaks(detections, diameter, rules) -> pd.DataFrame:
     """Detections of a single layer: the sure ones, and others that lie upon none of them.
 
@@ -207,11 +244,11 @@ def find_particles(fit: FrameFit, particles: pd.DataFrame, assign: Callable) -> 
     particles = fit.table(particles)
     for _ in range(MOST_ROUNDS - fit.known):
         known = particles[["y", "x"]].to_numpy()
-        fit, particles, spacing = complete_once(fit, particles, assign)
+        fit, particles, spacings = complete_once(fit, particles, assign)
         if len(particles) < 3:
             break
-        fit, particles = settle_overlaps(fit, particles, spacing)
-        particles = choose_channels(particles, spacing)
+        fit, particles = settle_overlaps(fit, particles, spacings)
+        particles = choose_channels(particles, max(spacings.values()))
         fit = fit.with_particles(particles, in_rows=True).fit(1)
         particles = fit.table(particles)[[*FITTED, "shown"]]
         moved = cKDTree(known).query(particles[["y", "x"]])[0]
@@ -220,25 +257,25 @@ def find_particles(fit: FrameFit, particles: pd.DataFrame, assign: Callable) -> 
     return fit, particles
 
 
-def complete_once(fit, particles, assign) -> tuple[FrameFit, pd.DataFrame, float]:
-    """Layers of the particles, then missing particles added and false ones removed, then the fit; and the spacing."""
+def complete_once(fit, particles, assign) -> tuple[FrameFit, pd.DataFrame, dict[int, float]]:
+    """Layers of the particles, then missing particles added and false ones removed, then the fit; and the spacings."""
     particles, _ = assign(particles)
     layer = particles["layer"].to_numpy()
-    spacing = typical_spacing(particles[["y", "x"]].to_numpy(), layer, fit.model.diameter)
+    spacings = layer_spacings(particles[["y", "x"]].to_numpy(), layer, fit.model.diameter)
     fit = fit.with_particles(particles, in_rows=True).fit(1)
-    particles = complete(fit, fit.table(particles), spacing)
+    particles = complete(fit, fit.table(particles), spacings)
     if len(particles) > 2:
         fit = fit.with_particles(particles, in_rows=True).fit(1)
         particles = fit.table(particles)
-    return fit, particles, spacing
+    return fit, particles, spacings
 
 
-def choose_channels(particles: pd.DataFrame, spacing: float) -> pd.DataFrame:
+def choose_channels(particles: pd.DataFrame, widest: float) -> pd.DataFrame:
     """Give particles that the network did not see (channel -1) the channel of their layer's particles around them."""
     channel = particles["channel"].to_numpy().copy()
     new = np.flatnonzero(channel < 0)
     yx, layer, known = particles[["y", "x"]].to_numpy(), particles["layer"].to_numpy(), channel >= 0
-    for i, near in zip(new, cKDTree(yx).query_ball_point(yx[new], CHANNEL_REACH * spacing), strict=True):
+    for i, near in zip(new, cKDTree(yx).query_ball_point(yx[new], CHANNEL_REACH * widest), strict=True):
         near = [j for j in near if known[j] and layer[j] == layer[i]]
         channel[i] = round(np.mean(channel[near])) if near else 0
     return particles.assign(channel=channel)

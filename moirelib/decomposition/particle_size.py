@@ -1,5 +1,7 @@
 """Particle diameter and polarity of a movie, and whether they can be right (chapter 6, "Decompose")."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -29,6 +31,8 @@ class SizeSearch:
     smoothing: float = 1.0  # working pixels, of the frame
     fewest: int = 8  # particles of a lattice; fewer count as so many at random
     sure: float = 0.5  # mean score of the finds from which the network sees particles well
+    much_larger: float = 1.4  # ratio of two diameters, from which the larger one is believed
+    as_dark: float = 0.85  # least correlation of the larger one, over that of the smaller one
     corrections: int = 2  # by the size of what the network finds
     correction: tuple[float, float] = (0.7, 1.4)  # limits of each
     worse: float = 0.5  # a corrected diameter that suits less than this much as well is refused
@@ -76,7 +80,7 @@ def estimate_size_and_polarity(frames: list[np.ndarray], model, diameter_px) -> 
     for frame in frames:
         d = estimate_diameter(frame, model) if diameter_px is None else diameter_px
         trials += [(measure_fit(sign * frame, model, d), d, sign) for sign in (1.0, -1.0)]
-    return trials[int(np.argmax(rate([fit for fit, *_ in trials])))][1:]
+    return max(trials, key=lambda trial: trial[0].significance)[1:]
 
 
 def estimate_diameter(frame: np.ndarray, model) -> float:
@@ -90,12 +94,25 @@ def estimate_diameter(frame: np.ndarray, model) -> float:
     largest = max(min(frame.shape) / SEARCH.across, SEARCH.widest * SMALLEST_DIAMETER)
     trials = np.geomspace(SMALLEST_DIAMETER, largest, 2 + int(np.log(largest / SMALLEST_DIAMETER) / SEARCH.step))
     fits = [measure_fit(frame, model, d) for d in trials]
-    suits = rate(fits)
-    best = int(np.argmax(np.abs(suits)))
-    polarity = np.sign(suits[best])
+    found, fit = settle_diameter(frame, model, trials, fits, "significance")
+    if max(one.sure for one in fits) < SEARCH.sure:
+        return found
+    # Small diameters are judged by more of the frame, which makes them more significant than large ones.
+    larger, other = settle_diameter(frame, model, trials, fits, "suits")
+    as_dark = abs(other.correlation) > SEARCH.as_dark * abs(fit.correlation)
+    return larger if as_dark and larger > SEARCH.much_larger * found else found
+
+
+def settle_diameter(frame, model, trials, fits, name: str) -> tuple[float, DiameterFit]:
+    """The diameter that is rated highest, corrected; ``name`` is that of the rating in `DiameterFit`."""
+    ratings = [getattr(fit, name) for fit in fits]
+    best = int(np.argmax(np.abs(ratings)))
+    polarity = np.sign(ratings[best])
     corrected = correct_diameter(polarity * frame, model, trials[best])
-    refused = rate([*fits, measure_fit(polarity * frame, model, corrected)])[-1] < SEARCH.worse * abs(suits[best])
-    return float(trials[best] if refused else corrected)
+    again = measure_fit(polarity * frame, model, corrected)
+    if getattr(again, name) < SEARCH.worse * abs(ratings[best]):
+        return float(trials[best]), fits[best]
+    return float(corrected), again
 
 
 def correct_diameter(frame, model, diameter) -> float:
@@ -119,20 +136,9 @@ class DiameterFit(NamedTuple):
     """How well a diameter suits a frame; negative where the particles are bright."""
 
     sure: float  # mean score of what the network finds
-    suits: (
-        float  # product of the correlation with the frame's darkness (Fisher's z), ``sure`` and the order of the finds
-    )
+    correlation: float  # of what it finds with the frame's darkness (Fisher's z)
+    suits: float  # product of the correlation, ``sure`` and the order of the finds
     significance: float  # of the correlation, times the root of the strength of the lattice that the finds form
-
-
-def rate(fits: list[DiameterFit]) -> np.ndarray:
-    """One number for each trial.
-
-    Where the network is sure of its finds at some diameter, how well it suits does not depend on how much of the frame
-    was looked at. Where it sees next to nothing at any, only the significance is left.
-    """
-    sure = max(fit.sure for fit in fits) >= SEARCH.sure
-    return np.array([fit.suits if sure else fit.significance for fit in fits])
 
 
 def measure_fit(frame, model, diameter) -> DiameterFit:
@@ -150,7 +156,7 @@ def measure_fit(frame, model, diameter) -> DiameterFit:
         strength = find_lattice(points, SPACING_PER_DIAMETER * WORKING_DIAMETER)[1]
         order = strength / len(points)  # 1 in a perfect lattice
     sure = float(finds["score"].mean()) if len(points) else 0.0
-    return DiameterFit(sure, float(z * sure * np.sqrt(order)), float(z * np.sqrt(image.size * strength)))
+    return DiameterFit(sure, float(z), float(z * sure * np.sqrt(order)), float(z * np.sqrt(image.size * strength)))
 
 
 def measure_diameter(masks, centers) -> float | None:

@@ -1,87 +1,90 @@
-"""Fit the two constants that calibrate `layer_confidence`, and print how often it is right.
+"""Fit the two temperatures that calibrate `layer_confidence`, and print how often it is right.
 
-Scenes of development seeds; their true positions get the errors of the fit to the frame, or of the network alone.
-The two numbers printed first guide those of `moirelib.decomposition.Evidence`, whose head start is held lower: scenes
-harder than these would be overclaimed with all of it.
+    python benchmarks/calibrate_confidence.py
+
+Simulated points from seeds that were not trained on, of every kind; the number of layers is given. The temperatures are
+those of `moirelib.decomposition.layer_assignment`: the first for single particles, the second for regions in which two
+layers change places.
 """
 
 import argparse
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-from scipy.ndimage import gaussian_filter, map_coordinates
-from scipy.optimize import minimize
-from scipy.special import expit, logit
+import torch
+from scipy.optimize import linear_sum_assignment, minimize_scalar
+from scipy.special import expit
 
-from moirelib.decomposition import Evidence, assign_layers
-from moirelib.simulation import LatticeConfig, random_scene, truth_table
+from moirelib.decomposition import cut, draw_points, find_alternatives, load_same_layer, weigh_pairs
+from moirelib.decomposition.layer_assignment import REGION_TEMPERATURE, TEMPERATURE
+from moirelib.decomposition.same_layer_training import KINDS
 
-DIAMETER = 12.0  # pixels
-CONFIGS = {
-    "published recipe": LatticeConfig.published(),
-    "library": LatticeConfig(),
-    "spheres 3-30°": replace(LatticeConfig(), shapes=("sphere",), twist_angle=(3.0, 30.0)),
-    "spheres 1-3°": replace(LatticeConfig(), shapes=("sphere",), twist_angle=(1.0, 3.0)),
-    "dense vacancies": replace(LatticeConfig(), vacancies=(0.1, 0.3)),
-}
+SEED = 990
+EDGES = [0.5, 0.6, 0.7, 0.8, 0.9, 0.97, 0.99, 1.0]
 
 
 def main() -> None:
-    """Collect, fit, print."""
+    """Fit, compare with the values in use, and print the reliability of both."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--scenes", type=int, default=60, help="scenes of each family (default 60)")
-    parser.add_argument("--seed", type=int, default=990, help="first number of the seeds (default 990: development)")
+    parser.add_argument("--scenes", type=int, default=12, help="of each kind and number of layers (default 12)")
     arguments = parser.parse_args()
-    uncalibrated = replace(Evidence(), head_start=0.0, temperature=1.0, ceiling=1 - 1e-9)
-    seeds = ((arguments.seed, family, i) for family in range(len(CONFIGS)) for i in range(arguments.scenes))
-    table = pd.concat(judged(seed, uncalibrated) for seed in seeds)
-    unsure = table[table["confidence"] != 0.5]
-    log_odds, right = logit(unsure["confidence"].to_numpy()), unsure["right"].to_numpy()
-
-    def confidence(parameters):
-        return np.minimum(expit(parameters[0] + log_odds / parameters[1]), Evidence.ceiling)
-
-    def surprise(parameters):
-        return -np.mean(np.log(np.where(right, confidence(parameters), 1 - confidence(parameters))))
-
-    head_start, temperature = best = minimize(surprise, [0.0, 1.0], method="Nelder-Mead").x
-    print(f"head_start {head_start:.2f}, temperature {temperature:.2f}")
-    calibrated = unsure.assign(confidence=confidence(best))
-    edges = [0.5, 0.501, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.995, 1.0]
-    bins = calibrated.groupby(pd.cut(calibrated["confidence"], edges, right=False), observed=True)
-    columns = {"says": ("confidence", "mean"), "right": ("right", "mean"), "particles": ("right", "size")}
-    print(bins.agg(**columns).round(4).to_string())
-
-
-def judged(seed, evidence) -> pd.DataFrame:
-    """Confidence of every true particle of one scene and whether its layer is right (names exchanged once at most)."""
-    rng = np.random.default_rng(seed)
-    config, side = list(CONFIGS.values())[seed[1]], rng.uniform(10, 30) * 50.0
-    scene = random_scene(config, (side, side), rng, 50.0)
-    found = disturbed(scene, fitted=seed[2] % 2 == 0, rng=rng)
-    named, _ = assign_layers(found, DIAMETER, evidence)
-    named = named[named["truth"] > 0]
-    right = (named["layer"] == named["truth"]).to_numpy()
-    return pd.DataFrame({"confidence": named["layer_confidence"], "right": right if right.mean() >= 0.5 else ~right})
+    torch.set_num_threads(1)
+    model, particles, regions = load_same_layer(), [], []
+    for number, kind in enumerate(KINDS):
+        for layers in (2, 3):
+            for seed in range(arguments.scenes):
+                one, many = judge(model, kind, layers, (SEED, number, layers, seed))
+                particles.append(one)
+                regions += many
+    table = pd.concat(particles, ignore_index=True)
+    costs = pd.DataFrame(regions, columns=["cost", "exchanged"])
+    single = fit_temperature(table["margin"], table["right"])
+    region = fit_temperature(costs["cost"], ~costs["exchanged"].astype(bool))
+    print(f"temperatures: {single:.1f} for particles, {region:.1f} for regions")
+    print(f"in use: {TEMPERATURE} and {REGION_TEMPERATURE}")
+    print(f"{len(table)} particles, {table['right'].mean():.4f} right")
+    print(f"{len(costs)} regions, {costs['exchanged'].mean():.4f} exchanged")
+    table["says"] = expit(table["margin"] / TEMPERATURE)
+    bins = table.groupby(pd.cut(table["says"], EDGES), observed=True)
+    print(bins.agg(says=("says", "mean"), right=("right", "mean"), particles=("right", "size")).round(3).to_string())
 
 
-def disturbed(scene, fitted: bool, rng) -> pd.DataFrame:
-    """True particles with noise, misses, false finds, and channels that are partly wrong or swapped."""
-    noise, missed, false, flipped = (0.015, 0.01, 0.01, 0.05) if fitted else (0.04, 0.04, 0.03, 0.1)
-    pixel = float(np.mean(scene.layers[0].diameters)) / DIAMETER
-    field, spacing = np.array(scene.field) / pixel, scene.layers[0].spacing / pixel
-    truth = truth_table(scene, pixel)
-    truth = truth[rng.random(len(truth)) >= missed]
-    extra = rng.uniform(0, 1, (rng.binomial(len(truth), false), 2)) * field
-    points = np.concatenate([truth[["y", "x"]] + noise * DIAMETER * rng.standard_normal((len(truth), 2)), extra])
-    layer = np.concatenate([truth["layer"], np.zeros(len(extra), int)])
-    waves = gaussian_filter(rng.standard_normal((40, 40)), 1.6)
-    swapped = map_coordinates(waves, points.T / (rng.uniform(6, 10) * spacing / 4) + 4, order=1, mode="reflect") > 0
-    channel = (layer == 2) ^ swapped ^ (rng.random(len(layer)) < flipped)
-    return pd.DataFrame(
-        {"channel": channel.astype(int), "y": points[:, 0], "x": points[:, 1], "score": 0.9, "truth": layer}
-    )
+def judge(model, kind: str, layers: int, seed) -> tuple[pd.DataFrame, list[tuple[float, bool]]]:
+    """Margin of every particle and whether it is right; cost of every region and whether its layers changed places."""
+    points = draw_points(np.random.default_rng(seed), kind, layers)
+    graph, _ = weigh_pairs(model, points.places, points.size, points.channel)
+    named = cut(graph, layers, np.random.default_rng(0)).layer
+    real = points.layer >= 0
+    together = np.zeros((layers, layers))
+    np.add.at(together, (named[real], points.layer[real]), 1)
+    name = linear_sum_assignment(-together)[1]
+    right = name[named] == points.layer
+    pull = graph @ np.eye(layers)[named]
+    own = pull[np.arange(len(named)), named]
+    pull[np.arange(len(named)), named] = -np.inf
+    table = pd.DataFrame({"kind": kind, "margin": own - pull.max(axis=1), "right": right})[real]
+    regions, seen = [], np.zeros(len(named), bool)
+    for one in find_alternatives(graph, named):
+        inside = one.region & real
+        if not (one.region & seen).any() and inside.any():
+            swapped = name[np.where(named == one.layers[0], *one.layers[::-1])] == points.layer
+            exchanged = bool(swapped[inside].mean() > 0.5)
+            regions.append((one.cost, exchanged))
+            seen |= one.region
+            if exchanged:  # all wrong together: the region's temperature is fitted to these
+                table = table[~one.region[table.index]]
+    return table, regions
+
+
+def fit_temperature(margin, right) -> float:
+    """Temperature at which expit(margin / temperature) is the likeliest probability of being right."""
+    margin, right = np.asarray(margin, float), np.asarray(right, float)
+
+    def surprise(log_temperature):
+        probability = np.clip(expit(margin / np.exp(log_temperature)), 1e-4, 1 - 1e-4)
+        return -np.mean(right * np.log(probability) + (1 - right) * np.log(1 - probability))
+
+    return float(np.exp(minimize_scalar(surprise, bounds=(0.0, 7.0), method="bounded").x))
 
 
 if __name__ == "__main__":

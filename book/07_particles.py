@@ -31,7 +31,6 @@
 # the frames of a movie.
 
 # %%
-import itertools
 import os
 
 import matplotlib.pyplot as plt
@@ -49,9 +48,12 @@ from moirelib.decomposition import (
     SharedByFrames,
     assign_layers,
     complete,
+    draw_graph,
     find,
+    find_groups,
     load_weights,
     locate,
+    merge_finds,
     predict,
     resample,
     vacant_sites,
@@ -245,24 +247,21 @@ axes[0].set_ylabel("y / nm")
 plt.show()
 
 # %% [markdown]
-# `assign_layers` uses a softer version of this graph wherever two lattices are within about 4° of each other. There it
-# also tests another explanation: the copies may be the two ends of *tilted* columns of one layer, seen twice. A tilt
-# shifts or spreads the ends but does not turn them.
+# This rule knows one spacing, and it is told that there are two layers. In real frames layers differ in spacing, consist of
+# {term}`grains <grain>`, are strained, and nobody says how many there are. So the links are better *learnt* than written
+# down.
 #
-# ## Lattices consist of grains, and grains form layers
+# ## Who belongs together: evidence learnt from points
 #
-# A layer may hold more than one lattice: two {term}`grains <grain>` that meet along a line. Then three hexagons
-# appear. Which two of the three lattices form one layer? Grains that lie *over* each other in projection
-# must be different layers. Grains that only *meet* are one layer. `assign_layers`
+# A small network looks at each particle's 64 nearest neighbours: where they are (in diameters), how large they are, and
+# whether the U-Net found them in the same channel. For each it says how likely it lies in the particle's own layer, as
+# log-odds. It is a *set transformer* {cite:p}`lee2019`: the order of the neighbours does not matter, and each neighbour's
+# answer depends on all others. It was trained on points that are drawn on the fly: one to three layers, unequal spacings,
+# small twists, grains, strain, vacancies, islands, misses and false finds. No image is involved (simulated points;
+# `make train-layers`).
 #
-# 1. finds lattices one after another, each in the points that no earlier lattice explains, and splits shifted copies;
-# 2. takes contiguous pieces of the points of each lattice as grains;
-# 3. puts grains that overlap into different layers and grains that meet into one;
-# 4. weighs the evidence of each particle, and calls the layer that reaches furthest layer 1.
-#
-# To see this without the network's mistakes, we take the true positions of a simulated scene with a grain boundary and
-# scatter them a little. We make the channels ourselves: they are right in one half of the field and exchanged in the
-# other.
+# We take the true positions of a simulated scene with a grain boundary in layer 1 and an island on it, and scatter them a
+# little. We make the channels ourselves: they are right in one half of the field and exchanged in the other.
 
 # %%
 config = LatticeConfig(
@@ -281,65 +280,138 @@ scene = random_scene(config, (700.0, 700.0), rng, spacing=38.0)
 answer = truth_table(scene, pixel_size=1.0)
 scattered = answer[["y", "x"]] + rng.normal(0, 1.0, (len(answer), 2))
 channel = (answer["layer"] - 1).where(answer["x"] < 350, 2 - answer["layer"])
-play = scattered.assign(channel=channel, score=1.0)
+play = merge_finds(scattered.assign(channel=channel, score=1.0), answer["diameter_nm"].median())
+graph, counts = draw_graph(play, answer["diameter_nm"].median())
+place = play[["y", "x"]].to_numpy()
+middle = np.argmin(np.hypot(*(place - 350).T))
+seen = graph[middle].tocoo()
+print(f"{len(play)} particles, {graph.nnz // 2} pairs with log-odds")
+
+# %% mystnb={"figure": {"caption": "What one particle (black) is told of its neighbours. Blue: log-odds that a neighbour lies in its layer; orange: that it lies in another one. Grey particles are too far away to be compared.", "name": "fig-view"}}
+fig, ax = plt.subplots(figsize=(4.6, 4), layout="constrained")
+ax.plot(place[:, 1], place[:, 0], ".", color="0.85", ms=5)
+dots = ax.scatter(
+    place[seen.col, 1],
+    place[seen.col, 0],
+    c=seen.data,
+    cmap="PuOr",
+    vmin=-4,
+    vmax=4,
+    s=36,
+    ec="0.4",
+)
+ax.plot(*place[middle][::-1], "o", color="black", ms=7)
+around = 1.3 * np.abs(place[seen.col] - place[middle]).max()
+y, x = place[middle]
+ax.set(aspect="equal", xlim=(x - around, x + around), ylim=(y + around, y - around))
+ax.set(xlabel="x / nm", ylabel="y / nm")
+fig.colorbar(dots, label="log-odds of one layer")
+plt.show()
+
+# %% [markdown]
+# ## A cut of a signed graph
+#
+# No particle sees the whole field: its 64 neighbours reach two or three spacings far. A local view cannot know which of
+# two layers is *called* layer 1, and across a grain boundary it hardly knows which grain goes on as which. But the views
+# overlap. All pairs together are a graph whose links are positive (one layer) or negative (two layers). A naming of all
+# particles is worth the sum of the log-odds within its layers: this is a Potts model, and the best naming is its ground
+# state, a *cut* of the graph.
+#
+# Two solvers look for it. The first contracts the graph: particles that attract each other become groups, groups become
+# larger groups, as long as the sum is positive ({cite:p}`traag2019`, at resolution 0). Nobody says how many groups there
+# will be. The second is a mean field that is cooled: every particle has a probability for each layer, follows its
+# neighbours, and slowly has to decide. Then single particles change their layer while that is worth something. Of all
+# answers the most valuable one is kept.
+
+# %%
+groups = find_groups(graph)
 named, lattices = assign_layers(play, diameter=answer["diameter_nm"].median())
-i, j = match(named[["y", "x"]], scattered, 1e-6)
-print("grains of layer 1:", [f"{g.spacing:.1f} nm, {g.angle:.1f}°" for g in lattices[0]])
-print("grains of layer 2:", [f"{g.spacing:.1f} nm, {g.angle:.1f}°" for g in lattices[1]])
+i, j = match(named[["y", "x"]], scattered, 3.0)
+print("particles in the largest groups:", np.sort(np.bincount(groups))[::-1][:4])
+for k, lattice in enumerate(lattices, start=1):
+    print(f"layer {k}: main lattice {lattice.spacing:.1f} nm at {lattice.angle:.1f}°")
 print(
     f"in the right layer: {np.mean(named['layer'].to_numpy()[i] == answer['layer'].to_numpy()[j]):.3f}"
 )
 
-# %% mystnb={"figure": {"caption": "From channels to layers in a scene with a grain boundary. Left, the channels, exchanged in the right half. Middle, the grains found, each with its own marker. Right, the layers: grains that meet are one layer, and the grain that overlaps them is the other.", "name": "fig-grains"}}
+# %% mystnb={"figure": {"caption": "From channels to layers in a scene with a grain boundary. Left, the channels, exchanged in the right half. Middle, groups of particles that attract each other, the largest four in colours. Right, the layers after the cut.", "name": "fig-grains"}}
 fig, axes = plt.subplots(1, 3, figsize=(9.5, 3.6), layout="constrained", sharey=True)
 colors = [*plot.LAYER_COLORS, "#009E73", "#CC79A7"]
-for ax, column, table in zip(
-    axes, ("channel", "grain", "layer"), (play, named, named), strict=True
-):
-    for n, (value, group) in enumerate(table.groupby(column)):
-        number = value if column == "layer" else value + 1
-        ax.plot(
-            group["x"], group["y"], "os^D"[n], color=colors[n], ms=4, label=f"{column} {number}"
-        )
+largest = np.argsort(-np.bincount(groups))[:4]
+shown = (
+    ("channel", play.assign(channel=(3 - play["side"]) / 2)),
+    (
+        "group",
+        play.assign(group=[1 + list(largest).index(g) if g in largest else 0 for g in groups]),
+    ),
+    ("layer", named),
+)
+for ax, (column, table) in zip(axes, shown, strict=True):
+    for value, part in table.groupby(column):
+        if value == 0:
+            ax.plot(part["x"], part["y"], ".", color="0.6", ms=4, label="small groups")
+            continue
+        n = int(value) - 1
+        ax.plot(part["x"], part["y"], "os^D"[n], color=colors[n], ms=4, label=f"{column} {n + 1}")
     ax.set(aspect="equal", xlabel="x / nm", ylim=(710, -10))
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, 1.2), ncols=2, fontsize=8, frameon=False)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, 1.24), ncols=2, fontsize=8, frameon=False)
 axes[0].set_ylabel("y / nm")
 plt.show()
 
 # %% [markdown]
-# Step 3 in plain Python: count the particles of one grain that are closer to particles of another grain than one layer
-# allows. Divide the grains into two layers so that the fewest of these conflicts remain inside a layer. There are few
-# grains, so we can try all divisions.
+# ## How many layers?
+#
+# The groups do not say: a layer of three grains may give three groups. But a local view *can* say how many layers lie
+# around a particle: two lattices over each other look different from one, and a grain boundary looks different from both.
+# The same network gives these probabilities. A frame has as many layers as are seen around a sufficient share of its
+# particles.
 
-# %%
-grains = [g[["y", "x"]].to_numpy() for _, g in named.groupby("grain")]
-near = [[np.sum(cKDTree(h).query(g)[0] < 0.75 * 38) for h in grains] for g in grains]
-near = np.array(near) * (1 - np.eye(len(grains), dtype=int))  # a grain is no conflict with itself
-for rest in itertools.product((0, 1), repeat=len(grains) - 1):
-    layers = np.array([0, *rest])
-    conflicts = np.sum(near[layers[:, None] == layers])
-    print("layers of the grains", layers + 1, "conflicts", conflicts)
+# %% mystnb={"figure": {"caption": "Probability that two layers lie around each particle: high on and near the island, low where the base layer is alone, also at its grain boundary.", "name": "fig-count"}}
+fig, ax = plt.subplots(figsize=(4.8, 4), layout="constrained")
+dots = ax.scatter(
+    place[:, 1], place[:, 0], c=1 - counts[:, 0], cmap="cividis", vmin=0, vmax=1, s=14
+)
+ax.set(aspect="equal", xlabel="x / nm", ylabel="y / nm", ylim=(710, -10))
+fig.colorbar(dots, label="probability of two layers or more")
+plt.show()
 
 # %% [markdown]
-# ## Each particle weighs its evidence
+# ## What cannot be decided
 #
-# The grains decide the layers of most particles, but not of all: not at edges, near {term}`vacancies <vacancy>`, or where
-# sites of both lattices nearly coincide. So we add up the evidence of each particle for layer 1 against layer 2, as
-# log-odds; independent pieces of evidence add:
-#
-# | evidence | for layer 1 if |
-# |---|---|
-# | place | the particle sits on a site of a grain of layer 1. The particles around set the grain's phase, so slow strain does no harm |
-# | presence | the particles around it belong to grains of layer 1 |
-# | channel | it shares its channel with neighbours in layer 1; the name of the channel does not matter |
-# | exclusion | a particle too close to be in the same layer is in layer 2 |
-#
-# All of this depends on the layers of the neighbours, which are equally uncertain. Two methods of statistical physics
-# solve this. For the first three, every particle uses the *mean* of its neighbours' probabilities, again and again until
-# nothing changes: a **mean field**. For exclusion a mean is too crude, because a particle's own probability would come
-# back to it from its partner. {term}`Belief propagation <belief propagation>` {cite:p}`pearl1988` sends messages
-# instead; a message leaves out what came from its receiver. Let $\lambda$ be the log-odds of a particle from its other
-# evidence, and $s$ the log-odds against both being in one layer. Then the message to the partner is
+# Where few particles tie a region to the rest, its layers may have changed places, all at once. The cut tells: swap two
+# layers in a region, and see what that costs. Here a strip of the field is taken out of a scene of two layers, so that
+# only a narrow bridge joins the two parts.
+
+# %%
+bridged = LatticeConfig(twist_angle=(9, 9), **plain)
+scene = random_scene(bridged, (800.0, 500.0), np.random.default_rng(4), spacing=38.0)
+parts = truth_table(scene, pixel_size=1.0)
+parts = parts.assign(channel=parts["layer"] - 1, score=1.0)
+gap = (np.abs(parts["y"] - 400) < 110) & (np.abs(parts["x"] - 250) > 45)
+diameter = parts["diameter_nm"].median()
+parts = merge_finds(parts.loc[~gap, ["channel", "y", "x", "score"]], diameter)
+unsure, _ = assign_layers(parts, diameter, layers=2)
+for number, region in unsure[unsure["region"] > 0].groupby("region"):
+    doubt = region["region_doubt"].iloc[0]
+    print(
+        f"region {number}: {len(region)} particles, layers changed places: probability {doubt:.2f}"
+    )
+
+# %% mystnb={"figure": {"caption": "Confidence where a narrow bridge joins two parts of a field. Which layer of one part goes on as which of the other is not certain, and all particles of the smaller part say so together.", "name": "fig-doubt"}}
+fig, ax = plt.subplots(figsize=(3.8, 4.6), layout="constrained")
+dots = ax.scatter(
+    unsure["x"], unsure["y"], c=unsure["layer_confidence"], cmap="cividis", vmin=0.5, vmax=1, s=14
+)
+ax.set(aspect="equal", xlabel="x / nm", ylabel="y / nm", ylim=(810, -10))
+fig.colorbar(dots, label="layer_confidence")
+plt.show()
+
+# %% [markdown]
+# `moirelib.decompose` lists such regions in `result.alternatives`, and the likeliest in `summary.json`. Particles that
+# overlap closely in one frame are never in one layer; in a movie their *tracks* vote
+# (below), and {term}`belief propagation <belief propagation>` {cite:p}`pearl1988` keeps two tracks apart that have met.
+# Let $\lambda$ be the log-odds of a particle from its other evidence, and $s$ the log-odds against both being in one
+# layer. Then the message to its partner is
 #
 # $$ m = -2\,\operatorname{artanh}\bigl(\tanh(s/2)\,\tanh(\lambda/2)\bigr). $$
 #
@@ -361,12 +433,11 @@ for k in range(1, 6):
 # %% [markdown]
 # ## Is the confidence right?
 #
-# The final log-odds give `layer_confidence`, the {term}`layer confidence`. It is meant as a probability, so we can
-# check it: of all particles with a confidence near 0.8, eight in ten should be right. Pieces of evidence that are
-# not quite independent make the sum too large. Two constants of `moirelib.decomposition.Evidence`, a temperature and a
-# head start, correct this. `benchmarks/calibrate_confidence.py` fits both on simulated scenes; we use only half of the
-# fitted head start, to stay careful on harder scenes. Here we test other scenes with their own seeds: true positions are
-# scattered, some particles are removed, and the channels are exchanged in patches and wrong at random.
+# The sums of the log-odds give `layer_confidence`, the {term}`layer confidence`. It is meant as a probability, so we can
+# check it: of all particles with a confidence near 0.8, eight in ten should be right. The pairs of one particle share
+# their errors, so their sum is too large. Two temperatures correct this, one for single particles and one for regions;
+# `benchmarks/calibrate_confidence.py` fits both on simulated scenes. Here we test other scenes with their own seeds: true
+# positions are scattered, some particles are removed, and the channels are exchanged in patches and wrong at random.
 
 # %%
 from scipy.ndimage import gaussian_filter
@@ -544,9 +615,7 @@ alone = cKDTree(table[["y", "x"]]).query(table[["y", "x"]], k=2)[0][:, 1] > 0.95
 inner = table[alone & table[["y", "x"]].gt(20).all(axis=1) & table[["y", "x"]].lt(190).all(axis=1)]
 rng = np.random.default_rng(3)
 lost = inner.iloc[rng.choice(len(inner), 8, replace=False)]
-invented = lost.assign(
-    y=rng.uniform(20, 190, 8), x=rng.uniform(20, 190, 8), score=0.5, lattice_fit=0.0
-)
+invented = lost.assign(y=rng.uniform(20, 190, 8), x=rng.uniform(20, 190, 8), score=0.5)
 tampered = pd.concat([table.drop(lost.index), invented], ignore_index=True)
 
 # %%
@@ -580,18 +649,15 @@ plt.show()
 # the other moves between them and explains both. If there is only one, two particles that share its darkness explain it
 # as well. `settle_overlaps` fits both answers, for all such places at once, and compares them. Where two particles nearly
 # coincide, the frame shows no outlines, only that the place is twice as dark; so the sizes and depths of both answers are
-# compared with the usual ones, taken before the test. `find` makes the same comparison for a whole frame. Where two
-# lattices are nearly alike, it fits one layer and two. It takes two only if one layer leaves a much larger residual, or
-# needs nearly as many particles. In a movie the frames that the blur is learnt from decide.
+# compared with the usual ones, taken before the test.
 #
 # ## All together: `find`
 #
 # Detection, layers and fit help each other. The layers predict which sites should hold a particle, the fit tests
 # it, and better positions give better layers. `find` repeats these steps up to three times. In a movie the profile and the
 # blur of the particles are learnt from a few frames. Every other frame is then fitted by itself, with what was learnt
-# held fixed. So frames can be computed in any order, and a mistake in one frame does not spread. The certain peaks decide whether there are one or two layers. Weak peaks, which
-# the network often puts into both channels, only get a layer. The fit of the frame decides only where the peaks give two
-# nearly equal lattices (see above).
+# held fixed. So frames can be computed in any order, and a mistake in one frame does not spread. The number of layers is that of the
+# frames that the blur is learnt from, where these agree.
 #
 # At the end everything is fitted twice. The first fit is **without** the lattice: only the frame decides the
 # positions. The second keeps every particle near the middle between its neighbours, as far as the crystal is regular;
@@ -625,9 +691,9 @@ diameter = truth["diameter_nm"].median()
 field = np.array(movie.shape[1:]) * movie.pixel_size
 true_first = truth[truth["frame"] == 0]
 unfitted = dict(y_std=0, x_std=0, diameter=WORKING_DIAMETER, diameter_std=0)
-from_network = assign_layers(located.assign(**unfitted), WORKING_DIAMETER)[0]
+from_network = assign_layers(located, WORKING_DIAMETER)[0].assign(**unfitted)
 steps = {
-    "network, layers by lattices": in_nm(from_network, 0),
+    "network, layers by the cut": in_nm(from_network, 0),
     "find: completed and fitted": in_nm(tables[0], 0),
     "the same, crystal included": in_nm(
         tables[0].assign(y=tables[0]["y_likeliest"], x=tables[0]["x_likeliest"]), 0
@@ -713,13 +779,13 @@ for t in range(8):
     seen = seen[rng.random(len(true)) > missing].reset_index(drop=True)
     named = assign_layers(seen, width)[0]
     named_frames.append(named.assign(layer=3 - named["layer"]) if t == 5 else named)
-voted, exchanged = vote(named_frames, width)
+voted, names = vote(named_frames, width)
 for name, group in (("each frame alone", named_frames), ("after the vote", voted)):
     print(f"{name:17}", [round(float(np.mean(f["layer"] == f["true"])), 3) for f in group])
-print("names exchanged back in frames", np.flatnonzero(exchanged))
+print("names exchanged back in frames", [t for t, name in enumerate(names) if name[0] != 0])
 
 # %%
-voted, exchanged = vote(tables, WORKING_DIAMETER)
+voted, _ = vote(tables, WORKING_DIAMETER)
 table = pd.concat([in_nm(f, t) for t, f in enumerate(voted)], ignore_index=True)
 columns = (
     "frame layer layer_confidence score y_nm x_nm y_std_nm x_std_nm diameter_nm diameter_std_nm"
@@ -1024,10 +1090,10 @@ print(pd.concat(rows).groupby("overlapped")["claim"].describe()[["count", "50%"]
 #
 # - Particles are peaks of the network's centre channels, placed at the peak's centre of mass.
 # - Two lattices show as two hexagons in the structure factor of all points together, independent of the channels.
-#   If the field holds less than a Moiré period, the graph of agreeing and disagreeing neighbours may still split them,
-#   but its result is less certain.
-# - Grains that overlap are different layers; grains that meet are one. Then each particle's evidence (place, presence,
-#   channel, exclusion) is added up, and the result is a probability that can be checked.
+#   If the field holds less than a Moiré period, the graph of agreeing and disagreeing neighbours still splits them.
+# - A network that sees only points says of each two neighbours whether they lie in one layer. The layers are the best cut
+#   of this signed graph, whatever their spacings. The result is a probability that can be checked.
+# - Regions that few particles tie to the rest can be named the other way: they are listed.
 # - A forward model fits the whole frame at once. The residual shows missing and false particles. The fit gives each
 #   particle an error bar, which simulations test: z-scores should have a width of 1.
 # - Tracks vote on layers, but frames with the same ambiguities are not independent.
@@ -1036,15 +1102,11 @@ print(pd.concat(rows).groupby("overlapped")["claim"].describe()[["count", "50%"]
 #
 # - **Look at `layer_confidence` before you look at layers.** Below 0.9 the assignment may be wrong; at 0.5 it is a
 #   guess.
-# - **It fails** for disordered arrangements without a lattice, for twists so small that almost all particles of the two
-#   layers coincide, and for grains of fewer than eight particles. The note in the summary says when the field holds less
-#   than a Moiré period.
-# - **A grain in the wrong layer is wrong as a whole.** Two grains of one layer that both touch a third in projection may
-#   be split by mistake. The figure of the layers shows this at once; `layer_confidence` may not.
-# - **Tilted columns of a single layer** look like two layers slightly shifted. Where two lattices are that similar, the
-#   frame is fitted with one layer and with two. The answer is one layer if most particles were found twice and a second
-#   layer explains little more. So two real layers that coincide over the whole field may be reported as one, most of all
-#   at low doses.
+# - **It fails** for disordered arrangements without a lattice, and for twists so small that almost all particles of the
+#   two layers coincide. The note in the summary says when the field holds less than a Moiré period.
+# - **A grain in the wrong layer is wrong as a whole.** At a grain boundary a group of particles may change layers. The
+#   figure of the layers shows this at once; `result.alternatives` lists the likeliest such regions.
+# - **Three layers** are named, but the shipped U-Net has two channels and misses many of their particles.
 # - **Error bars do not include mistakes of the model**: strongly defocused particles with fringes, cubes or triangles,
 #   and particles at the border are also fitted with an ellipse's profile.
 # - **A search range above half the spacing** lets tracks jump to neighbours, most of all across dropped frames.

@@ -62,8 +62,10 @@ def _make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_decompose(commands)
     _add_analyze(commands)
+    _add_export(commands)
     _add_library(commands)
     _add_train(commands)
+    _add_train_layers(commands)
     _add_remakers(commands)
     return parser
 
@@ -78,7 +80,7 @@ def _add_decompose(commands: Commands) -> None:
         epilog="""\
 writes into DIR:
   layer_1.tif    the base layer's particles alone, 0-255, (t, y, x); opens in Fiji with its scale
-  layer_2.tif    the same for the layer on top of it; black where the movie holds one layer only
+  layer_2.tif    the same for the next layer; black where the movie holds one layer only (and so on for more)
   particles.csv  one row per particle, layer and frame: position, diameter and their errors in nm
   summary.json   what was run, particle counts, spacings and twist, frames that were left out
 A run that was stopped goes on with the same command.
@@ -97,6 +99,7 @@ Layer 1 is the layer that reaches furthest; layer_confidence says how sure each 
     p.add_argument("--pixel-size", type=float, metavar="NM", help="nm per pixel; needed where the file has no scale")
     p.add_argument("--frame-time", type=float, metavar="S", help="seconds per frame; needed where the file has none")
     p.add_argument("--diameter", type=float, metavar="NM", help="rough particle diameter; estimated when not given")
+    p.add_argument("--layers", type=int, metavar="N", help="how many layers there are, 1 to 3; found when not given")
     p.add_argument("--weights", metavar="FILE", help="other network weights (.safetensors)")
     p.add_argument("--frames", metavar="A:B:STEP", help="only these frames, as in Python: 100:200, ::10")
     p.add_argument("--roi", metavar="Y0:Y1,X0:X1", help="only this part of the field of view, in pixels")
@@ -135,13 +138,12 @@ def _decompose_one(args: argparse.Namespace, path: str, out: str) -> None:
         pass  # a folder that cannot be written is refused now, not after hours
     movie = cut_movie(read_movie(path, args.pixel_size, args.frame_time), args.frames, args.roi)
     where, kept = args.scheduler or args.device, os.path.join(out, "unfinished")
-    result = decompose(
-        movie, diameter=args.diameter, weights=args.weights, device=where, progress=True, checkpoint=kept
-    )
+    known = {"diameter": args.diameter, "layers": args.layers, "weights": args.weights}
+    result = decompose(movie, **known, device=where, progress=True, checkpoint=kept)
     result.save(out)
     shutil.rmtree(kept, ignore_errors=True)
     s = result.summary
-    print(f"{s['frames']} frame(s), {s['particles']['layer_1']} + {s['particles']['layer_2']} particles -> {out}")
+    print(f"{s['frames']} frame(s), {' + '.join(map(str, s['particles'].values()))} particles -> {out}")
     print(s["note"])
 
 
@@ -194,6 +196,32 @@ def _analyze(args: argparse.Namespace) -> None:
     print(f"{', '.join(f'{name}.csv' for name in result.tables)}, report.html -> {out}")
     for name, note in result.notes.items():
         print(f"{name}: {note}")
+
+
+def _add_export(commands: Commands) -> None:
+    p = commands.add_parser(
+        "export",
+        help="particles as sites in three dimensions, for OVITO and ASE",
+        description="Write all particles as sites (x, y, z in Å; z from the layer) into an extended XYZ file.",
+    )
+    p.add_argument("folder", metavar="DIR", help="folder with particles.csv")
+    p.add_argument("--out", required=True, metavar="FILE", help="file to write, such as particles.extxyz")
+    p.add_argument("--format", default="extxyz", choices=["extxyz"], help="extxyz (default)")
+    p.add_argument("--gap", type=float, metavar="NM", help="height of a layer over the next; default: the diameter")
+    p.set_defaults(run=_export)
+
+
+def _export(args: argparse.Namespace) -> None:
+    import ase.io
+
+    from .analysis.pipeline import read_particles
+    from .decomposition.atoms import to_atoms
+
+    frames = to_atoms(read_particles(args.folder), args.gap)
+    part = f"{args.out}.part"
+    ase.io.write(part, frames, format=args.format)
+    os.replace(part, args.out)
+    print(f"{len(frames)} frame(s), {sum(map(len, frames))} particles -> {args.out}")
 
 
 def _add_library(commands: Commands) -> None:
@@ -254,6 +282,28 @@ def _train(args: argparse.Namespace) -> None:
     command = f"{command} --batch {config.batch} --seed {args.seed}"
     card = train(args.library, args.out, config, args.seed, args.device, command, args.workers)
     print(f"validation: {card['validation']}")
+
+
+def _add_train_layers(commands: Commands) -> None:
+    p = commands.add_parser(
+        "train-layers",
+        help="train the network of points that tells layers apart",
+        description="Train the network that says which particles lie in one layer, on simulated points.",
+    )
+    p.add_argument("--out", required=True, metavar="FILE", help="weights to write (.safetensors)")
+    p.add_argument("--minutes", type=float, default=85.0, help="wall time on one core (default 85)")
+    p.add_argument("--seed", type=int, default=0, help="seed of weights and points (default 0)")
+    p.add_argument("--start", metavar="FILE", help="weights to go on from")
+    p.set_defaults(run=_train_layers)
+
+
+def _train_layers(args: argparse.Namespace) -> None:
+    from .decomposition.same_layer_training import train_same_layer
+
+    command = f"moirelib train-layers --out FILE --minutes {args.minutes:g} --seed {args.seed}"
+    command += " --start FILE" if args.start else ""
+    card = train_same_layer(args.out, args.minutes, args.seed, args.start, command)
+    print(f"{card['steps']} steps -> {args.out}")
 
 
 def _add_remakers(commands: Commands) -> None:

@@ -102,9 +102,9 @@ def frame_of(points, rng, noise=10.0, contrast=0.5):
     return frame + noise * rng.standard_normal(SHAPE)
 
 
-def table_of(points, layer=1, lattice_fit=3.0, score=0.9):
-    table = pd.DataFrame({"channel": layer - 1, "layer": layer, "y": points[:, 0], "x": points[:, 1]})
-    return table.assign(score=score, lattice_fit=lattice_fit)
+def table_of(points, layer=1, score=0.9):
+    table = pd.DataFrame({"side": 3 - 2 * layer, "layer": layer, "y": points[:, 0], "x": points[:, 1]})
+    return table.assign(score=score)
 
 
 def completed(frame, table, spacing=16.0, step=complete):
@@ -135,7 +135,7 @@ def half_covered(request):
 def test_a_particle_that_was_overlooked_is_added(half_covered):
     frame, there, missing, _ = half_covered
     done = completed(frame, table_of(there[nearest(there, missing) > 1]))
-    new = done[done["channel"] == -1]
+    new = done[done["side"] == 0]
     new = new[nearest(new[["y", "x"]], there) < 5]
     assert nearest(missing, new[["y", "x"]])[0] < 1.0
     assert new["score"].min() > 0.99
@@ -181,7 +181,7 @@ def test_the_frame_speaks_against_a_false_particle_that_is_dark_enough_for_one(n
 def test_a_false_particle_in_the_open_is_removed(half_covered):
     frame, there, _, _ = half_covered
     nothing = np.array([80.0, 140.0])
-    table = pd.concat([table_of(there), table_of(nothing[None], lattice_fit=0.0)], ignore_index=True)
+    table = pd.concat([table_of(there), table_of(nothing[None])], ignore_index=True)
     done = completed(frame, table)
     assert nearest(nothing, done[["y", "x"]])[0] > 10
     assert nearest(there[np.all((there > 0) & (there < 159), axis=1)], done[["y", "x"]]).max() < 2
@@ -191,7 +191,7 @@ def test_a_particle_on_no_site_is_kept_where_the_frame_shows_it(half_covered):
     frame, there, _, _ = half_covered
     adatom = np.array([80.0, 140.0])
     frame = frame * (1 - 0.5 * (1 - disks([adatom], SHAPE)))
-    asked = pd.concat([table_of(there), table_of(adatom[None], lattice_fit=0.0, score=0.4)], ignore_index=True)
+    asked = pd.concat([table_of(there), table_of(adatom[None], score=0.4)], ignore_index=True)
     assert nearest(adatom, completed(frame, asked)[["y", "x"]])[0] < 1
     found = completed(frame, table_of(there))  # and found where the network did not see it
     assert nearest(adatom, found[["y", "x"]])[0] < 2
@@ -271,7 +271,6 @@ def test_two_that_the_frame_has_shown_are_both_kept_when_layers_are_named():
     # Known badly, the upper one is by its place none of its lattice, and would be dropped as a second find.
     upper = done.index[here & (done["layer"] == 2)]
     done.loc[upper, ["y", "x"]] = done.loc[here & (done["layer"] == 1), ["y", "x"]].to_numpy() + [1.0, -1.0]
-    done["channel"] = done["layer"] - 1
     named = [assign_layers(t, D)[0] for t in (done, done.drop(columns="shown"))]
     assert len(named[0]) == len(done)
     assert len(named[1]) == len(done) - 1

@@ -8,11 +8,10 @@ import pytest
 from hypothesis import given, strategies as st
 
 from moirelib.crystal import Lattice
-from moirelib.decomposition import Found, Imaging
+from moirelib.decomposition import Found, Imaging, SharedByFrames
 from moirelib.decomposition.all_frames import choose_shared, find_image
 from moirelib.decomposition.frame_checks import check_frame, find_doubtful
 from moirelib.decomposition.frame_results import FrameResults, read_found, write_found
-from moirelib.decomposition.layer_count import SharedByFrames
 from moirelib.movies import as_movie, cut_movie
 
 
@@ -77,7 +76,7 @@ def test_frames_with_suspiciously_few_particles_are_doubtful():
 def found(n=5):
     rng = np.random.default_rng(n)
     table = pd.DataFrame(rng.random((n, 3)), columns=["y", "x", "score"]).assign(layer=1, shown=True)
-    return Found(table, [[Lattice(12.1, 7.3)], []], Imaging(exponent=1 / 3))
+    return Found(table, [Lattice(12.1, 7.3), None], Imaging(exponent=1 / 3))
 
 
 def test_what_was_found_in_a_frame_is_kept_to_the_last_bit(tmp_path):
@@ -86,7 +85,7 @@ def test_what_was_found_in_a_frame_is_kept_to_the_last_bit(tmp_path):
     back = read_found(tmp_path / "one.npz")
     pd.testing.assert_frame_equal(back.particles, one.particles, check_exact=True)
     assert (back.lattices, back.imaging, back.why) == (one.lattices, one.imaging, "")
-    left_out = Found(pd.DataFrame(), [[], []], None, "frame 3 is black")
+    left_out = Found(pd.DataFrame(), [], None, "frame 3 is black")
     write_found(tmp_path / "two.npz", left_out)
     assert read_found(tmp_path / "two.npz").why == "frame 3 is black"
 

@@ -23,7 +23,12 @@ if not (ROOT / "constraints.txt").is_file():
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 # conda-forge's name for what the Python index calls otherwise, and the packages that stand for an extra
-CONDA_NAMES = {"torch": {"pytorch", "pytorch-cpu"}, "matplotlib": {"matplotlib-base"}, "freud-analysis": {"freud"}}
+CONDA_NAMES = {
+    "torch": {"pytorch", "pytorch-cpu"},
+    "matplotlib": {"matplotlib-base"},
+    "freud-analysis": {"freud"},
+    "igraph": {"python-igraph"},
+}
 CONDA_EXTRAS = {("dask", "distributed"): "distributed", ("rosettasciio", "hdf5"): "h5py"}
 
 

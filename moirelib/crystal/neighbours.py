@@ -1,5 +1,7 @@
 """Neighbours in a set of points: spacing, bonds, rows, bond order (chapter 9, "Order and defects")."""
 
+from collections.abc import Mapping
+
 import freud
 import numpy as np
 from numpy.typing import ArrayLike
@@ -10,6 +12,7 @@ from scipy.spatial import Delaunay, cKDTree
 REACH = 1.35  # spacings: neighbours are nearer; half-way between the first neighbours at 1 and the second at √3
 SPACING_PER_DIAMETER = 1.35  # spacing of a lattice over the particles' diameter, where nothing better is known
 LONG_EDGE = 1.3  # medians; longer edges of a triangulation run along the rim or across holes
+ENOUGH_FOR_SPACING = 7  # particles: one and its six neighbours
 OPPOSITE = 0.25  # spacings between a particle and the place opposite to a neighbour: still one row
 
 FLAT_MESSAGE = "a spacing needs at least 4 particles that do not lie on a line, got {}"
@@ -137,11 +140,26 @@ def typical_spacing(yx: np.ndarray, layer: np.ndarray, diameter: float) -> float
         return SPACING_PER_DIAMETER * diameter
 
 
-def rows_of_three(yx: np.ndarray, layer: np.ndarray, spacing: float) -> np.ndarray:
+Spacings = float | Mapping[int, float]  #: of all layers, or of each layer
+
+
+def spacing_of(spacings: Spacings, layer) -> float:
+    """The spacing of a layer."""
+    return spacings[layer] if isinstance(spacings, Mapping) else spacings
+
+
+def layer_spacings(yx: np.ndarray, layer: np.ndarray, diameter: float) -> dict[int, float]:
+    """`typical_spacing` of each layer; of all layers together where a layer is too small to show its own."""
+    usual = typical_spacing(yx, layer, diameter)
+    of = {int(k): yx[layer == k] for k in np.unique(layer)}
+    return {k: nearest_spacing(points) if len(points) >= ENOUGH_FOR_SPACING else usual for k, points in of.items()}
+
+
+def rows_of_three(yx: np.ndarray, layer: np.ndarray, spacings: Spacings) -> np.ndarray:
     """Indices (m, 3) of a neighbour, a particle and the neighbour opposite, all of one layer."""
     rows = [np.empty((0, 3), int)]
     for k in np.unique(layer):
-        mine = np.flatnonzero(layer == k)
+        mine, spacing = np.flatnonzero(layer == k), spacing_of(spacings, k)
         pairs = cKDTree(yx[mine]).query_pairs(REACH * spacing, output_type="ndarray")
         middle, end = np.r_[pairs[:, 0], pairs[:, 1]], np.r_[pairs[:, 1], pairs[:, 0]]
         opposite = 2 * yx[mine[middle]] - yx[mine[end]]

@@ -14,11 +14,10 @@ import pandas as pd
 
 from ..data import weights_path
 from ..movies.movie import Movie
-from .frame import Found
+from .frame import Found, SharedByFrames
 from .frame_checks import check_frame
 from .frame_jobs import FrameJob, Workers
 from .frame_results import FrameResults
-from .layer_count import SharedByFrames
 
 SHORT, LONG = 20, 100  # frames; shorter movies learn from one frame, longer ones from three, others from two
 
@@ -90,7 +89,7 @@ def list_jobs(movie, job, results, learnt, bar) -> Iterator[tuple[str, FrameJob,
         checked = check_frame(movie, t, before)
         before = checked.image
         if checked.image is None:
-            results.put(name, Found(pd.DataFrame(), [[], []], None, checked.why))
+            results.put(name, Found(pd.DataFrame(), [], None, checked.why))
             bar.update()
             continue
         yield name, replace(job, corner=checked.corner, shared=choose_shared(learnt, t)), checked.image

@@ -8,7 +8,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
 from skimage.feature import peak_local_max
 
-from ..crystal.neighbours import REACH
+from ..crystal.neighbours import REACH, Spacings, spacing_of
 from .particle_fit import FrameFit
 
 
@@ -22,7 +22,6 @@ class CompletionSettings:
     #: That a lattice site with 0 to 6 neighbours in its layer holds a particle, before looking.
     site_odds: tuple[float, ...] = (-6.0, -3.0, -1.5, 0.0, 1.5, 2.5, 3.0)
     off_site_odds: float = -6.0  # the same of a place that no lattice predicts
-    on_site: float = 1.0  # lattice fit (3 on a site, 0 on average) from which a particle counts as on a site
     trust: float = 0.02  # the network's score counts as a probability between this and 1 minus this: odds of 1 in 50
     doubtful: float = 3.0  # odds; particles expected less are tested: can those around them stand in for them?
     crystal: float = 0.5  # share of particles on sites from which others may be clouds
@@ -46,10 +45,11 @@ class CompletionSettings:
 ROW = 1.3  # two particles of a layer this near form a row
 VACANT = 0.6  # a site is vacant without a particle of its layer this near
 SAME_SITE = 0.35  # predictions this near are of one site
+ON_SITE = 0.25  # a particle this near to where a row goes on is on a site
 ITSELF = 0.4  # a particle this near is on the site, not beside it
 
 
-def vacant_sites(yx: np.ndarray, layer: np.ndarray, spacing: float, low, high) -> pd.DataFrame:
+def vacant_sites(yx: np.ndarray, layer: np.ndarray, spacings: Spacings, low, high) -> pd.DataFrame:
     """Places ``layer, y, x`` where a layer's lattice goes on but no particle was found.
 
     Each site is given once, at the mean of what its neighbours predict: a row of two particles goes on as far beyond
@@ -59,18 +59,16 @@ def vacant_sites(yx: np.ndarray, layer: np.ndarray, spacing: float, low, high) -
     ----------
     yx, layer : ndarray, shape (n, 2) and (n,)
         Particles and their layers.
-    spacing : float
-        Nearest-neighbour distance, in the particles' unit.
+    spacings : float or mapping of int to float
+        Nearest-neighbour distance, of each layer where they differ, in the particles' unit.
     low, high : array_like, shape (2,)
         Corners of the region to look in.
     """
     tables = [pd.DataFrame({"layer": np.empty(0, int), "y": np.empty(0), "x": np.empty(0)})]
     for k in np.unique(layer):
-        mine = yx[layer == k]
+        mine, spacing = yx[layer == k], spacing_of(spacings, k)
         tree = cKDTree(mine)
-        pairs = tree.query_pairs(ROW * spacing, output_type="ndarray")
-        one, other = mine[pairs[:, 0]], mine[pairs[:, 1]]
-        ahead = np.concatenate([2 * other - one, 2 * one - other])
+        ahead = continue_rows(mine, tree, spacing)
         ahead = ahead[np.all((ahead > low) & (ahead < high), axis=1)]
         if len(ahead) == 0:
             continue
@@ -79,6 +77,25 @@ def vacant_sites(yx: np.ndarray, layer: np.ndarray, spacing: float, low, high) -
         sites = sites[tree.query(sites)[0] > VACANT * spacing] if len(sites) else sites
         tables.append(pd.DataFrame({"layer": k, "y": sites[:, 0], "x": sites[:, 1]}))
     return pd.concat(tables, ignore_index=True)
+
+
+def continue_rows(points, tree, spacing) -> np.ndarray:
+    """Where each row of two particles goes on, at both of its ends."""
+    pairs = tree.query_pairs(ROW * spacing, output_type="ndarray")
+    one, other = points[pairs[:, 0]], points[pairs[:, 1]]
+    return np.concatenate([2 * other - one, 2 * one - other])
+
+
+def lie_on_sites(yx: np.ndarray, layer: np.ndarray, spacings: Spacings) -> np.ndarray:
+    """Which particles lie where a row of two others of their layer goes on."""
+    on_site = np.zeros(len(yx), bool)
+    for k in np.unique(layer):
+        mine = layer == k
+        tree = cKDTree(yx[mine])
+        ahead = continue_rows(yx[mine], tree, spacing_of(spacings, k))
+        if len(ahead):
+            on_site[mine] = cKDTree(ahead).query(yx[mine])[0] < ON_SITE * spacing_of(spacings, k)
+    return on_site
 
 
 def merge_near(points, reach) -> np.ndarray:
@@ -96,12 +113,17 @@ def merge_near(points, reach) -> np.ndarray:
 
 
 def site_odds(
-    sites, site_layer, yx, layer, spacing: float, settings: CompletionSettings = CompletionSettings()
+    sites,
+    site_layer,
+    yx,
+    layer,
+    spacings: Spacings,
+    settings: CompletionSettings = CompletionSettings(),
 ) -> np.ndarray:
     """Log-odds that a site holds a particle, by how many of its neighbours in its layer are there."""
     odds = np.empty(len(sites))
     for k in np.unique(site_layer):
-        tree, here = cKDTree(yx[layer == k].reshape(-1, 2)), site_layer == k
+        tree, here, spacing = cKDTree(yx[layer == k].reshape(-1, 2)), site_layer == k, spacing_of(spacings, k)
         shell = tree.query_ball_point(sites[here], REACH * spacing, return_length=True)
         itself = tree.query_ball_point(sites[here], ITSELF * spacing, return_length=True)
         odds[here] = np.array(settings.site_odds)[np.clip(shell - itself, 0, 6)]
@@ -109,25 +131,28 @@ def site_odds(
 
 
 def complete(
-    fit: FrameFit, particles: pd.DataFrame, spacing: float, settings: CompletionSettings = CompletionSettings()
+    fit: FrameFit,
+    particles: pd.DataFrame,
+    spacings: Spacings,
+    settings: CompletionSettings = CompletionSettings(),
 ) -> pd.DataFrame:
     """Decide by the frame which particles are missing and which are false.
 
-    What remains comes first, then what is new (``channel`` -1, ``score`` the posterior probability).
+    What remains comes first, then what is new (``score`` the posterior probability).
 
     Parameters
     ----------
     fit : FrameFit
         The fitted model of the frame.
     particles : pandas.DataFrame
-        Its particles, row by row, with ``layer`` and ``lattice_fit``.
-    spacing : float
-        Nearest-neighbour distance, in pixels.
+        Its particles, row by row, with ``layer``.
+    spacings : float or mapping of int to float
+        Nearest-neighbour distance, of each layer where they differ, in pixels.
     """
     s, diameter = settings, fit.model.diameter
     yx, layer = particles[["y", "x"]].to_numpy(), particles["layer"].to_numpy()
-    on_site = (particles["lattice_fit"] > s.on_site).to_numpy()
-    odds = np.where(on_site, site_odds(yx, layer, yx, layer, spacing, s), s.off_site_odds)
+    on_site, nearest = lie_on_sites(yx, layer, spacings), min(spacing_of(spacings, k) for k in layer)
+    odds = np.where(on_site, site_odds(yx, layer, yx, layer, spacings, s), s.off_site_odds)
     score = np.clip(particles["score"].to_numpy(), s.trust, 1 - s.trust)
     expected, gain = odds + np.log(score / (1 - score)), fit.evidence() - fit.oddness()
     doubtful = np.flatnonzero((expected < s.doubtful) & (expected + gain > 0))
@@ -138,9 +163,9 @@ def complete(
         gain = np.where(on_site, gain, np.minimum(gain, s.cloud_limit))
     faint = particles["depth"] < s.faint * particles["depth"].median()
     kept = particles[~(choose_worst(expected + gain, yx, s.rivals * diameter) | faint)]
-    sites = find_sites(fit, kept, spacing, s)
+    sites = find_sites(fit, kept, spacings, s)
     blobs = find_dark_blobs(fit, s)
-    sites = pd.concat([sites, blobs[nearest_distance(blobs, sites) > s.new_distance * spacing]], ignore_index=True)
+    sites = pd.concat([sites, blobs[nearest_distance(blobs, sites) > s.new_distance * nearest]], ignore_index=True)
     # Under or over another particle the test is another one: `settle_overlaps`.
     sites = sites[nearest_distance(sites, kept) > s.overlap * diameter]
     if len(sites):
@@ -163,7 +188,10 @@ def choose_worst(posterior, yx, reach) -> np.ndarray:
 
 
 def settle_overlaps(
-    fit: FrameFit, particles: pd.DataFrame, spacing: float, settings: CompletionSettings = CompletionSettings()
+    fit: FrameFit,
+    particles: pd.DataFrame,
+    spacings: Spacings,
+    settings: CompletionSettings = CompletionSettings(),
 ) -> tuple[FrameFit, pd.DataFrame]:
     """Decide between one particle and two wherever two of different layers overlap closely, or could.
 
@@ -177,10 +205,11 @@ def settle_overlaps(
     """
     s, diameter = settings, fit.model.diameter
     reach = s.overlap * diameter
-    sites = find_sites(fit, particles, spacing, s)
+    sites = find_sites(fit, particles, spacings, s)
     tested = (nearest_distance(sites, particles) < reach) & (sites["odds"] > s.least_odds)
     vacant = sites[tested].reset_index(drop=True)
-    second, first, odds = find_seconds(particles, min(s.found_overlap * spacing, reach), spacing, s)
+    nearer = min(s.found_overlap * min(spacing_of(spacings, k) for k in particles["layer"]), reach)
+    second, first, odds = find_seconds(particles, nearer, spacings, s)
     if len(vacant) + len(second) == 0:
         return fit, particles.assign(shown=False)
     single, double, asked = lay_out_answers(particles, second, first, vacant)
@@ -242,10 +271,10 @@ def lay_out_answers(particles, second, first, vacant) -> tuple[pd.DataFrame, pd.
     return single, double, asked
 
 
-def find_seconds(particles, reach, spacing, settings) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def find_seconds(particles, reach, spacings, settings) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of two particles of different layers within reach of each other, the less likely, its partner, and its odds."""
     yx, layer = particles[["y", "x"]].to_numpy(), particles["layer"].to_numpy()
-    odds = site_odds(yx, layer, yx, layer, spacing, settings)
+    odds = site_odds(yx, layer, yx, layer, spacings, settings)
     distance, nearest = cKDTree(yx).query(yx, k=2)
     distance, nearest = distance[:, 1], nearest[:, 1]
     mutual = (nearest[nearest] == np.arange(len(yx))) & (layer[nearest] != layer) & (distance < reach)
@@ -254,12 +283,12 @@ def find_seconds(particles, reach, spacing, settings) -> tuple[np.ndarray, np.nd
     return second, nearest[second], odds[second]
 
 
-def find_sites(fit, particles, spacing, settings) -> pd.DataFrame:
+def find_sites(fit, particles, spacings, settings) -> pd.DataFrame:
     """Vacant sites in and just beyond the frame, with the odds their neighbours give."""
     yx, layer = particles[["y", "x"]].to_numpy(), particles["layer"].to_numpy()
     margin = settings.border * fit.model.diameter
-    sites = vacant_sites(yx, layer, spacing, np.full(2, -0.5 - margin), np.array(fit.model.shape) - 0.5 + margin)
-    odds = site_odds(sites[["y", "x"]].to_numpy(), sites["layer"].to_numpy(), yx, layer, spacing, settings)
+    sites = vacant_sites(yx, layer, spacings, np.full(2, -0.5 - margin), np.array(fit.model.shape) - 0.5 + margin)
+    odds = site_odds(sites[["y", "x"]].to_numpy(), sites["layer"].to_numpy(), yx, layer, spacings, settings)
     return sites.assign(odds=odds)
 
 
@@ -274,7 +303,7 @@ def find_dark_blobs(fit, settings) -> pd.DataFrame:
 
 def append(particles, new) -> pd.DataFrame:
     """Particles and new ones after them."""
-    new = new.assign(channel=-1, score=1 / (1 + np.exp(-new["odds"].clip(-50, 50))))
+    new = new.assign(side=0.0, score=1 / (1 + np.exp(-new["odds"].clip(-50, 50))))
     return pd.concat([particles, new.drop(columns="odds")], ignore_index=True)
 
 

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .frame import Found, find
-from .layer_count import SharedByFrames
+from .frame import Found, SharedByFrames, find
 from .network import WORKING_DIAMETER, load_weights, predict, resample
 
 WAITING = 2  # frames that are read ahead, per worker
@@ -29,6 +28,7 @@ class FrameJob:
     polarity: float  # 1 for dark particles, -1 for bright ones
     shape: tuple[int, int]  # (y, x) of the whole frame
     working: tuple[int, int]  # the same at working sampling
+    layers: int | None = None  # where their number is given
     corner: tuple[int, int] = (0, 0)  # (y, x) of the image's first pixel in the whole frame
     shared: SharedByFrames | None = None
 
@@ -37,7 +37,8 @@ class FrameJob:
         zoom = np.array(self.working) / self.shape
         inner = tuple(max(round(n * z), 4) for n, z in zip(image.shape, zoom, strict=True))
         sampled = resample(self.polarity * image, inner)
-        found = find(sampled, predict(load_model(self.weights, self.device), sampled)[1], WORKING_DIAMETER, self.shared)
+        centers = predict(load_model(self.weights, self.device), sampled)[1]
+        found = find(sampled, centers, WORKING_DIAMETER, self.shared, self.layers)
         if image.shape == self.shape:
             return found
         for axis, name in enumerate("yx"):

@@ -64,15 +64,15 @@ def write_whole(path: Path, write) -> None:
 def write_found(path: Path, found: Found) -> None:
     """Write what was found in a frame."""
     imaging = np.array(list(asdict(found.imaging).values()) if found.imaging else [], float)
-    lattices = [(k, one.spacing, one.angle) for k, layer in enumerate(found.lattices) for one in layer]
+    lattices = [(one.spacing, one.angle) if one else (np.nan, np.nan) for one in found.lattices]
     columns = {f"column {name}": found.particles[name].to_numpy() for name in found.particles}
-    np.savez(path, imaging=imaging, lattices=np.array(lattices, float).reshape(-1, 3), why=found.why, **columns)
+    np.savez(path, imaging=imaging, lattices=np.array(lattices, float).reshape(-1, 2), why=found.why, **columns)
 
 
 def read_found(path: Path) -> Found:
     """Read what `write_found` wrote; the same to the last bit."""
     with np.load(path) as file:
         columns = {name.removeprefix("column "): file[name] for name in file.files if name.startswith("column ")}
-        lattices = [[Lattice(*row[1:].tolist()) for row in file["lattices"] if row[0] == k] for k in (0, 1)]
+        lattices = [None if np.isnan(row).any() else Lattice(*row.tolist()) for row in file["lattices"]]
         imaging = Imaging(*file["imaging"].tolist()) if len(file["imaging"]) else None
         return Found(pd.DataFrame(columns), lattices, imaging, str(file["why"]))

@@ -1,178 +1,181 @@
-"""Decide which layer every particle belongs to, and say how sure that is.
+"""Decide which layer every particle belongs to, and say how sure that is (chapter 7, "Particles").
 
-A points problem: lattices are found in all particles together, contiguous grains on them, and layers from how the
-grains lie over each other; then every particle weighs its evidence. In movies, tracks vote.
-Explained in chapter 7, "Particles".
+A points problem: a network says of each two particles whether they lie in one layer, and the graph of these log-odds is
+cut into layers. In movies, tracks vote.
 """
 
-from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
+from scipy import sparse
 from scipy.spatial import cKDTree
-from scipy.special import expit, logit
+from scipy.special import expit
 
+from ..crystal.fourier import find_strongest
 from ..crystal.lattice import Lattice
-from .layer_evidence import Evidence, Surroundings, weigh_grains, weigh_lattices
-from .overlapping_grains import Grain, add_loose_layer, assign_grains, find_overlapping_grains, join_similar_grains
+from ..crystal.matching import pair_mutually_nearest
+from ..crystal.neighbours import extent, typical_spacing
+from .layer_cut import cut, find_alternatives
+from .same_layer import load_same_layer, weigh_pairs
 
 DOUBLE_REACH = 0.5  # diameters (geometry): half-transparent particles of one layer touch, they do not overlap by half
+ONE_FIND = 0.2  # diameters; finds in two channels nearer to each other are one particle, until the frame shows two
+FEWEST = 8  # particles; fewer show no layers
+SHOWN = -100.0  # log-odds that two particles that the frame shows upon each other lie in one layer: never
+#: Share of the particles around which the network sees another layer, from which there is one.
+SMALLEST_LAYER = 0.12
+TEMPERATURE = 8.0  # log-odds of pairs that count as one: pairs of one particle share their errors
+REGION_TEMPERATURE = 30.0  # the same for all pairs between a region and the rest
+LEAST_DOUBT = 0.02  # that two layers change places in a region, from which the region is named
+CEILING = 0.999  # highest confidence: one grain in a few hundred is in the wrong layer
+
+
+def merge_finds(detections: pd.DataFrame, diameter: float) -> pd.DataFrame:
+    """One row for each particle that the network found, whatever the channel.
+
+    Parameters
+    ----------
+    detections : pandas.DataFrame
+        From `locate`: ``channel`` (0 or 1), ``y, x`` (px), ``score``.
+    diameter : float
+        Typical particle diameter, in pixels.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``y, x, score``, and ``side``: 1 for a find in the first channel, -1 in the second, 0 for equally high peaks in
+        both.
+    """
+    channel, yx = detections["channel"].to_numpy(), detections[["y", "x"]].to_numpy()
+    first, second = np.flatnonzero(channel == 0), np.flatnonzero(channel != 0)
+    i, j = pair_mutually_nearest(yx[first], yx[second], ONE_FIND * diameter)
+    i, j = first[i], second[j]
+    table = detections.drop(columns="channel").assign(side=np.where(channel == 0, 1.0, -1.0))
+    one, other = detections["score"].to_numpy()[i], detections["score"].to_numpy()[j]
+    share = one / (one + other)
+    middle = share[:, None] * yx[i] + (1 - share)[:, None] * yx[j]
+    merged = np.column_stack([middle, np.maximum(one, other), 2 * share - 1])
+    table.loc[table.index[i], ["y", "x", "score", "side"]] = merged
+    return table.drop(table.index[j]).reset_index(drop=True)
 
 
 def assign_layers(
-    particles: pd.DataFrame, diameter: float, evidence: Evidence | None = None, layers: int | None = None
-) -> tuple[pd.DataFrame, list[list[Lattice]]]:
+    particles: pd.DataFrame, diameter: float, layers: int | None = None
+) -> tuple[pd.DataFrame, list[Lattice | None]]:
     """Decide which layer every particle belongs to; layer 1 is the one that reaches furthest.
-
-    The network separates the layers locally, but its two channels may change places from region to region. Lattices do
-    not: they are found in all particles together, and contiguous grains on them. Grains that overlap in projection go
-    to different layers, grains that only meet go to the same one. Then four kinds of evidence decide for each particle:
-    its fit to each grain's lattice around it, the grains of its neighbours, their channels, and neighbours that are too
-    near to be in the same layer. Small fields, and twists whose Moiré period is longer than the field, leave less; see
-    `moirelib.decomposition.twist_note`.
 
     Parameters
     ----------
     particles : pandas.DataFrame
-        ``channel`` (0 or 1), ``y, x, score``; ``diameter`` of each particle where it was fitted; ``shown`` (bool) of
-        particles that lie upon another one where the fit to the frame has shown two.
+        From `locate`, or ``y, x, score`` and what is known of ``side`` (see `merge_finds`), ``diameter``, and
+        ``shown`` (bool) of particles that lie upon another one where the fit to the frame has shown two.
     diameter : float
         Typical particle diameter, in the unit of ``y, x``.
-    evidence : Evidence, optional
-        Weights of the evidence.
     layers : int, optional
-        How many layers there are, 1 or 2, where that is known or to be tried; open by default.
+        How many layers there are, where that is known; found by default.
 
     Returns
     -------
     particles : pandas.DataFrame
-        With ``layer`` (1 or 2), ``grain`` (-1 where none), ``layer_confidence`` (probability that the layer is right;
-        0.5 is a guess) and ``lattice_fit`` (3 on a site of its grain, 0 on average); a particle found twice in one
-        layer is kept once.
-    lattices : list of list of Lattice
-        The lattices of layer 1 and of layer 2, largest grain first.
+        With ``layer`` (from 1) and ``layer_confidence`` (probability that the layer is right; 0.5 of two is a guess);
+        ``region`` (0: none), ``other_layer`` and ``region_doubt`` of regions where two layers may change places; a
+        particle found twice in one layer is kept once.
+    lattices : list of Lattice or None
+        The largest lattice of each layer.
     """
-    evidence = Evidence() if evidence is None else evidence
-    if len(particles) < evidence.grains.fewest:
-        return assign_by_channel(particles), [[], []]
-    around = Surroundings(particles, diameter, evidence, two_layers_known=layers == 2)
-    grains = find_overlapping_grains(around)
-    if not grains:
-        return assign_by_channel(particles), [[], []]
-    layer = np.zeros(len(grains), int) if layers == 1 else assign_grains(grains, around)
-    grains, layer = join_similar_grains(grains, layer, around)
-    if layers != 1 and not layer.any():
-        grains, layer = add_loose_layer(grains, around)
-    if not layer.any():
-        table = tabulate_one_layer(particles, grains, around)
-    else:
-        posterior = weigh_evidence(grains, layer, around)
-        if around.measure_extent(posterior.layer == 1) > around.measure_extent(posterior.layer == 0):
-            layer, posterior = 1 - layer, replace(posterior, probability=posterior.probability[:, ::-1])
-        table = tabulate_two_layers(particles, posterior, around)
-    by_size = np.argsort([-grain.members.sum() for grain in grains], kind="stable")
-    lattices = [[grains[g].lattice for g in by_size if layer[g] == k and grains[g].lattice] for k in (0, 1)]
-    return drop_doubles(table, diameter), lattices
+    if "channel" in particles:
+        particles = merge_finds(particles, diameter)
+    if len(particles) < FEWEST:
+        side = particles["side"].to_numpy() if "side" in particles else np.ones(len(particles))
+        table = particles.assign(layer=np.where(side * np.sign(side.sum() or 1) >= 0, 1, 2), layer_confidence=0.5)
+        table = table.assign(region=0, other_layer=table["layer"], region_doubt=0.0)
+        return table, [None] * int(table["layer"].max() if len(table) else 1)
+    yx = particles[["y", "x"]].to_numpy(float)
+    graph, counts = draw_graph(particles, diameter)
+    layers = count_layers(counts) if layers is None else layers
+    named = cut(graph, layers, np.random.default_rng(0)).layer
+    judged = judge_names(graph, named, layers)
+    spacing = typical_spacing(yx, named, diameter)
+    order = np.argsort([-extent(yx[named == k], spacing) for k in range(layers)], kind="stable")
+    number = np.argsort(order) + 1
+    judged = judged.assign(layer=number[named], other_layer=number[judged["other_layer"]])
+    table = drop_doubles(particles.assign(**judged), diameter)
+    places = [table.loc[table["layer"] == k, ["y", "x"]].to_numpy(float) for k in range(1, layers + 1)]
+    return table, [find_main_lattice(place, diameter) for place in places]
 
 
-def assign_by_channel(particles) -> pd.DataFrame:
-    """Layers of too few particles for a lattice: their channels, with the confidence of a guess."""
-    count = particles["channel"].value_counts()
-    first = count.index[0] if len(count) else 0
-    table = particles.assign(layer=np.where(particles["channel"] == first, 1, 2), grain=-1)
-    return table.assign(layer_confidence=0.5, lattice_fit=0.0).reset_index(drop=True)
+@lru_cache(maxsize=1)
+def load_model():
+    """The network of points, read once."""
+    return load_same_layer()
 
 
-@dataclass(frozen=True)
-class Posterior:
-    """What all evidence together says about each particle."""
+def draw_graph(particles, diameter) -> tuple[sparse.csr_matrix, np.ndarray]:
+    """Log-odds (n, n) that two particles lie in one layer, and probability (n, 3) of 1, 2, 3 layers around each."""
+    yx = particles[["y", "x"]].to_numpy(float)
+    sizes = particles.get("diameter", pd.Series(np.nan, particles.index)).to_numpy(float)
+    usual = np.nanmedian(sizes) if np.isfinite(sizes).any() else diameter
+    side = particles.get("side", pd.Series(0.0, particles.index)).to_numpy(float)
+    graph, counts = weigh_pairs(load_model(), yx / diameter, np.nan_to_num(sizes / usual, nan=1.0), side)
+    shown = particles["shown"].eq(True).to_numpy() if "shown" in particles else np.zeros(len(yx), bool)
+    i, j = cKDTree(yx).query_pairs(DOUBLE_REACH * diameter, output_type="ndarray").T
+    two = shown[i] & shown[j]
+    against = sparse.csr_matrix((np.full(two.sum(), SHOWN), (i[two], j[two])), graph.shape)
+    return graph + against + against.T, counts
 
-    probability: np.ndarray  # (n, 2) of either layer
-    grain: np.ndarray  # (n,) the likeliest
-    fit: np.ndarray  # (n,) to that grain's lattice
-    odds: np.ndarray  # (n,) of sitting on a site of that grain here, against lying anywhere
 
-    @property
-    def layer(self) -> np.ndarray:
-        """The likelier layer (0 or 1)."""
-        return self.probability.argmax(axis=1)
+def count_layers(counts: np.ndarray) -> int:
+    """How many layers a frame shows, from the probability (n, 3) of 1, 2 and 3 layers around each particle."""
+    beyond = counts[:, ::-1].cumsum(axis=1)[:, ::-1].mean(axis=0)
+    return int(np.flatnonzero(beyond > SMALLEST_LAYER).max()) + 1
 
 
-def weigh_evidence(grains: list[Grain], layer: np.ndarray, around: Surroundings, rounds: int = 10) -> Posterior:
-    """Weigh all evidence on every particle until it agrees with its neighbours (mean field)."""
-    lattices = [grain.lattice for grain in grains]
-    members = np.stack([grain.members for grain in grains], axis=1)
-    layers = np.stack([layer == 0, layer == 1], axis=1).astype(float)
-    probability = members @ layers
-    messages = np.zeros((2, len(around.crowded_pairs)))
-    for _ in range(rounds):
-        before = probability
-        odds, fit = weigh_lattices(members, lattices, around)
-        here = weigh_grains(members, around) * odds  # (n, grains)
-        in_layer = here @ layers + 1e-12
-        log_odds = np.log(in_layer[:, 0] / in_layer[:, 1]) + weigh_channels(probability, around)
-        log_odds, messages = exclude_pairs(log_odds, messages, around.crowded_pairs, around.crowded_odds)
-        probability = np.stack([expit(log_odds), expit(-log_odds)], axis=1)
-        posterior = here / (in_layer @ layers.T) * (probability @ layers.T)
-        # Particles that sit on no site do not count for the lattices.
-        members = posterior * (1 - around.evidence.off_lattice / odds)
-        if np.abs(probability - before).max() < around.evidence.converged:
+def judge_names(graph, named: np.ndarray, layers: int) -> pd.DataFrame:
+    """Probability that each particle is in the right layer, and the regions that could be named the other way.
+
+    Columns ``layer_confidence``, ``region`` (0: none), ``other_layer`` (from 0) and ``region_doubt``, the probability
+    that the two layers change places there.
+    """
+    n = len(named)
+    table = pd.DataFrame({"layer_confidence": np.full(n, CEILING), "region": 0, "other_layer": named})
+    table["region_doubt"] = 0.0
+    if layers == 1:
+        return table
+    pull = graph @ np.eye(layers)[named]
+    own = pull[np.arange(n), named]
+    pull[np.arange(n), named] = -np.inf
+    confidence = expit((own - pull.max(axis=1)) / TEMPERATURE)
+    for alternative in find_alternatives(graph, named):
+        doubt = expit(-alternative.cost / REGION_TEMPERATURE)
+        if doubt < LEAST_DOUBT:
             break
-    grain = (posterior * layers.T[probability.argmax(axis=1)]).argmax(axis=1)  # the likeliest of the likelier layer
-    rows = np.arange(around.count)
-    return Posterior(probability, grain, fit[rows, grain], here[rows, grain])
+        region = alternative.region
+        if not table.loc[region, "region"].any():
+            a, b = alternative.layers
+            table.loc[region, "region"] = table["region"].max() + 1
+            table.loc[region, "other_layer"] = a + b - named[region]
+            table.loc[region, "region_doubt"] = doubt
+            confidence[region] = (1 - doubt) * confidence[region] + doubt * (1 - confidence[region])
+    return table.assign(layer_confidence=np.clip(confidence, 1 / layers, CEILING))
 
 
-def weigh_channels(probability, around) -> np.ndarray:
-    """Log-odds of the first layer from the channels of the particles around and the layers they are in."""
-    sign, evidence = around.channel_sign, around.evidence
-    agreement = around.grain_weights @ (sign * (probability[:, 0] - probability[:, 1]))
-    agreement = agreement / (around.grain_weight_sum + evidence.channel_doubt)
-    return sign * 2 * np.arctanh(evidence.channel * agreement)
+CHANCE = 12.0  # minus the logarithm of the probability that random points pass for a lattice
+TRIALS = 1.5  # independent lattices that random points offer, per squared spacing of the field
+SEARCHED = 0.85, 1.18  # spacings over the usual distance of nearest neighbours
 
 
-def exclude_pairs(log_odds, messages, pairs, strength, rounds: int = 5) -> tuple[np.ndarray, np.ndarray]:
-    """Log-odds of the first layer, given pairs (k, 2) that are unlikely to be in one layer (belief propagation).
-
-    ``strength`` (k,) is the log-odds against one layer. Messages (2, k) go both ways along every pair, damped; those of
-    the last call are the start of the next.
-    """
-    (i, j), n, against = pairs.T, len(log_odds), -np.tanh(strength / 2)
-    for _ in range(rounds):
-        total = log_odds + np.bincount(i, messages[0], n) + np.bincount(j, messages[1], n)
-        back = np.stack([total[j] - messages[1], total[i] - messages[0]])
-        messages = 0.5 * messages + np.arctanh(against * np.tanh(np.clip(back, -30, 30) / 2))
-    return log_odds + np.bincount(i, messages[0], n) + np.bincount(j, messages[1], n), messages
-
-
-def tabulate_two_layers(particles, posterior: Posterior, around: Surroundings) -> pd.DataFrame:
-    """The table of two layers, without the second finds of particles that were found twice."""
-    evidence = around.evidence
-    log_odds = np.abs(logit(np.clip(posterior.probability[:, 0], 1e-9, 1 - 1e-9)))
-    confidence = np.minimum(expit(evidence.head_start + log_odds / evidence.temperature), evidence.ceiling)
-    table = particles.assign(
-        layer=posterior.layer + 1, grain=posterior.grain, lattice_fit=posterior.fit, layer_confidence=confidence
-    )
-    first, second = around.double_finds.T
-    poorer = np.where(posterior.odds[first] < posterior.odds[second], first, second)
-    return table.drop(table.index[poorer[~judge_doubles(evidence.double_odds * posterior.odds[poorer])]])
-
-
-def judge_doubles(odds) -> np.ndarray:
-    """Which double finds are two particles, one in each layer; their share is learnt from all of them."""
-    share = 0.5
-    for _ in range(10):
-        real = share * odds / (share * odds + 1 - share)
-        share = (real.sum() + 1) / (len(odds) + 2)
-    return real > 0.5 if len(odds) else np.empty(0, bool)
-
-
-def tabulate_one_layer(particles, grains: list[Grain], around: Surroundings) -> pd.DataFrame:
-    """The table of a single layer; where particles lie too near to others there might be two."""
-    crowded = np.bincount(around.crowded_pairs.ravel(), minlength=around.count) > 0
-    fits = np.stack([around.fit(grain.members, grain.lattice) for grain in grains], axis=1)
-    confidence = np.where(crowded, around.evidence.crowded_confidence, around.evidence.ceiling)
-    return particles.assign(layer=1, grain=fits.argmax(1), layer_confidence=confidence, lattice_fit=fits.max(1))
+def find_main_lattice(points: np.ndarray, diameter: float) -> Lattice | None:
+    """The strongest lattice of a layer's particles; None where they show none."""
+    if len(points) < FEWEST:
+        return None
+    spacing = typical_spacing(points, np.zeros(len(points)), diameter)
+    low, high = (factor * spacing for factor in SEARCHED)
+    lattice, strength = find_strongest(points, np.ones(len(points)), low, high)
+    # In random points the mean strength of three peaks exceeds s with a probability of about exp(-3 s), at each of the
+    # places that are searched.
+    field = np.ptp(points, axis=0).max() / spacing
+    return lattice if strength > (np.log(TRIALS * field**2) + CHANCE) / 3 else None
 
 
 def drop_doubles(table, diameter) -> pd.DataFrame:

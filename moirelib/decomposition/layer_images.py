@@ -5,8 +5,8 @@ import numpy as np
 import pandas as pd
 
 
-def draw_layers(particles: pd.DataFrame, working, shape) -> da.Array:
-    """Layer movies (t, 2, y, x), each image drawn when it is looked at; parameters as for `render_layer`."""
+def draw_layers(particles: pd.DataFrame, working, shape, layers: int) -> da.Array:
+    """Layer movies (t, layers, y, x), each image drawn when it is looked at; parameters as for `render_layer`."""
     tables = dict(list(particles.groupby(["frame", "layer"])))
     empty = particles.iloc[:0]
 
@@ -14,7 +14,7 @@ def draw_layers(particles: pd.DataFrame, working, shape) -> da.Array:
         t, k = block_id[:2]
         return render_layer(tables.get((t, k + 1), empty), working, shape[1:])[None, None]
 
-    return da.map_blocks(draw_block, chunks=((1,) * shape[0], (1, 1), (shape[1],), (shape[2],)), dtype=np.uint8)
+    return da.map_blocks(draw_block, chunks=((1,) * shape[0], (1,) * layers, (shape[1],), (shape[2],)), dtype=np.uint8)
 
 
 def render_layer(particles: pd.DataFrame, working, shape) -> np.ndarray:

@@ -2,26 +2,28 @@
 
 import numpy as np
 import pandas as pd
+from scipy.optimize import linear_sum_assignment
 from scipy.spatial import cKDTree
-from scipy.special import expit, logit
+from scipy.special import softmax
 
 from ..crystal.matching import pair_mutually_nearest
 from ..crystal.motion import Motion
 from ..crystal.neighbours import SPACING_PER_DIAMETER, extent, to_complex, to_points
 from ..tracking import link_places
-from .layer_assignment import DOUBLE_REACH, drop_doubles, exclude_pairs
-from .layer_evidence import Evidence
+from .layer_assignment import CEILING, DOUBLE_REACH, drop_doubles
 
 LAYER_STEP = 0.15  # diameters that a change of layer counts in tracks; by hand: less than `LONGEST_STEP`
 LONGEST_STEP = 0.25  # diameters; longest step of a track from frame to frame, motion taken off; by hand
 MEMORY = 2  # frames for which a particle may be missed and still keep its track; by hand
 NARROWING = 0.8  # factor by which steps are made shorter where particles are crowded; by hand
 SAME_PARTICLE = 0.5  # diameters (geometry): a particle further away may be another one
+TOUCHING = 6.0  # log-odds against one layer, by hand; tracks that came closer than half a diameter
+ROUNDS = 30  # of belief propagation; later ones hardly change anything
 
 
 def vote(
     tables: list[pd.DataFrame], diameter: float, motion: list[Motion] | None = None
-) -> tuple[list[pd.DataFrame], list[bool]]:
+) -> tuple[list[pd.DataFrame], list[np.ndarray]]:
     """Make the layers of a movie's frames consistent: align the layers' names, then let each particle's track vote.
 
     Particles are followed whatever their layer; the layer only keeps apart particles at one place. Frames share their
@@ -41,54 +43,66 @@ def vote(
     -------
     tables : list of pandas.DataFrame
         The same rows with ``layer`` and ``layer_confidence`` of the whole track; layer 1 reaches furthest over all
-        frames. ``grain`` is -1 where the track has another layer than the frame. Of two particles closer than half a
-        diameter in one layer the better is kept.
-    exchanged : list of bool
-        Frames whose layers exchanged their names; their lattices change places too.
+        frames. Of two particles closer than half a diameter in one layer the better is kept.
+    names : list of ndarray of int
+        Of each frame: which of its layers (from 0) became layer 1, 2 and so on.
     """
     motion = [Motion()] * len(tables) if motion is None else motion
-    tables, exchanged = align_names(tables, diameter, motion)
-    lengths = [len(table) for table in tables]
-    if sum(lengths) == 0:
-        return tables, exchanged
+    tables, names = align_names(tables, diameter, motion)
+    lengths, layers = [len(table) for table in tables], len(names[0]) if names else 0
+    if sum(lengths) == 0 or layers == 1:
+        return tables, names
     movie = pd.concat([table.assign(frame=t) for t, table in enumerate(tables)], ignore_index=True)
     track = follow_particles(movie, diameter, motion)
-    size = np.bincount(track)
-    total = np.bincount(track, read_log_odds(movie)) * 2 / (size + 1)
-    log_odds = keep_apart(total, track, movie, diameter)[track]
-    layer = np.where(log_odds == 0, movie["layer"], np.where(log_odds > 0, 1, 2))
-    confidence = np.minimum(expit(np.abs(log_odds)), max(Evidence.ceiling, movie["layer_confidence"].max()))
-    if "grain" in movie:
-        movie["grain"] = movie["grain"].where(layer == movie["layer"], -1)
-    movie = movie.assign(layer=layer, layer_confidence=confidence)
+    votes, size = np.zeros((track.max() + 1, layers)), np.bincount(track)
+    np.add.at(votes, track, read_log_probability(movie, layers))
+    votes = keep_apart(votes * (2 / (size + 1))[:, None], track, movie, diameter)[track]
+    votes[np.arange(len(movie)), movie["layer"] - 1] += 1e-9  # where all is alike the layer stays
+    movie = movie.assign(layer=votes.argmax(axis=1) + 1, layer_confidence=read_confidence(votes, movie))
     ends = np.cumsum(lengths)
     voted = [movie.iloc[e - n : e].drop(columns="frame") for n, e in zip(lengths, ends, strict=True)]
-    return [drop_doubles(frame, diameter) for frame in voted], exchanged
+    return [drop_doubles(frame, diameter) for frame in voted], names
 
 
-def read_log_odds(table) -> np.ndarray:
-    """Log-odds of layer 1, from layer and confidence."""
-    confidence = np.clip(table["layer_confidence"].to_numpy(float), 0.5, Evidence.ceiling)
-    return np.where(table["layer"] == 1, 1.0, -1.0) * logit(confidence)
+def read_confidence(votes, movie) -> np.ndarray:
+    """Probability of the likeliest layer."""
+    return np.minimum(softmax(votes, axis=1).max(axis=1), max(CEILING, movie["layer_confidence"].max()))
 
 
-def align_names(tables, diameter, motion) -> tuple[list[pd.DataFrame], list[bool]]:
-    """Exchange layer names in frames where most particles change their layer; layer 1 reaches furthest overall."""
-    tables, exchanged, before = list(tables), [False] * len(tables), None
+def read_log_probability(table, layers: int) -> np.ndarray:
+    """Logarithm of the probability (n, layers) of each layer, from layer and confidence."""
+    confidence = np.clip(table["layer_confidence"].to_numpy(float), 1 / layers, CEILING)
+    others = (1 - confidence) / max(layers - 1, 1)
+    named = table["layer"].to_numpy()[:, None] == np.arange(1, layers + 1)
+    return np.log(np.where(named, confidence[:, None], np.maximum(others, 1e-12)[:, None]))
+
+
+def align_names(tables, diameter, motion) -> tuple[list[pd.DataFrame], list[np.ndarray]]:
+    """Give layers the names that most of their particles had in the frame before; layer 1 reaches furthest overall."""
+    layers = int(max((table["layer"].max() for table in tables if len(table)), default=1))
+    names, before = [np.arange(layers) for _ in tables], None  # names[t][new name] = name in the frame
     still = [motion[t].inverse().apply(table[["y", "x"]].to_numpy()) for t, table in enumerate(tables)]
+    tables = list(tables)
     for t, table in enumerate(tables):
         if len(table) == 0:
             continue
         if before is not None:
             i, j = pair_mutually_nearest(still[before], still[t], SAME_PARTICLE * diameter)
-            exchanged[t] = bool(np.sum(read_log_odds(tables[before])[i] * read_log_odds(table)[j]) < 0)
-        tables[t], before = table.assign(layer=3 - table["layer"]) if exchanged[t] else table, t
+            probability = [np.exp(read_log_probability(tables[k], layers)) for k in (before, t)]
+            names[t] = linear_sum_assignment(-probability[0][i].T @ probability[1][j])[1]
+        tables[t], before = rename(table, names[t]), t
     spacing = SPACING_PER_DIAMETER * diameter
-    reach = [sum(extent(t.loc[t["layer"] == k, ["y", "x"]].to_numpy(), spacing) for t in tables) for k in (1, 2)]
-    if reach[1] > reach[0]:
-        tables = [table.assign(layer=3 - table["layer"]) for table in tables]
-        exchanged = [not e for e in exchanged]
-    return tables, exchanged
+    places = [[t.loc[t["layer"] == k, ["y", "x"]].to_numpy() for t in tables] for k in range(1, layers + 1)]
+    reach = [sum(extent(yx, spacing) for yx in of_layer) for of_layer in places]
+    order = np.argsort(-np.array(reach), kind="stable")
+    return [rename(table, order) for table in tables], [name[order] for name in names]
+
+
+def rename(table: pd.DataFrame, name: np.ndarray) -> pd.DataFrame:
+    """The table with layer ``name[k] + 1`` called k + 1."""
+    number = np.argsort(name) + 1
+    columns = [column for column in ("layer", "other_layer") if column in table]
+    return table.assign(**{column: number[table[column] - 1] for column in columns})
 
 
 def follow_particles(movie, diameter, motion) -> np.ndarray:
@@ -100,12 +114,25 @@ def follow_particles(movie, diameter, motion) -> np.ndarray:
     return link_places(place, LONGEST_STEP * diameter, MEMORY, step=NARROWING).sort_index().to_numpy()
 
 
-def keep_apart(log_odds, track, movie, diameter) -> np.ndarray:
-    """Log-odds of tracks, given that tracks closer than half a diameter in any frame are in different layers."""
+def keep_apart(votes, track, movie, diameter) -> np.ndarray:
+    """Votes (tracks, layers), given that tracks closer than half a diameter in any frame are in different layers.
+
+    Belief propagation, damped: each track tells those that it met which layers they are not in.
+    """
     yx, near = movie[["y", "x"]].to_numpy(), []
     for rows in movie.groupby("frame").indices.values():
         pairs = cKDTree(yx[rows]).query_pairs(DOUBLE_REACH * diameter, output_type="ndarray")
         near.append(np.sort(track[rows[pairs]], axis=1))
     met = np.unique(np.concatenate(near), axis=0)
     met = met[met[:, 0] != met[:, 1]]
-    return exclude_pairs(log_odds, np.zeros((2, len(met))), met, np.full(len(met), Evidence.touching), rounds=30)[0]
+    to, of = np.concatenate([met, met[:, ::-1]]).T
+    back = np.r_[len(met) : 2 * len(met), : len(met)]  # the same pair, the other way
+    messages, share = np.zeros((len(to), votes.shape[1])), 1 - np.exp(-TOUCHING)
+    for _ in range(ROUNDS):
+        total = votes.copy()
+        np.add.at(total, to, messages)
+        told = softmax(total[of] - messages[back], axis=1)
+        messages = 0.5 * messages + 0.5 * np.log1p(-share * told)
+    total = votes.copy()
+    np.add.at(total, to, messages)
+    return total

@@ -53,7 +53,7 @@ def take_motion_off(tables, motion: MovieMotion, diameter: float, shape) -> list
     Layers slide on each other: each layer's own steps are looked for near those of the specimen.
     """
     tables = [table.assign(y_still=table["y"], x_still=table["x"]) for table in tables]
-    for layer in (1, 2):
+    for layer in sorted(set().union(*(table["layer"] for table in tables))):
         mine = [(table["layer"] == layer).to_numpy() for table in tables]
         places = [table.loc[rows, ["y", "x"]].to_numpy() for table, rows in zip(tables, mine, strict=True)]
         steps, _ = follow_steps(places, motion.spacing, shape, motion.steps)

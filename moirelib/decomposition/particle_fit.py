@@ -12,7 +12,7 @@ from scipy import sparse
 from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
 
-from ..crystal.neighbours import rows_of_three, typical_spacing
+from ..crystal.neighbours import layer_spacings, rows_of_three
 from .gauss_newton import GENTLE, fit_particles, fit_shared, solve_step
 from .image_model import ImageModel, Prediction, sparse_rows
 from .particle_prior import BEND, MAD_TO_STD, ParticlePrior
@@ -131,13 +131,13 @@ class FrameFit:
     def _measure_rows(self, particles):
         """Rows of three within each layer, and the scatter of their middles, in pixels."""
         yx, layer = particles[["y", "x"]].to_numpy(), particles["layer"].to_numpy()
-        spacing = typical_spacing(yx, layer, self.model.diameter)
-        rows, (free, error) = rows_of_three(yx, layer, spacing), self._locate_without_rows()
+        spacings = layer_spacings(yx, layer, self.model.diameter)
+        rows, (free, error) = rows_of_three(yx, layer, spacings), self._locate_without_rows()
         bend = free[rows[:, 0]] + free[rows[:, 2]] - 2 * free[rows[:, 1]]
         noise = np.sqrt((error[rows] ** 2) @ np.square(BEND))
         std = np.ones(len(rows))
         for k in np.unique(layer):
-            mine = layer[rows[:, 1]] == k
+            mine, spacing = layer[rows[:, 1]] == k, spacings[k]
             # Well located particles show best how regular the crystal is.
             sure = mine & np.all(error[rows] < WELL_SEEN * spacing, axis=1)
             shown = sure if sure.sum() > ENOUGH_SEEN else mine

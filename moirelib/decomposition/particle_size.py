@@ -26,7 +26,7 @@ class SizeSearch:
     view: int = 224  # working pixels; side of the part of a frame that is looked at: some ten spacings
     background: float = 1.4  # working diameters; slower changes of what the network finds do not count
     smoothing: float = 1.0  # working pixels, of the frame
-    fewest: int = 8  # particles of a lattice
+    fewest: int = 8  # particles of a lattice; fewer count as so many at random
     corrections: int = 2  # by the size of what the network finds
     correction: tuple[float, float] = (0.7, 1.4)  # limits of each
     worse: float = 0.5  # a corrected diameter that suits less than this much as well is refused
@@ -115,8 +115,9 @@ def crop_middle(frame, diameter) -> np.ndarray:
 def measure_fit(frame, model, diameter) -> float:
     """How well a diameter suits a frame; negative where the particles are bright.
 
-    Significance (Fisher's z) of the correlation between what the network finds and the frame's darkness, times the
-    root of the strength of the lattice that the particles form.
+    The product of three numbers that do not depend on how much of the frame is looked at: the correlation between what
+    the network finds and the frame's darkness (Fisher's z), how sure the network is of its finds, and how much of a
+    perfect lattice they form (root of the structure factor per particle).
     """
     image = crop_middle(frame, diameter)
     masks, centers = predict(model, image)
@@ -124,9 +125,13 @@ def measure_fit(frame, model, diameter) -> float:
     found = found - gaussian_filter(found, SEARCH.background * WORKING_DIAMETER)
     dark = -normalize(gaussian_filter(image, SEARCH.smoothing))
     correlation = np.mean(found * dark) / np.sqrt(np.mean(found**2) * np.mean(dark**2) + 1e-12)
-    points = locate(centers, WORKING_DIAMETER)[["y", "x"]].to_numpy()
-    strength = find_lattice(points, SPACING_PER_DIAMETER * WORKING_DIAMETER)[1] if len(points) >= SEARCH.fewest else 1.0
-    return float(np.arctanh(np.clip(correlation, -0.9999, 0.9999)) * np.sqrt(image.size * strength))
+    finds = locate(centers, WORKING_DIAMETER)
+    if len(finds) == 0:
+        return 0.0
+    points, order = finds[["y", "x"]].to_numpy(), 1 / SEARCH.fewest
+    if len(points) >= SEARCH.fewest:
+        order = find_lattice(points, SPACING_PER_DIAMETER * WORKING_DIAMETER)[1] / len(points)
+    return float(np.arctanh(np.clip(correlation, -0.9999, 0.9999)) * finds["score"].mean() * np.sqrt(order))
 
 
 def measure_diameter(masks, centers) -> float | None:

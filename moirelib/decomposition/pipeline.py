@@ -22,7 +22,8 @@ from .layer_voting import vote
 from .movie_motion import MovieMotion, measure_motion, take_motion_off
 from .network import WORKING_DIAMETER, load_weights
 from .particle_size import check_diameter, check_pixel_size, estimate_size_and_polarity, find_working_shape
-from .summary import describe_frames, keep_going, summarize
+from .same_layer import MOST_LAYERS
+from .summary import describe_doubts, describe_frames, keep_going, summarize
 
 #: Columns of the particle table, in the order of ``particles.csv``.
 COLUMNS = (
@@ -36,11 +37,16 @@ class Decomposition:
 
     Attributes
     ----------
-    layers : dask.array.Array, shape (t, 2, y, x), uint8
-        Covered fraction of every pixel by the particles of layers 1 and 2, 0 to 255; drawn where it is looked at.
+    layers : dask.array.Array, shape (t, layers, y, x), uint8
+        Covered fraction of every pixel by the particles of layers 1, 2 ..., 0 to 255; drawn where it is looked at. Two
+        layers at least, of which the second may be empty.
     particles : pandas.DataFrame
         One row per particle, layer and frame; lengths in nm, ``y`` and ``x`` in pixels; ``particle``, the number of its
         track, is -1 where it has none, and empty in ``particles.csv``.
+    alternatives : pandas.DataFrame
+        Regions of frames in which two layers may have changed places, the likeliest first: ``frame``, ``layers``,
+        ``probability``, ``particles`` (how many), ``y_nm, x_nm`` of their middle, and ``rows``, which of ``particles``
+        they are, with the layers ``other_layers`` that they would have.
     summary : dict
         What was run and what came out, as in ``summary.json``.
     movie : Movie
@@ -49,11 +55,18 @@ class Decomposition:
 
     layers: da.Array
     particles: pd.DataFrame
+    alternatives: pd.DataFrame
     summary: dict
     movie: Movie
 
+    def to_atoms(self, gap: float | None = None) -> list:
+        """Sites in three dimensions, one `ase.Atoms` per frame; ``gap`` between layers in nm, see `to_atoms`."""
+        from .atoms import to_atoms
+
+        return to_atoms(self.particles, gap)
+
     def save(self, folder) -> None:
-        """Write ``layer_1.tif``, ``layer_2.tif``, ``particles.csv`` and ``summary.json``, all or none of them.
+        """Write ``layer_1.tif``, ``layer_2.tif`` ..., ``particles.csv`` and ``summary.json``, all or none of them.
 
         Raises
         ------
@@ -64,11 +77,11 @@ class Decomposition:
             self.write(partial)
 
     def write(self, folder: Path) -> None:
-        """Write the four files into an existing folder."""
+        """Write the files into an existing folder."""
         folder = Path(folder)
-        for k in (1, 2):
-            images = (np.asarray(self.layers[t, k - 1]) for t in range(len(self.movie)))
-            write_layer_movie(folder / f"layer_{k}.tif", images, self.movie.pixel_size, self.movie.frame_time)
+        for k in range(self.layers.shape[1]):
+            images = (np.asarray(self.layers[t, k]) for t in range(len(self.movie)))
+            write_layer_movie(folder / f"layer_{k + 1}.tif", images, self.movie.pixel_size, self.movie.frame_time)
         # Empty, not -1, where a particle is in no track: trackpy would take -1 for one track of many particles.
         number = self.particles["particle"].astype("Int64")
         table = self.particles.assign(particle=number.mask(number < 0))
@@ -80,8 +93,8 @@ class Decomposition:
 def decompose(
     movie,
     pixel_size: float | None = None,
-    frame_time: float | None = None,
     diameter: float | None = None,
+    layers: int | None = None,
     weights=None,
     device: str = "auto",
     progress: bool = False,
@@ -95,10 +108,10 @@ def decompose(
         A movie from `read_movie`, a file, or an array of shape (t, y, x) or (y, x).
     pixel_size : float, optional
         In nm/pixel; needed where the movie does not carry it.
-    frame_time : float, optional
-        In s.
     diameter : float, optional
         Rough particle diameter in nm; estimated from up to three frames when not given.
+    layers : int, optional
+        How many layers there are, 1 to 3; found by default.
     weights : path-like, optional
         Network weights; the shipped ones by default.
     device : str
@@ -112,13 +125,13 @@ def decompose(
     Returns
     -------
     Decomposition
-        ``layers`` (t, 2, y, x), ``particles``, ``summary``.
+        ``layers`` (t, layers, y, x), ``particles``, ``summary``.
 
     Raises
     ------
     ValueError
-        If the pixel size is missing or absurd, the particles are under 4 pixels wide, no frame holds an image, or the
-        weights are not of two layers.
+        If the pixel size is missing or absurd, the particles are under 4 pixels wide, no frame holds an image, there
+        cannot be so many ``layers``, or the weights are not of two.
 
     Notes
     -----
@@ -127,7 +140,9 @@ def decompose(
     ...) is left out, with a warning and a line in ``summary["problems"]`` and ``summary["note"]``.
     """
     problems: list[str] = []  # what failed after the last frame
-    movie = as_movie(movie, pixel_size, frame_time)
+    if layers is not None and layers not in range(1, MOST_LAYERS + 1):
+        raise ValueError(f"layers must be 1 to {MOST_LAYERS}, or left out to be found, got {layers}")
+    movie = as_movie(movie, pixel_size)
     scheduler, device = (device, "auto") if "://" in device else (None, device)
     check_pixel_size(movie, diameter)
     model = load_weights(weights, device)
@@ -136,25 +151,28 @@ def decompose(
     diameter_px, polarity = estimate_size_and_polarity(look_at(movie), model, diameter_px)
     check_diameter(diameter_px, movie)
     working = find_working_shape(movie.shape[1:], diameter_px)
-    job = FrameJob(None if weights is None else str(weights), device, polarity, movie.shape[1:], working)
+    job = FrameJob(None if weights is None else str(weights), device, polarity, movie.shape[1:], working, layers)
     results = FrameResults(checkpoint, describe_run(movie, job, weights))
     frames = find_in_all_frames(movie, job, results, scheduler, progress)
     particles, lattices, motion = follow_layers(frames, working, problems)
-    layers = draw_layers(particles, working, movie.shape)
+    images = draw_layers(particles, working, movie.shape, max(FEWEST_LAYERS, count_layers(particles)))
     table = convert_to_nm(particles, working, movie)
     table = link_tracks(table, LONGEST_STEP * WORKING_DIAMETER, problems)
     nm = measure_working_pixel(working, movie)
     summary = summarize(movie, table, lattices, nm, weights, device, problems)
+    alternatives = list_alternatives(table)
     lost = "What was left out is not listed"
     summary |= keep_going(problems, lost, {}, lambda: describe_frames(frames, motion, summary["note"]))
-    return Decomposition(layers, table[COLUMNS], summary, movie)
+    summary |= describe_doubts(alternatives, summary["note"])
+    return Decomposition(images, table[COLUMNS], alternatives, summary, movie)
 
 
+FEWEST_LAYERS = 2  # that are drawn: a single layer has an empty one upon it
 LONGEST_STEP = 0.5  # diameters between frames, motion taken off (geometry): less than half the spacing if they touch
 
 
 def check_layers(model, weights) -> None:
-    """Refuse networks of other than two layers: `layer_assignment` knows two channels."""
+    """Refuse networks of other than two layers: `merge_finds` knows two channels."""
     layers = model.final_conv.out_channels // 2
     if layers != 2:
         raise ValueError(f"{weights} is a network of {layers} layers; decompose takes two apart: pass weights of two")
@@ -172,14 +190,36 @@ def follow_layers(frames: list[Found], working, problems: list[str]):
     lost = "The specimen's motion is not taken off"
     motion = keep_going(problems, lost, still, lambda: measure_motion(tables, WORKING_DIAMETER, working))
     lost = "The layers are those of each frame by itself, not made consistent over the movie"
-    as_found = tables, [False] * len(tables)
-    tables, exchanged = keep_going(problems, lost, as_found, lambda: vote(tables, WORKING_DIAMETER, motion.since_first))
-    lattices = [frames[t].lattices[:: -1 if swap else 1] for t, swap in zip(used, exchanged, strict=True)]
+    as_found = tables, [np.arange(count_layers(*tables))] * len(tables)
+    tables, names = keep_going(problems, lost, as_found, lambda: vote(tables, WORKING_DIAMETER, motion.since_first))
+    lattices = [rename_lattices(frames[t].lattices, name) for t, name in zip(used, names, strict=True)]
     lost = "The motion of each layer is not taken off"
     at_rest = [table.assign(y_still=table["y"], x_still=table["x"]) for table in tables]
     tables = keep_going(problems, lost, at_rest, lambda: take_motion_off(tables, motion, WORKING_DIAMETER, working))
     particles = pd.concat([table.assign(frame=t) for t, table in zip(used, tables, strict=True)], ignore_index=True)
     return particles, lattices, replace(motion, undecided=tuple(used[t] for t in motion.undecided))
+
+
+def count_layers(*tables: pd.DataFrame) -> int:
+    """Number of layers in some tables; at least 1."""
+    return int(max((table["layer"].max() for table in tables if len(table)), default=1))
+
+
+def rename_lattices(lattices: list, name) -> list:
+    """Lattice of each layer, where layer k was number ``name[k]`` in its frame; None where it showed none."""
+    return [lattices[k] if k < len(lattices) else None for k in name]
+
+
+def list_alternatives(table: pd.DataFrame) -> pd.DataFrame:
+    """`Decomposition.alternatives` of a table of particles with ``region, other_layer, region_doubt``."""
+    found = []
+    columns = "frame layers probability particles y_nm x_nm rows other_layers".split()
+    for (frame, _), part in table[table["region"] > 0].groupby(["frame", "region"]):
+        layers = tuple(sorted({*part["layer"], *part["other_layer"]}))
+        middle = part[["y_nm", "x_nm"]].mean()
+        doubt = part["region_doubt"].iloc[0]
+        found.append((frame, layers, doubt, len(part), *middle, part.index.to_numpy(), part["other_layer"].to_numpy()))
+    return pd.DataFrame(found, columns=columns).sort_values("probability", ascending=False, ignore_index=True)
 
 
 def link_tracks(table: pd.DataFrame, search_range: float, problems: list[str]) -> pd.DataFrame:

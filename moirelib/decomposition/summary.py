@@ -18,7 +18,8 @@ from .network import choose_device
 
 #: Smallest share of the particles in layer 2 (set by hand): fewer are false finds upon a single layer.
 SMALLEST_LAYER = 0.03
-LISTED = 8  # frames that a note names
+WORTH_A_WORD = 0.1  # probability that layers changed places in a region, from which the summary says so
+LISTED = 8  # frames or regions that a note names
 
 
 def keep_going(problems: list[str], lost: str, instead, step: Callable):
@@ -39,10 +40,13 @@ def summarize(movie, table: pd.DataFrame, lattices: list, nm: float, weights, de
     from .. import __version__
 
     path = Path(weights) if weights is not None else weights_path()
-    counts = {f"layer_{k}": int((table["layer"] == k).sum()) for k in (1, 2)}
+    layers = max(2, int(table["layer"].max()) if len(table) else 0)
+    counts = {f"layer_{k}": int((table["layer"] == k).sum()) for k in range(1, layers + 1)}
     field = np.array(movie.shape[1:]) * movie.pixel_size / nm
-    unknown = {"spacing_nm": {"layer_1": None, "layer_2": None}, "twist_deg": None}
-    measured = keep_going(problems, "Spacings and twist are missing", unknown, lambda: measure_lattices(lattices, nm))
+    unknown = {"spacing_nm": dict.fromkeys(counts), "twist_deg": None}
+    measured = keep_going(
+        problems, "Spacings and twist are missing", unknown, lambda: measure_lattices(lattices, nm, layers)
+    )
     note = keep_going(problems, "The note is missing", "", lambda: write_note(counts, measured, lattices, field))
     lost = "The weights' checksum is missing"
     sha256 = keep_going(problems, lost, None, lambda: hashlib.sha256(path.read_bytes()).hexdigest())
@@ -82,17 +86,41 @@ def describe_frames(frames: list[Found], motion: MovieMotion, note: str) -> dict
     return {"left_out": left_out, "doubtful": doubtful, "motion_undecided": undecided, "note": note}
 
 
+def describe_doubts(alternatives: pd.DataFrame, note: str) -> dict:
+    """Where layers may have changed places: the likeliest regions, and the note."""
+    listed = alternatives[alternatives["probability"] > WORTH_A_WORD].head(LISTED)
+    doubts = [
+        {
+            "frame": int(one.frame),
+            "layers": [int(k) for k in one.layers],
+            "probability": round(float(one.probability), 3),
+            "particles": int(one.particles),
+            "y_nm": round(float(one.y_nm), 1),
+            "x_nm": round(float(one.x_nm), 1),
+            "why": "few particles tie this region to the others",
+        }
+        for one in listed.itertuples()
+    ]
+    said = "In some regions two layers may have changed places (see doubts)." if doubts else ""
+    return {"doubts": doubts, "note": " ".join(filter(None, [note, said]))}
+
+
 def join_numbers(numbers) -> str:
     """Some numbers in words, at most `LISTED`."""
     more = f" and {len(numbers) - LISTED} more" if len(numbers) > LISTED else ""
     return ", ".join(str(n) for n in numbers[:LISTED]) + more
 
 
-def measure_lattices(lattices: list, nm: float) -> dict:
-    """Spacing of each layer and twist: medians over the frames, None where no frame shows the lattices."""
-    spacing = [round_median([f[k][0].spacing * nm for f in lattices if f[k]]) for k in (0, 1)]
-    twist = round_median([fold_hexagonal(f[1][0].angle - f[0][0].angle) for f in lattices if f[0] and f[1]])
-    return {"spacing_nm": {"layer_1": spacing[0], "layer_2": spacing[1]}, "twist_deg": twist}
+def measure_lattices(lattices: list, nm: float, layers: int) -> dict:
+    """Spacing of each layer and twist of the upper ones: medians over the frames, None where no frame shows them."""
+    found = [[*frame, *[None] * (layers - len(frame))] for frame in lattices]
+    spacing = {f"layer_{k + 1}": round_median([f[k].spacing * nm for f in found if f[k]]) for k in range(layers)}
+    twists = [
+        round_median([fold_hexagonal(f[k].angle - f[0].angle) for f in found if f[0] and f[k]])
+        for k in range(1, layers)
+    ]
+    more = {"twists_deg": twists} if layers > 2 else {}
+    return {"spacing_nm": spacing, "twist_deg": twists[0], **more}
 
 
 def round_median(values) -> float | None:
@@ -103,6 +131,8 @@ def round_median(values) -> float | None:
 def write_note(counts: dict, measured: dict, lattices: list, field) -> str:
     """One line that says what was found and how far it can be trusted; ``field`` in working pixels."""
     spacing, twist, total = list(measured["spacing_nm"].values()), measured["twist_deg"], sum(counts.values())
+    if len(counts) > 2 and all(spacing):
+        return describe_many(spacing, measured["twists_deg"])
     if total == 0:
         return "No particles found."
     if spacing[0] is None:
@@ -116,8 +146,15 @@ def write_note(counts: dict, measured: dict, lattices: list, field) -> str:
     if twist is None:
         return f"{note}. Their lattices never show in the same frame, so the twist is unknown."
     note = f"{note}, twist {twist:.2f}°."
-    doubts = [twist_note(f[0][0], f[1][0], field) for f in lattices if f[0] and f[1]]
+    doubts = [twist_note(f[0], f[1], field) for f in lattices if all(f[:2])]
     return f"{note} {sorted(doubts)[len(doubts) // 2]}".strip()  # what most frames say
+
+
+def describe_many(spacing: list[float], twists: list[float | None]) -> str:
+    """One line on more than two layers."""
+    of_spacing = ", ".join(f"{one:.1f}" for one in spacing)
+    of_twist = ", ".join("unknown" if one is None else f"{one:.2f}°" for one in twists)
+    return f"{len(spacing)} layers, spacings {of_spacing} nm, twists against layer 1 {of_twist}."
 
 
 def twist_note(first: Lattice | None, second: Lattice | None, field) -> str:

@@ -1,0 +1,52 @@
+"""Particles as sites in three dimensions, for OVITO and ASE (chapter 11, "Your movie")."""
+
+import numpy as np
+import pandas as pd
+from ase import Atoms
+
+NM_TO_ANGSTROM = 10.0  # ASE counts in Å
+
+
+def to_atoms(particles: pd.DataFrame, gap: float | None = None) -> list[Atoms]:
+    """One site per particle, one `ase.Atoms` per frame.
+
+    Parameters
+    ----------
+    particles : pandas.DataFrame
+        ``frame, layer, y_nm, x_nm, diameter_nm`` and, where known, ``particle`` and ``layer_confidence``.
+    gap : float, optional
+        Height of a layer over the next lower one, in nm; by default the median diameter, as of spheres that are stacked
+        on top of each other. Which of two layers is on top no image shows: layer 1 is put at the bottom.
+
+    Returns
+    -------
+    list of ase.Atoms
+        Positions (x, y, z) in Å, as ASE has them, with the y axis up: y is minus ``y_nm``. Arrays ``layer``,
+        ``diameter`` (Å), ``particle`` (-1: in no track) and ``layer_confidence``.
+
+    Raises
+    ------
+    ValueError
+        If there are no particles, or the gap is not positive.
+    """
+    if len(particles) == 0:
+        raise ValueError("there are no particles to export")
+    gap = float(particles["diameter_nm"].median()) if gap is None else gap
+    if not gap > 0:
+        raise ValueError(f"the gap between layers must be a positive number of nm, got {gap}")
+    return [to_sites(table, gap) for _, table in particles.groupby("frame")]
+
+
+def to_sites(table: pd.DataFrame, gap: float) -> Atoms:
+    """One frame's particles."""
+    height = (table["layer"].to_numpy() - 1) * gap
+    places = np.column_stack([table["x_nm"], -table["y_nm"], height])
+    atoms = Atoms("X" * len(table), positions=NM_TO_ANGSTROM * places, pbc=False)
+    atoms.info["frame"] = int(table["frame"].iloc[0])
+    atoms.set_array("layer", table["layer"].to_numpy(int))
+    atoms.set_array("diameter", NM_TO_ANGSTROM * table["diameter_nm"].to_numpy(float))
+    if "particle" in table:
+        atoms.set_array("particle", table["particle"].fillna(-1).to_numpy(int))
+    if "layer_confidence" in table:
+        atoms.set_array("layer_confidence", table["layer_confidence"].to_numpy(float))
+    return atoms

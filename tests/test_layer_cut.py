@@ -1,0 +1,69 @@
+"""Particles cut into layers: a graph of log-odds that two particles lie in one."""
+
+import numpy as np
+import pytest
+from scipy import sparse
+
+from moirelib.decomposition.layer_cut import cut, find_alternatives, find_groups, measure_energy, settle
+
+
+def planted(rng, layers, n=150, links=20, noise=1.5, patches=None):
+    """A graph of particles of known layers: each is linked to some others; links between patches are few."""
+    true = rng.integers(0, layers, n)
+    patch = np.zeros(n, int) if patches is None else patches
+    i, j = rng.integers(0, n, (2, n * links))
+    kept = (i != j) & ((patch[i] == patch[j]) | (rng.random(len(i)) < 0.02))
+    i, j = i[kept], j[kept]
+    odds = np.where(true[i] == true[j], 1.0, -1.0) + noise * rng.normal(size=len(i))
+    graph = sparse.coo_matrix((odds, (i, j)), (n, n)).tocsr()
+    return true, (graph + graph.T) / 2
+
+
+def share_alike(one, other):
+    """Share of pairs of particles of which both namings say the same."""
+    return np.mean((one[:, None] == one) == (other[:, None] == other))
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_planted_layers_are_found(layers):
+    for seed in range(3):
+        true, graph = planted(np.random.default_rng(seed), layers)
+        found = cut(graph, layers, np.random.default_rng(0))
+        assert share_alike(found.layer, true) > 0.97
+        assert found.energy >= measure_energy(graph, settle(graph, true, layers)) - 1e-9
+
+
+def test_the_cut_is_the_same_every_time():
+    _, graph = planted(np.random.default_rng(0), 3)
+    one, two = (cut(graph, 3, np.random.default_rng(0)) for _ in range(2))
+    np.testing.assert_array_equal(one.layer, two.layer)
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 5])
+def test_few_particles_are_cut_too(n):
+    graph = sparse.csr_matrix(np.ones((n, n)) - np.eye(n))
+    assert len(cut(graph, 2, np.random.default_rng(0)).layer) == n
+
+
+def test_groups_need_no_number():
+    for layers in (1, 2, 3):
+        true, graph = planted(np.random.default_rng(layers), layers, noise=0.5)
+        assert share_alike(find_groups(graph), true) > 0.95
+
+
+def test_the_region_that_could_be_named_the_other_way_is_the_loose_one():
+    patches = np.repeat([0, 1], [100, 50])
+    true, graph = planted(np.random.default_rng(1), 2, links=40, noise=0.5, patches=patches)
+    loose = find_alternatives(graph, true)[0]
+    assert loose.layers == (0, 1)
+    assert np.mean(loose.region == (patches == 1)) > 0.95 or np.mean(loose.region == (patches == 0)) > 0.95
+    swapped = np.where(loose.region, 1 - true, true)
+    assert loose.cost == pytest.approx(measure_energy(graph, true) - measure_energy(graph, swapped))
+
+
+def test_no_region_of_a_well_tied_frame_is_loose():
+    patches = np.repeat([0, 1], [100, 50])
+    true, parted = planted(np.random.default_rng(1), 2, links=40, noise=0.5, patches=patches)
+    assert find_alternatives(parted, np.zeros(150, int)) == []  # a single layer has no other name
+    _, graph = planted(np.random.default_rng(1), 2, links=40, noise=0.5)
+    assert find_alternatives(graph, true)[0].cost > 3 * find_alternatives(parted, true)[0].cost

@@ -28,7 +28,7 @@ export MOIRELIB_DATA ?= $(abspath ../shared/data/real)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-browser book test test-slow test-fuzz lint format pages scores bench-book bench-busy bench-optics bench-layers bench-movies bench-science notebooks clean distclean
+.PHONY: help env env-browser book test test-slow test-fuzz lint format pages scores bench-book bench-busy bench-optics bench-layers bench-families bench-movies bench-science notebooks clean distclean
 
 help:  ## list the targets
 	@$(PYTHON) -c "import re; [print('make %-13s %s' % m) for m in re.findall(r'^([\w-]+):.*?## (.*)', open('Makefile').read(), re.M)]"
@@ -93,6 +93,9 @@ ifeq ($(QUICK),1)
 else
 	@$(VENV_PYTHON) benchmarks/compare_methods.py --out data/bench_layers.json
 endif
+
+bench-families: env  ## layers told apart where it is hard: other spacings and sizes, small twists, grains, three layers
+	@$(VENV_PYTHON) benchmarks/layers_told_apart.py
 
 bench-movies: export OMP_NUM_THREADS ?= 2
 bench-movies: env  ## moving movies against still ones, in two simulators; how the analysis keeps pace

@@ -1,4 +1,4 @@
-"""A simple image simulator for tests only, sharing no code with moirelib: Beer-Lambert's law on two twisted lattices.
+"""A simple image simulator for tests only, sharing no code with moirelib: Beer-Lambert's law on twisted lattices.
 
 Conventions: pixel centres at integer coordinates, points (y, x), lengths in pixels, angles in degrees from x to y.
 """
@@ -14,9 +14,10 @@ class Image:
     """A simulated frame and its truth."""
 
     frame: np.ndarray  # (y, x) counts
-    masks: np.ndarray  # (2, y, x) bool
+    masks: np.ndarray  # (layer, y, x) bool
     positions: np.ndarray  # (n, 2) px
-    layers: np.ndarray  # (n,) 1 or 2
+    layers: np.ndarray  # (n,) 1, 2, ...
+    diameters: np.ndarray  # (n,) px
 
 
 def hexagonal_points(spacing, angle, origin, size, margin):
@@ -37,8 +38,7 @@ def thickness_map(points, diameter, shape, size, samples=4):
     """
     axis = (np.arange(size * samples) + 0.5) / samples - 0.5
     total = np.zeros((size * samples, size * samples))
-    radius = diameter / 2
-    for y, x in points:
+    for (y, x), radius in zip(points, np.broadcast_to(diameter / 2, len(points)), strict=True):
         rows, columns = (slice(*np.searchsorted(axis, [c - radius, c + radius])) for c in (y, x))
         squared = (axis[rows, None] - y) ** 2 + (axis[None, columns] - x) ** 2
         inside = np.clip(radius**2 - squared, 0, None)
@@ -100,11 +100,83 @@ def simulate(
     specimen = make_specimen(rng, size, spacing, ratio * spacing, twist, jitter, vacancies, island)
     optics = shape, absorption, blur, electrons, readout, slow_light(rng, size, background)
     frame, masks = expose(rng, specimen, ratio * spacing, size, *optics)
-    positions = np.concatenate(specimen)
-    layers = np.repeat([1, 2], [len(points) for points in specimen])
-    inside = np.all((positions >= -0.5) & (positions < size - 0.5), axis=1)
     frame = frame.max() - frame if inverted else frame
-    return Image(frame, masks, positions[inside], layers[inside])
+    return with_truth(frame, masks, specimen, [np.full(len(points), ratio * spacing) for points in specimen])
+
+
+def with_truth(frame, masks, specimen, widths):
+    """An image and its truth: all particles whose centre is in the frame."""
+    positions, diameters = np.concatenate(specimen), np.concatenate(widths)
+    layers = np.repeat(np.arange(len(specimen)) + 1, [len(points) for points in specimen])
+    inside = np.all((positions >= -0.5) & (positions < frame.shape[0] - 0.5), axis=1)
+    return Image(frame, masks, positions[inside], layers[inside], diameters[inside])
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """One layer of a stack; lengths in px."""
+
+    spacing: float
+    diameter: float
+    angles: tuple[float, ...]  # degrees, a row's direction in each grain
+    vacancies: float = 0.0  # empty fraction of the sites
+    strain: float = 0.0  # spacings, by which a slow displacement differs over the image
+    jitter: float = 0.02  # standard deviation / spacing
+    scatter: float = 0.02  # of the diameters, relative standard deviation
+    island: float | None = None  # mean radius / size of the image; None: all over
+
+
+def simulate_stack(
+    rng, size, sheets, shape="sphere", absorption=1.0, blur=0.06, electrons=120.0, readout=1.5, background=0.15
+):
+    """Draw one image of any number of layers with grains, strain, islands and particles of several sizes.
+
+    Parameters
+    ----------
+    sheets : sequence of Sheet
+        The base first.
+    rng, size, shape, absorption, blur, electrons, readout, background
+        As for `simulate`; the absorption is that of a particle of the mean diameter.
+
+    Returns
+    -------
+    Image
+    """
+    specimen = [draw_sheet(rng, size, sheet) for sheet in sheets]
+    scatter = [np.clip(rng.standard_normal(len(points)), -2.5, 2.5) for points in specimen]
+    widths = []
+    for sheet, points, e in zip(sheets, specimen, scatter, strict=True):
+        room = np.sort(distances(points, points), axis=1)[:, 1]  # particles of one layer do not overlap
+        widths.append(np.minimum(sheet.diameter * (1 + sheet.scatter * e), 0.99 * room))
+    optics = shape, absorption, blur, electrons, readout, slow_light(rng, size, background)
+    mean = np.mean([sheet.diameter for sheet in sheets])
+    frame, masks = expose(rng, specimen, mean, size, *optics, widths=widths)
+    return with_truth(frame, masks, specimen, widths)
+
+
+def draw_sheet(rng, size, sheet):
+    """Points of one layer, within a margin of a square image: grains are the cells of random points."""
+    cells = rng.uniform(0, size, (len(sheet.angles), 2))
+    points, closest = np.empty((0, 2)), max(0.85 * sheet.spacing, 1.03 * sheet.diameter)
+    for number, angle in enumerate(sheet.angles):
+        origin = size / 2 + rng.uniform(-0.5, 0.5, 2) * sheet.spacing
+        grain = hexagonal_points(sheet.spacing, angle, origin, size, 2 * sheet.spacing)
+        grain = grain[np.argmin(distances(grain, cells), axis=1) == number]
+        points = np.concatenate([points, grain[np.all(distances(grain, points) > closest, axis=1)]])
+    points = points[rng.random(len(points)) >= sheet.vacancies]
+    if sheet.island is not None:
+        middle, turn = size * rng.uniform(0.35, 0.65, 2), rng.uniform(0, 2 * np.pi)
+        y, x = (points - middle).T
+        points = points[np.hypot(y, x) < sheet.island * size * (1 + 0.2 * np.cos(3 * np.arctan2(y, x) + turn))]
+    direction = rng.standard_normal(2)
+    waves = points @ direction / np.hypot(*direction) * np.pi / (size * rng.uniform(0.8, 1.6))
+    bent = np.sin(waves[:, None] + rng.uniform(0, 2 * np.pi, 2))
+    return points + sheet.spacing * (0.5 * sheet.strain * bent + sheet.jitter * rng.standard_normal(points.shape))
+
+
+def distances(one, other):
+    """Distance (n, m) of every point (n, 2) from every other (m, 2)."""
+    return np.hypot(*(one[:, None] - other[None]).transpose(2, 0, 1))
 
 
 def make_specimen(rng, size, spacing, diameter, twist, jitter, vacancies, island, margin=None):
@@ -126,11 +198,14 @@ def slow_light(rng, size, background):
     return np.exp(background * slow / slow.std())
 
 
-def expose(rng, specimen, diameter, size, shape, absorption, blur, electrons, readout, light):
-    """Counts and masks of an image; parameters as of `simulate`, ``light`` from `slow_light`."""
+def expose(rng, specimen, diameter, size, shape, absorption, blur, electrons, readout, light, widths=None):
+    """Counts and masks of an image; parameters as of `simulate`, ``light`` from `slow_light`.
+
+    ``widths`` are the particles' own diameters, layer by layer; the absorption is that of the given diameter.
+    """
     samples, passed, masks = 4, 0.0, []
-    for points in specimen:
-        height = thickness_map(points, diameter, shape, size, samples)
+    for points, width in zip(specimen, widths or [diameter] * len(specimen), strict=True):
+        height = thickness_map(points, width, shape, size, samples)
         passed = passed + absorption * height / (diameter if shape == "sphere" else 1.0)
         cover = (height > 0).reshape(size, samples, size, samples).mean(axis=(1, 3))
         masks.append(cover > 0.5)

@@ -1,5 +1,7 @@
 """Scores of particles, layer images and growth events against a simulation's truth (chapters 6 and 10)."""
 
+from itertools import permutations
+
 import numpy as np
 import pandas as pd
 
@@ -14,7 +16,8 @@ def score_particles(
 
     Scores are ``f1`` (a particle counts only in its right layer), ``f1_agnostic`` (layers ignored), ``assignment``
     (fraction of matched particles in the right layer), ``rmse_nm`` (root mean square distance of the layer-resolved
-    pairs). The layers may be exchanged once for the whole table: the order of the higher ``f1`` counts.
+    pairs). The layers, any number of them, may be exchanged once for the whole table: the order of the highest ``f1``
+    counts.
 
     Parameters
     ----------
@@ -26,7 +29,9 @@ def score_particles(
     field_nm : tuple of float
         Height and width of the field of view, in nm.
     """
-    scores = (_score_order(found, truth, names, diameter_nm, field_nm, matching_radius) for names in ORDERS)
+    numbers = sorted({1, 2, *found["layer"], *truth["layer"]})
+    orders = (dict(zip(numbers, order, strict=True)) for order in permutations(numbers))
+    scores = (_score_order(found, truth, names, diameter_nm, field_nm, matching_radius) for names in orders)
     return max(scores, key=lambda score: score["f1"])
 
 

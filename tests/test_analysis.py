@@ -14,7 +14,6 @@ from moirelib.analysis import (
     NEEDED,
     TABLES,
     analyze,
-    field_of_view,
     pipeline,
     read_particles,
     read_recording,
@@ -277,11 +276,11 @@ def test_a_table_that_is_none_is_refused_in_one_line(movie, spoil, says, tmp_pat
 
 
 def test_field_of_view_is_that_of_the_decomposition(tmp_path):
-    assert field_of_view(tmp_path) is None
+    assert read_recording(tmp_path)["field_nm"] is None
     (tmp_path / "summary.json").write_text('{"shape_px": [100, 200], "pixel_size_nm": 0.5}', encoding="utf-8")
-    assert field_of_view(tmp_path) == (50.0, 100.0)
+    assert read_recording(tmp_path)["field_nm"] == (50.0, 100.0)
     (tmp_path / "summary.json").write_text('{"shape_px": null}', encoding="utf-8")
-    assert field_of_view(tmp_path) is None
+    assert read_recording(tmp_path)["field_nm"] is None
 
 
 def test_a_folder_without_particles_is_refused(tmp_path):

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from moirelib.crystal import match
-from moirelib.validation import mask_accuracy, mask_iou, score_layers, score_particles
+from moirelib.validation import mask_iou, score_layers, score_particles
 
 
 def table(layers, shift=0.0):
@@ -108,8 +108,3 @@ def test_mask_iou_is_averaged_over_layers():
     truth = table([1, 2])
     s = score_layers(truth, squares(10, 0), truth, squares(10, 20), 10.0, (100.0, 300.0))
     assert s["mask_iou"] == pytest.approx(0.5)
-
-
-def test_mask_accuracy_counts_pixels_and_ignores_names():
-    assert mask_accuracy(squares(20, 10), squares(10, 20)) == 1
-    assert mask_accuracy(squares(10, 10), squares(10, 20)) == pytest.approx(1 - 300 / 3200)

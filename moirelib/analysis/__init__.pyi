@@ -60,7 +60,6 @@ from .pipeline import (
     TABLES as TABLES,
     Analysis as Analysis,
     analyze as analyze,
-    field_of_view as field_of_view,
     read_particles as read_particles,
     read_recording as read_recording,
 )

@@ -30,6 +30,7 @@ LINE_WIDTH = 0.25  # spacings over which one grain gives way to the other
 LATTICE_REACH = 10.0  # spacings beside a boundary in which a bent grain has a lattice of its own there
 FEWEST_BESIDE = 40  # particles of such a lattice
 MIRROR_SLACK = 0.35  # spacings that the mirror line may lie beside the fitted boundary
+LARGEST_SIGMA = 50  # reciprocal densities of coincident sites that are looked up
 CORE_REACH = 1.6  # spacings from a boundary within which its dislocations lie
 CORE_SIZE = 1.5  # spacings: farthest that the five- and the seven-fold particle of one dislocation are apart
 
@@ -46,8 +47,7 @@ def in_boundary(where: np.ndarray, mesh: Mesh, grain: np.ndarray) -> np.ndarray:
 def find_boundaries(layer: LayerFrame, filled: Mesh, coordination: np.ndarray) -> pd.DataFrame:
     """Straight segments of the boundaries between a layer's grains: see `boundary_table`.
 
-    ``filled`` is the triangulation of particles and vacancies, ``coordination`` the number of neighbours in it, shape
-    (n_filled,), 0 at its rim.
+    ``filled`` is the triangulation of particles and vacancies, ``coordination`` (n,) neighbours in it, 0 at its rim.
     """
     mesh, grain = layer.mesh, layer.grain
     i, j = edges_between(grain, *mesh.edges.T)
@@ -55,19 +55,14 @@ def find_boundaries(layer: LayerFrame, filled: Mesh, coordination: np.ndarray) -
     for one, other in meeting_pairs(grain, i, j)[0]:
         between = (np.minimum(grain[i], grain[j]) == one) & (np.maximum(grain[i], grain[j]) == other)
         middle = (mesh.z[i[between]] + mesh.z[j[between]]) / 2
-        for piece in _split_pieces(middle, mesh.spacing):
-            for line in _split_where_bent(piece, mesh, grain == one, grain == other):
+        p, q = cKDTree(to_points(middle)).query_pairs(GAP * mesh.spacing, output_type="ndarray").T
+        piece = connected_groups(len(middle), p, q)
+        for k in range(piece.max() + 1):
+            for line in _split_where_bent(middle[piece == k], mesh, grain == one, grain == other):
                 row = _describe_segment(line, layer, (one, other))
                 if row is not None:
                     rows.append(row | _measure_dislocation_spacing(line, filled, coordination, row))
     return pd.DataFrame(rows, columns=BOUNDARY_COLUMNS)
-
-
-def _split_pieces(middle, spacing):
-    """Connected groups of a boundary's points."""
-    i, j = cKDTree(to_points(middle)).query_pairs(GAP * spacing, output_type="ndarray").T
-    name = connected_groups(len(middle), i, j)
-    return [middle[name == k] for k in range(name.max() + 1)]
 
 
 @dataclass(frozen=True)
@@ -184,9 +179,9 @@ def _fit_lattice_beside(segment, layer, grain) -> LatticeFit | None:
     return part if abs(bend) > 3 * np.hypot(part.angle_std, whole.angle_std) else whole
 
 
-def _find_nearest_sigma(misorientation, max_sigma: int = 50) -> tuple[int, float]:
+def _find_nearest_sigma(misorientation) -> tuple[int, float]:
     """Σ whose misorientation is nearest, weighed by √Σ as in Brandon's criterion, and the deviation in degrees."""
-    known = commensurate_angles(max_sigma)
+    known = commensurate_angles(LARGEST_SIGMA)
     sigma = np.append(1, known["sigma"].to_numpy())
     deviation = misorientation - np.append(0.0, known["twist_deg"].to_numpy())
     best = np.argmin(np.abs(deviation) * np.sqrt(sigma))

@@ -1,7 +1,6 @@
-"""Order of a layer: grains, lattice vectors, strain, and correlation functions.
+"""Order of a layer: strain, and correlation functions (chapter 9, "Order and defects").
 
-Positions in, numbers with errors out. Nothing here calls a particle disordered for the neighbours that the edge of its
-crystal, or of the frame, took from it. How two layers lie on each other is in `moirelib.analysis.moire`. Chapter 9.
+Nothing here calls a particle disordered for the neighbours that the edge of its crystal, or of the frame, took from it.
 """
 
 import freud
@@ -24,22 +23,11 @@ EDGE_GAP = 150.0  # degrees without a neighbour: between 120 beside a vacancy an
 
 
 def hexatic_correlation(points: ArrayLike, psi6: ArrayLike, r_max: float, bin_width: float) -> pd.DataFrame:
-    """Correlation function g6(r) of the bond-orientational order.
+    """Correlation function g6(r) of the bond-orientational order ψ6 (n,) of points (n, 2), as from `hexatic`.
 
-    Parameters
-    ----------
-    points : array_like, shape (n, 2)
-        (y, x) in nm.
-    psi6 : array_like of complex, shape (n,)
-        From `hexatic`; particles with NaN are left out.
-    r_max, bin_width : float
-        Largest distance and width of its bins, in nm.
-
-    Returns
-    -------
-    pandas.DataFrame
-        ``r_nm, g6, pairs``: the mean of ψ6*(0) ψ6(r) over pairs of particles, real part, over that of |ψ6|². It stays
-        near 1 in a crystal, decays algebraically in a hexatic, exponentially in a liquid, and needs no edge correction.
+    The mean of ψ6*(0) ψ6(r) over pairs of particles, real part, over that of |ψ6|². It stays near 1 in a crystal,
+    decays algebraically in a hexatic, exponentially in a liquid, and needs no edge correction. The table has ``r_nm,
+    g6, pairs``, up to ``r_max`` in bins of ``bin_width``, in nm. Particles with NaN are left out.
     """
     points, psi6 = check_points(points), np.asarray(psi6)
     _refuse_bins(r_max, bin_width)
@@ -60,20 +48,11 @@ def hexatic_correlation(points: ArrayLike, psi6: ArrayLike, r_max: float, bin_wi
 def radial_distribution(
     points: ArrayLike, r_max: float, bin_width: float, spacing: float | None = None
 ) -> pd.DataFrame:
-    """Radial distribution function g(r) of a layer of any outline.
+    """Radial distribution function g(r) of a layer of any outline: ``r_nm, g, pairs``.
 
-    Parameters
-    ----------
-    points, spacing : array_like, shape (n, 2), and float
-        Positions (y, x) of one layer in one frame, and their spacing, measured by default; in nm.
-    r_max, bin_width : float
-        Largest distance and width of its bins, in nm.
-
-    Returns
-    -------
-    pandas.DataFrame
-        ``r_nm, g, pairs``: pairs at each distance over those expected of as many particles strewn at random over the
-        region within `COVERED` spacings of a particle, whose autocorrelation corrects for edges of any shape.
+    Pairs at each distance, up to ``r_max`` in bins of ``bin_width``, in nm, over those expected of as many particles
+    strewn at random over the region within `COVERED` spacings of a particle, whose autocorrelation corrects for edges
+    of any shape.
     """
     points = check_points(points)
     _refuse_bins(r_max, bin_width)
@@ -108,8 +87,8 @@ def _refuse_bins(r_max, bin_width) -> None:
 def edge_particles(points: ArrayLike, spacing: float | None = None) -> np.ndarray:
     """Which particles lie at the edge of their crystal or of the frame, bool, shape (n,).
 
-    Takes positions (y, x) in nm, shape (n, 2), and their spacing in nm, measured by default. An edge particle sees two
-    neighbours in succession 150° or more apart: 180° at a straight edge, 60° inside, 120° beside a single vacancy.
+    An edge particle sees two neighbours in succession 150° or more apart: 180° at a straight edge, 60° inside, 120°
+    beside a single vacancy.
     """
     points = check_points(points)
     spacing = neighbour_spacing(points) if spacing is None else spacing
@@ -117,57 +96,33 @@ def edge_particles(points: ArrayLike, spacing: float | None = None) -> np.ndarra
     i, j = np.concatenate([pairs, pairs[:, ::-1]]).T
     angle = np.angle(to_complex(points[j] - points[i]))
     order = np.lexsort([angle, i])
-    i, angle = i[order], angle[order]
-    count = np.bincount(i, minlength=len(points))
-    first = np.concatenate([[0], np.cumsum(count)])[:-1]
-    following = np.arange(len(i)) + 1
-    last = (first + count - 1)[count > 0]
-    following[last] = first[count > 0]
-    gap = (angle[following] - angle) % (2 * np.pi) if len(i) else angle
-    gap[count[i] == 1] = 2 * np.pi
-    widest = np.full(len(points), 2 * np.pi)
-    widest[count > 0] = np.maximum.reduceat(gap, first[count > 0]) if len(i) else 0
-    return widest >= np.radians(EDGE_GAP) - 1e-9
+    i, angle, count = i[order], angle[order], np.bincount(i, minlength=len(points))
+    around = np.full((len(points), count.max(initial=0) + 1), np.nan)
+    around[i, np.arange(len(i)) - (np.cumsum(count) - count)[i]] = angle
+    around[np.arange(len(points)), count] = around[:, 0] + 2 * np.pi  # back at the first neighbour
+    widest = np.nan_to_num(np.diff(around, axis=1)).max(axis=1, initial=0)
+    return (widest >= np.radians(EDGE_GAP) - 1e-9) | (count == 0)
 
 
 def strain_map(
-    points: ArrayLike,
-    reference: Lattice | None = None,
-    spacing: float | None = None,
-    grain: ArrayLike | None = None,
-    reach: float = REACH,
+    points: ArrayLike, reference: Lattice | None = None, spacing: float | None = None, grain: ArrayLike | None = None
 ) -> pd.DataFrame:
-    """Strain and rotation at each particle, from its neighbours.
+    """Strain and rotation at each particle, from its nearest neighbours.
 
     Neighbours of the ideal lattice at w are found at q w + p w*; against the reference q₀ the deformation takes z to
     (q/q₀) z + (p/q₀*) z*, exactly. The polar angle of the first factor is the rotation. Edge particles are fitted to
-    the neighbours they have.
+    the neighbours they have. The ``reference`` is an unstrained lattice; by default the mean of the lattices around all
+    particles of each grain.
 
-    Parameters
-    ----------
-    points, spacing : array_like, shape (n, 2), and float
-        Positions (y, x) of one layer in one frame, and their spacing, measured by default; in nm.
-    reference : Lattice, optional
-        The unstrained lattice (its spacing and angle); by default the mean of the lattices around all particles of
-        each grain.
-    grain : array_like of int, shape (n,), optional
-        Grain of each particle; found by default.
-    reach : float
-        Neighbours within so many spacings are used.
-
-    Returns
-    -------
-    pandas.DataFrame
-        ``y_nm, x_nm, grain``; ``strain_yy, strain_xx, strain_yx``; ``dilatation`` (relative change of area), ``shear``
-        (half the difference of the principal strains), ``rotation_deg`` from x towards y; ``strain_std``, one standard
-        deviation of half the dilatation, of ``strain_yx`` and of the rotation in rad (√2 times as much of ``strain_yy``
-        and ``strain_xx``), from the scatter of the neighbours about the fit (the layer's median scatter, for all alike
-        but for their numbers of neighbours); ``neighbours``; ``edge``. NaN without three neighbours in different
-        directions.
+    The table has ``y_nm, x_nm, grain``; ``strain_yy, strain_xx, strain_yx``; ``dilatation`` (relative change of area),
+    ``shear`` (half the difference of the principal strains), ``rotation_deg`` from x towards y; ``strain_std``, one
+    standard deviation of half the dilatation, of ``strain_yx`` and of the rotation in rad (√2 times as much of
+    ``strain_yy`` and ``strain_xx``), from the layer's median scatter of neighbours about the fit; ``neighbours``;
+    ``edge``. NaN without three neighbours in different directions.
     """
     mesh = Mesh(points, spacing)
     grain = check_grain(grain, mesh)
-    local = lattices_around(mesh, reach, grain)
+    local = lattices_around(mesh, REACH, grain)
     table = pd.DataFrame({"y_nm": mesh.points[:, 0], "x_nm": mesh.points[:, 1], "grain": grain})
     q0 = np.full(mesh.n, np.nan + 0j)
     if reference is not None:

@@ -18,28 +18,18 @@ def follow_defects(
     """Link defects of one kind from frame to frame: hops of vacancies, glide and climb of dislocations.
 
     Dislocations are linked only if their Burgers vectors agree: it is a third and fourth coordinate, worth a search
-    range for every spacing by which it differs. Linked by trackpy (Crocker & Grier, J. Colloid Interface Sci. 179, 298
-    (1996)).
+    range for every spacing by which it differs. The table of `defect_table` comes back with ``defect``, one number per
+    defect over all frames, layers and kinds; ``step_y_nm, step_x_nm`` since the frame it was last seen in, ``glide_nm``
+    and ``climb_nm``, the step's parts along and across the Burgers vector (NaN for kinds without).
 
     Parameters
     ----------
-    defects : pandas.DataFrame
-        From `defect_table`.
-    search_range_nm : float
-        Farthest that a defect may move from frame to frame, in nm; 1.3 spacings for hops to the next site.
-    memory : int
-        Frames for which a defect may be missed.
-    motion : dict of int to moirelib.analysis.Occupancy, optional
-        Of the same movie, from `moirelib.analysis.site_occupancy`: the drift and turn of each layer are taken out.
-        Without, steps hold them.
-
-    Returns
-    -------
-    pandas.DataFrame
-        The table with ``defect``, one number per defect over all frames, layers and kinds; ``step_y_nm, step_x_nm``
-        since the frame it was last seen in, ``glide_nm`` and ``climb_nm``, the step's parts along and across the
-        Burgers vector (NaN for kinds without). With ``motion``, steps are those on the layer's own lattice, along the
-        axes of the first frame.
+    search_range_nm, memory : float, int
+        Farthest that a defect may move from frame to frame, in nm: 1.3 spacings for hops to the next site; and number
+        of frames for which it may be missed.
+    motion : dict of int to Occupancy, optional
+        Of the same movie: steps are those on the layer's own lattice, along the axes of the first frame. Without, steps
+        hold the drift and turn of each layer.
     """
     require_columns(defects, ["frame", "layer", *DEFECT_COLUMNS[:5]], "the table of defects")
     if defects.empty:
@@ -69,9 +59,9 @@ def follow_defects(
 
 
 def subtract_motion(table: pd.DataFrame, points: ArrayLike, motion: dict[int, Occupancy] | None) -> np.ndarray:
-    """Points (n, 2) of a table's rows where they would be in the first frame, moving with their layers, in nm.
+    """Points (n, 2) in nm, of a table's rows (``frame, layer``), where they would be in the first frame.
 
-    ``table`` has ``frame, layer``; rows of a layer that is not in ``motion`` stay where they are.
+    Rows of a layer that is not in ``motion`` stay where they are.
     """
     points = np.array(points, float)
     for layer, rows in table.groupby("layer").indices.items():
@@ -101,20 +91,11 @@ def _number_tracks(parts, name, search_range, memory) -> pd.DataFrame:
 def follow_boundaries(
     boundaries: pd.DataFrame, search_range_nm: float, memory: int = 1, motion: dict[int, Occupancy] | None = None
 ) -> pd.DataFrame:
-    """Link boundaries from frame to frame, and how far each migrates across itself.
+    """Link boundaries of `boundary_table` from frame to frame, and how far each migrates across itself.
 
-    Parameters
-    ----------
-    boundaries : pandas.DataFrame
-        From `boundary_table`.
-    search_range_nm, memory, motion
-        As for `follow_defects`; it is the middle of a segment that moves.
-
-    Returns
-    -------
-    pandas.DataFrame
-        The table with ``boundary``, one number per boundary, and ``migration_nm``: the step of its middle since the
-        frame it was last seen in, to the +90° side of the direction that it had when it was first seen (0 to 180°).
+    Parameters are as for `follow_defects`; it is the middle of a segment that moves. The table comes back with
+    ``boundary``, one number per boundary, and ``migration_nm``: the step of its middle since the frame it was last seen
+    in, to the +90° side of the direction that it had when it was first seen (0 to 180°).
     """
     require_columns(boundaries, ["frame", "layer", *BOUNDARY_ENDS], "the table of boundaries")
     if boundaries.empty:

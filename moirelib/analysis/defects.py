@@ -7,6 +7,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
+from scipy.stats import circmean
 
 from ..crystal.matching import match
 from ..crystal.mesh import ROUNDING, SIXTH_TURN, Mesh, nearest_vector, sixth_turns
@@ -44,30 +45,20 @@ class LayerDefects:
     coordination: np.ndarray  # (n,) neighbours in the triangulation with vacancies filled; 0 at the rim
 
 
-def find_defects(points: ArrayLike, spacing: float | None = None, tolerance: Tolerance | None = None) -> LayerDefects:
-    """All defects of one layer in one frame.
+def find_defects(points: ArrayLike, tolerance: Tolerance | None = None) -> LayerDefects:
+    """All defects of one layer in one frame; ``tolerance`` says what is a grain and what is a twin.
 
     Vacancies are sites that the lattices around predict and that are empty. They are filled; in the triangulation of
     particles and filled sites every edge is named by the lattice vector it stands for, and where the three of a
     triangle do not add up to zero a dislocation is near (Stukowski & Albe, Modelling Simul. Mater. Sci. Eng. 18, 085001
     (2010), in two dimensions). The sum over such triangles that touch is the Burgers vector.
 
-    Parameters
-    ----------
-    points, spacing : array_like, shape (n, 2), and float
-        Positions (y, x) of one layer in one frame, and their spacing, measured by default; in nm.
-    tolerance : Tolerance, optional
-        What is a grain and what is a twin.
-
-    Returns
-    -------
-    LayerDefects
-        ``defects``: ``kind`` vacancy, interstitial, dislocation or disclination; a disclination is listed if it belongs
-        to no dislocation. Burgers vectors (y, x) in nm, NaN for kinds without; the displacement grows by the Burgers
-        vector once around the core from x towards y. ``in_boundary`` says that a boundary passes within a spacing and
-        a half. ``boundaries``: see `boundary_table`.
+    ``defects`` of the result has ``kind`` vacancy, interstitial, dislocation or disclination; a disclination is listed
+    if it belongs to no dislocation. Burgers vectors (y, x) in nm, NaN for kinds without; the displacement grows by the
+    Burgers vector once around the core from x towards y. ``in_boundary`` says that a boundary passes within a spacing
+    and a half. ``boundaries``: see `boundary_table`.
     """
-    return detect_defects(LayerFrame(Mesh(points, spacing), Tolerance() if tolerance is None else tolerance))
+    return detect_defects(LayerFrame(Mesh(points), tolerance or Tolerance()))
 
 
 def detect_defects(layer: LayerFrame) -> LayerDefects:
@@ -77,7 +68,8 @@ def detect_defects(layer: LayerFrame) -> LayerDefects:
     interstitials = _find_interstitials(layer)
     filled = Mesh(np.concatenate([mesh.points, vacancies]), mesh.spacing) if len(vacancies) else mesh
     cores, burgers = locate_dislocations(filled)
-    coordination = _count_neighbours(filled)
+    neighbours = np.bincount(filled.edges.ravel(), minlength=filled.n)
+    coordination = np.where(find_rim(filled, RIM_CIRCLE), 0, neighbours)  # also at the rim of bays and holes
     boundaries = find_boundaries(layer, filled, coordination)
     disclinations = _find_disclinations(filled, coordination)
     kinds = {"vacancy": vacancies, "interstitial": interstitials, "dislocation": cores, "disclination": disclinations}
@@ -124,9 +116,8 @@ def find_empty_sites(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Neighbouring sites of some without a particle, each once: the mean of what its neighbours predict.
 
-    Takes sites and the lattice around each, complex as in `moirelib.crystal.LocalLattices`, shape (n,), the tree of the
-    particles (y, x), and empty sites that are known already (k,); returns the same three of the empty sites, (m,).
-    Lengths in nm.
+    Takes sites and the lattice around each, complex as in `LocalLattices`, shape (n,), the tree of the particles (y,
+    x), and empty sites that are known already (k,); returns the same three of the empty sites, (m,). Lengths in nm.
     """
     predicted = _list_neighbour_sites(site, q, p)
     own = np.broadcast_to(np.arange(len(site))[:, None], predicted.shape)
@@ -151,10 +142,7 @@ def find_empty_sites(
 
 
 def _keep_enclosed(found, tree, spacing) -> np.ndarray:
-    """Empty sites that remain after those with too few neighbours are removed, repeatedly.
-
-    This removes the sites outside the crystal, from the outside inwards; holes inside stay.
-    """
+    """Empty sites left when those with too few neighbours are removed, from outside the crystal inwards; holes stay."""
     site, q, p = found
     if len(site) == 0:
         return site
@@ -203,12 +191,6 @@ def _find_interstitials(layer) -> np.ndarray:
     return mesh.points[kept].reshape(-1, 2)
 
 
-def _count_neighbours(mesh) -> np.ndarray:
-    """Number of neighbours in the triangulation; 0 at the rim, also that of bays and holes."""
-    count = np.bincount(mesh.edges.ravel(), minlength=mesh.n)
-    return np.where(find_rim(mesh, RIM_CIRCLE), 0, count)
-
-
 def _find_disclinations(mesh, coordination) -> np.ndarray:
     """Particles with five or seven neighbours without a partner of the other kind nearby, away from the rim."""
     charge = np.where(coordination > 0, 6 - coordination, 0)
@@ -222,31 +204,25 @@ def _find_disclinations(mesh, coordination) -> np.ndarray:
 
 
 def orientational_twins(
-    points: ArrayLike, orientation_deg: ArrayLike, symmetry: int, spacing: float | None = None, angle: float = 10.0
+    points: ArrayLike, orientation_deg: ArrayLike, symmetry: int, angle: float = 10.0
 ) -> tuple[np.ndarray, pd.DataFrame]:
     """Domains in which anisotropic particles are turned alike, and which of them are twins of each other.
 
+    Returned are the domain of each particle, 0, 1, ... by falling size, -1 for particles that share their orientation
+    with no neighbour; and a table of domains that meet, ``domain0, domain1, turn_deg, mirror_deg, twin``: turn of the
+    particles from the first to the second; the row, or line half-way between rows, closest to a mirror line of the two
+    orientations, and whether it is one to within ``angle``: a twin of orientation on a common lattice.
+
     Parameters
     ----------
-    points, spacing : array_like, shape (n, 2), and float
-        Positions (y, x) of one layer in one frame, and their spacing, measured by default; in nm.
     orientation_deg : array_like, shape (n,)
         Rotation of each particle in the plane, in degrees from x towards y; NaN where not known.
     symmetry : int
         The outline repeats every 360° / symmetry: 3 for triangular prisms, 4 for cubes.
     angle : float
         Neighbours turned by more than this against each other belong to two domains, in degrees.
-
-    Returns
-    -------
-    domain : ndarray of int, shape (n,)
-        0, 1, ... by falling size, -1 for particles that share their orientation with no neighbour.
-    pairs : pandas.DataFrame
-        ``domain0, domain1, turn_deg, mirror_deg, twin``: domains that meet; turn of the particles from the first to the
-        second; the row, or line half-way between rows, closest to a mirror line of the two orientations, and whether
-        it is one to within ``angle``: a twin of orientation on a common lattice.
     """
-    mesh, turn = Mesh(points, spacing), np.asarray(orientation_deg, float)
+    mesh, turn = Mesh(points), np.asarray(orientation_deg, float)
     if turn.shape != (mesh.n,):
         raise ValueError(f"{turn.size} orientations for {mesh.n} positions; pass one for each")
     if not symmetry >= 1:
@@ -263,7 +239,7 @@ def orientational_twins(
     row = np.degrees(np.angle(np.nansum(mesh.psi6))) / 6
     rows = []
     for one, other in meeting_pairs(domain, i, j)[0]:
-        first, second = (_average_angle(turn[domain == k], period) for k in (one, other))
+        first, second = (circmean(turn[domain == k], period, nan_policy="omit") for k in (one, other))
         mirror = (first + second) / 2  # mirror lines of the two outlines repeat every half a period
         lines = row + 30.0 * np.arange(6)  # mirror lines of the lattice
         off = (mirror - lines + period / 4) % (period / 2) - period / 4
@@ -271,8 +247,3 @@ def orientational_twins(
         rows.append((one, other, (second - first + period / 2) % period - period / 2, lines[best] % 180,
                      abs(off[best]) < angle))  # fmt: skip
     return domain, pd.DataFrame(rows, columns=["domain0", "domain1", "turn_deg", "mirror_deg", "twin"])
-
-
-def _average_angle(angles, period) -> float:
-    wave = np.exp(2j * np.pi * angles[np.isfinite(angles)] / period)
-    return float(np.angle(wave.mean()) * period / (2 * np.pi))

@@ -21,32 +21,25 @@ def mean_squared_displacement(
     """Mean squared displacement of each layer's particles in two dimensions, without the localization error's part.
 
     A position with the error σ along each axis adds 4σ² at every lag: 2σ² for each of two axes, from both ends of a
-    step (Savin & Doyle, Biophys. J. 88, 623 (2005)). This part is taken from the tracks' error bars and subtracted.
-    Motion during the exposure, which makes short lags smaller, is not corrected for. Particles that vibrate about their
-    sites reach a constant, twice the variance over both axes; particles that diffuse give 4 D t.
+    step (Savin & Doyle, Biophys. J. 88, 623 (2005)). This part is taken from the tracks' error bars and subtracted;
+    where there are none, ``attrs["note"]`` says so. Motion during the exposure, which makes short lags smaller, is not
+    corrected for. Particles that vibrate about their sites reach a constant, twice the variance over both axes;
+    particles that diffuse give 4 D t.
+
+    The table has ``layer, lag_frames``; ``lag_s``, NaN without a frame time; ``msd_nm2``; ``msd_std_nm2``, its standard
+    error from the scatter of the tracks, which are taken to be independent (NaN for one track); ``msd_raw_nm2``, with
+    the localization error's part; ``pairs`` of positions. Tracks are weighted by their independent steps at that lag
+    (Qian, Sheetz & Elson, Biophys. J. 60, 910 (1991), eq. B4), as `trackpy.emsd` does.
 
     Parameters
     ----------
-    tracks : pandas.DataFrame
-        ``frame, particle, layer, y_nm, x_nm`` and, if known, ``y_std_nm, x_std_nm``; particle -1 is left out.
-    frame_time : float, optional
-        In s.
-    lags : int
-        Largest lag, in frames; the movie's length limits it.
-    motion : dict of int to moirelib.analysis.Occupancy, optional
-        Of the same movie, from `moirelib.analysis.site_occupancy`: drift and turn of each layer's lattice are removed.
-        From layers that are not in it, by default all, the mean step of the tracks is removed frame by frame, as
-        `trackpy.subtract_drift` does; with it goes 1/n of the independent motion of n particles. A step that fewer than
-        three tracks share is taken for their own.
-
-    Returns
-    -------
-    pandas.DataFrame
-        ``layer, lag_frames``; ``lag_s``, NaN without a frame time; ``msd_nm2``; ``msd_std_nm2``, its standard error
-        from the scatter of the tracks, which are taken to be independent (NaN for one track); ``msd_raw_nm2``, with the
-        localization error's part; ``pairs`` of positions. Tracks are weighted by their independent steps at that lag
-        (Qian, Sheetz & Elson, Biophys. J. 60, 910 (1991), eq. B4), as `trackpy.emsd` does. Without error bars nothing
-        is subtracted; ``attrs["note"]`` says so.
+    tracks, frame_time, lags : pandas.DataFrame, float, int
+        Tracks, of which particle -1 is left out; time of a frame in s; largest lag in frames, if the movie is so long.
+    motion : dict of int to Occupancy, optional
+        Of the same movie: drift and turn of each layer's lattice are removed. From layers that are not in it, by
+        default all, the mean step of the tracks is removed frame by frame, as `trackpy.subtract_drift` does; with it
+        goes 1/n of the independent motion of n particles. A step that fewer than three tracks share is taken for their
+        own.
     """
     if lags < 1:
         raise ValueError(f"lags must be 1 or more frames, got {lags}")
@@ -102,36 +95,26 @@ def _sum_tracks(points, frame, particle, error, lags):
 
     Rows are sorted by particle and frame; ``error`` is the variance (n,) of each position over both axes.
     """
-    first = np.flatnonzero(np.diff(particle, prepend=particle[0] - 1))
-    ends = np.append(first[1:], len(frame))
-    span = frame[ends - 1] - frame[first] + 1
-    lags = min(lags, int(span.max(initial=1)) - 1)
-    results = []
+    _, first, own = np.unique(particle, return_index=True, return_inverse=True)
+    row = frame - frame[first][own]
+    length = np.maximum.reduceat(row, first) + 1.0  # frames from a track's first to its last
+    lags = min(lags, int(length.max(initial=1)) - 1)
+    square, noise, pairs = np.zeros((3, len(first), lags))
     for k in range(0, len(first), TRACKS_AT_ONCE):
-        some = slice(first[k], ends[min(k + TRACKS_AT_ONCE, len(first)) - 1])
-        length = span[k : k + TRACKS_AT_ONCE]
-        start = np.cumsum(length) - length
-        own = np.repeat(np.arange(len(length)), np.diff(np.append(first[k : k + TRACKS_AT_ONCE], some.stop)))
-        index = start[own] + frame[some] - frame[first[k : k + TRACKS_AT_ONCE]][own]
-        z, e = np.full(length.sum(), np.nan + 0j), np.zeros(length.sum())
-        z[index], e[index] = points[some] @ [1j, 1], error[some]
-        results.append(_sum_steps(z, e, np.repeat(np.arange(len(length)), length), length, lags))
-    return [np.concatenate(parts) for parts in zip(*results, strict=True)]
-
-
-def _sum_steps(z, e, track, length, lags):
-    """The same of some tracks that stand one behind the other, a place for every frame, NaN where not seen."""
-    square, noise, pairs = np.zeros((3, len(length), lags))
-    for lag in range(1, lags + 1):
-        step = z[lag:] - z[:-lag]
-        use = np.flatnonzero((track[lag:] == track[:-lag]) & np.isfinite(step.real))
-        own, step = track[use], step[use]
-        square[:, lag - 1] = np.bincount(own, step.real**2 + step.imag**2, len(length))
-        noise[:, lag - 1] = np.bincount(own, e[use] + e[use + lag], len(length))
-        pairs[:, lag - 1] = np.bincount(own, minlength=len(length))
-    lag = np.arange(1, lags + 1)
+        tracks, some = slice(k, k + TRACKS_AT_ONCE), (own >= k) & (own < k + TRACKS_AT_ONCE)
+        at = row[some], own[some] - k  # a row for every frame, a column for every track
+        e = np.zeros((at[0].max() + 1, len(first[tracks])))
+        z = np.full(e.shape, np.nan + 0j)
+        z[at], e[at] = points[some] @ [1j, 1], error[some]
+        for lag in range(1, min(lags, len(z) - 1) + 1):
+            step = z[lag:] - z[:-lag]
+            seen = np.isfinite(step.real)
+            square[tracks, lag - 1] = np.sum(np.abs(step) ** 2, axis=0, where=seen)
+            noise[tracks, lag - 1] = np.sum(e[lag:] + e[:-lag], axis=0, where=seen)
+            pairs[tracks, lag - 1] = seen.sum(axis=0)
+    lag = np.arange(1.0, lags + 1)
     possible = np.maximum(length[:, None] - lag, 1)
-    weight = _count_independent_steps(length[:, None].astype(float), lag.astype(float)) * pairs / possible
+    weight = _count_independent_steps(length[:, None], lag) * pairs / possible
     return square / np.maximum(pairs, 1), noise / np.maximum(pairs, 1), weight, pairs
 
 

@@ -49,10 +49,7 @@ def _group_triangles(items) -> np.ndarray:
 
 
 def _sum_closures(closure, frame, mesh, corners):
-    """Burgers vector of some triangles in lattice vectors, and the lattice's q around them in nm.
-
-    A circuit in the sense of the triangles is short of its start by minus the sum of the ideal steps.
-    """
+    """Burgers vector of some triangles in lattice vectors, minus the sum of their closures; and the row, in rad."""
     row = np.angle(mesh.smooth[corners].sum()) / 6
     return -np.sum(closure * sixth_turns(frame, row)), row
 
@@ -84,20 +81,12 @@ def _measure_row_around(mesh, center, near) -> float:
 
 
 def burgers_circuit(points: ArrayLike, center: ArrayLike, radius: float, spacing: float | None = None) -> np.ndarray:
-    """Sum (y, x) of all Burgers vectors within a circle, in nm, shape (2,), along the rows at the circuit's start.
+    """Sum (y, x) of all Burgers vectors within a circle about ``center``, in nm, along the rows at the circuit's start.
 
-    ValueError if no triangle lies inside, or those inside do not hang together.
-    The frame of the lattice vectors is carried along the circuit from step to step, so it may turn by more than 30° on
-    the way. With a net disclination inside it does not come back to itself, and there is no Burgers vector.
-
-    Parameters
-    ----------
-    points, spacing : array_like, shape (n, 2), and float
-        Positions (y, x) of one layer in one frame, and their spacing, measured by default; in nm.
-    center : array_like, shape (2,)
-        (y, x) in nm.
-    radius : float
-        In nm. The circuit follows the outer edge of the triangles whose centres lie inside; it may enclose a hole.
+    The circuit follows the outer edge of the triangles whose centres lie within ``radius``, in nm; it may enclose a
+    hole. The frame of the lattice vectors is carried along it from step to step, so it may turn by more than 30° on the
+    way. With a net disclination inside it does not come back to itself, and there is no Burgers vector. ValueError if
+    no triangle lies inside, or those inside do not hang together.
     """
     mesh = Mesh(points, spacing)
     middle = mesh.z[mesh.triangles].mean(axis=1) if len(mesh.triangles) else np.empty(0, complex)

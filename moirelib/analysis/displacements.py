@@ -42,17 +42,11 @@ class Displacements:
 
     def select(self, keep: np.ndarray) -> "Displacements":
         """Only some particles: a mask or indices, shape (n,). ValueError if none is left."""
-        error = self.localization_std
         if len(self.particles[keep]) == 0:
             raise ValueError(f"the selection leaves no particle of layer {self.layer}; select at least one")
-        return replace(
-            self,
-            particles=self.particles[keep],
-            sites=self.sites[keep],
-            values=self.values[:, keep],
-            localization_std=None if error is None else error[keep],
-            kept=self.kept[keep],
-        )
+        known = [] if self.localization_std is None else ["localization_std"]
+        chosen = {name: getattr(self, name)[keep] for name in ("particles", "sites", "kept", *known)}
+        return replace(self, values=self.values[:, keep], **chosen)
 
 
 def site_displacements(
@@ -74,10 +68,8 @@ def site_displacements(
 
     Parameters
     ----------
-    tracks : pandas.DataFrame
-        ``frame, particle, layer, y_nm, x_nm`` and, if known, ``y_std_nm, x_std_nm``; particle -1 is left out.
-    layer : int
-        Number of the layer.
+    tracks, layer : pandas.DataFrame, int
+        Tracks, of which particle -1 is left out, and the number of the layer.
     localization_std : float or (float, float), optional
         One-sigma localization error (y, x) of every particle, in nm; by default the table's.
     strain : int, optional
@@ -87,8 +79,7 @@ def site_displacements(
     min_share : float
         Particles seen in fewer than this share of the frames are left out.
     drift_window : int
-        Frames over which drift and rotation are smoothed (by a parabola through as many frames) before they are
-        removed; 1 removes all of it, frame by frame.
+        Frames over which drift and rotation are smoothed (by a parabola) before they are removed; 1 removes all of it.
     """
     frames, particles, points, error = _arrange_tracks(tracks, layer, min_share)
     seen = np.isfinite(points[..., 0])
@@ -133,21 +124,9 @@ def _arrange_tracks(tracks, layer, min_share):
     some = seen.sum(axis=1) >= MIN_PARTICLES
     _refuse_few_frames(layer, some.sum(), f" of at least {MIN_PARTICLES} particles")
     left = seen[some].any(axis=0)
-    error = _average_error_bars(tracks, use, column)[left]
+    bars = tracks.reindex(columns=["y_std_nm", "x_std_nm"]).iloc[use].astype(float) ** 2
+    error = np.sqrt(bars.where(np.isfinite(bars)).groupby(column).mean().to_numpy())[left]
     return frames[some], particles[often][left], points[np.ix_(some, left)], error if np.isfinite(error).all() else None
-
-
-def _average_error_bars(tracks, use, column) -> np.ndarray:
-    """Root mean square (n, 2) of the error bars of the rows in use, by their column; NaN where there is none."""
-    squares = np.full((column.max() + 1, 2), np.nan)
-    for axis, name in enumerate(("y_std_nm", "x_std_nm")):
-        if name in tracks:
-            bars = tracks[name].to_numpy(float)[use]
-            known = np.isfinite(bars)
-            count = np.bincount(column[known], minlength=len(squares))
-            total = np.bincount(column[known], bars[known] ** 2, len(squares))
-            squares[:, axis] = np.where(count > 0, total / np.maximum(count, 1), np.nan)
-    return np.sqrt(squares)
 
 
 def _refuse_few_frames(layer, number, what="") -> None:
@@ -205,7 +184,11 @@ def make_smoother(window: int, frames: int):
 def _remove_slow_strain(aligned, sites, seen, degree) -> None:
     """Take uniform symmetric strain, a polynomial in time, out of points (t, n, 2)."""
     blocks = _split_frames(len(seen))
-    gradient = np.concatenate([_measure_gradient(aligned[k] - sites, _center_sites(sites, seen[k])) for k in blocks])
+    gradient = np.empty((len(seen), 2, 2))  # by least squares
+    for k in blocks:
+        residual, r = np.nan_to_num(aligned[k] - sites), _center_sites(sites, seen[k])
+        normal = np.einsum("tni,tnj->tij", r, r)
+        gradient[k] = np.einsum("tni,tnj->tij", residual, r) @ np.linalg.pinv(normal)
     gradient = 0.5 * (gradient + gradient.transpose(0, 2, 1))
     gradient = gradient - gradient.mean(axis=0)  # the mean strain belongs to the sites
     basis = _legendre_basis(len(seen), degree)
@@ -218,12 +201,6 @@ def _center_sites(sites, seen):
     """Sites from the middle of those seen in each frame, (t, n, 2); 0 where not seen."""
     home = (seen @ sites) / seen.sum(axis=1, keepdims=True)
     return (sites - home[:, None]) * seen[..., None]
-
-
-def _measure_gradient(residual, r):
-    """Gradient (t, 2, 2) of residuals over places (t, n, 2), by least squares."""
-    residual = np.nan_to_num(residual)
-    return np.einsum("tni,tnj->tij", residual, r) @ np.linalg.pinv(np.einsum("tni,tnj->tij", r, r))
 
 
 def _legendre_basis(frames, degree):
@@ -255,18 +232,16 @@ def _rigid_motion_leverage(sites, seen):
     return total / seen.sum(axis=0)[:, None]
 
 
-def coordination_labels(sites: ArrayLike, spacing: float | None = None) -> np.ndarray:
-    """Say of every site whether it is in the bulk, next to a vacancy, or at the edge; str, shape (n,).
+def coordination_labels(sites: ArrayLike) -> np.ndarray:
+    """Say of every site (n, 2), in nm, whether it is in the bulk, next to a vacancy, or at the edge; str, shape (n,).
 
-    Takes the sites of one layer (y, x) in nm, shape (n, 2), and their spacing in nm, by default the median one.
     ``bulk`` has six neighbours; of a ``vacancy`` a neighbour is missing whose place at least four other particles
     enclose; else ``edge``. The border of the field of view counts as edge: what is behind it is not seen.
     """
     sites = np.asarray(sites, float)
     if len(sites) < 2:
         return np.full(len(sites), "edge")
-    a = nearest_spacing(sites) if spacing is None else spacing
-    tree = cKDTree(sites)
+    a, tree = nearest_spacing(sites), cKDTree(sites)
     neighbours = tree.query_ball_point(sites, REACH * a)
     labels = np.full(len(sites), "bulk", dtype="<U7")
     for i, near in enumerate(neighbours):

@@ -7,7 +7,6 @@ import pandas as pd
 
 from .boundaries import BOUNDARY_COLUMNS
 from .defects import DEFECT_COLUMNS, detect_defects
-from .grains import Tolerance
 from .layer_frame import layer_frames, triangulate_layers
 from .moire import fit_moire_of_grains, place_on
 
@@ -20,14 +19,11 @@ MOIRE_COLUMNS = (
 
 
 def lattice_table(particles: pd.DataFrame) -> pd.DataFrame:
-    """Lattices of every grain of every layer and frame, from ``frame, layer, y_nm, x_nm``.
+    """Lattices of every grain of every layer and frame; grains are numbered in each frame anew, by falling size.
 
-    Returns
-    -------
-    pandas.DataFrame
-        ``frame, layer, grain, spacing_nm, angle_deg, spacing_std_nm, angle_std_deg, shear, psi6, n``: angle of a row
-        from x towards y (0 to 60 degrees), standard deviations, mean |ψ6| of the grain's particles, particles used.
-        Grains are numbered in each frame anew, by falling size.
+    The table has ``frame, layer, grain, spacing_nm, angle_deg, spacing_std_nm, angle_std_deg, shear, psi6, n``: angle
+    of a row from x towards y (0 to 60 degrees), standard deviations, mean |ψ6| of the grain's particles, particles
+    used.
     """
     return _tabulate_lattices(layer_frames(particles))
 
@@ -45,14 +41,10 @@ def _tabulate_lattices(frames) -> pd.DataFrame:
 
 
 def moire_table(particles: pd.DataFrame) -> pd.DataFrame:
-    """Twist, offset and Moiré period of layers 1 and 2 in every frame, from ``frame, layer, y_nm, x_nm``.
+    """Twist, offset and Moiré period of the largest grains of layers 1 and 2, in frames where they lie on each other.
 
-    Returns
-    -------
-    pandas.DataFrame
-        ``frame, twist_deg, period_nm, twist_std_deg, period_std_nm, formula_nm, formula_std_nm, rotation_deg,
-        offset_y_nm, offset_x_nm, offset_std_nm, n``: see `Moire`. The largest grain of each layer is taken; frames
-        without two lattices on each other have no row.
+    The table has ``frame, twist_deg, period_nm, twist_std_deg, period_std_nm, formula_nm, formula_std_nm, rotation_deg,
+    offset_y_nm, offset_x_nm, offset_std_nm, n``: see `Moire`.
     """
     return _tabulate_moire(layer_frames(particles))
 
@@ -69,37 +61,27 @@ def _tabulate_moire(frames) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=MOIRE_COLUMNS)
 
 
-def defect_table(particles: pd.DataFrame, tolerance: Tolerance | None = None, other_layer: bool = True) -> pd.DataFrame:
+def defect_table(particles: pd.DataFrame, other_layer: bool = True) -> pd.DataFrame:
     """Defects of every layer and frame: ``frame, layer`` and the columns of `find_defects`.
 
-    Parameters
-    ----------
-    particles : pandas.DataFrame
-        ``frame, layer, y_nm, x_nm``.
-    tolerance : Tolerance, optional
-        What is a grain and what is a twin.
-    other_layer : bool
-        Add ``registry, coordinate`` of each defect on the other layer, as in `moirelib.analysis.registry`.
+    With ``other_layer`` also ``registry, coordinate`` of each defect on the other layer, as in `registry`.
     """
-    return _tabulate_defects(layer_frames(particles, tolerance), other_layer)[0]
+    return _tabulate_defects(layer_frames(particles), other_layer)[0]
 
 
-def boundary_table(particles: pd.DataFrame, tolerance: Tolerance | None = None) -> pd.DataFrame:
-    """Grain and twin boundaries of every layer and frame, in straight segments, from ``frame, layer, y_nm, x_nm``.
+def boundary_table(particles: pd.DataFrame) -> pd.DataFrame:
+    """Grain and twin boundaries of every layer and frame, in straight segments.
 
-    Returns
-    -------
-    pandas.DataFrame
-        ``frame, layer``; ``kind``, twin where the two sides are mirror images across the boundary with a low Σ, else
-        grain; ``y0_nm, x0_nm, y1_nm, x1_nm``, the ends; ``misorientation_deg`` (0 to 30) and ``inclination_deg`` (0 to
-        180, from x towards y) with standard deviations; nearest ``sigma`` (1: a low-angle boundary) and the
-        misorientation's ``sigma_deviation_deg`` from it; ``asymmetry_deg``, of the boundary from the lattices' mirror
-        line; ``mirror_mismatch_nm``, of one lattice from the other's mirror image; ``dislocations``, pairs of five- and
-        seven-fold particles along it, their mean ``dislocation_spacing_nm`` (NaN for fewer than two) and Frank's
-        ``frank_spacing_nm``, a / (2 sin(θ/2)); the grains' numbers. See Brandon, Acta Metall. 14, 1479 (1966); Read &
-        Shockley, Phys. Rev. 78, 275 (1950).
+    The table has ``frame, layer``; ``kind``, twin where the two sides are mirror images across the boundary with a low
+    Σ, else grain; ``y0_nm, x0_nm, y1_nm, x1_nm``, the ends; ``misorientation_deg`` (0 to 30) and ``inclination_deg`` (0
+    to 180, from x towards y) with standard deviations; nearest ``sigma`` (1: a low-angle boundary) and the
+    misorientation's ``sigma_deviation_deg`` from it; ``asymmetry_deg``, of the boundary from the lattices' mirror line;
+    ``mirror_mismatch_nm``, of one lattice from the other's mirror image; ``dislocations``, pairs of five- and
+    seven-fold particles along it, their mean ``dislocation_spacing_nm`` (NaN for fewer than two) and Frank's
+    ``frank_spacing_nm``, a / (2 sin(θ/2)); the grains' numbers. See Brandon, Acta Metall. 14, 1479 (1966); Read &
+    Shockley, Phys. Rev. 78, 275 (1950).
     """
-    return _tabulate_defects(layer_frames(particles, tolerance), other_layer=False)[1]
+    return _tabulate_defects(layer_frames(particles), other_layer=False)[1]
 
 
 def _tabulate_defects(frames, other_layer=True) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -32,39 +32,25 @@ class Tolerance:
     smallest_grain: int = 12  # particles
 
 
-def find_grains(
-    points: ArrayLike,
-    spacing: float | None = None,
-    misorientation: float = Tolerance.grain_misorientation,
-    smallest: int = Tolerance.smallest_grain,
-) -> np.ndarray:
+def find_grains(points: ArrayLike, spacing: float | None = None) -> np.ndarray:
     """Contiguous regions of one orientation: each particle's grain, shape (n,), by falling size from 0; -1 for none.
 
-    An edge between neighbours is cut where the mean ψ6 on its one side, within 2.3 spacings, is turned against that on
-    its other side. Slow bending of rows changes little over such a distance, a boundary all. Regions grow together from
-    particles without a cut edge, so that neither a lone dislocation, which cuts a few edges, nor a single gap in a
-    boundary decides. Regions whose lattices agree where they meet are one, and so are those that meet along a line too
-    short to hold more than one dislocation by Frank's formula (Phil. Mag. 42, 809 (1951)).
-
-    Parameters
-    ----------
-    points, spacing : array_like, shape (n, 2), and float
-        Positions (y, x) of one layer in one frame, and their spacing, measured by default; in nm.
-    misorientation : float
-        Rows on both sides of a boundary differ by more than this, in degrees.
-    smallest : int
-        Regions of fewer particles are no grain.
+    An edge between neighbours is cut where the mean ψ6 on its one side, within 2.3 spacings, is turned by more than
+    `Tolerance.grain_misorientation` against that on its other side. Slow bending of rows changes little over such a
+    distance, a boundary all. Regions grow together from particles without a cut edge, so that neither a lone
+    dislocation, which cuts a few edges, nor a single gap in a boundary decides. Regions whose lattices agree where they
+    meet are one, and so are those that meet along a line too short to hold more than one dislocation by Frank's formula
+    (Phil. Mag. 42, 809 (1951)). Regions of fewer particles than `Tolerance.smallest_grain` are no grain.
     """
     points = check_points(points)
-    if len(points) < smallest or not spans_plane(points):
+    if len(points) < Tolerance.smallest_grain or not spans_plane(points):
         return np.full(len(points), -1)
-    return split_grains(Mesh(points, spacing), misorientation, smallest)
+    return split_grains(Mesh(points, spacing), Tolerance())
 
 
-def split_grains(
-    mesh: Mesh, misorientation: float = Tolerance.grain_misorientation, smallest: int = Tolerance.smallest_grain
-) -> np.ndarray:
+def split_grains(mesh: Mesh, tolerance: Tolerance) -> np.ndarray:
     """The same as `find_grains`, of a layer that is triangulated already."""
+    misorientation, smallest = tolerance.grain_misorientation, tolerance.smallest_grain
     near = np.abs(mesh.vector) < 1 + ROUNDING
     i, j = mesh.edges[near].T
     cut = _measure_turns_across(mesh, i, j) > misorientation
@@ -86,7 +72,7 @@ def split_grains(
 
 def check_grain(grain: ArrayLike | None, mesh: Mesh) -> np.ndarray:
     """Grain of every particle of a mesh, shape (n,): as given, or found for None."""
-    grain = split_grains(mesh) if grain is None else np.asarray(grain)
+    grain = split_grains(mesh, Tolerance()) if grain is None else np.asarray(grain)
     if grain.shape != (mesh.n,):
         raise ValueError(f"{grain.size} grains for {mesh.n} positions; pass one for each")
     return grain
@@ -182,9 +168,8 @@ def _join_parallel_grains(mesh, grain, i, j, misorientation) -> np.ndarray:
 def _join_across_lone_dislocations(mesh, grain) -> np.ndarray:
     """Grains are one if the boundary between them is too short to hold more than one dislocation.
 
-    A boundary holds one every a / (2 sin(θ/2)) (Frank's formula). A lone dislocation turns the corner of a field that
-    it cuts off as much as a boundary of that length would. Smaller grains are joined first, so that splinters along a
-    boundary do not make it look short.
+    A boundary holds one every a / (2 sin(θ/2)). A lone dislocation turns the corner of a field that it cuts off as much
+    as a boundary of that length would. Smaller grains are joined first: splinters must not make a boundary look short.
     """
     grain = grain.copy()
     i, j = mesh.edges.T  # all of them: those between two grains are often too long for neighbours

@@ -16,39 +16,24 @@ from .lattices import local_lattices
 from .moire import registry
 from .occupancy import Occupancy, adjacency, site_occupancy
 
+CONFIDENCE = 0.95  # of the intervals of counts
 EVENT_COLUMNS = "frame layer event particle y_nm x_nm coordination registry coordinate y_frame_nm x_frame_nm".split()
 
 
-def growth_events(
-    particles: pd.DataFrame | dict,
-    field_nm: ArrayLike | None = None,
-    border_nm: float | None = None,
-    min_frames: int = 3,
-) -> pd.DataFrame:
+def growth_events(particles: pd.DataFrame | dict, field_nm: ArrayLike | None = None) -> pd.DataFrame:
     """Attachments and detachments of particles, with coordination and registry at the time.
 
-    A particle that hops to a free site is a detachment there and an attachment here. What drift carries in or out of
-    view makes no event.
+    Takes particles and field as `site_occupancy` does, or what it returned. A particle that hops to a free site is a
+    detachment there and an attachment here. What drift carries in or out of view makes no event.
 
-    Parameters
-    ----------
-    particles : pandas.DataFrame or dict
-        Tracks as for `site_occupancy`, or what it returned (the other parameters then have no effect).
-    field_nm, border_nm, min_frames
-        As for `site_occupancy`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        ``frame``, the first in which the particle is there, or no longer there; ``layer``; ``event``, attachment or
-        detachment; ``particle``, the track seen there longest after attachment, or before detachment (-1 for none);
-        ``y_nm, x_nm``, where the site is in the first frame; ``coordination``, taken neighbour sites in the layer
-        just after attachment or before detachment; ``registry`` (top, bridge, hollow, or empty where the other layer
-        is not) and ``coordinate`` on the other layer as in `moirelib.analysis.registry`; ``y_frame_nm, x_frame_nm``,
-        where the site is in the event's own frame.
+    The table has ``frame``, the first in which the particle is there, or no longer there; ``layer``; ``event``,
+    attachment or detachment; ``particle``, the track seen there longest after attachment, or before detachment (-1 for
+    none); ``y_nm, x_nm``, where the site is in the first frame; ``coordination``, taken neighbour sites in the layer
+    just after attachment or before detachment; ``registry`` (top, bridge, hollow, or empty where the other layer is
+    not) and ``coordinate`` on the other layer as in `registry`; ``y_frame_nm, x_frame_nm``, where the site is in the
+    event's frame.
     """
-    as_given = isinstance(particles, dict)
-    occupancy = particles if as_given else site_occupancy(particles, field_nm, border_nm, min_frames)
+    occupancy = particles if isinstance(particles, dict) else site_occupancy(particles, field_nm)
     tables = [_list_layer_events(one, occupancy) for one in occupancy.values()]
     table = pd.concat([t for t in tables if len(t)] or [pd.DataFrame(columns=EVENT_COLUMNS)], ignore_index=True)
     return table.sort_values(["frame", "layer"], kind="stable", ignore_index=True)[EVENT_COLUMNS]
@@ -64,17 +49,11 @@ def _list_layer_events(one, occupancy) -> pd.DataFrame:
     t, k = occupancy_changes(one)
     came = one.occupied[t, k]
     coordination = adjacency(one.sites, one.spacing) @ one.occupied.T.astype(int)  # (n, t)
-    table = pd.DataFrame(
-        {
-            "frame": one.frames[t],
-            "layer": one.layer,
-            "event": np.where(came, "attachment", "detachment"),
-            "particle": _find_tracks(one, t, k, came),
-            "y_nm": one.sites[k, 0],
-            "x_nm": one.sites[k, 1],
-            "coordination": coordination[k, t - ~came].astype(int),
-        }
-    )
+    kind = np.where(came, "attachment", "detachment")
+    table = pd.DataFrame({"frame": one.frames[t], "layer": one.layer, "event": kind})
+    table["particle"] = _find_tracks(one, t, k, came)
+    table[["y_nm", "x_nm"]] = one.sites[k]
+    table["coordination"] = coordination[k, t - ~came].astype(int)
     on = registry_at(one, occupancy, t, one.sites[k])
     table["registry"], table["coordinate"] = on["registry"].to_numpy(object), on["coordinate"].to_numpy(float)
     table[["y_frame_nm", "x_frame_nm"]] = one.in_frame(one.sites[k], t)
@@ -113,17 +92,12 @@ def registry_at(one: Occupancy, occupancy: dict[int, Occupancy], rows: np.ndarra
 
 
 def size_table(occupancy: dict[int, Occupancy]) -> pd.DataFrame:
-    """Size of every layer in every frame, with its balance, from what `site_occupancy` returns.
+    """Size of every layer in every frame, with its balance: number = first number + attached - detached + carried.
 
-    In every frame number = first number + attached - detached + carried.
-
-    Returns
-    -------
-    pandas.DataFrame
-        ``frame, layer``; ``number`` of taken sites in view; ``area_nm2``, number times the lattice cell √3/2 a²;
-        ``radius_nm`` of a disk of that area; ``attached, detached``, events so far; ``carried``, net number that drift
-        carried into view so far; ``free_edge_sites``, free places of the lattice in view with a taken neighbour, also
-        those that no frame ever fills.
+    The table has ``frame, layer``; ``number`` of taken sites in view; ``area_nm2``, number times the lattice cell √3/2
+    a²; ``radius_nm`` of a disk of that area; ``attached, detached``, events so far; ``carried``, net number that drift
+    carried into view so far; ``free_edge_sites``, free places of the lattice in view with a taken neighbour, also those
+    that no frame ever fills.
     """
     tables = []
     for layer, one in occupancy.items():
@@ -161,31 +135,22 @@ def growth_rate(
     frames: ArrayLike,
     frame_time: float = 1.0,
     windows: int = 1,
-    confidence: float = 0.95,
     layers: Iterable[int] | None = None,
 ) -> pd.DataFrame:
     """Attachments and detachments per time, with exact Poisson intervals (Garwood, Biometrika 28, 437 (1936)).
 
+    The table has ``layer, event, frame_start, frame_end, count, rate, low, high``; rates in 1/s, with 95 % intervals.
+    Rows with event net have the difference, with a normal interval from the sum of the two counts. A window begins
+    where the one before ended.
+
     Parameters
     ----------
-    events : pandas.DataFrame
-        From `growth_events`.
-    frames : array_like of int, shape (t,)
-        All frame numbers, of frames without events as well.
-    frame_time : float
-        In s; 1 gives rates per frame.
-    windows : int
-        Into how many windows of equal length the movie is divided.
-    confidence : float
-        Of the interval.
+    events, frames : pandas.DataFrame, array_like of int
+        From `growth_events`; all frame numbers, of frames without events as well.
+    frame_time, windows : float, int
+        Time of a frame in s, 1 for rates per frame; number of windows of equal length that the movie is divided into.
     layers : iterable of int, optional
         Also those without an event, whose rate has an upper bound; by default those with one.
-
-    Returns
-    -------
-    pandas.DataFrame
-        ``layer, event, frame_start, frame_end, count, rate, low, high``; rates in 1/s. Rows with event net have the
-        difference, with a normal interval from the sum of the two counts. A window begins where the one before ended.
     """
     require_columns(events, ["frame", "layer", "event"], "the table of events")
     frames = np.unique(np.asarray(frames))
@@ -199,16 +164,16 @@ def growth_rate(
             time = (end - start) * frame_time
             counts = [int((here["event"] == kind).sum()) for kind in ("attachment", "detachment")]
             for kind, count in zip(("attachment", "detachment"), counts, strict=True):
-                low, high = poisson_interval(count, confidence)
+                low, high = poisson_interval(count)
                 rows.append((layer, kind, start, end, count, count / time, low / time, high / time))
-            net, spread = counts[0] - counts[1], np.sqrt(chi2.ppf(confidence, 1) * max(sum(counts), 1))
+            net, spread = counts[0] - counts[1], np.sqrt(chi2.ppf(CONFIDENCE, 1) * max(sum(counts), 1))
             rows.append((layer, "net", start, end, net, net / time, (net - spread) / time, (net + spread) / time))
     return pd.DataFrame(rows, columns="layer event frame_start frame_end count rate low high".split())
 
 
-def poisson_interval(count: int, confidence: float = 0.95) -> tuple[float, float]:
+def poisson_interval(count: int) -> tuple[float, float]:
     """Exact (Garwood) interval of a Poisson mean."""
-    tail = (1 - confidence) / 2
+    tail = (1 - CONFIDENCE) / 2
     low = chi2.ppf(tail, 2 * count) / 2 if count > 0 else 0.0
     return float(low), float(chi2.ppf(1 - tail, 2 * count + 2) / 2)
 
@@ -217,23 +182,12 @@ def front_table(occupancy: dict[int, Occupancy], directions: int = 8, center: Ar
     """How far the edge of each layer is from its centre, along several directions.
 
     With φ the sector's angle and N its particles, r² = √3 a² N / φ. One particle moves it by √3 a²/(2φr), so that
-    single particles do not make the front jump as the outermost one would.
+    single particles do not make the front jump as the outermost one would. The table has ``frame, layer, direction_deg,
+    radius_nm, y_nm, x_nm, number``: the radius of a sector with the area of the particles in it, NaN where that edge is
+    not in view; the front's place in the first frame's coordinates; the number of particles in the sector.
 
-    Parameters
-    ----------
-    occupancy : dict
-        From `site_occupancy`.
-    directions : int
-        Number of sectors; the first one is centred on x, the next lies towards y.
-    center : array_like, shape (2,), optional
-        (y, x) in nm in the first frame; by default the middle of the sites that are taken from the start, or of all.
-
-    Returns
-    -------
-    pandas.DataFrame
-        ``frame, layer, direction_deg, radius_nm, y_nm, x_nm, number``: the radius of a sector with the area of the
-        particles in it, NaN where that edge is not in view; the front's place in the first frame's coordinates; the
-        number of particles in the sector.
+    The first of so many directions is x, the next lies towards y. The centre (y, x), in nm in the first frame, is by
+    default the middle of the sites that are taken from the start, or of all.
     """
     if directions < 3:
         raise ValueError(f"fronts need at least 3 directions, got {directions}")
@@ -261,18 +215,11 @@ def _measure_layer_fronts(one, directions, center) -> pd.DataFrame:
     beyond = place + one.spacing * away
     seen = np.array([one.in_view(beyond[t], t) for t in range(len(one.frames))])
     radius = np.where(seen, radius, np.nan)
-    t, k = np.indices(radius.shape)
-    return pd.DataFrame(
-        {
-            "frame": one.frames[t.ravel()],
-            "layer": one.layer,
-            "direction_deg": np.degrees(angle)[k.ravel()],
-            "radius_nm": radius.ravel(),
-            "y_nm": np.where(seen, place[..., 0], np.nan).ravel(),
-            "x_nm": np.where(seen, place[..., 1], np.nan).ravel(),
-            "number": number.ravel(),
-        }
-    )
+    y, x = np.where(seen, np.moveaxis(place, -1, 0), np.nan)
+    frame, direction = np.repeat(one.frames, directions), np.tile(np.degrees(angle), len(one.frames))
+    values = {"radius_nm": radius, "y_nm": y, "x_nm": x, "number": number}
+    table = pd.DataFrame({"frame": frame, "layer": one.layer, "direction_deg": direction})
+    return table.assign(**{name: value.ravel() for name, value in values.items()})
 
 
 def front_velocity(fronts: pd.DataFrame, frame_time: float = 1.0) -> pd.DataFrame:
@@ -280,13 +227,9 @@ def front_velocity(fronts: pd.DataFrame, frame_time: float = 1.0) -> pd.DataFram
 
     With a time of 1, velocities are per frame. Arrivals are random, so the front's way is a random walk with drift, of
     which only the ends tell the velocity: a straight line fitted through all frames would claim a smaller error than it
-    has. The error is that of the steps' scatter.
-
-    Returns
-    -------
-    pandas.DataFrame
-        ``layer, direction_deg, velocity_nm_per_s, velocity_std_nm_per_s, frame_start, frame_end``: from the first to
-        the last frame in which the front is in view. Directions with fewer than three such frames are left out.
+    has. The error is that of the steps' scatter. The table has ``layer, direction_deg, velocity_nm_per_s,
+    velocity_std_nm_per_s, frame_start, frame_end``: from the first to the last frame in which the front is in view.
+    Directions with fewer than three such frames are left out.
     """
     require_columns(fronts, ["frame", "layer", "direction_deg", "radius_nm"], "the table of fronts")
     rows = []

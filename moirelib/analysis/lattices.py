@@ -34,25 +34,22 @@ class LatticeFit(Lattice):
     vectors: np.ndarray  # a₁ and a₂, 60° apart before strain, rows (y, x), nm
     spacing_std: float  # nm
     angle_std: float  # degrees
-    vector_std: float  # nm, of each component of a₁ and a₂
-    origin_std: float  # nm, of each component of the particles' mean position
     residual_std: float  # nm, scatter of particles about their sites, per component
     shear: float  # largest strain without change of area
     n: int  # particles used
     index: np.ndarray  # (n_points, 2) m and n of each particle, NaN where it has none
 
 
-def fit_lattice(points: ArrayLike, spacing: float | None = None) -> LatticeFit:
-    """Lattice vectors of a grain with their errors (one standard deviation), by least squares over all its sites.
+def fit_lattice(points: ArrayLike) -> LatticeFit:
+    """Lattice vectors of a grain (n, 2), in nm, with their errors, by least squares over all its sites.
 
-    Takes positions (y, x) in nm of one grain, shape (n, 2), and their rough spacing in nm, measured by default.
     Particles are numbered by walking from neighbour to neighbour, over the most regular bonds first, which neither slow
     strain nor the edge disturbs; then origin and vectors follow from linear regression of the positions on the numbers.
     Where residuals are not independent, as under slow strain, the errors are those of blocks of five spacings that are:
     a cluster-robust covariance (Cameron & Miller, J. Human Resources 50, 317 (2015)). Around a dislocation numbers
     depend on the way; where bonds contradict them, vectors come from the bonds alone, which costs precision.
     """
-    mesh = Mesh(points, spacing)
+    mesh = Mesh(points)
     fit = fit_members(mesh, np.ones(mesh.n, bool))
     if fit is None:
         raise ValueError(f"a lattice needs at least 6 particles in one piece; the {mesh.n} given form none")
@@ -67,15 +64,23 @@ def fit_members(mesh: Mesh, members: np.ndarray) -> LatticeFit | None:
     for last in (False, False, True):  # without those that sit on no site
         if known.sum() < FEWEST:
             return None
-        coefficients, design, inverse, residual, center = _regress(mesh.z[known], site[known])
+        center = site[known].mean()
+        w = site[known] - center
+        design = np.stack([np.ones_like(w), w, np.conj(w)], axis=1)
+        inverse = np.linalg.pinv(np.conj(design.T) @ design)
+        # z = c + q w + p w*: q is spacing and direction, p the shear
+        c, q, p = coefficients = inverse @ (np.conj(design.T) @ mesh.z[known])
+        residual = mesh.z[known] - design @ coefficients
         scatter = 1.4826 * np.median(np.abs(residual.view(float)))  # standard deviation of a Gaussian
         keep = np.abs(residual) < max(OUTLIER * scatter, CLOSE * mesh.spacing)
         if keep.all() or last:
             break
         known[np.flatnonzero(known)[~keep]] = False
-    c, q, p = coefficients
     errors = _estimate_errors(mesh.z[known], design, inverse, residual, q, column=1)
-    if _contradict_bonds(site, *named):  # numbers depend on the way around a dislocation, bonds do not
+    i, j, vector, misfit = named
+    sure = (misfit < SURE_BOND) & np.isfinite(site[i]) & np.isfinite(site[j])
+    if np.sum(np.abs(site[j] - site[i] - vector)[sure] > 0.5) >= CONTRADICTIONS:
+        # Numbers depend on the way around a dislocation, bonds do not.
         q, p, errors = fit_from_bonds(mesh, *named)
     return _describe_fit(site, known, (c, q, p), errors, residual, center)
 
@@ -107,22 +112,6 @@ def _number_sites(mesh, i, j, vector, misfit) -> np.ndarray:
     return site
 
 
-def _regress(z, site):
-    """Least squares of z = c + q w + p w*, with w from the mean site: q is spacing and direction, p the shear."""
-    center = site.mean()
-    w = site - center
-    design = np.stack([np.ones_like(w), w, np.conj(w)], axis=1)
-    inverse = np.linalg.pinv(np.conj(design.T) @ design)
-    coefficients = inverse @ (np.conj(design.T) @ z)
-    return coefficients, design, inverse, z - design @ coefficients, center
-
-
-def _contradict_bonds(site, i, j, vector, misfit) -> bool:
-    """Whether good bonds contradict the numbers of the sites: there is a dislocation."""
-    sure = (misfit < SURE_BOND) & np.isfinite(site[i]) & np.isfinite(site[j])
-    return bool(np.sum(np.abs(site[j] - site[i] - vector)[sure] > 0.5) >= CONTRADICTIONS)
-
-
 def fit_from_bonds(mesh: Mesh, i: np.ndarray, j: np.ndarray, vector: np.ndarray, misfit: np.ndarray):
     """Spacing and row, shear, and their errors from the bonds alone: the mean of the lattices around all particles."""
     good = misfit < GOOD_BOND
@@ -135,25 +124,23 @@ def fit_from_bonds(mesh: Mesh, i: np.ndarray, j: np.ndarray, vector: np.ndarray,
 
 
 def _estimate_errors(z, design, inverse, residual, q, column):
-    """Standard deviations of q along itself and across it, and of a component of a lattice vector."""
+    """Standard deviations of q along itself and across it."""
     n, parameters = design.shape
     variance = np.sum(np.abs(residual) ** 2) / max(2 * (n - parameters), 1)  # per component
     plain = np.sqrt(variance * inverse[column, column].real)
-    component = np.sqrt(variance * (inverse[column, column] + inverse[column + 1, column + 1]).real)
     block = np.floor(np.stack([z.real, z.imag]) / (BLOCK * np.abs(q)))
     name = np.unique(block, axis=1, return_inverse=True)[1].ravel()
     blocks = name.max() + 1
     if blocks < FEWEST_BLOCKS:
-        return plain, plain, component
+        return plain, plain
     score = np.zeros((blocks, parameters), complex)
     np.add.at(score, name, np.conj(design) * residual[:, None])
     half = np.sqrt(blocks / (blocks - 3)) * score @ inverse.T
     ahead = half[:, column] * np.exp(-1j * np.angle(q))
     radial, tangential = (np.sqrt(np.sum(part**2)) for part in (ahead.real, ahead.imag))
     if max(radial, tangential) < CORRELATED * plain:  # few blocks would only add their own scatter
-        return plain, plain, component
-    both = np.sqrt(np.sum(np.abs(half[:, column:]) ** 2) / 2)
-    return max(radial, plain), max(tangential, plain), max(both, component)
+        return plain, plain
+    return max(radial, plain), max(tangential, plain)
 
 
 def _describe_fit(site, known, coefficients, errors, residual, center) -> LatticeFit:
@@ -164,7 +151,7 @@ def _describe_fit(site, known, coefficients, errors, residual, center) -> Lattic
     index[~known] = np.nan
     n = int(known.sum())
     scatter = float(np.sqrt(np.sum(np.abs(residual) ** 2) / max(2 * n - 6, 1)))
-    radial, tangential, component = map(float, errors)
+    radial, tangential = map(float, errors)
     return LatticeFit(
         origin=to_points(c - q * center - p * np.conj(center)),
         vectors=to_points(q * basis + p * np.conj(basis)),
@@ -172,8 +159,6 @@ def _describe_fit(site, known, coefficients, errors, residual, center) -> Lattic
         angle=float(np.degrees(np.angle(q)) % 60),
         spacing_std=radial,
         angle_std=float(np.degrees(tangential / np.abs(q))),
-        vector_std=component,
-        origin_std=scatter / np.sqrt(n),
         residual_std=scatter,
         shear=float(np.abs(p / q)),
         n=n,
@@ -184,19 +169,11 @@ def _describe_fit(site, known, coefficients, errors, residual, center) -> Lattic
 def local_lattices(
     points: ArrayLike, spacing: float | None = None, reach: float = REACH, grain: ArrayLike | None = None
 ) -> LocalLattices:
-    """Affine fit of a hexagonal lattice to the neighbours of each particle.
+    """Affine fit of a hexagonal lattice to each particle's neighbours within ``reach`` spacings, of the same ``grain``.
 
-    NaN where fewer than three neighbours in different directions are near. Neighbours farther than 0.3 spacings from a
-    lattice site as the particle sees it are left out. Falk & Langer, Phys. Rev. E 57, 7192 (1998) for the fit.
-
-    Parameters
-    ----------
-    points, spacing : array_like, shape (n, 2), and float
-        Positions (y, x) of one layer in one frame, and their spacing, measured by default; in nm.
-    reach : float
-        Neighbours within so many spacings are used: 1.35 for the first shell, 2.15 for three.
-    grain : array_like of int, shape (n,), optional
-        Only neighbours of the same grain are used.
+    A reach of 1.35 takes the first shell of neighbours, 2.15 three. NaN where fewer than three neighbours in different
+    directions are near. Neighbours farther than 0.3 spacings from a lattice site as the particle sees it are left out.
+    Falk & Langer, Phys. Rev. E 57, 7192 (1998) for the fit.
     """
     mesh = Mesh(points, spacing)
     return lattices_around(mesh, reach, None if grain is None else check_grain(grain, mesh))

@@ -28,7 +28,7 @@ class LayerFrame:
         """Grain of each particle, shape (n,): 0, 1, ... by falling size, -1 for none."""
         if self.known_grain is not None:
             return check_grain(self.known_grain, self.mesh)
-        return split_grains(self.mesh, self.tolerance.grain_misorientation, self.tolerance.smallest_grain)
+        return split_grains(self.mesh, self.tolerance)
 
     @cached_property
     def lattices(self) -> list[LatticeFit | None]:
@@ -51,18 +51,11 @@ class LayerFrame:
         return self if np.array_equal(alone, self.grain) else LayerFrame(self.mesh, self.tolerance, alone)
 
 
-def layer_frames(
-    particles: pd.DataFrame, tolerance: Tolerance | None = None
-) -> Iterator[tuple[int, dict[int, LayerFrame]]]:
-    """Every frame's number and layers, from ``frame, layer, y_nm, x_nm``, in rising order of the frames.
-
-    Layers without four particles off a line are left out.
-    """
-    for frame, layers in layers_by_frame(particles):
-        yield frame, triangulate_layers(layers, tolerance)
+def layer_frames(particles: pd.DataFrame) -> Iterator[tuple[int, dict[int, LayerFrame]]]:
+    """Every frame's number and layers, in rising order of the frames, without layers that `triangulate` leaves out."""
+    return ((frame, triangulate_layers(layers)) for frame, layers in layers_by_frame(particles))
 
 
-def triangulate_layers(layers: dict[int, np.ndarray], tolerance: Tolerance | None = None) -> dict[int, LayerFrame]:
+def triangulate_layers(layers: dict[int, np.ndarray]) -> dict[int, LayerFrame]:
     """Each layer of a frame, from positions (n, 2) in nm; those without four particles off a line are left out."""
-    tolerance = Tolerance() if tolerance is None else tolerance
-    return {k: LayerFrame(Mesh(points), tolerance) for k, points in layers.items() if spans_plane(points)}
+    return {k: LayerFrame(Mesh(points)) for k, points in layers.items() if spans_plane(points)}

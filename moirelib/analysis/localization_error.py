@@ -95,7 +95,9 @@ def localization_from_covariance(motion: Displacements) -> Localization:
     full = autocovariance(motion)
     blocks = np.array_split(np.arange(len(motion.values)), BLOCKS)
     # NaN instead of the frames left out keeps the lags right.
-    parts = np.stack([pool_covariance(_drop_frames(motion, block), min(3, len(full) - 1)) for block in blocks])
+    left_out = (np.isin(np.arange(len(motion.values)), block)[:, None, None] for block in blocks)
+    motions = (replace(motion, values=np.where(gone, np.nan, motion.values)) for gone in left_out)
+    parts = np.stack([pool_covariance(some, min(3, len(full) - 1)) for some in motions])
     spread = np.sqrt((1 - 1 / BLOCKS) * np.sum((parts - parts.mean(axis=0)) ** 2, axis=0))
     if len(full) < 4:
         unknown = np.full(2, np.nan)
@@ -121,12 +123,6 @@ def localization_from_covariance(motion: Displacements) -> Localization:
         )
     largest = np.sqrt(np.maximum(full[0] - np.maximum(full[1], 0), 0))
     return Localization(np.sqrt(estimate), error, largest, note)
-
-
-def _drop_frames(motion, frames):
-    values = motion.values.copy()
-    values[frames] = np.nan
-    return replace(motion, values=values)
 
 
 def _continue_to_zero(covariance, spread, terms=None):

@@ -33,25 +33,15 @@ PHASE_BLOCK = 4.0  # spacings; phases farther apart count as independent
 def registry(
     points: ArrayLike, other: ArrayLike, spacing: float | None = None, grain: ArrayLike | None = None
 ) -> pd.DataFrame:
-    """Where on the other layer's lattice each point lies.
+    """Where on the other layer's lattice each point lies, of particles of one layer or defects (n, 2), in nm.
 
     The lattice is the one around: an affine fit over three shells of the nearest particle of the other layer, whose own
-    displacement is averaged out.
+    displacement is averaged out. ``spacing`` and ``grain`` are those of ``other`` (m, 2).
 
-    Parameters
-    ----------
-    points : array_like, shape (n, 2)
-        (y, x) in nm: particles of one layer, or defects.
-    other, spacing, grain : array_like, shape (m, 2); float; array_like of int, shape (m,)
-        Particles of the other layer, their spacing in nm and their grains; the last two are found by default.
-
-    Returns
-    -------
-    pandas.DataFrame
-        ``y_nm, x_nm``; ``registry`` (top, bridge or hollow, whichever is nearest in the cell; empty where the other
-        layer is not there); ``coordinate``, the sum of the cosines of the other lattice's three waves, 3 on top, -1 on
-        a bridge, -1.5 in a hollow; ``offset_y_nm, offset_x_nm`` from the nearest site of the other lattice;
-        ``other_grain``, that site's grain, -1 where the other layer is not there.
+    The table has ``y_nm, x_nm``; ``registry`` (top, bridge or hollow, whichever is nearest in the cell; empty where the
+    other layer is not there); ``coordinate``, the sum of the cosines of the other lattice's three waves, 3 on top, -1
+    on a bridge, -1.5 in a hollow; ``offset_y_nm, offset_x_nm`` from the nearest site of the other lattice;
+    ``other_grain``, that site's grain, -1 where the other layer is not there.
     """
     other = check_points(np.reshape(other, (-1, 2)))
     return place_on(points, LayerFrame(Mesh(other, spacing), known_grain=grain) if spans_plane(other) else None)
@@ -76,10 +66,7 @@ def place_on(points: ArrayLike, other: LayerFrame | None) -> pd.DataFrame:
 
 
 def _place_in_cells(points, other):
-    """Place of points in the cell of the lattice around (complex, in spacings and its rows' frame), in nm, and whose.
-
-    NaN where the other layer is not there.
-    """
+    """Place of points in the cell of the lattice around, in spacings along its rows, in nm, and whose; NaN for none."""
     mesh, grain, local = other.mesh, other.grain, other.surroundings
     z = to_complex(points)
     use = np.flatnonzero(local.good)

@@ -43,7 +43,10 @@ def find_normal_modes(motion: Displacements) -> NormalModes:
     error, _, note = error_variance(motion)
     if note:
         raise ValueError(f"normal modes of layer {motion.layer} need the localization error: {note}")
-    frame = _make_inner_coordinates(motion)
+    frame, r = np.eye(modes), motion.sites - motion.sites.mean(axis=0)
+    if np.sum(1 - motion.kept) >= 2:  # of three degrees of freedom: the layer's shifts and turn are gone
+        rigid = np.concatenate([np.tile(np.eye(2), (len(r), 1)), (r[:, ::-1] * [1, -1]).reshape(-1, 1)], axis=1)
+        frame = np.linalg.qr(rigid, mode="complete")[0][:, 3:]
     values, vectors = eigh(frame.T @ _covariance(u) @ frame)
     # One after the other: every second frame of a fast film says nearly as much as all of them.
     halves = [eigh(frame.T @ _covariance(part) @ frame, eigvals_only=True) for part in np.array_split(u, 2)]
@@ -56,15 +59,6 @@ def find_normal_modes(motion: Displacements) -> NormalModes:
     return NormalModes(stiffness, raw, vectors.T[::-1].reshape(len(values), -1, 2), float(samples / len(values)))
 
 
-def _make_inner_coordinates(motion) -> np.ndarray:
-    """Orthonormal coordinates (2n, m) without the layer's shifts and turn, unless these were kept."""
-    r = motion.sites - motion.sites.mean(axis=0)
-    if np.sum(1 - motion.kept) < 2:  # of three degrees of freedom
-        return np.eye(2 * len(r))
-    rigid = np.concatenate([np.tile(np.eye(2), (len(r), 1)), (r[:, ::-1] * [1, -1]).reshape(-1, 1)], axis=1)
-    return np.linalg.qr(rigid, mode="complete")[0][:, 3:]
-
-
 def _covariance(u) -> np.ndarray:
     """Covariance (2n, 2n) of all coordinates, each pair over the frames in which both were seen."""
     seen = np.isfinite(u)
@@ -73,20 +67,16 @@ def _covariance(u) -> np.ndarray:
     return centered.T @ centered / np.maximum(pairs - 1, 1)
 
 
-def density_of_states(
-    stiffness: ArrayLike, bins: int | ArrayLike = 20, weights: ArrayLike | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+def density_of_states(stiffness: ArrayLike, bins: int | ArrayLike = 20) -> tuple[np.ndarray, np.ndarray]:
     """Density of vibrational states over ω = √(stiffness), the frequency of a particle of unit mass; its integral is 1.
 
-    Takes stiffnesses in kT/nm² of normal modes, or of waves that fill the Brillouin zone (`brillouin_zone`), weighted
-    if ``weights`` are given; what is not finite and positive is left out. ``bins`` is their number, or their edges in
-    √kT/nm. Returns the middles of the bins, in √kT/nm, and the density, shape (b,). In a liquid motion is overdamped
-    and nothing oscillates: ω is a measure of stiffness.
+    Takes stiffnesses in kT/nm² of normal modes, or of waves that fill the Brillouin zone (`brillouin_zone`); what is
+    not finite and positive is left out. ``bins`` is their number, or their edges in √kT/nm. Returns the middles of the
+    bins, in √kT/nm, and the density, shape (b,). In a liquid motion is overdamped: ω is a measure of stiffness.
     """
     stiffness = np.asarray(stiffness, float).ravel()
     good = np.isfinite(stiffness) & (stiffness > 0)
     if not good.any():
         raise ValueError("a density of states needs modes of finite, positive stiffness, got none")
-    weights = None if weights is None else np.asarray(weights, float).ravel()[good]
-    density, edges = np.histogram(np.sqrt(stiffness[good]), bins, density=True, weights=weights)
+    density, edges = np.histogram(np.sqrt(stiffness[good]), bins, density=True)
     return 0.5 * (edges[1:] + edges[:-1]), density

@@ -19,6 +19,7 @@ from skimage.feature import peak_local_max
 from skimage.morphology import disk
 
 from ..crystal.matching import pair_mutually_nearest
+from ..crystal.motion import fit_similarity
 from ..crystal.neighbours import REACH, neighbour_spacing, spans_plane, to_complex, to_points
 from ..tables import check_particles, require_unique_tracks
 from .grains import find_grains
@@ -30,13 +31,12 @@ FULLEST_FRAMES = 5  # frames of each layer in which the spacing is measured
 SHARED_TRACKS = 3  # tracks in two frames that give a motion; without, particles that are each other's nearest
 OWN_MOTION = 12  # particles of a layer whose motion is its own; fewer move as all particles do
 ROTATION = 6  # particles that show a rotation; fewer only a shift
-OUTLIER = 3.0  # medians of the residual; such a track changed particle
 SITE_REACH = 0.4  # spacings from a site within which a position belongs to it
 BORDER = 0.6  # spacings: particles this near to the field's edge are cut off
 CELLS = 12  # of the grid per spacing on which positions pile up
 BLUR, PILE = 0.1, 0.5  # spacings: smoothing of that grid, and radius of one pile
 TRUSTED_SITE = 3  # finds of a site that says how the layer moved
-CONVERGED = 0.02  # relative change of the rates at which their estimation ends
+CONVERGED, MOST_ROUNDS = 0.02, 20  # relative change of the rates at which their estimation ends, or so many rounds
 LARGEST_RATES = {"miss": 0.3, "miss_again": 0.6, "false": 0.1, "false_again": 0.5}  # above, frames are of no use
 FASTEST = 0.2  # attachments or detachments of a site per frame, at most
 PRIOR_COUNTS = 50  # counts of a prior at usual rates, added to those observed
@@ -106,13 +106,12 @@ def site_occupancy(
     probabilities of misses, false finds, attachment and detachment estimated from all sites of a layer by the
     Baum-Welch algorithm, and the likeliest history of every site found by Viterbi's. Misses may depend on whether the
     particle was missed before: they come in runs. Attachment and detachment depend on how many neighbours are there, so
-    that a gap is more readily believed at the rim than inside.
+    that a gap is more readily believed at the rim than inside. Tracks may be broken and continued under other numbers.
 
     Parameters
     ----------
     particles : pandas.DataFrame
-        ``frame, particle, layer, y_nm, x_nm``; particle is the track's number, -1 where there is none. Tracks may be
-        broken and continued under other numbers.
+        ``frame, particle, layer, y_nm, x_nm``; particle is the track's number, -1 where there is none.
     field_nm : tuple of float, optional
         Height and width of the field of view, in nm. By default the extent of all particles: where they fill it, it is
         taken for the field; where they leave corners free, the crystal ends within the field.
@@ -150,7 +149,7 @@ def occupied_layers(
         open_border = field_nm is None and not _fills_rectangle(z, spacing)
         usual = -spacing if open_border else BORDER * spacing
         border = usual if border_nm is None else float(border_nm)
-        motion = _accumulate_motion(_measure_steps(rows, len(frames), spacing, whole))
+        motion = _accumulate_motion(*_measure_steps(rows, len(frames), spacing, whole))
         yield int(layer), _measure_layer(int(layer), rows, frames, motion, spacing, field, border, min_frames)
 
 
@@ -210,10 +209,7 @@ def _measure_steps(rows, count, spacing, fallback):
 
 
 def _pair_positions(one, other, spacing):
-    """Positions of tracks in both frames, of their sorted names (-1: none) and positions.
-
-    Without three such tracks, positions of particles that are each other's nearest.
-    """
+    """Positions of three or more tracks in both frames, or of particles that are each other's nearest."""
     (names, a), (other_names, b) = one, other
     start, other_start = np.searchsorted(names, 0), np.searchsorted(other_names, 0)
     _, i, j = np.intersect1d(names[start:], other_names[other_start:], assume_unique=True, return_indices=True)
@@ -227,28 +223,16 @@ def _pair_positions(one, other, spacing):
 
 def _fit_rigid_motion(a, b):
     """Turn and shift that take a to b by least squares, without tracks that changed particle; for few, a shift."""
-    jump = b - a
-    middle = np.median(jump.real) + 1j * np.median(jump.imag)
-    left = np.abs(jump - middle)
-    turn, shift = 1.0 + 0j, middle
-    for _ in range(3):
-        use = left <= max(OUTLIER * np.median(left), 1e-9)
-        ca, cb = a[use].mean(), b[use].mean()
-        if use.sum() >= ROTATION:
-            turn = np.sum(np.conj(a[use] - ca) * (b[use] - cb))
-            turn = turn / abs(turn) if abs(turn) > 0 else 1.0 + 0j
-        shift = cb - turn * ca
-        left = np.abs(b - turn * a - shift)
-    return turn, shift
+    motion, _ = fit_similarity(a, b, ROTATION, rigid=True)
+    return motion.turn, motion.shift
 
 
-def _accumulate_motion(steps):
+def _accumulate_motion(turns, shifts):
     """Turn and shift (t,) since the first frame."""
-    turn, shift = [1.0 + 0j], [0j]
-    for t, s in zip(*steps, strict=True):
+    turn, shift = np.cumprod([1.0 + 0j, *turns]), [0j]
+    for t, s in zip(turns, shifts, strict=True):
         shift.append(t * shift[-1] + s)
-        turn.append(t * turn[-1])
-    return np.array(turn), np.array(shift)
+    return turn, np.array(shift)
 
 
 def _measure_layer(layer, rows, frames, motion, spacing, field, border, min_frames) -> Occupancy:
@@ -262,7 +246,10 @@ def _measure_layer(layer, rows, frames, motion, spacing, field, border, min_fram
     # Sites and motion relative to the first frame
     sites, turn, shift = turn[0] * sites + shift[0], turn * np.conj(turn[0]), shift - turn * np.conj(turn[0]) * shift[0]
     rest = (z - shift[row]) * np.conj(turn[row])
-    seen, tracks = _observe_sites(rest, row, track, sites, of, len(frames))
+    seen, tracks = np.zeros((len(frames), len(sites)), bool), np.full((len(frames), len(sites)), -1)
+    order = np.argsort(-np.abs(rest - sites[of]))  # the nearest is written last
+    order = order[of[order] >= 0]
+    seen[row[order], of[order]], tracks[row[order], of[order]] = True, track[order]
     enough = seen.sum(axis=0) >= min(min_frames, 2)
     seen, tracks = seen[:, enough], tracks[:, enough]
     scatter = np.median(np.abs(rest - sites[of])[of >= 0]) / np.sqrt(2 * np.log(2))  # of a Rayleigh distribution
@@ -314,25 +301,18 @@ def _fit_motion_to_sites(z, row, sites, of, turn, shift):
     return turn, shift
 
 
-def _observe_sites(rest, row, track, sites, of, count):
-    """Whether each site was seen in each frame, and the track of what is nearest to it."""
-    order = np.argsort(-np.abs(rest - sites[of]))  # the nearest is written last
-    order = order[of[order] >= 0]
-    seen, tracks = np.zeros((count, len(sites)), bool), np.full((count, len(sites)), -1)
-    seen[row[order], of[order]] = True
-    tracks[row[order], of[order]] = track[order]
-    return seen, tracks
-
-
-def _estimate_histories(seen, visible, sites, spacing, min_frames, iterations: int = 20):
+def _estimate_histories(seen, visible, sites, spacing, min_frames):
     """Whether each site is taken in each frame (t, n), and the estimated rates."""
     rates: dict = {"miss": 0.05, "miss_again": 0.2, "false": 0.005, "false_again": 0.1}
     rates |= {"taken": np.full(4, 0.5), "attach": np.full(4, 2e-3), "detach": np.full(4, 2e-3)}
     if seen.shape[1] == 0:
         return seen, rates
-    context, near = _encode_observations(seen, visible), adjacency(sites, spacing).astype(np.int8)
+    # Code of each observation: 2 (what was seen before) + what is seen now; 4 + now at first; 6 out of view
+    context, near = np.where(visible, np.int8(4) + seen, np.int8(6)), adjacency(sites, spacing).astype(np.int8)
+    again = visible[1:] & visible[:-1]
+    context[1:][again] = (np.int8(2) * seen[:-1] + seen[1:])[again]
     state, old = seen, None
-    for _ in range(iterations):
+    for _ in range(MOST_ROUNDS):
         group = _group_by_neighbours(state, near)
         odds, counts = _run_forward_backward(context, group, rates)
         rates = _update_rates(*counts)
@@ -343,14 +323,6 @@ def _estimate_histories(seen, visible, sites, spacing, min_frames, iterations: i
         old = new
     path = _find_likeliest_path(context, _group_by_neighbours(state, near), rates)
     return _drop_short_runs(path, visible, seen, min_frames), rates
-
-
-def _encode_observations(seen, visible) -> np.ndarray:
-    """Code of each observation (t, n): 2 (what was seen before) + what is seen now; 4 + now at first; 6 out of view."""
-    code = np.where(visible, np.int8(4) + seen, np.int8(6))
-    again = visible[1:] & visible[:-1]
-    code[1:][again] = (np.int8(2) * seen[:-1] + seen[1:])[again]
-    return code
 
 
 def adjacency(sites: np.ndarray, spacing: float) -> csr_array:
@@ -367,7 +339,7 @@ def _group_by_neighbours(taken, near) -> np.ndarray:
 
 
 def _observation_odds(rates) -> np.ndarray:
-    """How much likelier each code of `_encode_observations` is at a taken site than at an empty one, (7,)."""
+    """How much likelier each code of an observation is at a taken site than at an empty one, (7,)."""
     m, again, f, f_again = (rates[k] for k in ("miss", "miss_again", "false", "false_again"))
     missed, false = m / (m + 1 - again), f / (f + 1 - f_again)  # whatever was before
     empty = [1 - f, f, 1 - f_again, f_again, 1 - false, false, 1.0]
@@ -378,8 +350,8 @@ def _observation_odds(rates) -> np.ndarray:
 def _run_forward_backward(context, group, rates):
     """Odds (t, n) that each site is taken, and expected counts: of observations (2, 7), of transitions and of starts.
 
-    A site has two states, so the odds of taken against empty hold all there is: those of the past run forward, those
-    of the future backward, and their product counts. Transitions (4, 2, 2) and starts (2, 4) are counted by group.
+    With two states, the odds of taken against empty hold all there is: those of the past run forward, those of the
+    future backward, and their product counts. Transitions (4, 2, 2) and starts (2, 4) are counted by group.
     """
     seen_odds, attach, detach = _observation_odds(rates), rates["attach"], rates["detach"]
     stay, free = 1 - detach, 1 - attach

@@ -15,15 +15,12 @@ from .springs import Blur, SpringModel, displacement_spectrum, edge_window, fit_
 from .vibrations import measure_every_layer
 
 DOUBT = 0.1  # share of the correction for blur that may be wrong
-LARGEST_CIRCLE = 0.3  # of the distance from Γ: wave vectors around that are averaged
+SMOOTH = 0.35  # over the spacing: radius of the circle of wave vectors that are averaged into each,
+LARGEST_CIRCLE = 0.3  # but no more of the distance from Γ
 
 
 def dispersion(
-    motion: Displacements,
-    path: SymmetryPath | None = None,
-    model: SpringModel | None = None,
-    symmetric: bool = True,
-    smooth: float = 0.35,
+    motion: Displacements, path: SymmetryPath | None = None, model: SpringModel | None = None, symmetric: bool = True
 ) -> pd.DataFrame:
     """Phonon dispersion of a layer along Γ-M-K-Γ.
 
@@ -35,34 +32,28 @@ def dispersion(
     and scatter alike. In a lattice that is not symmetric, by strain or by the particles' shape, branches mix: see
     `plane_wave_stiffness`.
 
+    The table has ``layer, branch`` (``longitudinal`` or ``transverse``), ``q_y_per_nm, q_x_per_nm`` (rad/nm),
+    ``distance_per_nm`` along the path, ``stiffness_kt_nm2`` and ``stiffness_std_kt_nm2``, its standard error with a
+    tenth of the correction for blur; NaN where the localization error explains all of the power; ``model_kt_nm2``, the
+    fitted model's. ``attrs`` holds the ``ticks`` of the path and ``shortest_q_per_nm``, below which waves are longer
+    than the window and are not measured: they are NaN.
+
     Parameters
     ----------
     motion : Displacements
-        Of one layer; its sites form one hexagonal grain.
+        Of one layer, whose sites form one hexagonal grain.
     path : SymmetryPath, optional
         By default along the model's lattice.
     model : SpringModel, optional
         Of `fit_springs`, which is called by default.
     symmetric : bool
         Average over the three paths that hexagonal symmetry makes equal; False for the one path alone.
-    smooth : float
-        Radius of a circle of wave vectors that are averaged into each, over the inverse spacing; 0 for none. It shrinks
-        towards Γ.
-
-    Returns
-    -------
-    pandas.DataFrame
-        ``layer, branch`` (``longitudinal`` or ``transverse``), ``q_y_per_nm, q_x_per_nm`` (rad/nm), ``distance_per_nm``
-        along the path, ``stiffness_kt_nm2`` and ``stiffness_std_kt_nm2``, its standard error with a tenth of the
-        correction for blur; NaN where the localization error explains all of the power; ``model_kt_nm2``, the fitted
-        model's. ``attrs`` holds the ``ticks`` of the path and ``shortest_q_per_nm``, below which waves are longer than
-        the window and are not measured: they are NaN.
     """
     weight = edge_window(motion)
     model = fit_springs(motion) if model is None else model
     path = symmetry_path(model.spacing, model.angle) if path is None else path
     blur = Blur(motion.sites, weight)
-    around = _add_surrounding_waves(path, smooth / model.spacing)
+    around = _add_surrounding_waves(path, SMOOTH / model.spacing)
     turned = [around.turn(60.0 * k) for k in range(3 if symmetric else 1)]
     spectra = [displacement_spectrum(motion, p.wave_vectors, weight) for p in turned]
     count = len(path.wave_vectors)
@@ -85,8 +76,12 @@ def dispersion(
     scatter = _diagonal(total) / _diagonal(power) * np.sqrt(share / samples)[:, None]
     scatter = np.hypot(scatter, DOUBT * np.abs(ratio**2 - 1))
     expected = _diagonal(_turn_to_branches(model.dynamical_matrix(path.wave_vectors), path))
-    tables = [_tabulate_branch(motion.layer, path, b, stiffness, stiffness * scatter, expected) for b in (0, 1)]
-    table = pd.concat(tables, ignore_index=True)
+    q, branches = path.wave_vectors, ("longitudinal", "transverse")
+    table = pd.DataFrame({"layer": motion.layer, "branch": np.repeat(branches, count)})
+    table["q_y_per_nm"], table["q_x_per_nm"] = np.tile(q.T, 2)
+    table["distance_per_nm"] = np.tile(path.distance, 2)
+    columns = {"stiffness_kt_nm2": stiffness, "stiffness_std_kt_nm2": stiffness * scatter, "model_kt_nm2": expected}
+    table = table.assign(**{name: values.T.ravel() for name, values in columns.items()})
     table.attrs = {"ticks": path.ticks, "shortest_q_per_nm": blur.shortest}
     return table
 
@@ -100,9 +95,9 @@ def largest_grain(motion: Displacements) -> Displacements:
 def measure_phonons(tracks: pd.DataFrame, **options) -> pd.DataFrame:
     """Phonon dispersion of every layer along Γ-M-K-Γ: the rows of ``phonons.csv``.
 
-    Takes tracks and options as `moirelib.analysis.site_displacements` does. Gives what `dispersion` does, one layer
-    after the other; of a layer with several grains, the largest one's. ``attrs["note"]`` has a line for each layer that
-    has none, or only those of a part of it; ``attrs["ticks"]`` has each layer's distances of Γ, M, K and Γ.
+    Takes tracks and options as `site_displacements` does and gives what `dispersion` does, one layer after the other;
+    of a layer with several grains, the largest one's. ``attrs["note"]`` has a line for each layer that has none, or
+    only those of a part of it; ``attrs["ticks"]`` has each layer's distances of Γ, M, K and Γ.
     """
     return tabulate_phonons(tracks, lambda layer: site_displacements(tracks, layer, **options))
 
@@ -135,7 +130,6 @@ def _add_surrounding_waves(path, radius) -> SymmetryPath:
     """Each wave vector and six on a circle around it, seven times as many; the circle shrinks towards Γ."""
     t = np.radians(60.0 * np.arange(6))
     ring = np.concatenate([np.zeros((1, 2)), np.stack([np.sin(t), np.cos(t)], axis=1)])
-    ring = ring[: 7 if radius > 0 else 1]
     radius = np.minimum(radius, LARGEST_CIRCLE * np.linalg.norm(path.wave_vectors, axis=1))
     q = path.wave_vectors[:, None] + radius[:, None, None] * ring
     along = np.repeat(path.longitudinal, len(ring), axis=0)
@@ -157,18 +151,3 @@ def _turn_to_branches(matrices, path) -> np.ndarray:
     along = path.longitudinal
     axes = np.stack([along, np.stack([along[:, 1], -along[:, 0]], axis=1)], axis=1)  # (m, branch, 2)
     return np.einsum("mai,mij,mbj->mab", axes, matrices, axes)
-
-
-def _tabulate_branch(layer, path, branch, stiffness, error, expected) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "layer": layer,
-            "branch": ("longitudinal", "transverse")[branch],
-            "q_y_per_nm": path.wave_vectors[:, 0],
-            "q_x_per_nm": path.wave_vectors[:, 1],
-            "distance_per_nm": path.distance,
-            "stiffness_kt_nm2": stiffness[:, branch],
-            "stiffness_std_kt_nm2": error[:, branch],
-            "model_kt_nm2": expected[:, branch],
-        }
-    )

@@ -125,18 +125,14 @@ def analyze(
 
     Parameters
     ----------
-    particles : pandas.DataFrame
-        At least `NEEDED`; also ``y_std_nm, x_std_nm`` where known.
+    particles, frame_time, dose : pandas.DataFrame, float, float
+        Table with the columns `NEEDED`, and ``y_std_nm, x_std_nm`` where known; s; electrons/Å² per frame.
     field_nm : tuple of float, optional
         Height and width of the field of view, in nm: what drift carries over its edges has not grown.
-    progress : bool
-        Show a progress bar for each stage.
+    progress, workers : bool, int
+        Show a progress bar for each stage; processes that share the frames of a long movie.
     only : collection of str, optional
         Names of the wanted tables, of `TABLES`; all by default. What they need is computed too, but not kept.
-    workers : int
-        Processes that share the frames of a long movie.
-    frame_time, dose : float, optional
-        In s, and in electrons/Å² per frame, where known.
     """
     names, result, stages = choose_tables(only), Analysis(_check_not_empty(particles, "the table")), Stages(progress)
     result.seconds = stages.seconds
@@ -152,9 +148,10 @@ def analyze(
         if ON_SITES & set(names):
             _find_sites(result, names, stages, field_nm)
         motions = _Motions(tracks)
+        measure_msd = partial(mean_squared_displacement, tracks, frame_time, motion=result.occupancy)
         steps: dict[str, list[Callable]] = {
             "motion": [partial(_add_table, result, "motion", motion_table, result.occupancy, dose)],
-            "msd": [partial(_add_table, result, "msd", _measure_msd, result, tracks, frame_time)],
+            "msd": [partial(_add_table, result, "msd", measure_msd)],
             "vibrations": _list_vibration_steps(result, motions),
             "phonons": _list_phonon_steps(result, motions),
             "growth": _list_growth_steps(result),
@@ -205,6 +202,9 @@ def _list_vibration_steps(result, motions) -> list[Callable]:
     def measure():
         return measure_every_layer(motions.tracks, lambda layer: site_vibrations(motions.of_layer(layer)))[0]
 
+    def correlate(known):
+        return interlayer_correlation(known[1], known[2])
+
     def add(title, summarise, only_both=False):
         known = motions.known()
         if not only_both or {1, 2} <= set(known):
@@ -216,16 +216,20 @@ def _list_vibration_steps(result, motions) -> list[Callable]:
         partial(add, "Layers as a whole", _summarise_layers),
         partial(add, "By coordination", partial(_group_amplitudes, labels=lambda m: coordination_labels(m.sites))),
         partial(add, "By place on the other layer", _group_by_registry, only_both=True),
-        partial(add, "Correlation of the two layers' displacements, by distance", _correlate_layers, only_both=True),
+        partial(add, "Correlation of the two layers' displacements, by distance", correlate, only_both=True),
     ]
 
 
 def _list_phonon_steps(result, motions) -> list[Callable]:
+    def measure_constants():
+        found = {layer: elastic_constants(model) for layer, model in motions.springs.items()}
+        return pd.DataFrame([{"layer": layer} | asdict(constants) for layer, constants in found.items()])
+
     title = "Elastic constants in kT/nm², and Poisson's ratio"
     return [
         motions.known,
         partial(_add_table, result, "phonons", tabulate_phonons, motions.tracks, motions.of_layer, motions.fit_springs),
-        partial(_add_summary, result, "phonons", title, _measure_elastic_constants, motions.springs),
+        partial(_add_summary, result, "phonons", title, measure_constants),
     ]
 
 
@@ -254,10 +258,6 @@ def _list_growth_steps(result) -> list[Callable]:
         add("Attachments of layer 2 by registry", _measure_preference, result.occupancy),
         add("Turning and sliding of layer 2 on layer 1", _measure_relaxation, result.occupancy),
     ]
-
-
-def _measure_msd(result, tracks, frame_time) -> pd.DataFrame:
-    return mean_squared_displacement(tracks, frame_time, motion=result.occupancy)
 
 
 def _measure_preference(occupancy) -> pd.DataFrame:
@@ -293,12 +293,13 @@ def _summarise_layers(motions) -> pd.DataFrame:
 
 
 def _group_by_registry(motions) -> pd.DataFrame:
-    both = {layer: motions[layer] for layer in (1, 2)}
-    return _group_amplitudes(both, partial(_label_by_registry, both))
+    """By registry of a layer's sites on the other layer's; sites are left out where that is not there."""
 
+    def label(motion):
+        other = motions[3 - motion.layer].sites
+        return registry(motion.sites, other)["registry"].replace("", np.nan).to_numpy()
 
-def _correlate_layers(motions) -> pd.DataFrame:
-    return interlayer_correlation(motions[1], motions[2])
+    return _group_amplitudes({layer: motions[layer] for layer in (1, 2)}, label)
 
 
 def _group_amplitudes(motions, labels: Callable[[Displacements], np.ndarray]) -> pd.DataFrame:
@@ -310,15 +311,6 @@ def _group_amplitudes(motions, labels: Callable[[Displacements], np.ndarray]) ->
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
-def _label_by_registry(motions, motion) -> np.ndarray:
-    """Registry of a layer's sites on the other layer's, NaN where that is not there."""
-    return registry(motion.sites, motions[3 - motion.layer].sites)["registry"].replace("", np.nan).to_numpy()
-
-
-def _measure_elastic_constants(springs) -> pd.DataFrame:
-    return pd.DataFrame([{"layer": layer} | asdict(elastic_constants(model)) for layer, model in springs.items()])
-
-
 def _summarise_defects(result) -> pd.DataFrame:
     """Of every kind of defect, how many last, for how long and how far they move on their layer's own lattice."""
     spacing = result.tables["lattice"]["spacing_nm"].median()
@@ -328,16 +320,12 @@ def _summarise_defects(result) -> pd.DataFrame:
     each = each.agg(
         frames=("frame", "nunique"), moves=("moved", "sum"), glide=("glide_nm", "sum"), climb=("climb_nm", "sum")
     ).reset_index()
+    each[["farthest_glide_nm", "farthest_climb_nm"]] = each[["glide", "climb"]].abs()
     lasting = each[each["frames"] >= LASTING].groupby(["layer", "kind"])
-    summary = pd.DataFrame(
-        {
-            f"seen_in_{LASTING}_frames_or_more": lasting.size(),
-            "longest_frames": lasting["frames"].max(),
-            "steps_beyond_half_a_spacing": lasting["moves"].sum(),
-            "farthest_glide_nm": lasting["glide"].agg(lambda v: v.abs().max()),
-            "farthest_climb_nm": lasting["climb"].agg(lambda v: v.abs().max()),
-        }
-    ).reset_index()
+    summary = pd.DataFrame({f"seen_in_{LASTING}_frames_or_more": lasting.size()})
+    summary["longest_frames"] = lasting["frames"].max()
+    summary["steps_beyond_half_a_spacing"] = lasting["moves"].sum()
+    summary = summary.join(lasting[["farthest_glide_nm", "farthest_climb_nm"]].max()).reset_index()
     other = summary["kind"] != "dislocation"
     return summary.assign(**{c: summary[c].mask(other) for c in ("farthest_glide_nm", "farthest_climb_nm")})
 
@@ -346,17 +334,13 @@ def _summarise_boundaries(result) -> pd.DataFrame:
     """The boundaries that are seen in most frames: what they are, and how far they migrate."""
     spacing = result.tables["lattice"]["spacing_nm"].median()
     paths = follow_boundaries(result.tables["boundaries"], BOUNDARY_REACH * spacing, motion=result.occupancy)
-    each = paths.groupby(["layer", "boundary"]).agg(
-        frames=("frame", "nunique"),
-        kind=("kind", lambda v: v.mode().iloc[0]),
-        misorientation_deg=("misorientation_deg", "median"),
-        sigma=("sigma", lambda v: v.mode().iloc[0]),
-        sigma_deviation_deg=("sigma_deviation_deg", "median"),
-        asymmetry_deg=("asymmetry_deg", "median"),
-        dislocation_spacing_nm=("dislocation_spacing_nm", "median"),
-        frank_spacing_nm=("frank_spacing_nm", "median"),
-        migration_nm=("migration_nm", "sum"),
-    )
+
+    def usual(values):
+        return values.mode().iloc[0]
+
+    how = {"frame": "nunique", "kind": usual, "misorientation_deg": "median", "sigma": usual}
+    how |= dict.fromkeys("sigma_deviation_deg asymmetry_deg dislocation_spacing_nm frank_spacing_nm".split(), "median")
+    each = paths.groupby(["layer", "boundary"]).agg(how | {"migration_nm": "sum"}).rename(columns={"frame": "frames"})
     lasting = each[each["frames"] >= LASTING].reset_index().drop(columns="boundary")
     return lasting.sort_values(["layer", "frames"], ascending=[True, False]).head(LONGEST)
 
@@ -371,9 +355,8 @@ def _add_frame_tables(result, names, stages, workers) -> None:
     number = result.particles["frame"].nunique()
     with stages.stage("frames", number, "frame") as bar:
         parts = []
-        for tables in _tabulate_batches(
-            result.particles, wanted, min(workers, len(result.particles) // ROWS_PER_PROCESS)
-        ):
+        useful = min(workers, len(result.particles) // ROWS_PER_PROCESS)
+        for tables in _tabulate_batches(result.particles, wanted, useful):
             parts.append(tables)
             bar.update(min(FRAMES_AT_ONCE, number - bar.n))
     for name in wanted:
@@ -411,24 +394,16 @@ def _add_table(result, name, compute: Callable[..., pd.DataFrame], *arguments) -
         result.notes[name] = " ".join(table.attrs["note"].split("\n"))
 
 
-def field_of_view(folder: str | PathLike) -> tuple[float, float] | None:
-    """Height and width of the frames, in nm, from ``summary.json`` in a folder; None where it does not say."""
-    summary = _read_summary(Path(folder))
-    try:
-        height, width = (float(n) * float(summary["pixel_size_nm"]) for n in summary["shape_px"])
-    except (ValueError, KeyError, TypeError):
-        return None
-    return height, width
-
-
 def read_recording(folder: str | PathLike) -> dict[str, Any]:
     """What ``summary.json`` in a folder says of the recording, as `analyze` takes it; None where it does not say.
 
-    ``field_nm``, see `field_of_view`; ``frame_time`` in s, from ``frame_time_s``; ``dose`` in electrons/Å² per frame,
-    from ``dose_e_per_A2``.
+    ``field_nm``, height and width of the frames; ``frame_time`` in s, from ``frame_time_s``; ``dose`` in electrons/Å²
+    per frame, from ``dose_e_per_A2``.
     """
-    summary = _read_summary(Path(folder))
-    known: dict[str, Any] = {"field_nm": field_of_view(folder)}
+    summary, known = _read_summary(Path(folder)), dict[str, Any](field_nm=None)
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        height, width = (float(n) * float(summary["pixel_size_nm"]) for n in summary["shape_px"])
+        known["field_nm"] = height, width
     for name, key in (("frame_time", "frame_time_s"), ("dose", "dose_e_per_A2")):
         value = summary.get(key)
         known[name] = float(value) if isinstance(value, int | float) and value > 0 else None

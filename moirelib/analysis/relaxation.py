@@ -12,17 +12,15 @@ from .occupancy import Occupancy
 
 FEWEST_VALUES, FEWEST_TIMES = 8, 4  # for three parameters
 KNOWN = 0.5  # of the time constant: largest standard error of one that is known
+EVIDENCE = 6.0  # by which Akaike's criterion must prefer an exponential to a constant and to a straight line
 
 
 def motion_table(occupancy: dict[int, Occupancy], dose: float | None = None) -> pd.DataFrame:
     """Drift and turn of every layer in every frame, from what `site_occupancy` returns, and the dose so far.
 
-    Returns
-    -------
-    pandas.DataFrame
-        ``frame, layer``; ``y_nm, x_nm``, shift of the middle of the layer's sites since the first frame; ``turn_deg``,
-        its rotation since then, from x towards y; with ``dose``, that of a frame in electrons/Å², also
-        ``cumulative_dose_e_per_A2`` up to the frame's end, counted from frame 0.
+    The table has ``frame, layer``; ``y_nm, x_nm``, shift of the middle of the layer's sites since the first frame;
+    ``turn_deg``, its rotation since then, from x towards y; with ``dose``, that of a frame in electrons/Å², also
+    ``cumulative_dose_e_per_A2`` up to the frame's end, counted from frame 0.
     """
     tables = []
     for layer, one in occupancy.items():
@@ -40,14 +38,9 @@ def relative_motion(occupancy: dict[int, Occupancy]) -> pd.DataFrame:
 
     The offset of a Moiré lattice is only known up to one of its lattice vectors and depends on where the island's
     middle is; sliding is neither. It is zero where one layer had fewer than twelve particles, since then both are taken
-    to move alike.
-
-    Returns
-    -------
-    pandas.DataFrame
-        ``frame, twist_change_deg`` (rotation of layer 2 against layer 1, from x towards y) and ``offset_y_nm,
-        offset_x_nm``, how far the middle of layer 2 has slid on layer 1, along the axes of the first frame; one
-        standard deviation of each frame, ``twist_std_deg, offset_std_nm`` (huge where nothing was seen).
+    to move alike. The table has ``frame, twist_change_deg`` (rotation of layer 2 against layer 1, from x towards y) and
+    ``offset_y_nm, offset_x_nm``, how far the middle of layer 2 has slid on layer 1, along the axes of the first frame;
+    one standard deviation of each frame, ``twist_std_deg, offset_std_nm`` (huge where nothing was seen).
     """
     if not {1, 2} <= set(occupancy):
         raise ValueError(f"relative motion needs layers 1 and 2, got {sorted(occupancy)}; pass the occupancy of both")
@@ -99,21 +92,14 @@ class Relaxation:
         return self.final + self.amplitude * np.exp(-(t - start) / self.time)
 
 
-def fit_relaxation(t: ArrayLike, values: ArrayLike, std: ArrayLike | None = None, evidence: float = 6.0) -> Relaxation:
+def fit_relaxation(t: ArrayLike, values: ArrayLike, std: ArrayLike | None = None) -> Relaxation:
     """Fit an exponential relaxation where the data support one.
 
-    Not supported where the evidence is too small, the time constant is longer than the data or not known to within half
-    of itself, or there are fewer than 8 values or 4 different times. Where residuals of successive times are alike,
-    errors are larger by sqrt((1 + r)/(1 - r)) for their correlation r. Hurvich & Tsai, Biometrika 76, 297 (1989).
-
-    Parameters
-    ----------
-    t, values : array_like, shape (n,)
-        Time in any unit and order, and twist, offset or any other quantity. NaN are left out.
-    std : array_like, shape (n,), optional
-        Relative weights as standard deviations; equal by default. The errors come from the scatter.
-    evidence : float
-        By how much the corrected Akaike criterion must prefer the exponential to a constant and to a straight line.
+    Times are in any unit and order, values (n,) of any quantity, their NaN left out; ``std`` are relative weights as
+    standard deviations, equal by default: errors come from the scatter. Not supported where the corrected Akaike
+    criterion (Hurvich & Tsai, Biometrika 76, 297 (1989)) does not prefer it by `EVIDENCE`, the time constant is longer
+    than the data or not known to within half of itself, or there are fewer than 8 values or 4 different times. Where
+    residuals of successive times are alike, errors are larger by sqrt((1 + r)/(1 - r)) for their correlation r.
     """
     x, y = np.asarray(t, float), np.asarray(values, float)
     error = np.ones_like(y) if std is None else np.asarray(std, float)
@@ -136,7 +122,7 @@ def fit_relaxation(t: ArrayLike, values: ArrayLike, std: ArrayLike | None = None
     n = len(y) / _error_inflation(left) ** 2  # independent values, as the best model leaves them
     criteria = [_akaike_criterion((y - line) / error, k, n) for line, k in zip(plain, (2, 3), strict=True)]
     gain = float(min(criteria) - _akaike_criterion(left, 4, n))
-    if not (gain > evidence and found[2] < np.ptp(x) and spread[2] < KNOWN * found[2]):
+    if not (gain > EVIDENCE and found[2] < np.ptp(x) and spread[2] < KNOWN * found[2]):
         return replace(none, evidence=gain)
     (final, amplitude, time), (final_std, amplitude_std, time_std) = (map(float, v) for v in (found, spread))
     return Relaxation(True, final, final_std, amplitude, amplitude_std, time, time_std, gain)

@@ -9,6 +9,8 @@ from .growth import occupancy_changes, poisson_interval, possible_sites, registr
 from .moire import REGISTRY
 from .occupancy import Occupancy, adjacency
 
+DRAWS = 5000  # of the exact test
+
 
 @dataclass(frozen=True)
 class SitePreference:
@@ -16,47 +18,30 @@ class SitePreference:
 
     table: pd.DataFrame  # registry, attached, expected, expected_std, ratio, low, high, share_free, share_layer
     statistic: float  # chi-square of attached against expected
-    p_value: float  # exact, by drawing as many attachments without preference
+    p_value: float  # exact, by drawing as many attachments without preference; NaN where none had a choice
     events: int  # attachments that count
 
 
-def site_preference(
-    occupancy: dict[int, Occupancy], layer: int = 2, draws: int = 5000, seed: int = 0, confidence: float = 0.95
-) -> SitePreference:
-    """Test whether particles attach more often on top, bridge or hollow sites than free edge sites offer.
+def site_preference(occupancy: dict[int, Occupancy]) -> SitePreference:
+    """Test whether particles of layer 2 attach more often on top, bridge or hollow sites than free edge sites offer.
 
     Each attachment is one choice among the free lattice sites that had as many taken neighbours in the frame before,
-    whether or not the movie ever fills them: a conditional (matched) test (McFadden, in Frontiers in
-    Econometrics, ed. Zarembka, 105 (1974)). So a preference for well coordinated sites is not taken for one.
+    whether or not the movie ever fills them: a conditional (matched) test (McFadden, in Frontiers in Econometrics, ed.
+    Zarembka, 105 (1974)). So a preference for well coordinated sites is not taken for one.
 
-    Parameters
-    ----------
-    occupancy : dict
-        From `site_occupancy`, of two layers.
-    layer : int
-        The layer that grows; registry is on the other.
-    draws, seed : int
-        Of the exact test: number of draws, and their seed.
-    confidence : float
-        Of the intervals of the ratio.
-
-    Returns
-    -------
-    SitePreference
-        ``table``: ``registry``; ``attached``, counted; ``expected`` and its standard deviation, without preference;
-        their ``ratio`` with an interval (``low, high``); ``share_free``, share of the registry among all free edge
-        sites on offer; ``share_layer``, among all sites of the layer. ``p_value``, the chance of so large a chi-square
-        without preference; NaN without any attachment that had a choice.
+    ``table`` of the result has ``registry`` on layer 1; ``attached``, counted; ``expected`` and its standard deviation,
+    without preference; their ``ratio`` with a 95 % interval (``low, high``); ``share_free``, share of the registry
+    among all free edge sites on offer; ``share_layer``, among all sites of the layer.
     """
-    if layer not in occupancy or 3 - layer not in occupancy:
+    if not {1, 2} <= set(occupancy):
         raise ValueError(f"a preference needs both layers, got {sorted(occupancy)}; pass the occupancy of two")
-    one, kinds = occupancy[layer], list(REGISTRY)
+    one, kinds = occupancy[2], list(REGISTRY)
     chosen, chance, offered = _list_choices(one, occupancy, kinds)
     attached, expected = chosen.sum(axis=0), chance.sum(axis=0)
     spread = np.sqrt(np.sum(chance * (1 - chance), axis=0))
-    statistic, p_value = _test_choices(chosen, chance, draws, np.random.default_rng(seed))
+    statistic, p_value = _test_choices(chosen, chance, DRAWS, np.random.default_rng(0))
     with np.errstate(divide="ignore", invalid="ignore"):
-        interval = np.array([poisson_interval(int(n), confidence) for n in attached]) / expected[:, None]
+        interval = np.array([poisson_interval(int(n)) for n in attached]) / expected[:, None]
         ratio = attached / expected
     last = len(one.frames) - 1
     everywhere = registry_at(one, occupancy, np.full(len(one.sites), last), one.sites)["registry"]

@@ -22,6 +22,7 @@ LARGEST_LOSS = 0.5  # of a wave's power, by removing the sites' means
 SHORTEST_WAVE = 2.0  # rad over the window's size; below, leakage from longer waves outweighs what is there
 LONGEST_WAVE = 1.0  # rad over the window's size; motion of still longer waves went with drift and rotation
 WAVES_AT_ONCE = 64  # all waves of a long movie would fill the memory
+CONFIDENCE = 0.95  # of the bound of the localization error
 BLUR_REACH = 5.0  # rad over the window's size: the window's spectrum is negligible beyond
 
 
@@ -75,8 +76,7 @@ def displacement_spectrum(motion: Displacements, q: np.ndarray, weight: np.ndarr
 def independent_samples(amplitude: np.ndarray, creep: int):
     """Independent samples of each wave's power (m,), and what is left of it (m, 2) after the sites' means were removed.
 
-    Of a Gaussian process 1 / (1 + 2 Σ |ρ|²) per frame for the power, by the slower polarization, and 1 / (1 + 2 Σ ρ)
-    for the mean.
+    Per frame 1 / (1 + 2 Σ |ρ|²) for the power, by the slower polarization, and 1 / (1 + 2 Σ ρ) for the mean.
     """
     frames = len(amplitude)
     length = next_fast_len(2 * frames)
@@ -111,21 +111,21 @@ def invert_covariance(matrix: np.ndarray, samples: np.ndarray, realness: np.ndar
     return result
 
 
-def localization_bound(motion: Displacements, confidence: float = 0.95) -> np.ndarray:
-    """Largest localization error that the spectrum of a layer's displacements allows.
+def localization_bound(motion: Displacements) -> np.ndarray:
+    """Largest localization error that the spectrum of a layer's displacements allows, with a confidence of 95 %.
 
-    Upper bound, with a confidence, of the error's root mean square over the particles, along y and x in nm, shape (2,).
-    The localization error that the displacements come with is not used. Errors of different particles are independent,
-    so they add the same to the power of every wave. The wave with the least power has at least that. Each power has the
-    interval of chi-square with its independent samples; the least upper end of all waves counts, with Bonferroni's
-    correction for having chosen it. No correlation in time is needed. Errors shared by neighbours are not bounded.
+    Upper bound of the error's root mean square over the particles, along y and x in nm, shape (2,). The localization
+    error that the displacements come with is not used. Errors of different particles are independent, so they add the
+    same to the power of every wave. The wave with the least power has at least that. Each power has the interval of
+    chi-square with its independent samples; the least upper end of all waves counts, with Bonferroni's correction for
+    having chosen it. No correlation in time is needed. Errors shared by neighbours are not bounded.
     """
     weight = edge_window(motion)
     _, _, q = _select_resolved_waves(motion, weight)
     spectrum = displacement_spectrum(replace(motion, localization_std=np.zeros(motion.sites.shape)), q, weight)
     power = np.einsum("maa->ma", spectrum.motion).real
     degrees = 2 * spectrum.samples / (1 + spectrum.realness**2)
-    upper = power * (degrees / chi2.ppf((1 - confidence) / len(q), degrees))[:, None]
+    upper = power * (degrees / chi2.ppf((1 - CONFIDENCE) / len(q), degrees))[:, None]
     return np.sqrt(upper.min(axis=0))
 
 
@@ -227,12 +227,12 @@ def safe_inverse(matrix: np.ndarray) -> np.ndarray:
 class Blur:
     """What a window does to the spectrum: an average over neighbouring wave vectors."""
 
-    def __init__(self, sites, weight, half: int = 8):
+    def __init__(self, sites, weight):
         center = weight**2 @ sites / np.sum(weight**2)
         size = np.sqrt(weight**2 @ np.sum((sites - center) ** 2, axis=1) / np.sum(weight**2))
         self.shortest = SHORTEST_WAVE / size
         self.cut = LONGEST_WAVE / size
-        axis = np.linspace(-BLUR_REACH / size, BLUR_REACH / size, 2 * half + 1)
+        axis = np.linspace(-BLUR_REACH / size, BLUR_REACH / size, 17)
         self.steps = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)
         power = np.abs(np.exp(-1j * self.steps @ (sites - center).T) @ weight) ** 2
         self.power = power / power.sum()

@@ -46,23 +46,13 @@ def site_vibrations(motion: Displacements, confidence: float = 0.95) -> pd.DataF
     interval of the total variance is the one of chi-square with the effective number of independent samples; the
     error's variance is then taken from its ends. Where the lower end is not positive, the upper bound of k is infinite:
     the motion may be zero. Intervals suppose Gaussian displacements and error bars that are right and independent from
-    frame to frame.
+    frame to frame. Without error bars the localization error is estimated (`localization_from_covariance`).
 
-    Parameters
-    ----------
-    motion : Displacements
-        Of one layer. Without error bars the localization error is estimated (`localization_from_covariance`).
-    confidence : float
-        Of the intervals.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row per particle: ``particle, layer, y_nm, x_nm, frames``; then for each axis, here y: ``std_raw_y_nm`` as
-        measured, ``localization_y_nm``, ``std_y_nm`` of the motion alone (NaN where the error explains all of it), its
-        interval ``std_y_low_nm, std_y_high_nm``, ``k_y_kt_nm2`` = kT/variance with ``k_y_low_kt_nm2, k_y_high_kt_nm2``;
-        ``cov_yx_nm2`` of the two axes and ``samples``, the number of independent ones. ``attrs["note"]`` says what is
-        missing.
+    The table has one row per particle: ``particle, layer, y_nm, x_nm, frames``; then for each axis, here y:
+    ``std_raw_y_nm`` as measured, ``localization_y_nm``, ``std_y_nm`` of the motion alone (NaN where the error explains
+    all of it), its interval ``std_y_low_nm, std_y_high_nm``, ``k_y_kt_nm2`` = kT/variance with ``k_y_low_kt_nm2,
+    k_y_high_kt_nm2``; ``cov_yx_nm2`` of the two axes and ``samples``, the number of independent ones. ``attrs["note"]``
+    says what is missing.
     """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be between 0 and 1, got {confidence}")
@@ -103,18 +93,13 @@ def _stiffness(variance):
         return 1 / np.maximum(variance, 0.0)
 
 
-def measure_vibrations(tracks: pd.DataFrame, confidence: float = 0.95, **options) -> pd.DataFrame:
+def measure_vibrations(tracks: pd.DataFrame, **options) -> pd.DataFrame:
     """Amplitude and spring constant of every particle of every layer: the rows of ``vibrations.csv``.
 
     Takes tracks and options as `site_displacements` does (``localization_std, strain, creep, min_share, drift_window``)
-    and gives what `site_vibrations` does. ``attrs["note"]`` has a line for each layer that allows less, or nothing at
-    all.
+    and gives what `site_vibrations` does. ``attrs["note"]`` names the layers that allow less, or nothing at all.
     """
-
-    def measure(layer):
-        return site_vibrations(site_displacements(tracks, layer, **options), confidence)
-
-    return measure_every_layer(tracks, measure)[0]
+    return measure_every_layer(tracks, lambda layer: site_vibrations(site_displacements(tracks, layer, **options)))[0]
 
 
 def measure_every_layer(
@@ -123,8 +108,7 @@ def measure_every_layer(
     """One table of all layers that allow one, and the attributes of each layer's own table.
 
     ``measure`` gives the table of a layer's number, or raises ValueError where the layer does not allow one; the first
-    such reason is raised if no layer does. ``attrs["note"]`` has a line for each layer that allows less, or nothing at
-    all.
+    such reason is raised if no layer does. ``attrs["note"]`` has a line for each layer that allows less, or nothing.
     """
     tracks = check_particles(tracks, name="the track table")
     tables, notes, attributes = [], [], {}
@@ -146,29 +130,20 @@ def measure_every_layer(
 
 
 def layer_vibrations(motion: Displacements, spacing: float | None = None) -> dict:
-    """Mean amplitude, anisotropy and Lindemann parameters of a layer.
+    """Mean amplitude, anisotropy and Lindemann parameters of a layer, or of some of its particles.
 
     Standard errors come from the scatter of the frames' means, with their correlation in time, since neighbours in one
     frame do not move independently. In two dimensions the mean amplitude grows with the crystal's size; the relative
-    Lindemann parameter does not, and melting is near 0.033 (Zahn & Maret, Phys. Rev. Lett. 85, 3656 (2000)).
+    Lindemann parameter does not, and melting is near 0.033 (Zahn & Maret, Phys. Rev. Lett. 85, 3656 (2000)). The
+    spacing ``a``, in nm, is the median one of the sites by default.
 
-    Parameters
-    ----------
-    motion : Displacements
-        Of one layer, or of some of its particles (`Displacements.select`).
-    spacing : float, optional
-        Nearest-neighbour distance, in nm; the median one of the sites by default.
-
-    Returns
-    -------
-    dict
-        ``variance_y_nm2, variance_x_nm2`` (mean over the sites, error's part subtracted) and the same with ``_std``;
-        ``std_raw_y_nm, std_raw_x_nm, std_y_nm, std_x_nm, k_y_kt_nm2, k_x_kt_nm2`` from it; ``anisotropy``, the ratio of
-        the largest to the smallest mean variance over directions, ``anisotropy_std``, ``major_axis_deg`` from x towards
-        y and ``isotropy_p``, the probability of so much anisotropy in isotropic motion; ``lindemann`` = √⟨|u|²⟩ / a;
-        ``lindemann_relative`` = ⟨|u_i - u_j|²⟩ / (2a²) of nearest neighbours; ``layer_jitter_y_nm, layer_jitter_x_nm``,
-        fast motion of the layer as a whole that was removed as drift: stage and heat together; ``independent_frames``;
-        ``note``.
+    The result has ``variance_y_nm2, variance_x_nm2`` (mean over the sites, error's part subtracted) and the same with
+    ``_std``; ``std_raw_y_nm, std_raw_x_nm, std_y_nm, std_x_nm, k_y_kt_nm2, k_x_kt_nm2`` from it; ``anisotropy``, the
+    ratio of the largest to the smallest mean variance over directions, ``anisotropy_std``, ``major_axis_deg`` from x
+    towards y and ``isotropy_p``, the probability of so much anisotropy in isotropic motion; ``lindemann`` = √⟨|u|²⟩ /
+    a; ``lindemann_relative`` = ⟨|u_i - u_j|²⟩ / (2a²) of nearest neighbours; ``layer_jitter_y_nm, layer_jitter_x_nm``,
+    fast motion of the layer as a whole that was removed as drift: stage and heat together; ``independent_frames``;
+    ``note``.
     """
     error, error_spread, note = error_variance(motion)
     total, _, _ = total_variance(motion)
@@ -185,7 +160,9 @@ def layer_vibrations(motion: Displacements, spacing: float | None = None) -> dic
     result |= {f"std_{x}_nm": _root_if_positive(variance[i]) for i, x in enumerate(AXES)}
     result |= {f"k_{x}_kt_nm2": _stiffness(variance[i]) for i, x in enumerate(AXES)}
     result |= _measure_anisotropy(tensor, spread)
-    result |= {f"layer_jitter_{x}_nm": v for x, v in zip(AXES, _measure_jitter(motion.drift), strict=True)}
+    smooth, share = make_smoother(JITTER_WINDOW, len(motion.drift))  # about a running parabola
+    jitter = np.sqrt(np.mean((motion.drift - smooth(motion.drift)) ** 2, axis=0) / (1 - min(share, 0.9)))
+    result |= {f"layer_jitter_{x}_nm": v for x, v in zip(AXES, jitter, strict=True)}
     result["lindemann"] = _root_if_positive(variance.sum()) / a
     result["lindemann_relative"] = (_measure_relative_variance(motion, a) - 2 * mean_error.sum()) / (2 * a**2)
     result = {key: float(value) for key, value in result.items()}
@@ -215,12 +192,6 @@ def _count_independent_frames(series):
     below = np.flatnonzero(rho < 2 / np.sqrt(len(x)))
     end = below[0] if len(below) else len(rho)
     return float(len(x) / (1 + 2 * rho[1:end].sum()))
-
-
-def _measure_jitter(drift):
-    """Standard deviation of the layer's own motion about a running parabola, (2,)."""
-    smooth, share = make_smoother(JITTER_WINDOW, len(drift))
-    return np.sqrt(np.mean((drift - smooth(drift)) ** 2, axis=0) / (1 - min(share, 0.9)))
 
 
 def _measure_anisotropy(tensor, spread) -> dict:
@@ -256,21 +227,11 @@ def _measure_relative_variance(motion, spacing) -> float:
 def group_vibrations(table: pd.DataFrame, labels: Mapping[int, str] | ArrayLike) -> pd.DataFrame:
     """Mean amplitude of groups of sites: by coordination, or by registry on the other layer.
 
-    The standard error supposes that sites scatter independently; soft waves shared by a whole group make it too small.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        Of `site_vibrations` or `vibrations`.
-    labels : mapping of particle to str, or array_like, shape (n,)
-        Group of each particle: ``bulk``, ``edge``, ``vacancy``, ``top``, ``bridge``, ``hollow``, or any other.
-        Particles without a label are left out.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Indexed by group: ``sites, variance_nm2`` (mean over sites and both axes, error's part subtracted),
-        ``variance_std_nm2`` from the scatter of its sites, ``std_nm, k_kt_nm2``.
+    Takes a table of `site_vibrations` and each particle's group, such as ``bulk`` or ``top``, as a mapping of its
+    number or an array (n,); particles without one are left out. The result, indexed by group, has ``sites,
+    variance_nm2`` (mean over sites and both axes, error's part subtracted), ``variance_std_nm2`` from the scatter of
+    its sites, ``std_nm, k_kt_nm2``. The standard error supposes that sites scatter independently; soft waves shared by
+    a whole group make it too small.
     """
     group = table["particle"].map(labels) if hasattr(labels, "keys") else pd.Series(np.asarray(labels), table.index)
     total = 0.5 * (table["std_raw_y_nm"] ** 2 + table["std_raw_x_nm"] ** 2)
@@ -294,20 +255,9 @@ def interlayer_correlation(
     of small layers (n) are anticorrelated by about 1/n. Errors of two overlapping particles may be correlated, and look
     like motion.
 
-    Parameters
-    ----------
-    one, other : Displacements
-        Of the two layers.
-    edges : array_like, shape (b + 1,), optional
-        Edges of the distance bins, in nm; from 0 to 3 spacings in steps of half a spacing by default.
-    seed, shuffles : int
-        Of the shuffles of the null: their seed and number.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row per bin: ``distance_nm``, ``pairs``, ``correlation`` (1 if both always move alike, 0 if independently),
-        ``null_low, null_high``: the middle 95 % of it when the other layer's frames are shifted in time.
+    Distances are binned between ``edges``, in nm; by default from 0 to 3 spacings in steps of half a spacing. The table
+    has ``distance_nm``, ``pairs``, ``correlation`` (1 if both always move alike, 0 if independently), ``null_low,
+    null_high``: the middle 95 % of it in so many shuffles, in which the other layer's frames are shifted in time.
     """
     frames, i, j = np.intersect1d(one.frames, other.frames, return_indices=True)
     if len(frames) < MIN_FRAMES:

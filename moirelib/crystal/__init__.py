@@ -1,8 +1,7 @@
 """Crystal geometry that simulation, decomposition and analysis share: lattices, neighbours, matching.
 
-Functions raise ValueError where positions are not finite or, for a spacing, fewer than four off a line.
-
-Names are listed in ``__init__.pyi`` and loaded when they are first used.
+Points (n, 2) and vectors are (y, x), angles in degrees from x towards y, a lattice's ``angle`` that of a close-packed
+row. Functions raise ValueError where positions are not finite or, for a spacing, fewer than four off a line.
 """
 
 import lazy_loader

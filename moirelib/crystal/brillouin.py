@@ -30,15 +30,7 @@ class SymmetryPath:
 
 
 def symmetry_path(spacing: float, angle: float, points: int = 36) -> SymmetryPath:
-    """Wave vectors along Γ-M-K-Γ.
-
-    Parameters
-    ----------
-    spacing, angle : float
-        Nearest-neighbour distance, in nm; direction of a close-packed row, in degrees from x towards y.
-    points : int
-        Number of wave vectors, M and K among them, in nearly equal steps.
-    """
+    """So many wave vectors along Γ-M-K-Γ of a lattice with a spacing in nm, in nearly equal steps over M and K."""
 
     def toward(degrees):
         return np.array([np.sin(np.radians(degrees)), np.cos(np.radians(degrees))])
@@ -59,14 +51,7 @@ def symmetry_path(spacing: float, angle: float, points: int = 36) -> SymmetryPat
 def brillouin_zone(spacing: float, angle: float, divisions: int = 12) -> np.ndarray:
     """Wave vectors (m, 2) that fill the Brillouin zone evenly, one of each pair q and -q, without Γ.
 
-    (q_y, q_x) in radians per nm, each the shortest of its equivalents.
-
-    Parameters
-    ----------
-    spacing, angle : float
-        Nearest-neighbour distance, in nm; direction of a close-packed row, in degrees from x towards y.
-    divisions : int
-        Of each reciprocal lattice vector.
+    (q_y, q_x) in radians per nm, each the shortest of its equivalents; ``divisions`` of each reciprocal lattice vector.
     """
     b = Lattice(spacing, angle).wave_vectors[[0, 2]]
     i, j = (x.ravel() for x in np.meshgrid(np.arange(divisions), np.arange(divisions), indexing="ij"))

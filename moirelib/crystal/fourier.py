@@ -13,19 +13,11 @@ PEAK_WIDTH = 0.15  # spacings over the field: steps of the search as wide as a p
 
 
 def find_lattice(points: np.ndarray, spacing: float, weights: ArrayLike | None = None) -> tuple[Lattice, float]:
-    """The strongest hexagonal lattice in a set of points, and its strength.
+    """The strongest hexagonal lattice in a set of points (n, 2), and its strength.
 
-    The structure factor |Σ exp(-iq·r)|²/n comes from a fast Fourier transform of the points. The strength is its mean
-    at the first-order peaks: about 1 for random points, up to n for a perfect lattice.
-
-    Parameters
-    ----------
-    points : ndarray, shape (n, 2)
-        (y, x).
-    spacing : float
-        Rough nearest-neighbour distance; searched from 0.8 to 1.25 times that.
-    weights : ndarray, shape (n,), optional
-        Weight of each point.
+    Spacings from 0.8 to 1.25 times the rough one are tried, with a weight (n,) of each point. The structure factor |Σ
+    exp(-iq·r)|²/n comes from a fast Fourier transform of the points. The strength is its mean at the first-order peaks:
+    about 1 for random points, up to n for a perfect lattice.
     """
     weights = np.ones(len(points)) if weights is None else np.asarray(weights, float)
     return find_strongest(np.asarray(points, float), weights, SEARCHED[0] * spacing, SEARCHED[1] * spacing)
@@ -74,15 +66,11 @@ def _find_best_hexagon(power, step, spacing, angle) -> Lattice:
     q = np.stack([length * np.sin(direction), length * np.cos(direction)], axis=-1)
     # The geometric mean needs all three peaks; one strong row of points is no lattice. The second-order peaks
     # of perfect points are as strong as the first: the factor a prefers the larger spacing.
-    score = a * np.exp(np.mean(np.log(_sample_power(power, step, q) + 1e-9), axis=-1))
+    row, column = np.moveaxis(np.where(q[..., 1:] < 0, -q, q) / step, -1, 0)  # power is the same at q and -q
+    sampled = map_coordinates(power, [row % len(power), column], order=1, mode="grid-wrap")
+    score = a * np.exp(np.mean(np.log(sampled + 1e-9), axis=-1))
     i = np.unravel_index(np.argmax(score), score.shape)
     return Lattice(float(a[i]), float(t[i]))
-
-
-def _sample_power(power, step, q):
-    """Interpolate the structure factor, the same at q and -q, at wave vectors q, shape (..., 2)."""
-    q = np.where(q[..., 1:] < 0, -q, q) / step
-    return map_coordinates(power, [q[..., 0] % len(power), q[..., 1]], order=1, mode="grid-wrap")
 
 
 def polish_lattice(points: np.ndarray, weights: np.ndarray, lattice: Lattice, steps: int = 6) -> Lattice:

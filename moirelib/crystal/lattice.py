@@ -12,17 +12,7 @@ def fold_hexagonal(angle: float) -> float:
 
 
 def hexagonal_lattice(spacing: float, angle: float, center: ArrayLike, radius: float) -> np.ndarray:
-    """Points (n, 2) of a hexagonal lattice within a circle, as (y, x) in nm.
-
-    Parameters
-    ----------
-    spacing, radius : float
-        Nearest-neighbour distance and radius of the circle, in nm.
-    angle : float
-        Direction of a close-packed row, in degrees from x towards y.
-    center : array_like, shape (2,)
-        One lattice point (y, x), in nm, and the centre of the circle.
-    """
+    """Points (n, 2) of a hexagonal lattice within a circle about one of them, the center (y, x); lengths in nm."""
     n = int(np.ceil(radius / spacing / np.sin(np.pi / 3))) + 1
     i, j = np.meshgrid(np.arange(-n, n + 1), np.arange(-n, n + 1), indexing="ij")
     t = np.radians([angle, angle + 60.0])

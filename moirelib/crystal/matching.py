@@ -8,10 +8,7 @@ from scipy.spatial.distance import cdist
 
 
 def assign_pairs(cost: np.ndarray, allowed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns of as many allowed pairs as can be made, at the least total cost.
-
-    ``cost`` (n, m) is not negative, in any one unit; ``allowed`` (n, m) says which pairs may be made.
-    """
+    """Rows and columns of as many ``allowed`` pairs (n, m) as can be made, at the least total ``cost`` (n, m) ≥ 0."""
     # A pair that is not allowed costs more than all allowed ones together: it is made only when nothing else is left.
     never = (np.max(cost, initial=0.0, where=allowed) + 1) * (sum(cost.shape) + 1)
     i, j = linear_sum_assignment(np.where(allowed, cost, never))
@@ -21,16 +18,10 @@ def assign_pairs(cost: np.ndarray, allowed: np.ndarray) -> tuple[np.ndarray, np.
 def match(
     found: ArrayLike, truth: ArrayLike, reach: float, penalty: float | np.ndarray = 0.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pair found with true positions, one to one: indices of as many pairs as can be made, at the least total distance.
+    """Pair found (n, 2) with true positions (m, 2), one to one: indices of as many pairs as can be made.
 
-    Parameters
-    ----------
-    found, truth : array_like, shape (n, 2) and (m, 2)
-        Positions, in any one unit.
-    reach : float
-        Farthest distance of a pair, in the same unit.
-    penalty : float or ndarray, shape (n, m)
-        Added to the distance of pairs within reach, to prefer some; ``inf`` for pairs that must not be made.
+    Pairs are no farther apart than ``reach``, and at the least total distance; a ``penalty`` (n, m) is added to the
+    distance of pairs within reach, to prefer some: ``inf`` for pairs that must not be made.
     """
     distance = cdist(np.reshape(found, (-1, 2)), np.reshape(truth, (-1, 2)))
     return assign_pairs(distance + penalty, (distance <= reach) & np.isfinite(penalty))

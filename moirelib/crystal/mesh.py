@@ -33,23 +33,15 @@ class Mesh:
     """Delaunay triangulation of a layer without its thin rim, with a lattice vector for every edge.
 
     Lattice vectors are complex: whole multiples of 1 and exp(iπ/3) in units of the spacing, in a frame turned with the
-    rows around. Frames are known up to 60°, so vectors are only compared after `sixth_turns`.
-
-    Parameters
-    ----------
-    points : array_like, shape (n, 2)
-        (y, x) in nm, of one layer in one frame: at least four, not all on a line.
-    spacing : float, optional
-        Nearest-neighbour distance, in nm; measured by default.
+    rows around. Frames are known up to 60°, so vectors are only compared after `sixth_turns`. Points are of one layer
+    in one frame, in nm, and the spacing measured by default.
 
     Attributes
     ----------
     points, z : ndarray, shape (n, 2) and (n,)
         Positions in nm, as (y, x) and as x + iy.
-    psi6, smooth : ndarray of complex, shape (n,)
-        Bond order, and its sum over each particle and its neighbours.
-    angle : ndarray, shape (n,)
-        Row direction around each particle, in rad from x towards y, up to 60°.
+    psi6, smooth, angle : ndarray, shape (n,)
+        Bond order, and its sum over each particle and its neighbours; row direction in rad from x towards y, up to 60°.
     triangles, radius : ndarray, shape (k, 3) and (k,)
         Corners of each triangle in the sense from x towards y, and radius of the circle through them in nm.
     edges, of_triangle : ndarray, shape (m, 2), and pair of (k, 3)

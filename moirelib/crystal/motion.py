@@ -33,11 +33,7 @@ SAME_MOTION = 0.3  # shifts nearer than this are one candidate
 
 @dataclass(frozen=True)
 class Motion:
-    """A similarity of the plane: z = x + iy goes to turn z + shift.
-
-    The magnitude of ``turn`` is a change of magnification, its argument a rotation from x towards y; ``shift`` has the
-    points' unit.
-    """
+    """A similarity of the plane: z = x + iy goes to turn z + shift, in the points' unit; |turn| is a magnification."""
 
     turn: complex = 1.0 + 0j
     shift: complex = 0j
@@ -78,16 +74,12 @@ def estimate_motion(
     expected: Motion | None = None,
     trust: float = 0.0,
 ) -> MotionEstimate:
-    """Estimate how the particles of one frame moved to those of another, over up to a frame's width.
+    """Estimate how the particles of one frame (n, 2) moved to those of another (m, 2), over up to a frame's width.
 
     Parameters
     ----------
-    before, now : ndarray, shape (n, 2) and (m, 2)
-        Particles (y, x) of both frames, in any one unit; of all layers, or of one.
-    spacing : float
-        Nearest-neighbour distance within a layer, in that unit.
-    shape : tuple of float
-        Height and width of the frames, in that unit.
+    before, now, spacing, shape : ndarray, ndarray, float, tuple of float
+        Particles of both frames, of all layers or of one; spacing within a layer; height and width, all in one unit.
     expected : Motion, optional
         Tried as well, and chosen where the particles decide nothing; no motion by default.
     trust : float
@@ -106,10 +98,8 @@ def estimate_motion(
     scores = np.array([gain.sum() for gain in gains]) - 2 * np.log1p(far / spacing)
     best = int(scores.argmax())
     rivals = scores[np.hypot(*(places - places[best]).T) > SAME_MOTION * spacing]
-    margin, noise = (
-        float(scores[best] - rivals.max(initial=-np.inf)),
-        float(np.sqrt(len(gains[best])) * gains[best].std()),
-    )
+    margin = float(scores[best] - rivals.max(initial=-np.inf))
+    noise = float(np.sqrt(len(gains[best])) * gains[best].std())
     # The one nearest to what was expected, of those that explain about as much.
     chosen = int(np.where(scores >= scores[best] - DECIDED - trust, far, np.inf).argmin())
     return MotionEstimate(fits[chosen].motion, 1 - fits[chosen].missed, margin, noise)
@@ -166,9 +156,9 @@ def _match_frames(before, now, start, reach, shape) -> _Fit:
 def _weigh(fits: list[_Fit], sharpest: float, reach: float) -> list[np.ndarray]:
     """What each particle adds to the log-likelihood of each candidate, over that of a shift that is none of them.
 
-    Where frames do not overlap, nothing is known. Where they do, a particle is found in both, scattered about its place
-    (Gaussian), or missed in one. A wrong shift does the same, only worse: how much worse is seen from the other
-    candidates, so that a perfect lattice decides nothing.
+    Where frames overlap, a particle is found in both, scattered about its place (Gaussian), or missed in one. A wrong
+    shift does the same, only worse: how much worse is seen from the other candidates, so that a perfect lattice decides
+    nothing.
     """
     pairs = np.array([len(fit.squared) for fit in fits])
     good = [fit for fit, n in zip(fits, pairs, strict=True) if n >= max(0.3 * pairs.max(), 1)]
@@ -185,10 +175,10 @@ def _weigh(fits: list[_Fit], sharpest: float, reach: float) -> list[np.ndarray]:
     return gains
 
 
-def fit_similarity(a: np.ndarray, b: np.ndarray) -> tuple[Motion, float]:
+def fit_similarity(a: np.ndarray, b: np.ndarray, rotation: int = ROTATION, rigid: bool = False) -> tuple[Motion, float]:
     """Motion that takes points a to b (complex, shape (n,)) by least squares, without outliers; scatter per axis.
 
-    Of fewer than `ROTATION` points a shift only.
+    Of fewer points than ``rotation`` a shift only; a rigid motion does not change the magnification.
     """
     jump = b - a
     motion = Motion(1.0 + 0j, np.median(jump.real) + 1j * np.median(jump.imag))
@@ -197,8 +187,10 @@ def fit_similarity(a: np.ndarray, b: np.ndarray) -> tuple[Motion, float]:
         use = left <= max(OUTLIER * np.median(left), 1e-9)
         one, other = a[use].mean(), b[use].mean()
         turn = 1.0 + 0j
-        if use.sum() >= ROTATION:
-            turn = np.vdot(a[use] - one, b[use] - other) / max(np.sum(np.abs(a[use] - one) ** 2), 1e-300)
+        if use.sum() >= rotation:
+            turn = np.vdot(a[use] - one, b[use] - other)
+            size = abs(turn) if rigid else np.sum(np.abs(a[use] - one) ** 2)
+            turn = turn / size if size > 0 else 1.0 + 0j
         motion = Motion(complex(turn), complex(other - turn * one))
         left = np.abs(b - motion.turn * a - motion.shift)
     return motion, float(np.median(left) / np.sqrt(2 * np.log(2)))  # median of a Rayleigh distribution

@@ -82,23 +82,12 @@ def freud_system(points: np.ndarray) -> tuple[freud.box.Box, np.ndarray]:
 
 
 def hexatic(points: ArrayLike, spacing: float | None = None) -> np.ndarray:
-    """Bond-orientational order ψ6 (n,) of each particle over the neighbours that it has.
+    """Bond-orientational order ψ6 (n,) of each particle over the neighbours that it has, within 1.35 spacings.
 
     The mean of exp(6iα) over the directions α of the neighbours, from x towards y. Its magnitude is 1 in a perfect
     lattice, at a straight edge and beside a vacancy alike; a sixth of its argument is the direction of a row. NaN with
-    fewer than two neighbours.
-
-    Parameters
-    ----------
-    points : array_like, shape (n, 2)
-        (y, x) in nm.
-    spacing : float, optional
-        Nearest-neighbour distance, in nm; measured by default. Particles within 1.35 of it are neighbours.
-
-    References
-    ----------
-    Nelson & Halperin, Phys. Rev. B 19, 2457 (1979). Computed by freud (Ramasubramani et al., Comput. Phys. Commun. 254,
-    107275 (2020)).
+    fewer than two neighbours. Nelson & Halperin, Phys. Rev. B 19, 2457 (1979); computed by freud (Ramasubramani et al.,
+    Comput. Phys. Commun. 254, 107275 (2020)).
     """
     points = check_points(points)
     if len(points) < 2:
@@ -121,11 +110,7 @@ def connected_groups(n: int, i: np.ndarray, j: np.ndarray) -> np.ndarray:
 
 
 def bonds(positions: ArrayLike, spacing: float) -> np.ndarray:
-    """Pairs (m, 2) of nearest neighbours, as indices, the smaller one first.
-
-    Of ``positions`` (n, 2); pairs up to `REACH` times as far apart as ``spacing``, the nearest-neighbour distance in
-    the same unit, are bonded.
-    """
+    """Pairs (m, 2) of nearest neighbours, as indices, the smaller one first: those within `REACH` times the spacing."""
     positions = np.asarray(positions, float)
     if len(positions) == 0:
         return np.empty((0, 2), int)

@@ -5,19 +5,22 @@ Many functions share these parameters; their own docstrings explain the others.
 ax : matplotlib.axes.Axes, optional
     Drawn into; the current axes by default.
 pixel_size : float
-    In nm/pixel. Functions that draw positions in nm (``y_nm, x_nm``) take it as optional: give it where ``ax`` shows
-    a micrograph, whose axes are in pixels; without it they draw in nm, y downwards.
+    In nm/pixel. Functions that draw positions in nm (``y_nm, x_nm``) take it as optional: give it where ``ax`` shows a
+    micrograph, whose axes are in pixels; without it they draw in nm, y downwards.
 layer : int, optional
     Draw this layer only.
-title : str
-    Title above the axes.
+title, label : str
+    Above the axes; of the colour bar.
 scale_bar, colorbar, legend : bool
     Draw one. A scale bar has a round length near a fifth of the width.
+magnify : float
+    Arrows and ellipses are so many times as long as what they show.
+size : float
+    Of marks, in points squared.
 **style
     Passed on to what the docstring names.
 
-Functions return the axes that they drew into, if they do not say otherwise. Public names are listed in ``__init__.pyi``
-and loaded when they are first used.
+Functions return the axes that they drew into, if they do not say otherwise.
 """
 
 import lazy_loader

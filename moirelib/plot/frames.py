@@ -59,16 +59,10 @@ def show_particles(
     layer: int | None = None,
     **style: Any,
 ) -> Axes:
-    """Draw particles of a table as circles of their diameter, in their layer's colour.
+    """Draw the particles of one frame's table as circles of their diameter, in their layer's colour.
 
-    Parameters
-    ----------
-    particles : pandas.DataFrame
-        One frame: ``layer, y, x`` (px) and ``diameter_nm``.
-    pixel_size : float, optional
-        In nm/pixel; without it particles are dots.
-    **style
-        Of `matplotlib.collections.EllipseCollection`, or of `Axes.scatter` for dots.
+    Without a pixel size, in nm/pixel, they are dots. ``style`` goes to `matplotlib.collections.EllipseCollection`, or
+    to `Axes.scatter` for dots.
     """
     ax = choose_axes(ax)
     for number, color in enumerate(LAYER_COLORS, start=1):
@@ -93,14 +87,7 @@ def show_split(
 ) -> Sequence[Axes]:
     """Show the raw frame, layer 1 and layer 2 side by side: what moirelib does, in one picture.
 
-    Parameters
-    ----------
-    frame, layers : array_like, shape (y, x) and (2, y, x)
-        Raw frame and layer images.
-    axes : sequence of three matplotlib.axes.Axes, optional
-        A new row of three by default; they are what comes back.
-    particles : pandas.DataFrame, optional
-        Circles to draw on the raw frame.
+    Into three axes, by default a new row, which come back. Particles are drawn as circles on the raw frame.
     """
     if axes is None:
         _, axes = plt.subplots(1, 3, figsize=(9, 3.3), layout="constrained")
@@ -116,11 +103,7 @@ def show_split(
 
 
 def show_tracks(tracks: pd.DataFrame, ax: Axes | None = None, layer: int | None = None, linewidth: float = 1.0) -> Axes:
-    """Draw the path of every particle of a table as a line, in its layer's colour.
-
-    ``tracks`` holds ``frame, particle, layer, y, x`` (px): true tracks, or those of `moirelib.decompose`. ``linewidth``
-    in points.
-    """
+    """Draw the path of every particle (``frame, particle, layer, y, x`` in px) as a line, in its layer's colour."""
     ax = choose_axes(ax)
     for number, rows in tracks[tracks["particle"] >= 0].groupby("layer"):
         if layer in (None, number):
@@ -135,20 +118,10 @@ def animate_tracks(
     movie: Movie | None = None,
     trail: int = 8,
 ) -> FuncAnimation:
-    """Make a movie of the particles of both layers, in their colours, each with its track behind it.
+    """Make a movie of particles, their tracks behind them; ``save("tracks.gif", writer="pillow")`` writes a GIF.
 
-    ``save("tracks.gif", writer="pillow")`` writes a GIF, ``save("tracks.mp4")`` a movie where ffmpeg is installed.
-
-    Parameters
-    ----------
-    particles : pandas.DataFrame
-        ``frame, particle, layer, y_nm, x_nm``; particles that are not linked (-1) have no track.
-    ax : matplotlib.axes.Axes, optional
-        Drawn into; new axes by default. Both axes in nm, y downwards.
-    movie : moirelib.movies.Movie, optional
-        Shown below the particles, with its pixel size.
-    trail : int
-        Frames that a track reaches back.
+    Particles (``frame, particle, layer, y_nm, x_nm``) that are not linked have no track, which reaches back over a
+    ``trail`` of frames. Axes are new by default and in nm; a `moirelib.movies.Movie` is shown below the particles.
     """
     from matplotlib.animation import FuncAnimation  # slow to import, seldom needed
 
@@ -203,16 +176,7 @@ def write_track_movie(
 ) -> None:
     """Write the same as `animate_tracks` as a GIF, fast: axes and labels are drawn once for all frames.
 
-    Parameters
-    ----------
-    particles : pandas.DataFrame
-        As for `animate_tracks`.
-    file : path-like
-        Name of the GIF.
-    frames : array_like of int, optional
-        Numbers of the frames to show, each for 1/8 s; all that the table holds by default.
-    after_frame : callable
-        Called after each frame, without arguments: moves a progress bar.
+    Each of ``frames``, by default all that the table holds, is seen for 1/8 s; ``after_frame`` is called after each.
     """
     from matplotlib.animation import PillowWriter
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -247,17 +211,7 @@ def _find_extent(movie: Movie) -> tuple[float, float, float, float]:
 
 
 def show_library(library: Any, axes: Any = None, count: int = 6, seed: int = 0) -> Any:
-    """Show random images of a library with the true outlines of every layer; gives the axes.
-
-    Parameters
-    ----------
-    library : zarr.Group
-        From `moirelib.simulation.open_library`.
-    axes : matplotlib.axes.Axes or sequence of them, optional
-        Rows of three by default. Axes without an image are blanked.
-    count, seed : int
-        How many images, and which; each one's number is its title.
-    """
+    """Show random images of an open library with the true outlines of every layer; gives the axes, rows of three."""
     if axes is None:
         rows, columns = -(-count // 3), min(count, 3)
         _, axes = plt.subplots(rows, columns, figsize=(3 * columns, 3.2 * rows), layout="constrained", squeeze=False)

@@ -12,11 +12,7 @@ from .axes import add_ellipses, choose_axes, choose_color, find_spacing, finish_
 
 
 def show_displacements(motion: Any, frame: int = 0, ax: Axes | None = None, magnify: float = 10.0) -> Axes:
-    """Draw the displacements of a layer's particles in one frame as arrows from their sites.
-
-    Of the `moirelib.analysis.Displacements` of one layer; ``frame`` is an index into ``motion.frames``. Arrows are
-    ``magnify`` times as long as the displacements.
-    """
+    """Draw a layer's `moirelib.analysis.Displacements` in the ``frame``-th of its frames as arrows from the sites."""
     ax = choose_axes(ax)
     y, x = motion.sites.T
     v, u = motion.values[frame].T * magnify
@@ -29,17 +25,9 @@ def show_amplitudes(
 ) -> Axes:
     """Draw the vibration of every site as an ellipse of one sigma along and across, coloured by its amplitude.
 
-    Its last collection can be given a colour bar: √⟨|u|²⟩/√2 in nm. Sites whose amplitude is not above the localization
-    error are dots.
-
-    Parameters
-    ----------
-    vibrations : pandas.DataFrame
-        Of `moirelib.analysis.site_vibrations`: ``y_nm, x_nm, std_y_nm, std_x_nm, cov_yx_nm2``.
-    magnify : float, optional
-        Of the ellipses; by default the mean one becomes a third of the spacing wide.
-    **style
-        Of `matplotlib.collections.EllipseCollection`, such as ``cmap, clim``.
+    Of `moirelib.analysis.site_vibrations`. The last collection can be given a colour bar: √⟨|u|²⟩/√2 in nm. Sites whose
+    amplitude is not above the localization error are dots. By default the mean ellipse becomes a third of the spacing
+    wide. ``style`` goes to `matplotlib.collections.EllipseCollection`, such as ``cmap, clim``.
     """
     ax = choose_axes(ax)
     sites = vibrations[["y_nm", "x_nm"]].to_numpy()
@@ -72,21 +60,11 @@ def show_map(
     colorbar: bool = True,
     **style: Any,
 ) -> Axes:
-    """Draw a value for every particle as a coloured disk.
+    """Draw a value for every particle of a table as a coloured disk, in light grey for NaN.
 
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        ``y_nm, x_nm``.
-    values : array_like, shape (n,)
-        NaN is drawn in light grey.
-    size_nm : float, optional
-        Diameter of the disks; by default the distance of nearest neighbours, so that they touch.
-    label : str
-        Of the colour bar.
-    **style
-        Of `matplotlib.collections.EllipseCollection`, such as ``cmap, alpha``, or ``clim``, the values of the first
-        and the last colour: the 2nd and 98th percentile by default.
+    Disks have the diameter ``size_nm``, by default the distance of nearest neighbours, so that they touch. ``style``
+    goes to `matplotlib.collections.EllipseCollection`, such as ``cmap, alpha``, or ``clim``, the values of the first
+    and the last colour: the 2nd and 98th percentile by default.
     """
     ax, where = place_table(table, ax, pixel_size)
     values = np.ma.masked_invalid(np.asarray(values, float))
@@ -108,40 +86,29 @@ def show_strain(
     column: str = "rotation_deg",
     ax: Axes | None = None,
     pixel_size: float | None = None,
-    limit: float | None = None,
     **style: Any,
 ) -> Axes:
-    """Draw one column of a strain map, zero in the middle of the colours.
+    """Draw one column of a `moirelib.analysis.strain_map`, zero in the middle of the colours, strains in percent.
 
-    Parameters
-    ----------
-    strain : pandas.DataFrame
-        From `moirelib.analysis.strain_map`.
-    column : str
-        ``rotation_deg``, ``dilatation``, ``strain_yy``, ``strain_xx`` or ``strain_yx``; strains are drawn in percent.
-    limit : float, optional
-        Largest value of the colours, in degrees or percent; the 98th percentile of the magnitude by default.
-    **style
-        ``size_nm``, ``alpha`` and ``colorbar`` of `show_map`.
+    Of ``rotation_deg``, ``dilatation``, ``strain_yy``, ``strain_xx`` and ``strain_yx``. The colours reach to the 98th
+    percentile of the magnitude. ``style``: ``clim, size_nm, alpha, colorbar`` of `show_map`.
     """
     degrees = column.endswith("_deg")
     values = strain[column] * (1 if degrees else 100)
     known = np.abs(values[np.isfinite(values)])
-    limit = (np.percentile(known, 98) if len(known) else 1.0) if limit is None else limit
+    limit = np.percentile(known, 98) if len(known) else 1.0
     label = f"{column.removesuffix('_deg')} / {'degrees' if degrees else '%'}"
     look = {"cmap": "PuOr", "clim": (-limit, limit), "label": label.replace("_", " "), **style}
     return show_map(strain, values, ax, pixel_size, **look)
 
 
-def show_registry(
-    registry: pd.DataFrame, ax: Axes | None = None, pixel_size: float | None = None, **style: Any
-) -> Axes:
+def show_registry(registry: pd.DataFrame, ax: Axes | None = None, **style: Any) -> Axes:
     """Draw where each particle lies on the other layer (`moirelib.analysis.registry`): the Moiré pattern.
 
-    ``style``: ``size_nm``, ``alpha`` and ``colorbar`` of `show_map`.
+    ``style``: ``pixel_size, size_nm, alpha, colorbar`` of `show_map`.
     """
     look = {"clim": (-1.5, 3.0), "label": "registry (hollow -1.5, bridge -1, top 3)", **style}
-    return show_map(registry, registry["coordinate"], ax, pixel_size, **look)
+    return show_map(registry, registry["coordinate"], ax, **look)
 
 
 def show_hexatic(
@@ -154,7 +121,7 @@ def show_hexatic(
 ) -> Axes:
     """Draw ψ6 (n,) of points (n, 2) in nm: its direction, 0 to 60 degrees, as cyclic colour, or its magnitude.
 
-    Of `moirelib.crystal.hexatic`. ``style``: ``size_nm``, ``alpha`` and ``colorbar`` of `show_map`.
+    ``style``: ``size_nm, alpha, colorbar`` of `show_map`.
     """
     table = pd.DataFrame(np.asarray(points, float), columns=["y_nm", "x_nm"])
     psi6 = np.asarray(psi6)
@@ -173,28 +140,13 @@ def show_vectors(
     pixel_size: float | None = None,
     scale: float = 1.0,
     color: str = "black",
-    unit_nm: float | None = None,
 ) -> Axes:
-    """Draw a vector at every point: displacements, steps, Burgers vectors.
-
-    Parameters
-    ----------
-    points, vectors : array_like, shape (n, 2)
-        (y, x) in nm. Vectors start at their points.
-    scale : float
-        Arrows are this many times longer than the vectors.
-    unit_nm : float, optional
-        Draw a key of this length, in nm, above the axes.
-    """
+    """Draw a vector (n, 2) at every point (n, 2), ``scale`` times as long: displacements, steps, Burgers vectors."""
     ax = choose_axes(ax)
     points, vectors = np.asarray(points, float).reshape(-1, 2), np.asarray(vectors, float).reshape(-1, 2)
     where, length = place_points(points, ax, pixel_size), scale / (pixel_size or 1.0)
-    arrows = ax.quiver(
-        *where.T[::-1], *(length * vectors.T[::-1]), angles="xy", scale_units="xy", scale=1, color=color, zorder=4
-    )
-    if unit_nm is not None:
-        key = f"{unit_nm:g} nm" + ("" if scale == 1 else f" (drawn {scale:g} times)")
-        ax.quiverkey(arrows, 0.85, 1.04, unit_nm * length, key, labelpos="W", coordinates="axes")
+    look: dict[str, Any] = {"angles": "xy", "scale_units": "xy", "scale": 1, "color": color, "zorder": 4}
+    ax.quiver(*where.T[::-1], *(length * vectors.T[::-1]), **look)
     return ax
 
 
@@ -215,17 +167,7 @@ def show_defects(
     size: float = 36.0,
     legend: bool = True,
 ) -> Axes:
-    """Draw the defects of one layer: a mark for each kind, Burgers vectors as arrows, boundaries as lines.
-
-    Parameters
-    ----------
-    defects : pandas.DataFrame
-        ``kind, y_nm, x_nm, burgers_y_nm, burgers_x_nm`` from `moirelib.analysis.find_defects`.
-    boundaries : pandas.DataFrame, optional
-        ``kind, y0_nm, x0_nm, y1_nm, x1_nm``: grain boundaries are drawn dashed, twin boundaries solid.
-    size : float
-        Of the marks, in points squared.
-    """
+    """Draw the defects of one layer (`find_defects`): marks, Burgers vectors as arrows, boundaries as lines."""
     ax, where = place_table(defects, ax, pixel_size)
     if boundaries is not None:
         show_boundaries(boundaries, ax, pixel_size)
@@ -244,10 +186,7 @@ def show_defects(
 
 
 def show_boundaries(boundaries: pd.DataFrame, ax: Axes | None = None, pixel_size: float | None = None) -> Axes:
-    """Draw grain boundaries (dashed, vermilion) and twin boundaries (solid, green) as lines.
-
-    ``boundaries`` holds ``kind, y0_nm, x0_nm, y1_nm, x1_nm``, as from `moirelib.analysis.find_defects`.
-    """
+    """Draw grain boundaries (dashed, vermilion) and twin boundaries (solid, green) as lines; of `find_defects`."""
     ax, scale = choose_axes(ax), 1.0 / (pixel_size or 1.0)
     seen: set[str] = set()
     for row in boundaries.itertuples():
@@ -259,40 +198,25 @@ def show_boundaries(boundaries: pd.DataFrame, ax: Axes | None = None, pixel_size
     return ax
 
 
-def show_events(
-    events: pd.DataFrame,
-    ax: Axes | None = None,
-    particles: ArrayLike | None = None,
-    frames: tuple[int, int] | None = None,
-    size: float = 40.0,
-    colorbar: bool = True,
-) -> Axes:
+def show_events(events: pd.DataFrame, ax: Axes | None = None, particles: ArrayLike | None = None) -> Axes:
     """Draw where and when particles attached (filled circles) and detached (crosses), coloured by the frame.
 
-    Parameters
-    ----------
-    events : pandas.DataFrame
-        ``frame, event, y_nm, x_nm`` from `moirelib.analysis.growth_events`.
-    particles : array_like, shape (n, 2), optional
-        (y, x) in nm, drawn as grey dots below: the sites of a layer.
-    frames : tuple of int, optional
-        Frames of the first and the last colour; those of the first and last event by default.
-    size : float
-        Of the marks, in points squared.
+    ``events`` are those of `moirelib.analysis.growth_events`; ``particles`` (n, 2) in nm, such as the sites of a layer,
+    are grey dots below.
     """
     ax, where = place_table(events, ax, None)
     if particles is not None:
         sites = place_points(np.reshape(np.asarray(particles, float), (-1, 2)), ax, None)
         ax.plot(sites[:, 1], sites[:, 0], ".", color="0.75", ms=4, zorder=1)
     time = events["frame"].to_numpy(float)
-    low, high = frames or ((time.min(), time.max()) if len(time) else (0, 1))
-    look: dict[str, Any] = {"cmap": "cividis", "vmin": low, "vmax": high, "s": size}
+    low, high = (time.min(), time.max()) if len(time) else (0, 1)
+    look: dict[str, Any] = {"cmap": "cividis", "vmin": low, "vmax": high, "s": 40.0}
     marks = None
     for kind, marker, zorder in (("attachment", "o", 3), ("detachment", "x", 4)):
         some = (events["event"] == kind).to_numpy()
         if some.any():
             y, x = where[some].T
             marks = ax.scatter(x, y, c=time[some], marker=marker, zorder=zorder, label=kind, **look)
-    if colorbar and marks is not None:
+    if marks is not None:
         ax.figure.colorbar(marks, ax=ax, label="frame", shrink=0.8)
     return ax

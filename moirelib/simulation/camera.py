@@ -56,14 +56,9 @@ class CameraConfig:
 
 
 def camera_mtf(frequency, values: tuple[float, float, float] = (0.81, 0.62, 0.28)) -> np.ndarray:
-    """Modulation transfer function of the camera, an array in the shape of the frequencies.
+    """Modulation transfer function of the camera, in cycles/pixel; ``values`` are those at 0.1, 0.2 and 0.5.
 
     Monotone: straight lines in log MTF through (0, 1) and the three values, continued beyond 0.5.
-
-    Parameters
-    ----------
-    frequency, values : array_like, tuple of float
-        In cycles per pixel; MTF at 0.1, 0.2 and 0.5 cycles per pixel.
     """
     f = np.asarray(frequency, dtype=float)
     known, log = np.array([0.0, 0.1, 0.2, 0.5]), np.log([1.0, *values])
@@ -80,20 +75,11 @@ def record(
     background: np.ndarray | None = None,
     brightness: float = 1.0,
 ) -> np.ndarray:
-    """Record a raw camera frame of a clean image: counts, uint16 of shape (y, x).
+    """Record a raw camera frame of a clean image (fraction of electrons that pass): counts, uint16 of shape (y, x).
 
-    Poisson noise comes before the camera's MTF, readout noise after it.
-
-    Parameters
-    ----------
-    clean, pixel_size : ndarray of shape (y, x), float
-        Fraction of electrons that pass the particles; nm/pixel.
-    liquid, camera, rng : LiquidConfig, CameraConfig, numpy.random.Generator
-        Liquid with windows, beam and lens; dose and detector; source of the background's shape and of all noise.
-    background : ndarray, shape (y, x), optional
-        A background from `liquid_background`, to keep it for the frames of a movie; a new one by default.
-    brightness : float
-        Of the beam in this frame, relative to the dose; see `brightness_flicker`.
+    Poisson noise comes before the camera's MTF, readout noise after it. A ``background`` from `liquid_background` is
+    kept for the frames of a movie; a new one by default. ``brightness`` of the beam in this frame is relative to the
+    dose; see `brightness_flicker`.
     """
     background = liquid_background(clean.shape, pixel_size, liquid, rng) if background is None else background
     reach = min(blur_reach(liquid) / pixel_size, max(clean.shape))

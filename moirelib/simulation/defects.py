@@ -15,18 +15,11 @@ def dislocation_displacement(points, core, burgers, poisson_ratio: float = 1 / 3
     """Displacement around an edge dislocation in a two-dimensional isotropic crystal, (y, x) in nm, shape (n, 2).
 
     Added to a perfect lattice whose core lies between two rows, with a Burgers vector of one spacing along them, it
-    leaves one particle with five and one with seven neighbours. It jumps by b across the half line from the core
-    towards -b; a lattice does not notice. Source: Anderson, Hirth and Lothe, Theory of Dislocations (2017), section
-    3.4, with ν/(1 - ν) as the two-dimensional ratio; Seung and Nelson, Phys. Rev. A 38, 1005 (1988).
-
-    Parameters
-    ----------
-    points, core : array_like, shape (n, 2) and (2,)
-        (y, x) in nm; no point may lie on the core.
-    burgers : array_like, shape (2,)
-        Burgers vector b, (y, x) in nm: the displacement grows by b once around the core, from x towards y.
-    poisson_ratio : float
-        In two dimensions; 1/3 for a hexagonal lattice of equal springs between nearest neighbours.
+    leaves one particle with five and one with seven neighbours. It grows by the Burgers vector b once around the core,
+    from x towards y, and jumps by b across the half line from the core towards -b; a lattice does not notice. No point
+    may lie on the core. Poisson's ratio, in two dimensions, is 1/3 for equal springs between nearest neighbours.
+    Source: Anderson, Hirth and Lothe, Theory of Dislocations (2017), section 3.4, with ν/(1 - ν) as the two-dimensional
+    ratio; Seung and Nelson, Phys. Rev. A 38, 1005 (1988).
     """
     burgers = np.asarray(burgers, float)
     b = np.hypot(*burgers)
@@ -40,16 +33,9 @@ def dislocation_displacement(points, core, burgers, poisson_ratio: float = 1 / 3
 
 
 def dilatation_displacement(points, center, area: float) -> np.ndarray:
-    """Displacement that makes room for a given area at a point of a two-dimensional crystal: area / (2π r), outwards.
+    """Displacement (n, 2) that makes room for an area at a point of a two-dimensional crystal: area / (2π r), outwards.
 
-    Array of shape (n, 2), (y, x) in nm, without compression anywhere but at the centre.
-
-    Parameters
-    ----------
-    points, center : array_like, shape (n, 2) and (2,)
-        (y, x) in nm.
-    area : float
-        In nm²; one cell (√3/2 a²) for an interstitial.
+    In nm and nm², without compression anywhere but at the centre; one cell (√3/2 a²) makes room for an interstitial.
     """
     r = np.asarray(points, float) - center
     return area / (2 * np.pi) * r / np.sum(r * r, axis=1, keepdims=True)
@@ -62,16 +48,13 @@ def grain_boundary(
 
     Parameters
     ----------
-    spacing : float
-        Nearest-neighbour distance, in nm.
     angle, misorientation, inclination : float
-        Direction of a close-packed row of the first grain, how much the second grain is turned, and direction of the
-        boundary, in degrees from x towards y. The second grain lies to the boundary's +90° side.
+        Of the first grain, how much the second grain is turned, and direction of the boundary, in degrees from x
+        towards y. The second grain lies to the boundary's +90° side.
     center, radius : array_like of shape (2,), float
         A point (y, x) of the boundary and of both lattices, and the centre of the circle that is filled; in nm.
     closest : float, optional
-        Particles of the second grain nearer than this to one of the first are left out, in nm; 0.8 spacings by
-        default.
+        Particles of the second grain nearer than this to one of the first are left out, in nm; 0.8 spacings by default.
     """
     line, normal = direction_along(inclination)
     first = hexagonal_lattice(spacing, angle, center, radius)
@@ -85,31 +68,20 @@ def grain_boundary(
     return np.concatenate([first, second]), defect
 
 
-def twin_boundary(
-    spacing: float, angle: float, sigma: int, center, radius: float, closest=None
-) -> tuple[np.ndarray, Defect]:
+def twin_boundary(spacing: float, angle: float, sigma: int, center, radius: float) -> tuple[np.ndarray, Defect]:
     """A symmetric tilt boundary: one grain is the mirror image of the other across a line of coincident sites.
 
-    Returns points and defect as `grain_boundary`.
-
-    Parameters
-    ----------
-    spacing, angle : float
-        As for `grain_boundary`. The boundary runs along the lattice vector (m, n) of `commensurate_angles`.
-    sigma : int
-        Reciprocal density of coincident sites Σ: 7, 13, 19, ...
-    center, radius : array_like of shape (2,), float
-        A coincident site (y, x) on the boundary, and the centre of the circle that is filled; in nm.
-    closest : float, optional
-        A particle nearer than this to its own mirror image is merged with it on the line, in nm; 0.8 spacings by
-        default. Coincident sites on the line, a √Σ apart, are there once.
+    Points and defect as of `grain_boundary`; the centre is a coincident site. The boundary runs along the lattice
+    vector (m, n) of `commensurate_angles`, for a reciprocal density of coincident sites Σ of 7, 13, 19, ... Coincident
+    sites on the line, a √Σ apart, are there once; a particle nearer than 0.8 spacings to its own mirror image is merged
+    with it.
     """
     found = commensurate_angles(sigma).query("sigma == @sigma")
     if found.empty:
         known = ", ".join(map(str, commensurate_angles(max(sigma, 50))["sigma"].unique()))
         raise ValueError(f"a hexagonal lattice has no twin boundary of Σ {sigma}; Σ is one of {known}, ...")
     _, twist, m, n = found.iloc[0]
-    closest = CLOSEST * spacing if closest is None else closest
+    closest = CLOSEST * spacing
     line, normal = direction_along(angle + np.degrees(np.arctan2(np.sqrt(3) / 2 * n, m + n / 2)))
     points = hexagonal_lattice(spacing, angle, (0.0, 0.0), radius)
     along, depth = points @ line, -(points @ normal)

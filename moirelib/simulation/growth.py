@@ -22,31 +22,24 @@ def growth_schedule(
     """When each particle of a layer is there in a movie in which the layer grows or dissolves.
 
     Growth starts at the middle. A particle attaches where it touches at least one other, with a probability that grows
-    as the square of the number it touches: an Eden model [1]_ that keeps the rim compact. Particles without a chain of
-    neighbours to the middle never appear, unless all are there from the start.
+    as the square of the number it touches: an Eden model (Proc. 4th Berkeley Symp. Math. Stat. Prob. 4, 223 (1961))
+    that keeps the rim compact. Particles without a chain of neighbours to the middle never appear, unless all are there
+    from the start.
+
+    Returned are the particles that are present, bool of shape (frames, n), and the events: ``frame, particle, event``
+    (``attach`` or ``detach``), ``y_nm, x_nm``, in the order in which they happened; ``frame`` is the first in which a
+    particle is there, or no longer there.
 
     Parameters
     ----------
-    layer, frames, rng : Layer, int, numpy.random.Generator
-        The complete layer; length of the movie; source of random numbers.
+    layer, frames : Layer, int
+        The complete layer; length of the movie.
     start, end : float
         Fraction of the layer's particles that are there in the first and the last frame; the number changes evenly.
     detachment : float
         Probability per frame that a particle at the rim leaves again; others attach instead.
     preference : array_like, shape (n,), optional
         How much likelier each particle's site is taken than another with as many neighbours; alike by default.
-
-    Returns
-    -------
-    present : ndarray of bool, shape (frames, n)
-        In the layer's order.
-    events : pandas.DataFrame
-        ``frame, particle, event`` (``attach`` or ``detach``), ``y_nm, x_nm``, in the order in which they happened;
-        ``frame`` is the first in which a particle is there, or no longer there.
-
-    References
-    ----------
-    .. [1] Eden, Proc. 4th Berkeley Symp. Math. Stat. Prob. 4, 223 (1961).
     """
     if frames < 1 or not (0 <= start <= 1 and 0 <= end <= 1):
         raise ValueError(f"growth needs frames and fractions between 0 and 1, got {frames}, {start} and {end}")
@@ -73,7 +66,7 @@ def growth_schedule(
 class _Growing:
     """Which particles of a layer are there, and how many neighbours of each."""
 
-    def __init__(self, layer, rng, preference=None):
+    def __init__(self, layer, rng, preference):
         self.rng, self.positions = rng, layer.positions
         self.preference = 1 if preference is None else np.asarray(preference, float)
         pairs = cKDTree(layer.positions).query_pairs(TOUCH * layer.spacing, output_type="ndarray") if len(layer) else []

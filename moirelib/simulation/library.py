@@ -11,8 +11,8 @@ import numpy as np
 
 from .camera import CameraConfig, record
 from .liquid import LiquidConfig
-from .optics import Lens, Transmission, clean_image, particle_mask
-from .random_scenes import LatticeConfig, random_scene
+from .optics import Lens, clean_image, particle_mask
+from .random_scenes import LatticeConfig, fix, random_scene
 from .scene import Scene, finite, truth_parameters, truth_table
 
 EMPTY_RATIO = 0.7  # diameter over spacing, for what is scaled by the diameter where layer 1 is empty
@@ -24,10 +24,7 @@ WORKER_ENVIRONMENT = {f"{name}_NUM_THREADS": 1 for name in ("OMP", "MKL", "OPENB
 
 @dataclass(frozen=True)
 class LibraryConfig:
-    """Ranges of a training library; pairs are (low, high) of a uniform distribution unless said otherwise.
-
-    The defaults are choices wide enough to include the published recipe, `published`.
-    """
+    """Ranges of a library that includes the published recipe; pairs are (low, high), uniform if not said."""
 
     images: int = 400
     shape: tuple[int, int] = (512, 512)  # pixels
@@ -87,33 +84,13 @@ class LibraryConfig:
     @classmethod
     def published(cls) -> LibraryConfig:
         """The recipe of published simulations of liquid-phase TEM of Moiré lattices: 700 nm at 512 pixels."""
-        return cls(
-            lattice=LatticeConfig.published(),
-            pixel_size=1.367,
-            energies=(200e3,),
-            apertures=(10.0,),
-            tabulated=0.0,
-            mean_free_path=(35.0, 35.0),
-            defocus=(0.0, 0.0),
-            spherical_aberration=(1.2, 1.2),
-            dose=(10.6, 10.6),
-            zero_loss=1.0,
-            elastic_loss=False,
-            water=(250.0, 250.0),
-            wedge=(0.0, 0.0),
-            blur=(0.0, 0.0),
-            disk_radius=(8.0, 10.0),
-            disk_blurred=1.0,
-            clouded=0.0,
-            beam=(1.0, 1.0),
-            shadowed=0.0,
-            mtf_power=(1.0, 1.0),
-            readout_noise=(20.0, 40.0),
-            saturation=(65535.0,),
-            exposure=(0.5, 0.5),
-            gain=10.7,
-            offset=(0.0, 0.0),
-        )
+        ranges = fix(mean_free_path=35.0, defocus=0.0, spherical_aberration=1.2, dose=10.6, water=250.0, wedge=0.0)
+        ranges |= fix(blur=0.0, beam=1.0, mtf_power=1.0, exposure=0.5, offset=0.0)
+        ranges |= {"disk_radius": (8.0, 10.0), "readout_noise": (20.0, 40.0)}
+        ranges |= {"energies": (200e3,), "apertures": (10.0,), "saturation": (65535.0,)}
+        chances: dict = {"tabulated": 0.0, "zero_loss": 1.0, "disk_blurred": 1.0, "clouded": 0.0, "shadowed": 0.0}
+        lattice = LatticeConfig.published()
+        return cls(**ranges, **chances, lattice=lattice, pixel_size=1.367, elastic_loss=False, gain=10.7)
 
 
 @dataclass(frozen=True)
@@ -127,17 +104,17 @@ class SimulatedFrame:
     parameters: dict
 
 
-def simulate_frame(config: LibraryConfig, seed, transmission: Transmission | None = None) -> SimulatedFrame:
-    """Simulate one frame of the library, from lattice to camera.
-
-    Same seed (an integer or several), same bytes. The transmission is gold's shipped table by default; another one must
-    be for the energy and aperture drawn.
-    """
+def simulate_frame(config: LibraryConfig, seed) -> SimulatedFrame:
+    """Simulate one frame of the library, from lattice to camera; same seed, same bytes."""
     rng = np.random.default_rng(seed)
     if config.recipe and rng.random() < config.recipe:
         config = replace(LibraryConfig.published(), shape=config.shape)
     spacing = np.exp(rng.uniform(*np.log(config.lattice.spacing)))
-    pixel_size = _random_pixel_size(config, spacing, rng)
+    pixel_size = config.pixel_size
+    if pixel_size is None:
+        diameter_px = np.exp(rng.uniform(*np.log(config.diameter_px)))
+        pixel_size = spacing * np.mean(config.lattice.diameter_ratio) / diameter_px
+    pixel_size = float(pixel_size)
     scene = random_scene(config.lattice, tuple(n * pixel_size for n in config.shape), rng, spacing)
     diameter = float(np.mean(scene.layers[0].diameters)) if len(scene.layers[0]) else spacing * EMPTY_RATIO
     energy, aperture = float(rng.choice(config.energies)), float(rng.choice(config.apertures))
@@ -146,29 +123,14 @@ def simulate_frame(config: LibraryConfig, seed, transmission: Transmission | Non
     lens = Lens(energy, aperture, defocus, spherical)
     liquid = _random_liquid(config, lens, spacing, diameter, scene.depth, pixel_size, rng)
     camera = _random_camera(config, liquid, pixel_size, rng)
-    clean = clean_image(scene, pixel_size, transmission, lens, path, liquid.liquid_mean_free_path)
+    clean = clean_image(scene, pixel_size, None, lens, path, liquid.liquid_mean_free_path)
     frame = record(clean, pixel_size, liquid, camera, rng)
     masks = [particle_mask(scene, n + 1, pixel_size) for n in range(len(scene.layers))]
-    parameters = {
-        **truth_parameters(scene, pixel_size),
-        "diameter_nm": diameter,
-        "energy_eV": lens.energy,
-        "aperture_mrad": lens.aperture,
-        "defocus_nm": lens.defocus,
-        "spherical_aberration_mm": lens.spherical_aberration,
-        "mean_free_path_nm": path,
-        "liquid": liquid.parameters(),
-        "camera": asdict(camera),
-    }
+    parameters = truth_parameters(scene, pixel_size)
+    parameters |= {"diameter_nm": diameter, "energy_eV": energy, "aperture_mrad": aperture, "defocus_nm": defocus}
+    parameters |= {"spherical_aberration_mm": spherical, "mean_free_path_nm": path}
+    parameters |= {"liquid": liquid.parameters(), "camera": asdict(camera)}
     return SimulatedFrame(frame, np.rint(255 * np.stack(masks)).astype(np.uint8), scene, pixel_size, parameters)
-
-
-def _random_pixel_size(config, spacing, rng) -> float:
-    """Given, or such that particles of this spacing have a diameter within the range of pixels."""
-    if config.pixel_size is not None:
-        return float(config.pixel_size)
-    diameter_px = np.exp(rng.uniform(*np.log(config.diameter_px)))
-    return float(spacing * np.mean(config.lattice.diameter_ratio) / diameter_px)
 
 
 def _random_disk(config, diameter, pixel_size, rng) -> float:
@@ -231,25 +193,20 @@ def make_library(
 ):
     """Simulate a library into a Zarr store, in parallel; an interrupted run goes on where it stopped.
 
+    The group that comes back is ``images.zarr`` in the folder, with arrays ``frame`` (n, y, x) uint16, ``mask`` (n,
+    layer, y, x) uint8, ``pixel_size`` (n,) in nm, ``done`` (n,); ``truth/i.json`` beside it holds each image's
+    parameters and particles.
+
     Parameters
     ----------
     path : path-like
         Folder of the library. A half-finished one of the same configuration and seed is continued.
-    config : LibraryConfig, optional
-        ``LibraryConfig.full()`` by default.
-    seed : int
-        Image ``i`` is drawn from the seed pair ``(seed, i)``, whatever the number of workers.
+    config, seed : LibraryConfig, int
+        ``LibraryConfig.full()`` by default. Image ``i`` is drawn from (seed, i), whatever the number of workers.
     workers, scheduler : int, str, optional
         Local processes (Dask), or the address of a Dask scheduler whose workers see ``path``.
     progress : bool
         Show a progress bar.
-
-    Returns
-    -------
-    zarr.Group
-        ``images.zarr`` in the folder, with arrays ``frame`` (n, y, x) uint16, ``mask`` (n, layer, y, x) uint8,
-        ``pixel_size`` (n,) in nm, ``done`` (n,); ``truth/i.json`` beside it holds each image's parameters and
-        particles.
     """
     import dask
     from dask.distributed import Client, LocalCluster, as_completed

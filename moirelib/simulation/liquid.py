@@ -30,16 +30,9 @@ class LiquidConfig:
     energy, so that the lens focuses it elsewhere and it arrives blurred. Each kind has its mean free path. Behind an
     energy filter (``zero_loss``) the second kind is lost too; the published recipe counts this way.
 
-    Source of each default, in short; chapter 3, "Liquid", derives them: thicknesses, inelastic mean free paths and
-    beam from the published recipe [1]_ (the formula of [2]_ gives the mean free paths to 6 % at 200 keV); energy loss
-    from the loss function of water [3]_; clouds fitted to the real frame of chapter 3; blur as large as published
-    vibrations.
-
-    References
-    ----------
-    .. [1] lanceyao-research, Moire_pattern_segmentation, image_simulation.m.
-    .. [2] Malis, Cheng and Egerton, J. Electron Microsc. Tech. 8, 193 (1988).
-    .. [3] Hayashi et al., PNAS 97, 6264 (2000).
+    Chapter 3 derives the defaults: thicknesses, inelastic mean free paths and beam from the published recipe
+    (lanceyao-research, Moire_pattern_segmentation, image_simulation.m); energy loss from the loss function of water
+    (Hayashi et al., PNAS 97, 6264 (2000)); clouds fitted to the real frame; blur as large as published vibrations.
     """
 
     water: float = 250.0  # nm, mean thickness of the liquid
@@ -76,14 +69,8 @@ class LiquidConfig:
     @classmethod
     def published(cls) -> LiquidConfig:
         """The published Moiré recipe: 250 nm of water, 2 × 50 nm of SiNx, a disk blur of 9 pixels of 1.367 nm."""
-        return cls(
-            zero_loss=True,
-            water_elastic_path=np.inf,
-            window_elastic_path=np.inf,
-            clouds=0.0,
-            blur=0.0,
-            disk_blur=9 * 1.367,
-        )
+        elastic: dict = {"water_elastic_path": np.inf, "window_elastic_path": np.inf}
+        return cls(**elastic, zero_loss=True, clouds=0.0, blur=0.0, disk_blur=9 * 1.367)
 
     @classmethod
     def real_frame(cls) -> LiquidConfig:
@@ -132,26 +119,21 @@ class LiquidConfig:
 _ELASTIC = {"water": (481.0, 14.6), "silicon nitride": (94.7, 10.7)}
 
 
-def _malis_factor(energy: float, aperture: float = 10.0, mean_loss: float = 16.0) -> float:
+def _malis_factor(energy: float) -> float:
     """What an inelastic mean free path is proportional to: F E / ln(2 β E / E_m) of Malis et al. (1988).
 
-    F = (1 + E/1022) / (1 + E/511)² with E in keV. The mean loss E_m, in eV, is that of water; the aperture β, in mrad,
-    enters by its logarithm only.
+    F = (1 + E/1022) / (1 + E/511)² with E in keV. The mean loss E_m is that of water, 16 eV; the aperture β, 10 mrad,
+    enters by its logarithm only (J. Electron Microsc. Tech. 8, 193).
     """
     e = energy / 1e3  # keV
-    return (1 + e / 1022) / (1 + e / 511) ** 2 * e / float(np.log(2 * aperture * e / mean_loss))
+    return (1 + e / 1022) / (1 + e / 511) ** 2 * e / float(np.log(2 * 10.0 * e / 16.0))
 
 
 def elastic_mean_free_path(material: str, energy: float = 200e3, aperture: float = 10.0) -> float:
-    """Mean free path to elastic scattering beyond the objective aperture, in nm.
+    """Mean free path to elastic scattering beyond the objective aperture in "water" or "silicon nitride", in nm.
 
     Λ (1 + (aperture / θ)²), where Λ grows as the square of the electron's speed and θ as its wavelength. Source: Lenz,
     Z. Naturforsch. A 9, 185 (1954), for the form; Lobato and Van Dyck, Acta Cryst. A 70, 636 (2014), for the numbers.
-
-    Parameters
-    ----------
-    material, energy, aperture : {"water", "silicon nitride"}, float, float
-        What the electrons pass; their energy in eV; semi-angle of the objective aperture, in mrad.
     """
     if material not in _ELASTIC:
         raise ValueError(f"no scattering factors for {material!r}; choose one of {', '.join(_ELASTIC)}")
@@ -163,17 +145,10 @@ def elastic_mean_free_path(material: str, energy: float = 200e3, aperture: float
 
 
 def chromatic_blur(energy_loss: float = 22.0, lens: Lens | None = None) -> float:
-    """Radius, in nm, of the disk into which the lens spreads electrons that lost energy.
+    """Radius, in nm, of the disk into which the lens spreads electrons that lost energy (eV), against those in focus.
 
-    α Cc (ΔE / E) (1 + E / m c²) / (1 + E / 2 m c²). Source: Reimer and Kohl, Transmission Electron Microscopy (2008),
-    section 2.3.
-
-    Parameters
-    ----------
-    energy_loss : float
-        ΔE in eV, against the electrons in focus.
-    lens : Lens, optional
-        Its energy E, aperture α and chromatic aberration Cc; ``Lens()`` by default.
+    α Cc (ΔE / E) (1 + E / m c²) / (1 + E / 2 m c²), for ``Lens()`` by default. Source: Reimer and Kohl, Transmission
+    Electron Microscopy (2008), section 2.3.
     """
     lens = lens or Lens()
     relativistic = (1 + lens.energy / _REST_ENERGY) / (1 + lens.energy / (2 * _REST_ENERGY))
@@ -182,15 +157,10 @@ def chromatic_blur(energy_loss: float = 22.0, lens: Lens | None = None) -> float
 
 
 def optical_transfer(frequency, liquid: LiquidConfig) -> np.ndarray:
-    """Transfer function of all blur before the camera (energy loss, motion, disk); 1 at 0: no electron is lost.
+    """Transfer function of all blur before the camera, at frequencies in 1/nm; 1 at 0: no electron is lost.
 
     An electron loses energy a Poisson number n of times. The microscopist focuses what is seen, so the mean loss is in
     focus, and electrons with n losses fill a disk of radius |n - mean| times `chromatic_blur` of one loss.
-
-    Parameters
-    ----------
-    frequency, liquid : array_like, LiquidConfig
-        Frequency in 1/nm.
     """
     k = np.asarray(frequency, dtype=float)
     transfer = np.exp(-2 * (np.pi * liquid.blur * k) ** 2) * _disk_transfer(k, liquid.disk_blur)
@@ -221,14 +191,8 @@ def liquid_background(
 ) -> np.ndarray:
     """Smooth intensity without particles: beam, shadow, clouds, and the loss in liquid and windows.
 
-    Fraction of the incident electrons, float32 of shape (y, x).
-
-    Parameters
-    ----------
-    shape, pixel_size : tuple of int, float
-        (y, x) in pixels, and in nm/pixel.
-    liquid, rng : LiquidConfig, numpy.random.Generator
-        Drawn are beam centre, shadow side, wedge direction and clouds.
+    Fraction of the incident electrons, float32 of a shape (y, x) in pixels. Drawn are beam centre, shadow side, wedge
+    direction and clouds.
     """
     y, x = (np.linspace(-0.5, 0.5, n, dtype=np.float32) for n in shape)
     y, x = y[:, None], x[None, :]
@@ -249,7 +213,7 @@ def liquid_background(
 def _cloud_field(shape, size, exponent, rng) -> np.ndarray:
     """Random field of unit variance with power (1 + (2 π size k)² / exponent)^-exponent, drawn on a coarse grid.
 
-    This is the Matérn family: a Gaussian for a great exponent, a power law k^(-2 exponent) at high k for a small one.
+    A Matérn field: Gaussian for a great exponent, with a power law k^(-2 exponent) at high k for a small one.
     """
     step = max(int(size / CLOUD_SAMPLES), 1)
     coarse = tuple(int(np.ceil(n / step)) + 2 for n in shape)
@@ -266,14 +230,8 @@ def _cloud_field(shape, size, exponent, rng) -> np.ndarray:
 def brightness_flicker(frames: int, std: float, correlation: float = 0.0, *, rng: np.random.Generator) -> np.ndarray:
     """Brightness of the beam in each frame of a movie: positive factors of mean 1, shape (frames,).
 
-    The exponential of a first-order autoregressive process.
-
-    Parameters
-    ----------
-    frames, std, rng : int, float, numpy.random.Generator
-        Number of frames, relative standard deviation, and source of random numbers.
-    correlation : float
-        Number of frames after which the correlation has fallen to 1/e; 0 for independent frames.
+    The exponential of a first-order autoregressive process of relative standard deviation ``std``, whose correlation
+    falls to 1/e after so many frames; 0 for independent frames.
     """
     keep = np.exp(-1 / correlation) if correlation > 0 else 0.0
     z = rng.standard_normal(frames)

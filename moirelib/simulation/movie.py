@@ -11,7 +11,7 @@ from .camera import CameraConfig, record
 from .growth import growth_schedule
 from .liquid import LiquidConfig, brightness_flicker, liquid_background
 from .optics import Lens, Transmission, clean_image, table_for
-from .random_scenes import LatticeConfig, random_scene
+from .random_scenes import LatticeConfig, fix, random_scene
 from .scene import Scene, finite, truth_parameters, truth_table
 from .thermal_motion import thermal_displacements
 
@@ -64,19 +64,12 @@ class SimulatedMovie:
     parameters: dict  # seed, movie, liquid, camera, lens, lattices and planted defects (in nm, as in the truth)
 
     def save(self, folder, name: str) -> None:
-        """Write the frames with their calibration (``.tif``), the tables (``.csv``) and everything else (``.json``).
-
-        ``name.tif``, ``name_truth.csv``, ``name_sites.csv``, ``name_events.csv`` and ``name.json`` in ``folder``.
-        """
+        """Write ``name.tif`` with its calibration, ``name_truth.csv, name_sites.csv, name_events.csv, name.json``."""
         import tifffile
 
-        tifffile.imwrite(
-            Path(folder) / f"{name}.tif",
-            self.frames,
-            imagej=True,
-            resolution=(1 / self.pixel_size, 1 / self.pixel_size),
-            metadata={"axes": "TYX", "unit": "nm", "finterval": self.frame_time},
-        )
+        metadata, resolution = {"axes": "TYX", "unit": "nm", "finterval": self.frame_time}, (1 / self.pixel_size,) * 2
+        file = Path(folder) / f"{name}.tif"
+        tifffile.imwrite(file, self.frames, imagej=True, resolution=resolution, metadata=metadata)
         for table, kind in ((self.truth, "truth"), (self.sites, "sites"), (self.events, "events")):
             table.to_csv(Path(folder) / f"{name}_{kind}.csv", index=False, float_format="%.4f", lineterminator="\n")
         motion = {"drift_nm": self.drift, "rotation_deg": self.rotation, "brightness": self.brightness}
@@ -86,14 +79,9 @@ class SimulatedMovie:
 
 
 def scene_with_margin(config: LatticeConfig, field, rng: np.random.Generator, margin: float, spacing=None) -> Scene:
-    """Draw a scene whose lattices reach beyond the field, so that drift brings new particles in.
+    """Draw a scene whose lattices reach beyond the field by a margin (nm), so that drift brings new particles in.
 
     The scene's field is ``field``; positions outside it are negative or larger. Planted defects move along.
-
-    Parameters
-    ----------
-    config, field, rng, spacing, margin
-        As for `random_scene`; how far the lattices reach beyond the field on every side, in nm.
     """
     large = random_scene(config, tuple(f + 2 * margin for f in field), rng, spacing)
     layers = tuple(layer.shift((-margin, -margin)) for layer in large.layers)
@@ -112,19 +100,16 @@ def simulate_movie(
 ) -> SimulatedMovie:
     """Film a scene whose particles vibrate, drift, rotate, attach and detach.
 
-    An elastic layer that grows vibrates as the complete layer would.
+    An elastic layer that grows vibrates as the complete layer would. The background stays as it is through the movie.
 
     Parameters
     ----------
-    scene, pixel_size : Scene, float
-        Where every particle rests (see `scene_with_margin` for a scene that may drift); nm/pixel.
-    config, seed : MovieConfig, int or sequence of int
-        What moves. Same seed, same bytes.
+    scene, config : Scene, MovieConfig
+        Where every particle rests (see `scene_with_margin` for a scene that may drift); what moves.
     liquid, camera : LiquidConfig, CameraConfig, optional
-        Liquid with the lens, and detector; by default those of their classes. The background stays as it is through
-        the movie.
+        Liquid with the lens, and detector; by default those of their classes.
     mean_free_path, transmission
-        As for `moirelib.simulation.clean_image`.
+        As for `clean_image`.
     """
     rng = np.random.default_rng(seed)
     liquid, camera = liquid or LiquidConfig(), camera or CameraConfig()
@@ -146,20 +131,21 @@ def simulate_movie(
         clean = clean_image(now, pixel_size, table, liquid.lens, mean_free_path, liquid_path)
         frames[t] = record(clean, pixel_size, liquid, camera, rng, background, brightness[t])
         truth.append(truth_table(now, pixel_size, t))
-    tables = pd.concat(truth, ignore_index=True), _as_truth(_sites(scene), pixel_size), events
+    sites = []
+    for number, layer in enumerate(scene.layers, start=1):
+        at = pd.DataFrame(layer.positions, columns=["y_nm", "x_nm"])
+        sites.append(at.assign(particle=layer.ids, layer=number)[["particle", "layer", "y_nm", "x_nm"]])
+    tables = pd.concat(truth, ignore_index=True), _as_truth(pd.concat(sites, ignore_index=True), pixel_size), events
+    lens = liquid.lens
+    optics: dict = {"defocus": lens.defocus, "mean_free_path": mean_free_path, "liquid_mean_free_path": liquid_path}
+    optics |= {"spherical_aberration": lens.spherical_aberration, "focal_spread": lens.focal_spread}
     parameters = {
         "seed": seed,
         **truth_parameters(scene, pixel_size),
         "movie": asdict(config),
         "liquid": liquid.parameters(),
         "camera": asdict(camera),
-        "optics": {
-            "defocus": liquid.lens.defocus,
-            "mean_free_path": mean_free_path,
-            "liquid_mean_free_path": liquid_path,
-            "spherical_aberration": liquid.lens.spherical_aberration,
-            "focal_spread": liquid.lens.focal_spread,
-        },
+        "optics": optics,
     }
     motion = drift, rotation, brightness
     return SimulatedMovie(frames, float(pixel_size), config.frame_time, *tables, *motion, parameters)
@@ -222,49 +208,19 @@ def _move(scene, displacements, drift, rotation, present) -> Scene:
     return replace(scene, layers=tuple(layers))
 
 
-def _sites(scene) -> pd.DataFrame:
-    """Where every particle rests, from the field's corner."""
-    tables = []
-    for number, layer in enumerate(scene.layers, start=1):
-        y, x = layer.positions.T
-        tables.append(pd.DataFrame({"particle": layer.ids, "layer": number, "y_nm": y, "x_nm": x}))
-    return pd.concat(tables, ignore_index=True)
+def make_sample(folder, seed: int = 2028) -> SimulatedMovie:
+    """Remake the shipped sample in a folder: a short simulated movie of two twisted layers, and its truth.
 
-
-def make_sample(folder, seed: int = 2028, frames: int = 8, size: int = 384) -> SimulatedMovie:
-    """Remake the shipped sample: a short simulated movie of two twisted layers, and its truth.
-
-    Gold spheres of 30 nm, 39 nm apart, twisted by 9°, at 10.6 e/Å² per frame. Both layers are elastic, with springs
-    of 2.5 kT/nm²; the island that is layer 2 grows while the specimen drifts and turns a little.
-
-    Parameters
-    ----------
-    folder : path-like
-        Existing folder; the files of `SimulatedMovie.save` are written into it.
-    seed, frames, size : int
-        No library is drawn from this seed; length of the movie; edge of a frame in pixels of 1.367 nm.
+    Gold spheres of 30 nm, 39 nm apart, twisted by 9°, at 10.6 e/Å² per frame. Both layers are elastic, with springs of
+    2.5 kT/nm²; the island that is layer 2 grows while the specimen drifts and turns a little. No library is drawn from
+    this seed.
     """
     rng, pixel_size = np.random.default_rng((seed, 1)), 1.367
-    lattice = LatticeConfig.plain(
-        shapes=("sphere",),
-        diameter_ratio=(0.77, 0.77),
-        twist_angle=(9.0, 9.0),
-        position_std=(0.01, 0.01),
-        strain=(0.01, 0.01),
-        vacancies=(0.03, 0.03),
-        island=1.0,
-    )
-    scene = scene_with_margin(lattice, (size * pixel_size,) * 2, rng, 40.0, spacing=39.0)
-    config = MovieConfig(
-        frames=frames,
-        spring_constant=2.5,
-        correlation_time=0.3,
-        drift=(0.9, -0.6),
-        drift_walk=0.2,
-        rotation=0.02,
-        growth=((1.0, 1.0), (0.9, 1.0)),
-        flicker=0.01,
-    )
+    ranges = fix(diameter_ratio=0.77, twist_angle=9.0, position_std=0.01, strain=0.01, vacancies=0.03)
+    lattice = LatticeConfig.plain(**ranges, shapes=("sphere",), island=1.0)
+    scene = scene_with_margin(lattice, (384 * pixel_size,) * 2, rng, 40.0, spacing=39.0)
+    motion: dict = {"drift": (0.9, -0.6), "drift_walk": 0.2, "rotation": 0.02, "flicker": 0.01}
+    config = MovieConfig(8, spring_constant=2.5, correlation_time=0.3, growth=((1.0, 1.0), (0.9, 1.0)), **motion)
     liquid = LiquidConfig(blur=2.0, clouds=0.08, lens=Lens(defocus=200.0))
     movie = simulate_movie(scene, pixel_size, config, (seed, 2), liquid, mean_free_path=45.0)
     movie.save(folder, "sample")

@@ -22,21 +22,14 @@ from .shapes import lattice_constant
 # (Gao & Peng, Acta Cryst. A 55, 926, 1999).
 GOLD_VIBRATION = 0.00886
 SLICE = 2.0  # Å, multislice step: about one atomic layer of gold
+MARGIN = 1.0  # nm, empty border around a particle
 CLOSEST = 2.0  # Å; atoms nearer than this overlap (gold's neighbours are 2.88 Å apart)
 
 
-def vibrate(atoms: Atoms, rng: np.random.Generator, std: float = GOLD_VIBRATION) -> Atoms:
-    """One frozen-phonon snapshot: a copy of the atoms, every one displaced at random.
-
-    Parameters
-    ----------
-    atoms, rng : ase.Atoms, numpy.random.Generator
-        Atoms in Å.
-    std : float
-        Displacement along each axis (one sigma), in nm.
-    """
+def vibrate(atoms: Atoms, rng: np.random.Generator) -> Atoms:
+    """One frozen-phonon snapshot: a copy of the atoms (in Å), every one displaced at random by `GOLD_VIBRATION`."""
     snapshot = atoms.copy()
-    snapshot.rattle(stdev=10 * std, rng=rng)
+    snapshot.rattle(stdev=10 * GOLD_VIBRATION, rng=rng)
     return snapshot
 
 
@@ -45,29 +38,18 @@ def exit_waves(
 ) -> np.ndarray:
     """Multislice a plane wave through atoms: complex64 waves of shape (len(slices), y, x).
 
-    They are normalised to an incident amplitude of 1 and band-limited by abTEM to two thirds of the sampling's limit.
-    Source: Madsen & Susi, Open Res. Europe 1, 24 (2021).
-
-    Parameters
-    ----------
-    atoms : ase.Atoms
-        In Å, in an orthorhombic cell; the beam runs along z. The cell is periodic across the beam.
-    energy, sampling : float
-        In eV and, of the wave, in nm.
-    slices : sequence of int, optional
-        After which slices of 0.2 nm the wave is kept; only at the cell's end by default.
+    They are band-limited by abTEM (Madsen & Susi, Open Res. Europe 1, 24 (2021)) to two thirds of the sampling's limit.
+    Atoms are in Å, in an orthorhombic cell, which is periodic across the beam; the beam runs along z. The wave is kept
+    after each of the ``slices`` of 0.2 nm; only at the cell's end by default.
     """
     import abtem
 
     edge = atoms.cell.lengths()
     count = max(round(edge[2] / SLICE), 1)
     wanted = (count - 1,) if slices is None else tuple(int(s) for s in slices)
+    gpts = tuple(round(length / (10 * sampling)) for length in edge[:2])
     potential = abtem.Potential(
-        atoms,
-        gpts=(round(edge[0] / (10 * sampling)), round(edge[1] / (10 * sampling))),
-        slice_thickness=edge[2] / count,
-        parametrization="lobato",
-        exit_planes=wanted,
+        atoms, gpts=gpts, slice_thickness=edge[2] / count, parametrization="lobato", exit_planes=wanted
     )
     result: Any = abtem.PlaneWave(energy=energy).multislice(potential)
     wave = np.asarray(result.compute(progress_bar=False).array)
@@ -76,14 +58,9 @@ def exit_waves(
 
 
 def fresnel_propagate(wave: np.ndarray, distance: float, sampling: float, wavelength: float) -> np.ndarray:
-    """Free-space propagation in the Fresnel approximation: exp(-iπλz k²) applied in Fourier space.
+    """Free-space propagation over a distance in the Fresnel approximation: exp(-iπλz k²) applied in Fourier space.
 
-    The result has the shape and the intensity of the wave.
-
-    Parameters
-    ----------
-    wave, distance, sampling, wavelength : complex ndarray of shape (y, x), float, float, float
-        The way along the beam, the pixel and the wavelength of the electrons are in nm.
+    Distance, sampling and the wavelength of the electrons are in nm.
     """
     if distance == 0:
         return wave
@@ -93,27 +70,14 @@ def fresnel_propagate(wave: np.ndarray, distance: float, sampling: float, wavele
 
 
 def through_lens(wave: np.ndarray, sampling: float, lens: Lens) -> np.ndarray:
-    """Wave in the image plane, complex64 of shape (..., y, x): abTEM's objective lens applied to an exit wave.
+    """Wave in the image plane, complex64 of shape (y, x): abTEM's objective lens applied to an exit wave.
 
-    Intensity is its squared magnitude.
-
-    Parameters
-    ----------
-    wave, sampling : ndarray of shape (..., y, x), float
-        Exit wave, and its sampling in nm/pixel.
-    lens : Lens
-        Its focal spread is abTEM's temporal envelope.
+    Intensity is its squared magnitude. The focal spread is abTEM's temporal envelope.
     """
     import abtem
 
-    ctf = abtem.CTF(
-        energy=lens.energy,
-        semiangle_cutoff=lens.aperture,
-        soft=False,
-        defocus=10 * lens.defocus,
-        Cs=1e7 * lens.spherical_aberration,
-        focal_spread=10 * lens.focal_spread,
-    )
+    ctf = abtem.CTF(energy=lens.energy, semiangle_cutoff=lens.aperture, soft=False)
+    ctf.defocus, ctf.Cs, ctf.focal_spread = 10 * lens.defocus, 1e7 * lens.spherical_aberration, 10 * lens.focal_spread
     waves = abtem.Waves(np.swapaxes(wave, -1, -2).astype(np.complex64), energy=lens.energy, sampling=10 * sampling)
     return np.swapaxes(np.asarray(waves.apply_ctf(ctf).array), -1, -2)
 
@@ -121,30 +85,15 @@ def through_lens(wave: np.ndarray, sampling: float, lens: Lens) -> np.ndarray:
 def particle_exit_wave(
     atoms: Atoms, energy: float = 200e3, aperture: float = 10.0, sampling: float = 0.01
 ) -> np.ndarray:
-    """Full-atom multislice of one particle behind an objective aperture, in focus and without aberrations.
-
-    Complex64 of shape (y, x), normalised to an incident amplitude of 1.
-
-    Parameters
-    ----------
-    atoms, energy, aperture, sampling : ase.Atoms, float, float, float
-        One particle in its cell, in Å; eV; semi-angle of the objective aperture, in mrad; of the wave, in nm.
-    """
+    """Full-atom multislice of one particle (in Å) behind an aperture, in focus, without aberrations; complex (y, x)."""
     return through_lens(exit_waves(atoms, energy, sampling)[0], sampling, Lens.ideal(energy, aperture))
 
 
 def crystal_slab(width: float, thickness: float, rng: np.random.Generator, material: str = "Au") -> Atoms:
-    """Fill a box with an fcc metal in one random crystal orientation; atoms in Å.
+    """Fill a box, in nm across and along the beam, with an fcc metal in one random orientation; atoms in Å.
 
     The box repeats across the beam; of two atoms that its repetition brings closer than 0.2 nm, one is left out, so the
     seam is a clean grain boundary of the crystal with itself.
-
-    Parameters
-    ----------
-    width, thickness, material : float, float, str
-        Of the box across and along the beam, in nm; symbol of an fcc metal.
-    rng : numpy.random.Generator
-        Draws the orientation, uniformly over rotations.
     """
     edge = 10 * lattice_constant(material)
     cell = bulk(material, "fcc", a=edge, cubic=True)
@@ -182,17 +131,9 @@ class TransmissionConfig:
 def tabulate_transmission(path, config: TransmissionConfig | None = None, seed: int = 0, progress: bool = True) -> None:
     """Tabulate what a metal transmits against its thickness, from full-atom multislice; ``moirelib transmission``.
 
-    Two things are kept of the wave at every depth: its mean, the part that stays coherent with the incident plane
-    wave, and the intensity that passes each aperture, which also holds what atoms scattered by small angles.
-
-    Parameters
-    ----------
-    path : path-like
-        The ``.npz`` to write, read by `moirelib.simulation.Transmission.load`.
-    config : TransmissionConfig, optional
-        That of the shipped table by default.
-    seed, progress : int, bool
-        Seed of orientations and snapshots; whether a progress bar is shown.
+    Two things are kept of the wave at every depth: its mean, the part that stays coherent with the incident plane wave,
+    and the intensity that passes each aperture, which also holds what atoms scattered by small angles. The ``.npz`` is
+    read by `Transmission.load`; the configuration is that of the shipped table by default.
     """
     from tqdm import tqdm
 
@@ -229,29 +170,18 @@ class ParticleTransmission:
 
 
 def particle_transmission(
-    atoms: Atoms, center, extent, energy: float = 200e3, sampling: float = 0.01, planes: int = 1, margin: float = 1.0
+    atoms: Atoms, center, extent, energy: float = 200e3, sampling: float = 0.01, planes: int = 1
 ) -> ParticleTransmission:
     """Full-atom multislice of one particle of a scene, turned into a multiplicative transmission.
 
     The transmission of a part is the wave behind it over the wave before it, both propagated to the part's own
-    mid-plane.
-
-    Parameters
-    ----------
-    atoms : ase.Atoms
-        The particle's atoms at their place in the scene, in Å.
-    center, extent : tuple of float
-        Its centre (y, x, z) in the scene, and its lateral diameter and height, in nm.
-    energy, sampling : float
-        In eV and, of the scene's wave, in nm.
-    planes : int
-        With one, the exit wave propagated back to the particle's mid-plane: exact for a plane wave. A wave that an
-        earlier layer has modulated needs more: it meets each of the equal parts where that part is.
-    margin : float
-        Empty border around the particle, in nm.
+    mid-plane. Atoms (in Å) are at their place in the scene; the centre (y, x, z) and extent (lateral diameter, height)
+    of the particle are in nm. With one plane, it is the exit wave propagated back to the particle's mid-plane: exact
+    for a plane wave. A wave that an earlier layer has modulated needs more: it meets each of the equal parts where that
+    part is.
     """
     center, step, wavelength = np.asarray(center, float), SLICE / 10, electron_wavelength(energy)
-    half = np.array([extent[0], extent[0], extent[1]]) / 2 + margin
+    half = np.array([extent[0], extent[0], extent[1]]) / 2 + MARGIN
     grain = np.array([sampling, sampling, step])
     low = np.round((center - half) / grain) * grain
     size = np.ceil(2 * half / grain) * grain
@@ -275,16 +205,10 @@ def particle_transmission(
 
 
 def compose_wave(layers, shape, sampling: float, energy: float = 200e3) -> np.ndarray:
-    """Wave behind stacked layers from their particles' transmissions, in the mid-plane of the last layer.
+    """Wave behind stacked layers from their particles' transmissions, in the mid-plane of the last layer; complex64.
 
-    Complex64 of shape (y, x).
-
-    Parameters
-    ----------
-    layers : sequence of sequence of ParticleTransmission
-        In the beam's order; particles of one layer share their planes.
-    shape, sampling, energy : tuple of int, float, float
-        Samples (y, x) of the scene, and their distance in nm; eV.
+    ``layers`` are sequences of `ParticleTransmission` in the beam's order, particles of one layer share their planes;
+    ``shape`` is that of the wave, (y, x).
     """
     wave, wavelength = np.ones(shape, np.complex64), electron_wavelength(energy)
     at = layers[0][0].heights[0]
@@ -302,25 +226,11 @@ def compose_wave(layers, shape, sampling: float, energy: float = 200e3) -> np.nd
 def reduce_transmission(
     wave: np.ndarray, sampling: float, coarse: float, energy: float, aperture: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Reduce a layer's transmission from atomic to coarser sampling without losing electrons.
+    """Reduce a layer's complex transmission from atomic to coarser sampling (both in nm) without losing electrons.
 
-    Returns a pair as `moirelib.simulation.compose` takes it.
-
-    Parameters
-    ----------
-    wave : ndarray, shape (y, x)
-        Complex transmission of one layer (or one particle's, with 1 around it), as from `compose_wave`.
-    sampling, coarse : float
-        Sampling now and wanted, in nm; their ratio is whole and divides the shape.
-    energy, aperture : float
-        In eV; semi-angle of the objective aperture, in mrad.
-
-    Returns
-    -------
-    coherent : torch.Tensor, complex64
-        Low frequencies of the transmission, one value per coarse sample, in its middle.
-    remainder : torch.Tensor, float32
-        Intensity that passes the aperture and that the coherent part does not carry.
+    The ratio of the samplings is whole and divides the shape. Returns a pair as `compose` takes it: the transmission's
+    low frequencies, one value per coarse sample, in its middle, complex64; and the intensity that passes the aperture
+    and that the coherent part does not carry, float32.
     """
     factor = round(coarse / sampling)
     if abs(factor * sampling - coarse) > 1e-6 * coarse or any(size % factor for size in wave.shape):

@@ -24,10 +24,7 @@ BATCH = 8_000_000  # samples of particle windows computed at once: some hundred 
 
 
 def electron_wavelength(energy: float) -> float:
-    """Relativistic electron wavelength in nm (2.508e-3 at 200 keV) at an energy in eV.
-
-    Source: Kirkland, Advanced Computing in Electron Microscopy, eq. 2.5.
-    """
+    """Relativistic electron wavelength in nm (2.508e-3 at 200 keV; Kirkland, Advanced Computing in EM, eq. 2.5)."""
     momentum_squared = 2 * _me * _e * energy * (1 + _e * energy / (2 * _me * _c**2))
     return float(_hplanck / np.sqrt(momentum_squared) * 1e9)
 
@@ -36,8 +33,7 @@ def electron_wavelength(energy: float) -> float:
 class Lens:
     """Objective lens and its aperture, and the energy of the electrons.
 
-    Energy, aperture and spherical aberration are the published recipe's; a chromatic aberration of 1.4 mm is usual for
-    the objective lens of a 200 kV microscope.
+    Energy, aperture and spherical aberration are the published recipe's; a chromatic aberration of 1.4 mm is usual.
     """
 
     energy: float = 200e3  # eV
@@ -68,18 +64,12 @@ class Lens:
 
     @property
     def foci(self) -> list[tuple[float, float]]:
-        """Defocus (nm) and weight of the images whose average stands for the focal spread.
-
-        Three foci have the mean and the variance of a Gaussian (Gauss-Hermite quadrature).
-        """
+        """Defocus (nm) and weight of images whose average stands for the focal spread, by Gauss-Hermite quadrature."""
         nodes = [(0.0, 1.0)] if self.focal_spread == 0 else [(-np.sqrt(3), 1 / 6), (0.0, 2 / 3), (np.sqrt(3), 1 / 6)]
         return [(self.defocus + node * self.focal_spread, weight) for node, weight in nodes]
 
     def transfer(self, squared_angle: torch.Tensor, defocus: float) -> torch.Tensor:
-        """Phase factor exp(iχ) of a wave's Fourier coefficients within the aperture.
-
-        χ = π/λ θ² (Δf - Cs θ²/2) at squared scattering angles θ² in rad² and a defocus Δf in nm.
-        """
+        """Phase factor exp(iχ), χ = π/λ θ² (Δf - Cs θ²/2), at squared angles θ² in rad² and a defocus Δf in nm."""
         half_cs = 0.5e6 * self.spherical_aberration  # nm
         return _phase_factor(np.pi / self.wavelength * squared_angle * (defocus - half_cs * squared_angle))
 
@@ -133,21 +123,11 @@ class Transmission:
         return float((high - low) / np.log(passed[0] / passed[1]))
 
     def lookup(self, mean_free_path: float | None = None, greatest: float = 120.0, step: float = THICKNESS_STEP):
-        """Fine tables for composing: coherent wave and incoherent remainder against thickness.
+        """Fine tables against thickness from 0 to the greatest (nm): coherent wave and incoherent remainder.
 
-        Parameters
-        ----------
-        mean_free_path : float, optional
-            In nm; replaces the tabulated loss by exp(-t/Λ), for materials and apertures quoted that way.
-        greatest, step : float
-            Thickness to reach, and its step, in nm. Beyond the table loss and phase go on as in its last half, on
-            average.
-
-        Returns
-        -------
-        wave : ndarray, shape (orientations, n), complex64
-        remainder : ndarray, shape (orientations, n), float32
-            Intensity within the aperture that the coherent wave does not carry.
+        Each has the shape (orientations, n). Beyond the table loss and phase go on as in its last half, on average. A
+        ``mean_free_path`` Λ, in nm, replaces the tabulated loss by exp(-t/Λ), for materials and apertures quoted that
+        way.
         """
         t = np.arange(0.0, greatest + 2 * step, step)
         phase = _extrapolate(self.thickness, np.unwrap(np.angle(self.wave), axis=1), t)
@@ -161,32 +141,19 @@ class Transmission:
 
 
 def _extrapolate(x, rows, t) -> np.ndarray:
-    """Linear interpolation of each row, continued beyond x[-1] with the rows' mean slope over the last half.
-
-    One crystal's own slope would not do: its waves beat with thickness.
-    """
+    """Linear interpolation of each row, continued beyond x[-1] with the mean slope of all rows over the last half."""
     half = x.size // 2
     slope = np.mean(rows[:, -1] - rows[:, half]) / (x[-1] - x[half])
     return np.stack([np.interp(t, x, row) for row in rows]) + slope * np.clip(t - x[-1], 0, None)
 
 
 def layer_thickness(scene: Scene, layer: int, pixel_size: float, oversampling: int = OVERSAMPLING) -> np.ndarray:
-    """Thickness of one layer along the beam, in nm, on a fine grid.
-
-    Float32 of shape (oversampling · height, oversampling · width).
-
-    Parameters
-    ----------
-    scene, layer : Scene, int
-        Layers are numbered from 1.
-    pixel_size, oversampling : float, int
-        In nm/pixel, and fine samples per pixel and axis.
-    """
+    """Thickness of one layer along the beam, in nm: float32 of shape (oversampling · height, oversampling · width)."""
     return _rasterize(scene, layer, pixel_size, oversampling)[0].numpy()
 
 
 def particle_mask(scene: Scene, layer: int, pixel_size: float, oversampling: int = OVERSAMPLING) -> np.ndarray:
-    """Fraction of each pixel covered by one layer's particles, float32 of shape (y, x); parameters as above."""
+    """Fraction of each pixel covered by one layer's particles, float32 of shape (y, x)."""
     thickness, _ = _rasterize(scene, layer, pixel_size, oversampling)
     return block_mean((thickness > 0).float(), oversampling).numpy()
 
@@ -259,16 +226,14 @@ def clean_image(
 
     Parameters
     ----------
-    scene, pixel_size : Scene, float
-        Pixel size in nm/pixel.
     transmission, lens : Transmission, Lens, optional
         Gold's shipped table at the lens's energy and aperture, and a lens in focus at those of the table by default.
     mean_free_path : float, optional
         Replaces the table's loss, in nm.
     liquid_mean_free_path : float, optional
         In nm; when given, particles displace liquid and so spare the beam the liquid's loss along their thickness.
-    oversampling, device : int, str
-        Samples of the wave per pixel and axis; where torch composes.
+    device : str
+        Where torch composes.
     """
     for name, path in (("mean_free_path", mean_free_path), ("liquid_mean_free_path", liquid_mean_free_path)):
         if path is not None and not path > 0:
@@ -348,8 +313,6 @@ def compose(layers, heights, pixel_size: float, oversampling: int, lens: Lens) -
         intensity per sample that it does not carry (``None`` for nothing).
     heights : sequence of float
         Of the layers' mid-planes along the beam, in nm. A lens without defocus is in focus at the last one.
-    pixel_size, oversampling, lens : float, int, Lens
-        Of the camera, in nm/pixel; samples of the wave per pixel and axis; objective lens.
     """
     sampling = pixel_size / oversampling
     wave = None

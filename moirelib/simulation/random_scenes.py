@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from scipy.spatial import cKDTree
@@ -42,12 +43,14 @@ INNER_NEIGHBOURS = 5  # at least, of a site that may be a vacancy: elsewhere it 
 DEFECT_OUTLINE = 0.85  # a planted defect lies within the layer's outline made smaller by this factor
 
 
+def fix(**values: float) -> dict[str, Any]:
+    """Ranges of a configuration that hold one value each."""
+    return {name: (value, value) for name, value in values.items()}
+
+
 @dataclass(frozen=True)
 class LatticeConfig:
-    """Ranges from which `random_scene` draws stacked layers; by default choices that make a network see much variety.
-
-    Pairs are (low, high) of a uniform distribution unless said otherwise.
-    """
+    """Ranges of `random_scene`, wide by default; pairs are (low, high), uniform if none is named."""
 
     shapes: tuple[str, ...] = ("sphere", "rod", "cube", "octahedron", "prism")  # round ones seven times in ten
     spacing: tuple[float, float] = (14.0, 55.0)  # nm, log-uniform
@@ -85,19 +88,9 @@ class LatticeConfig:
 
     @classmethod
     def published(cls) -> LatticeConfig:
-        """Standing gold rods as in published liquid-phase TEM of Moiré lattices.
-
-        112.1 nm high, 27 to 42 nm wide and 40 to 55 nm apart, in islands and grains.
-        """
-        return cls(
-            shapes=("rod",),
-            spacing=(40.0, 55.0),
-            diameter=(27.0, 42.0),
-            height=112.1,
-            island=1.0,
-            boundary=0.5,
-            single_layer=0.0,
-        )
+        """Standing gold rods as in published liquid-phase TEM of Moiré lattices, in islands and grains."""
+        rods: dict = {"shapes": ("rod",), "spacing": (40.0, 55.0), "diameter": (27.0, 42.0), "height": 112.1}
+        return cls(**rods, island=1.0, boundary=0.5, single_layer=0.0)
 
 
 # Shares in a library with every shape, a choice: facetted particles are harder to outline, but rarer in practice.
@@ -110,14 +103,7 @@ def random_scene(config: LatticeConfig, field, rng: np.random.Generator, spacing
     It has ``config.layers`` layers; all but the first are empty for a single-layer scene. The circumscribed circles of
     a layer's particles never overlap: particles too close to each other move apart, and become smaller where there is
     no room. Defects that were planted in the field are listed in each layer, where they are in the strained crystal
-    before independent displacements.
-
-    Parameters
-    ----------
-    config, field, rng : LatticeConfig, tuple of float, numpy.random.Generator
-        Ranges to draw from; height and width of the field of view, in nm.
-    spacing : float, optional
-        Nearest-neighbour distance of layer 1 in nm; drawn log-uniformly from the configuration when not given.
+    before independent displacements. ``field`` is (height, width) in nm, ``spacing`` that of layer 1, by default drawn.
     """
     if config.layers < 1:
         raise ValueError(f"a scene needs at least 1 layer, got {config.layers}")
@@ -365,14 +351,14 @@ def _clip(defect: Defect, field, outline) -> Defect | None:
     return replace(defect, position=as_pair(line[0]), end=as_pair(line[-1]) if defect.end else None)
 
 
-def _separate(points, diameters, corners, rounds: int = 10) -> tuple[np.ndarray, np.ndarray]:
+def _separate(points, diameters, corners) -> tuple[np.ndarray, np.ndarray]:
     """Positions and diameters of particles whose circumscribed circles (`corners` × diameter) do not overlap.
 
-    Both particles of a pair move by half of the overlap, several times; where an overlap remains, both become smaller.
+    Pairs move apart by the overlap, several times; where one remains, both become smaller.
     """
     points = np.array(points)
     reach = corners * diameters.max(initial=0)
-    for _ in range(rounds):
+    for _ in range(10):
         i, j, step, distance, touch = _close_pairs(points, corners * diameters, reach)
         push = 0.5 * (np.maximum(touch / np.maximum(distance, 1e-9) - 1, 0))[:, None] * step
         np.add.at(points, j, push)

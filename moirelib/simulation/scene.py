@@ -69,10 +69,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Scene:
-    """Stacked layers of particles of one shape in a rectangular field of view.
-
-    Where two layers use the same ids, those of the upper one are shifted.
-    """
+    """Stacked layers of particles of one shape in a rectangular field of view; no two particles have one id."""
 
     layers: tuple[Layer, ...]  # layer 1 (the base) first; any number of them
     field: tuple[float, float]  # nm, height and width
@@ -115,8 +112,8 @@ class Scene:
 def truth_table(scene: Scene, pixel_size: float, frame: int = 0) -> pd.DataFrame:
     """Truth of a scene as a particle table of all particles whose centre is in the field.
 
-    Columns are ``frame`` (as given), ``particle, layer, y, x`` (px), ``y_nm, x_nm, diameter_nm``. The pixel size is in
-    nm/pixel; pixel centres sit at integer coordinates, the field's corner at (-0.5, -0.5).
+    Columns are ``frame`` (as given), ``particle, layer, y, x`` (px), ``y_nm, x_nm, diameter_nm``. Pixel centres sit at
+    integer coordinates, the field's corner at (-0.5, -0.5).
     """
     rows = []
     for number, layer in enumerate(scene.layers, start=1):
@@ -133,9 +130,7 @@ def truth_table(scene: Scene, pixel_size: float, frame: int = 0) -> pd.DataFrame
 def truth_parameters(scene: Scene, pixel_size: float) -> dict:
     """Truth of a scene beside its particles, for the records of libraries and movies.
 
-    Pixel size, shape, height, rounding, twist; spacing, row angle, height and planted defects by layer. Lengths are in
-    nm (the pixel size in nm/pixel), angles in degrees; defects are counted from the middle of the first pixel, as in
-    `truth_table`.
+    Lengths are in nm, angles in degrees; defects are counted from the middle of the first pixel, as in `truth_table`.
     """
     middle = (-pixel_size / 2, -pixel_size / 2)
     return {

@@ -10,6 +10,7 @@ from ase import Atoms
 from ase.data import atomic_numbers, reference_states
 from scipy.spatial.transform import Rotation
 
+VACUUM = 1.0  # nm, empty margin on every side of a particle's atoms
 SMALLEST = 0.5  # nm, diameter of a particle: little more than one unit cell
 FEW_PLANES = 10.0  # nm, diameter below which the position of the planes matters
 POSITIONS = 16  # of the planes that are tried there
@@ -55,12 +56,7 @@ def _check(shape: str, height: float, rounding: float) -> None:
 def circumscribed_ratio(shape: str, rounding: float = 0.0) -> float:
     """Diameter of the smallest circle around a particle's projection, over its equivalent diameter.
 
-    It is 1 for spheres and rods, 1.10, 1.25 and 1.56 for sharp octahedra, cubes and prisms (``rounding=0``).
-
-    Parameters
-    ----------
-    shape, rounding : str, float
-        As for `particle_thickness`. The ratio is greatest for sharp edges, the default.
+    It is 1 for spheres and rods; 1.10, 1.25 and 1.56 for sharp octahedra, cubes and prisms, less for rounded ones.
     """
     _check(shape, 1.0, rounding)
     if shape not in _POLYGONS:
@@ -93,13 +89,11 @@ def particle_thickness(shape: str, y, x, diameter, rotation=0.0, height: float =
     ----------
     shape : str
         One of `SHAPES`. Rods stand along the beam, cubes on a facet, octahedra and prisms on a triangular one.
-    y, x : torch.Tensor
-        Offsets from the particle's centre, in nm.
-    diameter : float or torch.Tensor
-        Equivalent circular diameter of the projection (area π d²/4), in nm; broadcasts with the offsets.
+    y, x, diameter : torch.Tensor
+        Offsets from the centre, and equivalent circular diameter of the projection (area π d²/4), in nm.
     rotation : float or torch.Tensor
-        In the plane, in degrees from x towards y. At 0 a cube's facets face x and y, and one edge of an octahedron's
-        or prism's upper facet is parallel to x.
+        In the plane, in degrees from x towards y. At 0 a cube's facets face x and y, and one edge of an octahedron's or
+        prism's upper facet is parallel to x.
     height, rounding : float
         Of rods and prisms, in nm; radius of rounded edges over the diameter, 0 to 0.5 (octahedra 0.45).
     """
@@ -163,12 +157,12 @@ def _octahedron_thickness(along, across, diameter, rounding: float):
 
 
 @lru_cache(maxsize=16)
-def _octahedron_table(rounding: float, n: int = 513):
+def _octahedron_table(rounding: float):
     """Thickness of an octahedron of diameter 1 on a square grid, and the grid's half width."""
     import torch
 
     half = 0.5 * circumscribed_ratio("octahedron", rounding) * 1.01
-    axis = np.linspace(-half, half, n)
+    axis = np.linspace(-half, half, 513)
     top = _octahedron_top(axis[:, None], axis[None, :], _core_side("octahedron", rounding), rounding)
     thickness = top + top[::-1, ::-1]  # inversion symmetry: the lower surface is the upper one, turned by 180°
     return torch.from_numpy(np.maximum(thickness, 0).astype(np.float32)), half
@@ -221,28 +215,20 @@ def nanoparticle(
     height: float = 0.0,
     rotation: float = 0.0,
     rounding: float = 0.1,
-    vacuum: float = 1.0,
     material: str = "Au",
 ) -> Atoms:
-    """Atoms of one metal nanoparticle, carved by the same solid as `particle_thickness`.
+    """Atoms of one metal nanoparticle, carved by the same solid as `particle_thickness`, in Å, as ASE wants them.
 
     Spheres and rods are cut from a crystal in a random orientation. Facets decide the orientation of the others: cubes
-    have {100} facets; octahedra and prisms lie on {111}, with the edges of the upper facet along ⟨110⟩.
+    have {100} facets; octahedra and prisms lie on {111}, with the edges of the upper facet along ⟨110⟩. Where the
+    solid's centre lies in the crystal's cell is random.
 
     A facet lies on a plane of atoms or between two, which matters in a particle of few planes. Below 10 nm sixteen
     positions in the crystal's cell are tried; the one whose number of atoms is nearest to the solid's volume counts.
 
-    Positions are in Å (ASE's unit), the solid's centre in the middle of an orthorhombic cell, the beam along z. The
-    cell is the circumscribed circle's diameter wide and the particle's height deep, plus the margins.
-
-    Parameters
-    ----------
-    shape, diameter, height, rotation, rounding
-        As for `particle_thickness`.
-    rng : numpy.random.Generator
-        Draws the orientation and where the solid's centre lies in the crystal's cell.
-    vacuum, material : float, str
-        Empty margin on every side, in nm; symbol of an fcc metal, such as Au, Ag, Pt or Pd.
+    The solid's centre is in the middle of an orthorhombic cell, the beam along z. The cell is the circumscribed
+    circle's diameter wide and the particle's height deep, plus a nanometre on every side. ``material`` is the symbol of
+    an fcc metal, such as Au, Ag, Pt or Pd; the other parameters are those of `particle_thickness`.
     """
     _check(shape, height, rounding)
     if not diameter >= SMALLEST:
@@ -256,7 +242,7 @@ def nanoparticle(
         points = _lattice_points(crystal, size, rng.random(3))
         cuts.append(points[_inside(shape, points, diameter, height, rotation, rounding)])
     points = min(cuts, key=lambda p: abs(len(p) - wanted))
-    cell = 10 * (size + 2 * vacuum)
+    cell = 10 * (size + 2 * VACUUM)
     return Atoms(f"{material}{len(points)}", positions=10 * points + cell / 2, cell=cell, pbc=False)
 
 
@@ -306,11 +292,11 @@ def _inside(shape, points, diameter, height, rotation, rounding) -> np.ndarray:
     return 2 * np.abs(z) <= particle_thickness(shape, y, x, diameter, rotation, height, rounding).numpy() - 1e-9
 
 
-def _volume(shape, diameter, height, rounding, n: int = 400) -> float:
+def _volume(shape, diameter, height, rounding) -> float:
     """Volume in nm³, by adding up the thickness."""
     import torch
 
-    half = 0.5 * diameter * circumscribed_ratio(shape, rounding)
+    half, n = 0.5 * diameter * circumscribed_ratio(shape, rounding), 400
     axis = (torch.arange(n) + 0.5) * (2 * half / n) - half
     thickness = particle_thickness(shape, axis[:, None], axis, diameter, 0.0, height, rounding)
     return float(thickness.sum(dtype=torch.float64)) * (2 * half / n) ** 2

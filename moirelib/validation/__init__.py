@@ -1,7 +1,4 @@
-"""What chapters, tests and benchmarks judge by: scores, full-atom proof, simulated twin, semi-real images.
-
-Names are listed in ``__init__.pyi`` and loaded when they are first used.
-"""
+"""What chapters, tests and benchmarks judge by: scores, full-atom proof, simulated twin, semi-real images."""
 
 import lazy_loader
 

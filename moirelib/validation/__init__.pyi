@@ -19,7 +19,6 @@ from .image_statistics import (
     particle_contrast as particle_contrast,
 )
 from .scores import (
-    mask_accuracy as mask_accuracy,
     mask_iou as mask_iou,
     score_events as score_events,
     score_layers as score_layers,

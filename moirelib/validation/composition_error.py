@@ -8,16 +8,7 @@ import numpy as np
 import pandas as pd
 from ase import Atoms
 
-from ..simulation.multislice import (
-    SLICE,
-    compose_wave,
-    exit_waves,
-    fresnel_propagate,
-    particle_transmission,
-    reduce_transmission,
-    through_lens,
-    vibrate,
-)
+from ..simulation import multislice
 from ..simulation.optics import OVERSAMPLING, Lens, Transmission, block_mean, clean_image, compose, electron_wavelength
 from ..simulation.scene import Layer, Scene
 from ..simulation.shapes import nanoparticle
@@ -42,16 +33,13 @@ class Comparison:
     area: float  # nm², of the scene
 
 
-def overlapping_clusters(diameter: float = 4.0, twist: float = 15.0, field: float = 21.6) -> Scene:
+def overlapping_clusters(diameter: float = 4.0, field: float = 21.6) -> Scene:
     """Two hexagonal clusters of seven spheres each, one on top of the other, with 1 nm between their surfaces.
 
-    Parameters
-    ----------
-    diameter, twist, field : float
-        Of the spheres, in nm; degrees; edge of the square field, in nm: the clusters need 3.6 diameters and 3 nm.
+    Diameter of the spheres and edge of the square field are in nm: the clusters need 3.6 diameters and 3 nm.
     """
     layers = []
-    for i, (angle, shift) in enumerate([(3.0, (-0.075, -0.075)), (3.0 + twist, (0.15, 0.125))]):
+    for i, (angle, shift) in enumerate([(3.0, (-0.075, -0.075)), (18.0, (0.15, 0.125))]):
         t = np.radians(angle + 60 * np.arange(6))
         ring = SPACING * diameter * np.stack([np.sin(t), np.cos(t)], axis=1)
         at = np.concatenate([[[0.0, 0.0]], ring]) + field / 2 + diameter * np.array(shift)
@@ -64,7 +52,6 @@ def compare_with_multislice(
     scene: Scene,
     pixel_sizes: Sequence[float] = (0.9,),
     lenses: Sequence[Lens] | None = None,
-    seed: int = 0,
     planes: int = 5,
     oversampling: int = OVERSAMPLING,
     sampling: float = 0.01,
@@ -75,18 +62,14 @@ def compare_with_multislice(
 
     Parameters
     ----------
-    scene : Scene
-        Few particles; every ``pixel size / (oversampling · sampling)`` must be whole and divide the field.
-    pixel_sizes : sequence of float
-        Of the camera, in nm/pixel.
+    scene, pixel_sizes : Scene, sequence of float
+        Few particles; nm/pixel. Every ``pixel size / (oversampling · sampling)`` must be whole and divide the field.
     lenses : sequence of Lens, optional
         Of one energy, no two of the same aperture and defocus; by default without aberrations at 200 keV, with
         apertures of 5 and 10 mrad and a defocus of 0, 200 and 1000 nm.
-    seed, planes, oversampling : int
-        Of the crystal orientations and of the atoms' thermal displacements; planes per particle of the second and later
-        layers, for the method ``particle``; samples of the wave per camera pixel, for ``library`` and ``table``.
-    sampling : float
-        Of the full-atom wave, in nm.
+    planes, oversampling, sampling : int, int, float
+        Planes per particle of the second and later layers, for the method ``particle``; samples of the wave per camera
+        pixel, for ``library`` and ``table``; sampling of the full-atom wave, in nm.
     """
     if lenses is None:
         lenses = [Lens.ideal(aperture=a, defocus=d) for a in (5.0, 10.0) for d in (0.0, 200.0, 1000.0)]
@@ -94,20 +77,21 @@ def compare_with_multislice(
     energy = lenses[0].energy
     lift = MARGIN + scene.layers[0].diameters.max() / 2 - scene.layers[0].z  # the atoms' cell begins at height 0
     scene = replace(scene, layers=tuple(replace(layer, z=layer.z + lift) for layer in scene.layers))
-    atoms = _scene_atoms(scene, np.random.default_rng(seed))
-    exit_waves(Atoms("Au", cell=10 * np.array([*scene.field[::-1], 0.4])), energy, sampling)  # plans transforms once
+    atoms = _scene_atoms(scene, np.random.default_rng(0))
+    lone = Atoms("Au", cell=10 * np.array([*scene.field[::-1], 0.4]))
+    multislice.exit_waves(lone, energy, sampling)  # plans transforms once
     start = time.perf_counter()
     full = _full_wave(scene, atoms, energy, sampling)
     full_s = time.perf_counter() - start
     pairs = list(zip(scene.layers, atoms, strict=True))
     single = [_transmissions(*pair, energy, sampling, 1) for pair in pairs]
     several = single[:1] + [_transmissions(*pair, energy, sampling, planes) for pair in pairs[1:]]
-    waves = {"full": full, "particle": compose_wave(several, full.shape, sampling, energy)}
-    layers = [compose_wave([particles], full.shape, sampling, energy) for particles in single]
+    waves = {"full": full, "particle": multislice.compose_wave(several, full.shape, sampling, energy)}
+    layers = [multislice.compose_wave([particles], full.shape, sampling, energy) for particles in single]
     images: dict = {}
     for lens in lenses:
         for name, wave in waves.items():
-            seen, key = np.abs(through_lens(wave, sampling, lens)) ** 2, (lens.aperture, lens.defocus)
+            seen, key = np.abs(multislice.through_lens(wave, sampling, lens)) ** 2, (lens.aperture, lens.defocus)
             images |= {(name, p, *key): block_mean(seen, round(p / sampling)) for p in pixel_sizes}
     for p in pixel_sizes:
         images |= _compose_as_library(scene, layers, p, lenses, oversampling, sampling)
@@ -149,7 +133,7 @@ def _check(scene, pixel_sizes, lenses, oversampling, sampling) -> None:
 def _transmissions(layer, atoms, energy, sampling, planes):
     """Transmission of every particle of a layer."""
     return [
-        particle_transmission(a, (*p, layer.z), (d, d), energy, sampling, planes)
+        multislice.particle_transmission(a, (*p, layer.z), (d, d), energy, sampling, planes)
         for a, p, d in zip(atoms, layer.positions, layer.diameters, strict=True)
     ]
 
@@ -160,7 +144,7 @@ def _scene_atoms(scene, rng) -> list[list[Atoms]]:
     for layer in scene.layers:
         particles = []
         for (y, x), d in zip(layer.positions, layer.diameters, strict=True):
-            particle = vibrate(nanoparticle(scene.shape, d, rng, scene.height, rounding=scene.rounding), rng)
+            particle = multislice.vibrate(nanoparticle(scene.shape, d, rng, scene.height, rounding=scene.rounding), rng)
             particle.positions += 10 * np.array([x, y, layer.z]) - particle.cell.lengths() / 2
             particles.append(particle)
         layers.append(particles)
@@ -171,17 +155,17 @@ def _full_wave(scene, atoms, energy, sampling) -> np.ndarray:
     """Wave behind all atoms at once, propagated back to the mid-plane of the last layer."""
     positions = np.concatenate([a.positions for layer in atoms for a in layer])
     last = scene.layers[-1]
-    depth = np.ceil(10 * (last.z + last.diameters.max() / 2 + MARGIN) / SLICE) * SLICE / 10
+    depth = np.ceil(10 * (last.z + last.diameters.max() / 2 + MARGIN) / multislice.SLICE) * multislice.SLICE / 10
     everything = Atoms(f"Au{len(positions)}", positions=positions, cell=10 * np.array([*scene.field[::-1], depth]))
-    wave = exit_waves(everything, energy, sampling)[0]
-    return fresnel_propagate(wave, last.z - depth, sampling, electron_wavelength(energy))
+    wave = multislice.exit_waves(everything, energy, sampling)[0]
+    return multislice.fresnel_propagate(wave, last.z - depth, sampling, electron_wavelength(energy))
 
 
 def _compose_as_library(scene, layers, pixel_size, lenses, oversampling, sampling) -> dict:
     """Images of the methods ``library`` and ``table`` at one pixel size."""
     heights, coarse, images = [layer.z for layer in scene.layers], pixel_size / oversampling, {}
     for energy, aperture in dict.fromkeys((lens.energy, lens.aperture) for lens in lenses):
-        reduced = [reduce_transmission(layer, sampling, coarse, energy, aperture) for layer in layers]
+        reduced = [multislice.reduce_transmission(layer, sampling, coarse, energy, aperture) for layer in layers]
         gold = Transmission.load(energy=energy, aperture=aperture)
         # the mean over orientations, as a table of one orientation
         wave = np.sqrt(np.mean(np.abs(gold.wave) ** 2, axis=0)) * np.exp(1j * gold.phase)

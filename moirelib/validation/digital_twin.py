@@ -8,7 +8,7 @@ from ..simulation.camera import CameraConfig, record
 from ..simulation.defects import direction_along
 from ..simulation.liquid import LiquidConfig
 from ..simulation.optics import clean_image
-from ..simulation.random_scenes import LatticeConfig, random_scene
+from ..simulation.random_scenes import LatticeConfig, fix, random_scene
 from ..simulation.scene import Scene
 
 REAL_PIXEL_SIZE = 2.5928  # nm/pixel of the real frame, by its TIFF tag
@@ -17,36 +17,17 @@ REAL_SPACING = 119.6  # nm between nearest neighbours of its lattice, measured i
 
 def real_frame_lattice() -> LatticeConfig:
     """Lattice of the twin: one layer of columns of prisms, all turned alike, with an edge in the field."""
-    return LatticeConfig(
-        shapes=("prism",),
-        spacing=(REAL_SPACING, REAL_SPACING),
-        diameter_ratio=(0.5, 0.5),
-        height=80.0,
-        rounding=(0.03, 0.03),
-        aligned=1.0,
-        position_std=(0.04, 0.04),
-        strain=(0.05, 0.05),
-        diameter_std=(0.04, 0.04),
-        vacancies=(0.0, 0.0),
-        interstitials=(0.0, 0.0),
-        dislocations=0.0,
-        single_layer=1.0,
-        edge=1.0,
-        boundary=0.0,
-    )
+    ranges = fix(spacing=REAL_SPACING, diameter_ratio=0.5, rounding=0.03, position_std=0.04, strain=0.05)
+    ranges |= fix(diameter_std=0.04, vacancies=0.0, interstitials=0.0)
+    chances: dict = {"aligned": 1.0, "dislocations": 0.0, "single_layer": 1.0, "edge": 1.0, "boundary": 0.0}
+    return LatticeConfig(**ranges, **chances, shapes=("prism",), height=80.0)
 
 
 def leaning_columns(scene: Scene, lean: float, particles: int = 3) -> Scene:
-    """Replace every particle of layer 1 by a column of thinner ones that leans along a close-packed row.
+    """Replace every prism or rod of a scene's only layer by a column of thinner ones that leans along a row.
 
-    The scene has one layer per particle of the column; the middle of a column stays where the particle was.
-
-    Parameters
-    ----------
-    scene, lean : Scene, float
-        One layer of prisms or rods; lateral distance of a column's upper from its lower end, in nm.
-    particles : int
-        Per column; together they are as high as the one they replace.
+    ``lean`` is the distance of a column's upper from its lower end, in nm. The scene has one layer per particle of the
+    column, together as high as the one they replace; the middle of a column stays where the particle was.
     """
     base, height = scene.layers[0], scene.height / particles
     row, _ = direction_along(base.angle)
@@ -66,24 +47,12 @@ def real_frame_twin(
     lean: float = 48.0,
     mean_free_path: float = 40.0,
 ) -> tuple[np.ndarray, Scene]:
-    """Simulate a twin of the real frame.
+    """Simulate a twin of the real frame: counts (size, size) uint16, on the scale of the real frame less 32768.
 
-    Parameters
-    ----------
-    seed, size : int
-        Same seed, same bytes; edge in pixels of 2.593 nm (the real frame has 1024).
-    lattice, liquid : LatticeConfig, LiquidConfig, optional
-        `real_frame_lattice` and ``LiquidConfig.real_frame()`` by default.
-    lean, mean_free_path : float
-        Of the columns, see `leaning_columns` (0 for upright particles); of the particles: an effective one, fitted to
-        their contrast; both in nm.
-
-    Returns
-    -------
-    frame : ndarray, shape (size, size), uint16
-        Counts, on the scale of the real frame less 32768.
-    scene : Scene
-        Its truth: the middle of every column in layer 1.
+    The scene that comes back is its truth: the middle of every column in layer 1. Pixels are 2.593 nm (the real frame
+    has 1024 along each axis). Lattice and liquid are by default `real_frame_lattice` and ``LiquidConfig.real_frame()``.
+    Columns lean by nm (`leaning_columns`; 0 for upright particles); their mean free path, in nm, is an effective one,
+    fitted to the contrast.
     """
     rng = np.random.default_rng(seed)
     lattice, liquid = lattice or real_frame_lattice(), liquid or LiquidConfig.real_frame()

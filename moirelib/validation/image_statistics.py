@@ -1,4 +1,7 @@
-"""A frame's noise, background and contrast in numbers, to compare simulated with real frames (chapter 3)."""
+"""A frame's noise, background and contrast in numbers, to compare simulated with real frames (chapter 3).
+
+Images (y, x) are in counts; ``spacing`` is the distance of nearest neighbours, in pixels.
+"""
 
 from collections.abc import Sequence
 
@@ -7,19 +10,14 @@ from scipy.ndimage import gaussian_filter
 from skimage.feature import peak_local_max
 from skimage.util import view_as_blocks
 
+RINGS = 18  # in Fourier space, over which a spectrum is averaged
+
 
 def noise_autocorrelation(image, lags: Sequence[int] = (1, 2, 3), smoothing: float = 5.0) -> np.ndarray:
-    """Autocorrelation of the noise of one frame, shape (len(lags),); 1 would be perfect correlation.
+    """Autocorrelation of the noise of one frame at some lags in pixels, mean over both axes; 1 is perfect correlation.
 
-    Noise is what remains after a Gaussian average is subtracted; the autocorrelation is that of the whole frame, the
-    mean over both axes. White noise gives -0.01: the average contains the pixel itself.
-
-    Parameters
-    ----------
-    image : array_like, shape (y, x)
-        Counts.
-    lags, smoothing : sequence of int, float
-        Distances from 1, and standard deviation of the Gaussian, in pixels.
+    Noise is what remains after a Gaussian average of a standard deviation in pixels is subtracted. White noise gives
+    -0.01: the average contains the pixel itself.
     """
     image = np.asarray(image, dtype=float)
     noise = image - gaussian_filter(image, smoothing)
@@ -29,21 +27,11 @@ def noise_autocorrelation(image, lags: Sequence[int] = (1, 2, 3), smoothing: flo
 
 
 def noise_spectra(image, tile: int = 32) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Power spectrum of the noise in every tile of a frame, and the tile's mean.
+    """Mean counts (n,) of every square tile of a frame, frequencies, and power spectrum (n, tile, tile) of its noise.
 
-    At frequencies that the specimen does not reach, electron counting gives gain · MTF² · (mean - offset).
-
-    Parameters
-    ----------
-    image, tile : array_like of shape (y, x), int
-        Counts; edge of a tile, in pixels. A second-degree surface is subtracted from each.
-
-    Returns
-    -------
-    mean, frequency : ndarray, shape (n,) and (tile, tile)
-        Mean counts of each tile; cycles per pixel.
-    power : ndarray, shape (n, tile, tile)
-        In counts² per pixel: white noise of variance v gives v at every frequency.
+    At frequencies that the specimen does not reach, electron counting gives gain · MTF² · (mean - offset). A
+    second-degree surface is subtracted from each tile. Frequencies (tile, tile) are in cycles per pixel, the power in
+    counts² per pixel: white noise of variance v gives v at every frequency.
     """
     image = np.asarray(image, dtype=float)
     whole = image[: image.shape[0] // tile * tile, : image.shape[1] // tile * tile]
@@ -57,26 +45,13 @@ def noise_spectra(image, tile: int = 32) -> tuple[np.ndarray, np.ndarray, np.nda
     return tiles.mean(axis=1), np.hypot(k[:, None], k[None, :]), power
 
 
-def background_spectrum(image, pixel_size: float, bins: int = 18) -> tuple[np.ndarray, np.ndarray]:
-    """Power spectrum of everything in a frame but its lattice.
+def background_spectrum(image, pixel_size: float) -> tuple[np.ndarray, np.ndarray]:
+    """Power spectrum of everything in a frame but its lattice, in rings of equal width in log frequency, by nm/pixel.
 
     A lattice fills few samples of a ring, so it does not change the ring's *median*. The power of a random field has an
-    exponential distribution, whose median is ln 2 of its mean; the result is divided by that.
-
-    Parameters
-    ----------
-    image, pixel_size : array_like of shape (y, x), float
-        Counts; nm/pixel.
-    bins : int
-        Number of rings in Fourier space, of equal width in the logarithm of the frequency. Rings of fewer than ten
-        samples are left out.
-
-    Returns
-    -------
-    frequency : ndarray, shape (n,)
-        In 1/nm, geometric mean of each ring's samples.
-    power : ndarray, shape (n,)
-        Of the relative intensity, in nm²: the variance of image / mean is its integral over the plane of frequencies.
+    exponential distribution, whose median is ln 2 of its mean; the result is divided by that. Rings of fewer than ten
+    samples are left out. Frequencies (n,) are in 1/nm, geometric means of each ring's samples; the power (n,) is that
+    of the relative intensity, in nm²: the variance of image / mean is its integral over the plane of frequencies.
     """
     image = np.asarray(image, dtype=float)
     window = np.outer(*(np.hanning(n) for n in image.shape))
@@ -84,28 +59,19 @@ def background_spectrum(image, pixel_size: float, bins: int = 18) -> tuple[np.nd
     power = np.abs(np.fft.rfft2(relative * window)) ** 2 / np.sum(window**2) * pixel_size**2
     k = np.hypot(np.fft.fftfreq(image.shape[0], pixel_size)[:, None], np.fft.rfftfreq(image.shape[1], pixel_size))
     # The window mixes each frequency with its two neighbours, and the lowest with the mean that was subtracted.
-    edges = np.geomspace(1.6 / (min(image.shape) * pixel_size), 0.5 / pixel_size, bins + 1)
+    edges = np.geomspace(1.6 / (min(image.shape) * pixel_size), 0.5 / pixel_size, RINGS + 1)
     ring = np.digitize(k, edges)
-    members = [ring == i for i in range(1, bins + 1)]
+    members = [ring == i for i in range(1, RINGS + 1)]
     members = [m for m in members if np.count_nonzero(m) >= 10]
     frequency = [np.exp(np.log(k[m]).mean()) for m in members]
     return np.array(frequency), np.array([np.median(power[m]) for m in members]) / np.log(2)
 
 
 def average_particle(image, spacing: float) -> tuple[np.ndarray, int]:
-    """Mean image of a dark particle and its surroundings, in units of the local brightness.
+    """Mean image of a dark particle and its surroundings, in units of the local brightness, and their number.
 
-    Parameters
-    ----------
-    image, spacing : array_like of shape (y, x), float
-        Counts of a part of a frame that particles fill; nearest-neighbour distance, in pixels.
-
-    Returns
-    -------
-    particle : ndarray, shape (2 n + 1, 2 n + 1)
-        n is the spacing rounded to pixels; 1 is the mean brightness around (Gaussian of one spacing).
-    count : int
-        Number of particles averaged: the dark spots at least 0.6 spacings apart and a spacing from the border.
+    The image is (2 n + 1, 2 n + 1), where n is the spacing rounded to pixels; 1 is the mean brightness around (Gaussian
+    of one spacing). Particles are the dark spots at least 0.6 spacings apart and a spacing from the border.
     """
     image = np.asarray(image, dtype=float)
     n = round(spacing)
@@ -118,7 +84,7 @@ def average_particle(image, spacing: float) -> tuple[np.ndarray, int]:
 
 
 def particle_contrast(image, spacing: float) -> float:
-    """How much darker particles are than the liquid between them; parameters as for `average_particle`.
+    """How much darker particles are than the liquid between them.
 
     1 - I(particle) / I(between): the mean of the `average_particle` within 0.1 spacings of its centre against the mean
     over the ring from 0.45 to 0.55 spacings, where neighbours are farthest.
@@ -130,16 +96,9 @@ def particle_contrast(image, spacing: float) -> float:
 
 
 def frame_statistics(image, spacing: float, region=np.s_[:, :]) -> dict[str, float]:
-    """Numbers by which a simulated frame is compared with a real one.
+    """Numbers by which a simulated frame is compared with a real one: mean, quantiles, noise, contrast.
 
-    Mean, standard deviation and quantiles in counts, autocorrelation of the noise at three lags, contrast.
-
-    Parameters
-    ----------
-    image, spacing : array_like of shape (y, x), float
-        Counts; nearest-neighbour distance, in pixels.
-    region : tuple of slice
-        The part of the frame that particles fill, for their contrast.
+    The contrast is that in a ``region``, a tuple of slices, which particles fill.
     """
     image = np.asarray(image, dtype=float)
     quantiles = (1, 5, 25, 50, 75, 95, 99)

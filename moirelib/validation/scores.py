@@ -8,26 +8,22 @@ import pandas as pd
 from ..crystal.matching import match
 from ..tables import require_columns
 
+MATCHING_RADIUS = 0.3  # diameters between a particle found and a true one, at most
+
 
 def score_particles(
-    found: pd.DataFrame, truth: pd.DataFrame, diameter_nm: float, field_nm, matching_radius: float = 0.3
+    found: pd.DataFrame, truth: pd.DataFrame, diameter_nm: float, field_nm, matching_radius: float = MATCHING_RADIUS
 ) -> dict:
     """Score a particle table: detection, layer assignment and position.
+
+    Takes tables of ``frame, layer, y_nm, x_nm``, the typical diameter of a particle, and height and width of the field
+    of view, in nm. Particles whose true centre is within half a diameter from the border do not count. Pairs are no
+    farther apart than ``matching_radius``, in diameters.
 
     Scores are ``f1`` (a particle counts only in its right layer), ``f1_agnostic`` (layers ignored), ``assignment``
     (fraction of matched particles in the right layer), ``rmse_nm`` (root mean square distance of the layer-resolved
     pairs). The layers, any number of them, may be exchanged once for the whole table: the order of the highest ``f1``
     counts.
-
-    Parameters
-    ----------
-    found, truth : pandas.DataFrame
-        ``frame, layer, y_nm, x_nm``.
-    diameter_nm, matching_radius : float
-        Typical particle diameter in nm, and greatest distance of a pair in diameters. Particles whose true centre is
-        within half a diameter from the border do not count.
-    field_nm : tuple of float
-        Height and width of the field of view, in nm.
     """
     numbers = sorted({1, 2, *found["layer"], *truth["layer"]})
     orders = (dict(zip(numbers, order, strict=True)) for order in permutations(numbers))
@@ -39,7 +35,7 @@ def score_particles(
 ORDERS = ({1: 1, 2: 2}, {1: 2, 2: 1})
 
 
-def _score_order(found, truth, names, diameter_nm, field_nm, matching_radius) -> dict:
+def _score_order(found, truth, names, diameter_nm, field_nm, matching_radius=MATCHING_RADIUS) -> dict:
     """Particle scores under one order of the layers."""
     reach, border = matching_radius * diameter_nm, diameter_nm / 2
     ordered = found.assign(layer=found["layer"].map(names))
@@ -78,56 +74,35 @@ def _inside(points, border, field) -> np.ndarray:
     return np.all((points >= border) & (points <= np.asarray(field) - border), axis=1)
 
 
-def score_layers(
-    found: pd.DataFrame, layers, truth: pd.DataFrame, masks, diameter_nm: float, field_nm, matching_radius: float = 0.3
-) -> dict:
+def score_layers(found: pd.DataFrame, layers, truth: pd.DataFrame, masks, diameter_nm: float, field_nm) -> dict:
     """Score particles and layer images together, under one order of the layers.
 
-    Scores are those of `score_particles`, and ``mask_accuracy`` (fraction of pixels of both layers that are rightly
+    Takes found layer images and true masks, (t, 2, y, x) or (2, y, x), 0 to 1 or 0 to 255, and the rest as
+    `score_particles`, whose scores it gives, and ``mask_accuracy`` (fraction of pixels of both layers that are rightly
     covered or not), ``mask_iou`` (intersection over union of each layer, averaged). The layers may be exchanged once
     for particles and masks together: the order of the higher ``f1`` counts or, if both are equal, of ``mask_iou``.
-
-    Parameters
-    ----------
-    found, truth : pandas.DataFrame
-        ``frame, layer, y_nm, x_nm``.
-    layers, masks : array_like, shape (t, 2, y, x) or (2, y, x)
-        Found layer images and true masks, 0 to 1 or 0 to 255.
-    diameter_nm, field_nm, matching_radius
-        As for `score_particles`.
     """
-    a, b = (_binary(x, 0.5) for x in (layers, masks))
+    a, b = (_binary(x) for x in (layers, masks))
     scores = []
     for names, ordered in zip(ORDERS, (a, a[..., ::-1, :, :]), strict=True):
-        score = _score_order(found, truth, names, diameter_nm, field_nm, matching_radius)
+        score = _score_order(found, truth, names, diameter_nm, field_nm)
         iou = np.mean([_iou(ordered[..., k, :, :], b[..., k, :, :]) for k in range(b.shape[-3])])
         scores.append(score | {"mask_accuracy": float(np.mean(ordered == b)), "mask_iou": float(iou)})
     return max(scores, key=lambda score: (score["f1"], score["mask_iou"]))
 
 
-def mask_accuracy(layers, masks, threshold: float = 0.5) -> float:
-    """Binary pixel accuracy: fraction of the pixels of all layers that are rightly covered or not; as `mask_iou`."""
-    a, b = (_binary(x, threshold) for x in (layers, masks))
-    return max(float(np.mean(a == b)), float(np.mean(a[..., ::-1, :, :] == b)))
+def mask_iou(layers, masks) -> float:
+    """Intersection over union, 0 to 1, of layer images and true masks, both layers together, as of `score_layers`.
 
-
-def mask_iou(layers, masks, threshold: float = 0.5) -> float:
-    """Intersection over union, 0 to 1, of layer images and true masks, both layers together.
-
-    Parameters
-    ----------
-    layers, masks : array_like, shape (t, 2, y, x) or (2, y, x)
-        0 to 1 or 0 to 255. Layers may be exchanged once for all frames.
-    threshold : float
-        Above it a pixel counts as covered.
+    Layers may be exchanged once for all frames. A pixel above one half counts as covered.
     """
-    a, b = (_binary(x, threshold) for x in (layers, masks))
+    a, b = (_binary(x) for x in (layers, masks))
     return max(_iou(a, b), _iou(a[..., ::-1, :, :], b))
 
 
-def _binary(x, threshold) -> np.ndarray:
+def _binary(x) -> np.ndarray:
     x = np.asarray(x)
-    return x > threshold * (255 if x.dtype == np.uint8 else 1)
+    return x > 0.5 * (255 if x.dtype == np.uint8 else 1)
 
 
 def _iou(a, b) -> float:
@@ -140,16 +115,10 @@ def score_events(
 ) -> dict[str, float]:
     """Recall and precision of events against a simulation's truth: pairs are one to one, of one layer and kind.
 
-    Scores are ``recall, precision, true, found, matched, rmse_frames``.
-
-    Parameters
-    ----------
-    found, truth : pandas.DataFrame
-        ``frame, layer, event, y_nm, x_nm``, positions in the first frame. The truth may say attach and detach.
-    reach_nm, frames : float, int
-        Farthest distance of a pair, in nm (half a spacing) and in frames.
-    counts : array_like of bool, optional
-        Which true events count for the recall. The others may be found without loss of precision.
+    Takes tables of ``frame, layer, event, y_nm, x_nm``, positions in the first frame; the truth may say attach and
+    detach. Pairs are no farther apart than ``reach_nm`` (half a spacing) and so many ``frames``. ``counts`` (n,) says
+    which true events count for the recall; the others may be found without loss of precision. Scores are ``recall,
+    precision, true, found, matched, rmse_frames``.
     """
     for table, name in ((found, "the table of events found"), (truth, "the table of true events")):
         require_columns(table, ["frame", "layer", "event", "y_nm", "x_nm"], name)

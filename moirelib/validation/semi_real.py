@@ -28,19 +28,9 @@ def semi_real_moire(
 ) -> SemiRealMoire:
     """Multiply a real single-layer frame with a turned copy of itself: known layers, real background and noise.
 
-    The turned copy is smoothed over a sixth of a diameter, so that the product keeps the noise of one exposure.
-
-    Parameters
-    ----------
-    frame : ndarray, shape (y, x)
-        Real frame of one layer, any offset removed.
-    diameter, twist_angle : float
-        Particle diameter, in pixels, which sets how smooth the background and the turned copy are; degrees from x
-        towards y.
-    size : int, optional
-        Edge of the result in pixels; the largest that every twist fills by default.
-    center : tuple of int, optional
-        (y, x) of the source pixel at the middle of the result; the frame's middle by default.
+    The turned copy is smoothed over a sixth of a diameter, so that the product keeps the noise of one exposure. The
+    particles' diameter, in pixels, also sets how smooth the background is; any offset of the frame is removed before.
+    The edge of the result in pixels is by default the largest that every twist fills; its middle the frame's.
     """
     frame = np.asarray(frame, dtype=np.float32)
     center = tuple(n // 2 for n in frame.shape) if center is None else tuple(int(c) for c in center)

@@ -4,8 +4,8 @@
     QUICK=1 make bench-movies    6 frames, one movie of each
 
 Both movies of a pair show the same specimen without defects and without growth; the moving one drifts by half a spacing
-a frame and jumps by three spacings once. Then follows what `moirelib analyze` costs (`analysis_pace.py`). The last line
-is one JSON object of named numbers.
+a frame and jumps by three spacings once. Then follows what `moirelib analyze` costs (`analysis_pace.py`) and, not with
+QUICK=1, long movies (`long_movies.py`). The last line is one JSON object of named numbers.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import analysis_pace
+import long_movies
 import numpy as np
 import pandas as pd
 from measuring import run
@@ -127,4 +128,9 @@ def name_tracks(found, truth, field) -> dict:
 
 
 if __name__ == "__main__":
-    run(__doc__, motion=measure_motion, analysis=analysis_pace.measure)
+    run(
+        __doc__,
+        motion=measure_motion,
+        analysis=analysis_pace.measure,
+        long=lambda quick: {} if quick else long_movies.measure(),
+    )

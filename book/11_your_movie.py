@@ -286,7 +286,8 @@ plt.show()
 # | "which particle is in which layer is uncertain" | the field holds less than one Moiré period | record a larger field; use rows with high `layer_confidence` |
 # | layer 2 appears in a single-layer movie | strained or polycrystalline base layer, false finds off the lattice | look at `layer_confidence` and `score`; drop particles that are low in both |
 # | layers exchanged after some frame | few particles in common with the frame before | cut the movie there; compare `by_frame` above |
-# | "frames left out" in the note | they are black, saturated, incomplete, copies or cannot be read | `summary["left_out"]` says which and why; tracks go on across them |
+# | "frames left out" in the note | they are black, saturated, incomplete, copies, only noise or cannot be read | `summary["left_out"]` says which and why; tracks go on across them |
+# | a black, white or NaN border; a strip of text under the image | alignment; export with an information strip | nothing: both are cut off, and positions still count from the frame's corner |
 # | "frames with suspiciously few particles" | the beam was off, a bubble, a lost focus | look at these frames (`summary["doubtful"]`) before you trust growth or defects there |
 # | "the specimen may have moved by other lattice vectors" | a jump in a field that one perfect lattice fills | numbers of tracks may change there (`summary["motion_undecided"]`); positions and layers do not |
 # | the run was stopped, or the computer went off | | give the same command again: finished frames are not computed again |

@@ -50,14 +50,15 @@ def link_particles(
     places : tuple of str
         Columns in which particles are followed: where they are, or where they would be if nothing had moved.
     """
-    particles = particles.assign(particle=-1).reset_index(drop=True)
+    particles = particles.reset_index(drop=True)
+    number = np.full(len(particles), -1)
     if particles["frame"].nunique() < 2:
-        return particles
-    next_number, tables = 0, []
-    for _, layer in particles.groupby("layer"):
-        track = link_places(layer[["frame", *places]], search_range, memory)
+        return particles.assign(particle=number)
+    next_number = 0
+    for rows in particles.groupby("layer").indices.values():
+        track = link_places(particles.loc[rows, ["frame", *places]], search_range, memory)
         numbers = track.where(track.map(track.value_counts()) > 1)
         found = pd.factorize(numbers)[0]  # -1 for a track of one frame
-        tables.append(layer.loc[track.index].assign(particle=np.where(found < 0, -1, found + next_number)))
+        number[track.index] = np.where(found < 0, -1, found + next_number)
         next_number += numbers.nunique()
-    return pd.concat(tables).sort_values(["frame", "layer", "particle", "y"], ignore_index=True)
+    return particles.assign(particle=number).sort_values(["frame", "layer", "particle", "y"], ignore_index=True)

@@ -10,8 +10,8 @@ from hypothesis import given, strategies as st
 from moirelib.crystal import Lattice
 from moirelib.decomposition import Found, Imaging, SharedByFrames
 from moirelib.decomposition.all_frames import choose_shared, find_image
-from moirelib.decomposition.frame_checks import check_frame, find_doubtful
-from moirelib.decomposition.frame_results import FrameResults, read_found, write_found
+from moirelib.decomposition.frame_checks import check_frame, find_doubtful, leave_noise_out
+from moirelib.decomposition.frame_results import FrameResults, read_found, share_table, write_found
 from moirelib.movies import as_movie, cut_movie
 
 
@@ -60,6 +60,28 @@ def test_a_border_of_one_value_is_cut_off():
     np.testing.assert_array_equal(checked.image, stack[1, 4:, :55])
 
 
+def test_a_border_of_nan_is_cut_off():
+    stack = frames().astype(np.float32)
+    stack[1, :4], stack[1, :, 55:], stack[2, 20, 30] = np.nan, np.nan, np.nan
+    checked = check_frame(as_movie(stack, pixel_size=1.0), 1)
+    assert checked.corner == (4, 0)
+    np.testing.assert_array_equal(checked.image, stack[1, 4:, :55])
+    assert "NaN" in check_all(stack)[2]
+
+
+def test_an_information_strip_is_cut_off():
+    stack = frames()
+    stack[1, 34:] = 0
+    stack[1, 36:39, 5:50:3] = 255  # text
+    checked = check_frame(as_movie(stack, pixel_size=1.0), 1)
+    np.testing.assert_array_equal(checked.image, stack[1, :34])
+
+
+def test_a_counted_frame_of_few_electrons_has_no_information_strip():
+    counted = np.random.default_rng(0).poisson(0.3, (1, 40, 60))
+    assert check_frame(as_movie(counted, pixel_size=1.0), 0).image.shape == (40, 60)
+
+
 def test_the_nearest_frame_with_an_image_is_looked_at():
     stack = frames(5)
     stack[2] = stack[3] = 9
@@ -73,9 +95,34 @@ def test_frames_with_suspiciously_few_particles_are_doubtful():
     assert find_doubtful({0: 3, 1: 0}) == []
 
 
+def test_a_frame_without_a_sure_particle_is_left_out_where_others_hold_many():
+    movie, noise = [found(20), found(20), found(20)], found(4)
+    noise.particles["score"] = 0.1
+    kept = leave_noise_out([movie[0], noise, *movie[1:]])
+    assert [one.why[:26] for one in kept] == ["", "frame 1 holds only noise: ", "", ""]
+    assert (len(kept[1].particles), kept[1].lattices) == (0, [])
+    few = [found(5), noise, found(5)]  # says nothing in a movie of few particles
+    assert leave_noise_out(few) == few
+
+
+def test_particles_of_all_frames_lie_in_one_table():
+    empty = Found(pd.DataFrame(), [[], []], None, "frame 1 is black")
+    shared = share_table([found(5), empty, found(3)])
+    assert [len(one.particles) for one in shared] == [5, 0, 3]
+    assert shared[1].why == empty.why
+    for one, n in ((shared[0], 5), (shared[2], 3)):
+        for name in ("layer", "y", "x", "score"):
+            np.testing.assert_array_equal(one.particles[name], found(n).particles[name])
+        assert one.lattices == found(n).lattices
+        assert one.particles["layer"].dtype == int
+    assert np.shares_memory(shared[0].particles["y"].to_numpy(), shared[2].particles["y"].to_numpy().base)
+
+
 def found(n=5):
     rng = np.random.default_rng(n)
     table = pd.DataFrame(rng.random((n, 3)), columns=["y", "x", "score"]).assign(layer=1, shown=True)
+    table["score"] = 0.3 + 0.7 * table["score"]
+    table = table.assign(region=0, other_layer=1, region_doubt=0.0)
     return Found(table, [Lattice(12.1, 7.3), None], Imaging(exponent=1 / 3))
 
 

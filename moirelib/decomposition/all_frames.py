@@ -17,7 +17,7 @@ from ..movies.movie import Movie
 from .frame import Found, SharedByFrames
 from .frame_checks import check_frame
 from .frame_jobs import FrameJob, Workers
-from .frame_results import FrameResults
+from .frame_results import FrameResults, share_table
 
 SHORT, LONG = 20, 100  # frames; shorter movies learn from one frame, longer ones from three, others from two
 
@@ -68,7 +68,7 @@ def find_in_all_frames(movie: Movie, job: FrameJob, results: FrameResults, sched
             particles += len(found.particles)
             bar.set_postfix(particles=particles, refresh=False)
             bar.update()
-    return [results.get(name_of(t)) for t in range(len(movie))]
+    return share_table(results.take(name_of(t)) for t in range(len(movie)))
 
 
 def name_of(t: int) -> str:

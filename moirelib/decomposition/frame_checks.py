@@ -1,15 +1,17 @@
 """Which frames of a movie hold an image: borders are cut off, broken frames left out (chapter 11, "Your movie")."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ..movies.movie import Movie
+from .frame import SURE, Found
 
 # Set by hand: what is left of a frame must show a lattice.
 MOST_CUT = 0.3  # of the height or width; a frame with a wider border of one value was not written to its end
 SATURATED = 0.5  # share of the pixels that hold the highest value
 FEW = 0.3  # of the movie's median number of particles; frames with fewer are doubtful
+STRIP, ELSEWHERE = 0.5, 0.1  # share of the background's value in rows of an information strip, most in other rows
 ENOUGH = 10  # particles in the median frame, below which fewer say nothing
 
 
@@ -25,7 +27,7 @@ class CheckedFrame:
 def check_frame(movie: Movie, t: int, before: np.ndarray | None = None) -> CheckedFrame:
     """Read frame ``t`` and look whether it holds an image of its own; ``before`` is the image of the frame before it.
 
-    A border of one value, as alignment leaves it, is cut off.
+    A border of one value, as alignment leaves it, is cut off; so is an information strip under the image.
     """
     try:
         frame = movie.frame(t)
@@ -33,6 +35,7 @@ def check_frame(movie: Movie, t: int, before: np.ndarray | None = None) -> Check
         return CheckedFrame(None, why=str(error))
     if np.mean(frame == frame.max()) > SATURATED:
         return CheckedFrame(None, why=f"frame {t} is saturated: more than half of its pixels hold {frame.max():g}")
+    frame = cut_strip(frame)
     rows, columns = (find_inner(np.ptp(frame, axis=axis) > 0) for axis in (1, 0))
     for axis, inner, n in zip(("rows", "columns"), (rows, columns), frame.shape, strict=True):
         if inner.stop - inner.start < (1 - MOST_CUT) * n:
@@ -44,10 +47,31 @@ def check_frame(movie: Movie, t: int, before: np.ndarray | None = None) -> Check
     return CheckedFrame(image, (rows.start, columns.start))
 
 
+def cut_strip(frame: np.ndarray) -> np.ndarray:
+    """The frame without rows of text on a ground of one value at its bottom, where no other row holds that value."""
+    share = np.mean(frame == np.median(frame[-1]), axis=1)
+    others = np.flatnonzero(share <= STRIP)
+    end = int(others[-1]) + 1 if len(others) else 0
+    return frame[:end] if end >= (1 - MOST_CUT) * len(frame) and (share[:end] < ELSEWHERE).all() else frame
+
+
 def find_inner(varied: np.ndarray) -> slice:
     """From the first to the last row (or column) whose values differ."""
     inside = np.flatnonzero(varied)
     return slice(int(inside[0]), int(inside[-1]) + 1) if len(inside) else slice(0, 0)
+
+
+def leave_noise_out(frames: list[Found]) -> list[Found]:
+    """The frames of a movie; one without a sure particle is left out where the usual frame holds `ENOUGH` of them."""
+    sure = {t: int((f.particles["score"] >= SURE).sum()) for t, f in enumerate(frames) if not f.why}
+    usual = float(np.median(list(sure.values()))) if sure else 0.0
+    why = "frame {} holds only noise: none of its particles is sure, while the usual frame holds {:.0f} that are"
+    return [
+        replace(found, particles=found.particles.iloc[:0], lattices=[], why=why.format(t, usual))
+        if usual >= ENOUGH and sure.get(t) == 0
+        else found
+        for t, found in enumerate(frames)
+    ]
 
 
 def find_doubtful(counts: dict[int, int]) -> list[int]:

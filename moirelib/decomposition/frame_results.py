@@ -3,7 +3,8 @@
 import json
 import os
 import shutil
-from dataclasses import asdict
+from collections.abc import Iterable
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,12 @@ import pandas as pd
 from ..crystal.lattice import Lattice
 from .frame import Found
 from .profile_and_blur import Imaging
+
+#: Columns of `Found.particles` that are needed once all frames are computed.
+NEEDED = (
+    "layer y x diameter y_std x_std diameter_std score layer_confidence y_likeliest x_likeliest diameter_likeliest "
+    "region other_layer region_doubt"
+).split()
 
 
 class FrameResults:
@@ -46,12 +53,31 @@ class FrameResults:
         """What was kept under a name."""
         return self._found[name] if self.folder is None else read_found(self.folder / f"{name}.npz")
 
+    def take(self, name: str) -> Found:
+        """What was kept under a name, not held in memory any longer."""
+        return self._found.pop(name) if self.folder is None else self.get(name)
+
     def put(self, name: str, found: Found) -> None:
         """Keep what was found."""
         if self.folder is None:
             self._found[name] = found
         else:
             write_whole(self.folder / f"{name}.npz", lambda part: write_found(part, found))
+
+
+def share_table(frames: Iterable[Found]) -> list[Found]:
+    """The same frames; their particles, of which the columns `NEEDED` are kept, are parts of one table.
+
+    Thousands of tables take several times the memory.
+    """
+    numbers, rest, none = [], [], pd.DataFrame()
+    for found in frames:
+        numbers.append(found.particles.reindex(columns=NEEDED).to_numpy(float))
+        rest.append(replace(found, particles=none))
+    ends = np.cumsum([0, *map(len, numbers)])
+    table = pd.DataFrame(np.concatenate(numbers), columns=NEEDED)
+    table = table.astype(dict.fromkeys(("layer", "region", "other_layer"), int))
+    return [replace(found, particles=table.iloc[slice(*ends[t : t + 2])]) for t, found in enumerate(rest)]
 
 
 def write_whole(path: Path, write) -> None:

@@ -188,4 +188,4 @@ def drop_doubles(table, diameter) -> pd.DataFrame:
     for i, j in pairs[np.argsort(-quality[pairs].max(axis=1), kind="stable")]:
         if keep[i] and keep[j]:
             keep[i if quality[i] < quality[j] else j] = False
-    return table[keep].reset_index(drop=True)
+    return (table if keep.all() else table[keep]).reset_index(drop=True)

@@ -7,12 +7,12 @@ import pandas as pd
 
 def draw_layers(particles: pd.DataFrame, working, shape, layers: int) -> da.Array:
     """Layer movies (t, layers, y, x), each image drawn when it is looked at; parameters as for `render_layer`."""
-    tables = dict(list(particles.groupby(["frame", "layer"])))
-    empty = particles.iloc[:0]
+    outlines = particles[[f"{name}_likeliest" for name in ("y", "x", "diameter")]]
+    rows = particles.reset_index().groupby(["frame", "layer"]).indices
 
     def draw_block(block_id=None):
         t, k = block_id[:2]
-        return render_layer(tables.get((t, k + 1), empty), working, shape[1:])[None, None]
+        return render_layer(outlines.iloc[rows.get((t, k + 1), [])], working, shape[1:])[None, None]
 
     return da.map_blocks(draw_block, chunks=((1,) * shape[0], (1,) * layers, (shape[1],), (shape[2],)), dtype=np.uint8)
 

@@ -52,16 +52,15 @@ def vote(
     lengths, layers = [len(table) for table in tables], len(names[0]) if names else 0
     if sum(lengths) == 0 or layers == 1:
         return tables, names
-    movie = pd.concat([table.assign(frame=t) for t, table in enumerate(tables)], ignore_index=True)
+    movie = pd.concat(tables, ignore_index=True).assign(frame=np.repeat(range(len(tables)), lengths))
     track = follow_particles(movie, diameter, motion)
     votes, size = np.zeros((track.max() + 1, layers)), np.bincount(track)
     np.add.at(votes, track, read_log_probability(movie, layers))
     votes = keep_apart(votes * (2 / (size + 1))[:, None], track, movie, diameter)[track]
     votes[np.arange(len(movie)), movie["layer"] - 1] += 1e-9  # where all is alike the layer stays
     movie = movie.assign(layer=votes.argmax(axis=1) + 1, layer_confidence=read_confidence(votes, movie))
-    ends = np.cumsum(lengths)
-    voted = [movie.iloc[e - n : e].drop(columns="frame") for n, e in zip(lengths, ends, strict=True)]
-    return [drop_doubles(frame, diameter) for frame in voted], names
+    movie, ends = movie.drop(columns="frame"), np.cumsum(lengths)
+    return [drop_doubles(movie.iloc[e - n : e], diameter) for n, e in zip(lengths, ends, strict=True)], names
 
 
 def read_confidence(votes, movie) -> np.ndarray:

@@ -15,6 +15,7 @@ from ..output import output_folder
 from ..tracking import link_particles
 from .all_frames import describe_run, find_in_all_frames, look_at
 from .frame import LIKELIEST, Found
+from .frame_checks import leave_noise_out
 from .frame_jobs import FrameJob
 from .frame_results import FrameResults
 from .layer_images import draw_layers
@@ -135,9 +136,9 @@ def decompose(
 
     Notes
     -----
-    Frames that hold no image of their own (black, saturated, incomplete, copied, unreadable) are left out and listed in
-    ``summary["left_out"]``. Once all frames are computed no error loses them: a step that fails then (tracks, twist
-    ...) is left out, with a warning and a line in ``summary["problems"]`` and ``summary["note"]``.
+    Frames that hold no image of their own (black, saturated, incomplete, copied, only noise, unreadable) are left out
+    and listed in ``summary["left_out"]``. Once all frames are computed no error loses them: a step that fails then
+    (tracks, twist ...) is left out, with a warning and a line in ``summary["problems"]`` and ``summary["note"]``.
     """
     problems: list[str] = []  # what failed after the last frame
     if layers is not None and layers not in range(1, MOST_LAYERS + 1):
@@ -153,18 +154,21 @@ def decompose(
     working = find_working_shape(movie.shape[1:], diameter_px)
     job = FrameJob(None if weights is None else str(weights), device, polarity, movie.shape[1:], working, layers)
     results = FrameResults(checkpoint, describe_run(movie, job, weights))
-    frames = find_in_all_frames(movie, job, results, scheduler, progress)
+    frames = leave_noise_out(find_in_all_frames(movie, job, results, scheduler, progress))
+    left_out = [{"frame": t, "why": found.why} for t, found in enumerate(frames) if found.why]
+    counts = {t: len(found.particles) for t, found in enumerate(frames) if not found.why}
     particles, lattices, motion = follow_layers(frames, working, problems)
+    del frames  # from here on, one table is held
     images = draw_layers(particles, working, movie.shape, max(FEWEST_LAYERS, count_layers(particles)))
-    table = convert_to_nm(particles, working, movie)
-    table = link_tracks(table, LONGEST_STEP * WORKING_DIAMETER, problems)
-    nm = measure_working_pixel(working, movie)
-    summary = summarize(movie, table, lattices, nm, weights, device, problems)
-    alternatives = list_alternatives(table)
+    particles = convert_to_nm(particles, working, movie)
+    particles = link_tracks(particles, LONGEST_STEP * WORKING_DIAMETER, problems)
+    nm, alternatives = measure_working_pixel(working, movie), list_alternatives(particles)
+    particles = particles[COLUMNS]
+    summary = summarize(movie, particles, lattices, nm, weights, device, problems)
     lost = "What was left out is not listed"
-    summary |= keep_going(problems, lost, {}, lambda: describe_frames(frames, motion, summary["note"]))
+    summary |= keep_going(problems, lost, {}, lambda: describe_frames(left_out, counts, motion, summary["note"]))
     summary |= describe_doubts(alternatives, summary["note"])
-    return Decomposition(images, table[COLUMNS], alternatives, summary, movie)
+    return Decomposition(images, particles, alternatives, summary, movie)
 
 
 FEWEST_LAYERS = 2  # that are drawn: a single layer has an empty one upon it
@@ -194,9 +198,10 @@ def follow_layers(frames: list[Found], working, problems: list[str]):
     tables, names = keep_going(problems, lost, as_found, lambda: vote(tables, WORKING_DIAMETER, motion.since_first))
     lattices = [rename_lattices(frames[t].lattices, name) for t, name in zip(used, names, strict=True)]
     lost = "The motion of each layer is not taken off"
-    at_rest = [table.assign(y_still=table["y"], x_still=table["x"]) for table in tables]
-    tables = keep_going(problems, lost, at_rest, lambda: take_motion_off(tables, motion, WORKING_DIAMETER, working))
-    particles = pd.concat([table.assign(frame=t) for t, table in zip(used, tables, strict=True)], ignore_index=True)
+    tables = keep_going(problems, lost, tables, lambda: take_motion_off(tables, motion, WORKING_DIAMETER, working))
+    particles = pd.concat(tables, ignore_index=True).assign(frame=np.repeat(used, [len(table) for table in tables]))
+    if "y_still" not in particles:
+        particles = particles.assign(y_still=particles["y"], x_still=particles["x"])
     return particles, lattices, replace(motion, undecided=tuple(used[t] for t in motion.undecided))
 
 
@@ -251,7 +256,7 @@ def convert_to_nm(particles: pd.DataFrame, working, movie) -> pd.DataFrame:
         particles = particles.assign(**{name: particles[f"{name}_likeliest"] for name in LIKELIEST})
     native, nm = movie.shape[1:], measure_working_pixel(working, movie)
     inside = particles["y"].between(-0.5, working[0] - 0.5) & particles["x"].between(-0.5, working[1] - 0.5)
-    particles = particles[inside]
+    particles = particles.loc[inside, [name for name in particles if not name.endswith("_likeliest")]]
     y, x = ((particles[c] + 0.5) / (working[k] / native[k]) - 0.5 for k, c in enumerate("yx"))
     return particles.assign(
         particle=-1,

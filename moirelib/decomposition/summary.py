@@ -11,7 +11,6 @@ import pandas as pd
 from ..crystal.lattice import Lattice, fold_hexagonal
 from ..crystal.moire import moire_period
 from ..data import weights_path
-from .frame import Found
 from .frame_checks import find_doubtful
 from .movie_motion import MovieMotion
 from .network import choose_device
@@ -70,10 +69,9 @@ def summarize(movie, table: pd.DataFrame, lattices: list, nm: float, weights, de
     }
 
 
-def describe_frames(frames: list[Found], motion: MovieMotion, note: str) -> dict:
+def describe_frames(left_out: list[dict], counts: dict[int, int], motion: MovieMotion, note: str) -> dict:
     """Which frames were left out, which hold suspiciously little, before which the motion is not sure; and the note."""
-    left_out = [{"frame": t, "why": found.why} for t, found in enumerate(frames) if found.why]
-    doubtful = find_doubtful({t: len(found.particles) for t, found in enumerate(frames) if not found.why})
+    doubtful = find_doubtful(counts)
     said = {
         f"left out: {join_numbers([one['frame'] for one in left_out])} (see left_out)": left_out,
         f"with suspiciously few particles: {join_numbers(doubtful)}": doubtful,

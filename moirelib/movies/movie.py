@@ -31,8 +31,8 @@ class Movie:
     def frame(self, i: int) -> np.ndarray:
         """Frame `i` as a float32 array (y, x), read now.
 
-        ValueError if it holds NaN or infinite values, or the same value everywhere; OSError if it cannot be read any
-        more.
+        Rows and columns of NaN at its edges, as alignment leaves them, get its lowest value. ValueError if it holds
+        other NaN or infinite values, or the same value everywhere; OSError if it cannot be read any more.
         """
         lazy = self.data[i]
         try:
@@ -51,10 +51,22 @@ def _check_frame(image: np.ndarray, name: str, i: int) -> np.ndarray:
     """Give `image` as float32, and refuse one in which nothing can be seen."""
     with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite and is refused below
         image = np.asarray(image, dtype=np.float32)
+    if np.isnan(image).any():
+        image = _fill_border(image)
     if not np.isfinite(image).all():
         raise ValueError(f"frame {i} of {name} holds NaN or infinite values; replace them or leave this frame out")
     if image.min() == image.max():
         raise ValueError(f"frame {i} of {name} is constant (every pixel is {image.flat[0]:g}); leave this frame out")
+    return image
+
+
+def _fill_border(image: np.ndarray) -> np.ndarray:
+    """The image with its lowest value in rows and columns at its edges that hold only NaN."""
+    known, border = ~np.isnan(image), np.ones(image.shape, bool)
+    if known.any():
+        rows, columns = (np.flatnonzero(known.any(axis=axis)) for axis in (1, 0))
+        border[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = False
+        image = np.where(border, image[known].min(), image)
     return image
 
 

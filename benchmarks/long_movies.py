@@ -1,0 +1,194 @@
+"""Long movies: memory, runs that are killed, and what a second process gains; `make bench-movies` runs it in full.
+
+    python benchmarks/long_movies.py [FRAMES [EDGE]]   5,000 frames of 28 px; FRAMES of EDGE px instead
+
+Simulated small frames of two layers stand in for large ones: the way of a frame through the program is the same. The
+movie lies on disk and is read frame by frame. The command runs in a process of its own, in which memory is looked at.
+The last line is one JSON object of named numbers.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+import beer_lambert  # noqa: E402
+
+SEED = 20261130
+EDGE, SPACING, DIAMETER, TWIST = 28, 12.0, 8.4, 12.0  # px, px, px, degrees: some 12 particles
+PIXEL_SIZE = 2.0  # nm
+FRAMES, KILLED_FRAMES, CLUSTER_FRAMES = 5000, 200, 200
+AFTER = 100  # frames, after which memory is to be flat
+KILLS = 3
+PATIENCE = 0.2  # s between two looks at a process
+
+
+def write_movie(path: Path, frames: int, edge: int, rng: np.random.Generator) -> Path:
+    """A simulated movie on disk, written frame by frame: two layers that drift slowly and vibrate."""
+    from moirelib.movies import write_layer_movie
+
+    layers = beer_lambert.make_specimen(rng, edge, SPACING, DIAMETER, TWIST, 0.01, 0.0, False, edge + 2 * DIAMETER)
+    light = beer_lambert.slow_light(rng, edge, 0.1)
+
+    def film():
+        for t in range(frames):
+            drift = 0.5 * edge * np.array([np.sin(t / 50), np.cos(t / 70)])
+            now = [points + drift + 0.02 * SPACING * rng.standard_normal(points.shape) for points in layers]
+            seen = beer_lambert.expose(rng, now, DIAMETER, edge, "sphere", 0.9, 0.06, 120.0, 1.5, light)[0]
+            yield np.clip(seen, 0, 255).astype(np.uint8)
+
+    write_layer_movie(path, film(), PIXEL_SIZE, 0.1)
+    return path
+
+
+class Run:
+    """`moirelib decompose` of a movie in a process of its own."""
+
+    def __init__(self, movie: Path, out: Path):
+        command = [sys.executable, "-m", "moirelib", "decompose", str(movie), "--out", str(out), "--device", "cpu"]
+        command += ["--diameter", str(DIAMETER * PIXEL_SIZE)]
+        self.kept, self.memory = out / "unfinished", []
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def list_finished(self) -> dict[str, int]:
+        """Frames that are kept, and when each was written."""
+        kept = self.kept.glob("frame-??????.npz") if self.kept.is_dir() else ()
+        return {file.name: file.stat().st_mtime_ns for file in kept}
+
+    def wait(self, finished: float = np.inf) -> None:
+        """Wait until so many frames are finished, or for the end; memory (MB) is looked at meanwhile."""
+        process = psutil.Process(self.process.pid)
+        while self.process.poll() is None:
+            done = len(self.list_finished())
+            try:
+                self.memory.append((done, process.memory_info().rss / 1e6))
+            except psutil.NoSuchProcess:
+                break
+            if done >= finished:
+                return
+            time.sleep(PATIENCE)
+        if self.process.wait() != 0:
+            raise RuntimeError(f"the command failed ({self.process.returncode})")
+
+    def kill(self) -> None:
+        """End it at once, as by SIGKILL."""
+        self.process.kill()
+        self.process.wait()
+
+
+def measure_memory(frames: int, edge: int) -> dict:
+    """Current and peak memory, after `AFTER` frames, while frames are computed, and through the last steps."""
+    with tempfile.TemporaryDirectory() as folder:
+        movie = write_movie(Path(folder, "movie.tif"), frames, edge, np.random.default_rng(SEED))
+        run, start = Run(movie, Path(folder, "out")), time.perf_counter()
+        run.wait()
+        seconds = time.perf_counter() - start
+        rows = sum(1 for _ in Path(folder, "out", "particles.csv").open()) - 1
+    done, memory = np.array(run.memory).T
+    after = min(AFTER, frames // 2)
+    first = done < after  # up to there
+    middle = (done >= after) & (done < frames)
+    last = np.flatnonzero(middle | (done == frames))  # the folder of finished frames is deleted at the very end
+    at, end = float(memory[middle][0]), float(memory[middle][-1])
+    peaks = float(memory[first].max(initial=at)), float(memory[last[0] :].max())
+    return {
+        "long_frames": frames,
+        "long_edge_px": edge,
+        "long_particles": rows,
+        "long_s_per_frame": seconds / frames,
+        f"long_mb_at_frame_{after}": at,
+        "long_mb_at_last_frame": end,
+        "long_growth": end / at - 1,
+        f"long_peak_mb_to_frame_{after}": peaks[0],
+        "long_peak_mb": peaks[1],
+        "long_peak_growth": peaks[1] / peaks[0] - 1,
+    }
+
+
+def measure_kills(frames: int, edge: int) -> dict:
+    """Files that differ after `KILLS` kills, and finished frames that were computed again."""
+    with tempfile.TemporaryDirectory() as folder:
+        movie = write_movie(Path(folder, "movie.tif"), frames, edge, np.random.default_rng((SEED, 1)))
+        whole, killed = Path(folder, "whole"), Path(folder, "killed")
+        Run(movie, whole).wait()
+        again = 0
+        for k in range(KILLS):
+            run = Run(movie, killed)
+            run.wait(frames * (k + 1) // (KILLS + 1))
+            run.kill()
+            before = run.list_finished()
+            run = Run(movie, killed)
+            run.wait(min(len(before) + 2, frames))
+            run.kill()
+            now = run.list_finished()
+            again += sum(now.get(name) != when for name, when in before.items())
+        Run(movie, killed).wait()
+        names = sorted({file.name for out in (whole, killed) for file in out.iterdir()})
+        differ = [name for name in names if read_bytes(whole / name) != read_bytes(killed / name)]
+    return {
+        "killed_times": 2 * KILLS,
+        "killed_frames": frames,
+        "killed_files": len(names),
+        "killed_files_that_differ": len(differ),
+        "killed_frames_computed_again": again,
+    }
+
+
+def read_bytes(file: Path) -> bytes | None:
+    """Bytes of a file; None where it is not there."""
+    return file.read_bytes() if file.is_file() else None
+
+
+def measure_processes(frames: int, edge: int) -> dict:
+    """How many times as fast two processes of a Dask cluster are as one; a quiet machine is needed."""
+    from dask.distributed import LocalCluster
+
+    from moirelib import decompose, read_movie
+
+    seconds = []
+    with tempfile.TemporaryDirectory() as folder:
+        path = write_movie(Path(folder, "movie.tif"), frames, edge, np.random.default_rng((SEED, 2)))
+        movie = read_movie(path)
+        for workers in (1, 2):
+            with LocalCluster(workers, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster:
+                where = {"diameter": DIAMETER * PIXEL_SIZE, "device": cluster.scheduler_address}
+                decompose(movie.data[: 4 * workers], PIXEL_SIZE, **where)  # until all workers have loaded all
+                start = time.perf_counter()
+                decompose(movie, **where)
+                seconds.append(time.perf_counter() - start)
+    return {
+        "cluster_frames": frames,
+        "cluster_one_process_s": seconds[0],
+        "cluster_two_processes_s": seconds[1],
+        "cluster_two_over_one": seconds[0] / seconds[1],
+    }
+
+
+def measure(frames: int = FRAMES, edge: int = EDGE) -> dict:
+    """All numbers by name."""
+    parts = {
+        "memory": lambda: measure_memory(frames, edge),
+        "kills": lambda: measure_kills(min(KILLED_FRAMES, frames), edge),
+        "processes": lambda: measure_processes(min(CLUSTER_FRAMES, frames), edge),
+    }
+    numbers: dict = {}
+    for name, part in parts.items():
+        numbers |= part()
+        print(f"long movies: {name} done", file=sys.stderr)
+    return numbers
+
+
+if __name__ == "__main__":
+    found = measure(*map(int, sys.argv[1:]))
+    for key, value in found.items():
+        print(f"  {key:40} {value:.4g}")
+    print(json.dumps(found))

@@ -763,12 +763,12 @@ for name, part in (
 #   particles mislead it.
 # - **Read the note in the summary first.** It says whether there is a second lattice, and whether the field holds a
 #   Moiré period. With less than one period in view, positions are still good, but layers are a guess.
-# - **Slanted columns look like two layers.** In the real frame most columns look elongated, and the network sees two
-#   ends of one column. The ends of columns form lattices without a twist; two layers usually have one. Where two
-#   lattices are that similar, the frame is fitted with one layer and with two, and the second layer is kept only if it
-#   explains much more. So two real layers that coincide almost everywhere may be reported as one.
-# - **Twists near 0° or 30°** with equal spacings are hard: at 30°, {term}`grains <grain>` turned either way look
-#   alike; near 0°, the two lattices share one set of peaks.
+# - **Give the number of layers** (`layers=`, `--layers`) if you know it. The summary's note says how many were found.
+#   Layers may differ in spacing and in the size of their particles. Three are named, but the shipped network, trained on
+#   two, misses many particles of three.
+# - **Regions that could be named the other way** are listed: `result.alternatives`, and `doubts` in `summary.json`. To
+#   take one, `particles.loc[one.rows, "layer"] = one.other_layers`.
+# - **Small twists** are hard where particles of the two layers lie nearly upon each other over whole regions.
 # - **The semi-real Moiré is easier than a real one** in one respect: a real second layer is out of focus by its height,
 #   and electrons scattered by two layers do not simply multiply.
 # - **One to three frames take longest.** They show what all particles share, profile and blur. The other frames are

@@ -189,7 +189,7 @@ def _draw_moire(analysis) -> Figure:
 def _draw_motion(table) -> Figure:
     fig, axes = plt.subplots(1, 2, figsize=(10, 3.5), layout="constrained")
     for layer, rows in table.groupby("layer"):
-        color = plot.LAYER_COLORS[(layer - 1) % len(plot.LAYER_COLORS)]
+        color = plot.OUTLINES[(layer - 1) % len(plot.OUTLINES)]
         for axis, style in (("y", "-"), ("x", "--")):
             axes[0].plot(rows["frame"], rows[f"{axis}_nm"], style, color=color, lw=1, label=f"{axis}, layer {layer}")
         axes[1].plot(rows["frame"], rows["turn_deg"], color=color, lw=1, label=f"layer {layer}")

@@ -1,4 +1,4 @@
-from .axes import LAYER_COLORS as LAYER_COLORS
+from .axes import LAYER_COLORS as LAYER_COLORS, OUTLINES as OUTLINES
 from .curves import (
     show_dispersion as show_dispersion,
     show_fronts as show_fronts,

@@ -15,7 +15,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb
 from numpy.typing import ArrayLike
 
-from .axes import LAYER_COLORS, OUTLINES, add_ellipses, choose_axes, choose_color, finish_image, finish_map
+from .axes import OUTLINES, add_ellipses, choose_axes, choose_color, finish_image, finish_map
 
 if TYPE_CHECKING:
     from matplotlib.animation import FuncAnimation
@@ -39,7 +39,7 @@ def show_frame(
 def show_layers(
     layers: ArrayLike, pixel_size: float, ax: Axes | None = None, scale_bar: bool = True, title: str = ""
 ) -> Axes:
-    """Show two layers (2, y, x) in their colours, added up: blue, orange, and a light tone where both are.
+    """Show up to four layers (n, y, x) in their colours, added up: blue, orange, and a light tone where both are.
 
     Covered fraction or probability: integers from 0 to 255, or floats from 0 to 1.
     """
@@ -47,7 +47,7 @@ def show_layers(
     layers = np.asarray(layers)
     layers = layers.astype(float) if layers.dtype == bool else layers
     layers = np.clip(layers / (1.0 if np.issubdtype(layers.dtype, np.floating) else 255.0), 0, 1)
-    colors = np.array([to_rgb(c) for c in LAYER_COLORS])
+    colors = np.array([to_rgb(c) for c in OUTLINES[: len(layers)]])
     ax.imshow(np.clip(np.tensordot(layers, colors, axes=(0, 0)), 0, 1), interpolation="nearest")
     return finish_image(ax, layers.shape[1:], pixel_size, scale_bar, title)
 
@@ -65,7 +65,7 @@ def show_particles(
     to `Axes.scatter` for dots.
     """
     ax = choose_axes(ax)
-    for number, color in enumerate(LAYER_COLORS, start=1):
+    for number, color in enumerate(OUTLINES, start=1):
         rows = particles[particles["layer"] == number]
         if rows.empty or layer not in (None, number):
             continue

@@ -92,12 +92,14 @@ def score_layers(found: pd.DataFrame, layers, truth: pd.DataFrame, masks, diamet
 
 
 def mask_iou(layers, masks) -> float:
-    """Intersection over union, 0 to 1, of layer images and true masks, both layers together, as of `score_layers`.
+    """Intersection over union, 0 to 1, of layer images and true masks, all layers together, as of `score_layers`.
 
-    Layers may be exchanged once for all frames. A pixel above one half counts as covered.
+    Layers (third axis from the end) may be exchanged once for all frames. A pixel above one half counts as covered.
     """
     a, b = (_binary(x) for x in (layers, masks))
-    return max(_iou(a, b), _iou(a[..., ::-1, :, :], b))
+    most = max(a.shape[-3], b.shape[-3])
+    a, b = (np.pad(x, [(0, 0)] * (x.ndim - 3) + [(0, most - x.shape[-3]), (0, 0), (0, 0)]) for x in (a, b))
+    return max(_iou(a[..., list(order), :, :], b) for order in permutations(range(most)))
 
 
 def _binary(x) -> np.ndarray:

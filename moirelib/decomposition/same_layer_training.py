@@ -168,7 +168,7 @@ def draw_channels(rng, places, layer, cells, field) -> np.ndarray:
 
 def draw_batch(rng, frames: int = 5, each: int = 40):
     """Neighbourhoods of some particles, which neighbours lie in their layer, and how many layers are there."""
-    parts = []
+    parts: list[tuple] = []
     while len(parts) < frames:
         points = draw_points(rng)
         real = np.flatnonzero(points.layer >= 0)
@@ -227,7 +227,9 @@ def train_same_layer(out, minutes: float = 85.0, seed: int = 0, start=None, comm
     mean = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(AVERAGE))
     optimizer = torch.optim.AdamW(model.parameters(), RATE, weight_decay=1e-4)
     peak = RATE if start is None else RATE / 2
-    out, began, curve, recent = Path(out), time.monotonic(), [], []
+    out, began = Path(out), time.monotonic()
+    curve: list[list[float]] = []
+    recent: list[tuple[float, float]] = []
     while (done := (time.monotonic() - began) / (60 * minutes)) < 1:
         warm = min(1, (len(curve) * LOGGED + len(recent) + 1) / WARM_UP)
         optimizer.param_groups[0]["lr"] = peak * warm * (0.5 + 0.5 * math.cos(math.pi * done))

@@ -6,8 +6,14 @@ from .completion import (
     site_odds as site_odds,
     vacant_sites as vacant_sites,
 )
-from .frame import Found as Found, SharedByFrames as SharedByFrames, find as find
+from .frame import Found as Found, find as find
 from .layer_assignment import assign_layers as assign_layers, draw_graph as draw_graph, merge_finds as merge_finds
+from .layer_count import (
+    Hypothesis as Hypothesis,
+    LayerCountRules as LayerCountRules,
+    SharedByFrames as SharedByFrames,
+    choose_hypothesis as choose_hypothesis,
+)
 from .layer_cut import (
     Alternative as Alternative,
     Cut as Cut,

@@ -14,10 +14,11 @@ import pandas as pd
 
 from ..data import weights_path
 from ..movies.movie import Movie
-from .frame import Found, SharedByFrames
+from .frame import Found
 from .frame_checks import check_frame
 from .frame_jobs import FrameJob, Workers
 from .frame_results import FrameResults, share_table
+from .layer_count import SharedByFrames
 
 SHORT, LONG = 20, 100  # frames; shorter movies learn from one frame, longer ones from three, others from two
 

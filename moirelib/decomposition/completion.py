@@ -45,7 +45,7 @@ class CompletionSettings:
 ROW = 1.3  # two particles of a layer this near form a row
 VACANT = 0.6  # a site is vacant without a particle of its layer this near
 SAME_SITE = 0.35  # predictions this near are of one site
-ON_SITE = 0.25  # a particle this near to where a row goes on is on a site
+ON_SITE, ROWS = 0.25, 2  # a particle this near to where so many rows go on is on a site
 ITSELF = 0.4  # a particle this near is on the site, not beside it
 
 
@@ -87,14 +87,15 @@ def continue_rows(points, tree, spacing) -> np.ndarray:
 
 
 def lie_on_sites(yx: np.ndarray, layer: np.ndarray, spacings: Spacings) -> np.ndarray:
-    """Which particles lie where a row of two others of their layer goes on."""
+    """Which particles lie where at least two rows of two others of their layer go on."""
     on_site = np.zeros(len(yx), bool)
     for k in np.unique(layer):
         mine = layer == k
         tree = cKDTree(yx[mine])
         ahead = continue_rows(yx[mine], tree, spacing_of(spacings, k))
         if len(ahead):
-            on_site[mine] = cKDTree(ahead).query(yx[mine])[0] < ON_SITE * spacing_of(spacings, k)
+            near = cKDTree(ahead).query_ball_point(yx[mine], ON_SITE * spacing_of(spacings, k), return_length=True)
+            on_site[mine] = near >= ROWS
     return on_site
 
 

@@ -6,32 +6,18 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.spatial import cKDTree
 
 from ..crystal.lattice import Lattice
-from ..crystal.neighbours import layer_spacings
-from .completion import complete, settle_overlaps
 from .layer_assignment import assign_layers, merge_finds
+from .layer_count import FEWEST, Hypothesis, LayerCountRules, SharedByFrames, choose_hypothesis, propose_hypotheses
 from .network_peaks import locate
 from .particle_fit import FrameFit
 from .profile_and_blur import Imaging
 
 LIKELIEST = ["y", "x", "diameter", "y_std", "x_std"]
-FEWEST = 3  # particles, by hand; fewer share too little to fit what particles share
-SURE = 0.3  # by hand on simulated scenes; score from which a peak of the network is a particle
+SURE = LayerCountRules.sure
 NOISE = 0.25  # by hand on simulated noise: where fewer of the peaks are sure, unsure ones are noise
 ALONE = 20.0  # log-likelihood that a particle without a lattice must add; in simulated noise, peaks reach some 10
-MOST_ROUNDS = 3  # of completion, two where the imaging is known; by hand: later ones hardly change the particles
-SAME_PLACE = 0.3  # diameters, by hand: a particle that moved less in a round is the same
-FITTED = ["side", "y", "x", "score", "diameter", "depth"]
-
-
-@dataclass(frozen=True)
-class SharedByFrames:
-    """What the frames of a movie have in common, known from some of them."""
-
-    imaging: Imaging  # profile, blur and dark level
-    layers: int | None  # number of layers; None where the frames that were looked at differ
 
 
 @dataclass(frozen=True)
@@ -68,7 +54,8 @@ def find(
     """Find, assign and fit all particles of a frame.
 
     Detection, layers and fit help each other: layers say which sites should hold a particle, the fit says whether they
-    do, and better positions make better layers. Up to three rounds are made.
+    do, and better positions make better layers. Up to three rounds are made. Where two layers are nearly alike, the
+    frame is fitted with one layer fewer as well, and the better hypothesis is chosen.
 
     Parameters
     ----------
@@ -86,14 +73,10 @@ def find(
     finds = merge_finds(drop_noise(locate(centers, diameter)), diameter)
     if len(finds) < FEWEST:
         return find_single_particles(frame, finds, diameter)
-    imaging, usual = (None, None) if shared is None else (shared.imaging, shared.layers)
-    layers = usual if layers is None else layers
-    fit = FrameFit.start(frame, finds, diameter, imaging).fit(2 if imaging is None else 1)
-    fit, particles = find_particles(fit, finds, layers)
-    if len(particles) < FEWEST:
-        return find_single_particles(frame, particles, diameter)
-    particles, lattices = assign_layers(particles, diameter, layers)
-    return fit_finally(fit, particles, lattices)
+    best = choose_hypothesis(propose_hypotheses(frame, finds, diameter, shared, layers))
+    if len(best.particles) < FEWEST:
+        return find_single_particles(frame, best.particles, diameter)
+    return fit_finally(best)
 
 
 def drop_noise(detections: pd.DataFrame) -> pd.DataFrame:
@@ -102,42 +85,12 @@ def drop_noise(detections: pd.DataFrame) -> pd.DataFrame:
     return detections[sure].reset_index(drop=True) if sure.mean() < NOISE else detections
 
 
-def find_particles(fit: FrameFit, particles: pd.DataFrame, layers: int | None) -> tuple[FrameFit, pd.DataFrame]:
-    """Fit and particles of a frame of which only the network's finds are known; ``layers`` where that is known."""
-    particles = fit.table(particles)
-    for _ in range(MOST_ROUNDS - fit.known):
-        known = particles[["y", "x"]].to_numpy()
-        fit, particles, spacings = complete_once(fit, particles, layers)
-        if len(particles) < FEWEST:
-            break
-        fit, particles = settle_overlaps(fit, particles, spacings)
-        fit = fit.with_particles(particles, in_rows=True).fit(1)
-        particles = fit.table(particles)[[*FITTED, "shown"]]
-        moved = cKDTree(known).query(particles[["y", "x"]])[0]
-        if len(particles) == len(known) and moved.max() < SAME_PLACE * fit.model.diameter:
-            break  # the same particles as before
-    return fit, particles
-
-
-def complete_once(fit, particles, layers) -> tuple[FrameFit, pd.DataFrame, dict[int, float]]:
-    """Layers of the particles, then missing particles added and false ones removed, then the fit; and the spacings."""
-    diameter = fit.model.diameter
-    particles, _ = assign_layers(particles, diameter, layers)
-    spacings = layer_spacings(particles[["y", "x"]].to_numpy(), particles["layer"].to_numpy(), diameter)
-    fit = fit.with_particles(particles, in_rows=True).fit(1)
-    particles = complete(fit, fit.table(particles), spacings)
-    if len(particles) >= FEWEST:
-        fit = fit.with_particles(particles, in_rows=True).fit(1)
-        particles = fit.table(particles)
-    return fit, particles, spacings
-
-
-def fit_finally(fit: FrameFit, particles: pd.DataFrame, lattices: list[Lattice | None]) -> Found:
+def fit_finally(best: Hypothesis) -> Found:
     """Fit every particle to the frame alone, then to the frame and the rows of its layer."""
-    free = fit.with_particles(particles).fit(1)
-    particles = free.result(particles)
+    free = best.fit.with_particles(best.particles).fit(1)
+    particles = free.result(best.particles)
     in_rows = free.with_particles(particles, in_rows=True).fit(1, shared=False)
-    return Found(add_likeliest(particles, in_rows.result(particles)), lattices, in_rows.imaging)
+    return Found(add_likeliest(particles, in_rows.result(particles)), best.lattices, in_rows.imaging)
 
 
 def add_likeliest(particles: pd.DataFrame, likeliest: pd.DataFrame) -> pd.DataFrame:

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from .frame import Found, SharedByFrames, find
+from .frame import Found, find
+from .layer_count import SharedByFrames
 from .network import WORKING_DIAMETER, load_weights, predict, resample
 
 WAITING = 2  # frames that are read ahead, per worker

@@ -50,7 +50,7 @@ def vote(
     motion = [Motion()] * len(tables) if motion is None else motion
     tables, names = align_names(tables, diameter, motion)
     lengths, layers = [len(table) for table in tables], len(names[0]) if names else 0
-    if sum(lengths) == 0 or layers == 1:
+    if sum(lengths) == 0:
         return tables, names
     movie = pd.concat(tables, ignore_index=True).assign(frame=np.repeat(range(len(tables)), lengths))
     track = follow_particles(movie, diameter, motion)
@@ -79,6 +79,7 @@ def read_log_probability(table, layers: int) -> np.ndarray:
 def align_names(tables, diameter, motion) -> tuple[list[pd.DataFrame], list[np.ndarray]]:
     """Give layers the names that most of their particles had in the frame before; layer 1 reaches furthest overall."""
     layers = int(max((table["layer"].max() for table in tables if len(table)), default=1))
+    layers = max(layers, 2)  # a single layer has another one, too, in which its particles might be
     names, before = [np.arange(layers) for _ in tables], None  # names[t][new name] = name in the frame
     still = [motion[t].inverse().apply(table[["y", "x"]].to_numpy()) for t, table in enumerate(tables)]
     tables = list(tables)

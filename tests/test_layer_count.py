@@ -1,0 +1,65 @@
+"""How many layers a frame shows: the choice between hypotheses."""
+
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+from drawn_frames import square_of_points
+
+from moirelib.crystal import Lattice
+from moirelib.decomposition import Hypothesis, LayerCountRules, choose_hypothesis
+from moirelib.decomposition.layer_count import LayerEvidence, is_enough
+
+
+@pytest.mark.parametrize(
+    ("fewer", "left", "one_layer"),
+    [
+        (0.517, 1.422, True),  # a part of the real frame of one layer
+        (0.548, 0.983, True),  # others
+        (0.725, 0.996, True),
+        (0.736, 0.880, True),
+        (0.761, 0.969, True),
+        (0.711, 1.653, False),  # two simulated layers at twists of 1 to 3°
+        (0.742, 1.197, False),
+        (0.832, 1.154, False),
+        (0.929, 1.164, False),
+        (0.853, 1.0, False),  # two, at a spacing misfit of 7 %
+    ],
+)
+def test_one_layer_of_long_particles_is_told_from_two_layers(fewer, left, one_layer):
+    # Particles and unexplained variation of fits with one layer over those with two, as measured.
+    one, two = LayerEvidence(round(1000 * fewer), left, False), LayerEvidence(1000, 1.0, True)
+    assert is_enough(one, two, LayerCountRules()) is one_layer
+
+
+def layers_at(angles, unexplained, found=0.0):
+    """Layers upon each other, one for each angle; of the upper ones only the share ``found`` of the particles."""
+    tables = [pd.DataFrame(square_of_points(angle=angle), columns=["y", "x"]) for angle in angles]
+    tables = [table if k == 0 else table.iloc[: int(found * len(table))] for k, table in enumerate(tables)]
+    particles = pd.concat([table.assign(layer=k) for k, table in enumerate(tables, start=1)], ignore_index=True)
+    lattices = [Lattice(16.0, angle) for angle in angles]
+    fit = SimpleNamespace(unexplained=lambda: unexplained)
+    return Hypothesis(len(angles), fit, particles, lattices, LayerCountRules())
+
+
+@pytest.mark.parametrize(
+    ("angles", "shares", "unexplained", "layers"),
+    [
+        ([7.0], [0.0], [1.0], 1),  # nothing to choose between
+        ([7.0, 8.0], [0.0, 1.0], [1.9, 1.0], 2),  # one layer leaves nearly twice as much of the frame
+        ([7.0, 8.0], [0.0, 0.9], [1.2, 1.0], 1),  # one layer needs half the particles and leaves hardly more
+        ([7.0, 8.0, 9.0], [0.0, 1.0, 1.0], [3.2, 1.9, 1.0], 3),  # each layer explains clearly more
+        ([7.0, 8.0, 9.0], [0.0, 1.0, 0.8], [1.9, 1.0, 1.0], 2),  # the third explains nothing
+    ],
+)
+def test_the_fewest_layers_that_explain_the_frame_are_chosen(angles, shares, unexplained, layers):
+    hypotheses = [
+        layers_at(angles[: k + 1], left, share) for k, (share, left) in enumerate(zip(shares, unexplained, strict=True))
+    ]
+    assert choose_hypothesis(hypotheses[::-1]).asked == layers
+
+
+def test_a_second_layer_that_is_not_alike_is_no_alternative_to_one():
+    # In general position its lattice would have shown; here it is an artefact of asking for two.
+    one, two = layers_at([7.0], 1.9), layers_at([7.0, 25.0], 1.0, found=1.0)
+    assert choose_hypothesis([two, one]) is one

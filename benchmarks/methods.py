@@ -34,7 +34,7 @@ __all__ = [
 def moirelib_decompose(frame, pixel_size, diameter=None, truth=None, weights=None):
     """moirelib, given only the pixel size."""
     result = moirelib.decompose(frame, pixel_size=pixel_size, weights=weights)
-    return np.asarray(result.layers[0]) / 255, result.particles[["layer", "y_nm", "x_nm"]]
+    return np.asarray(result.layers[0, :2]) / 255, result.particles[["layer", "y_nm", "x_nm"]]
 
 
 def fit_told_all_particles(frame, pixel_size, diameter, truth, sizes: bool = False):
@@ -54,7 +54,7 @@ def fit_told_all_particles(frame, pixel_size, diameter, truth, sizes: bool = Fal
         fitted["diameter"] = truth["diameter_nm"] / pixel_size * np.sqrt(zooms.prod())
     outlines = fitted.assign(frame=0, **{f"{c}_likeliest": fitted[c] for c in ("y", "x", "diameter")})
     native = (fitted[["y", "x"]].to_numpy() + 0.5) / zooms - 0.5
-    layers = np.asarray(draw_layers(outlines, shape, (1, *frame.shape))[0]) / 255
+    layers = np.asarray(draw_layers(outlines, shape, (1, *frame.shape), 2)[0]) / 255
     return layers, particle_table(native, fitted["layer"].to_numpy(), pixel_size)
 
 

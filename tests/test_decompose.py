@@ -256,6 +256,7 @@ def found_in_frame(lattice_shown):
         tables.append(pd.DataFrame({"layer": layer, "y": points[:, 0], "x": points[:, 1]}))
     table = pd.concat(tables, ignore_index=True).assign(layer_confidence=0.9, score=0.9, diameter=16.0, opacity=0.5)
     table = table.assign(**dict.fromkeys(["y_std", "x_std", "diameter_std"], 0.1))
+    table = table.assign(region=0, other_layer=1, region_doubt=0.0)
     table = table.assign(**{f"{name}_likeliest": table[name] for name in ("y", "x", "diameter", "y_std", "x_std")})
     lattices = [
         Lattice(24.0, angle) if shown else None for angle, shown in zip((5.0, 15.0), lattice_shown, strict=True)

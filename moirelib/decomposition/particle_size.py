@@ -1,6 +1,7 @@
 """Particle diameter and polarity of a movie, and whether they can be right (chapter 6, "Decompose")."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
@@ -27,6 +28,7 @@ class SizeSearch:
     background: float = 1.4  # working diameters; slower changes of what the network finds do not count
     smoothing: float = 1.0  # working pixels, of the frame
     fewest: int = 8  # particles of a lattice; fewer count as so many at random
+    sure: float = 0.3  # mean score of the finds from which the network sees particles
     corrections: int = 2  # by the size of what the network finds
     correction: tuple[float, float] = (0.7, 1.4)  # limits of each
     worse: float = 0.5  # a corrected diameter that suits less than this much as well is refused
@@ -74,7 +76,7 @@ def estimate_size_and_polarity(frames: list[np.ndarray], model, diameter_px) -> 
     for frame in frames:
         d = estimate_diameter(frame, model) if diameter_px is None else diameter_px
         trials += [(measure_fit(sign * frame, model, d), d, sign) for sign in (1.0, -1.0)]
-    return max(trials)[1:]
+    return trials[int(np.argmax(rate([fit for fit, *_ in trials])))][1:]
 
 
 def estimate_diameter(frame: np.ndarray, model) -> float:
@@ -87,11 +89,12 @@ def estimate_diameter(frame: np.ndarray, model) -> float:
     """
     largest = max(min(frame.shape) / SEARCH.across, SEARCH.widest * SMALLEST_DIAMETER)
     trials = np.geomspace(SMALLEST_DIAMETER, largest, 2 + int(np.log(largest / SMALLEST_DIAMETER) / SEARCH.step))
-    suits = np.array([measure_fit(frame, model, d) for d in trials])
+    fits = [measure_fit(frame, model, d) for d in trials]
+    suits = rate(fits)
     best = int(np.argmax(np.abs(suits)))
     polarity = np.sign(suits[best])
     corrected = correct_diameter(polarity * frame, model, trials[best])
-    refused = measure_fit(polarity * frame, model, corrected) < SEARCH.worse * abs(suits[best])
+    refused = rate([*fits, measure_fit(polarity * frame, model, corrected)])[-1] < SEARCH.worse * abs(suits[best])
     return float(trials[best] if refused else corrected)
 
 
@@ -112,26 +115,42 @@ def crop_middle(frame, diameter) -> np.ndarray:
     return image[tuple(slice(start, start + SEARCH.view) for start in starts)]
 
 
-def measure_fit(frame, model, diameter) -> float:
-    """How well a diameter suits a frame; negative where the particles are bright.
+class DiameterFit(NamedTuple):
+    """How well a diameter suits a frame; negative where the particles are bright."""
 
-    The product of three numbers that do not depend on how much of the frame is looked at: the correlation between what
-    the network finds and the frame's darkness (Fisher's z), how sure the network is of its finds, and how much of a
-    perfect lattice they form (root of the structure factor per particle).
+    sure: float  # mean score of what the network finds
+    suits: (
+        float  # product of the correlation with the frame's darkness (Fisher's z), ``sure`` and the order of the finds
+    )
+    significance: float  # of the correlation, times the root of the strength of the lattice that the finds form
+
+
+def rate(fits: list[DiameterFit]) -> np.ndarray:
+    """One number for each trial.
+
+    Where the network is sure of its finds at some diameter, how well it suits does not depend on how much of the frame
+    was looked at. Where it sees next to nothing at any, only the significance is left.
     """
+    sure = max(fit.sure for fit in fits) >= SEARCH.sure
+    return np.array([fit.suits if sure else fit.significance for fit in fits])
+
+
+def measure_fit(frame, model, diameter) -> DiameterFit:
+    """How well a diameter suits a frame."""
     image = crop_middle(frame, diameter)
     masks, centers = predict(model, image)
     found = masks.sum(axis=0)
     found = found - gaussian_filter(found, SEARCH.background * WORKING_DIAMETER)
     dark = -normalize(gaussian_filter(image, SEARCH.smoothing))
     correlation = np.mean(found * dark) / np.sqrt(np.mean(found**2) * np.mean(dark**2) + 1e-12)
+    z = np.arctanh(np.clip(correlation, -0.9999, 0.9999))
     finds = locate(centers, WORKING_DIAMETER)
-    if len(finds) == 0:
-        return 0.0
-    points, order = finds[["y", "x"]].to_numpy(), 1 / SEARCH.fewest
+    points, strength, order = finds[["y", "x"]].to_numpy(), 1.0, 1 / SEARCH.fewest
     if len(points) >= SEARCH.fewest:
-        order = find_lattice(points, SPACING_PER_DIAMETER * WORKING_DIAMETER)[1] / len(points)
-    return float(np.arctanh(np.clip(correlation, -0.9999, 0.9999)) * finds["score"].mean() * np.sqrt(order))
+        strength = find_lattice(points, SPACING_PER_DIAMETER * WORKING_DIAMETER)[1]
+        order = strength / len(points)  # 1 in a perfect lattice
+    sure = float(finds["score"].mean()) if len(points) else 0.0
+    return DiameterFit(sure, float(z * sure * np.sqrt(order)), float(z * np.sqrt(image.size * strength)))
 
 
 def measure_diameter(masks, centers) -> float | None:

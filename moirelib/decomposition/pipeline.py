@@ -31,6 +31,8 @@ COLUMNS = (
     "frame particle layer y x y_nm x_nm y_std_nm x_std_nm diameter_nm diameter_std_nm score layer_confidence".split()
 )
 
+ALTERNATIVES = "frame layers probability particles y_nm x_nm rows other_layers".split()
+
 
 @dataclass(frozen=True)
 class Decomposition:
@@ -162,13 +164,14 @@ def decompose(
     images = draw_layers(particles, working, movie.shape, max(FEWEST_LAYERS, count_layers(particles)))
     particles = convert_to_nm(particles, working, movie)
     particles = link_tracks(particles, LONGEST_STEP * WORKING_DIAMETER, problems)
-    nm, alternatives = measure_working_pixel(working, movie), list_alternatives(particles)
-    particles = particles[COLUMNS]
+    nm, lost = measure_working_pixel(working, movie), "Alternatives are not listed"
+    none = pd.DataFrame(columns=ALTERNATIVES)
+    alternatives = keep_going(problems, lost, none, lambda: list_alternatives(particles))
     summary = summarize(movie, particles, lattices, nm, weights, device, problems)
     lost = "What was left out is not listed"
     summary |= keep_going(problems, lost, {}, lambda: describe_frames(left_out, counts, motion, summary["note"]))
     summary |= describe_doubts(alternatives, summary["note"])
-    return Decomposition(images, particles, alternatives, summary, movie)
+    return Decomposition(images, particles[COLUMNS], alternatives, summary, movie)
 
 
 FEWEST_LAYERS = 2  # that are drawn: a single layer has an empty one upon it
@@ -218,13 +221,12 @@ def rename_lattices(lattices: list, name) -> list:
 def list_alternatives(table: pd.DataFrame) -> pd.DataFrame:
     """`Decomposition.alternatives` of a table of particles with ``region, other_layer, region_doubt``."""
     found = []
-    columns = "frame layers probability particles y_nm x_nm rows other_layers".split()
     for (frame, _), part in table[table["region"] > 0].groupby(["frame", "region"]):
         layers = tuple(sorted({*part["layer"], *part["other_layer"]}))
         middle = part[["y_nm", "x_nm"]].mean()
         doubt = part["region_doubt"].iloc[0]
         found.append((frame, layers, doubt, len(part), *middle, part.index.to_numpy(), part["other_layer"].to_numpy()))
-    return pd.DataFrame(found, columns=columns).sort_values("probability", ascending=False, ignore_index=True)
+    return pd.DataFrame(found, columns=ALTERNATIVES).sort_values("probability", ascending=False, ignore_index=True)
 
 
 def link_tracks(table: pd.DataFrame, search_range: float, problems: list[str]) -> pd.DataFrame:

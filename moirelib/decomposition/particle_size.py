@@ -28,7 +28,7 @@ class SizeSearch:
     background: float = 1.4  # working diameters; slower changes of what the network finds do not count
     smoothing: float = 1.0  # working pixels, of the frame
     fewest: int = 8  # particles of a lattice; fewer count as so many at random
-    sure: float = 0.3  # mean score of the finds from which the network sees particles
+    sure: float = 0.5  # mean score of the finds from which the network sees particles well
     corrections: int = 2  # by the size of what the network finds
     correction: tuple[float, float] = (0.7, 1.4)  # limits of each
     worse: float = 0.5  # a corrected diameter that suits less than this much as well is refused

@@ -70,10 +70,10 @@ def find(
     layers : int, optional
         Number of layers where it is given.
     """
-    finds = merge_finds(drop_noise(locate(centers, diameter)), diameter)
-    if len(finds) < FEWEST:
-        return find_single_particles(frame, finds, diameter)
-    best = choose_hypothesis(propose_hypotheses(frame, finds, diameter, shared, layers))
+    detections = drop_noise(locate(centers, diameter))
+    if len(detections) < FEWEST:
+        return find_single_particles(frame, merge_finds(detections, diameter), diameter)
+    best = choose_hypothesis(propose_hypotheses(frame, detections, diameter, shared, layers))
     if len(best.particles) < FEWEST:
         return find_single_particles(frame, best.particles, diameter)
     return fit_finally(best)

@@ -33,7 +33,7 @@ LEAST_DOUBT = 0.02  # that two layers change places in a region, from which the 
 CEILING = 0.999  # highest confidence: one grain in a few hundred is in the wrong layer
 
 
-def merge_finds(detections: pd.DataFrame, diameter: float) -> pd.DataFrame:
+def merge_finds(detections: pd.DataFrame, diameter: float, reach: float = ONE_FIND) -> pd.DataFrame:
     """One row for each particle that the network found, whatever the channel.
 
     Parameters
@@ -42,6 +42,8 @@ def merge_finds(detections: pd.DataFrame, diameter: float) -> pd.DataFrame:
         From `locate`: ``channel`` (0 or 1), ``y, x`` (px), ``score``.
     diameter : float
         Typical particle diameter, in pixels.
+    reach : float
+        Finds in two channels that are nearer to each other, in diameters, are one; 0 keeps all.
 
     Returns
     -------
@@ -51,7 +53,7 @@ def merge_finds(detections: pd.DataFrame, diameter: float) -> pd.DataFrame:
     """
     channel, yx = detections["channel"].to_numpy(), detections[["y", "x"]].to_numpy()
     first, second = np.flatnonzero(channel == 0), np.flatnonzero(channel != 0)
-    i, j = pair_mutually_nearest(yx[first], yx[second], ONE_FIND * diameter)
+    i, j = pair_mutually_nearest(yx[first], yx[second], reach * diameter)
     i, j = first[i], second[j]
     table = detections.drop(columns="channel").assign(side=np.where(channel == 0, 1.0, -1.0))
     one, other = detections["score"].to_numpy()[i], detections["score"].to_numpy()[j]

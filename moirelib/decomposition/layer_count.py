@@ -17,7 +17,7 @@ from scipy.spatial import cKDTree
 from ..crystal.lattice import Lattice, fold_hexagonal
 from ..crystal.neighbours import layer_spacings
 from .completion import complete, settle_overlaps
-from .layer_assignment import assign_layers
+from .layer_assignment import assign_layers, merge_finds
 from .particle_fit import FrameFit
 from .profile_and_blur import Imaging
 
@@ -33,6 +33,7 @@ class LayerCountRules:
     """
 
     sure: float = 0.3  # S; score from which a peak of the network is a particle, whatever its neighbours are
+    found_once: float = 0.9  # S; particles over finds, below which each find is tried as a particle
     beside: float = 0.9  # R; diameters; unsure peaks of a single layer nearer to a sure one are the same long particle
 
     # Two layers' lattices so alike that they may be one layer of long particles, each taken for two: all of
@@ -127,21 +128,26 @@ class SharedByFrames:
 
 def propose_hypotheses(
     frame: np.ndarray,
-    finds: pd.DataFrame,
+    detections: pd.DataFrame,
     diameter: float,
     shared: SharedByFrames | None = None,
     layers: int | None = None,
     rules: LayerCountRules | None = None,
 ) -> list[Hypothesis]:
-    """The hypothesis that the finds suggest and, where two of its layers are nearly alike, one with fewer.
+    """The hypothesis that the network's finds suggest and, where two of its layers are nearly alike, one with fewer.
 
-    ``finds`` are those of `merge_finds`. Where ``layers`` are given, or the movie's number is known, there is only one:
-    decided in every frame anew it would flicker, and take twice as long.
+    Where many are found in both channels, each find is a particle at first: two layers may lie nearly upon each other.
+    Where ``layers`` are given, or the movie's number is known, there is one hypothesis: decided in every frame anew
+    it would flicker, and take twice as long.
     """
     rules = LayerCountRules() if rules is None else rules
     imaging, usual = (None, None) if shared is None else (shared.imaging, shared.layers)
     known = usual if layers is None else layers
+    finds = merge_finds(detections, diameter)
     hypotheses = [fit_hypothesis(frame, finds, diameter, known, imaging, None, rules)]
+    if known is None and hypotheses[0].evidence.alike and len(finds) < rules.found_once * len(detections):
+        apart = merge_finds(detections, diameter, reach=0.0)
+        hypotheses = [fit_hypothesis(frame, apart, diameter, 2, imaging, hypotheses[0].fit, rules)]
     while known is None and (last := hypotheses[-1]).found > 1 and last.evidence.alike:
         hypotheses.append(fit_hypothesis(frame, finds, diameter, last.found - 1, imaging, last.fit, rules))
     return hypotheses

@@ -14,7 +14,7 @@ from .layer_count import (
     SharedByFrames as SharedByFrames,
     choose_hypothesis as choose_hypothesis,
 )
-from .layer_cut import cut as cut, find_alternatives as find_alternatives, find_groups as find_groups
+from .layer_cut import cut as cut, find_groups as find_groups
 from .layer_evidence import Evidence as Evidence
 from .layer_voting import vote as vote
 from .movie_motion import MovieMotion as MovieMotion, measure_motion as measure_motion

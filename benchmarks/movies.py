@@ -1,7 +1,7 @@
 """Movies that move: layers, tracks and defects of drifting movies against still ones, in two simulators.
 
     make bench-movies            20 frames, three movies of each simulator
-    QUICK=1 make bench-movies    6 frames, one movie of each
+    QUICK=1 make bench-movies    4 frames of a smaller field, one movie of each
 
 Both movies of a pair show the same specimen without defects and without growth; the moving one drifts by half a spacing
 a frame and jumps by three spacings once. Then follows what `moirelib analyze` costs (`analysis_pace.py`) and, not with
@@ -29,21 +29,22 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 import beer_lambert  # noqa: E402
 
 SEED = 4242
-SIZE, PIXEL_SIZE = 288, 1.6  # pixels, nm
+SIZE, QUICK_SIZE, PIXEL_SIZE = 288, 224, 1.6  # pixels, pixels, nm
 SPACING, DIAMETER = 24.0, 16.8  # pixels
 DRIFT, JUMP = 0.5, 3.0  # spacings a frame, spacings
 
 
 def measure_motion(quick: bool) -> dict:
     """Scores of still and of moving movies."""
-    frames, movies, numbers = (6, 1, {}) if quick else (20, 3, {})
+    frames, movies, size = (4, 1, QUICK_SIZE) if quick else (20, 3, SIZE)
+    numbers: dict = {}
     for name, film in (("abtem", film_ours), ("beer_lambert", film_other)):
-        rows = [score_pair(film, np.random.default_rng((SEED, k)), frames) for k in range(movies)]
+        rows = [score_pair(film, np.random.default_rng((SEED, k)), frames, size) for k in range(movies)]
         numbers |= {f"{name}_{key}": float(np.mean([row[key] for row in rows])) for key in rows[0]}
     return numbers
 
 
-def score_pair(film, rng, frames: int) -> dict:
+def score_pair(film, rng, frames: int, size: int) -> dict:
     """Scores of a still and a moving movie of one specimen."""
     seed, twist, direction = int(rng.integers(2**31)), rng.uniform(8, 24), rng.uniform(0, 2 * np.pi)
     drift = DRIFT * SPACING * np.array([np.sin(direction), np.cos(direction)])
@@ -51,12 +52,12 @@ def score_pair(film, rng, frames: int) -> dict:
     shifts[frames // 2 :] += rng.choice([-1.0, 1.0], 2) * JUMP * SPACING / np.sqrt(2)
     scores = {}
     for kind, path in (("still", 0 * shifts), ("moving", shifts)):
-        images, truth = film(seed, twist, path)
+        images, truth = film(seed, twist, path, size)
         scores |= {f"{kind}_{key}": value for key, value in score_movie(images, truth).items()}
     return scores | {"f1_lost": scores["still_f1"] - scores["moving_f1"]}
 
 
-def film_ours(seed, twist, shifts):
+def film_ours(seed, twist, shifts, size):
     """A movie of moirelib's simulator, and its truth with ``y_nm, x_nm``."""
     config = LatticeConfig.plain(
         shapes=("sphere",),
@@ -67,17 +68,17 @@ def film_ours(seed, twist, shifts):
     )
     rng = np.random.default_rng((seed, 1))
     margin = PIXEL_SIZE * (np.abs(shifts).max() + 2 * SPACING)
-    scene = scene_with_margin(config, (SIZE * PIXEL_SIZE,) * 2, rng, margin, spacing=SPACING * PIXEL_SIZE)
+    scene = scene_with_margin(config, (size * PIXEL_SIZE,) * 2, rng, margin, spacing=SPACING * PIXEL_SIZE)
     steps = [(t, *(PIXEL_SIZE * step)) for t, step in enumerate(np.diff(shifts, axis=0), start=1)]
     movie = MovieConfig(frames=len(shifts), vibration=0.02 * SPACING * PIXEL_SIZE, jumps=tuple(steps))
     filmed = simulate_movie(scene, PIXEL_SIZE, movie, (seed, 2))
     return filmed.frames, filmed.truth
 
 
-def film_other(seed, twist, shifts):
+def film_other(seed, twist, shifts, size):
     """A movie of the tests' simulator, which shares no code with moirelib, and its truth."""
     images, truth = beer_lambert.simulate_movie(
-        np.random.default_rng((seed, 3)), shifts, SIZE, SPACING, DIAMETER, twist
+        np.random.default_rng((seed, 3)), shifts, size, SPACING, DIAMETER, twist
     )
     table = pd.DataFrame(truth, columns=["frame", "particle", "layer", "y", "x"])
     return images, table.assign(y_nm=table["y"] * PIXEL_SIZE, x_nm=table["x"] * PIXEL_SIZE)

@@ -94,7 +94,7 @@ def test_motion_adds_up_over_a_movie_with_a_jump_and_an_empty_frame():
 def test_a_layer_that_slides_on_the_other_rests_once_its_own_motion_is_off():
     steps = np.array([(0.0, 0.0), *[(7.0, 3.0)] * 5])
     movie = tables(np.random.default_rng(5), steps, slide=(0.4, -0.3))
-    movie = take_motion_off(movie, measure_motion(movie, 12.0, SHAPE), 12.0, SHAPE)
+    movie = take_motion_off(movie, measure_motion(movie, 12.0, SHAPE), SHAPE)
     for layer in (1, 2):
         first, last = (table.loc[table["layer"] == layer, ["y_still", "x_still"]].to_numpy() for table in movie[::5])
         apart = np.abs(first[:, None] - last[None]).max(axis=2).min(axis=1)

@@ -141,11 +141,13 @@ class _Fit:
 
 def _match_frames(before, now, start, reach, shape) -> _Fit:
     """Motion by least squares over pairs of nearest particles, from a start."""
-    motion, scatter = start, reach
+    motion, scatter, known = start, reach, None
     for _ in range(3):
         i, j = pair_mutually_nearest(motion.apply(before), now, reach)
-        if len(i):
-            motion, scatter = fit_similarity(to_complex(before[i]), to_complex(now[j]))
+        if not len(i) or np.array_equal((i, j), known):  # the same pairs would give the same motion
+            break
+        known = i, j
+        motion, scatter = fit_similarity(to_complex(before[i]), to_complex(now[j]))
     there, back = motion.apply(before), motion.inverse().apply(now)
     i, j = pair_mutually_nearest(there, now, reach)
     inner = [np.all((p > 0) & (p < np.array(shape) - 1), axis=1) for p in (there, back)]

@@ -30,7 +30,9 @@ class MovieMotion:
         return cls([Motion()] * frames, [Motion()] * frames, 1.0)
 
 
-def measure_motion(tables: list[pd.DataFrame], diameter: float, shape: tuple[float, float]) -> MovieMotion:
+def measure_motion(
+    tables: list[pd.DataFrame], diameter: float, shape: tuple[float, float], progress: bool = False
+) -> MovieMotion:
     """Motion of the specimen from the particles of all layers together, found step by step.
 
     Parameters
@@ -39,15 +41,17 @@ def measure_motion(tables: list[pd.DataFrame], diameter: float, shape: tuple[flo
         Of each frame: ``layer``, ``y, x`` (working px).
     diameter, shape : float, tuple of float
         Expected diameter; height and width of the frames (working px).
+    progress : bool
+        Show a progress bar.
     """
     places = [table[["y", "x"]].to_numpy() for table in tables]
     spacings = [typical_spacing(yx, table["layer"], diameter) for yx, table in zip(places, tables, strict=True)]
     spacing = float(np.median(spacings)) if spacings else diameter
-    steps, undecided = follow_steps(places, spacing, shape, None)
+    steps, undecided = follow_steps(places, spacing, shape, None, "motion" if progress else "")
     return MovieMotion(accumulate(steps), steps, spacing, undecided)
 
 
-def take_motion_off(tables, motion: MovieMotion, diameter: float, shape) -> list[pd.DataFrame]:
+def take_motion_off(tables, motion: MovieMotion, shape, progress: bool = False) -> list[pd.DataFrame]:
     """The tables with ``y_still, x_still``: where particles would be if their layer had not moved since the start.
 
     Layers slide on each other: each layer's own steps are looked for near those of the specimen.
@@ -56,21 +60,24 @@ def take_motion_off(tables, motion: MovieMotion, diameter: float, shape) -> list
     for layer in (1, 2):
         mine = [(table["layer"] == layer).to_numpy() for table in tables]
         places = [table.loc[rows, ["y", "x"]].to_numpy() for table, rows in zip(tables, mine, strict=True)]
-        steps, _ = follow_steps(places, motion.spacing, shape, motion.steps)
+        bar = f"motion of layer {layer}" if progress else ""
+        steps, _ = follow_steps(places, motion.spacing, shape, motion.steps, bar)
         for table, rows, yx, since_first in zip(tables, mine, places, accumulate(steps), strict=True):
             table.loc[rows, ["y_still", "x_still"]] = since_first.inverse().apply(yx)
     return tables
 
 
-def follow_steps(places, spacing, shape, known: list[Motion] | None) -> tuple[list[Motion], tuple[int, ...]]:
+def follow_steps(places, spacing, shape, known: list[Motion] | None, bar: str):
     """Motion from each frame to the next, and the frames before which it is not decided.
 
     ``places`` are those of the particles of each frame, (n, 2). Steps are expected as ``known`` or, without, as usual
-    in the frames before.
+    in the frames before. ``bar`` is the name of the progress bar; none is shown without.
     """
+    from tqdm import tqdm
+
     steps: list[Motion] = []
     undecided, before = [], None
-    for t, now in enumerate(places):
+    for t, now in enumerate(tqdm(places, bar, disable=not bar, unit="frame")):
         expected = known[t] if known else find_usual_step(steps[1:])
         if before is None or min(len(before), len(now)) < FEWEST:
             steps.append(expected if known else Motion())

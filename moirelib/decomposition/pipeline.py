@@ -148,7 +148,7 @@ def decompose(
     frames = leave_noise_out(find_in_all_frames(movie, job, results, scheduler, progress))
     left_out = [{"frame": t, "why": found.why} for t, found in enumerate(frames) if found.why]
     counts = {t: len(found.particles) for t, found in enumerate(frames) if not found.why}
-    particles, lattices, motion = follow_layers(frames, working, problems)
+    particles, lattices, motion = follow_layers(frames, working, problems, progress and len(movie) > 1)
     del frames  # from here on, one table is held
     layers = draw_layers(particles, working, movie.shape)
     particles = convert_to_nm(particles, working, movie)
@@ -170,7 +170,7 @@ def check_layers(model, weights) -> None:
         raise ValueError(f"{weights} is a network of {layers} layers; decompose takes two apart: pass weights of two")
 
 
-def follow_layers(frames: list[Found], working, problems: list[str]):
+def follow_layers(frames: list[Found], working, problems: list[str], progress: bool):
     """Particles of all frames, their layers made consistent over the movie; lattices of every frame; the motion.
 
     Particles have ``frame`` and ``y_still, x_still``, where they would be if their layer had not moved since the first
@@ -180,13 +180,13 @@ def follow_layers(frames: list[Found], working, problems: list[str]):
     tables = [frames[t].particles for t in used]
     still = MovieMotion.none(len(tables))
     lost = "The specimen's motion is not taken off"
-    motion = keep_going(problems, lost, still, lambda: measure_motion(tables, WORKING_DIAMETER, working))
+    motion = keep_going(problems, lost, still, lambda: measure_motion(tables, WORKING_DIAMETER, working, progress))
     lost = "The layers are those of each frame by itself, not made consistent over the movie"
     as_found = tables, [False] * len(tables)
     tables, exchanged = keep_going(problems, lost, as_found, lambda: vote(tables, WORKING_DIAMETER, motion.since_first))
     lattices = [frames[t].lattices[:: -1 if swap else 1] for t, swap in zip(used, exchanged, strict=True)]
     lost = "The motion of each layer is not taken off"
-    tables = keep_going(problems, lost, tables, lambda: take_motion_off(tables, motion, WORKING_DIAMETER, working))
+    tables = keep_going(problems, lost, tables, lambda: take_motion_off(tables, motion, working, progress))
     particles = pd.concat(tables, ignore_index=True).assign(frame=np.repeat(used, [len(table) for table in tables]))
     if "y_still" not in particles:
         particles = particles.assign(y_still=particles["y"], x_still=particles["x"])

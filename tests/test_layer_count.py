@@ -8,7 +8,8 @@ from drawn_frames import square_of_points
 
 from moirelib.crystal import Lattice
 from moirelib.decomposition import Hypothesis, LayerCountRules, choose_hypothesis
-from moirelib.decomposition.layer_count import LayerEvidence, is_enough
+
+RULES = LayerCountRules()
 
 
 @pytest.mark.parametrize(
@@ -28,8 +29,11 @@ from moirelib.decomposition.layer_count import LayerEvidence, is_enough
 )
 def test_one_layer_of_long_particles_is_told_from_two_layers(fewer, left, one_layer):
     # Particles and unexplained variation of fits with one layer over those with two, as measured.
-    one, two = LayerEvidence(round(1000 * fewer), left, False), LayerEvidence(1000, 1.0, True)
-    assert is_enough(one, two, LayerCountRules()) is one_layer
+    one, two = (
+        Hypothesis(k, SimpleNamespace(unexplained=lambda rest=rest: rest), pd.DataFrame(index=range(n)), [], RULES)
+        for k, n, rest in ((1, round(1000 * fewer), left), (2, 1000, 1.0))
+    )
+    assert one.is_enough(two) is one_layer
 
 
 def layers_at(angles, unexplained, found=0.0):
@@ -39,7 +43,7 @@ def layers_at(angles, unexplained, found=0.0):
     particles = pd.concat([table.assign(layer=k) for k, table in enumerate(tables, start=1)], ignore_index=True)
     lattices = [[Lattice(16.0, angle)] for angle in angles]
     fit = SimpleNamespace(unexplained=lambda: unexplained)
-    return Hypothesis(len(angles), fit, particles, lattices, LayerCountRules())
+    return Hypothesis(len(angles), fit, particles, lattices, RULES)
 
 
 @pytest.mark.parametrize(

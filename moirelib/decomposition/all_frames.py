@@ -69,7 +69,7 @@ def find_in_all_frames(movie: Movie, job: FrameJob, results: FrameResults, sched
             particles += len(found.particles)
             bar.set_postfix(particles=particles, refresh=False)
             bar.update()
-    return share_table(results.take(name_of(t)) for t in range(len(movie)))
+    return share_table(results.get(name_of(t)) for t in range(len(movie)))
 
 
 def name_of(t: int) -> str:

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -21,47 +22,40 @@ NEEDED = (
 
 
 class FrameResults:
-    """What was found in each frame: in memory or, with a folder, in one file per frame.
+    """What was found in each frame, in one file per frame.
 
     Files appear whole or not at all. A folder of another movie or of other settings is emptied first.
 
     Parameters
     ----------
     folder : path-like or None
-        Made if absent.
+        Made if absent; without one, files go with this object.
     recipe : dict
         All that results depend on, as JSON holds it.
     """
 
     def __init__(self, folder: str | os.PathLike[str] | None, recipe: dict):
-        self.folder = None if folder is None else Path(folder)
-        self._found: dict[str, Found] = {}
-        if self.folder is None:
-            return
+        if folder is None:
+            self._kept_until_the_end = tempfile.TemporaryDirectory()
+            folder = self._kept_until_the_end.name
+        self.folder = Path(folder)
         text, file = json.dumps(recipe, indent=1, sort_keys=True), self.folder / "recipe.json"
         if not file.is_file() or file.read_text(encoding="utf-8") != text:
             shutil.rmtree(self.folder, ignore_errors=True)
-            self.folder.mkdir(parents=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
             write_whole(file, lambda part: part.write_text(text, encoding="utf-8"))
 
     def has(self, name: str) -> bool:
         """Whether something was kept under a name."""
-        return name in self._found if self.folder is None else (self.folder / f"{name}.npz").is_file()
+        return (self.folder / f"{name}.npz").is_file()
 
     def get(self, name: str) -> Found:
         """What was kept under a name."""
-        return self._found[name] if self.folder is None else read_found(self.folder / f"{name}.npz")
-
-    def take(self, name: str) -> Found:
-        """What was kept under a name, not held in memory any longer."""
-        return self._found.pop(name) if self.folder is None else self.get(name)
+        return read_found(self.folder / f"{name}.npz")
 
     def put(self, name: str, found: Found) -> None:
         """Keep what was found."""
-        if self.folder is None:
-            self._found[name] = found
-        else:
-            write_whole(self.folder / f"{name}.npz", lambda part: write_found(part, found))
+        write_whole(self.folder / f"{name}.npz", lambda part: write_found(part, found))
 
 
 def share_table(frames: Iterable[Found]) -> list[Found]:

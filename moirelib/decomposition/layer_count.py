@@ -48,15 +48,6 @@ class LayerCountRules:
 
 
 @dataclass(frozen=True)
-class LayerEvidence:
-    """What counts in the choice between hypotheses."""
-
-    particles: int  # how many the hypothesis needs
-    unexplained: float  # standard deviation of what it leaves of the frame, as of white noise per pixel
-    alike: bool  # two of its layers may be one
-
-
-@dataclass(frozen=True)
 class Hypothesis:
     """A frame with a number of layers, and all that follows from it."""
 
@@ -72,10 +63,27 @@ class Hypothesis:
         return self.particles["layer"].nunique()
 
     @cached_property
-    def evidence(self) -> LayerEvidence:
-        """The hypothesis' score."""
-        alike = has_alike_layers(self.particles, self.lattices, self.rules)
-        return LayerEvidence(len(self.particles), self.fit.unexplained(), alike)
+    def alike(self) -> bool:
+        """Whether two of its layers differ so little that they may be one of long particles, each taken for two."""
+        rules = self.rules
+        shown = [(k, found[0]) for k, found in enumerate(self.lattices, start=1) if found]
+        places = {k: group.to_numpy() for k, group in self.particles.groupby("layer")[["y", "x"]]}
+        for (k, one), (m, other) in itertools.combinations(shown, 2):
+            if k not in places or m not in places:
+                continue
+            apart = np.median(cKDTree(places[k]).query(places[m])[0])
+            twist, misfit = fold_hexagonal(one.angle - other.angle), abs(np.log(one.spacing / other.spacing))
+            if twist < rules.alike_twist and misfit < rules.alike_misfit and apart < rules.alike_distance * one.spacing:
+                return True
+        return False
+
+    def is_enough(self, more: Hypothesis) -> bool:
+        """Whether it explains the frame as well as one with more layers does.
+
+        Then the particles are long one way and many were found twice. Otherwise two layers lie nearly upon each other.
+        """
+        share, left = len(self.particles) / len(more.particles), self.fit.unexplained() / more.fit.unexplained()
+        return any(share < most and left < limit for most, limit in self.rules.enough)
 
 
 def choose_hypothesis(hypotheses: list[Hypothesis]) -> Hypothesis:
@@ -86,32 +94,9 @@ def choose_hypothesis(hypotheses: list[Hypothesis]) -> Hypothesis:
     """
     chosen, *others = sorted(hypotheses, key=lambda hypothesis: hypothesis.asked or hypothesis.found)
     for more in others:
-        if more.evidence.alike and not is_enough(chosen.evidence, more.evidence, chosen.rules):
+        if more.alike and not chosen.is_enough(more):
             chosen = more
     return chosen
-
-
-def is_enough(fewer: LayerEvidence, more: LayerEvidence, rules: LayerCountRules) -> bool:
-    """Whether fewer layers explain a frame as well as more do.
-
-    Then the particles are long one way and many were found twice. Otherwise two layers lie nearly upon each other.
-    """
-    share, left = fewer.particles / more.particles, fewer.unexplained / more.unexplained
-    return any(share < most and left < limit for most, limit in rules.enough)
-
-
-def has_alike_layers(particles: pd.DataFrame, lattices: list[list[Lattice]], rules: LayerCountRules) -> bool:
-    """Whether two layers differ so little that they may be one layer of long particles, each taken for two."""
-    shown = [(k, found[0]) for k, found in enumerate(lattices, start=1) if found]
-    places = {k: group.to_numpy() for k, group in particles.groupby("layer")[["y", "x"]]}
-    for (k, one), (m, other) in itertools.combinations(shown, 2):
-        if k not in places or m not in places:
-            continue
-        apart = np.median(cKDTree(places[k]).query(places[m])[0])
-        twist, misfit = fold_hexagonal(one.angle - other.angle), abs(np.log(one.spacing / other.spacing))
-        if twist < rules.alike_twist and misfit < rules.alike_misfit and apart < rules.alike_distance * one.spacing:
-            return True
-    return False
 
 
 # --- Proposing hypotheses ---
@@ -143,10 +128,9 @@ def propose_hypotheses(
     usual = None if shared is None else shared.layers
     asked = 2 if usual == 2 else count_layers(detections, diameter, rules)
     imaging = None if shared is None else shared.imaging
-    if shared is not None and shared.unlike:
-        return [fit_unlike_layers(frame, detections, diameter, imaging, None, rules)]
-    first = fit_hypothesis(frame, detections, diameter, asked, imaging, None, rules)
-    if first.found == usual or not (asked == 1 or first.evidence.alike):
+    unlike = shared is not None and shared.unlike
+    first = fit_hypothesis(frame, detections, diameter, asked, imaging, None, rules, unlike)
+    if unlike or first.found == usual or not (asked == 1 or first.alike):
         return [first]
     other = 2 if asked == 1 else first.found - 1
     return [first, fit_hypothesis(frame, detections, diameter, other, imaging, first.fit, rules)]
@@ -169,33 +153,35 @@ def fit_hypothesis(
     imaging: Imaging | None,
     like: FrameFit | None,
     rules: LayerCountRules,
+    unlike: bool = False,
 ) -> Hypothesis:
-    """Fit a frame with the number of layers that is asked for (None: open).
+    """Fit a frame with the number of layers that is asked for (None: open), or with two of ``unlike`` lattices.
 
     What the particles share is ``imaging`` or, if that is not known, fitted on from the fit ``like``.
     """
 
     def assign(particles):
+        if unlike:
+            return name_two_layers(particles, diameter)
         return assign_layers(particles, diameter, layers=asked)
 
     if asked == 1:
         detections = drop_second_peaks(detections, diameter, rules)
     # A particle that the network put into both channels is one until the frame shows two: fitted as two, it would fall
     # apart along whatever the model of a particle does not have.
-    single = assign(detections)[0][list(detections)]
+    single = merge_finds(detections, diameter) if unlike else assign(detections)[0][list(detections)]
     fit = FrameFit.start(frame, single, diameter, imaging, like).fit(2 if imaging is None else 1)
     fit, particles = find_particles(fit, single, assign)
     particles, lattices = assign(particles)
-    return Hypothesis(asked, fit, particles, lattices, rules)
+    return Hypothesis(2 if unlike else asked, fit, particles, lattices, rules)
 
 
 def try_unlike_layers(best: Hypothesis, frame, detections, diameter) -> Hypothesis:
     """Two layers of unlike lattices, where the particles show two and these explain clearly more than a single one."""
     if best.found > 1 or not show_two_layers(merge_finds(detections, diameter), diameter):
         return best
-    two = fit_unlike_layers(frame, detections, diameter, None, best.fit, best.rules)
-    enough = two.found < 2 or two.evidence.alike or is_enough(best.evidence, two.evidence, best.rules)
-    return best if enough else two
+    two = fit_hypothesis(frame, detections, diameter, 2, None, best.fit, best.rules, unlike=True)
+    return best if two.found < 2 or two.alike or best.is_enough(two) else two
 
 
 def has_unlike_lattices(lattices: list[list[Lattice]]) -> bool:
@@ -204,21 +190,6 @@ def has_unlike_lattices(lattices: list[list[Lattice]]) -> bool:
         return False
     low, high = GrainSettings.spacing_range
     return not low < lattices[1][0].spacing / lattices[0][0].spacing < high
-
-
-def fit_unlike_layers(
-    frame, detections, diameter, imaging: Imaging | None, like: FrameFit | None, rules: LayerCountRules
-) -> Hypothesis:
-    """Fit a frame with two layers of unlike lattices."""
-
-    def assign(particles):
-        return name_two_layers(particles, diameter)
-
-    single = merge_finds(detections, diameter)
-    fit = FrameFit.start(frame, single, diameter, imaging, like).fit(2 if imaging is None else 1)
-    fit, particles = find_particles(fit, single, assign)
-    particles, lattices = assign(particles)
-    return Hypothesis(2, fit, particles, lattices, rules)
 
 
 def drop_second_peaks(detections, diameter, rules) -> pd.DataFrame:

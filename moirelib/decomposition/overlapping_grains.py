@@ -12,7 +12,7 @@ from scipy.spatial import cKDTree
 from ..crystal.fourier import find_strongest, lattice_distance, polish_lattice
 from ..crystal.lattice import Lattice
 from ..crystal.neighbours import connected_groups
-from .layer_evidence import Surroundings, site_density, weigh_grains, weigh_lattices
+from .layer_evidence import GrainSettings, Surroundings, site_density, weigh_grains, weigh_lattices
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,7 @@ def find_lattices(around) -> list[Grain]:
     settings = around.evidence.grains
     found: list[Grain] = []
     free = np.ones(around.count, bool)
-    # In random points the mean strength of three peaks exceeds s with a probability of about exp(-3 s), at each of the
-    # places that are searched.
-    field = np.ptp(around.positions, axis=0).max() / around.spacing
-    chance = (np.log(settings.trials * field**2) + settings.chance) / 3
+    chance = strength_by_chance(around.positions, around.spacing, settings)
     low, high = (factor * around.spacing for factor in settings.spacing_range)
     while free.sum() >= settings.fewest and len(found) < settings.lattices:
         lattice, strength = find_strongest(around.positions[free], np.ones(free.sum()), low, high)
@@ -77,6 +74,16 @@ def find_lattices(around) -> list[Grain]:
         found.append(Grain(lattice, (free & on_lattice).astype(float), len(found)))
         free &= ~on_lattice
     return found
+
+
+def strength_by_chance(points, spacing: float, settings: GrainSettings) -> float:
+    """Strength up to which random points pass for a lattice.
+
+    The mean strength of three of their peaks exceeds s with a probability of about exp(-3 s), at each of the places
+    that are searched.
+    """
+    field = np.ptp(points, axis=0).max() / spacing
+    return (np.log(settings.trials * field**2) + settings.chance) / 3
 
 
 def group_alike(items: Sequence, alike: Callable) -> list[list]:

@@ -18,16 +18,17 @@ from ..crystal.matching import pair_mutually_nearest
 from ..crystal.neighbours import extent, typical_spacing
 from .layer_assignment import DOUBLE_REACH, drop_doubles
 from .layer_cut import cut
+from .layer_evidence import Evidence, GrainSettings
+from .overlapping_grains import strength_by_chance
 from .same_layer import load_same_layer, weigh_pairs
 
 ONE_FIND = 0.12  # diameters; finds in two channels nearer to each other are one particle, until the frame shows two
-FEWEST = 8  # particles; fewer show no lattice
+GRAINS = GrainSettings()  # of lattices
 SHOWN = -100.0  # log-odds that two particles that the frame shows upon each other lie in one layer: never
 #: Share of the particles around which the network sees a second layer, from which there is one. On development seeds of
 #: `make bench-families`: up to 0.13 in one layer, 0.44 and more in two.
 SEEN = 0.2
 TEMPERATURE = 19.0  # log-odds of pairs that count as one, as they share errors (benchmarks/calibrate_cut.py)
-CEILING = 0.999  # highest confidence
 
 
 def merge_finds(detections: pd.DataFrame, diameter: float) -> pd.DataFrame:
@@ -49,7 +50,7 @@ def merge_finds(detections: pd.DataFrame, diameter: float) -> pd.DataFrame:
 
 def show_two_layers(particles: pd.DataFrame, diameter: float) -> bool:
     """Whether the network sees two layers around a good part of the particles."""
-    return len(particles) >= FEWEST and 1 - draw_graph(particles, diameter)[1][:, 0].mean() > SEEN
+    return len(particles) >= GRAINS.fewest and 1 - draw_graph(particles, diameter)[1][:, 0].mean() > SEEN
 
 
 def name_two_layers(particles: pd.DataFrame, diameter: float) -> tuple[pd.DataFrame, list[list[Lattice]]]:
@@ -57,12 +58,12 @@ def name_two_layers(particles: pd.DataFrame, diameter: float) -> tuple[pd.DataFr
 
     There are no grains, and ``lattices`` are the main ones; without ``lattice_fit``, rows say who is on a site.
     """
-    if len(particles) < FEWEST:
+    if len(particles) < GRAINS.fewest:
         return particles.assign(layer=1, grain=-1, layer_confidence=0.5), [[], []]
     yx, (graph, _) = particles[["y", "x"]].to_numpy(float), draw_graph(particles, diameter)
     named = cut(graph, 2, np.random.default_rng(0)).layer
     pull = graph @ np.where(named == 0, 1.0, -1.0)  # towards the first side
-    confidence = np.clip(expit(np.where(named == 0, pull, -pull) / TEMPERATURE), 0.5, CEILING)
+    confidence = np.clip(expit(np.where(named == 0, pull, -pull) / TEMPERATURE), 0.5, Evidence.ceiling)
     spacing = typical_spacing(yx, named, diameter)
     if extent(yx[named == 1], spacing) > extent(yx[named == 0], spacing):
         named = 1 - named
@@ -94,19 +95,11 @@ def draw_graph(particles, diameter) -> tuple[sparse.csr_matrix, np.ndarray]:
     return graph + against + against.T, counts
 
 
-CHANCE = 12.0  # minus the logarithm of the probability that random points pass for a lattice
-TRIALS = 1.5  # independent lattices that random points offer, per squared spacing of the field
-SEARCHED = 0.85, 1.18  # spacings over the usual distance of nearest neighbours
-
-
 def find_main_lattice(points: np.ndarray, diameter: float) -> list[Lattice]:
     """The strongest lattice of a layer's particles, if they show one."""
-    if len(points) < FEWEST:
+    if len(points) < GRAINS.fewest:
         return []
     spacing = typical_spacing(points, np.zeros(len(points)), diameter)
-    low, high = (factor * spacing for factor in SEARCHED)
+    low, high = (factor * spacing for factor in GRAINS.spacing_range)
     lattice, strength = find_strongest(points, np.ones(len(points)), low, high)
-    # In random points the mean strength of three peaks exceeds s with a probability of about exp(-3 s), at each of the
-    # places that are searched.
-    field = np.ptp(points, axis=0).max() / spacing
-    return [lattice] if strength > (np.log(TRIALS * field**2) + CHANCE) / 3 else []
+    return [lattice] if strength > strength_by_chance(points, spacing, GRAINS) else []

@@ -10,6 +10,7 @@ The last line is one JSON object of named numbers.
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -29,7 +30,7 @@ PIXEL_SIZE = 2.0  # nm
 FRAMES, KILLED_FRAMES, CLUSTER_FRAMES = 5000, 200, 200
 AFTER = 100  # frames, after which memory is to be flat
 KILLS = 3
-PATIENCE = 0.2  # s between two looks at a process
+PATIENCE = 0.5  # s between two looks at a process
 
 
 def write_movie(path: Path, frames: int, edge: int, rng: np.random.Generator) -> Path:
@@ -59,10 +60,12 @@ class Run:
         self.kept, self.memory = out / "unfinished", []
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
-    def list_finished(self) -> dict[str, int]:
-        """Frames that are kept, and when each was written."""
-        kept = self.kept.glob("frame-??????.npz") if self.kept.is_dir() else ()
-        return {file.name: file.stat().st_mtime_ns for file in kept}
+    def list_finished(self) -> list[Path]:
+        """Files of the frames that are kept; at its end the command deletes them."""
+        try:
+            return [file for file in self.kept.iterdir() if re.fullmatch(r"frame-\d+\.npz", file.name)]
+        except FileNotFoundError:
+            return []
 
     def wait(self, finished: float = np.inf) -> None:
         """Wait until so many frames are finished, or for the end; memory (MB) is looked at meanwhile."""
@@ -125,12 +128,11 @@ def measure_kills(frames: int, edge: int) -> dict:
             run = Run(movie, killed)
             run.wait(frames * (k + 1) // (KILLS + 1))
             run.kill()
-            before = run.list_finished()
+            before = {file: file.stat().st_mtime_ns for file in run.list_finished()}
             run = Run(movie, killed)
             run.wait(min(len(before) + 2, frames))
             run.kill()
-            now = run.list_finished()
-            again += sum(now.get(name) != when for name, when in before.items())
+            again += sum(file.stat().st_mtime_ns != when for file, when in before.items())
         Run(movie, killed).wait()
         names = sorted({file.name for out in (whole, killed) for file in out.iterdir()})
         differ = [name for name in names if read_bytes(whole / name) != read_bytes(killed / name)]

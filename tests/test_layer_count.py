@@ -7,9 +7,7 @@ import pytest
 from drawn_frames import square_of_points
 
 from moirelib.crystal import Lattice
-from moirelib.decomposition import Hypothesis, LayerCountRules, choose_hypothesis
-
-RULES = LayerCountRules()
+from moirelib.decomposition import Hypothesis, choose_hypothesis
 
 
 @pytest.mark.parametrize(
@@ -30,7 +28,7 @@ RULES = LayerCountRules()
 def test_one_layer_of_long_particles_is_told_from_two_layers(fewer, left, one_layer):
     # Particles and unexplained variation of fits with one layer over those with two, as measured.
     one, two = (
-        Hypothesis(k, SimpleNamespace(unexplained=lambda rest=rest: rest), pd.DataFrame(index=range(n)), [], RULES)
+        Hypothesis(k, SimpleNamespace(unexplained=lambda rest=rest: rest), pd.DataFrame(index=range(n)), [])
         for k, n, rest in ((1, round(1000 * fewer), left), (2, 1000, 1.0))
     )
     assert one.is_enough(two) is one_layer
@@ -43,7 +41,7 @@ def layers_at(angles, unexplained, found=0.0):
     particles = pd.concat([table.assign(layer=k) for k, table in enumerate(tables, start=1)], ignore_index=True)
     lattices = [[Lattice(16.0, angle)] for angle in angles]
     fit = SimpleNamespace(unexplained=lambda: unexplained)
-    return Hypothesis(len(angles), fit, particles, lattices, RULES)
+    return Hypothesis(len(angles), fit, particles, lattices)
 
 
 @pytest.mark.parametrize(

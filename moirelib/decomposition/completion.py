@@ -42,6 +42,8 @@ class CompletionSettings:
     place_width: float = 0.4  # diameters, standard deviation of the Gaussian that weighs squared residuals
 
 
+SETTINGS = CompletionSettings()
+
 # Geometry of a hexagonal lattice, in spacings; second neighbours are √3 = 1.73 away.
 ROW = 1.3  # two particles of a layer this near form a row
 VACANT = 0.6  # a site is vacant without a particle of its layer this near
@@ -114,30 +116,18 @@ def merge_near(points, reach) -> np.ndarray:
     return np.array(means)
 
 
-def site_odds(
-    sites,
-    site_layer,
-    yx,
-    layer,
-    spacings: Spacings,
-    settings: CompletionSettings = CompletionSettings(),
-) -> np.ndarray:
+def site_odds(sites, site_layer, yx, layer, spacings: Spacings) -> np.ndarray:
     """Log-odds that a site holds a particle, by how many of its neighbours in its layer are there."""
     odds = np.empty(len(sites))
     for k in np.unique(site_layer):
         tree, here, spacing = cKDTree(yx[layer == k].reshape(-1, 2)), site_layer == k, spacing_of(spacings, k)
         shell = tree.query_ball_point(sites[here], REACH * spacing, return_length=True)
         itself = tree.query_ball_point(sites[here], ITSELF * spacing, return_length=True)
-        odds[here] = np.array(settings.site_odds)[np.clip(shell - itself, 0, 6)]
+        odds[here] = np.array(SETTINGS.site_odds)[np.clip(shell - itself, 0, 6)]
     return odds
 
 
-def complete(
-    fit: FrameFit,
-    particles: pd.DataFrame,
-    spacings: Spacings,
-    settings: CompletionSettings = CompletionSettings(),
-) -> pd.DataFrame:
+def complete(fit: FrameFit, particles: pd.DataFrame, spacings: Spacings) -> pd.DataFrame:
     """Decide by the frame which particles are missing and which are false.
 
     What remains comes first, then what is new (``channel`` -1, ``score`` the posterior probability).
@@ -151,14 +141,14 @@ def complete(
     spacings : float or mapping of int to float
         Nearest-neighbour distance, of each layer where they differ, in pixels.
     """
-    s, diameter = settings, fit.model.diameter
+    s, diameter = SETTINGS, fit.model.diameter
     yx, layer = particles[["y", "x"]].to_numpy(), particles["layer"].to_numpy()
     if "lattice_fit" in particles:
         on_site = (particles["lattice_fit"] > s.on_site).to_numpy()
     else:
         on_site = lie_on_sites(yx, layer, spacings)
     nearest = min((spacing_of(spacings, k) for k in layer), default=diameter)
-    odds = np.where(on_site, site_odds(yx, layer, yx, layer, spacings, s), s.off_site_odds)
+    odds = np.where(on_site, site_odds(yx, layer, yx, layer, spacings), s.off_site_odds)
     score = np.clip(particles["score"].to_numpy(), s.trust, 1 - s.trust)
     expected, gain = odds + np.log(score / (1 - score)), fit.evidence() - fit.oddness()
     doubtful = np.flatnonzero((expected < s.doubtful) & (expected + gain > 0))
@@ -169,8 +159,8 @@ def complete(
         gain = np.where(on_site, gain, np.minimum(gain, s.cloud_limit))
     faint = particles["depth"] < s.faint * particles["depth"].median()
     kept = particles[~(choose_worst(expected + gain, yx, s.rivals * diameter) | faint)]
-    sites = find_sites(fit, kept, spacings, s)
-    blobs = find_dark_blobs(fit, s)
+    sites = find_sites(fit, kept, spacings)
+    blobs = find_dark_blobs(fit)
     sites = pd.concat([sites, blobs[nearest_distance(blobs, sites) > s.new_distance * nearest]], ignore_index=True)
     # Under or over another particle the test is another one: `settle_overlaps`.
     sites = sites[nearest_distance(sites, kept) > s.overlap * diameter]
@@ -193,12 +183,7 @@ def choose_worst(posterior, yx, reach) -> np.ndarray:
     return goes
 
 
-def settle_overlaps(
-    fit: FrameFit,
-    particles: pd.DataFrame,
-    spacings: Spacings,
-    settings: CompletionSettings = CompletionSettings(),
-) -> tuple[FrameFit, pd.DataFrame]:
+def settle_overlaps(fit: FrameFit, particles: pd.DataFrame, spacings: Spacings) -> tuple[FrameFit, pd.DataFrame]:
     """Decide between one particle and two wherever two of different layers overlap closely, or could.
 
     Two kinds of places are tested: two found particles close to each other, and a vacant site of one layer under or
@@ -209,13 +194,13 @@ def settle_overlaps(
     Parameters are those of `complete`. Gives the fit of the last answer tried, to go on from, and the particles;
     ``shown`` marks those of places where there are two.
     """
-    s, diameter = settings, fit.model.diameter
+    s, diameter = SETTINGS, fit.model.diameter
     reach = s.overlap * diameter
-    sites = find_sites(fit, particles, spacings, s)
+    sites = find_sites(fit, particles, spacings)
     tested = (nearest_distance(sites, particles) < reach) & (sites["odds"] > s.least_odds)
     vacant = sites[tested].reset_index(drop=True)
     nearer = min(s.found_overlap * min((spacing_of(spacings, k) for k in particles["layer"]), default=diameter), reach)
-    second, first, odds = find_seconds(particles, nearer, spacings, s)
+    second, first, odds = find_seconds(particles, nearer, spacings)
     if len(vacant) + len(second) == 0:
         return fit, particles.assign(shown=False)
     single, double, asked = lay_out_answers(particles, second, first, vacant)
@@ -223,14 +208,14 @@ def settle_overlaps(
     single.loc[nearest_distance(single, places) < reach, ["diameter", "depth"]] = np.nan
     one = fit.with_particles(single, in_rows=True).fit(2, shared=False)
     two = one.with_particles(double, in_rows=True).fit(2, shared=False)
-    gain = compare_answers(one, two, places[["y", "x"]].to_numpy(), s)
+    gain = compare_answers(one, two, places[["y", "x"]].to_numpy())
     favoured = np.r_[odds, vacant["odds"]] + gain > 0
     return two, pick_answers(one.table(single), two.table(double), asked, favoured, places, reach)
 
 
-def compare_answers(one: FrameFit, two: FrameFit, places: np.ndarray, settings: CompletionSettings) -> np.ndarray:
+def compare_answers(one: FrameFit, two: FrameFit, places: np.ndarray) -> np.ndarray:
     """Log-likelihood by which the second fit of a frame is better than the first around each place (n, 2)."""
-    width, reach = settings.place_width * one.model.diameter, settings.overlap * one.model.diameter
+    width, reach = SETTINGS.place_width * one.model.diameter, SETTINGS.overlap * one.model.diameter
     at = tuple(np.clip(np.rint(places).astype(int), 0, np.array(one.model.shape) - 1).T)
     squares, odd = [], []
     for fit in (one, two):
@@ -277,10 +262,10 @@ def lay_out_answers(particles, second, first, vacant) -> tuple[pd.DataFrame, pd.
     return single, double, asked
 
 
-def find_seconds(particles, reach, spacings, settings) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def find_seconds(particles, reach, spacings) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of two particles of different layers within reach of each other, the less likely, its partner, and its odds."""
     yx, layer = particles[["y", "x"]].to_numpy(), particles["layer"].to_numpy()
-    odds = site_odds(yx, layer, yx, layer, spacings, settings)
+    odds = site_odds(yx, layer, yx, layer, spacings)
     distance, nearest = cKDTree(yx).query(yx, k=2)
     distance, nearest = distance[:, 1], nearest[:, 1]
     mutual = (nearest[nearest] == np.arange(len(yx))) & (layer[nearest] != layer) & (distance < reach)
@@ -289,22 +274,22 @@ def find_seconds(particles, reach, spacings, settings) -> tuple[np.ndarray, np.n
     return second, nearest[second], odds[second]
 
 
-def find_sites(fit, particles, spacings, settings) -> pd.DataFrame:
+def find_sites(fit, particles, spacings) -> pd.DataFrame:
     """Vacant sites in and just beyond the frame, with the odds their neighbours give."""
     yx, layer = particles[["y", "x"]].to_numpy(), particles["layer"].to_numpy()
-    margin = settings.border * fit.model.diameter
+    margin = SETTINGS.border * fit.model.diameter
     sites = vacant_sites(yx, layer, spacings, np.full(2, -0.5 - margin), np.array(fit.model.shape) - 0.5 + margin)
-    odds = site_odds(sites[["y", "x"]].to_numpy(), sites["layer"].to_numpy(), yx, layer, spacings, settings)
+    odds = site_odds(sites[["y", "x"]].to_numpy(), sites["layer"].to_numpy(), yx, layer, spacings)
     return sites.assign(odds=odds)
 
 
-def find_dark_blobs(fit, settings) -> pd.DataFrame:
+def find_dark_blobs(fit) -> pd.DataFrame:
     """Where the frame is darker than the model over about a particle's area."""
     diameter = fit.model.diameter
-    dark = gaussian_filter(-fit.residual.numpy(), diameter * settings.blob_width)
-    apart = max(int(diameter * settings.blob_distance), 1)
-    yx = peak_local_max(dark, min_distance=apart, threshold_abs=settings.blob_height, exclude_border=False)
-    return pd.DataFrame(yx.astype(float), columns=["y", "x"]).assign(layer=1, odds=settings.off_site_odds)
+    dark = gaussian_filter(-fit.residual.numpy(), diameter * SETTINGS.blob_width)
+    apart = max(int(diameter * SETTINGS.blob_distance), 1)
+    yx = peak_local_max(dark, min_distance=apart, threshold_abs=SETTINGS.blob_height, exclude_border=False)
+    return pd.DataFrame(yx.astype(float), columns=["y", "x"]).assign(layer=1, odds=SETTINGS.off_site_odds)
 
 
 def append(particles, new) -> pd.DataFrame:

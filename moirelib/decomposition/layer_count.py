@@ -47,6 +47,9 @@ class LayerCountRules:
     enough: tuple[tuple[float, float], ...] = ((0.7, 1.45), (0.8, 1.07))  # R and S; either pair
 
 
+RULES = LayerCountRules()
+
+
 @dataclass(frozen=True)
 class Hypothesis:
     """A frame with a number of layers, and all that follows from it."""
@@ -55,7 +58,6 @@ class Hypothesis:
     fit: FrameFit
     particles: pd.DataFrame  # with ``layer``
     lattices: list[list[Lattice]]  # of each layer, largest grain first
-    rules: LayerCountRules
 
     @property
     def found(self) -> int:
@@ -65,7 +67,6 @@ class Hypothesis:
     @cached_property
     def alike(self) -> bool:
         """Whether two of its layers differ so little that they may be one of long particles, each taken for two."""
-        rules = self.rules
         shown = [(k, found[0]) for k, found in enumerate(self.lattices, start=1) if found]
         places = {k: group.to_numpy() for k, group in self.particles.groupby("layer")[["y", "x"]]}
         for (k, one), (m, other) in itertools.combinations(shown, 2):
@@ -73,7 +74,7 @@ class Hypothesis:
                 continue
             apart = np.median(cKDTree(places[k]).query(places[m])[0])
             twist, misfit = fold_hexagonal(one.angle - other.angle), abs(np.log(one.spacing / other.spacing))
-            if twist < rules.alike_twist and misfit < rules.alike_misfit and apart < rules.alike_distance * one.spacing:
+            if twist < RULES.alike_twist and misfit < RULES.alike_misfit and apart < RULES.alike_distance * one.spacing:
                 return True
         return False
 
@@ -83,7 +84,7 @@ class Hypothesis:
         Then the particles are long one way and many were found twice. Otherwise two layers lie nearly upon each other.
         """
         share, left = len(self.particles) / len(more.particles), self.fit.unexplained() / more.fit.unexplained()
-        return any(share < most and left < limit for most, limit in self.rules.enough)
+        return any(share < most and left < limit for most, limit in RULES.enough)
 
 
 def choose_hypothesis(hypotheses: list[Hypothesis]) -> Hypothesis:
@@ -112,11 +113,7 @@ class SharedByFrames:
 
 
 def propose_hypotheses(
-    frame: np.ndarray,
-    detections: pd.DataFrame,
-    diameter: float,
-    shared: SharedByFrames | None = None,
-    rules: LayerCountRules | None = None,
+    frame: np.ndarray, detections: pd.DataFrame, diameter: float, shared: SharedByFrames | None = None
 ) -> list[Hypothesis]:
     """The hypothesis that the detections suggest and, where another number of layers is as likely, that one too.
 
@@ -124,25 +121,24 @@ def propose_hypotheses(
     as many layers as the movie has, that number is kept: decided in every frame anew it would flicker, and take twice
     as long.
     """
-    rules = LayerCountRules() if rules is None else rules
     usual = None if shared is None else shared.layers
-    asked = 2 if usual == 2 else count_layers(detections, diameter, rules)
+    asked = 2 if usual == 2 else count_layers(detections, diameter)
     imaging = None if shared is None else shared.imaging
     unlike = shared is not None and shared.unlike
-    first = fit_hypothesis(frame, detections, diameter, asked, imaging, None, rules, unlike)
+    first = fit_hypothesis(frame, detections, diameter, asked, imaging, None, unlike)
     if unlike or first.found == usual or not (asked == 1 or first.alike):
         return [first]
     other = 2 if asked == 1 else first.found - 1
-    return [first, fit_hypothesis(frame, detections, diameter, other, imaging, first.fit, rules)]
+    return [first, fit_hypothesis(frame, detections, diameter, other, imaging, first.fit)]
 
 
-def count_layers(detections, diameter, rules) -> int | None:
+def count_layers(detections, diameter) -> int | None:
     """Number of layers that the sure peaks show: two; one that the network found in both channels; None if open."""
-    sure = detections[detections["score"] >= rules.sure]
+    sure = detections[detections["score"] >= RULES.sure]
     particles = assign_layers(sure, diameter)[0]
     if particles["layer"].nunique() == 2:
         return 2
-    return 1 if len(particles) < rules.found_twice * len(sure) else None
+    return 1 if len(particles) < RULES.found_twice * len(sure) else None
 
 
 def fit_hypothesis(
@@ -152,7 +148,6 @@ def fit_hypothesis(
     asked: int | None,
     imaging: Imaging | None,
     like: FrameFit | None,
-    rules: LayerCountRules,
     unlike: bool = False,
 ) -> Hypothesis:
     """Fit a frame with the number of layers that is asked for (None: open), or with two of ``unlike`` lattices.
@@ -166,21 +161,21 @@ def fit_hypothesis(
         return assign_layers(particles, diameter, layers=asked)
 
     if asked == 1:
-        detections = drop_second_peaks(detections, diameter, rules)
+        detections = drop_second_peaks(detections, diameter)
     # A particle that the network put into both channels is one until the frame shows two: fitted as two, it would fall
     # apart along whatever the model of a particle does not have.
     single = merge_finds(detections, diameter) if unlike else assign(detections)[0][list(detections)]
     fit = FrameFit.start(frame, single, diameter, imaging, like).fit(2 if imaging is None else 1)
     fit, particles = find_particles(fit, single, assign)
     particles, lattices = assign(particles)
-    return Hypothesis(2 if unlike else asked, fit, particles, lattices, rules)
+    return Hypothesis(2 if unlike else asked, fit, particles, lattices)
 
 
 def try_unlike_layers(best: Hypothesis, frame, detections, diameter) -> Hypothesis:
     """Two layers of unlike lattices, where the particles show two and these explain clearly more than a single one."""
     if best.found > 1 or not show_two_layers(merge_finds(detections, diameter), diameter):
         return best
-    two = fit_hypothesis(frame, detections, diameter, 2, None, best.fit, best.rules, unlike=True)
+    two = fit_hypothesis(frame, detections, diameter, 2, None, best.fit, unlike=True)
     return best if two.found < 2 or two.alike or best.is_enough(two) else two
 
 
@@ -192,14 +187,14 @@ def has_unlike_lattices(lattices: list[list[Lattice]]) -> bool:
     return not low < lattices[1][0].spacing / lattices[0][0].spacing < high
 
 
-def drop_second_peaks(detections, diameter, rules) -> pd.DataFrame:
+def drop_second_peaks(detections, diameter) -> pd.DataFrame:
     """Detections of a single layer: the sure ones, and others that lie upon none of them.
 
     Long particles, such as columns seen at a slant, have a second, lower peak each.
     """
-    sure = detections["score"] >= rules.sure
+    sure = detections["score"] >= RULES.sure
     tree = cKDTree(detections.loc[sure, ["y", "x"]])
-    alone = tree.query(detections[["y", "x"]])[0] > rules.beside * diameter if sure.any() else ~sure
+    alone = tree.query(detections[["y", "x"]])[0] > RULES.beside * diameter if sure.any() else ~sure
     return detections[sure | alone].reset_index(drop=True)
 
 

@@ -118,21 +118,13 @@ def write_note(counts: dict, measured: dict, lattices: list, field) -> str:
     return f"{note} {sorted(doubts)[len(doubts) // 2]}".strip()  # what most frames say
 
 
-def twist_note(first: Lattice | None, second: Lattice | None, field) -> str:
+def twist_note(first: Lattice, second: Lattice, field) -> str:
     """Say how far the field of view allows to tell two layers apart; empty where they are told apart well.
 
     Two lattices are told apart by their waves alone where the field holds a Moiré period. In a smaller field only pairs
-    too near for one layer and the network's channels tell them apart.
-
-    Parameters
-    ----------
-    first, second : Lattice or None
-        The largest lattice of each layer; None where there is none.
-    field : tuple of float
-        Height and width of the field of view, in the lattices' unit.
+    too near for one layer and the network's channels tell them apart. ``first`` and ``second`` are the largest lattice
+    of each layer; ``field`` is the height and width of the field of view, in the lattices' unit.
     """
-    if first is None or second is None:
-        return "No second lattice found: one layer, or two that this field of view does not tell apart."
     period = moire_period(first.spacing, second.angle - first.angle, second.spacing)
     view = min(field)
     if period <= view:

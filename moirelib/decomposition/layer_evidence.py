@@ -54,20 +54,12 @@ class GrainSettings:
     sharpening: float = 4.0  # S; steepness with which a division of the graph spreads
     deepest: int = 2  # S; a copy is split at most this often again
 
-    # One layer seen twice, as the two ends of tilted columns, or two layers?
+    # Layers of grains.
     too_near: float = 0.75  # G; spacings: one layer holds no two particles nearer, see `Surroundings.share_apart`
     apart: float = 0.35  # G; spacings; of two layers in general position 56 % of the pairs are further: 1 - 0.35² 2π/√3
-    twins_apart: float = 0.42  # R; smallest share of such pairs in two layers
-    end_to_end: tuple[float, float] = (0.12, 0.5)  # R; spacings between the ends of a tilted column
-    twin_turn: float = 0.4  # R; degrees; the ends of tilted columns are turned less against each other
-    twin_errors: float = 3.5  # S; standard deviations of a turn that is none
-
-    # Layers of grains.
-    twin_conflict: float = 0.3  # R; a conflict between copies that may be one layer seen twice, against 1 for others
     upper_cost: float = 0.1  # S; conflicts that a particle in the upper layer costs
     unsupported_cost: float = 0.5  # S; conflicts that a particle of the upper layer upon nothing costs
     resolved: float = 0.3  # S; conflicts that a second layer must resolve, per particle of the smaller layer
-    resolved_weight: tuple[float, float] = (0.4, 0.75)  # R; their mean weight, where pairs are apart and where not
     pairs_apart: float = 0.3  # R; share of pairs apart (see `apart`) that no single layer has
 
     # A second layer too small to show a lattice.
@@ -147,7 +139,7 @@ class Surroundings:
     share_apart : float
         Of the particles whose nearest neighbour is too near for one layer, how many are still clearly apart from it.
     two_layers_known : bool
-        Nothing is taken for one layer seen twice.
+        There are two, however few conflicts the second one resolves.
     """
 
     def __init__(self, particles: pd.DataFrame, diameter: float, evidence: Evidence, two_layers_known: bool = False):

@@ -21,7 +21,6 @@ class Grain:
 
     lattice: Lattice | None  # None: particles of a second layer that show no lattice
     members: np.ndarray  # (n,) weights, 0 to 1
-    family: int  # the same for copies of a lattice that may be one layer seen twice
 
 
 def find_overlapping_grains(around: Surroundings) -> list[Grain]:
@@ -42,7 +41,7 @@ def find_overlapping_grains(around: Surroundings) -> list[Grain]:
         lattice = polish_lattice(around.positions[piece], np.ones(len(piece)), lattices[g])
         mask = np.zeros(around.count)
         mask[piece] = 1.0
-        grains.append(Grain(lattice, mask, copies[g].family))
+        grains.append(Grain(lattice, mask))
     return sorted(grains, key=lambda grain: -grain.members.sum())[: settings.grains]
 
 
@@ -52,7 +51,7 @@ def find_copies(around) -> list[Grain]:
     groups = group_alike(find_lattices(around), lambda a, b: lattice_distance(a.lattice, b.lattice) < limit)
     copies = [copy for group in groups for copy in split_copies(group, around)]
     if not copies:  # two layers half a spacing apart cancel each other's waves
-        copies = split_copies([Grain(around.lattice, np.ones(around.count), 0)], around)
+        copies = split_copies([Grain(around.lattice, np.ones(around.count))], around)
         copies = copies if len(copies) > 1 else []
     return copies
 
@@ -71,7 +70,7 @@ def find_lattices(around) -> list[Grain]:
         if strength < chance or mine.sum() < max(fewest):
             break
         on_lattice = around.fit(mine.astype(float), lattice) > settings.explained
-        found.append(Grain(lattice, (free & on_lattice).astype(float), len(found)))
+        found.append(Grain(lattice, (free & on_lattice).astype(float)))
         free &= ~on_lattice
     return found
 
@@ -111,13 +110,10 @@ def split_copies(group: list[Grain], around, depth: int = 0) -> list[Grain]:
     fewest = max(settings.fewest, settings.smallest_lattice * around.count)
     if min(np.sum(part > 0.5) for part in parts) < fewest or agreement_cut > 0:
         return [whole]
-    twins = depth == 0 and not around.two_layers_known and look_like_twins(around.positions[member], around)
     copies = [replace(whole, members=part) for part in parts]
-    if depth < settings.deepest:
-        copies = [copy for half in copies for copy in split_copies([half], around, depth + 1)]
-    if depth == 0 and not twins:  # each a family of its own, with a number that no other copy has
-        copies = [replace(c, family=-(100 * (whole.family + 1) + number)) for number, c in enumerate(copies)]
-    return copies
+    if depth == settings.deepest:
+        return copies
+    return [copy for half in copies for copy in split_copies([half], around, depth + 1)]
 
 
 def split_in_two(member, lattices, around) -> tuple[np.ndarray, float]:
@@ -164,51 +160,6 @@ def spread_division(graph, vector, steepness, rounds: int = 10) -> np.ndarray:
     return vector
 
 
-def look_like_twins(points, around) -> bool:
-    """Whether copies of a lattice may be one layer seen twice, as the two ends of tilted columns.
-
-    Tilt shifts the ends against each other, or spreads them, by less than half a spacing; it does not turn them. Of
-    two layers in general position every second pair is more than 0.35 spacings apart, and they are turned.
-    """
-    settings, spacing = around.evidence.grains, around.spacing
-    distance, partner = (column[:, 1] for column in cKDTree(points).query(points, k=2))
-    close = distance < settings.too_near * spacing
-    if close.any() and np.mean(distance[close] > settings.apart * spacing) > settings.twins_apart:
-        return False
-    # Nearer ones are mostly one particle found in both channels, and show no turn.
-    low, high = (limit * spacing for limit in settings.end_to_end)
-    mutual = partner[partner] == np.arange(len(points))
-    one = np.flatnonzero(mutual & (distance > low) & (distance < high))
-    one = one[one < partner[one]]
-    if len(one) < settings.fewest:
-        return True
-    turn, error = measure_turn(points[one], points[partner[one]])
-    return bool(abs(turn) < max(settings.twin_turn, settings.twin_errors * error))
-
-
-def measure_turn(ends, other_ends) -> tuple[float, float]:
-    """Angle by which the ends of pairs are turned against each other, up to its sign, and its error; in degrees.
-
-    Which end is which is not known. The step z from one to the other, as a complex number, is linear in the place ζ:
-    z = ± (z0 + α ζ + β ζ*), and the imaginary part of α is the turn. The square of z has no sign and is fitted first.
-    """
-    step, place = (c[:, 1] + 1j * c[:, 0] for c in (other_ends - ends, 0.5 * (ends + other_ends)))
-    place = place - place.mean()
-    scale = np.abs(place).max()
-    place = place / scale
-    design = np.stack([np.ones_like(place), place, place.conj()], axis=1)
-    squares = np.concatenate([design**2, design * np.roll(design, -1, axis=1)], axis=1)
-    root = np.sqrt(np.linalg.lstsq(squares, step**2, rcond=None)[0][:3] + 0j)
-    trials = [root * sign for sign in ([1, 1, 1], [1, 1, -1], [1, -1, 1], [1, -1, -1])]
-    model = min(trials, key=lambda m: np.sum(np.abs(step**2 - (design @ m) ** 2)))
-    for _ in range(5):
-        sign = np.where((step * np.conj(design @ model)).real < 0, -1, 1)
-        model = np.linalg.lstsq(design, sign * step, rcond=None)[0]
-    variance = np.sum(np.abs(sign * step - design @ model) ** 2) / max(2 * len(step) - 6, 1)
-    error = np.sqrt(variance * np.linalg.inv(design.conj().T @ design)[1, 1].real)
-    return float(np.degrees(model[1].imag / scale)), float(np.degrees(error / scale))
-
-
 def find_pieces(label, sure, around) -> Iterator[tuple[int, np.ndarray]]:
     """Contiguous pieces of the particles of each label: pairs (label, indices), small ones left out."""
     settings, (i, j) = around.evidence.grains, around.pairs.T
@@ -225,32 +176,28 @@ def find_pieces(label, sure, around) -> Iterator[tuple[int, np.ndarray]]:
 def assign_grains(grains: list[Grain], around: Surroundings) -> np.ndarray:
     """Layer (0 or 1) of each grain: the fewest particles too near to others of their layer, or upon nothing.
 
-    All ways to divide the grains are compared. One layer is enough where a second would resolve few conflicts, or
-    mostly those of copies that may be one layer seen twice.
+    All ways to divide the grains are compared. One layer is enough where a second would resolve few conflicts.
     """
     settings, k = around.evidence.grains, len(grains)
-    label, family = label_particles(grains), np.array([grain.family for grain in grains])
+    label = label_particles(grains)
     size = np.bincount(label[label >= 0], minlength=k)
     upon = np.stack([lie_too_near(around.positions[label == g], around) for g in range(k)], axis=1)  # (n, grains)
     conflicts = np.zeros((k, k))
     for g, h in itertools.combinations(range(k), 2):
         small, large = (g, h) if size[g] < size[h] else (h, g)
         conflicts[g, h] = np.sum(upon[label == small, large])
-    weight = np.where(family[:, None] == family, settings.twin_conflict, 1.0)
 
     def cost(layer):
         upper = layer == (size @ layer < size @ (1 - layer))
         unsupported = np.sum(np.isin(label, np.flatnonzero(upper)) & ~upon[:, ~upper].any(axis=1))
-        same = np.sum(weight * conflicts * (layer[:, None] == layer))
+        same = np.sum(conflicts * (layer[:, None] == layer))
         return same + settings.upper_cost * size @ upper + settings.unsupported_cost * unsupported
 
     divisions = (np.array((0, *rest)) for rest in itertools.product((0, 1), repeat=k - 1))
     layer = min((division for division in divisions if division.any()), key=cost, default=np.zeros(k, int))
     resolved = conflicts * (layer[:, None] != layer)
     enough = resolved.sum() > settings.resolved * min(size @ layer, size @ (1 - layer))
-    mean_weight = settings.resolved_weight[0 if around.share_apart > settings.pairs_apart else 1]
-    not_twins = np.sum(weight * resolved) > mean_weight * resolved.sum()
-    return layer if around.two_layers_known or (enough and not_twins) else np.zeros(k, int)
+    return layer if around.two_layers_known or enough else np.zeros(k, int)
 
 
 def label_particles(grains) -> np.ndarray:
@@ -275,7 +222,7 @@ def join_similar_grains(grains: list[Grain], layer: np.ndarray, around) -> tuple
     for group in groups:
         members = np.sum([grains[g].members for g in group], axis=0)
         lattice = polish_lattice(around.positions, members, grains[group[0]].lattice)
-        joined.append(Grain(lattice, members, grains[group[0]].family))
+        joined.append(Grain(lattice, members))
     return joined, layer[[group[0] for group in groups]]
 
 
@@ -292,4 +239,4 @@ def add_loose_layer(grains: list[Grain], around: Surroundings) -> tuple[list[Gra
     near = around.share_apart < settings.pairs_apart
     if few or near or np.mean(distance[loose] > settings.apart) < settings.loose_apart:
         return grains, none
-    return [*grains, Grain(None, loose.astype(float), -1)], np.append(none, 1)
+    return [*grains, Grain(None, loose.astype(float))], np.append(none, 1)

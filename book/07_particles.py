@@ -245,9 +245,9 @@ axes[0].set_ylabel("y / nm")
 plt.show()
 
 # %% [markdown]
-# `assign_layers` uses a softer version of this graph wherever two lattices are within about 4° of each other. There it
-# also tests another explanation: the copies may be the two ends of *tilted* columns of one layer, seen twice. A tilt
-# shifts or spreads the ends but does not turn them.
+# `assign_layers` uses a softer version of this graph wherever two lattices are within about 4° of each other. Another
+# explanation is possible there: the copies may be the two ends of *tilted* columns of one layer, seen twice. The points
+# do not decide between the two; the frame does, further down.
 #
 # ## Lattices consist of grains, and grains form layers
 #

@@ -41,7 +41,7 @@ def judge(model, kind: str, seed) -> pd.DataFrame:
     """Margin of every particle, and whether it is in its layer (names may be exchanged)."""
     points = draw_points(np.random.default_rng(seed), kind, 2)
     graph, _ = weigh_pairs(model, points.places, points.size, np.zeros(len(points.places)))
-    named = cut(graph, 2, np.random.default_rng(0)).layer
+    named = cut(graph, 2, np.random.default_rng(0))
     pull, right = graph @ np.where(named == 0, 1.0, -1.0), named == points.layer
     real = points.layer >= 0
     right = right if right[real].mean() >= 0.5 else ~right

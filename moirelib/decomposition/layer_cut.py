@@ -3,8 +3,6 @@
 A Potts model: of all namings the likeliest has the largest sum of the log-odds within layers.
 """
 
-from dataclasses import dataclass
-
 import igraph
 import numpy as np
 from scipy import sparse
@@ -14,22 +12,6 @@ from scipy.special import softmax
 STARTS = 12  # of the mean field, on different leading eigenvectors
 COOLING = np.geomspace(1.5, 40, 40)  # inverse temperatures of the mean field
 SWEEPS = 30  # of single particles that change their layer
-
-
-@dataclass(frozen=True)
-class Cut:
-    """Particles named by layer.
-
-    Attributes
-    ----------
-    layer : ndarray of int, shape (n,)
-        From 0.
-    energy : float
-        Sum of the log-odds within layers.
-    """
-
-    layer: np.ndarray
-    energy: float
 
 
 def find_groups(graph: sparse.csr_matrix) -> np.ndarray:
@@ -83,12 +65,11 @@ def cool(graph, layers: int, rng: np.random.Generator) -> list[np.ndarray]:
     return found
 
 
-def cut(graph: sparse.csr_matrix, layers: int, rng: np.random.Generator) -> Cut:
-    """The naming of largest energy, of those that two solvers find."""
+def cut(graph: sparse.csr_matrix, layers: int, rng: np.random.Generator) -> np.ndarray:
+    """Layer (n,) of each particle, from 0: the naming of largest energy, of those that two solvers find."""
     n = graph.shape[0]
     if layers == 1 or n <= layers:
-        layer = np.zeros(n, int)
-        return Cut(layer, measure_energy(graph, layer))
+        return np.zeros(n, int)
     groups = find_groups(graph)
     inside = sparse.csr_matrix((np.ones(n), (np.arange(n), groups)))
     between = (inside.T @ graph @ inside).tolil()
@@ -100,6 +81,4 @@ def cut(graph: sparse.csr_matrix, layers: int, rng: np.random.Generator) -> Cut:
     else:
         starts.append(groups)
     found = [settle(graph, start, layers) for start in starts]
-    energies = [measure_energy(graph, layer) for layer in found]
-    best = int(np.argmax(energies))
-    return Cut(found[best], energies[best])
+    return max(found, key=lambda layer: measure_energy(graph, layer))

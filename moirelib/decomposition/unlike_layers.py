@@ -61,7 +61,7 @@ def name_two_layers(particles: pd.DataFrame, diameter: float) -> tuple[pd.DataFr
     if len(particles) < GRAINS.fewest:
         return particles.assign(layer=1, grain=-1, layer_confidence=0.5), [[], []]
     yx, (graph, _) = particles[["y", "x"]].to_numpy(float), draw_graph(particles, diameter)
-    named = cut(graph, 2, np.random.default_rng(0)).layer
+    named = cut(graph, 2, np.random.default_rng(0))
     pull = graph @ np.where(named == 0, 1.0, -1.0)  # towards the first side
     confidence = np.clip(expit(np.where(named == 0, pull, -pull) / TEMPERATURE), 0.5, Evidence.ceiling)
     spacing = typical_spacing(yx, named, diameter)

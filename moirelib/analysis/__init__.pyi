@@ -8,11 +8,11 @@ from .correlations import (
 from .defect_tracks import follow_boundaries as follow_boundaries, follow_defects as follow_defects
 from .defects import (
     LayerDefects as LayerDefects,
+    burgers_circuit as burgers_circuit,
     find_defects as find_defects,
     orientational_twins as orientational_twins,
 )
 from .diffusion import mean_squared_displacement as mean_squared_displacement
-from .dislocations import burgers_circuit as burgers_circuit
 from .displacements import (
     Displacements as Displacements,
     coordination_labels as coordination_labels,
@@ -26,15 +26,22 @@ from .frame_tables import (
 )
 from .grains import Tolerance as Tolerance, find_grains as find_grains
 from .growth import (
+    SitePreference as SitePreference,
     defect_numbers as defect_numbers,
     front_table as front_table,
     front_velocity as front_velocity,
     growth_events as growth_events,
     growth_rate as growth_rate,
+    site_preference as site_preference,
     size_table as size_table,
 )
-from .lattices import LatticeFit as LatticeFit, fit_lattice as fit_lattice, local_lattices as local_lattices
-from .layer_frame import LayerFrame as LayerFrame, layer_frames as layer_frames
+from .lattices import (
+    LatticeFit as LatticeFit,
+    LayerFrame as LayerFrame,
+    fit_lattice as fit_lattice,
+    layer_frames as layer_frames,
+    local_lattices as local_lattices,
+)
 from .localization_error import (
     Localization as Localization,
     autocovariance as autocovariance,
@@ -75,7 +82,6 @@ from .report import (
     render_report as render_report,
     write_analysis as write_analysis,
 )
-from .site_preference import SitePreference as SitePreference, site_preference as site_preference
 from .springs import (
     ElasticConstants as ElasticConstants,
     SpringModel as SpringModel,

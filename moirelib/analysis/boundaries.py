@@ -13,8 +13,7 @@ from ..crystal.mesh import Mesh, nearest_vector
 from ..crystal.moire import commensurate_angles
 from ..crystal.neighbours import connected_groups, to_complex, to_points
 from .grains import edges_between, meeting_pairs
-from .lattices import LatticeFit, fit_members
-from .layer_frame import LayerFrame
+from .lattices import LatticeFit, LayerFrame, fit_members
 
 BOUNDARY_COLUMNS = (
     "kind y0_nm x0_nm y1_nm x1_nm misorientation_deg inclination_deg sigma misorientation_std_deg inclination_std_deg "
@@ -69,21 +68,14 @@ def find_boundaries(layer: LayerFrame, filled: Mesh, coordination: np.ndarray) -
 class _Segment:
     """A straight piece of boundary; complex numbers are x + iy in nm."""
 
-    start: complex
-    end: complex
+    middle: complex
+    direction: complex  # of magnitude 1
+    length: float  # nm
     inclination_std: float  # degrees
-
-    @property
-    def length(self) -> float:
-        return abs(self.end - self.start)
-
-    @property
-    def direction(self) -> complex:
-        return (self.end - self.start) / self.length
 
     def seen(self, z: np.ndarray):
         """Points as distance along the segment from its middle and across it, to its +90° side."""
-        local = (z - (self.start + self.end) / 2) / self.direction
+        local = (z - self.middle) / self.direction
         return local.real, local.imag
 
 
@@ -128,8 +120,8 @@ def _fit_line(middle, mesh, one, other):
     std = np.degrees(np.sqrt(best.hess_inv[0, 0]) * width / reach)
     line = np.exp(1j * angle)
     along = np.real((middle - center) / line)
-    origin = center + 1j * line * shift
-    return _Segment(origin + along.min() * line, origin + along.max() * line, float(std))
+    middle = center + line * (1j * shift + (along.min() + along.max()) / 2)
+    return _Segment(middle, line, float(np.ptp(along)), float(std))
 
 
 def _describe_segment(segment, layer, pair) -> dict | None:
@@ -139,18 +131,22 @@ def _describe_segment(segment, layer, pair) -> dict | None:
     if one is None or other is None:
         return None
     turn = fold_hexagonal(other.angle - one.angle)
-    sigma, deviation = _find_nearest_sigma(turn)
+    # The nearest Σ, weighed by √Σ as in Brandon's criterion
+    known = commensurate_angles(LARGEST_SIGMA)
+    sigmas, deviations = np.append(1, known["sigma"]), turn - np.append(0.0, known["twist_deg"])
+    best = np.argmin(np.abs(deviations) * np.sqrt(sigmas))
+    sigma, deviation = int(sigmas[best]), float(deviations[best])
     inclination = np.degrees(np.angle(segment.direction)) % 180
-    mirror = (one.angle + other.angle) / 2
-    asymmetry = (inclination - mirror + 15) % 30 - 15
-    mismatch = _measure_mirror_mismatch(segment, one, other, inclination - asymmetry, spacing)
+    asymmetry = (inclination - (one.angle + other.angle) / 2 + 15) % 30 - 15
+    mismatch = _measure_mirror_mismatch(segment.middle, one, other, inclination - asymmetry, spacing)
     twin = (
         1 < sigma <= tolerance.max_sigma
         and abs(deviation) <= tolerance.misorientation / np.sqrt(sigma)
         and abs(asymmetry) <= max(tolerance.asymmetry, 3 * segment.inclination_std)
         and mismatch <= tolerance.mismatch * spacing
     )
-    ends = to_points(np.array([segment.start, segment.end])).ravel().tolist()
+    half = segment.direction * segment.length / 2
+    ends = to_points(np.array([segment.middle - half, segment.middle + half])).ravel().tolist()
     return dict(zip(BOUNDARY_COLUMNS[1:5], ends, strict=True)) | {
         "kind": "twin" if twin else "grain",
         "misorientation_deg": turn,
@@ -179,38 +175,23 @@ def _fit_lattice_beside(segment, layer, grain) -> LatticeFit | None:
     return part if abs(bend) > 3 * np.hypot(part.angle_std, whole.angle_std) else whole
 
 
-def _find_nearest_sigma(misorientation) -> tuple[int, float]:
-    """Σ whose misorientation is nearest, weighed by √Σ as in Brandon's criterion, and the deviation in degrees."""
-    known = commensurate_angles(LARGEST_SIGMA)
-    sigma = np.append(1, known["sigma"].to_numpy())
-    deviation = misorientation - np.append(0.0, known["twist_deg"].to_numpy())
-    best = np.argmin(np.abs(deviation) * np.sqrt(sigma))
-    return int(sigma[best]), float(deviation[best])
-
-
-def _measure_mirror_mismatch(segment, one, other, mirror, spacing) -> float:
+def _measure_mirror_mismatch(middle, one, other, mirror, spacing) -> float:
     """Distance of the second lattice from the mirror image of the first, at the middle of the boundary, in nm.
 
-    The mirror line may lie up to `MIRROR_SLACK` from the fitted boundary; the best place counts.
+    The mirror line, in degrees, may lie up to `MIRROR_SLACK` from the fitted boundary; the best place counts.
     """
     axis = np.exp(1j * np.radians(mirror))
-    middle = (segment.start + segment.end) / 2
-    q = other.spacing * np.exp(1j * np.radians(other.angle))
-    # The site of the first lattice next to the middle, and where its images lie in the cell of the second
-    site = _find_site_near(middle, one)
+    site, other_site = (_find_site_near(middle, lattice) for lattice in (one, other))
     image = middle + axis**2 * np.conj(site - middle)
     images = image + 2j * axis * np.linspace(-MIRROR_SLACK, MIRROR_SLACK, 71) * spacing
-    u = (images - _find_site_near(middle, other)) / q
+    u = (images - other_site) / (other.spacing * np.exp(1j * np.radians(other.angle)))  # in the cell of the second
     return float(np.min(np.abs(u - nearest_vector(u))) * other.spacing)
 
 
 def _find_site_near(z, lattice) -> complex:
     """Site of a lattice close to a point, in the x + iy plane, in nm."""
-    origin, vectors = to_complex(lattice.origin[None])[0], to_complex(lattice.vectors)
-    matrix = np.stack([vectors.real, vectors.imag])
-    step = z - origin
-    m, n = np.rint(np.linalg.solve(matrix, [step.real, step.imag]))
-    return origin + m * vectors[0] + n * vectors[1]
+    steps = np.linalg.solve(lattice.vectors.T, to_points(z) - lattice.origin)
+    return to_complex((lattice.origin + np.rint(steps) @ lattice.vectors)[None])[0]
 
 
 def _measure_dislocation_spacing(segment, mesh, coordination, row) -> dict:

@@ -8,13 +8,12 @@ from numpy.typing import ArrayLike
 from scipy.signal import savgol_coeffs, savgol_filter
 from scipy.spatial import cKDTree
 
-from ..crystal.neighbours import REACH, nearest_spacing
+from ..crystal.neighbours import REACH, nearest_spacing, to_complex, to_points
 from ..tables import check_particles, require_unique_tracks
 
 MIN_FRAMES = 10  # fewer give no amplitude worth its error bar
 MIN_PARTICLES = 3  # in a frame; two always fit a turned and shifted frame
 SITES_AT_REST = 1e-5  # nm; the sites have converged when they move by less
-FRAMES_AT_ONCE = 500
 AXES = ("y", "x")
 FREE = 0.5  # spacings; a place with no particle nearer is free
 ENCLOSED = 5  # particles around a free place that make it a vacancy
@@ -81,52 +80,50 @@ def site_displacements(
     drift_window : int
         Frames over which drift and rotation are smoothed (by a parabola) before they are removed; 1 removes all of it.
     """
-    frames, particles, points, error = _arrange_tracks(tracks, layer, min_share)
-    seen = np.isfinite(points[..., 0])
-    sites = np.nanmean(points - np.nanmean(points, axis=1, keepdims=True), axis=0)
-    sites += np.nanmean(points, axis=(0, 1)) - sites.mean(axis=0)
+    frames, particles, z, error = _arrange_tracks(tracks, layer, min_share)
+    seen = np.isfinite(z)
+    sites = np.nanmean(z - np.nanmean(z, axis=1, keepdims=True), axis=0)
+    sites += np.nanmean(z) - sites.mean()
     for _ in range(100):
-        aligned, drift, angle = _align_frames(points, seen, sites, drift_window)
+        aligned, drift, angle = _align_frames(z, seen, sites, drift_window)
         if strain is not None:
-            _remove_slow_strain(aligned, sites, seen, strain)
+            _remove_slow_strain(aligned, seen, sites, strain)
         path = _fit_slow_path(aligned, seen, creep)
-        moved = np.abs(path.mean(axis=0) - sites).max()
+        moved = np.abs(to_points(path.mean(axis=0) - sites)).max()
         sites = path.mean(axis=0)
         if moved < SITES_AT_REST:
             break
     if localization_std is not None:
-        error = np.broadcast_to(np.asarray(localization_std, float), sites.shape).copy()
-    values = aligned - path
+        error = np.broadcast_to(np.asarray(localization_std, float), (len(sites), 2)).copy()
+    values, sites = to_points(aligned - path), to_points(sites)
     kept = 1 - _rigid_motion_leverage(sites, seen) * make_smoother(drift_window, len(frames))[1]
     return Displacements(layer, particles, frames, sites, values, error, kept, drift, np.degrees(angle), creep)
 
 
 def _arrange_tracks(tracks, layer, min_share):
-    """Frames, particles, positions (t, n, 2) and mean error bars (n, 2) of a layer's tracks."""
+    """Frames, particles, positions x + iy (t, n) in nm and mean error bars (n, 2) of a layer's tracks."""
     tracks = check_particles(tracks, name="the track table")
-    use = np.flatnonzero((tracks["layer"] == layer) & (tracks["particle"] >= 0))
-    require_unique_tracks(tracks[["frame", "layer", "particle"]].iloc[use])
-    frames, row = np.unique(tracks["frame"].to_numpy()[use], return_inverse=True)
-    _refuse_few_frames(layer, len(frames))
-    particles, column, count = np.unique(tracks["particle"].to_numpy()[use], return_inverse=True, return_counts=True)
-    often = count >= min_share * len(frames)
-    if often.sum() < MIN_PARTICLES:
+    tracks = tracks[(tracks["layer"] == layer) & (tracks["particle"] >= 0)]
+    require_unique_tracks(tracks)
+    frames = tracks["frame"].nunique()
+    _refuse_few_frames(layer, frames)
+    count = tracks["particle"].value_counts()
+    often = count.index[count >= min_share * frames]
+    if len(often) < MIN_PARTICLES:
         raise ValueError(
-            f"layer {layer} has {often.sum()} particles seen in {min_share:.0%} of the frames; removing drift and "
+            f"layer {layer} has {len(often)} particles seen in {min_share:.0%} of the frames; removing drift and "
             f"rotation needs at least {MIN_PARTICLES}, so link with more memory or lower min_share"
         )
-    kept = often[column]
-    use, row, column = use[kept], row[kept], (np.cumsum(often) - 1)[column[kept]]
-    points = np.full((len(frames), often.sum(), 2), np.nan)
-    for axis, name in enumerate(("y_nm", "x_nm")):
-        points[row, column, axis] = tracks[name].to_numpy()[use]
-    seen = np.isfinite(points[..., 0])
-    some = seen.sum(axis=1) >= MIN_PARTICLES
+    tracks = tracks[tracks["particle"].isin(often)]
+    x, y = (tracks.pivot(index="frame", columns="particle", values=name) for name in ("x_nm", "y_nm"))
+    z = x.to_numpy() + 1j * y.to_numpy()
+    some = np.isfinite(z).sum(axis=1) >= MIN_PARTICLES
     _refuse_few_frames(layer, some.sum(), f" of at least {MIN_PARTICLES} particles")
-    left = seen[some].any(axis=0)
-    bars = tracks.reindex(columns=["y_std_nm", "x_std_nm"]).iloc[use].astype(float) ** 2
-    error = np.sqrt(bars.where(np.isfinite(bars)).groupby(column).mean().to_numpy())[left]
-    return frames[some], particles[often][left], points[np.ix_(some, left)], error if np.isfinite(error).all() else None
+    left = np.isfinite(z[some]).any(axis=0)
+    bars = tracks.reindex(columns=["y_std_nm", "x_std_nm"]).astype(float) ** 2
+    error = np.sqrt(bars.where(np.isfinite(bars)).groupby(tracks["particle"]).mean().to_numpy())[left]
+    known = np.isfinite(error).all()
+    return x.index.to_numpy()[some], x.columns.to_numpy()[left], z[np.ix_(some, left)], error if known else None
 
 
 def _refuse_few_frames(layer, number, what="") -> None:
@@ -137,38 +134,21 @@ def _refuse_few_frames(layer, number, what="") -> None:
         )
 
 
-def _split_frames(count) -> list[slice]:
-    """Blocks of frames: temporary arrays of all frames of a long movie would fill the memory."""
-    return [slice(k, k + FRAMES_AT_ONCE) for k in range(0, count, FRAMES_AT_ONCE)]
-
-
-def _align_frames(points, seen, sites, window):
-    """Points turned and shifted onto the sites frame by frame, the shift (t, 2) and the angle (t,) in radians."""
-    blocks = _split_frames(len(points))
-    compared = [_compare_frames(points[k], seen[k], sites) for k in blocks]
-    center, home, dot, cross = map(np.concatenate, zip(*compared, strict=True))
-    smooth = make_smoother(window, len(points))[0]
-    angle = smooth(np.unwrap(np.arctan2(cross, dot)))  # from x towards y
+def _align_frames(z, seen, sites, window):
+    """Points (t, n) turned and shifted onto the sites (n,), the shift (t, 2), and the angle (t,) in radians."""
+    center, home, turned = np.zeros((3, len(z)), complex)
+    for t, there in enumerate(seen):  # frame by frame: arrays of a long movie would fill the memory
+        center[t], home[t] = z[t, there].mean(), sites[there].mean()
+        turned[t] = np.vdot(sites[there] - home[t], z[t, there] - center[t])
+    smooth = make_smoother(window, len(z))[0]
+    angle = smooth(np.unwrap(np.angle(turned)))  # from x towards y
     angle = angle - angle.mean()
-    c, n = np.cos(angle), np.sin(angle)
-    turn = np.stack([np.stack([c, n], axis=-1), np.stack([-n, c], axis=-1)], axis=1)  # of (y, x), site to frame
-    middle = sites.mean(axis=0)
-    drift = smooth(center - np.einsum("tij,tj->ti", turn, home - middle) - middle)
-    mean = drift.mean(axis=0)
-    aligned = np.empty_like(points)
-    for k in blocks:
-        aligned[k] = np.einsum("tji,tnj->tni", turn[k], points[k] - (middle + drift[k])[:, None]) + middle + mean
-    return aligned, drift - mean, angle
-
-
-def _compare_frames(points, seen, sites):
-    """Of some frames: middles of the points and of their sites (t, 2), sums of dot and cross products (t,)."""
-    weight = seen / seen.sum(axis=1, keepdims=True)
-    points = np.where(seen[..., None], points, 0.0)
-    center, home = np.einsum("tn,tni->ti", weight, points), weight @ sites
-    p, s = points - center[:, None], (sites - home[:, None]) * seen[..., None]
-    dot = np.einsum("tni,tni->t", p, s)
-    return center, home, dot, np.einsum("tn,tn->t", p[..., 0], s[..., 1]) - np.einsum("tn,tn->t", p[..., 1], s[..., 0])
+    turn, middle = np.exp(1j * angle), sites.mean()
+    drift = smooth(to_points(center - turn * (home - middle) - middle))
+    aligned, shift = z.copy(), to_complex(drift)
+    for t in range(len(z)):
+        aligned[t] = (z[t] - middle - shift[t]) * np.conj(turn[t]) + middle + shift.mean()
+    return aligned, drift - drift.mean(axis=0), angle
 
 
 def make_smoother(window: int, frames: int):
@@ -181,26 +161,19 @@ def make_smoother(window: int, frames: int):
     return (lambda series: savgol_filter(series, window, 2, axis=0)), center
 
 
-def _remove_slow_strain(aligned, sites, seen, degree) -> None:
-    """Take uniform symmetric strain, a polynomial in time, out of points (t, n, 2)."""
-    blocks = _split_frames(len(seen))
-    gradient = np.empty((len(seen), 2, 2))  # by least squares
-    for k in blocks:
-        residual, r = np.nan_to_num(aligned[k] - sites), _center_sites(sites, seen[k])
-        normal = np.einsum("tni,tnj->tij", r, r)
-        gradient[k] = np.einsum("tni,tnj->tij", residual, r) @ np.linalg.pinv(normal)
-    gradient = 0.5 * (gradient + gradient.transpose(0, 2, 1))
-    gradient = gradient - gradient.mean(axis=0)  # the mean strain belongs to the sites
+def _remove_slow_strain(aligned, seen, sites, degree) -> None:
+    """Take uniform symmetric strain, a polynomial in time, out of points (t, n): r becomes r + a r + b r*, a real."""
+    strain = np.empty((len(seen), 2), complex)
+    for t, there in enumerate(seen):
+        r = sites[there] - sites[there].mean()
+        design = np.stack([r, np.conj(r)], axis=1)
+        strain[t] = np.linalg.lstsq(design, aligned[t, there] - sites[there], rcond=None)[0]
+    strain = strain - strain.mean(axis=0)  # the mean strain belongs to the sites
     basis = _legendre_basis(len(seen), degree)
-    slow = basis @ np.linalg.lstsq(basis, gradient.reshape(len(seen), 4), rcond=None)[0]
-    for k in blocks:
-        aligned[k] -= np.einsum("tij,tnj->tni", slow[k].reshape(-1, 2, 2), _center_sites(sites, seen[k]))
-
-
-def _center_sites(sites, seen):
-    """Sites from the middle of those seen in each frame, (t, n, 2); 0 where not seen."""
-    home = (seen @ sites) / seen.sum(axis=1, keepdims=True)
-    return (sites - home[:, None]) * seen[..., None]
+    a, b = (basis @ np.linalg.lstsq(basis, part, rcond=None)[0] for part in (strain[:, 0].real, strain[:, 1]))
+    for t, there in enumerate(seen):
+        r = sites - sites[there].mean()
+        aligned[t] -= a[t] * r + b[t] * np.conj(r)
 
 
 def _legendre_basis(frames, degree):
@@ -208,27 +181,23 @@ def _legendre_basis(frames, degree):
     return np.polynomial.legendre.legvander(np.linspace(-1, 1, frames), min(degree, frames // 5))
 
 
-def _fit_slow_path(points, seen, degree):
-    """Polynomial in time through the frames in which each particle was seen, (t, n, 2)."""
+def _fit_slow_path(z, seen, degree):
+    """Polynomial in time through the frames in which each particle was seen, (t, n)."""
     if degree == 0:
-        return np.broadcast_to(np.nanmean(points, axis=0), points.shape)
-    basis = _legendre_basis(len(points), degree)
+        return np.broadcast_to(np.nanmean(z, axis=0), z.shape)
+    basis = _legendre_basis(len(z), degree)
     normal = np.einsum("tn,ta,tb->nab", seen.astype(float), basis, basis)
-    right = np.einsum("tni,ta->nai", np.where(seen[..., None], points, 0.0), basis)
-    return np.einsum("ta,nai->tni", basis, np.linalg.pinv(normal) @ right)
+    right = np.where(seen, z, 0.0).T @ basis
+    return basis @ np.einsum("nab,nb->an", np.linalg.pinv(normal), right)
 
 
 def _rigid_motion_leverage(sites, seen):
     """Share of each particle's and axis' own displacement in the fit of drift and rotation, mean over its frames."""
     total = np.zeros(sites.shape)
-    for k in _split_frames(len(seen)):
-        there = seen[k]
-        count = there.sum(axis=1, keepdims=True)
-        r = sites - ((there @ sites) / count)[:, None]
-        square = np.sum(r**2 * there[..., None], axis=(1, 2))[:, None]
+    for there in seen:
+        r = sites[there] - sites[there].mean(axis=0)
         # a rotation moves a particle along y in proportion to its x
-        share = 1 / count[..., None] + r[..., ::-1] ** 2 / square[..., None]
-        total += np.sum(share * there[..., None], axis=0)
+        total[there] += 1 / len(r) + r[:, ::-1] ** 2 / np.sum(r**2)
     return total / seen.sum(axis=0)[:, None]
 
 

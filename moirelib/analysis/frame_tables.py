@@ -1,16 +1,21 @@
 """Tables of what each frame holds: lattices, Moiré, defects, boundaries (chapter 9, "Order and defects")."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import numpy as np
 import pandas as pd
 
+from ..tables import layers_by_frame
 from .boundaries import BOUNDARY_COLUMNS
 from .defects import DEFECT_COLUMNS, detect_defects
-from .layer_frame import layer_frames, triangulate_layers
+from .lattices import triangulate_layers
 from .moire import fit_moire_of_grains, place_on
 
 FRAME_TABLES = ("lattice", "moire", "defects", "boundaries")
+FOUND_COLUMNS = {
+    "defects": ["frame", "layer", *DEFECT_COLUMNS, "registry", "coordinate"],
+    "boundaries": ["frame", "layer", *BOUNDARY_COLUMNS],
+}
 LATTICE_COLUMNS = "frame layer grain spacing_nm angle_deg spacing_std_nm angle_std_deg shear psi6 n".split()
 MOIRE_COLUMNS = (
     "frame twist_deg period_nm twist_std_deg period_std_nm formula_nm formula_std_nm rotation_deg "
@@ -25,19 +30,7 @@ def lattice_table(particles: pd.DataFrame) -> pd.DataFrame:
     of a row from x towards y (0 to 60 degrees), standard deviations, mean |ψ6| of the grain's particles, particles
     used.
     """
-    return _tabulate_lattices(layer_frames(particles))
-
-
-def _tabulate_lattices(frames) -> pd.DataFrame:
-    rows = []
-    for frame, layers in frames:
-        for name, layer in layers.items():
-            for grain, fit in enumerate(layer.lattices):
-                if fit is not None:
-                    psi6 = float(np.nanmean(np.abs(layer.mesh.psi6[layer.grain == grain])))
-                    errors = fit.spacing_std, fit.angle_std
-                    rows.append((frame, name, grain, fit.spacing, fit.angle, *errors, fit.shear, psi6, fit.n))
-    return pd.DataFrame(rows, columns=LATTICE_COLUMNS)
+    return tabulate_frames(layers_by_frame(particles), ["lattice"])["lattice"]
 
 
 def moire_table(particles: pd.DataFrame) -> pd.DataFrame:
@@ -46,19 +39,7 @@ def moire_table(particles: pd.DataFrame) -> pd.DataFrame:
     The table has ``frame, twist_deg, period_nm, twist_std_deg, period_std_nm, formula_nm, formula_std_nm, rotation_deg,
     offset_y_nm, offset_x_nm, offset_std_nm, n``: see `Moire`.
     """
-    return _tabulate_moire(layer_frames(particles))
-
-
-def _tabulate_moire(frames) -> pd.DataFrame:
-    rows = []
-    for frame, layers in frames:
-        if not {1, 2} <= set(layers):
-            continue
-        m = fit_moire_of_grains(layers[1], layers[2])
-        if m is not None:
-            errors = m.twist_std, m.period_std, m.formula, m.formula_std
-            rows.append((frame, m.twist, m.period, *errors, m.rotation, *m.offset, m.offset_std, m.n))
-    return pd.DataFrame(rows, columns=MOIRE_COLUMNS)
+    return tabulate_frames(layers_by_frame(particles), ["moire"])["moire"]
 
 
 def defect_table(particles: pd.DataFrame, other_layer: bool = True) -> pd.DataFrame:
@@ -66,7 +47,8 @@ def defect_table(particles: pd.DataFrame, other_layer: bool = True) -> pd.DataFr
 
     With ``other_layer`` also ``registry, coordinate`` of each defect on the other layer, as in `registry`.
     """
-    return _tabulate_defects(layer_frames(particles), other_layer)[0]
+    table = tabulate_frames(layers_by_frame(particles), ["defects"])["defects"]
+    return table if other_layer else table.drop(columns=["registry", "coordinate"])
 
 
 def boundary_table(particles: pd.DataFrame) -> pd.DataFrame:
@@ -81,42 +63,37 @@ def boundary_table(particles: pd.DataFrame) -> pd.DataFrame:
     ``frank_spacing_nm``, a / (2 sin(θ/2)); the grains' numbers. See Brandon, Acta Metall. 14, 1479 (1966); Read &
     Shockley, Phys. Rev. 78, 275 (1950).
     """
-    return _tabulate_defects(layer_frames(particles), other_layer=False)[1]
-
-
-def _tabulate_defects(frames, other_layer=True) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Defects and boundaries."""
-    all_defects, all_boundaries = [], []
-    for frame, layers in frames:
-        for name, layer in layers.items():
-            found = detect_defects(layer)
-            defects = found.defects
-            if other_layer and 3 - name in layers:
-                on = place_on(defects[["y_nm", "x_nm"]], layers[3 - name])
-                defects = defects.assign(registry=on["registry"], coordinate=on["coordinate"])
-            all_defects.append(defects.assign(frame=frame, layer=name))
-            all_boundaries.append(found.boundaries.assign(frame=frame, layer=name))
-    extra = ["registry", "coordinate"] if other_layer else []
-    defects = _concatenate(all_defects, ["frame", "layer", *DEFECT_COLUMNS, *extra])
-    return defects, _concatenate(all_boundaries, ["frame", "layer", *BOUNDARY_COLUMNS])
-
-
-def _concatenate(parts, columns) -> pd.DataFrame:
-    parts = [part for part in parts if len(part)]
-    table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
-    return table.reindex(columns=columns)
+    return tabulate_frames(layers_by_frame(particles), ["boundaries"])["boundaries"]
 
 
 def tabulate_frames(
-    frames: Iterable[tuple[int, dict[int, np.ndarray]]], names: Iterable[str] = FRAME_TABLES
+    frames: Iterable[tuple[int, dict[int, np.ndarray]]], names: Collection[str] = FRAME_TABLES
 ) -> dict[str, pd.DataFrame]:
     """Those of `FRAME_TABLES` that are named, of some frames: numbers, and positions (n, 2) of each layer in nm."""
-    triangulated = [(frame, triangulate_layers(layers)) for frame, layers in frames]
-    tables = {}
-    if "lattice" in names:
-        tables["lattice"] = _tabulate_lattices(triangulated)
-    if "moire" in names:
-        tables["moire"] = _tabulate_moire(triangulated)
-    if {"defects", "boundaries"} & set(names):
-        tables["defects"], tables["boundaries"] = _tabulate_defects(triangulated)
-    return tables
+    lattices, moires, found = [], [], {name: [] for name in FOUND_COLUMNS}
+    for frame, positions in frames:
+        layers = triangulate_layers(positions)
+        if "moire" in names and {1, 2} <= set(layers) and (m := fit_moire_of_grains(layers[1], layers[2])):
+            errors = m.twist_std, m.period_std, m.formula, m.formula_std
+            moires.append((frame, m.twist, m.period, *errors, m.rotation, *m.offset, m.offset_std, m.n))
+        for name, layer in layers.items():
+            for grain, fit in enumerate(layer.lattices if "lattice" in names else ()):
+                if fit is not None:
+                    psi6 = float(np.nanmean(np.abs(layer.mesh.psi6[layer.grain == grain])))
+                    errors = fit.spacing_std, fit.angle_std
+                    lattices.append((frame, name, grain, fit.spacing, fit.angle, *errors, fit.shear, psi6, fit.n))
+            if {"defects", "boundaries"} & set(names):
+                one = detect_defects(layer)
+                defects = one.defects
+                if 3 - name in layers:
+                    on = place_on(defects[["y_nm", "x_nm"]], layers[3 - name])
+                    defects = defects.join(on[["registry", "coordinate"]])
+                for key, table in (("defects", defects), ("boundaries", one.boundaries)):
+                    if len(table):
+                        found[key].append(table.assign(frame=frame, layer=name))
+    tables = {"lattice": pd.DataFrame(lattices, columns=LATTICE_COLUMNS)}
+    tables["moire"] = pd.DataFrame(moires, columns=MOIRE_COLUMNS)
+    for key, columns in FOUND_COLUMNS.items():
+        whole = pd.concat(found[key], ignore_index=True) if found[key] else pd.DataFrame(columns=columns)
+        tables[key] = whole.reindex(columns=columns)
+    return {name: tables[name] for name in names}

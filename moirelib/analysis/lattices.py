@@ -1,16 +1,20 @@
-"""Fitted lattices of grains and of every particle's surroundings (chapter 9, "Order and defects")."""
+"""Lattices of grains and of every particle's surroundings; a layer of a frame with all of them (chapter 9)."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import sparse
 from scipy.sparse.csgraph import breadth_first_order, connected_components, minimum_spanning_tree
 
 from ..crystal.lattice import Lattice
-from ..crystal.mesh import ROUNDING, SIXTH_TURN, LocalLattices, Mesh, lattices_around, sixth_turns
-from ..crystal.neighbours import REACH, to_points
-from .grains import check_grain
+from ..crystal.mesh import ROUNDING, SIXTH_TURN, THREE_SHELLS, LocalLattices, Mesh, lattices_around, sixth_turns
+from ..crystal.neighbours import REACH, spans_plane, to_points
+from ..tables import layers_by_frame
+from .grains import Tolerance, check_grain, split_grains
 
 FEWEST = 6  # particles of a lattice: twice the three complex numbers that are fitted
 OUTLIER = 5.0  # standard deviations of the residuals; farther particles sit on no site
@@ -103,8 +107,7 @@ def _number_sites(mesh, i, j, vector, misfit) -> np.ndarray:
     largest = np.flatnonzero(label == np.bincount(label).argmax())
     start = largest[np.abs(mesh.z[largest] - mesh.z[largest].mean()).argmin()]
     order, before = breadth_first_order(tree, start, directed=False)
-    step = sparse.coo_array((np.concatenate([vector, -vector]), (np.concatenate([i, j]), np.concatenate([j, i]))))
-    step = sparse.csr_array((step.data, (step.row, step.col)), shape=(mesh.n, mesh.n))
+    step = sparse.csr_array((np.r_[vector, -vector], (np.r_[i, j], np.r_[j, i])), shape=(mesh.n, mesh.n))
     site[start] = 0
     along = np.asarray(step[before[order[1:]], order[1:]]).ravel()
     for k, value in zip(order[1:], along, strict=True):
@@ -128,30 +131,36 @@ def _estimate_errors(z, design, inverse, residual, q, column):
     n, parameters = design.shape
     variance = np.sum(np.abs(residual) ** 2) / max(2 * (n - parameters), 1)  # per component
     plain = np.sqrt(variance * inverse[column, column].real)
-    block = np.floor(np.stack([z.real, z.imag]) / (BLOCK * np.abs(q)))
-    name = np.unique(block, axis=1, return_inverse=True)[1].ravel()
-    blocks = name.max() + 1
-    if blocks < FEWEST_BLOCKS:
+    blocks = sum_by_blocks(z, BLOCK * np.abs(q), design, inverse, residual)
+    if blocks is None:
         return plain, plain
-    score = np.zeros((blocks, parameters), complex)
-    np.add.at(score, name, np.conj(design) * residual[:, None])
-    half = np.sqrt(blocks / (blocks - 3)) * score @ inverse.T
-    ahead = half[:, column] * np.exp(-1j * np.angle(q))
-    radial, tangential = (np.sqrt(np.sum(part**2)) for part in (ahead.real, ahead.imag))
+    ahead = blocks[:, column] * np.exp(-1j * np.angle(q))
+    radial, tangential = np.linalg.norm(ahead.real), np.linalg.norm(ahead.imag)
     if max(radial, tangential) < CORRELATED * plain:  # few blocks would only add their own scatter
         return plain, plain
     return max(radial, plain), max(tangential, plain)
+
+
+def sum_by_blocks(z, size, design, inverse, residual) -> np.ndarray | None:
+    """Deviation (blocks, parameters) that the residuals of each block cause in a linear fit; None for too few blocks.
+
+    Residuals (n,) are at z = x + iy, in square blocks of some size; residuals of different blocks are independent.
+    """
+    block = np.floor(np.stack([z.real, z.imag]) / size)
+    name = np.unique(block, axis=1, return_inverse=True)[1].ravel()
+    blocks = name.max() + 1
+    if blocks < FEWEST_BLOCKS:
+        return None
+    score = np.zeros((blocks, design.shape[1]), design.dtype)
+    np.add.at(score, name, np.conj(design) * residual[:, None])
+    return np.sqrt(blocks / (blocks - 3)) * score @ inverse.T
 
 
 def _describe_fit(site, known, coefficients, errors, residual, center) -> LatticeFit:
     c, q, p = coefficients
     basis = np.array([1, np.exp(1j * SIXTH_TURN)])
     second = site.imag / np.sin(SIXTH_TURN)
-    index = np.stack([site.real - second / 2, second], axis=1)
-    index[~known] = np.nan
-    n = int(known.sum())
-    scatter = float(np.sqrt(np.sum(np.abs(residual) ** 2) / max(2 * n - 6, 1)))
-    radial, tangential = map(float, errors)
+    n, (radial, tangential) = int(known.sum()), map(float, errors)
     return LatticeFit(
         origin=to_points(c - q * center - p * np.conj(center)),
         vectors=to_points(q * basis + p * np.conj(basis)),
@@ -159,10 +168,10 @@ def _describe_fit(site, known, coefficients, errors, residual, center) -> Lattic
         angle=float(np.degrees(np.angle(q)) % 60),
         spacing_std=radial,
         angle_std=float(np.degrees(tangential / np.abs(q))),
-        residual_std=scatter,
+        residual_std=float(np.sqrt(np.sum(np.abs(residual) ** 2) / max(2 * n - 6, 1))),
         shear=float(np.abs(p / q)),
         n=n,
-        index=np.rint(index),
+        index=np.rint(np.where(known[:, None], np.stack([site.real - second / 2, second], axis=1), np.nan)),
     )
 
 
@@ -177,3 +186,49 @@ def local_lattices(
     """
     mesh = Mesh(points, spacing)
     return lattices_around(mesh, reach, None if grain is None else check_grain(grain, mesh))
+
+
+@dataclass(frozen=True, eq=False)
+class LayerFrame:
+    """One layer in one frame: ``LayerFrame(Mesh(points))``. Defects and Moiré are measured from it."""
+
+    mesh: Mesh
+    tolerance: Tolerance = Tolerance()
+    known_grain: ArrayLike | None = None  # (n,) grain of each particle, where it need not be found
+
+    @cached_property
+    def grain(self) -> np.ndarray:
+        """Grain of each particle, shape (n,): 0, 1, ... by falling size, -1 for none."""
+        if self.known_grain is not None:
+            return check_grain(self.known_grain, self.mesh)
+        return split_grains(self.mesh, self.tolerance)
+
+    @cached_property
+    def lattices(self) -> list[LatticeFit | None]:
+        """Lattice of each grain, by number; None where too few particles hang together."""
+        return [fit_members(self.mesh, self.grain == k) for k in range(self.grain.max(initial=-1) + 1)]
+
+    @property
+    def main_lattice(self) -> tuple[int, LatticeFit] | None:
+        """Number and lattice of the largest grain that has one."""
+        return next(((k, fit) for k, fit in enumerate(self.lattices) if fit is not None), None)
+
+    @cached_property
+    def surroundings(self) -> LocalLattices:
+        """Lattice around each particle, from three shells of neighbours of its own grain."""
+        return lattices_around(self.mesh, THREE_SHELLS, self.grain)
+
+    def of_grain(self, number: int) -> "LayerFrame":
+        """The same particles with one grain only, which becomes number 0."""
+        alone = np.where(self.grain == number, 0, -1)
+        return self if np.array_equal(alone, self.grain) else LayerFrame(self.mesh, self.tolerance, alone)
+
+
+def layer_frames(particles: pd.DataFrame) -> Iterator[tuple[int, dict[int, LayerFrame]]]:
+    """Every frame's number and layers, in rising order of the frames, without layers that `triangulate` leaves out."""
+    return ((frame, triangulate_layers(layers)) for frame, layers in layers_by_frame(particles))
+
+
+def triangulate_layers(layers: dict[int, np.ndarray]) -> dict[int, LayerFrame]:
+    """Each layer of a frame, from positions (n, 2) in nm; those without four particles off a line are left out."""
+    return {k: LayerFrame(Mesh(points)) for k, points in layers.items() if spans_plane(points)}

@@ -4,6 +4,7 @@ Positions and displacements are (y, x) in nm, spring constants in kT/nm². Phono
 """
 
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -25,7 +26,6 @@ from .localization_error import (
 )
 
 JITTER_WINDOW = 15  # frames; slower motion of the layer counts as drift
-ROW_OF_BONDS = 1000  # bonds at a time; all bonds of a long movie would fill the memory
 
 
 def pn_per_um(spring_constant: float | np.ndarray, temperature: float = 298.15) -> float | np.ndarray:
@@ -43,16 +43,16 @@ def site_vibrations(motion: Displacements, confidence: float = 0.95) -> pd.DataF
     """Amplitude and spring constant of every site, along y and x, with the localization error's part subtracted.
 
     The variance is that of independent motion: removed drift and rotation and the estimated mean are corrected for. The
-    interval of the total variance is the one of chi-square with the effective number of independent samples; the
-    error's variance is then taken from its ends. Where the lower end is not positive, the upper bound of k is infinite:
-    the motion may be zero. Intervals suppose Gaussian displacements and error bars that are right and independent from
-    frame to frame. Without error bars the localization error is estimated (`localization_from_covariance`).
+    interval of the total variance is the one of chi-square with the effective number of independent samples, from whose
+    ends the error's variance is taken. Where the lower end is not positive, the upper bound of k is infinite. Intervals
+    suppose Gaussian displacements and error bars that are right and independent from frame to frame. Without error bars
+    the localization error is estimated (`localization_from_covariance`).
 
-    The table has one row per particle: ``particle, layer, y_nm, x_nm, frames``; then for each axis, here y:
-    ``std_raw_y_nm`` as measured, ``localization_y_nm``, ``std_y_nm`` of the motion alone (NaN where the error explains
-    all of it), its interval ``std_y_low_nm, std_y_high_nm``, ``k_y_kt_nm2`` = kT/variance with ``k_y_low_kt_nm2,
-    k_y_high_kt_nm2``; ``cov_yx_nm2`` of the two axes and ``samples``, the number of independent ones. ``attrs["note"]``
-    says what is missing.
+    The table has a row per particle: ``particle, layer, y_nm, x_nm, frames``; for each axis, here y: ``std_raw_y_nm``
+    as measured, ``localization_y_nm``, ``std_y_nm`` of the motion alone (NaN where the error explains all of it), its
+    interval ``std_y_low_nm, std_y_high_nm``, ``k_y_kt_nm2`` = kT/variance with ``k_y_low_kt_nm2, k_y_high_kt_nm2``;
+    ``cov_yx_nm2`` of the two axes and ``samples``, the number of independent ones. ``attrs["note"]`` says what is
+    missing.
     """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be between 0 and 1, got {confidence}")
@@ -72,13 +72,11 @@ def site_vibrations(motion: Displacements, confidence: float = 0.95) -> pd.DataF
         table[f"std_raw_{a}_nm"] = np.sqrt(total[:, i])
         table[f"localization_{a}_nm"] = np.sqrt(error[:, i])
         table[f"std_{a}_nm"] = _root_if_positive(variance[:, i])
-        table[f"std_{a}_low_nm"] = np.sqrt(np.maximum(low[:, i], 0))
-        table[f"std_{a}_high_nm"] = np.sqrt(np.maximum(high[:, i], 0))
-        table[f"k_{a}_kt_nm2"] = _stiffness(variance[:, i])
-        table[f"k_{a}_low_kt_nm2"] = _stiffness(high[:, i])
-        table[f"k_{a}_high_kt_nm2"] = _stiffness(low[:, i])
-    table["cov_yx_nm2"] = covariance
-    table["samples"] = samples.min(axis=1)
+        for end, value in (("low", low), ("high", high)):
+            table[f"std_{a}_{end}_nm"] = np.sqrt(np.maximum(value[:, i], 0))
+        for end, value in (("", variance), ("_low", high), ("_high", low)):
+            table[f"k_{a}{end}_kt_nm2"] = _stiffness(value[:, i])
+    table = table.assign(cov_yx_nm2=covariance, samples=samples.min(axis=1))
     table.attrs["note"] = note
     return table
 
@@ -138,10 +136,10 @@ def layer_vibrations(motion: Displacements, spacing: float | None = None) -> dic
     spacing ``a``, in nm, is the median one of the sites by default.
 
     The result has ``variance_y_nm2, variance_x_nm2`` (mean over the sites, error's part subtracted) and the same with
-    ``_std``; ``std_raw_y_nm, std_raw_x_nm, std_y_nm, std_x_nm, k_y_kt_nm2, k_x_kt_nm2`` from it; ``anisotropy``, the
-    ratio of the largest to the smallest mean variance over directions, ``anisotropy_std``, ``major_axis_deg`` from x
-    towards y and ``isotropy_p``, the probability of so much anisotropy in isotropic motion; ``lindemann`` = √⟨|u|²⟩ /
-    a; ``lindemann_relative`` = ⟨|u_i - u_j|²⟩ / (2a²) of nearest neighbours; ``layer_jitter_y_nm, layer_jitter_x_nm``,
+    ``_std``; ``std_raw_y_nm, std_y_nm, k_y_kt_nm2`` from it, and along x; ``anisotropy``, the ratio of the largest to
+    the smallest mean variance over directions, ``anisotropy_std``, ``major_axis_deg`` from x towards y and
+    ``isotropy_p``, the probability of so much anisotropy in isotropic motion; ``lindemann`` = √⟨|u|²⟩ / a;
+    ``lindemann_relative`` = ⟨|u_i - u_j|²⟩ / (2a²) of nearest neighbours; ``layer_jitter_y_nm, layer_jitter_x_nm``,
     fast motion of the layer as a whole that was removed as drift: stage and heat together; ``independent_frames``;
     ``note``.
     """
@@ -154,19 +152,16 @@ def layer_vibrations(motion: Displacements, spacing: float | None = None) -> dic
     spread_total = np.hypot(np.sqrt(np.diag(spread))[:2], error_spread)
     spread = spread + np.diag([*np.nan_to_num(error_spread**2), 0.0])
     a = nearest_spacing(motion.sites) if spacing is None else spacing
-    result = {f"variance_{x}_nm2": variance[i] for i, x in enumerate(AXES)}
-    result |= {f"variance_{x}_std_nm2": spread_total[i] for i, x in enumerate(AXES)}
-    result |= {f"std_raw_{x}_nm": np.sqrt(raw[i]) for i, x in enumerate(AXES)}
-    result |= {f"std_{x}_nm": _root_if_positive(variance[i]) for i, x in enumerate(AXES)}
-    result |= {f"k_{x}_kt_nm2": _stiffness(variance[i]) for i, x in enumerate(AXES)}
-    result |= _measure_anisotropy(tensor, spread)
     smooth, share = make_smoother(JITTER_WINDOW, len(motion.drift))  # about a running parabola
     jitter = np.sqrt(np.mean((motion.drift - smooth(motion.drift)) ** 2, axis=0) / (1 - min(share, 0.9)))
-    result |= {f"layer_jitter_{x}_nm": v for x, v in zip(AXES, jitter, strict=True)}
+    columns = {"variance_{}_nm2": variance, "variance_{}_std_nm2": spread_total, "layer_jitter_{}_nm": jitter}
+    columns |= {"std_raw_{}_nm": np.sqrt(raw), "std_{}_nm": _root_if_positive(variance)}
+    columns["k_{}_kt_nm2"] = _stiffness(variance)
+    result = {name.format(x): values[i] for name, values in columns.items() for i, x in enumerate(AXES)}
+    result |= _measure_anisotropy(tensor, spread)
     result["lindemann"] = _root_if_positive(variance.sum()) / a
     result["lindemann_relative"] = (_measure_relative_variance(motion, a) - 2 * mean_error.sum()) / (2 * a**2)
-    result = {key: float(value) for key, value in result.items()}
-    return result | {"independent_frames": frames, "note": note}
+    return {key: float(value) for key, value in result.items()} | {"independent_frames": frames, "note": note}
 
 
 def _average_tensor(motion, total):
@@ -214,14 +209,12 @@ def _measure_anisotropy(tensor, spread) -> dict:
 
 def _measure_relative_variance(motion, spacing) -> float:
     """⟨|u_i - u_j|²⟩ over bonds, in nm², mean over time restored as for uncorrelated frames."""
-    i, j = bonds(motion.sites, spacing).T
-    if len(i) == 0:
-        return np.nan
-    frames, total, count = len(motion.values), 0.0, 0
-    for part in np.array_split(np.arange(len(i)), len(i) // ROW_OF_BONDS + 1):
-        relative = motion.values[:, i[part]] - motion.values[:, j[part]]
-        total, count = total + np.nansum(relative**2), count + np.isfinite(relative[..., 0]).sum()
-    return float(total / max(count, 1) * frames / (frames - motion.creep - 1))
+    total, count = 0.0, 0
+    for i, j in bonds(motion.sites, spacing):  # one by one: all bonds of a long movie would fill the memory
+        relative = motion.values[:, i] - motion.values[:, j]
+        total, count = total + np.nansum(relative**2), count + np.isfinite(relative[:, 0]).sum()
+    frames = len(motion.values)
+    return float(total / count * frames / (frames - motion.creep - 1)) if count else np.nan
 
 
 def group_vibrations(table: pd.DataFrame, labels: Mapping[int, str] | ArrayLike) -> pd.DataFrame:
@@ -266,18 +259,17 @@ def interlayer_correlation(
         raise ValueError(f"the null needs at least 1 shuffle, got {shuffles}")
     edges = nearest_spacing(one.sites) * np.arange(0, 3.01, 0.5) if edges is None else np.asarray(edges, float)
     pairs = cKDTree(one.sites).sparse_distance_matrix(cKDTree(other.sites), edges[-1], output_type="ndarray")
-    weights = [pairs[(pairs["v"] >= low) & (pairs["v"] < high)] for low, high in zip(edges, edges[1:], strict=False)]
     moved = [rfft(_scale_by_amplitude(m, k), axis=0) for m, k in ((one, i), (other, j))]
     seen = [rfft(np.isfinite(m.values[k]).astype(float), axis=0) for m, k in ((one, i), (other, j))]
     rng = np.random.default_rng(seed)
     # a shift in time keeps the correlation of each layer and breaks that between them
     shifts = [0, *rng.integers(len(frames) // 10, len(frames) - len(frames) // 10, shuffles)]
     rows = []
-    for k, bin_pairs in enumerate(weights):
-        sums, seen_together = (_sum_at_all_lags(a, b, bin_pairs, len(frames))[shifts] for a, b in (moved, seen))
-        product = np.where(seen_together > 0.5, sums, np.nan) / seen_together  # NaN for pairs never seen together
-        low, high = np.quantile(product[1:], [0.025, 0.975])
-        rows.append((0.5 * (edges[k] + edges[k + 1]), len(bin_pairs), product[0], low, high))
+    for low, high in pairwise(edges):
+        near = pairs[(pairs["v"] >= low) & (pairs["v"] < high)]
+        sums, together = (_sum_at_all_lags(a, b, near, len(frames))[shifts] for a, b in (moved, seen))
+        product = np.where(together > 0.5, sums, np.nan) / together  # NaN for pairs never seen together
+        rows.append((0.5 * (low + high), len(near), product[0], *np.quantile(product[1:], [0.025, 0.975])))
     return pd.DataFrame(rows, columns=["distance_nm", "pairs", "correlation", "null_low", "null_high"])
 
 
@@ -293,7 +285,5 @@ def _sum_at_all_lags(one, other, pairs, frames):
     """Sum over pairs, axes and frames of one(t) other(t + shift), for every cyclic shift, from their spectra."""
     if len(pairs) == 0:
         return np.full(frames, np.nan)
-    spectrum = np.zeros(len(one), complex)
-    for part in np.array_split(pairs, len(pairs) // ROW_OF_BONDS + 1):
-        spectrum += np.einsum("fpi,fpi->f", one[:, part["i"]].conj(), other[:, part["j"]])
+    spectrum = sum(np.sum(one[:, i].conj() * other[:, j], axis=1) for i, j in zip(pairs["i"], pairs["j"], strict=True))
     return irfft(spectrum, frames)

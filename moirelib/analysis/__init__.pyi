@@ -55,13 +55,15 @@ from .moire import (
     fit_moire as fit_moire,
     registry as registry,
 )
-from .normal_modes import (
+from .occupancy import Occupancy as Occupancy, adjacency as adjacency, site_occupancy as site_occupancy
+from .phonons import (
     NormalModes as NormalModes,
     density_of_states as density_of_states,
+    dispersion as dispersion,
     find_normal_modes as find_normal_modes,
+    largest_grain as largest_grain,
+    measure_phonons as measure_phonons,
 )
-from .occupancy import Occupancy as Occupancy, adjacency as adjacency, site_occupancy as site_occupancy
-from .phonons import dispersion as dispersion, largest_grain as largest_grain, measure_phonons as measure_phonons
 from .pipeline import (
     NEEDED as NEEDED,
     TABLES as TABLES,

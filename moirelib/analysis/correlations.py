@@ -36,13 +36,11 @@ def hexatic_correlation(points: ArrayLike, psi6: ArrayLike, r_max: float, bin_wi
         return pd.DataFrame({"r_nm": [], "g6": [], "pairs": []})
     box, xyz = freud_system(points[known])
     r_max = min(float(r_max), 0.99 * box.Lx / 2)
-    bins = max(round(r_max / bin_width), 1)
-    pair = freud.density.CorrelationFunction(bins=bins, r_max=r_max)
+    pair = freud.density.CorrelationFunction(bins=max(round(r_max / bin_width), 1), r_max=r_max)
     pair.compute((box, xyz), values=psi6[known])
     mean = pair.correlation.real / np.mean(np.abs(psi6[known]) ** 2)
-    there = np.asarray(pair.bin_counts) > 0
     table = pd.DataFrame({"r_nm": pair.bin_centers, "g6": mean, "pairs": np.asarray(pair.bin_counts) // 2})
-    return table[there].reset_index(drop=True)
+    return table[np.asarray(pair.bin_counts) > 0].reset_index(drop=True)
 
 
 def radial_distribution(
@@ -58,22 +56,16 @@ def radial_distribution(
     _refuse_bins(r_max, bin_width)
     spacing = neighbour_spacing(points) if spacing is None else spacing
     edges = np.arange(0, r_max + bin_width, bin_width)
-    distance = cKDTree(points).sparse_distance_matrix(cKDTree(points), edges[-1], output_type="ndarray")
-    i, j, r = (distance[name] for name in ("i", "j", "v"))
-    pairs = np.histogram(r[i < j], edges)[0]
+    pairs = np.diff(cKDTree(points).count_neighbors(cKDTree(points), np.nextafter(edges, 0))) // 2
     step = spacing / CELLS
-    shape = np.ceil((np.ptp(points, axis=0) + 2 * spacing) / step).astype(int)
-    grid = np.ones(shape, bool)
+    grid = np.ones(np.ceil((np.ptp(points, axis=0) + 2 * spacing) / step).astype(int), bool)
     grid[tuple(np.rint((points - points.min(axis=0) + spacing) / step).astype(int).T)] = False
     region = (distance_transform_edt(grid) * step < COVERED * spacing).astype(float)
     overlap = fftconvolve(region, region[::-1, ::-1])  # at every displacement, in cells
-    middle = np.array(region.shape) - 1
-    far = np.hypot(*((np.indices(overlap.shape) - middle[:, None, None]) * step))
+    far = np.hypot(*((np.indices(overlap.shape) + 1 - np.reshape(region.shape, (2, 1, 1))) * step))
     # The mean over a ring's cells times the ring's exact area, since a cell may be wider than a ring is.
-    index = np.digitize(far.ravel(), edges) - 1
-    use = index < len(pairs)
-    cells = np.bincount(index[use], minlength=len(pairs))
-    mean = np.bincount(index[use], overlap.ravel()[use], len(pairs)) / np.maximum(cells, 1)
+    cells, total = (np.histogram(far, edges, weights=weights)[0] for weights in (None, overlap))
+    mean = total / np.maximum(cells, 1)
     expected = 0.5 * len(points) ** 2 * mean * np.pi * np.diff(edges**2) / (region.sum() ** 2 * step**2)
     g = pairs / np.where(expected > 0, expected, np.nan)
     return pd.DataFrame({"r_nm": (edges[1:] + edges[:-1]) / 2, "g": g, "pairs": pairs})

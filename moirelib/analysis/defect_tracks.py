@@ -41,21 +41,16 @@ def follow_defects(
     rest = pd.DataFrame(np.hstack([at_rest, burgers]), columns=["y", "x", "by", "bx"]).assign(frame=defects["frame"])
     parts = []
     for (_, kind), rows in defects.groupby(["layer", "kind"]):
-        place = rest.loc[rows.index, ["frame", "y", "x"]].copy()
+        place = rest.loc[rows.index].copy()
         if kind == "dislocation":
-            b = rest.loc[rows.index, ["by", "bx"]]
-            place[["by", "bx"]] = b * search_range_nm / np.hypot(*b.to_numpy(float).T).mean()
-        parts.append((rows, place))
-    table = _number_tracks(parts, "defect", search_range_nm, memory)
+            place[["by", "bx"]] *= search_range_nm / np.hypot(place["by"], place["bx"]).mean()
+        parts.append(place if kind == "dislocation" else place[["frame", "y", "x"]])
+    table = _number_tracks(defects, parts, "defect", search_range_nm, memory)
     rest = rest.loc[table.index]
-    step_y, step_x = rest.groupby(table["defect"])[["y", "x"]].diff().to_numpy().T
+    y, x = (rest.groupby(table["defect"])[axis].diff() for axis in "yx")
     length = np.hypot(rest["by"], rest["bx"])
-    return table.assign(
-        step_y_nm=step_y,
-        step_x_nm=step_x,
-        glide_nm=(step_y * rest["by"] + step_x * rest["bx"]) / length,
-        climb_nm=(step_y * rest["bx"] - step_x * rest["by"]) / length,
-    ).reset_index(drop=True)
+    glide, climb = (y * rest["by"] + x * rest["bx"]) / length, (y * rest["bx"] - x * rest["by"]) / length
+    return table.assign(step_y_nm=y, step_x_nm=x, glide_nm=glide, climb_nm=climb).reset_index(drop=True)
 
 
 def subtract_motion(table: pd.DataFrame, points: ArrayLike, motion: dict[int, Occupancy] | None) -> np.ndarray:
@@ -78,14 +73,12 @@ def subtract_motion(table: pd.DataFrame, points: ArrayLike, motion: dict[int, Oc
     return points
 
 
-def _number_tracks(parts, name, search_range, memory) -> pd.DataFrame:
-    """Rows with a number for each track, sorted by it; parts are pairs of rows and their places."""
-    tables, number = [], 0
-    for rows, place in parts:
-        track = link_places(place, search_range, memory, narrowest=0.1)
-        tables.append(rows.assign(**{name: track.reindex(rows.index) + number}))
-        number = tables[-1][name].max() + 1
-    return pd.concat(tables).sort_values([name, "frame"])
+def _number_tracks(table, parts, name, search_range, memory) -> pd.DataFrame:
+    """A table with a number for each track, sorted by it; places of each part are linked among themselves."""
+    number = pd.Series(0, table.index)
+    for place in parts:
+        number[place.index] = link_places(place, search_range, memory, narrowest=0.1) + number.max() + 1
+    return table.assign(**{name: number - 1}).sort_values([name, "frame"])
 
 
 def follow_boundaries(
@@ -104,8 +97,8 @@ def follow_boundaries(
     start, end = (subtract_motion(boundaries, boundaries[[f"y{k}_nm", f"x{k}_nm"]], motion) for k in "01")
     rest = pd.DataFrame((start + end) / 2, columns=["y", "x"]).assign(frame=boundaries["frame"])
     rest["direction"] = np.arctan2(*(end - start).T) % np.pi
-    parts = [(rows, rest.loc[rows.index, ["frame", "y", "x"]]) for _, rows in boundaries.groupby("layer")]
-    table = _number_tracks(parts, "boundary", search_range_nm, memory)
+    parts = [places for _, places in rest[["frame", "y", "x"]].groupby(boundaries["layer"])]
+    table = _number_tracks(boundaries, parts, "boundary", search_range_nm, memory)
     own = rest.loc[table.index].groupby(table["boundary"])
     step = own[["y", "x"]].diff()
     t = own["direction"].transform(lambda angles: np.unwrap(angles, period=np.pi))  # no leap between 180° and 0°

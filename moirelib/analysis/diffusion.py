@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 
+from ..crystal.neighbours import to_complex
 from ..tables import check_particles, require_unique_tracks
 from .defect_tracks import subtract_motion
 from .occupancy import Occupancy
@@ -46,19 +47,15 @@ def mean_squared_displacement(
     tracks = check_particles(tracks, name="the track table")
     require_unique_tracks(tracks)
     tables, notes = [], []
-    for layer in np.unique(tracks.loc[tracks["particle"] >= 0, "layer"]):
-        rows = np.flatnonzero((tracks["layer"] == layer) & (tracks["particle"] >= 0))
-        frame, particle = (tracks[c].to_numpy()[rows] for c in ("frame", "particle"))
-        order = np.lexsort([frame, particle])
-        rows, frame, particle = rows[order], frame[order], particle[order]
-        points = np.stack([tracks[c].to_numpy()[rows] for c in ("y_nm", "x_nm")], axis=1)
-        error = _square_errors(tracks, rows)
-        if error is None:
+    for layer, own in tracks[tracks["particle"] >= 0].groupby("layer"):
+        own = own.sort_values(["particle", "frame"])
+        own["z"] = to_complex(_remove_motion(own, motion))
+        error = own.reindex(columns=["y_std_nm", "x_std_nm"]).astype(float).pow(2).sum(axis=1, skipna=False)
+        error = error.where(np.isfinite(error))
+        if error.isna().all():
             notes.append(f"layer {layer}: no error bars (y_std_nm, x_std_nm), so the localization error's part is left")
-            error = np.zeros(len(rows))
-        points = _remove_motion(points, frame, particle, layer, motion)
-        sums = _sum_tracks(points, frame, particle, error, lags)
-        tables.append(_average_tracks(*sums).assign(layer=int(layer)))
+        own["error"] = error.fillna(error.mean()).fillna(0.0)  # unknown ones as the others' mean
+        tables.append(_average_tracks(*_sum_tracks(own, lags)).assign(layer=int(layer)))
     if not tables or not sum(map(len, tables)):
         raise ValueError("a mean squared displacement needs particles followed over at least 2 frames")
     table = pd.concat(tables, ignore_index=True)
@@ -68,62 +65,48 @@ def mean_squared_displacement(
     return table
 
 
-def _square_errors(tracks, rows) -> np.ndarray | None:
-    """Variance of each position over both axes, in nm², unknown ones as the others' mean; None where none is known."""
-    if not {"y_std_nm", "x_std_nm"} <= set(tracks):
-        return None
-    square = sum(tracks[c].to_numpy(float)[rows] ** 2 for c in ("y_std_nm", "x_std_nm"))
-    known = np.isfinite(square)
-    return np.where(known, square, square[known].mean()) if known.any() else None
+def _remove_motion(own, motion) -> np.ndarray:
+    """Positions (n, 2) of one layer's rows, sorted by particle and frame, without the layer's own motion, in nm."""
+    points = own[["y_nm", "x_nm"]].to_numpy()
+    if own["layer"].iloc[0] in (motion or {}):
+        return subtract_motion(own, points, motion)
+    frame, step = own["frame"], own[["y_nm", "x_nm"]].diff()
+    step[(own["particle"].diff() != 0) | (frame.diff() != 1)] = np.nan
+    steps = step.groupby(frame)
+    drift = steps.mean().where(steps.count() >= SHARED_STEPS, 0.0).cumsum()
+    return points - drift.loc[frame].to_numpy()
 
 
-def _remove_motion(points, frame, particle, layer, motion) -> np.ndarray:
-    """Positions (n, 2) of one layer, sorted by particle and frame, without the layer's own motion, in nm."""
-    if layer in (motion or {}):
-        return subtract_motion(pd.DataFrame({"frame": frame, "layer": layer}), points, motion)
-    frames, row = np.unique(frame, return_inverse=True)
-    going_on = np.flatnonzero((np.diff(particle) == 0) & (np.diff(frame) == 1)) + 1
-    step, row_of_step = points[going_on] - points[going_on - 1], row[going_on]
-    shared = np.bincount(row_of_step, minlength=len(frames))
-    total = np.stack([np.bincount(row_of_step, part, len(frames)) for part in step.T], axis=1)
-    drift = np.where(shared[:, None] >= SHARED_STEPS, total / np.maximum(shared, 1)[:, None], 0.0).cumsum(axis=0)
-    return points - drift[row]
-
-
-def _sum_tracks(points, frame, particle, error, lags):
+def _sum_tracks(own, lags):
     """Mean square step of each track at each lag, its error's part, weight and pairs, each (tracks, lags).
 
-    Rows are sorted by particle and frame; ``error`` is the variance (n,) of each position over both axes.
+    Rows are sorted by particle and frame; ``error`` is the variance of each position over both axes.
     """
-    _, first, own = np.unique(particle, return_index=True, return_inverse=True)
-    row = frame - frame[first][own]
-    length = np.maximum.reduceat(row, first) + 1.0  # frames from a track's first to its last
+    frames = own.groupby("particle")["frame"].agg(["min", "max"])
+    length = (frames["max"] - frames["min"]).to_numpy() + 1.0  # frames from a track's first to its last
     lags = min(lags, int(length.max(initial=1)) - 1)
-    square, noise, pairs = np.zeros((3, len(first), lags))
-    for k in range(0, len(first), TRACKS_AT_ONCE):
-        tracks, some = slice(k, k + TRACKS_AT_ONCE), (own >= k) & (own < k + TRACKS_AT_ONCE)
-        at = row[some], own[some] - k  # a row for every frame, a column for every track
-        e = np.zeros((at[0].max() + 1, len(first[tracks])))
+    square, noise, pairs = np.zeros((3, len(frames), lags))
+    track = own["particle"].factorize()[0]
+    row = own["frame"].to_numpy() - frames["min"].to_numpy()[track]
+    for k in range(0, len(frames), TRACKS_AT_ONCE):
+        tracks, some = slice(k, k + TRACKS_AT_ONCE), (track >= k) & (track < k + TRACKS_AT_ONCE)
+        at = row[some], track[some] - k  # a row for every frame, a column for every track
+        e = np.zeros((at[0].max() + 1, len(length[tracks])))
         z = np.full(e.shape, np.nan + 0j)
-        z[at], e[at] = points[some] @ [1j, 1], error[some]
+        z[at], e[at] = own["z"].to_numpy()[some], own["error"].to_numpy()[some]
         for lag in range(1, min(lags, len(z) - 1) + 1):
             step = z[lag:] - z[:-lag]
-            seen = np.isfinite(step.real)
+            seen = np.isfinite(step)
             square[tracks, lag - 1] = np.sum(np.abs(step) ** 2, axis=0, where=seen)
             noise[tracks, lag - 1] = np.sum(e[lag:] + e[:-lag], axis=0, where=seen)
             pairs[tracks, lag - 1] = seen.sum(axis=0)
-    lag = np.arange(1.0, lags + 1)
-    possible = np.maximum(length[:, None] - lag, 1)
-    weight = _count_independent_steps(length[:, None], lag) * pairs / possible
-    return square / np.maximum(pairs, 1), noise / np.maximum(pairs, 1), weight, pairs
-
-
-def _count_independent_steps(n, lag) -> np.ndarray:
-    """Independent steps of a diffusing track of n positions: Qian, Sheetz & Elson (1991), eq. B4; 0 beyond its end."""
+    # Independent steps of a diffusing track of n positions: Qian, Sheetz & Elson (1991), eq. B4; 0 beyond its end
+    n, lag = length[:, None], np.arange(1.0, lags + 1)
     left = np.maximum(n - lag, 1.0)
     short = 6 * left**2 * lag / np.maximum(4 * n * lag**2 + 2 * n - lag - 5 * lag**3, 1e-9)
     long = 1 / (1 + (left**3 - 4 * left**2 * lag + 5 * lag - n) / (6 * left * lag**2))
-    return np.where(lag < n, np.where(lag > n / 2, long, short), 0.0)
+    independent = np.where(lag < n, np.where(lag > n / 2, long, short), 0.0)
+    return square / np.maximum(pairs, 1), noise / np.maximum(pairs, 1), independent * pairs / left, pairs
 
 
 def _average_tracks(square, noise, weight, pairs) -> pd.DataFrame:

@@ -1,5 +1,6 @@
 """Grains of a layer (chapter 9, "Order and defects")."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +9,7 @@ from scipy import sparse
 from scipy.spatial import cKDTree
 
 from ..crystal.mesh import ROUNDING, THREE_SHELLS, Mesh, lattices_around, nearest_vector
-from ..crystal.neighbours import check_points, connected_groups, spans_plane
+from ..crystal.neighbours import check_points, connected_groups, spans_plane, to_complex
 
 BONDS_ACROSS = 12 / (np.pi * np.sqrt(3))  # bonds that a line crosses per spacing, mean over its directions
 TURN_REACH = 2.3  # spacings on both sides of a bond over which rows are compared
@@ -58,15 +59,22 @@ def split_grains(mesh: Mesh, tolerance: Tolerance) -> np.ndarray:
     core = inner[i] & inner[j]
     grain = connected_groups(mesh.n, i[core], j[core])
     grain[~inner] = -1
-    grain[np.isin(grain, np.flatnonzero(np.bincount(grain[grain >= 0], minlength=1) < SMALLEST_CORE))] = -1
+    grain[np.bincount(grain[grain >= 0], minlength=mesh.n)[grain] < SMALLEST_CORE] = -1
     grain = _grow_grains(mesh, grain, i, j)
-    grain = _join_parallel_grains(mesh, grain, i, j, misorientation)
-    grain = _join_across_lone_dislocations(mesh, grain)
+    # Grains that meet along a line without a turn of the rows are one.
+    grain = _join_grains(mesh, grain, i, j, lambda _, turns, size: np.where(turns > misorientation, np.inf, turns))
+
+    # A boundary holds a dislocation every a / (2 sin(θ/2)). A lone one turns the corner of a field that it cuts off as
+    # much as a boundary of that length would. Smaller grains are joined first: splinters must not make a boundary look
+    # short. All edges count: those between two grains are often too long for neighbours.
+    def rank_lone(bonds, turns, size):
+        return np.where(bonds / BONDS_ACROSS * 2 * np.sin(np.radians(turns) / 2) < LONE, size, np.inf)
+
+    grain = _join_grains(mesh, grain, *mesh.edges.T, rank_lone)
     names, count = np.unique(grain[grain >= 0], return_counts=True)
     renamed = np.full(mesh.n, -1)
-    for k, name in enumerate(names[np.argsort(-count, kind="stable")]):
-        if np.sum(grain == name) >= smallest:
-            renamed[grain == name] = k
+    for k, largest in enumerate(np.argsort(-count, kind="stable")[: np.sum(count >= smallest)]):
+        renamed[grain == names[largest]] = k
     return _reassign_beside_boundaries(mesh, _grow_grains(mesh, renamed, i, j), i, j)
 
 
@@ -97,14 +105,11 @@ def _measure_turns_across(mesh, i, j) -> np.ndarray:
     near = (sparse.csr_array(near) + sparse.eye_array(mesh.n)).tocsr()
     side = []
     for one, other in ((i, j), (j, i)):
-        start, count = near.indptr[one], np.diff(near.indptr)[one]
-        edge = np.repeat(np.arange(len(one)), count)
-        k = near.indices[np.arange(len(edge)) - np.repeat(np.cumsum(count) - count, count) + np.repeat(start, count)]
+        edge, k = near[one].tocoo().coords
         along = np.real(np.conj(mesh.z[other] - mesh.z[one])[edge] * (mesh.z[k] - mesh.z[one][edge]))
         own = along < 0.1 * mesh.spacing**2
-        side.append(np.bincount(edge[own], psi6[k[own]].real, len(one)) + 1j * np.bincount(
-            edge[own], psi6[k[own]].imag, len(one)
-        ))  # fmt: skip
+        parts = (np.bincount(edge[own], part[k[own]], len(one)) for part in (psi6.real, psi6.imag))
+        side.append(to_complex(np.stack([*parts][::-1], axis=1)))
     return np.degrees(np.abs(np.angle(side[0] * np.conj(side[1])))) / 6
 
 
@@ -117,13 +122,11 @@ def _grow_grains(mesh, grain, i, j) -> np.ndarray:
         if not next_to.any():
             break
         one, other = i[next_to], j[next_to]
-        names = np.unique(grain[other])
+        names, column = np.unique(grain[other], return_inverse=True)
+        row = np.array([np.angle(np.nansum(mesh.psi6[grain == name])) / 6 for name in names])
+        fits = 1 + np.cos(6 * (np.angle(mesh.z[other] - mesh.z[one]) - row[column]))  # the bond that would be shared
         vote = np.zeros((mesh.n, len(names)))
-        column = np.searchsorted(names, grain[other])
-        for k, name in enumerate(names):
-            row = np.angle(mesh.psi6[(grain == name) & np.isfinite(mesh.psi6)].sum()) / 6
-            fits = 1 + np.cos(6 * (np.angle(mesh.z[other] - mesh.z[one]) - row))  # the bond that would be shared
-            np.add.at(vote[:, k], one, np.where(column == k, fits + 0.01, 0.0))
+        np.add.at(vote, (one, column), fits + 0.01)
         reached = np.unique(one)
         grain[reached] = names[vote[reached].argmax(axis=1)]
     return grain
@@ -154,33 +157,19 @@ def _reassign_beside_boundaries(mesh, grain, i, j) -> np.ndarray:
     return grain
 
 
-def _join_parallel_grains(mesh, grain, i, j, misorientation) -> np.ndarray:
-    """Grains that meet along a line without a turn of the rows are one."""
-    grain = grain.copy()
-    while True:
-        turns = [(_measure_turn_between(mesh, grain, p, i, j), tuple(p)) for p in meeting_pairs(grain, i, j)[0]]
-        if not turns or min(turns)[0] > misorientation:
-            return grain
-        one, other = min(turns)[1]
-        grain[grain == other] = one
+def _join_grains(mesh, grain, i, j, rank: Callable) -> np.ndarray:
+    """Join pairs of grains, the lowest rank first, until no rank is finite.
 
-
-def _join_across_lone_dislocations(mesh, grain) -> np.ndarray:
-    """Grains are one if the boundary between them is too short to hold more than one dislocation.
-
-    A boundary holds one every a / (2 sin(θ/2)). A lone dislocation turns the corner of a field that it cuts off as much
-    as a boundary of that length would. Smaller grains are joined first: splinters must not make a boundary look short.
+    ``rank`` is a function of the pairs' common bonds, the turns between them in degrees, and their smaller sizes.
     """
     grain = grain.copy()
-    i, j = mesh.edges.T  # all of them: those between two grains are often too long for neighbours
     while True:
         pairs, bonds = meeting_pairs(grain, i, j)
-        turns = np.radians([_measure_turn_between(mesh, grain, pair, i, j) for pair in pairs])
-        held = bonds / BONDS_ACROSS * 2 * np.sin(turns / 2)
-        lone = pairs[held < LONE]
-        if len(lone) == 0:
+        turns = np.array([_measure_turn_between(mesh, grain, pair, i, j) for pair in pairs])
+        ranks = rank(bonds, turns, np.bincount(grain[grain >= 0])[pairs].min(axis=1))
+        if not np.isfinite(ranks).any():
             return grain
-        one, other = lone[np.bincount(grain[grain >= 0])[lone].min(axis=1).argmin()]
+        one, other = pairs[ranks.argmin()]
         grain[grain == other] = one
 
 

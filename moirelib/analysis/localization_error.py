@@ -30,16 +30,15 @@ def pool_covariance(motion: Displacements, lags: int | None = None):
     seen = np.isfinite(motion.values)
     frames = len(seen)
     lags = min(max(frames // SHARE_OF_MOVIE, 2) if lags is None else lags, frames - 2)
-    scaled = np.where(seen, motion.values, 0.0) / np.sqrt(motion.kept)
-    products, pairs = _correlate(scaled, lags), _correlate(seen.astype(float), lags)
-    return products / np.maximum(pairs, 1)
+    length = next_fast_len(frames + lags + 1, real=True)
 
+    def correlate(z):
+        """Sum over t and particles of z(t) z(t + lag), shape (lags + 1, 2)."""
+        power = sum(np.abs(rfft(block, length, axis=0)) ** 2 for block in np.moveaxis(z, 1, 0))
+        return irfft(power, length, axis=0)[: lags + 1]
 
-def _correlate(z, lags):
-    """Sum over t and particles of z(t) z(t + lag), shape (lags + 1, 2)."""
-    length = next_fast_len(len(z) + lags + 1, real=True)
-    power = sum(np.abs(rfft(block, length, axis=0)) ** 2 for block in np.moveaxis(z, 1, 0))
-    return irfft(power, length, axis=0)[: lags + 1]
+    products = correlate(np.where(seen, motion.values, 0.0) / np.sqrt(motion.kept))
+    return products / np.maximum(correlate(seen.astype(float)), 1)
 
 
 def restore_mean(covariance: np.ndarray, frames: int, creep: int):
@@ -93,27 +92,27 @@ def localization_from_covariance(motion: Displacements) -> Localization:
     Vestergaard, Blainey & Flyvbjerg, Phys. Rev. E 89, 022726 (2014), for free diffusion.
     """
     full = autocovariance(motion)
+    if len(full) < 4:
+        unknown = np.full(2, np.nan)
+        return Localization(unknown, unknown, unknown, "too few frames for the autocovariance")
     blocks = np.array_split(np.arange(len(motion.values)), BLOCKS)
     # NaN instead of the frames left out keeps the lags right.
     left_out = (np.isin(np.arange(len(motion.values)), block)[:, None, None] for block in blocks)
     motions = (replace(motion, values=np.where(gone, np.nan, motion.values)) for gone in left_out)
-    parts = np.stack([pool_covariance(some, min(3, len(full) - 1)) for some in motions])
-    spread = np.sqrt((1 - 1 / BLOCKS) * np.sum((parts - parts.mean(axis=0)) ** 2, axis=0))
-    if len(full) < 4:
-        unknown = np.full(2, np.nan)
-        return Localization(unknown, unknown, unknown, "too few frames for the autocovariance")
+    parts = np.stack([pool_covariance(some, 3) for some in motions])
+    spread = _jackknife(parts)
     known = (full[1] > KNOWN_SHARE * full[0]) & (full[1] > KNOWN_SIGMA * spread[1])
     estimate, error = np.full((2, 2), np.nan)
-    offset = full[:4] - pool_covariance(motion, 3)
+    parts = parts + full[:4] - pool_covariance(motion, 3)
     for axis in np.flatnonzero(known):
-        value, used = _continue_to_zero(full[:4, axis], spread[:, axis])
-        left = [_continue_to_zero((p + offset)[:, axis], spread[:, axis], used)[0] for p in parts]
-        motion_variance = np.clip(value, 0, full[0, axis])
-        estimate[axis] = full[0, axis] - motion_variance
-        statistical = np.sqrt((1 - 1 / BLOCKS) * np.sum((np.array(left) - np.mean(left)) ** 2))
+        # the curvature of the continuation only where it is significant
+        sure = full[2:4, axis] > KNOWN_SIGMA * spread[2:4, axis]
+        weights = [[1.0, 0, 0], [2.0, -1, 0], [3.0, -3, 1]][int(sure[0]) + int(sure.all())]
+        value, *left = _continue_to_zero(np.vstack([full[None, :4, axis], parts[..., axis]]), weights)
+        estimate[axis] = full[0, axis] - np.clip(value, 0, full[0, axis])
         # half of what the curvature adds to the continuation counts as error
         linear = full[1, axis] ** 2 / full[2, axis] if full[2, axis] > 0 else full[1, axis]
-        error[axis] = np.hypot(statistical, 0.5 * abs(value - linear))
+        error[axis] = np.hypot(_jackknife(np.array(left)), 0.5 * abs(value - linear))
     note = ""
     if not known.all():
         axes = " and ".join(a for a, k in zip(AXES, known, strict=True) if not k)
@@ -125,15 +124,14 @@ def localization_from_covariance(motion: Displacements) -> Localization:
     return Localization(np.sqrt(estimate), error, largest, note)
 
 
-def _continue_to_zero(covariance, spread, terms=None):
-    """Lag 0 of the motion from lags 1 to 3, by log-polynomials; the curvature only where it is significant."""
-    c = np.asarray(covariance[1:4], float)
-    if terms is None:
-        good = c > KNOWN_SIGMA * spread[1:4]
-        terms = 1 + int(good[1]) + int(good[1] and good[2])
-    log = np.log(np.maximum(c, 1e-300))
-    weights = {1: [1.0, 0, 0], 2: [2.0, -1, 0], 3: [3.0, -3, 1]}[terms]
-    return float(np.exp(np.dot(weights, log))), terms
+def _jackknife(parts) -> np.ndarray:
+    """Standard error of an estimate from those with one block left out each (blocks, ...)."""
+    return np.sqrt((1 - 1 / BLOCKS) * np.sum((parts - parts.mean(axis=0)) ** 2, axis=0))
+
+
+def _continue_to_zero(covariance, weights) -> np.ndarray:
+    """Lag 0 of the motion from lags 1 to 3 of autocovariances (k, 4): a log-polynomial with these weights."""
+    return np.exp(np.log(np.maximum(covariance[:, 1:4], 1e-300)) @ weights)
 
 
 def error_variance(motion: Displacements) -> tuple[np.ndarray, np.ndarray, str]:

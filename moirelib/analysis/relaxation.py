@@ -1,5 +1,6 @@
 """Relaxation of a layer on the other: relative motion, exponentials where data support them (chapter 10)."""
 
+import contextlib
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,13 +23,13 @@ def motion_table(occupancy: dict[int, Occupancy], dose: float | None = None) -> 
     ``turn_deg``, its rotation since then, from x towards y; with ``dose``, that of a frame in electrons/Å², also
     ``cumulative_dose_e_per_A2`` up to the frame's end, counted from frame 0.
     """
-    tables = []
-    for layer, one in occupancy.items():
-        y, x = one.drift.T
-        columns = {"frame": one.frames, "layer": layer, "y_nm": y, "x_nm": x, "turn_deg": one.rotation}
-        tables.append(pd.DataFrame(columns))
-    if not tables:
+    if not occupancy:
         raise ValueError("no layer has a lattice whose motion could be followed")
+    tables = [
+        pd.DataFrame({"frame": one.frames, "layer": layer}).assign(y_nm=y, x_nm=x, turn_deg=one.rotation)
+        for layer, one in occupancy.items()
+        for y, x in [one.drift.T]
+    ]
     table = pd.concat(tables, ignore_index=True).sort_values(["frame", "layer"], ignore_index=True)
     return table if dose is None else table.assign(cumulative_dose_e_per_A2=dose * (table["frame"] + 1.0))
 
@@ -52,19 +53,15 @@ def relative_motion(occupancy: dict[int, Occupancy]) -> pd.DataFrame:
     y, x = to_points(at - middle).T
     twist = np.degrees(np.unwrap(np.angle(two.turn * np.conj(one.turn))))
     table = pd.DataFrame({"frame": one.frames, "twist_change_deg": twist, "offset_y_nm": y, "offset_x_nm": x})
-    twist_std, offset_std = np.sqrt(_estimate_motion_variance(one, middle) + _estimate_motion_variance(two, middle))
-    return table.assign(twist_std_deg=np.degrees(twist_std), offset_std_nm=offset_std)
-
-
-def _estimate_motion_variance(one, middle) -> np.ndarray:
-    """Variances of each frame's rotation, in rad², and shift of a point along an axis, in nm², (2, t)."""
-    step = to_complex(one.sites)
-    count = np.maximum(one.seen.sum(axis=1), 1e-9)
-    center = one.seen @ step / count
-    square = np.sum(one.seen * np.abs(step - center[:, None]) ** 2, axis=1)
-    turn = 1 / np.maximum(square, 1e-300)
-    shift = 1 / count + 0.5 * np.abs(center - middle) ** 2 * turn
-    return one.scatter**2 * np.stack([turn, shift])
+    turn_variance, shift_variance = 0.0, 0.0  # of each frame's rotation, in rad², and of the middle's shift, in nm²
+    for own in (one, two):
+        step = to_complex(own.sites)
+        count = np.maximum(own.seen.sum(axis=1), 1e-9)
+        center = own.seen @ step / count
+        square = np.maximum(np.sum(own.seen * np.abs(step - center[:, None]) ** 2, axis=1), 1e-300)
+        turn_variance += own.scatter**2 / square
+        shift_variance += own.scatter**2 * (1 / count + 0.5 * np.abs(center - middle) ** 2 / square)
+    return table.assign(twist_std_deg=np.degrees(np.sqrt(turn_variance)), offset_std_nm=np.sqrt(shift_variance))
 
 
 @dataclass(frozen=True)
@@ -110,22 +107,27 @@ def fit_relaxation(t: ArrayLike, values: ArrayLike, std: ArrayLike | None = None
         raise ValueError("a relaxation needs finite values with positive errors, got none")
     order = np.argsort(x[good], kind="stable")  # the correlation of residuals is that of successive times
     x, y, error = (v[good][order] for v in (x - x[good].min(), y, error))
-    mean, mean_std = _average(y, error)
-    none = Relaxation(False, mean, mean_std, np.nan, np.nan, np.nan, np.nan, -np.inf)
+    weight = error**-2.0 / np.sum(error**-2.0)
+    mean = float(weight @ y)
+    spread = np.sqrt(weight @ (y - mean) ** 2 * np.sum(weight**2)) * _error_inflation((y - mean) / error)
+    none = Relaxation(False, mean, float(spread), np.nan, np.nan, np.nan, np.nan, -np.inf)
     if len(y) < FEWEST_VALUES or len(np.unique(x)) < FEWEST_TIMES:
         return none
     best = _fit_exponential(x, y, error)
     if best is None:
         return none
-    found, spread, left = best
-    plain = [np.polyval(np.polyfit(x, y, degree, w=1 / error), x) for degree in (0, 1)]
+    value, value_std, left = best
     n = len(y) / _error_inflation(left) ** 2  # independent values, as the best model leaves them
-    criteria = [_akaike_criterion((y - line) / error, k, n) for line, k in zip(plain, (2, 3), strict=True)]
-    gain = float(min(criteria) - _akaike_criterion(left, 4, n))
-    if not (gain > EVIDENCE and found[2] < np.ptp(x) and spread[2] < KNOWN * found[2]):
+
+    def criterion(left, parameters):
+        """Akaike's, corrected, of residuals with unknown scatter."""
+        return n * np.log(max(np.mean(left**2), 1e-300)) + 2 * parameters * n / max(n - parameters - 1, 1)
+
+    plain = [(y - np.polyval(np.polyfit(x, y, degree, w=1 / error), x)) / error for degree in (0, 1)]
+    gain = float(min(criterion(plain[0], 2), criterion(plain[1], 3)) - criterion(left, 4))
+    if not (gain > EVIDENCE and value[2] < np.ptp(x) and value_std[2] < KNOWN * value[2]):
         return replace(none, evidence=gain)
-    (final, amplitude, time), (final_std, amplitude_std, time_std) = (map(float, v) for v in (found, spread))
-    return Relaxation(True, final, final_std, amplitude, amplitude_std, time, time_std, gain)
+    return Relaxation(True, *np.stack([value, value_std], axis=1).ravel().tolist(), gain)
 
 
 def _fit_exponential(t, y, std):
@@ -135,27 +137,19 @@ def _fit_exponential(t, y, std):
         return final + amplitude * np.exp(-t / np.exp(log_time))
 
     few, fits = max(len(y) // 8, 2), []
+    low, high = np.log(0.2 * np.median(np.diff(np.unique(t)))), np.log(20 * np.ptp(t))
+    bounds = ([-np.inf, -np.inf, low], [np.inf, np.inf, high])
     for share in (0.1, 0.3):
         start = (y[-few:].mean(), y[:few].mean() - y[-few:].mean(), np.log(share * np.ptp(t)))
-        low, high = np.log(0.2 * np.median(np.diff(np.unique(t)))), np.log(20 * np.ptp(t))
-        try:
-            bounds = ([-np.inf, -np.inf, low], [np.inf, np.inf, high])
+        with contextlib.suppress(RuntimeError):
             value, covariance = curve_fit(model, t, y, start, std, bounds=bounds, max_nfev=2000)
-        except RuntimeError:
-            continue
-        left = (y - model(t, *value)) / std
-        fits.append((np.sum(left**2), value, covariance, left))
+            fits.append((value, covariance, (y - model(t, *value)) / std))
     if not fits:
         return None
-    _, value, covariance, left = min(fits, key=lambda fit: fit[0])
+    value, covariance, left = min(fits, key=lambda fit: np.sum(fit[2] ** 2))
     error = np.sqrt(np.diag(covariance)) * _error_inflation(left)
     time = np.exp(value[2])
-    return (value[0], value[1], time), (error[0], error[1], error[2] * time), left
-
-
-def _akaike_criterion(left, parameters, n) -> float:
-    """Corrected criterion of residuals with unknown scatter, n of them independent."""
-    return float(n * np.log(max(np.mean(left**2), 1e-300)) + 2 * parameters * n / max(n - parameters - 1, 1))
+    return np.append(value[:2], time), error * [1, 1, time], left
 
 
 def _error_inflation(left) -> float:
@@ -163,10 +157,3 @@ def _error_inflation(left) -> float:
     power = np.sum(left**2)
     r = float(np.clip(np.sum(left[1:] * left[:-1]) / power, 0, 0.9)) if power > 0 else 0.0
     return float(np.sqrt((1 + r) / (1 - r)))
-
-
-def _average(y, std) -> tuple[float, float]:
-    weight = std**-2.0 / np.sum(std**-2.0)
-    mean = float(weight @ y)
-    spread = np.sqrt(weight @ (y - mean) ** 2 * np.sum(weight**2)) * _error_inflation((y - mean) / std)
-    return mean, float(spread)

@@ -189,32 +189,22 @@ def fit_springs(motion: Displacements, shells: int = 2) -> SpringModel:
         raise ValueError(
             f"the localization error explains all displacements of layer {motion.layer}; no springs to fit"
         )
+    scale = 1 / (3 * typical)  # kT/nm²
     basis = _spring_basis(blur.around(q), lattice.spacing, lattice.angle, shells)
-    found, covariance, misfit = _fit_force_constants(spectrum, blur, basis, 1 / (3 * typical))
-    return SpringModel(lattice.spacing, lattice.angle, float(found[0]), found[1::2], found[2::2], covariance, misfit)
-
-
-def _fit_force_constants(spectrum, blur, basis, scale):
-    """Force constants (1 + 2 shells,) in kT/nm² near a scale, their covariance, and χ² per degree of freedom."""
-
-    def predicted(parameters):
-        return np.einsum("s,msij->mij", blur.power, safe_inverse(basis @ (scale * parameters)))
-
     power = np.einsum("maa->ma", spectrum.total).real
     spread = np.sqrt(np.einsum("ma,mb->mab", power, power) / spectrum.samples[:, None, None])
-    upper = np.triu_indices(2)
 
     def residual(parameters):
-        difference = ((spectrum.motion - predicted(parameters)) / spread)[:, *upper]
+        predicted = np.einsum("s,msij->mij", blur.power, safe_inverse(basis @ (scale * parameters)))
+        difference = ((spectrum.motion - predicted) / spread)[:, *np.triu_indices(2)]
         return np.concatenate([difference.real.ravel(), difference.imag[:, 1]])
 
-    start = np.zeros(basis.shape[-1])
-    start[:2] = 0.01, 1.0
-    low = np.full(len(start), -np.inf)
-    low[:2] = 1e-4, 1e-3
+    start, low = np.zeros(1 + 2 * shells), np.full(1 + 2 * shells, -np.inf)
+    start[:2], low[:2] = (0.01, 1.0), (1e-4, 1e-3)
     fit = least_squares(residual, start, bounds=(low, np.inf), x_scale=0.1)
     covariance = np.linalg.pinv(fit.jac.T @ fit.jac) * scale**2
-    return fit.x * scale, covariance, float(2 * fit.cost / (len(fit.fun) - len(start)))
+    found, misfit = fit.x * scale, float(2 * fit.cost / (len(fit.fun) - len(start)))
+    return SpringModel(lattice.spacing, lattice.angle, float(found[0]), found[1::2], found[2::2], covariance, misfit)
 
 
 def safe_inverse(matrix: np.ndarray) -> np.ndarray:

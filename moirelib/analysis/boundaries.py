@@ -12,8 +12,7 @@ from ..crystal.matching import match
 from ..crystal.mesh import Mesh, nearest_vector
 from ..crystal.moire import commensurate_angles
 from ..crystal.neighbours import connected_groups, to_complex, to_points
-from .grains import edges_between, meeting_pairs
-from .lattices import LatticeFit, LayerFrame, fit_members
+from .lattices import LatticeFit, LayerFrame, edges_between, fit_members, meeting_pairs
 
 BOUNDARY_COLUMNS = (
     "kind y0_nm x0_nm y1_nm x1_nm misorientation_deg inclination_deg sigma misorientation_std_deg inclination_std_deg "

@@ -14,8 +14,7 @@ from scipy.spatial import cKDTree
 from ..crystal.lattice import Lattice
 from ..crystal.mesh import Mesh, lattices_around, sixth_turns
 from ..crystal.neighbours import REACH, bonds, check_points, freud_system, neighbour_spacing, to_complex
-from .grains import check_grain
-from .lattices import fit_from_bonds, name_bonds
+from .lattices import check_grain, fit_from_bonds, name_bonds
 
 CELLS = 8  # per spacing, of the grid on which the region is drawn
 COVERED = 0.6  # spacings from a particle that belong to the layer's region: a little over half, without gaps inside
@@ -102,15 +101,13 @@ def strain_map(
     """Strain and rotation at each particle, from its nearest neighbours.
 
     Neighbours of the ideal lattice at w are found at q w + p w*; against the reference q₀ the deformation takes z to
-    (q/q₀) z + (p/q₀*) z*, exactly. The polar angle of the first factor is the rotation. Edge particles are fitted to
-    the neighbours they have. The ``reference`` is an unstrained lattice; by default the mean of the lattices around all
-    particles of each grain.
+    (q/q₀) z + (p/q₀*) z*, exactly. The ``reference`` is an unstrained lattice; by default the mean of the lattices
+    around all particles of each grain.
 
     The table has ``y_nm, x_nm, grain``; ``strain_yy, strain_xx, strain_yx``; ``dilatation`` (relative change of area),
     ``shear`` (half the difference of the principal strains), ``rotation_deg`` from x towards y; ``strain_std``, one
     standard deviation of half the dilatation, of ``strain_yx`` and of the rotation in rad (√2 times as much of
-    ``strain_yy`` and ``strain_xx``), from the layer's median scatter of neighbours about the fit; ``neighbours``;
-    ``edge``. NaN without three neighbours in different directions.
+    ``strain_yy`` and ``strain_xx``); ``neighbours``; ``edge``. NaN without three neighbours in different directions.
     """
     mesh = Mesh(points, spacing)
     grain = check_grain(grain, mesh)

@@ -13,8 +13,7 @@ from ..crystal.matching import match
 from ..crystal.mesh import ROUNDING, SIXTH_TURN, Mesh, nearest_vector, sixth_turns
 from ..crystal.neighbours import connected_groups, to_complex, to_points
 from .boundaries import find_boundaries, in_boundary
-from .grains import Tolerance, meeting_pairs
-from .lattices import LayerFrame
+from .lattices import LayerFrame, Tolerance, meeting_pairs
 
 DEFECT_COLUMNS = "kind y_nm x_nm burgers_y_nm burgers_x_nm in_boundary".split()  # of a table of defects
 REGULAR = 0.13  # spacings of scatter about the lattice around; where there is more, no site is predicted
@@ -48,15 +47,14 @@ class LayerDefects:
 def find_defects(points: ArrayLike, tolerance: Tolerance | None = None) -> LayerDefects:
     """All defects of one layer in one frame; ``tolerance`` says what is a grain and what is a twin.
 
-    Vacancies are sites that the lattices around predict and that are empty. They are filled; in the triangulation of
-    particles and filled sites every edge is named by the lattice vector it stands for, and where the three of a
-    triangle do not add up to zero a dislocation is near (Stukowski & Albe, Modelling Simul. Mater. Sci. Eng. 18, 085001
-    (2010), in two dimensions). The sum over such triangles that touch is the Burgers vector.
+    Vacancies are empty sites that the lattices around predict. They are filled; in the triangulation of particles and
+    filled sites every edge is named by a lattice vector. Where the three of a triangle do not add up to zero a
+    dislocation is near; their sum over triangles that touch is the Burgers vector (Stukowski & Albe, Modelling Simul.
+    Mater. Sci. Eng. 18, 085001 (2010), in two dimensions).
 
-    ``defects`` of the result has ``kind`` vacancy, interstitial, dislocation or disclination; a disclination is listed
-    if it belongs to no dislocation. Burgers vectors (y, x) in nm, NaN for kinds without; the displacement grows by the
-    Burgers vector once around the core from x towards y. ``in_boundary`` says that a boundary passes within a spacing
-    and a half. ``boundaries``: see `boundary_table`.
+    ``defects`` of the result has ``kind`` vacancy, interstitial, dislocation, or disclination that belongs to no
+    dislocation; Burgers vectors (y, x) in nm, NaN for kinds without, by which the displacement grows once around the
+    core from x towards y; ``in_boundary``, within 1.5 spacings of a boundary. ``boundaries``: see `boundary_table`.
     """
     return detect_defects(LayerFrame(Mesh(points), tolerance or Tolerance()))
 
@@ -243,9 +241,8 @@ def burgers_circuit(points: ArrayLike, center: ArrayLike, radius: float, spacing
     """Sum (y, x) of all Burgers vectors within a circle about ``center``, in nm, along the rows at the circuit's start.
 
     The circuit follows the outer edge of the triangles whose centres lie within ``radius``, in nm; it may enclose a
-    hole. The frame of the lattice vectors is carried along it from step to step, so it may turn by more than 30° on the
-    way. With a net disclination inside it does not come back to itself, and there is no Burgers vector. ValueError if
-    no triangle lies inside, or those inside do not hang together.
+    hole. The frame of the lattice vectors is carried along it; with a net disclination inside it does not come back to
+    itself, and there is no Burgers vector. ValueError if no triangle lies inside, or those inside do not hang together.
     """
     mesh = Mesh(points, spacing)
     middle = mesh.z[mesh.triangles].mean(axis=1) if len(mesh.triangles) else np.empty(0, complex)
@@ -303,10 +300,9 @@ def orientational_twins(
     ----------
     orientation_deg : array_like, shape (n,)
         Rotation of each particle in the plane, in degrees from x towards y; NaN where not known.
-    symmetry : int
-        The outline repeats every 360° / symmetry: 3 for triangular prisms, 4 for cubes.
-    angle : float
-        Neighbours turned by more than this against each other belong to two domains, in degrees.
+    symmetry, angle : int, float
+        The outline repeats every 360° / symmetry: 3 for triangular prisms, 4 for cubes. Neighbours turned by more than
+        ``angle`` against each other belong to two domains, in degrees.
     """
     mesh, turn = Mesh(points), np.asarray(orientation_deg, float)
     if turn.shape != (mesh.n,):

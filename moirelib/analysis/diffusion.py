@@ -5,7 +5,7 @@ import pandas as pd
 
 from ..crystal.neighbours import to_complex
 from ..tables import check_particles, require_unique_tracks
-from .defect_tracks import subtract_motion
+from .frame_tables import subtract_motion
 from .occupancy import Occupancy
 
 MSD_COLUMNS = "layer lag_frames lag_s msd_nm2 msd_std_nm2 msd_raw_nm2 pairs".split()
@@ -14,23 +14,19 @@ SHARED_STEPS = 3  # tracks that go on from one frame to the next; the mean step 
 
 
 def mean_squared_displacement(
-    tracks: pd.DataFrame,
-    frame_time: float | None = None,
-    lags: int = 100,
-    motion: dict[int, Occupancy] | None = None,
+    tracks: pd.DataFrame, frame_time: float | None = None, lags: int = 100, motion: dict[int, Occupancy] | None = None
 ) -> pd.DataFrame:
     """Mean squared displacement of each layer's particles in two dimensions, without the localization error's part.
 
-    A position with the error σ along each axis adds 4σ² at every lag: 2σ² for each of two axes, from both ends of a
-    step (Savin & Doyle, Biophys. J. 88, 623 (2005)). This part is taken from the tracks' error bars and subtracted;
-    where there are none, ``attrs["note"]`` says so. Motion during the exposure, which makes short lags smaller, is not
-    corrected for. Particles that vibrate about their sites reach a constant, twice the variance over both axes;
-    particles that diffuse give 4 D t.
+    Errors σ along each axis add 4σ² at every lag, from both ends of a step (Savin & Doyle, Biophys. J. 88, 623 (2005)).
+    This part is taken from the tracks' error bars and subtracted; where there are none, ``attrs["note"]`` says so.
+    Motion during the exposure, which makes short lags smaller, is not corrected for. Particles that vibrate about their
+    sites reach a constant, twice the variance over both axes; particles that diffuse give 4 D t.
 
     The table has ``layer, lag_frames``; ``lag_s``, NaN without a frame time; ``msd_nm2``; ``msd_std_nm2``, its standard
-    error from the scatter of the tracks, which are taken to be independent (NaN for one track); ``msd_raw_nm2``, with
-    the localization error's part; ``pairs`` of positions. Tracks are weighted by their independent steps at that lag
-    (Qian, Sheetz & Elson, Biophys. J. 60, 910 (1991), eq. B4), as `trackpy.emsd` does.
+    error from the scatter of the tracks (NaN for one track); ``msd_raw_nm2``, with the localization error's part;
+    ``pairs`` of positions. Tracks are weighted by their independent steps at that lag (Qian, Sheetz & Elson, Biophys.
+    J. 60, 910 (1991), eq. B4), as `trackpy.emsd` does.
 
     Parameters
     ----------
@@ -38,9 +34,8 @@ def mean_squared_displacement(
         Tracks, of which particle -1 is left out; time of a frame in s; largest lag in frames, if the movie is so long.
     motion : dict of int to Occupancy, optional
         Of the same movie: drift and turn of each layer's lattice are removed. From layers that are not in it, by
-        default all, the mean step of the tracks is removed frame by frame, as `trackpy.subtract_drift` does; with it
-        goes 1/n of the independent motion of n particles. A step that fewer than three tracks share is taken for their
-        own.
+        default all, the mean step of three or more tracks is removed frame by frame, as `trackpy.subtract_drift` does;
+        with it goes 1/n of the independent motion of n particles.
     """
     if lags < 1:
         raise ValueError(f"lags must be 1 or more frames, got {lags}")

@@ -25,14 +25,14 @@ DRAWS = 5000  # of the exact test
 def growth_events(particles: pd.DataFrame | dict, field_nm: ArrayLike | None = None) -> pd.DataFrame:
     """Attachments and detachments of particles, with coordination and registry at the time.
 
-    Takes particles and field as `site_occupancy` does, or what it returned. A particle that hops to a free site is a
-    detachment there and an attachment here. What drift carries in or out of view makes no event.
+    Takes particles and field as `site_occupancy` does, or what it returned. A hop to a free site is a detachment there
+    and an attachment here. What drift carries in or out of view makes no event.
 
     The table has ``frame``, the first in which the particle is there, or no longer there; ``layer``; ``event``,
     attachment or detachment; ``particle``, the track seen there longest after attachment, or before detachment (-1 for
-    none); ``y_nm, x_nm``, where the site is in the first frame; ``coordination``, taken neighbour sites in the layer
-    just after attachment or before detachment; ``registry`` (empty where the other layer is not) and ``coordinate`` as
-    in `registry`; ``y_frame_nm, x_frame_nm``, where the site is in the event's frame.
+    none); ``y_nm, x_nm``, the site in the first frame; ``coordination``, taken neighbour sites in the layer just after
+    attachment or before detachment; ``registry, coordinate`` as in `registry`; ``y_frame_nm, x_frame_nm``, the site in
+    that frame.
     """
     occupancy = particles if isinstance(particles, dict) else site_occupancy(particles, field_nm)
     tables = [pd.DataFrame(columns=EVENT_COLUMNS)]
@@ -59,17 +59,15 @@ def _find_changes(one: Occupancy) -> tuple[np.ndarray, np.ndarray]:
     return t + 1, k
 
 
-def _find_tracks(one, rows, sites, came) -> np.ndarray:
+def _find_tracks(one, rows, sites, came) -> list[int]:
     """The track seen longest at each event's site after attachment, or before detachment; -1 for none."""
-    found = np.full(len(rows), -1)
-    for site in np.unique(sites):
-        changes = np.flatnonzero(np.diff(one.occupied[:, site])) + 1
-        edges = np.concatenate([[0], changes, [len(one.frames)]])
-        for event in np.flatnonzero(sites == site):
-            k = np.searchsorted(edges, rows[event]) - (not came[event])
-            tracks = one.particles[edges[k] : edges[k + 1], site]
-            numbers, count = np.unique(tracks[tracks >= 0], return_counts=True)
-            found[event] = numbers[count.argmax()] if len(numbers) else -1
+    found = []
+    for row, site, attached in zip(rows, sites, came, strict=True):
+        edges = np.flatnonzero(np.diff(one.occupied[:, site], prepend=2, append=2))
+        k = np.searchsorted(edges, row) - (not attached)
+        tracks = one.particles[edges[k] : edges[k + 1], site]
+        numbers, count = np.unique(tracks[tracks >= 0], return_counts=True)
+        found.append(int(numbers[count.argmax()]) if len(numbers) else -1)
     return found
 
 
@@ -137,17 +135,15 @@ def growth_rate(
     """Attachments and detachments per time, with exact Poisson intervals (Garwood, Biometrika 28, 437 (1936)).
 
     The table has ``layer, event, frame_start, frame_end, count, rate, low, high``; rates in 1/s, with 95 % intervals.
-    Rows with event net have the difference, with a normal interval from the sum of the two counts. A window begins
-    where the one before ended.
+    Rows with event net have the difference, with a normal interval from the sum of the two counts.
 
     Parameters
     ----------
-    events, frames : pandas.DataFrame, array_like of int
-        From `growth_events`; all frame numbers, of frames without events as well.
+    events, frames, layers : pandas.DataFrame, array_like of int, iterable of int
+        From `growth_events`; all frame numbers, of frames without events as well; layers, by default those with an
+        event: others have a rate with an upper bound.
     frame_time, windows : float, int
-        Time of a frame in s, 1 for rates per frame; number of windows of equal length that the movie is divided into.
-    layers : iterable of int, optional
-        Also those without an event, whose rate has an upper bound; by default those with one.
+        Time of a frame in s, 1 for rates per frame; number of equal windows, each beginning where the last one ended.
     """
     require_columns(events, ["frame", "layer", "event"], "the table of events")
     frames = np.unique(np.asarray(frames))
@@ -178,13 +174,11 @@ def poisson_interval(count: int) -> tuple[float, float]:
 def front_table(occupancy: dict[int, Occupancy], directions: int = 8, center: ArrayLike | None = None) -> pd.DataFrame:
     """How far the edge of each layer is from its centre, along several directions.
 
-    With φ the sector's angle and N its particles, r² = √3 a² N / φ. One particle moves it by √3 a²/(2φr), so that
-    single particles do not make the front jump as the outermost one would. The table has ``frame, layer, direction_deg,
-    radius_nm, y_nm, x_nm, number``: the radius of a sector with the area of the particles in it, NaN where that edge is
-    not in view; the front's place in the first frame's coordinates; the number of particles in the sector.
-
-    The first of so many directions is x, the next lies towards y. The centre (y, x), in nm in the first frame, is by
-    default the middle of the sites that are taken from the start, or of all.
+    The radius is that of a sector with the area of its particles: r² = √3 a² N / φ, for N of them and its angle φ. The
+    table has ``frame, layer, direction_deg, radius_nm, y_nm, x_nm, number``: the front's place in the first frame's
+    coordinates, NaN where that edge is not in view, and the number of particles in the sector. The first of so many
+    directions is x, the next lies towards y. The centre (y, x), in nm in the first frame, is by default the middle of
+    the sites that are taken from the start, or of all.
     """
     if directions < 3:
         raise ValueError(f"fronts need at least 3 directions, got {directions}")
@@ -219,24 +213,23 @@ def _measure_fronts(one, directions, center) -> pd.DataFrame:
 def front_velocity(fronts: pd.DataFrame, frame_time: float = 1.0) -> pd.DataFrame:
     """Mean velocity of the front along every direction, from `front_table` and the time of a frame in s.
 
-    With a time of 1, velocities are per frame. Arrivals are random, so the front's way is a random walk with drift, of
-    which only the ends tell the velocity: a straight line fitted through all frames would claim a smaller error than it
-    has. The error is that of the steps' scatter. The table has ``layer, direction_deg, velocity_nm_per_s,
-    velocity_std_nm_per_s, frame_start, frame_end``: from the first to the last frame in which the front is in view.
-    Directions with fewer than three such frames are left out.
+    With a time of 1, velocities are per frame. Arrivals are random, so only the ends of the front's way tell the
+    velocity, and the steps' scatter its error. The table has ``layer, direction_deg, velocity_nm_per_s,
+    velocity_std_nm_per_s, frame_start, frame_end``: first and last of three or more frames in which the front is in
+    view.
     """
     require_columns(fronts, ["frame", "layer", "direction_deg", "radius_nm"], "the table of fronts")
     rows = []
     seen = fronts.dropna(subset=["radius_nm"]).sort_values("frame", kind="stable")
-    for (layer, direction), table in seen.groupby(["layer", "direction_deg"]):
-        frame, radius = table["frame"].to_numpy(float), table["radius_nm"].to_numpy(float)
+    for direction, table in seen.groupby(["layer", "direction_deg"]):
+        frame, radius = table[["frame", "radius_nm"]].to_numpy(float).T
         if len(frame) < 3:
             continue
         time = (frame[-1] - frame[0]) * frame_time
         velocity = (radius[-1] - radius[0]) / time
         left = np.diff(radius) - velocity * frame_time * np.diff(frame)
-        spread = np.sqrt(np.sum(left**2) * len(left) / max(len(left) - 1, 1)) / time
-        rows.append((layer, direction, velocity, spread, frame[0], frame[-1]))
+        spread = np.sqrt(np.sum(left**2) * len(left) / (len(left) - 1)) / time
+        rows.append((*direction, velocity, spread, frame[0], frame[-1]))
     columns = "layer direction_deg velocity_nm_per_s velocity_std_nm_per_s frame_start frame_end"
     return pd.DataFrame(rows, columns=columns.split())
 
@@ -269,13 +262,13 @@ class SitePreference:
 def site_preference(occupancy: dict[int, Occupancy]) -> SitePreference:
     """Test whether particles of layer 2 attach more often on top, bridge or hollow sites than free edge sites offer.
 
-    Each attachment is one choice among the free lattice sites that had as many taken neighbours in the frame before,
-    whether or not the movie ever fills them: a conditional (matched) test (McFadden, in Frontiers in Econometrics, ed.
-    Zarembka, 105 (1974)). So a preference for well coordinated sites is not taken for one.
+    Each attachment is one choice among the free lattice sites that had as many taken neighbours in the frame before: a
+    conditional (matched) test (McFadden, in Frontiers in Econometrics, ed. Zarembka, 105 (1974)), which does not take a
+    preference for well coordinated sites for one. Sites that the movie never fills count too.
 
-    ``table`` of the result has ``registry`` on layer 1; ``attached``, counted; ``expected`` and its standard deviation,
-    without preference; their ``ratio`` with a 95 % interval (``low, high``); ``share_free``, share of the registry
-    among all free edge sites on offer; ``share_layer``, among all sites of the layer.
+    ``table`` of the result has ``registry`` on layer 1; ``attached``, counted; ``expected, expected_std``, without
+    preference; their ``ratio`` with a 95 % interval (``low, high``); ``share_free``, share of the registry among all
+    free edge sites on offer; ``share_layer``, among all sites of the layer.
     """
     if not {1, 2} <= set(occupancy):
         raise ValueError(f"a preference needs both layers, got {sorted(occupancy)}; pass the occupancy of two")

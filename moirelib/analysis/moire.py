@@ -34,8 +34,8 @@ def registry(
 ) -> pd.DataFrame:
     """Where on the other layer's lattice each point lies, of particles of one layer or defects (n, 2), in nm.
 
-    The lattice is the one around: an affine fit over three shells of the nearest particle of the other layer, whose own
-    displacement is averaged out. ``spacing`` and ``grain`` are those of ``other`` (m, 2).
+    The lattice is the one around: an affine fit over three shells of the nearest particle of the other layer.
+    ``spacing`` and ``grain`` are those of ``other`` (m, 2).
 
     The table has ``y_nm, x_nm``; ``registry`` (top, bridge or hollow, whichever is nearest in the cell; empty where the
     other layer is not there); ``coordinate``, the sum of the cosines of the other lattice's three waves, 3 on top, -1
@@ -108,12 +108,10 @@ class Moire:
 def fit_moire(first: ArrayLike, second: ArrayLike) -> Moire:
     """Twist, offset and Moiré period of two layers, measured from the registry of their particles.
 
-    Takes positions (y, x) in nm, shapes (n, 2) and (m, 2), of one grain of each layer. Errors are one standard
-    deviation. Each particle of the second layer has three phases, those of the waves of the first layer's lattice
-    around it. Along the second layer they advance by the difference of the two lattices' waves, whose gradient is found
-    by a periodogram and refined by least squares; the period is 4π/√3 over its length. The formula takes the same
-    number from the spacings and angles of the two fitted lattices; the two agree for rigid lattices, and differ where
-    one gave way to the other.
+    Takes positions (y, x) in nm, shapes (n, 2) and (m, 2), of one grain of each layer. Each particle of the second
+    layer has three phases, of the waves of the first layer's lattice around it. Their gradient along the second layer
+    is found by a periodogram and refined by least squares; the period is 4π/√3 over it. The formula takes the same
+    number from spacings and angles of the two fitted lattices; the two differ where one layer gave way to the other.
     """
     one, other = (LayerFrame(mesh, known_grain=np.zeros(mesh.n, int)) for mesh in (Mesh(first), Mesh(second)))
     moire = fit_moire_of_grains(one, other)

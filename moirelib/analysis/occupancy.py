@@ -22,7 +22,7 @@ from ..crystal.matching import pair_mutually_nearest
 from ..crystal.motion import Motion, fit_similarity
 from ..crystal.neighbours import REACH, neighbour_spacing, spans_plane, to_complex, to_points
 from ..tables import check_particles, require_unique_tracks
-from .grains import find_grains
+from .lattices import find_grains
 
 FILLED = 0.93  # share of a rectangle that particles cover where the field's edges cut them off
 FEWEST_IN_FRAME = 7  # particles of a frame that has a spacing: one and its neighbours
@@ -102,24 +102,21 @@ def site_occupancy(
     """Find each layer's sites, and decide for every frame which are taken: an `Occupancy` per layer that has one.
 
     Motion from frame to frame comes from tracks that both frames share; positions without it pile up at the sites. A
-    hidden Markov model (Rabiner, Proc. IEEE 77, 257 (1989)) with two states, taken and empty, then has its
-    probabilities of misses, false finds, attachment and detachment estimated from all sites of a layer by the
-    Baum-Welch algorithm, and the likeliest history of every site found by Viterbi's. Misses may depend on whether the
-    particle was missed before: they come in runs. Attachment and detachment depend on how many neighbours are there, so
-    that a gap is more readily believed at the rim than inside. Tracks may be broken and continued under other numbers.
+    hidden Markov model (Rabiner, Proc. IEEE 77, 257 (1989)) with two states, taken and empty, has its rates estimated
+    from all sites of a layer by the Baum-Welch algorithm, and the likeliest history of every site found by Viterbi's.
+    Misses may depend on whether the particle was missed before; attachment and detachment depend on how many neighbours
+    are there. Tracks may be broken and continued under other numbers.
 
     Parameters
     ----------
-    particles : pandas.DataFrame
-        ``frame, particle, layer, y_nm, x_nm``; particle is the track's number, -1 where there is none.
+    particles, min_frames : pandas.DataFrame, int
+        Tracks; what was there, or missing, for fewer frames is a false find, or a miss.
     field_nm : tuple of float, optional
         Height and width of the field of view, in nm. By default the extent of all particles: where they fill it, it is
         taken for the field; where they leave corners free, the crystal ends within the field.
     border_nm : float, optional
         Width of the strip along the field's edge in which nothing is said, in nm; 0.6 spacings by default, and none
         around a crystal that ends within an unknown field.
-    min_frames : int
-        What was there, or missing, for fewer frames is a false find, or a miss.
     """
     return dict(occupied_layers(particles, field_nm, border_nm, min_frames))
 

@@ -21,23 +21,15 @@ from numpy.typing import ArrayLike
 from tqdm import tqdm
 
 from ..tables import TRACK_COLUMNS, check_particles, layers_by_frame, read_particle_table
-from .defect_tracks import follow_boundaries, follow_defects
 from .diffusion import mean_squared_displacement
 from .displacements import Displacements, coordination_labels, site_displacements
-from .frame_tables import FRAME_TABLES, tabulate_frames
+from .frame_tables import FRAME_TABLES, follow_boundaries, follow_defects, tabulate_frames
 from .growth import front_table, front_velocity, growth_events, growth_rate, site_preference, size_table
 from .moire import registry
 from .occupancy import Occupancy, occupied_layers
-from .phonons import tabulate_phonons
+from .phonons import SpringModel, elastic_constants, fit_springs, tabulate_phonons
 from .relaxation import fit_relaxation, motion_table, relative_motion
-from .springs import SpringModel, elastic_constants, fit_springs
-from .vibrations import (
-    group_vibrations,
-    interlayer_correlation,
-    layer_vibrations,
-    measure_every_layer,
-    site_vibrations,
-)
+from .vibrations import group_vibrations, interlayer_correlation, layer_vibrations, measure_every_layer, site_vibrations
 
 NEEDED = TRACK_COLUMNS  # that a table must have
 USED = (*NEEDED, "y_std_nm", "x_std_nm")
@@ -85,10 +77,10 @@ class Analysis:
 def read_particles(folder: str | PathLike, pixel_size: float | None = None) -> pd.DataFrame:
     """Read and check ``particles.csv`` of a decomposition's folder, or of any other.
 
-    Also the only other table in a folder, or a file by its name: how it may be written, and what TrackMate and trackpy
-    export, says `moirelib.tables.read_particle_table`. Needed are the columns `NEEDED`; lengths in nm, ``frame`` from
-    0, ``particle`` -1 or empty where unlinked. A table in pixels needs `pixel_size` (nm/pixel), unless
-    ``summary.json`` in the folder has it. OSError if there is no such file, ValueError if it is no table of particles.
+    Also the only other table in a folder, or a file by its name, written as `moirelib.tables.read_particle_table` says.
+    Needed are the columns `NEEDED`; lengths in nm, ``frame`` from 0, ``particle`` -1 or empty where unlinked. A table
+    in pixels needs `pixel_size` (nm/pixel), unless ``summary.json`` in the folder has it. OSError if there is no such
+    file, ValueError if it is no table of particles.
     """
     file = _find_table(Path(folder))
     stored = _read_summary(file.parent).get("pixel_size_nm") if pixel_size is None else pixel_size
@@ -165,10 +157,9 @@ def analyze(
         Table with the columns `NEEDED`, and ``y_std_nm, x_std_nm`` where known; s; electrons/Å² per frame.
     field_nm : tuple of float, optional
         Height and width of the field of view, in nm: what drift carries over its edges has not grown.
-    progress, workers : bool, int
-        Show a progress bar for each stage; processes that share the frames of a long movie.
-    only : collection of str, optional
-        Names of the wanted tables, of `TABLES`; all by default. What they need is computed too, but not kept.
+    progress, workers, only : bool, int, collection of str
+        Show a progress bar for each stage; processes that share the frames of a long movie; names of the wanted tables,
+        all `TABLES` by default. What they need is computed too, but not kept.
     """
     names, result = choose_tables(only), Analysis(_check_not_empty(particles, "the table"))
     stage = partial(result.stage, show=progress)
@@ -182,7 +173,13 @@ def analyze(
         result.notes |= dict.fromkeys(followed, f"needs particles followed over several frames; here is {why} only")
     else:
         if ON_SITES & set(names):
-            _find_sites(result, names, stage, field_nm)
+            with stage("sites", result.particles["layer"].nunique(), "layer") as bar:
+                try:
+                    for layer, one in occupied_layers(result.particles, field_nm):
+                        result.occupancy[layer] = one
+                        bar.update()
+                except ValueError as error:
+                    result.notes |= {name: str(error) for name in ("motion", "growth") if name in names}
         for name, steps in _list_steps(result, tracks, frame_time, dose).items():
             if name not in names:
                 continue
@@ -237,17 +234,6 @@ def _tabulate_batches(particles, names, workers) -> Iterator[dict[str, pd.DataFr
             yield future.result()
 
 
-def _find_sites(result, names, stage, field_nm) -> None:
-    """Sites and motion of each layer that has a lattice."""
-    with stage("sites", result.particles["layer"].nunique(), "layer") as bar:
-        try:
-            for layer, one in occupied_layers(result.particles, field_nm):
-                result.occupancy[layer] = one
-                bar.update()
-        except ValueError as error:
-            result.notes |= {name: str(error) for name in ("motion", "growth") if name in names}
-
-
 def _list_steps(result, tracks, frame_time, dose) -> dict[str, dict[str, Callable[[], pd.DataFrame]]]:
     """What to compute in each stage, by title; "" is the stage's own table, the others are summaries of it."""
     occupancy, springs = result.occupancy, dict[int, SpringModel]()
@@ -272,12 +258,15 @@ def _list_steps(result, tracks, frame_time, dose) -> dict[str, dict[str, Callabl
     def fit_once(grain):
         return springs.setdefault(grain.layer, fit_springs(grain))
 
-    steps: dict[str, dict[str, Callable[[], pd.DataFrame]]] = {
+    return {
         "motion": {"": lambda: motion_table(occupancy, dose)},
         "msd": {"": lambda: mean_squared_displacement(tracks, frame_time, motion=occupancy)},
         "vibrations": {
             "": lambda: measure_every_layer(tracks, lambda layer: site_vibrations(motion_of(layer)))[0],
-            "Layers as a whole": lambda: _summarise_layers(known()),
+            "Layers as a whole": lambda: pd.DataFrame(
+                [{"layer": layer} | layer_vibrations(motion) for layer, motion in known().items()],
+                columns=["layer", *LAYER_NUMBERS],
+            ),
             "By coordination": lambda: _group_amplitudes(known(), lambda motion: coordination_labels(motion.sites)),
             "By place on the other layer": lambda: compare(lambda both: _group_amplitudes(both, label_by_registry)),
             "Correlation of the two layers' displacements, by distance": lambda: compare(
@@ -294,7 +283,6 @@ def _list_steps(result, tracks, frame_time, dose) -> dict[str, dict[str, Callabl
         "defects": {"Followed through the frames": lambda: _summarise_defects(result)},
         "boundaries": {"Followed through the frames": lambda: _summarise_boundaries(result)},
     }
-    return steps
 
 
 def _list_growth_steps(result) -> dict[str, Callable[[], pd.DataFrame]]:
@@ -338,11 +326,6 @@ def _keep(result, name, title, compute) -> None:
             result.notes[name] = " ".join(table.attrs["note"].split("\n"))
 
 
-def _summarise_layers(motions) -> pd.DataFrame:
-    rows = [{"layer": layer} | layer_vibrations(motion) for layer, motion in motions.items()]
-    return pd.DataFrame(rows, columns=["layer", *LAYER_NUMBERS])
-
-
 def _group_amplitudes(motions, label: Callable[[Displacements], np.ndarray]) -> pd.DataFrame:
     """Amplitudes of every layer's sites by their labels; sites without one are left out."""
     tables = [
@@ -355,14 +338,12 @@ def _group_amplitudes(motions, label: Callable[[Displacements], np.ndarray]) -> 
 def _measure_relaxation(occupancy) -> pd.DataFrame:
     """Twist and both components of the offset: change over the movie, and the exponential where there is one."""
     motion, rows = relative_motion(occupancy), []
-    errors = {"twist_change_deg": "twist_std_deg", "offset_y_nm": "offset_std_nm", "offset_x_nm": "offset_std_nm"}
-    for name, error in errors.items():
+    for name, error in (("twist_change_deg", "twist_std_deg"), *((f"offset_{a}_nm", "offset_std_nm") for a in "yx")):
         fit = fit_relaxation(motion["frame"], motion[name], motion[error])
-        row = {"of": name, "change": motion[name].iloc[-1] - motion[name].iloc[0]}
-        row |= {"exponential": "yes" if fit.supported else "not supported", "amplitude": fit.amplitude}
-        row |= {"amplitude_std": fit.amplitude_std, "time_frames": fit.time, "time_std_frames": fit.time_std}
-        rows.append(row)
-    return pd.DataFrame(rows)
+        change, supported = motion[name].iloc[-1] - motion[name].iloc[0], "yes" if fit.supported else "not supported"
+        rows.append((name, change, supported, fit.amplitude, fit.amplitude_std, fit.time, fit.time_std))
+    columns = "of change exponential amplitude amplitude_std time_frames time_std_frames"
+    return pd.DataFrame(rows, columns=columns.split())
 
 
 def _summarise_defects(result) -> pd.DataFrame:

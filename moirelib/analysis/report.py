@@ -9,14 +9,13 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 from matplotlib.figure import Figure
 from scipy.stats import circmean
 
 from .. import plot
 from ..crystal.neighbours import spans_plane
 from .correlations import strain_map
-from .grains import find_grains
+from .lattices import find_grains
 from .moire import registry
 from .pipeline import TABLES, Analysis, choose_tables
 
@@ -258,12 +257,10 @@ def _count_by(columns):
 
 def _summarise_motion(table):
     """Of each layer: where it is and how far it has turned at the end, median step per frame, and the dose."""
-    rows = []
-    for layer, own in table.groupby("layer"):
-        step = np.hypot(own["y_nm"].diff(), own["x_nm"].diff())
-        row = {"layer": layer, **own[["y_nm", "x_nm", "turn_deg"]].iloc[-1], "median step / nm": step.median()}
-        rows.append(row | own.filter(like="dose").iloc[-1].to_dict())
-    return pd.DataFrame(rows)
+    layers = table.groupby("layer")
+    summary, step = layers.last().drop(columns="frame"), np.hypot(layers["y_nm"].diff(), layers["x_nm"].diff())
+    summary.insert(3, "median step / nm", step.groupby(table["layer"]).median())
+    return summary.reset_index()
 
 
 def _summarise_displacement(table):

@@ -16,12 +16,16 @@ from scipy.stats import chi2, norm
 
 from ..crystal.neighbours import bonds, nearest_spacing
 from ..tables import check_particles
-from .displacements import AXES, MIN_FRAMES, Displacements, make_smoother, site_displacements
-from .localization_error import (
+from .displacements import (
+    AXES,
+    MIN_FRAMES,
+    Displacements,
     error_variance,
+    make_smoother,
     pool_covariance,
     restore_mean,
     share_of_independent_samples,
+    site_displacements,
     total_variance,
 )
 
@@ -42,11 +46,10 @@ def pn_per_um(spring_constant: float | np.ndarray, temperature: float = 298.15) 
 def site_vibrations(motion: Displacements, confidence: float = 0.95) -> pd.DataFrame:
     """Amplitude and spring constant of every site, along y and x, with the localization error's part subtracted.
 
-    The variance is that of independent motion: removed drift and rotation and the estimated mean are corrected for. The
-    interval of the total variance is the one of chi-square with the effective number of independent samples, from whose
-    ends the error's variance is taken. Where the lower end is not positive, the upper bound of k is infinite. Intervals
-    suppose Gaussian displacements and error bars that are right and independent from frame to frame. Without error bars
-    the localization error is estimated (`localization_from_covariance`).
+    The interval of the total variance is the one of chi-square with the effective number of independent samples, from
+    whose ends the error's variance is taken; where the lower end is not positive, the upper bound of k is infinite.
+    Intervals suppose Gaussian displacements and error bars that are right and independent from frame to frame. Without
+    error bars the localization error is estimated (`localization_from_covariance`).
 
     The table has a row per particle: ``particle, layer, y_nm, x_nm, frames``; for each axis, here y: ``std_raw_y_nm``
     as measured, ``localization_y_nm``, ``std_y_nm`` of the motion alone (NaN where the error explains all of it), its
@@ -105,8 +108,8 @@ def measure_every_layer(
 ) -> tuple[pd.DataFrame, dict[int, dict]]:
     """One table of all layers that allow one, and the attributes of each layer's own table.
 
-    ``measure`` gives the table of a layer's number, or raises ValueError where the layer does not allow one; the first
-    such reason is raised if no layer does. ``attrs["note"]`` has a line for each layer that allows less, or nothing.
+    ``measure`` gives the table of a layer's number, or raises ValueError; the first is raised if all layers raise one.
+    ``attrs["note"]`` has a line for each layer that allows less, or nothing.
     """
     tracks = check_particles(tracks, name="the track table")
     tables, notes, attributes = [], [], {}
@@ -130,18 +133,17 @@ def measure_every_layer(
 def layer_vibrations(motion: Displacements, spacing: float | None = None) -> dict:
     """Mean amplitude, anisotropy and Lindemann parameters of a layer, or of some of its particles.
 
-    Standard errors come from the scatter of the frames' means, with their correlation in time, since neighbours in one
-    frame do not move independently. In two dimensions the mean amplitude grows with the crystal's size; the relative
-    Lindemann parameter does not, and melting is near 0.033 (Zahn & Maret, Phys. Rev. Lett. 85, 3656 (2000)). The
-    spacing ``a``, in nm, is the median one of the sites by default.
+    Standard errors come from the scatter of the frames' means, with their correlation in time. The mean amplitude grows
+    with the size of a two-dimensional crystal; the relative Lindemann parameter does not, and melting is near 0.033
+    (Zahn & Maret, Phys. Rev. Lett. 85, 3656 (2000)). The spacing ``a``, in nm, is the median one of the sites by
+    default.
 
-    The result has ``variance_y_nm2, variance_x_nm2`` (mean over the sites, error's part subtracted) and the same with
-    ``_std``; ``std_raw_y_nm, std_y_nm, k_y_kt_nm2`` from it, and along x; ``anisotropy``, the ratio of the largest to
-    the smallest mean variance over directions, ``anisotropy_std``, ``major_axis_deg`` from x towards y and
-    ``isotropy_p``, the probability of so much anisotropy in isotropic motion; ``lindemann`` = √⟨|u|²⟩ / a;
-    ``lindemann_relative`` = ⟨|u_i - u_j|²⟩ / (2a²) of nearest neighbours; ``layer_jitter_y_nm, layer_jitter_x_nm``,
-    fast motion of the layer as a whole that was removed as drift: stage and heat together; ``independent_frames``;
-    ``note``.
+    The result has ``variance_y_nm2, variance_y_std_nm2`` (mean over the sites, error's part subtracted),
+    ``std_raw_y_nm, std_y_nm, k_y_kt_nm2`` and the same along x; ``anisotropy, anisotropy_std``, the ratio of the
+    largest to the smallest mean variance over directions, ``major_axis_deg`` from x towards y and ``isotropy_p``, the
+    probability of so much anisotropy in isotropic motion; ``lindemann`` = √⟨|u|²⟩ / a; ``lindemann_relative`` = ⟨|u_i -
+    u_j|²⟩ / (2a²) of nearest neighbours; ``layer_jitter_y_nm, layer_jitter_x_nm``, fast motion of the layer as a whole
+    that was removed as drift: stage and heat together; ``independent_frames``; ``note``.
     """
     error, error_spread, note = error_variance(motion)
     total, _, _ = total_variance(motion)
@@ -171,22 +173,17 @@ def _average_tensor(motion, total):
     mean = per_frame.mean(axis=0)
     scale = np.sqrt(total.mean(axis=0) / mean[:2])  # restores the variance that the mean over time removed
     factor = np.array([scale[0] ** 2, scale[1] ** 2, scale.prod()])
-    independent = min(_count_independent_frames(x) for x in per_frame.T)
-    restored = restore_mean(pool_covariance(motion), len(u), motion.creep)[0]
-    independent = min(independent, len(u) * share_of_independent_samples(restored, len(u)).min())
+    # Frames / (1 + 2 Σ ρ), summed up to the first lag at which ρ falls below twice its own noise
+    frames, length = len(u), next_fast_len(2 * len(u), real=True)
+    power = np.abs(rfft(per_frame - mean, length, axis=0)) ** 2
+    rho = irfft(power, length, axis=0)[: frames // 4 + 2]
+    rho = rho / np.maximum(rho[0], 1e-300)
+    connected = np.logical_and.accumulate(rho >= 2 / np.sqrt(frames), axis=0)
+    shares = 1 / (1 + 2 * np.sum((rho * connected)[1:], axis=0))
+    restored = restore_mean(pool_covariance(motion), frames, motion.creep)[0]
+    independent = frames * min(shares.min(), share_of_independent_samples(restored, frames).min())
     spread = np.cov(per_frame.T) / independent
     return mean * factor, spread * np.outer(factor, factor), float(independent)
-
-
-def _count_independent_frames(series):
-    """Frames / (1 + 2 Σ ρ), summed up to the first lag at which ρ falls below twice its own noise."""
-    x = series - series.mean()
-    length = next_fast_len(2 * len(x), real=True)
-    rho = irfft(np.abs(rfft(x, length)) ** 2, length)[: len(x) // 4 + 2]
-    rho = rho / max(rho[0], 1e-300)
-    below = np.flatnonzero(rho < 2 / np.sqrt(len(x)))
-    end = below[0] if len(below) else len(rho)
-    return float(len(x) / (1 + 2 * rho[1:end].sum()))
 
 
 def _measure_anisotropy(tensor, spread) -> dict:
@@ -223,8 +220,7 @@ def group_vibrations(table: pd.DataFrame, labels: Mapping[int, str] | ArrayLike)
     Takes a table of `site_vibrations` and each particle's group, such as ``bulk`` or ``top``, as a mapping of its
     number or an array (n,); particles without one are left out. The result, indexed by group, has ``sites,
     variance_nm2`` (mean over sites and both axes, error's part subtracted), ``variance_std_nm2`` from the scatter of
-    its sites, ``std_nm, k_kt_nm2``. The standard error supposes that sites scatter independently; soft waves shared by
-    a whole group make it too small.
+    its sites, which soft waves shared by a whole group make too small, ``std_nm, k_kt_nm2``.
     """
     group = table["particle"].map(labels) if hasattr(labels, "keys") else pd.Series(np.asarray(labels), table.index)
     total = 0.5 * (table["std_raw_y_nm"] ** 2 + table["std_raw_x_nm"] ** 2)
@@ -242,11 +238,9 @@ def interlayer_correlation(
 ) -> pd.DataFrame:
     """Correlation of displacements of two layers' particles, by their distance.
 
-    Localization error is taken from the variances in the denominator; in the products of different particles it
-    averages out. Where a layer's error is not known, nothing is taken, and the correlation is too small. Each layer's
-    own drift and rotation are gone: layers that move as wholes against each other show nothing here, and far particles
-    of small layers (n) are anticorrelated by about 1/n. Errors of two overlapping particles may be correlated, and look
-    like motion.
+    Where a layer's localization error is not known, the correlation is too small. Each layer's own drift and rotation
+    are gone: layers that move as wholes against each other show nothing here, and far particles of small layers (n) are
+    anticorrelated by about 1/n. Correlated errors of two overlapping particles look like motion.
 
     Distances are binned between ``edges``, in nm; by default from 0 to 3 spacings in steps of half a spacing. The table
     has ``distance_nm``, ``pairs``, ``correlation`` (1 if both always move alike, 0 if independently), ``null_low,
@@ -259,8 +253,12 @@ def interlayer_correlation(
         raise ValueError(f"the null needs at least 1 shuffle, got {shuffles}")
     edges = nearest_spacing(one.sites) * np.arange(0, 3.01, 0.5) if edges is None else np.asarray(edges, float)
     pairs = cKDTree(one.sites).sparse_distance_matrix(cKDTree(other.sites), edges[-1], output_type="ndarray")
-    moved = [rfft(_scale_by_amplitude(m, k), axis=0) for m, k in ((one, i), (other, j))]
-    seen = [rfft(np.isfinite(m.values[k]).astype(float), axis=0) for m, k in ((one, i), (other, j))]
+    moved, seen = [], []
+    for motion, k in ((one, i), (other, j)):
+        variance = (total_variance(motion)[0] - np.nan_to_num(error_variance(motion)[0])).mean()
+        scaled = np.nan_to_num(motion.values[k]) / np.sqrt(variance if variance > 0 else np.nan)
+        moved.append(rfft(scaled, axis=0))
+        seen.append(rfft(np.isfinite(motion.values[k]).astype(float), axis=0))
     rng = np.random.default_rng(seed)
     # a shift in time keeps the correlation of each layer and breaks that between them
     shifts = [0, *rng.integers(len(frames) // 10, len(frames) - len(frames) // 10, shuffles)]
@@ -271,14 +269,6 @@ def interlayer_correlation(
         product = np.where(together > 0.5, sums, np.nan) / together  # NaN for pairs never seen together
         rows.append((0.5 * (low + high), len(near), product[0], *np.quantile(product[1:], [0.025, 0.975])))
     return pd.DataFrame(rows, columns=["distance_nm", "pairs", "correlation", "null_low", "null_high"])
-
-
-def _scale_by_amplitude(motion, frames):
-    """Displacements per one-sigma amplitude of the motion alone, mean over the layer; 0 where not seen."""
-    error, _, _ = error_variance(motion)
-    total, _, _ = total_variance(motion)
-    variance = (total - np.nan_to_num(error)).mean()
-    return np.nan_to_num(motion.values[frames]) / np.sqrt(variance if variance > 0 else np.nan)
 
 
 def _sum_at_all_lags(one, other, pairs, frames):

@@ -11,7 +11,6 @@ from .defects import (
     find_defects as find_defects,
     orientational_twins as orientational_twins,
 )
-from .diffusion import mean_squared_displacement as mean_squared_displacement
 from .displacements import (
     Displacements as Displacements,
     Localization as Localization,
@@ -76,6 +75,7 @@ from .pipeline import (
 from .relaxation import (
     Relaxation as Relaxation,
     fit_relaxation as fit_relaxation,
+    mean_squared_displacement as mean_squared_displacement,
     motion_table as motion_table,
     relative_motion as relative_motion,
 )

@@ -43,10 +43,7 @@ def in_boundary(where: np.ndarray, mesh: Mesh, grain: np.ndarray) -> np.ndarray:
 
 
 def find_boundaries(layer: LayerFrame, filled: Mesh, coordination: np.ndarray) -> pd.DataFrame:
-    """Straight segments of the boundaries between a layer's grains: see `boundary_table`.
-
-    ``filled`` is the triangulation of particles and vacancies, ``coordination`` (n,) neighbours in it, 0 at its rim.
-    """
+    """Boundaries as in `boundary_table`, with the mesh of filled vacancies and neighbours in it (0 at the rim)."""
     mesh, grain = layer.mesh, layer.grain
     i, j = edges_between(grain, *mesh.edges.T)
     rows = []
@@ -57,9 +54,7 @@ def find_boundaries(layer: LayerFrame, filled: Mesh, coordination: np.ndarray) -
         piece = connected_groups(len(middle), p, q)
         for k in range(piece.max() + 1):
             for line in _split_where_bent(middle[piece == k], mesh, grain == one, grain == other):
-                row = _describe_segment(line, layer, (one, other))
-                if row is not None:
-                    rows.append(row | _measure_dislocation_spacing(line, filled, coordination, row))
+                rows += _describe_segment(line, layer, (one, other), filled, coordination)
     return pd.DataFrame(rows, columns=BOUNDARY_COLUMNS)
 
 
@@ -123,12 +118,12 @@ def _fit_line(middle, mesh, one, other):
     return _Segment(middle, line, float(np.ptp(along)), float(std))
 
 
-def _describe_segment(segment, layer, pair) -> dict | None:
-    """A row of the table; None where a grain is too small for a lattice."""
+def _describe_segment(segment, layer, pair, filled, coordination) -> list[dict]:
+    """A row of the table; none where a grain is too small for a lattice."""
     tolerance, spacing = layer.tolerance, layer.mesh.spacing
     one, other = (_fit_lattice_beside(segment, layer, k) for k in pair)
     if one is None or other is None:
-        return None
+        return []
     turn = fold_hexagonal(other.angle - one.angle)
     # The nearest Σ, weighed by √Σ as in Brandon's criterion
     known = commensurate_angles(LARGEST_SIGMA)
@@ -144,9 +139,14 @@ def _describe_segment(segment, layer, pair) -> dict | None:
         and abs(asymmetry) <= max(tolerance.asymmetry, 3 * segment.inclination_std)
         and mismatch <= tolerance.mismatch * spacing
     )
-    half = segment.direction * segment.length / 2
+    # Dislocations are pairs of a five- and a seven-fold particle along the boundary
+    along, across = segment.seen(filled.z)
+    close = (np.abs(across) < CORE_REACH * spacing) & (np.abs(along) < segment.length / 2)
+    five, seven = (np.flatnonzero(close & (coordination == k)) for k in (5, 7))
+    paired = five[match(filled.points[five], filled.points[seven], CORE_SIZE * spacing)[0]]
+    half, frank = segment.direction * segment.length / 2, 2 * np.sin(np.radians(turn) / 2)
     ends = to_points(np.array([segment.middle - half, segment.middle + half])).ravel().tolist()
-    return dict(zip(BOUNDARY_COLUMNS[1:5], ends, strict=True)) | {
+    row = dict(zip(BOUNDARY_COLUMNS[1:5], ends, strict=True)) | {
         "kind": "twin" if twin else "grain",
         "misorientation_deg": turn,
         "inclination_deg": float(inclination),
@@ -156,9 +156,13 @@ def _describe_segment(segment, layer, pair) -> dict | None:
         "sigma_deviation_deg": deviation,
         "asymmetry_deg": float(asymmetry),
         "mirror_mismatch_nm": mismatch,
+        "dislocations": len(paired),
+        "dislocation_spacing_nm": float(np.ptp(along[paired]) / (len(paired) - 1)) if len(paired) > 1 else np.nan,
+        "frank_spacing_nm": spacing / frank if frank > 0 else np.inf,
         "grain0": int(pair[0]),
         "grain1": int(pair[1]),
     }
+    return [row]
 
 
 def _fit_lattice_beside(segment, layer, grain) -> LatticeFit | None:
@@ -175,33 +179,14 @@ def _fit_lattice_beside(segment, layer, grain) -> LatticeFit | None:
 
 
 def _measure_mirror_mismatch(middle, one, other, mirror, spacing) -> float:
-    """Distance of the second lattice from the mirror image of the first, at the middle of the boundary, in nm.
-
-    The mirror line, in degrees, may lie up to `MIRROR_SLACK` from the fitted boundary; the best place counts.
-    """
+    """Distance of the second lattice from the mirror image of the first, in nm; best line within `MIRROR_SLACK`."""
     axis = np.exp(1j * np.radians(mirror))
-    site, other_site = (_find_site_near(middle, lattice) for lattice in (one, other))
+    place, sites = to_points(middle), []
+    for lattice in (one, other):  # those closest to the middle
+        steps = np.linalg.solve(lattice.vectors.T, place - lattice.origin)
+        sites.append(to_complex((lattice.origin + np.rint(steps) @ lattice.vectors)[None])[0])
+    site, other_site = sites
     image = middle + axis**2 * np.conj(site - middle)
     images = image + 2j * axis * np.linspace(-MIRROR_SLACK, MIRROR_SLACK, 71) * spacing
     u = (images - other_site) / (other.spacing * np.exp(1j * np.radians(other.angle)))  # in the cell of the second
     return float(np.min(np.abs(u - nearest_vector(u))) * other.spacing)
-
-
-def _find_site_near(z, lattice) -> complex:
-    """Site of a lattice close to a point, in the x + iy plane, in nm."""
-    steps = np.linalg.solve(lattice.vectors.T, to_points(z) - lattice.origin)
-    return to_complex((lattice.origin + np.rint(steps) @ lattice.vectors)[None])[0]
-
-
-def _measure_dislocation_spacing(segment, mesh, coordination, row) -> dict:
-    """Pairs of a five- and a seven-fold particle along a boundary, their spacing, and that of Frank's formula in nm."""
-    along, across = segment.seen(mesh.z)
-    close = (np.abs(across) < CORE_REACH * mesh.spacing) & (np.abs(along) < segment.length / 2)
-    five, seven = (np.flatnonzero(close & (coordination == k)) for k in (5, 7))
-    paired = five[match(mesh.points[five], mesh.points[seven], CORE_SIZE * mesh.spacing)[0]]
-    half = np.sin(np.radians(row["misorientation_deg"]) / 2)
-    return {
-        "dislocations": len(paired),
-        "dislocation_spacing_nm": float(np.ptp(along[paired]) / (len(paired) - 1)) if len(paired) > 1 else np.nan,
-        "frank_spacing_nm": mesh.spacing / (2 * half) if half > 0 else np.inf,
-    }

@@ -48,8 +48,7 @@ def radial_distribution(
     """Radial distribution function g(r) of a layer of any outline: ``r_nm, g, pairs``.
 
     Pairs at each distance, up to ``r_max`` in bins of ``bin_width``, in nm, over those expected of as many particles
-    strewn at random over the region within `COVERED` spacings of a particle, whose autocorrelation corrects for edges
-    of any shape.
+    at random in the region within `COVERED` spacings of a particle, by its autocorrelation.
     """
     points = check_points(points)
     _refuse_bins(r_max, bin_width)
@@ -87,12 +86,11 @@ def edge_particles(points: ArrayLike, spacing: float | None = None) -> np.ndarra
     i, j = np.concatenate([pairs, pairs[:, ::-1]]).T
     angle = np.angle(to_complex(points[j] - points[i]))
     order = np.lexsort([angle, i])
-    i, angle, count = i[order], angle[order], np.bincount(i, minlength=len(points))
-    around = np.full((len(points), count.max(initial=0) + 1), np.nan)
-    around[i, np.arange(len(i)) - (np.cumsum(count) - count)[i]] = angle
-    around[np.arange(len(points)), count] = around[:, 0] + 2 * np.pi  # back at the first neighbour
-    widest = np.nan_to_num(np.diff(around, axis=1)).max(axis=1, initial=0)
-    return (widest >= np.radians(EDGE_GAP) - 1e-9) | (count == 0)
+    i, angle = i[order], angle[order]
+    last = np.append(i[1:] != i[:-1], True)[: len(i)]  # the next neighbour of the last one is the first again
+    widest = np.full(len(points), -np.inf)
+    np.maximum.at(widest, i, np.where(last, angle[np.searchsorted(i, i)] + 2 * np.pi, np.roll(angle, -1)) - angle)
+    return (widest >= np.radians(EDGE_GAP) - 1e-9) | np.isinf(widest)
 
 
 def strain_map(

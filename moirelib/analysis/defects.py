@@ -1,6 +1,7 @@
 """Defects of a layer: vacancies, interstitials, dislocations, disclinations, twins (chapter 9)."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -93,7 +94,7 @@ def _find_vacancies(layer) -> np.ndarray:
     ring = found = np.stack([local.site[use], local.q[use], local.p[use]])
     found = found[:, :0]
     for _ in range(RINGS):
-        ring = np.stack(find_empty_sites(*ring, tree, found[0], mesh.spacing))
+        ring = np.stack(find_empty_sites(*ring, tree=tree, known=found[0], spacing=mesh.spacing))
         found = np.hstack([found, ring])
     if found.shape[1] == 0:
         return np.empty((0, 2))
@@ -104,7 +105,9 @@ def _find_vacancies(layer) -> np.ndarray:
     distance, index = cKDTree(site).query(around)
     also = (distance < TAKEN * mesh.spacing) & (nearest >= TAKEN * mesh.spacing)
     keep = tree.query(site)[0] > EMPTY * mesh.spacing
-    for _ in range(len(site)):  # those with too few neighbours go, from outside the crystal inwards; holes stay
+    left = len(site) + 1
+    while keep.sum() < left:  # those with too few neighbours go, from outside the crystal inwards; holes stay
+        left = keep.sum()
         keep &= particles + np.sum(also & keep[np.minimum(index, len(site) - 1)], axis=1) >= FEWEST_AROUND
     return site[keep]
 
@@ -117,10 +120,10 @@ def _list_neighbour_sites(site, q, p) -> np.ndarray:
 def find_empty_sites(
     site: np.ndarray, q: np.ndarray, p: np.ndarray, tree: cKDTree, known: np.ndarray, spacing: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Neighbouring sites of some without a particle, each once: the mean of what its neighbours predict.
+    """Neighbouring sites of some (n,) that are empty, each once: the mean of what its neighbours predict.
 
-    Takes sites and the lattice around each, complex as in `LocalLattices`, shape (n,), the tree of the particles (y,
-    x), and empty sites that are known already (k,); returns the same three of the empty sites, (m,). Lengths in nm.
+    Takes sites, q and p of the lattice around, as in `LocalLattices`, the tree of the particles, and known empty sites;
+    returns the same three of the new ones, (m,). Lengths in nm.
     """
     predicted = _list_neighbour_sites(site, q, p)
     own = np.broadcast_to(np.arange(len(site))[:, None], predicted.shape)
@@ -160,8 +163,8 @@ def _find_interstitials(layer) -> np.ndarray:
     distance, nearest = tree.query(site, k=2)
     taken = np.where(nearest[:, 0] == k, distance[:, 1], distance[:, 0]) < TAKEN * mesh.spacing
     count = np.bincount(k, minlength=mesh.n)
-    off, taken = (np.bincount(k, x, mesh.n) / np.maximum(count, 1) for x in (np.abs(u - w) > OFF_SITE, taken))
-    misfit = np.bincount(k, np.abs(u - w), mesh.n) / np.maximum(count, 1)
+    shares = (np.abs(u - w) > OFF_SITE, taken, np.abs(u - w))
+    off, taken, misfit = (np.bincount(k, x, mesh.n) / np.maximum(count, 1) for x in shares)
     fewest, off_share, taken_share = INTERSTITIAL_VOTES
     chosen = np.flatnonzero((count >= fewest) & (off > off_share) & (taken > taken_share))
     chosen = chosen[np.argsort(-misfit[chosen])]
@@ -201,7 +204,12 @@ def _locate_dislocations(mesh: Mesh) -> tuple[np.ndarray, np.ndarray]:
             vector, row = sum_closures(part)
             if np.abs(vector) > 0.5:
                 center = mesh.z[mesh.triangles[part]].mean()
-                row = _measure_row_around(mesh, center, row)
+                # The row around the core, where the rotation that it causes averages out
+                distance = np.abs(mesh.z - center) / mesh.spacing
+                ring = (distance > RING[0]) & (distance < RING[1]) & np.isfinite(mesh.psi6)
+                if ring.any():
+                    around = np.angle(mesh.psi6[ring].sum()) / 6
+                    row = around + SIXTH_TURN * np.rint((row - around) / SIXTH_TURN)
                 cores.append(to_points(center))
                 vectors.append(to_points(vector * mesh.spacing * np.exp(1j * row)))
     return np.reshape(cores, (-1, 2)), np.reshape(vectors, (-1, 2))
@@ -213,16 +221,6 @@ def _group_triangles(triangles, items) -> list[np.ndarray]:
     m, count = len(used), used.max(initial=-1) + 1
     name = connected_groups(m + count, np.repeat(np.arange(m), 3), m + used.ravel())[:m]
     return [triangles[name == k] for k in np.unique(name)]
-
-
-def _measure_row_around(mesh, center, near) -> float:
-    """Row direction in a ring around a core, where the rotation that it causes averages out; next to a given one."""
-    distance = np.abs(mesh.z - center)
-    ring = (distance > RING[0] * mesh.spacing) & (distance < RING[1] * mesh.spacing) & np.isfinite(mesh.psi6)
-    if not ring.any():
-        return near
-    row = np.angle(mesh.psi6[ring].sum()) / 6
-    return row + SIXTH_TURN * np.rint((near - row) / SIXTH_TURN)
 
 
 def _find_disclinations(mesh, coordination) -> np.ndarray:
@@ -250,26 +248,10 @@ def burgers_circuit(points: ArrayLike, center: ArrayLike, radius: float, spacing
     inside = np.flatnonzero(np.abs(middle - to_complex(np.reshape(center, (1, 2)))[0]) < radius)
     if len(inside) == 0:
         raise ValueError(f"no triangle of neighbours lies within {radius:g} nm of {np.round(center, 1).tolist()}")
-    outline = _trace_outline(mesh, inside)
-    name = {tuple(edge): k for k, edge in enumerate(mesh.edges.tolist())}
-    total, row = 0j, mesh.angle[outline[0]]
-    first = row
-    for here, there in zip(outline, outline[1:] + outline[:1], strict=True):
-        k = name[min(here, there), max(here, there)]
-        sign = 1 if here < there else -1
-        total += sign * mesh.vector[k] * sixth_turns(mesh.frame[k], row)
-        row = mesh.angle[there] + SIXTH_TURN * np.rint((row - mesh.angle[there]) / SIXTH_TURN)
-    return to_points(-total * mesh.spacing * np.exp(1j * first))
-
-
-def _trace_outline(mesh, triangles) -> list[int]:
-    """Particles along the outer edge of some triangles, in the triangles' sense."""
-    run = [tuple(edge) for edge in mesh.triangles[triangles][:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2).tolist()]
-    ahead: dict = {}
-    back = {(b, a) for a, b in run}
-    for a, b in run:
-        if (a, b) not in back:
-            ahead.setdefault(a, []).append(b)
+    run = [tuple(edge) for edge in mesh.triangles[inside][:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2).tolist()]
+    ahead, inner = dict[int, list](), {(b, a) for a, b in run}  # along the outer edge, in the triangles' sense
+    for a, b in (edge for edge in run if edge not in inner):
+        ahead.setdefault(a, []).append(b)
     outer = []
     while ahead:
         loop = [next(iter(ahead))]
@@ -280,10 +262,18 @@ def _trace_outline(mesh, triangles) -> list[int]:
                 del ahead[here]
         z = mesh.z[loop]
         if np.sum(np.imag(np.conj(z[:-1]) * z[1:])) > 0:  # twice the area; the edge of a hole runs the other way
-            outer.append(loop[:-1])
+            outer.append(loop)
     if len(outer) != 1:
         raise ValueError(f"the particles within the circle fall into {len(outer)} pieces; take another circle")
-    return outer[0]
+    name = {tuple(edge): k for k, edge in enumerate(mesh.edges.tolist())}
+    total, row = 0j, mesh.angle[outer[0][0]]
+    first = row
+    for here, there in pairwise(outer[0]):
+        k = name[min(here, there), max(here, there)]
+        sign = 1 if here < there else -1
+        total += sign * mesh.vector[k] * sixth_turns(mesh.frame[k], row)
+        row = mesh.angle[there] + SIXTH_TURN * np.rint((row - mesh.angle[there]) / SIXTH_TURN)
+    return to_points(-total * mesh.spacing * np.exp(1j * first))
 
 
 def orientational_twins(

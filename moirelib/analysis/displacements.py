@@ -216,16 +216,13 @@ def coordination_labels(sites: ArrayLike) -> np.ndarray:
     if len(sites) < 2:
         return np.full(len(sites), "edge")
     a, tree = nearest_spacing(sites), cKDTree(sites)
-    neighbours = tree.query_ball_point(sites, REACH * a)
     labels = np.full(len(sites), "bulk", dtype="<U7")
-    for i, near in enumerate(neighbours):
-        near = [j for j in near if j != i]
-        if len(near) >= 6:
-            continue
-        holes = 2 * sites[i] - sites[near]  # opposite a neighbour there should be one
-        holes = [h for h in holes if tree.query(h)[0] > FREE * a] if near else []
-        enclosed = [len(tree.query_ball_point(h, REACH * a)) >= ENCLOSED for h in holes]
-        labels[i] = "vacancy" if holes and all(enclosed) else "edge"
+    for i, near in enumerate(tree.query_ball_point(sites, REACH * a)):  # itself included
+        if len(near) <= 6:
+            holes = 2 * sites[i] - sites[near]  # opposite a neighbour there should be one
+            holes = holes[tree.query(holes)[0] > FREE * a]
+            enclosed = [len(around) >= ENCLOSED for around in tree.query_ball_point(holes, REACH * a)]
+            labels[i] = "vacancy" if enclosed and all(enclosed) else "edge"
     return labels
 
 
@@ -257,10 +254,7 @@ def pool_covariance(motion: Displacements, lags: int | None = None):
 
 
 def restore_mean(covariance: np.ndarray, frames: int, creep: int):
-    """Autocovariance about the true sites, and the share of the variance (2,) that estimating the sites takes.
-
-    The mean of T frames scatters by (1/T)(c_0 + 2 Σ c_k), which is missing from every lag.
-    """
+    """Autocovariance about the true sites; their mean of T frames scatters by (c_0 + 2 Σ c_k)/T: that share (2,)."""
     restored, falloff = covariance.copy(), 1 - np.arange(len(covariance)) / frames
     for _ in range(10):
         correlated = np.where(_find_connected_lags(restored, frames, creep), restored, 0)
@@ -350,6 +344,14 @@ def error_variance(motion: Displacements) -> tuple[np.ndarray, np.ndarray, str]:
         return motion.localization_std**2, np.zeros(2), ""
     found = localization_from_covariance(motion)
     return np.broadcast_to(found.std**2, motion.sites.shape), found.variance_std, found.note
+
+
+def require_error(motion: Displacements, what: str) -> np.ndarray:
+    """Localization error's variance (n, 2) in nm²; ValueError where what is asked for needs it and it is not known."""
+    error, _, note = error_variance(motion)
+    if note:
+        raise ValueError(f"{what} of layer {motion.layer} need the localization error: {note}")
+    return error
 
 
 def total_variance(motion: Displacements) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -145,10 +145,7 @@ def follow_defects(
 
 
 def subtract_motion(table: pd.DataFrame, points: ArrayLike, motion: dict[int, Occupancy] | None) -> np.ndarray:
-    """Points (n, 2) in nm, of a table's rows (``frame, layer``), where they would be in the first frame.
-
-    Rows of a layer that is not in ``motion`` stay where they are.
-    """
+    """Points (n, 2) in nm of rows (``frame, layer``), where they would be in the first frame, if motion is known."""
     points = np.array(points, float)
     for layer, rows in table.groupby("layer").indices.items():
         own = (motion or {}).get(layer)

@@ -41,8 +41,13 @@ def growth_events(particles: pd.DataFrame | dict, field_nm: ArrayLike | None = N
         came = one.occupied[t, k]
         coordination = adjacency(one.sites, one.spacing) @ one.occupied.T.astype(int)  # (n, t)
         kind = np.where(came, "attachment", "detachment")
-        table = pd.DataFrame({"frame": one.frames[t], "layer": one.layer, "event": kind})
-        table["particle"] = _find_tracks(one, t, k, came)
+        table = pd.DataFrame({"frame": one.frames[t], "layer": one.layer, "event": kind, "particle": -1})
+        for event, (row, site) in enumerate(zip(t, k, strict=True)):
+            edges = np.flatnonzero(np.diff(one.occupied[:, site], prepend=2, append=2))
+            run = np.searchsorted(edges, row) - (not came[event])
+            tracks, count = np.unique(one.particles[edges[run] : edges[run + 1], site], return_counts=True)
+            if tracks[-1] >= 0:
+                table.loc[event, "particle"] = tracks[np.where(tracks >= 0, count, 0).argmax()]
         table[["y_nm", "x_nm"]] = one.sites[k]
         table["coordination"] = coordination[k, t - ~came].astype(int)
         on = _find_registry(one, occupancy, t, one.sites[k])
@@ -57,18 +62,6 @@ def _find_changes(one: Occupancy) -> tuple[np.ndarray, np.ndarray]:
     """Rows and sites at which something changes from one frame to the next, both in view."""
     t, k = np.nonzero((one.occupied[1:] != one.occupied[:-1]) & one.visible[1:] & one.visible[:-1])
     return t + 1, k
-
-
-def _find_tracks(one, rows, sites, came) -> list[int]:
-    """The track seen longest at each event's site after attachment, or before detachment; -1 for none."""
-    found = []
-    for row, site, attached in zip(rows, sites, came, strict=True):
-        edges = np.flatnonzero(np.diff(one.occupied[:, site], prepend=2, append=2))
-        k = np.searchsorted(edges, row) - (not attached)
-        tracks = one.particles[edges[k] : edges[k + 1], site]
-        numbers, count = np.unique(tracks[tracks >= 0], return_counts=True)
-        found.append(int(numbers[count.argmax()]) if len(numbers) else -1)
-    return found
 
 
 def _find_registry(one, occupancy, rows, points) -> pd.DataFrame:
@@ -106,23 +99,23 @@ def size_table(occupancy: dict[int, Occupancy]) -> pd.DataFrame:
         table["carried"] = number - number[0] - table["attached"] + table["detached"]
         table["free_edge_sites"] = 0
         if len(one.sites) >= 4 and spans_plane(one.sites):
-            places = _list_possible_sites(one)
-            there = np.zeros((len(one.frames), len(places)), bool)
-            there[:, : len(one.sites)] = one.occupied
-            touching = (adjacency(places, one.spacing) @ there.T.astype(float)).T
-            view = np.stack([one.in_view(places, row) for row in range(len(there))])
-            table["free_edge_sites"] = np.sum(~there & view & (touching > 0), axis=1)
+            table["free_edge_sites"] = _find_free_places(one)[2].sum(axis=1)
         tables.append(table)
     return pd.concat(tables[1:] or tables, ignore_index=True)
 
 
-def _list_possible_sites(one: Occupancy) -> np.ndarray:
-    """The layer's sites and, after them, the empty lattice sites around."""
+def _find_free_places(one) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Sites and, after them, lattice sites around (n, 2); taken neighbours, and which are free beside some (t, n)."""
     local = local_lattices(one.sites, one.spacing, THREE_SHELLS)
     use = local.good
     tree, none = cKDTree(one.sites), np.empty(0, complex)
     around, _, _ = find_empty_sites(local.site[use], local.q[use], local.p[use], tree, none, one.spacing)
-    return np.concatenate([one.sites, to_points(around)])
+    places = np.concatenate([one.sites, to_points(around)])
+    there = np.zeros((len(one.frames), len(places)), bool)
+    there[:, : len(one.sites)] = one.occupied
+    touching = (adjacency(places, one.spacing) @ there.T.astype(float)).T
+    view = np.stack([one.in_view(places, row) for row in range(len(there))])
+    return places, touching, ~there & view & (touching > 0)
 
 
 def growth_rate(
@@ -184,30 +177,27 @@ def front_table(occupancy: dict[int, Occupancy], directions: int = 8, center: Ar
         raise ValueError(f"fronts need at least 3 directions, got {directions}")
     if center is not None and np.shape(center) != (2,):
         raise ValueError(f"center is (y, x) in nm, got {center}")
-    columns = "frame layer direction_deg radius_nm y_nm x_nm number".split()
-    tables = [_measure_fronts(one, directions, center) for one in occupancy.values() if len(one.sites)]
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
-
-
-def _measure_fronts(one, directions, center) -> pd.DataFrame:
-    first = one.sites[one.occupied[0]] if one.occupied[0].sum() >= 3 else one.sites
-    center = first.mean(axis=0) if center is None else np.asarray(center, float)
+    tables = [pd.DataFrame(columns="frame layer direction_deg radius_nm y_nm x_nm number".split())]
     width = 2 * np.pi / directions
-    step = to_complex(one.sites - center)
-    sector = np.rint(np.angle(step) / width).astype(int) % directions
-    middle = np.abs(step) < 0.3 * one.spacing  # the middle particle is shared by all
-    number = one.occupied @ np.where(middle[:, None], 1 / directions, sector[:, None] == np.arange(directions))
-    radius = np.sqrt(np.sqrt(3) * one.spacing**2 * number / width)
     angle = width * np.arange(directions)
     away = np.stack([np.sin(angle), np.cos(angle)], axis=1)
-    place = center + radius[:, :, None] * away
-    # The front is seen only if there is room for one more row before the border
-    seen = np.array([one.in_view(ends, t) for t, ends in enumerate(place + one.spacing * away)]).ravel()
-    table = pd.DataFrame({"frame": np.repeat(one.frames, directions), "layer": one.layer})
-    table["direction_deg"] = np.tile(np.degrees(angle), len(one.frames))
-    table["radius_nm"], (table["y_nm"], table["x_nm"]) = radius.ravel(), place.reshape(-1, 2).T
-    table.loc[~seen, ["radius_nm", "y_nm", "x_nm"]] = np.nan
-    return table.assign(number=number.ravel())
+    for one in (one for one in occupancy.values() if len(one.sites)):
+        first = one.sites[one.occupied[0]] if one.occupied[0].sum() >= 3 else one.sites
+        start = first.mean(axis=0) if center is None else np.asarray(center, float)
+        step = to_complex(one.sites - start)
+        sector = np.rint(np.angle(step) / width).astype(int) % directions
+        middle = np.abs(step)[:, None] < 0.3 * one.spacing  # the middle particle is shared by all
+        number = one.occupied @ np.where(middle, 1 / directions, sector[:, None] == np.arange(directions))
+        radius = np.sqrt(np.sqrt(3) * one.spacing**2 * number / width)
+        place = start + radius[:, :, None] * away
+        # The front is seen only if there is room for one more row before the border
+        seen = np.array([one.in_view(ends, t) for t, ends in enumerate(place + one.spacing * away)]).ravel()
+        table = pd.DataFrame({"frame": np.repeat(one.frames, directions), "layer": one.layer})
+        table["direction_deg"] = np.tile(np.degrees(angle), len(one.frames))
+        table["radius_nm"], (table["y_nm"], table["x_nm"]) = radius.ravel(), place.reshape(-1, 2).T
+        table.loc[~seen, ["radius_nm", "y_nm", "x_nm"]] = np.nan
+        tables.append(table.assign(number=number.ravel()))
+    return pd.concat(tables[1:] or tables, ignore_index=True)
 
 
 def front_velocity(fronts: pd.DataFrame, frame_time: float = 1.0) -> pd.DataFrame:
@@ -289,22 +279,19 @@ def site_preference(occupancy: dict[int, Occupancy]) -> SitePreference:
 
 def _list_choices(one, occupancy, kinds):
     """Of every attachment: what was chosen (m, 3), its chance without preference (m, 3); all that was on offer (3,)."""
-    places = _list_possible_sites(one)
-    near = adjacency(places, one.spacing)
+    places, taken, free_places = _find_free_places(one)
     rows, k = _find_changes(one)
     came = one.occupied[rows, k]
     rows, k = rows[came], k[came]
     chosen, chance, offered = [], [], np.zeros(len(kinds))
     for row in np.unique(rows):
-        there = np.zeros(len(places), bool)
-        there[: len(one.sites)] = one.occupied[row - 1]
-        touching = near @ there.astype(float)
-        free = np.flatnonzero(~there & (touching > 0) & one.in_view(places, row) & one.in_view(places, row - 1))
+        free = np.flatnonzero(free_places[row - 1] & one.in_view(places, row))
+        touching = taken[row - 1, free]
         on = _find_registry(one, occupancy, np.full(len(free), row), places[free])["registry"].to_numpy(object)
         is_kind = np.stack([on == kind for kind in kinds], axis=1).astype(float)
         offered += is_kind.sum(axis=0)
         for event in k[rows == row]:
-            own, like = free == event, (touching[free] == touching[event]) & (on != "")
+            own, like = free == event, (touching == taken[row - 1, event]) & (on != "")
             if like.sum() > 1 and (own & like).any():
                 chosen.append(is_kind[own][0])
                 chance.append(is_kind[like].mean(axis=0))

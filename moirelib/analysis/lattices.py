@@ -93,7 +93,7 @@ def split_grains(mesh: Mesh, tolerance: Tolerance) -> np.ndarray:
     def rank_lone(bonds, turns, size):
         return np.where(bonds / BONDS_ACROSS * 2 * np.sin(np.radians(turns) / 2) < LONE, size, np.inf)
 
-    grain = _join_grains(mesh, grain, *mesh.edges.T, rank_lone)
+    grain = _join_grains(mesh, grain, *mesh.edges.T, rank=rank_lone)
     names, count = np.unique(grain[grain >= 0], return_counts=True)
     renamed = np.full(mesh.n, -1)
     for k, largest in enumerate(np.argsort(-count, kind="stable")[: np.sum(count >= smallest)]):
@@ -181,29 +181,23 @@ def _reassign_beside_boundaries(mesh, grain, i, j) -> np.ndarray:
 
 
 def _join_grains(mesh, grain, i, j, rank: Callable) -> np.ndarray:
-    """Join pairs of grains, the lowest rank first, until no rank is finite.
-
-    ``rank`` is a function of the pairs' common bonds, the turns between them in degrees, and their smaller sizes.
-    """
+    """Join grains, the pair of lowest rank(bonds, turns in degrees, smaller size) first, until no rank is finite."""
     grain = grain.copy()
     while True:
         pairs, bonds = meeting_pairs(grain, i, j)
-        turns = np.array([_measure_turn_between(mesh, grain, pair, i, j) for pair in pairs])
-        ranks = rank(bonds, turns, np.bincount(grain[grain >= 0])[pairs].min(axis=1))
+        turns = []
+        for pair in pairs:  # of the rows, within four spacings of where two grains meet
+            between = (np.sort([grain[i], grain[j]], axis=0).T == pair).all(axis=1)
+            met = np.concatenate([i[between], j[between]])
+            near = cKDTree(mesh.points[met]).query(mesh.points)[0] < MEETING_REACH * mesh.spacing
+            near[met] = False  # their ψ6 mixes both grains
+            one, other = (np.nansum(mesh.psi6[near & (grain == k)]) for k in pair)
+            turns.append(np.degrees(abs(np.angle(one * np.conj(other)))) / 6)
+        ranks = rank(bonds, np.array(turns), np.bincount(grain[grain >= 0])[pairs].min(axis=1))
         if not np.isfinite(ranks).any():
             return grain
         one, other = pairs[ranks.argmin()]
         grain[grain == other] = one
-
-
-def _measure_turn_between(mesh, grain, pair, i, j) -> float:
-    """Turn of the rows of one grain against the other's within four spacings of where they meet, in degrees."""
-    between = (np.sort([grain[i], grain[j]], axis=0).T == np.sort(pair)).all(axis=1)
-    met = np.concatenate([i[between], j[between]])
-    near = cKDTree(mesh.points[met]).query(mesh.points)[0] < MEETING_REACH * mesh.spacing
-    near[met] = False  # their ψ6 mixes both grains
-    rows = [np.nansum(mesh.psi6[near & (grain == k)]) for k in pair]
-    return float(np.degrees(abs(np.angle(rows[0] * np.conj(rows[1])))) / 6)
 
 
 @dataclass(frozen=True)
@@ -264,7 +258,20 @@ def fit_members(mesh: Mesh, members: np.ndarray) -> LatticeFit | None:
     if np.sum(np.abs(site[j] - site[i] - vector)[sure] > 0.5) >= CONTRADICTIONS:
         # Numbers depend on the way around a dislocation, bonds do not.
         q, p, errors = fit_from_bonds(mesh, *named)
-    return _describe_fit(site, known, (c, q, p), errors, residual, center)
+    basis, second = np.array([1, np.exp(1j * SIXTH_TURN)]), site.imag / np.sin(SIXTH_TURN)
+    n, (radial, tangential) = int(known.sum()), map(float, errors)
+    return LatticeFit(
+        origin=to_points(c - q * center - p * np.conj(center)),
+        vectors=to_points(q * basis + p * np.conj(basis)),
+        spacing=float(np.abs(q)),
+        angle=float(np.degrees(np.angle(q)) % 60),
+        spacing_std=radial,
+        angle_std=float(np.degrees(tangential / np.abs(q))),
+        residual_std=float(np.sqrt(np.sum(np.abs(residual) ** 2) / max(2 * n - 6, 1))),
+        shear=float(np.abs(p / q)),
+        n=n,
+        index=np.rint(np.where(known[:, None], np.stack([site.real - second / 2, second], axis=1), np.nan)),
+    )
 
 
 def name_bonds(mesh: Mesh, members: np.ndarray):
@@ -320,10 +327,7 @@ def _estimate_errors(z, design, inverse, residual, q, column):
 
 
 def sum_by_blocks(z, size, design, inverse, residual) -> np.ndarray | None:
-    """Deviation (blocks, parameters) that the residuals of each block cause in a linear fit; None for too few blocks.
-
-    Residuals (n,) are at z = x + iy, in square blocks of some size; residuals of different blocks are independent.
-    """
+    """What residuals (n,) of square blocks change in a linear fit, (blocks, parameters); None for too few blocks."""
     block = np.floor(np.stack([z.real, z.imag]) / size)
     name = np.unique(block, axis=1, return_inverse=True)[1].ravel()
     blocks = name.max() + 1
@@ -332,25 +336,6 @@ def sum_by_blocks(z, size, design, inverse, residual) -> np.ndarray | None:
     score = np.zeros((blocks, design.shape[1]), design.dtype)
     np.add.at(score, name, np.conj(design) * residual[:, None])
     return np.sqrt(blocks / (blocks - 3)) * score @ inverse.T
-
-
-def _describe_fit(site, known, coefficients, errors, residual, center) -> LatticeFit:
-    c, q, p = coefficients
-    basis = np.array([1, np.exp(1j * SIXTH_TURN)])
-    second = site.imag / np.sin(SIXTH_TURN)
-    n, (radial, tangential) = int(known.sum()), map(float, errors)
-    return LatticeFit(
-        origin=to_points(c - q * center - p * np.conj(center)),
-        vectors=to_points(q * basis + p * np.conj(basis)),
-        spacing=float(np.abs(q)),
-        angle=float(np.degrees(np.angle(q)) % 60),
-        spacing_std=radial,
-        angle_std=float(np.degrees(tangential / np.abs(q))),
-        residual_std=float(np.sqrt(np.sum(np.abs(residual) ** 2) / max(2 * n - 6, 1))),
-        shear=float(np.abs(p / q)),
-        n=n,
-        index=np.rint(np.where(known[:, None], np.stack([site.real - second / 2, second], axis=1), np.nan)),
-    )
 
 
 def local_lattices(

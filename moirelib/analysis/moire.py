@@ -49,42 +49,35 @@ def registry(
 def place_on(points: ArrayLike, other: LayerFrame | None) -> pd.DataFrame:
     """The same as `registry`, on a layer that is triangulated already; None for a layer that is not there."""
     points = check_points(np.reshape(points, (-1, 2)))
-    columns: dict = {"y_nm": points[:, 0], "x_nm": points[:, 1]}
-    if other is None or other.mesh.n < FEWEST or len(points) == 0:
-        empty = np.full(len(points), np.nan)
-        columns |= {"registry": "", "coordinate": empty, "offset_y_nm": empty, "offset_x_nm": empty}
-        return pd.DataFrame(columns).assign(other_grain=-1)
-    u, offset, nearest = _place_in_cells(points, other)
-    coordinate = np.cos(np.real(np.conj(_WAVES) * u[:, None])).sum(axis=1)
+    u, offset, grain = _place_in_cells(points, other)
     place = np.abs(u[:, None] - _PLACES).argmin(axis=1)
     name = np.where(place == 0, "top", np.where(place < 7, "bridge", "hollow")).astype(object)
     name[~np.isfinite(u)] = ""
-    y, x = to_points(offset).T
-    table = pd.DataFrame(columns | {"registry": name, "coordinate": coordinate, "offset_y_nm": y, "offset_x_nm": x})
-    return table.assign(other_grain=np.where(np.isfinite(u), other.grain[nearest], -1))
+    coordinate = np.cos(np.real(np.conj(_WAVES) * u[:, None])).sum(axis=1)
+    table = pd.DataFrame({"y_nm": points[:, 0], "x_nm": points[:, 1], "registry": name, "coordinate": coordinate})
+    return table.assign(offset_y_nm=offset.imag, offset_x_nm=offset.real, other_grain=grain)
 
 
 def _place_in_cells(points, other):
-    """Place of points in the cell of the lattice around, in spacings along its rows, in nm, and whose; NaN for none."""
+    """Place of points in the other layer's cell, in spacings along its rows, in nm, and its grain; NaN, -1 for none."""
+    nowhere = np.full(len(points), complex(np.nan, np.nan))
+    if other is None or other.mesh.n < FEWEST or len(points) == 0 or not other.surroundings.good.any():
+        return nowhere, nowhere, np.full(len(points), -1)
     mesh, grain, local = other.mesh, other.grain, other.surroundings
-    z = to_complex(points)
     use = np.flatnonzero(local.good)
-    if len(use) == 0:
-        nowhere = np.full(len(z), np.nan + 0j)
-        return nowhere, nowhere, np.zeros(len(z), int)
     tree = cKDTree(mesh.points[use])
     distance, nearest = tree.query(points)
     nearest = use[nearest]
     covered = distance < COVERED * mesh.spacing
     covered |= tree.query_ball_point(points, REACH * mesh.spacing, return_length=True) >= COVERING
-    q, p, u = local.q[nearest], local.p[nearest], local.place(nearest, z)
+    q, p, u = local.q[nearest], local.p[nearest], local.place(nearest, to_complex(points))
     u = np.where(covered, u - nearest_vector(u), np.nan)
     # One frame for all particles of a grain, so that places can be compared
     row = np.zeros(mesh.n)
     for name in np.unique(grain):
         row[grain == name] = np.angle(np.nansum(mesh.psi6[grain == name])) / 6
     offset = q * u + p * np.conj(u)
-    return u * sixth_turns(np.angle(q), row[nearest]), offset, nearest
+    return u * sixth_turns(np.angle(q), row[nearest]), offset, np.where(covered, grain[nearest], -1)
 
 
 @dataclass(frozen=True)
@@ -127,8 +120,8 @@ def fit_moire_of_grains(first: LayerFrame, second: LayerFrame) -> Moire | None:
     (base_grain, one), (grain, other) = first.main_lattice, second.main_lattice
     base = first.of_grain(base_grain)
     points = second.mesh.points[second.grain == grain]
-    u, _, nearest = _place_in_cells(points, base)
-    on = np.isfinite(u) & (base.grain[nearest] == 0)
+    u, _, on_grain = _place_in_cells(points, base)
+    on = on_grain == 0
     if on.sum() < FEWEST:
         return None
     z, u = to_complex(points[on]), u[on]
@@ -158,10 +151,7 @@ def fit_moire_of_grains(first: LayerFrame, second: LayerFrame) -> Moire | None:
 
 
 def _fit_phase_gradient(z, phase, spacing):
-    """Wave vector k whose turns by 60° are the gradients of the three phases; constants; variances of both.
-
-    Phases are φ_j = Re(k* exp(-iπj/3) z) + c_j, modulo 2π.
-    """
+    """Wave vector k and constants of the phases φ_j = Re(k* exp(-iπj/3) z) + c_j, modulo 2π; variances of both."""
     size = max(np.ptp(z.real), np.ptp(z.imag), spacing)
     axis = np.arange(-LARGEST_WAVE / spacing, LARGEST_WAVE / spacing, WAVE_STEP / size)
     power = np.zeros((len(axis), len(axis)))

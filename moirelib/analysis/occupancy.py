@@ -30,7 +30,7 @@ ROWS_AT_ONCE = 100_000  # of a table, in a tree; all of a long movie would fill 
 FULLEST_FRAMES = 5  # frames of each layer in which the spacing is measured
 SHARED_TRACKS = 3  # tracks in two frames that give a motion; without, particles that are each other's nearest
 OWN_MOTION = 12  # particles of a layer whose motion is its own; fewer move as all particles do
-ROTATION = 6  # particles that show a rotation; fewer only a shift
+RIGID: dict = {"rotation": 6, "rigid": True}  # particles that show a rotation, fewer only a shift; no magnification
 SITE_REACH = 0.4  # spacings from a site within which a position belongs to it
 BORDER = 0.6  # spacings: particles this near to the field's edge are cut off
 CELLS = 12  # of the grid per spacing on which positions pile up
@@ -132,10 +132,8 @@ def occupied_layers(
         raise ValueError(f"growth needs at least 3 frames, got {len(frames)}; pass a longer movie")
     if min_frames < 1:
         raise ValueError(f"min_frames must be 1 or more, got {min_frames}")
-    columns = {"row": row, "z": table["x_nm"].to_numpy() + 1j * table["y_nm"].to_numpy()}
-    columns |= {name: table[name].to_numpy() for name in ("layer", "particle")}
-    table = pd.DataFrame(columns, copy=False)
-    z = table["z"].to_numpy()
+    z = table["x_nm"].to_numpy() + 1j * table["y_nm"].to_numpy()
+    table = table[["layer", "particle"]].assign(row=row, z=z)
     field = extent = (z.imag.min(), z.real.min()), (z.imag.max(), z.real.max())
     if field_nm is not None:
         size = np.asarray(field_nm, float)
@@ -193,13 +191,8 @@ def _measure_steps(rows, count, spacing, fallback) -> list[Motion]:
         if fallback is not None and len(i) < OWN_MOTION:
             steps.append(fallback[len(steps)])
         else:
-            steps.append(_fit_rigid_motion(z[one][i], z[other][j]) if len(i) else Motion())
+            steps.append(fit_similarity(z[one][i], z[other][j], **RIGID)[0] if len(i) else Motion())
     return steps
-
-
-def _fit_rigid_motion(a, b) -> Motion:
-    """Motion that takes a to b by least squares, without tracks that changed particle; for few, a shift."""
-    return fit_similarity(a, b, ROTATION, rigid=True)[0]
 
 
 def _measure_layer(layer, rows, frames, motion, spacing, field, border, min_frames) -> Occupancy:
@@ -213,7 +206,7 @@ def _measure_layer(layer, rows, frames, motion, spacing, field, border, min_fram
         trusted = trusted[np.argsort(row[trusted], kind="stable")]
         for t, use in enumerate(np.split(trusted, np.searchsorted(row[trusted], np.arange(1, len(frames))))):
             if len(use) >= OWN_MOTION:
-                own = _fit_rigid_motion(sites[of[use]], z[use])
+                own, _ = fit_similarity(sites[of[use]], z[use], **RIGID)
                 turn[t], shift[t] = own.turn, own.shift
     # Sites and motion relative to the first frame
     sites, turn, shift = turn[0] * sites + shift[0], turn * np.conj(turn[0]), shift - turn * np.conj(turn[0]) * shift[0]
@@ -272,8 +265,7 @@ def _estimate_histories(seen, visible, sites, spacing, min_frames):
     state, old = seen, None
     for _ in range(MOST_ROUNDS):
         group = _group_by_neighbours(state, near)
-        odds, counts = _run_forward_backward(context, group, rates)
-        rates = _update_rates(*counts)
+        odds, rates = _update_rates(context, group, rates)
         state = odds > 1
         new = np.log(np.concatenate([np.ravel(v) for v in rates.values()]))
         if old is not None and np.abs(new - old).max() < CONVERGED:
@@ -305,12 +297,11 @@ def _observation_odds(rates) -> np.ndarray:
     return np.array(taken) / np.array(empty)
 
 
-def _run_forward_backward(context, group, rates):
-    """Odds (t, n) that each site is taken, and expected counts: of observations (2, 7), of transitions and of starts.
+def _update_rates(context, group, rates) -> tuple[np.ndarray, dict]:
+    """Odds (t, n) that each site is taken, and rates from expected counts and a prior of `PRIOR_COUNTS`, within bounds.
 
-    With two states, the odds of taken against empty hold all there is: those of the past run forward, those of the
-    future backward, and their product counts. Transitions are counted by group, (4, 4): attached, left empty, detached,
-    kept; and so are starts (2, 4), empty and taken.
+    The odds of taken against empty hold all there is: those of the past run forward, those of the future backward, and
+    their product counts.
     """
     seen_odds, attach, detach = _observation_odds(rates), rates["attach"], rates["detach"]
     stay, free = 1 - detach, 1 - attach
@@ -319,6 +310,7 @@ def _run_forward_backward(context, group, rates):
     for t in range(1, len(odds)):
         g, before = group[t - 1], odds[t - 1]
         odds[t] = (before * stay[g] + attach[g]) / (before * detach[g] + free[g]) * seen_odds[context[t]]
+    # Observations; transitions by group: attached, left empty, detached, kept
     observed, jumps, taken, later = np.zeros((2, 7)), np.zeros((4, 4)), None, 1.0
     for t in range(len(odds) - 1, -1, -1):
         after, past = taken, odds[t].copy()
@@ -333,21 +325,17 @@ def _run_forward_backward(context, group, rates):
         if t > 0:
             g, now = group[t - 1], seen_odds[context[t]] * later
             later = (detach[g] + stay[g] * now) / (free[g] + attach[g] * now)
-    return odds, (observed, jumps, [np.bincount(group[0], part, 4) for part in (1 - taken, taken)])
-
-
-def _update_rates(observed, jumps, begun) -> dict:
-    """Rates from expected counts and a prior (`PRIOR_COUNTS` counts), within bounds."""
-    empty, taken = observed
+    begun = [np.bincount(group[0], part, 4) for part in (1 - taken, taken)]
 
     def share(part, rest, guess, most, weight=PRIOR_COUNTS):
         return np.clip((part + weight * guess) / (part + rest + weight), 1e-5, most)
 
+    empty, taken = observed
     usual = {"miss": (taken[2:4], 0.03), "miss_again": (taken[:2], 0.1)}
     usual |= {"false": (empty[1::-1], 0.003), "false_again": (empty[3:1:-1], 0.1)}
-    rates: dict = {name: float(share(*count, guess, LARGEST_RATES[name])) for name, (count, guess) in usual.items()}
-    rates["taken"] = share(begun[1], begun[0], 0.5, 0.999, 1)
-    return rates | {name: share(*jumps[k : k + 2], 1e-3, FASTEST) for name, k in (("attach", 0), ("detach", 2))}
+    new: dict = {name: float(share(*count, guess, LARGEST_RATES[name])) for name, (count, guess) in usual.items()}
+    new |= {name: share(*jumps[k : k + 2], 1e-3, FASTEST) for name, k in (("attach", 0), ("detach", 2))}
+    return odds, new | {"taken": share(begun[1], begun[0], 0.5, 0.999, 1)}
 
 
 def _find_likeliest_path(context, group, rates) -> np.ndarray:
@@ -371,20 +359,15 @@ def _find_likeliest_path(context, group, rates) -> np.ndarray:
 def _drop_short_runs(path, visible, seen, min_frames) -> np.ndarray:
     """Histories without visits and absences that are too short; at the ends of what was seen, two frames suffice."""
     path = path.copy()
-    for k in range(path.shape[1]):
-        rows = np.flatnonzero(visible[:, k])
-        if len(rows) == 0:  # the border only: taken if mostly seen
-            path[:, k] = seen[:, k].mean() > 0.5
-            continue
-        history = path[rows, k]
+    for k in np.flatnonzero(visible.any(axis=0)):
+        history = path[visible[:, k], k]
         for state in (True, False):  # visits first, so that two false finds around a gap do not count as one
             for (run,) in find_objects(label(history == state)[0]):
                 start, end = run.start, run.stop
                 inside = start > 0 and end < len(history)
                 if end - start < (min_frames if inside else min(2, min_frames)) and end - start < len(history):
                     history[start:end] = not state
-        path[rows, k] = history
-        # Out of view, as last seen; before, as first seen
-        last = np.maximum.accumulate(np.where(visible[:, k], np.arange(len(path)), -1))
-        path[:, k] = path[np.where(last < 0, rows[0], last), k]
-    return path
+        path[visible[:, k], k] = history
+    # Out of view, as last seen; before, as first seen; on the border only, taken if mostly seen
+    known = pd.DataFrame(np.where(visible, path, np.nan)).ffill().bfill()
+    return known.fillna(pd.Series(seen.mean(axis=0) > 0.5, dtype=float)).to_numpy(bool)

@@ -19,7 +19,7 @@ from ..crystal.brillouin import SymmetryPath, brillouin_zone, symmetry_path
 from ..crystal.fourier import find_lattice
 from ..crystal.lattice import Lattice
 from ..crystal.neighbours import nearest_spacing
-from .displacements import Displacements, coordination_labels, error_variance, site_displacements, total_variance
+from .displacements import Displacements, coordination_labels, require_error, site_displacements, total_variance
 from .lattices import find_grains
 from .vibrations import measure_every_layer
 
@@ -35,16 +35,6 @@ BLUR_REACH = 5.0  # rad over the window's size: the window's spectrum is negligi
 DOUBT = 0.1  # share of the correction for blur that may be wrong
 SMOOTH = 0.35  # over the spacing: radius of the circle of wave vectors that are averaged into each,
 LARGEST_CIRCLE = 0.3  # but no more of the distance from Γ
-
-
-@dataclass(frozen=True)
-class _Spectrum:
-    """Spectrum of plane waves under a window, before it is inverted."""
-
-    total: np.ndarray  # (m, 2, 2) in nm², as measured
-    motion: np.ndarray  # (m, 2, 2) in nm², localization error and blinking subtracted
-    samples: np.ndarray  # (m,) independent complex amplitudes
-    realness: np.ndarray  # (m,) 0 for a complex amplitude, 1 for one that is real but for a phase (Γ, M)
 
 
 class _Window:
@@ -85,8 +75,11 @@ class _Window:
         return lattice, q[np.hypot(*q.T) > self.shortest]
 
 
-def _measure_spectrum(motion: Displacements, q: np.ndarray, weight: np.ndarray) -> _Spectrum:
-    """⟨u(q) u†(q)⟩ with u(q) = Σ w u exp(-iq·r) / √Σw²."""
+def _measure_spectrum(motion: Displacements, q: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, ...]:
+    """⟨u(q) u†(q)⟩ with u(q) = Σ w u exp(-iq·r) / √Σw², (m, 2, 2) in nm², also without localization error and blinking.
+
+    Then, each (m,), independent amplitudes; and 0 where they are complex, 1 where real but for a phase (Γ, M).
+    """
     frames = len(motion.values)
     present = motion.seen / frames
     phase = np.exp(-1j * motion.sites @ q.T) * (weight / present / np.sqrt(np.sum(weight**2)))[:, None]
@@ -102,24 +95,19 @@ def _measure_spectrum(motion: Displacements, q: np.ndarray, weight: np.ndarray) 
     share = weight**2 / np.sum(weight**2)
     # a particle that is missed in some frames adds noise, equal at every q
     blinking = share @ ((1 / present - 1)[:, None] * total_variance(motion)[0])
-    error, _, note = error_variance(motion)
-    if note:
-        raise ValueError(f"phonons of layer {motion.layer} need the localization error: {note}")
-    realness = np.abs((weight**2) @ np.exp(-2j * motion.sites @ q.T)) / np.sum(weight**2)
-    return _Spectrum(measured, measured - np.diag(blinking + share @ error), samples, realness)
+    noise = np.diag(blinking + share @ require_error(motion, "phonons"))
+    return measured, measured - noise, samples, np.abs(share @ np.exp(-2j * motion.sites @ q.T))
 
 
 def _count_independent_samples(amplitude: np.ndarray, creep: int):
-    """Independent samples of each wave's power (m,), and what is left of it (m, 2) after the sites' means were removed.
-
-    Per frame 1 / (1 + 2 Σ |ρ|²) for the power, by the slower polarization, and 1 / (1 + 2 Σ ρ) for the mean.
-    """
+    """Independent samples of each wave's power (m,), and what removing the sites' means left of it (m, 2)."""
     frames = len(amplitude)
     length = next_fast_len(2 * frames)
     rho = np.fft.ifft(np.abs(np.fft.fft(amplitude, length, axis=0)) ** 2, axis=0)[: max(frames // 4, 2)]
     rho = rho / np.maximum(rho[:1].real, 1e-300)
     connected = np.cumprod(np.abs(rho) ** 2 > CONNECTED / frames, axis=0)  # mean |ρ|² of independent frames: 1/frames
     later = (rho * connected)[1:]
+    # Per frame 1 / (1 + 2 Σ |ρ|²) for the power, by the slower polarization, and 1 / (1 + 2 Σ ρ) for the mean
     samples = frames / (1 + 2 * np.sum(np.abs(later) ** 2, axis=0)) - (creep + 1)
     lost = (creep + 1) / frames * (1 + 2 * np.sum(later.real, axis=0))
     return np.maximum(samples.min(axis=1), 1.0), 1 - np.clip(lost, 0, LARGEST_LOSS)
@@ -132,8 +120,7 @@ def plane_wave_stiffness(motion: Displacements, wave_vectors: ArrayLike) -> np.n
     was measured. A window that falls to zero at the layer's edge keeps its softer particles out; it blurs q: see
     `dispersion`. Keim, Maret, Herz & von Grünberg, Phys. Rev. Lett. 92, 215504 (2004).
     """
-    spectrum = _measure_spectrum(motion, np.asarray(wave_vectors, float), _Window(motion).weight)
-    return _invert_covariance(spectrum.motion, spectrum.samples, spectrum.realness)
+    return _invert_covariance(*_measure_spectrum(motion, np.asarray(wave_vectors, float), _Window(motion).weight)[1:])
 
 
 def _invert_covariance(matrix: np.ndarray, samples: np.ndarray, realness: np.ndarray) -> np.ndarray:
@@ -155,10 +142,10 @@ def localization_bound(motion: Displacements) -> np.ndarray:
     """
     window = _Window(motion)
     _, q = window.resolved_waves()
-    spectrum = _measure_spectrum(replace(motion, localization_std=np.zeros(motion.sites.shape)), q, window.weight)
-    power = np.einsum("maa->ma", spectrum.motion).real
-    degrees = 2 * spectrum.samples / (1 + spectrum.realness**2)
-    upper = power * (degrees / chi2.ppf((1 - CONFIDENCE) / len(q), degrees))[:, None]
+    without = replace(motion, localization_std=np.zeros(motion.sites.shape))
+    _, power, samples, realness = _measure_spectrum(without, q, window.weight)
+    degrees = 2 * samples / (1 + realness**2)
+    upper = _diagonal(power) * (degrees / chi2.ppf((1 - CONFIDENCE) / len(q), degrees))[:, None]
     return np.sqrt(upper.min(axis=0))
 
 
@@ -207,20 +194,20 @@ def fit_springs(motion: Displacements, shells: int = 2) -> SpringModel:
         raise ValueError(f"springs reach over 1, 2 or 3 shells of neighbours, got {shells}")
     window = _Window(motion)
     lattice, q = window.resolved_waves()
-    spectrum = _measure_spectrum(motion, q, window.weight)
-    typical = np.median(np.trace(spectrum.motion, axis1=1, axis2=2).real) / 2
+    total, measured, samples, _ = _measure_spectrum(motion, q, window.weight)
+    typical = np.median(_diagonal(measured).sum(axis=1)) / 2
     if not typical > 0:
         raise ValueError(
             f"the localization error explains all displacements of layer {motion.layer}; no springs to fit"
         )
     scale = 1 / (3 * typical)  # kT/nm²
     basis = _spring_basis(window.around(q), lattice.spacing, lattice.angle, shells)
-    power = np.einsum("maa->ma", spectrum.total).real
-    spread = np.sqrt(np.einsum("ma,mb->mab", power, power) / spectrum.samples[:, None, None])
+    power = _diagonal(total)
+    spread = np.sqrt(np.einsum("ma,mb->mab", power, power) / samples[:, None, None])
 
     def residual(parameters):
         predicted = np.einsum("s,msij->mij", window.power, _invert_safely(basis @ (scale * parameters)))
-        difference = ((spectrum.motion - predicted) / spread)[:, *np.triu_indices(2)]
+        difference = ((measured - predicted) / spread)[:, *np.triu_indices(2)]
         return np.concatenate([difference.real.ravel(), difference.imag[:, 1]])
 
     start, low = np.zeros(1 + 2 * shells), np.full(1 + 2 * shells, -np.inf)
@@ -307,9 +294,9 @@ def dispersion(
         branches = [_turn_to_branches(x, p) for x, p in zip(matrices, turned, strict=True)]
         return np.mean(branches, axis=0).reshape(count, -1, 2, 2).mean(axis=1)
 
-    total, power = average([x.total for x in spectra]), average([x.motion for x in spectra])
-    realness = spectra[0].realness.reshape(count, -1)[:, 0]
-    samples = np.sum([x.samples for x in spectra], axis=0).reshape(count, -1).mean(axis=1)
+    total, power, samples, realness = zip(*spectra, strict=True)
+    total, power, realness = average(total), average(power), realness[0].reshape(count, -1)[:, 0]
+    samples = np.sum(samples, axis=0).reshape(count, -1).mean(axis=1)
     # Variance of the mean power of waves under one window, over that of one: Gaussian amplitudes a, b have powers of
     # the covariance |⟨a b*⟩|² + |⟨a b⟩|²
     wave = np.exp(-1j * around.wave_vectors.reshape(count, -1, 2) @ motion.sites.T) * window.weight  # (m, s, n)
@@ -418,9 +405,7 @@ def find_normal_modes(motion: Displacements) -> NormalModes:
             f"{frames} frames cannot give {modes} normal modes; film more frames or select fewer particles "
             "(Displacements.select)"
         )
-    error, _, note = error_variance(motion)
-    if note:
-        raise ValueError(f"normal modes of layer {motion.layer} need the localization error: {note}")
+    error = require_error(motion, "normal modes")
     frame, r = np.eye(modes), motion.sites - motion.sites.mean(axis=0)
     if np.sum(1 - motion.kept) >= 2:  # of three degrees of freedom: the layer's shifts and turn are gone
         rigid = np.concatenate([np.tile(np.eye(2), (len(r), 1)), (r[:, ::-1] * [1, -1]).reshape(-1, 1)], axis=1)
@@ -452,8 +437,8 @@ def density_of_states(stiffness: ArrayLike, bins: int | ArrayLike = 20) -> tuple
     bins, in √kT/nm, and the density, shape (b,). In a liquid motion is overdamped: ω is a measure of stiffness.
     """
     stiffness = np.asarray(stiffness, float).ravel()
-    stiffness = stiffness[np.isfinite(stiffness) & (stiffness > 0)]
-    if len(stiffness) == 0:
+    known = stiffness[np.isfinite(stiffness) & (stiffness > 0)]
+    if len(known) == 0:
         raise ValueError("a density of states needs modes of finite, positive stiffness, got none")
-    density, edges = np.histogram(np.sqrt(stiffness), bins, density=True)
+    density, edges = np.histogram(np.sqrt(known), bins, density=True)
     return 0.5 * (edges[1:] + edges[:-1]), density

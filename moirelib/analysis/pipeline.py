@@ -21,14 +21,13 @@ from numpy.typing import ArrayLike
 from tqdm import tqdm
 
 from ..tables import TRACK_COLUMNS, check_particles, layers_by_frame, read_particle_table
-from .diffusion import mean_squared_displacement
 from .displacements import Displacements, coordination_labels, site_displacements
 from .frame_tables import FRAME_TABLES, follow_boundaries, follow_defects, tabulate_frames
 from .growth import front_table, front_velocity, growth_events, growth_rate, site_preference, size_table
 from .moire import registry
 from .occupancy import Occupancy, occupied_layers
 from .phonons import SpringModel, elastic_constants, fit_springs, tabulate_phonons
-from .relaxation import fit_relaxation, motion_table, relative_motion
+from .relaxation import fit_relaxation, mean_squared_displacement, motion_table, relative_motion
 from .vibrations import group_vibrations, interlayer_correlation, layer_vibrations, measure_every_layer, site_vibrations
 
 NEEDED = TRACK_COLUMNS  # that a table must have
@@ -82,21 +81,17 @@ def read_particles(folder: str | PathLike, pixel_size: float | None = None) -> p
     in pixels needs `pixel_size` (nm/pixel), unless ``summary.json`` in the folder has it. OSError if there is no such
     file, ValueError if it is no table of particles.
     """
-    file = _find_table(Path(folder))
+    file = Path(folder)
+    if not file.is_file() and (file / "particles.csv").is_file():
+        file = file / "particles.csv"
+    elif not file.is_file():
+        others = [f for f in file.glob("*") if f.suffix.lower() in (".csv", ".tsv", ".txt")]
+        if len(others) != 1:
+            held = f" (it holds {', '.join(sorted(f.name for f in others)[:5])})" if others else ""
+            raise FileNotFoundError(f"no particles.csv in {file}{held}; name a folder that moirelib decompose wrote")
+        file = others[0]
     stored = _read_summary(file.parent).get("pixel_size_nm") if pixel_size is None else pixel_size
     return _check_not_empty(read_particle_table(file, stored), str(file))
-
-
-def _find_table(folder: Path) -> Path:
-    if folder.is_file():
-        return folder
-    if (folder / "particles.csv").is_file():
-        return folder / "particles.csv"
-    others = [f for f in folder.glob("*") if f.suffix.lower() in (".csv", ".tsv", ".txt")]
-    if len(others) != 1:
-        held = f" (it holds {', '.join(sorted(f.name for f in others)[:5])})" if others else ""
-        raise FileNotFoundError(f"no particles.csv in {folder}{held}; name a folder that moirelib decompose wrote")
-    return others[0]
 
 
 def _check_not_empty(table, name) -> pd.DataFrame:
@@ -185,7 +180,17 @@ def analyze(
                 continue
             with stage(name, len(steps)) as bar:
                 for title, compute in steps.items():
-                    _keep(result, name, title, compute)
+                    try:
+                        table = compute()
+                        if title and len(table):
+                            result.summaries.setdefault(name, {})[title] = table
+                        elif not title:
+                            result.tables[name] = table
+                            if table.attrs.get("note"):
+                                result.notes[name] = " ".join(table.attrs["note"].split("\n"))
+                    except ValueError as error:
+                        if not title:  # the report goes without a summary
+                            result.notes.setdefault(name, str(error))
                     bar.update()
     result.tables = {name: result.tables[name] for name in names if name in result.tables}
     return result
@@ -308,22 +313,6 @@ def _list_growth_steps(result) -> dict[str, Callable[[], pd.DataFrame]]:
         "Attachments of layer 2 by registry": measure_preference,
         "Turning and sliding of layer 2 on layer 1": lambda: _measure_relaxation(occupancy),
     }
-
-
-def _keep(result, name, title, compute) -> None:
-    """Keep a table, or the line that says why there is none; the report goes without a summary that has none."""
-    try:
-        table = compute()
-    except ValueError as error:
-        if not title:
-            result.notes.setdefault(name, str(error))
-        return
-    if title and len(table):
-        result.summaries.setdefault(name, {})[title] = table
-    elif not title:
-        result.tables[name] = table
-        if table.attrs.get("note"):
-            result.notes[name] = " ".join(table.attrs["note"].split("\n"))
 
 
 def _group_amplitudes(motions, label: Callable[[Displacements], np.ndarray]) -> pd.DataFrame:

@@ -4,11 +4,13 @@ import base64
 import html
 import io
 from collections.abc import Collection, Iterator
+from functools import partial
 from os import PathLike
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 from scipy.stats import circmean
 
@@ -17,20 +19,9 @@ from ..crystal.neighbours import spans_plane
 from .correlations import strain_map
 from .lattices import find_grains
 from .moire import registry
-from .pipeline import TABLES, Analysis, choose_tables
+from .pipeline import Analysis, choose_tables
 
-TITLES = {
-    "lattice": "Lattices",
-    "moire": "Moiré",
-    "defects": "Point defects and dislocations",
-    "boundaries": "Grain and twin boundaries",
-    "motion": "Drift and turn",
-    "msd": "Mean squared displacement",
-    "vibrations": "Vibrations",
-    "phonons": "Phonons",
-    "growth": "Growth",
-}
-
+_render_table = partial(pd.DataFrame.to_html, index=False, border=0, float_format="{:.4g}".format, na_rep="–")
 MAPS = {"moire": ["registry"], "defects": ["layer_[0-9]"]}  # of the last frame
 MOVIE_FRAMES = 200  # of tracks.gif, at most: 25 seconds
 
@@ -214,15 +205,15 @@ def render_report(analysis: Analysis, drawn: list[tuple[str, str, bytes]], name:
     parts = [f"<p>{frames} frame(s); particles in each: {counts}.</p>"]
     if "tracks.gif" in analysis.notes:
         parts.append(f"<p>tracks.gif: {escape(analysis.notes['tracks.gif'])}.</p>")
-    for section in TABLES:
+    for section, (heading, summarise) in SECTIONS.items():
         if section not in analysis.tables and section not in analysis.notes:
             continue  # not asked for
-        parts.append(f"<h2>{TITLES[section]}</h2>")
+        parts.append(f"<h2>{heading}</h2>")
         if section in analysis.notes:
             parts.append(f'<p class="note">{escape(analysis.notes[section])}</p>')
         if section in analysis.tables:
             table = analysis.tables[section]
-            parts.append("<p>None found.</p>" if table.empty else _render_table(SUMMARIES[section](table)))
+            parts.append("<p>None found.</p>" if table.empty else _render_table(summarise(table)))
         for title, table in analysis.summaries.get(section, {}).items():
             parts += [f"<h3>{escape(title)}</h3>", _render_table(table)]
         for caption, png in [(escape(caption), png) for where, caption, png in drawn if where == section]:
@@ -230,10 +221,6 @@ def render_report(analysis: Analysis, drawn: list[tuple[str, str, bytes]], name:
             parts.append(f"<figure>{image}<figcaption>{caption}</figcaption></figure>")
     title = escape(f"Analysis of {name}" if name else "Analysis")
     return PAGE.format(title=title, style=STYLE, body="\n".join(parts))
-
-
-def _render_table(table) -> str:
-    return table.to_html(index=False, border=0, float_format=lambda v: f"{v:.4g}", na_rep="–")
 
 
 def _summarise_lattices(table):
@@ -245,14 +232,10 @@ def _summarise_lattices(table):
     return summary.assign(angle_deg=angle, grains=grains).reset_index()
 
 
-def _count_by(columns):
+def _count_kinds(table):
     """How many rows of each kind there are in a frame, on average, and in all."""
-
-    def count(table):
-        summary = table.groupby(columns).size().rename("in all frames").reset_index()
-        return summary.assign(**{"per frame with any": summary["in all frames"] / table["frame"].nunique()})
-
-    return count
+    summary = table.groupby(["layer", "kind"]).size().rename("in all frames").reset_index()
+    return summary.assign(**{"per frame with any": summary["in all frames"] / table["frame"].nunique()})
 
 
 def _summarise_motion(table):
@@ -275,14 +258,21 @@ def _summarise_vibrations(table):
     return table.groupby("layer")[columns].median().reset_index()
 
 
-SUMMARIES = {
-    "lattice": _summarise_lattices,
-    "moire": lambda table: table[["twist_deg", "twist_std_deg", "period_nm", "period_std_nm"]].median().to_frame().T,
-    "defects": _count_by(["layer", "kind"]),
-    "boundaries": _count_by(["layer", "kind"]),
-    "motion": _summarise_motion,
-    "msd": _summarise_displacement,
-    "vibrations": _summarise_vibrations,
-    "phonons": lambda table: table.groupby(["layer", "branch"])["stiffness_kt_nm2"].agg(["min", "max"]).reset_index(),
-    "growth": lambda table: table.groupby(["layer", "event"]).size().rename("events").reset_index(),
+# Of each table, its heading in the report, and what is shown of it there
+SECTIONS = {
+    "lattice": ("Lattices", _summarise_lattices),
+    "moire": (
+        "Moiré",
+        lambda table: table[["twist_deg", "twist_std_deg", "period_nm", "period_std_nm"]].median().to_frame().T,
+    ),
+    "defects": ("Point defects and dislocations", _count_kinds),
+    "boundaries": ("Grain and twin boundaries", _count_kinds),
+    "motion": ("Drift and turn", _summarise_motion),
+    "msd": ("Mean squared displacement", _summarise_displacement),
+    "vibrations": ("Vibrations", _summarise_vibrations),
+    "phonons": (
+        "Phonons",
+        lambda table: table.groupby(["layer", "branch"])["stiffness_kt_nm2"].agg(["min", "max"]).reset_index(),
+    ),
+    "growth": ("Growth", lambda table: table.groupby(["layer", "event"]).size().rename("events").reset_index()),
 }

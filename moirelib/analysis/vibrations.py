@@ -106,10 +106,9 @@ def measure_vibrations(tracks: pd.DataFrame, **options) -> pd.DataFrame:
 def measure_every_layer(
     tracks: pd.DataFrame, measure: Callable[[int], pd.DataFrame]
 ) -> tuple[pd.DataFrame, dict[int, dict]]:
-    """One table of all layers that allow one, and the attributes of each layer's own table.
+    """One table of all layers for which ``measure`` gives one, with notes on the others, and the attributes of each.
 
-    ``measure`` gives the table of a layer's number, or raises ValueError; the first is raised if all layers raise one.
-    ``attrs["note"]`` has a line for each layer that allows less, or nothing.
+    The first ValueError of ``measure`` is raised if all layers raise one.
     """
     tracks = check_particles(tracks, name="the track table")
     tables, notes, attributes = [], [], {}
@@ -162,7 +161,13 @@ def layer_vibrations(motion: Displacements, spacing: float | None = None) -> dic
     result = {name.format(x): values[i] for name, values in columns.items() for i, x in enumerate(AXES)}
     result |= _measure_anisotropy(tensor, spread)
     result["lindemann"] = _root_if_positive(variance.sum()) / a
-    result["lindemann_relative"] = (_measure_relative_variance(motion, a) - 2 * mean_error.sum()) / (2 * a**2)
+    relative, count = 0.0, 0  # ⟨|u_i - u_j|²⟩ over bonds, mean over time restored as for uncorrelated frames
+    for i, j in bonds(motion.sites, a):  # one by one: all bonds of a long movie would fill the memory
+        step = motion.values[:, i] - motion.values[:, j]
+        relative, count = relative + np.nansum(step**2), count + np.isfinite(step[:, 0]).sum()
+    share = len(motion.values) / (len(motion.values) - motion.creep - 1)
+    relative = relative / count * share if count else np.nan
+    result["lindemann_relative"] = (relative - 2 * mean_error.sum()) / (2 * a**2)
     return {key: float(value) for key, value in result.items()} | {"independent_frames": frames, "note": note}
 
 
@@ -202,16 +207,6 @@ def _measure_anisotropy(tensor, spread) -> dict:
         "major_axis_deg": np.degrees(0.5 * np.arctan2(parts[1], parts[0])),
         "isotropy_p": np.exp(-0.5 * parts @ np.linalg.pinv(cov) @ parts) if np.isfinite(trace) else np.nan,
     }
-
-
-def _measure_relative_variance(motion, spacing) -> float:
-    """⟨|u_i - u_j|²⟩ over bonds, in nm², mean over time restored as for uncorrelated frames."""
-    total, count = 0.0, 0
-    for i, j in bonds(motion.sites, spacing):  # one by one: all bonds of a long movie would fill the memory
-        relative = motion.values[:, i] - motion.values[:, j]
-        total, count = total + np.nansum(relative**2), count + np.isfinite(relative[:, 0]).sum()
-    frames = len(motion.values)
-    return float(total / count * frames / (frames - motion.creep - 1)) if count else np.nan
 
 
 def group_vibrations(table: pd.DataFrame, labels: Mapping[int, str] | ArrayLike) -> pd.DataFrame:
@@ -262,18 +257,15 @@ def interlayer_correlation(
     rng = np.random.default_rng(seed)
     # a shift in time keeps the correlation of each layer and breaks that between them
     shifts = [0, *rng.integers(len(frames) // 10, len(frames) - len(frames) // 10, shuffles)]
+
+    def sum_at_all_lags(a, b, near):  # over pairs and axes, for every cyclic shift in time
+        spectrum = sum(np.sum(a[:, i].conj() * b[:, j], axis=1) for i, j in zip(near["i"], near["j"], strict=True))
+        return irfft(spectrum, len(frames)) if len(near) else np.full(len(frames), np.nan)
+
     rows = []
     for low, high in pairwise(edges):
         near = pairs[(pairs["v"] >= low) & (pairs["v"] < high)]
-        sums, together = (_sum_at_all_lags(a, b, near, len(frames))[shifts] for a, b in (moved, seen))
+        sums, together = (sum_at_all_lags(a, b, near)[shifts] for a, b in (moved, seen))
         product = np.where(together > 0.5, sums, np.nan) / together  # NaN for pairs never seen together
         rows.append((0.5 * (low + high), len(near), product[0], *np.quantile(product[1:], [0.025, 0.975])))
     return pd.DataFrame(rows, columns=["distance_nm", "pairs", "correlation", "null_low", "null_high"])
-
-
-def _sum_at_all_lags(one, other, pairs, frames):
-    """Sum over pairs, axes and frames of one(t) other(t + shift), for every cyclic shift, from their spectra."""
-    if len(pairs) == 0:
-        return np.full(frames, np.nan)
-    spectrum = sum(np.sum(one[:, i].conj() * other[:, j], axis=1) for i, j in zip(pairs["i"], pairs["j"], strict=True))
-    return irfft(spectrum, frames)

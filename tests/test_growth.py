@@ -19,7 +19,7 @@ from moirelib.analysis import (
     site_preference,
     size_table,
 )
-from moirelib.analysis.site_preference import _test_choices
+from moirelib.analysis.growth import _test_choices
 from moirelib.crystal import hexagonal_lattice
 from moirelib.simulation import Layer, growth_schedule
 from moirelib.validation import score_events

@@ -8,7 +8,6 @@ from moirelib import data, plot
 from moirelib.analysis import (
     autocovariance,
     coordination_labels,
-    displacements,
     group_vibrations,
     interlayer_correlation,
     layer_vibrations,
@@ -73,17 +72,17 @@ def test_rigid_motion_and_steady_strain_are_invisible():
     np.testing.assert_allclose(still.drift, shift - shift.mean(axis=0), atol=1e-5)
 
 
-def test_long_movies_are_aligned_in_blocks_as_short_ones_are_at_once(monkeypatch):
+def test_a_movie_run_backwards_gives_the_same_displacements_backwards():
     rng, sites = np.random.default_rng(2), crystal(60.0)
     positions = carried(
         sites + rng.normal(0, 0.5, (40, len(sites), 2)), np.linspace(0, 3, 40), rng.normal(0, 2, (40, 2))
     )
     tracks = tracks_of(positions, seen=rng.random((40, len(sites))) > 0.1)
-    at_once = site_displacements(tracks, creep=1)
-    monkeypatch.setattr(displacements, "FRAMES_AT_ONCE", 7)
-    in_blocks = site_displacements(tracks, creep=1)
-    np.testing.assert_allclose(in_blocks.values, at_once.values, atol=1e-10)
-    np.testing.assert_allclose(in_blocks.kept, at_once.kept, rtol=1e-12)
+    forward, backward = (
+        site_displacements(table, creep=1) for table in (tracks, tracks.assign(frame=39 - tracks["frame"]))
+    )
+    np.testing.assert_allclose(backward.values[::-1], forward.values, atol=1e-10)
+    np.testing.assert_allclose(backward.kept, forward.kept, rtol=1e-12)
 
 
 def test_missing_frames_do_not_pull_sites_along_with_the_drift():

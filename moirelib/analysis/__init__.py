@@ -2,17 +2,14 @@
 
 Many functions share these parameters; their own docstrings explain the others.
 
-points, spacing : array_like, shape (n, 2), and float
-    Positions (y, x) of one layer in one frame, and their nearest-neighbour distance, measured by default; in nm.
-grain : array_like of int, shape (n,)
-    Grain of each of the points, -1 for none; found by default.
+points, spacing, grain : array_like, shape (n, 2); float; array_like of int, shape (n,)
+    Positions (y, x) of one layer in one frame, and their nearest-neighbour distance, measured by default; in nm. Grain
+    of each of the points, -1 for none; found by default.
 tracks : pandas.DataFrame
     ``frame, particle, layer, y_nm, x_nm`` and, if known, ``y_std_nm, x_std_nm``; particle is the track's number, -1 for
     none. Functions of single frames take ``particles``, which need no such number.
-motion : Displacements
-    Of one layer, from `site_displacements`.
-occupancy : dict of int to Occupancy
-    Of each layer, from `site_occupancy`.
+motion, occupancy : Displacements, dict of int to Occupancy
+    Of one layer, from `site_displacements`; of each layer, from `site_occupancy`.
 frame_time : float
     In s.
 

@@ -5,56 +5,65 @@ from .correlations import (
     radial_distribution as radial_distribution,
     strain_map as strain_map,
 )
-from .defect_tracks import follow_boundaries as follow_boundaries, follow_defects as follow_defects
 from .defects import (
     LayerDefects as LayerDefects,
+    burgers_circuit as burgers_circuit,
     find_defects as find_defects,
     orientational_twins as orientational_twins,
 )
-from .diffusion import mean_squared_displacement as mean_squared_displacement
-from .dislocations import burgers_circuit as burgers_circuit
 from .displacements import (
     Displacements as Displacements,
+    Localization as Localization,
+    autocovariance as autocovariance,
     coordination_labels as coordination_labels,
+    error_variance as error_variance,
+    localization_from_covariance as localization_from_covariance,
     site_displacements as site_displacements,
+    total_variance as total_variance,
 )
 from .frame_tables import (
     boundary_table as boundary_table,
     defect_table as defect_table,
+    follow_boundaries as follow_boundaries,
+    follow_defects as follow_defects,
     lattice_table as lattice_table,
     moire_table as moire_table,
 )
-from .grains import Tolerance as Tolerance, find_grains as find_grains
 from .growth import (
+    SitePreference as SitePreference,
     defect_numbers as defect_numbers,
     front_table as front_table,
     front_velocity as front_velocity,
     growth_events as growth_events,
     growth_rate as growth_rate,
+    site_preference as site_preference,
     size_table as size_table,
 )
-from .lattices import LatticeFit as LatticeFit, fit_lattice as fit_lattice, local_lattices as local_lattices
-from .layer_frame import LayerFrame as LayerFrame, layer_frames as layer_frames
-from .localization_error import (
-    Localization as Localization,
-    autocovariance as autocovariance,
-    error_variance as error_variance,
-    localization_from_covariance as localization_from_covariance,
-    total_variance as total_variance,
+from .lattices import (
+    LatticeFit as LatticeFit,
+    LayerFrame as LayerFrame,
+    Tolerance as Tolerance,
+    find_grains as find_grains,
+    fit_lattice as fit_lattice,
+    layer_frames as layer_frames,
+    local_lattices as local_lattices,
 )
-from .moire import (
-    REGISTRY as REGISTRY,
-    Moire as Moire,
-    fit_moire as fit_moire,
-    registry as registry,
-)
-from .normal_modes import (
-    NormalModes as NormalModes,
-    density_of_states as density_of_states,
-    find_normal_modes as find_normal_modes,
-)
+from .moire import REGISTRY as REGISTRY, Moire as Moire, fit_moire as fit_moire, registry as registry
 from .occupancy import Occupancy as Occupancy, adjacency as adjacency, site_occupancy as site_occupancy
-from .phonons import dispersion as dispersion, largest_grain as largest_grain, measure_phonons as measure_phonons
+from .phonons import (
+    ElasticConstants as ElasticConstants,
+    NormalModes as NormalModes,
+    SpringModel as SpringModel,
+    density_of_states as density_of_states,
+    dispersion as dispersion,
+    elastic_constants as elastic_constants,
+    find_normal_modes as find_normal_modes,
+    fit_springs as fit_springs,
+    largest_grain as largest_grain,
+    localization_bound as localization_bound,
+    measure_phonons as measure_phonons,
+    plane_wave_stiffness as plane_wave_stiffness,
+)
 from .pipeline import (
     NEEDED as NEEDED,
     TABLES as TABLES,
@@ -66,6 +75,7 @@ from .pipeline import (
 from .relaxation import (
     Relaxation as Relaxation,
     fit_relaxation as fit_relaxation,
+    mean_squared_displacement as mean_squared_displacement,
     motion_table as motion_table,
     relative_motion as relative_motion,
 )
@@ -74,15 +84,6 @@ from .report import (
     name_files as name_files,
     render_report as render_report,
     write_analysis as write_analysis,
-)
-from .site_preference import SitePreference as SitePreference, site_preference as site_preference
-from .springs import (
-    ElasticConstants as ElasticConstants,
-    SpringModel as SpringModel,
-    elastic_constants as elastic_constants,
-    fit_springs as fit_springs,
-    localization_bound as localization_bound,
-    plane_wave_stiffness as plane_wave_stiffness,
 )
 from .vibrations import (
     group_vibrations as group_vibrations,

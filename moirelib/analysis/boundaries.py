@@ -12,9 +12,7 @@ from ..crystal.matching import match
 from ..crystal.mesh import Mesh, nearest_vector
 from ..crystal.moire import commensurate_angles
 from ..crystal.neighbours import connected_groups, to_complex, to_points
-from .grains import edges_between, meeting_pairs
-from .lattices import LatticeFit, fit_members
-from .layer_frame import LayerFrame
+from .lattices import LatticeFit, LayerFrame, edges_between, fit_members, meeting_pairs
 
 BOUNDARY_COLUMNS = (
     "kind y0_nm x0_nm y1_nm x1_nm misorientation_deg inclination_deg sigma misorientation_std_deg inclination_std_deg "
@@ -45,10 +43,7 @@ def in_boundary(where: np.ndarray, mesh: Mesh, grain: np.ndarray) -> np.ndarray:
 
 
 def find_boundaries(layer: LayerFrame, filled: Mesh, coordination: np.ndarray) -> pd.DataFrame:
-    """Straight segments of the boundaries between a layer's grains: see `boundary_table`.
-
-    ``filled`` is the triangulation of particles and vacancies, ``coordination`` (n,) neighbours in it, 0 at its rim.
-    """
+    """Boundaries as in `boundary_table`, with the mesh of filled vacancies and neighbours in it (0 at the rim)."""
     mesh, grain = layer.mesh, layer.grain
     i, j = edges_between(grain, *mesh.edges.T)
     rows = []
@@ -59,9 +54,7 @@ def find_boundaries(layer: LayerFrame, filled: Mesh, coordination: np.ndarray) -
         piece = connected_groups(len(middle), p, q)
         for k in range(piece.max() + 1):
             for line in _split_where_bent(middle[piece == k], mesh, grain == one, grain == other):
-                row = _describe_segment(line, layer, (one, other))
-                if row is not None:
-                    rows.append(row | _measure_dislocation_spacing(line, filled, coordination, row))
+                rows += _describe_segment(line, layer, (one, other), filled, coordination)
     return pd.DataFrame(rows, columns=BOUNDARY_COLUMNS)
 
 
@@ -69,21 +62,14 @@ def find_boundaries(layer: LayerFrame, filled: Mesh, coordination: np.ndarray) -
 class _Segment:
     """A straight piece of boundary; complex numbers are x + iy in nm."""
 
-    start: complex
-    end: complex
+    middle: complex
+    direction: complex  # of magnitude 1
+    length: float  # nm
     inclination_std: float  # degrees
-
-    @property
-    def length(self) -> float:
-        return abs(self.end - self.start)
-
-    @property
-    def direction(self) -> complex:
-        return (self.end - self.start) / self.length
 
     def seen(self, z: np.ndarray):
         """Points as distance along the segment from its middle and across it, to its +90° side."""
-        local = (z - (self.start + self.end) / 2) / self.direction
+        local = (z - self.middle) / self.direction
         return local.real, local.imag
 
 
@@ -128,30 +114,39 @@ def _fit_line(middle, mesh, one, other):
     std = np.degrees(np.sqrt(best.hess_inv[0, 0]) * width / reach)
     line = np.exp(1j * angle)
     along = np.real((middle - center) / line)
-    origin = center + 1j * line * shift
-    return _Segment(origin + along.min() * line, origin + along.max() * line, float(std))
+    middle = center + line * (1j * shift + (along.min() + along.max()) / 2)
+    return _Segment(middle, line, float(np.ptp(along)), float(std))
 
 
-def _describe_segment(segment, layer, pair) -> dict | None:
-    """A row of the table; None where a grain is too small for a lattice."""
+def _describe_segment(segment, layer, pair, filled, coordination) -> list[dict]:
+    """A row of the table; none where a grain is too small for a lattice."""
     tolerance, spacing = layer.tolerance, layer.mesh.spacing
     one, other = (_fit_lattice_beside(segment, layer, k) for k in pair)
     if one is None or other is None:
-        return None
+        return []
     turn = fold_hexagonal(other.angle - one.angle)
-    sigma, deviation = _find_nearest_sigma(turn)
+    # The nearest Σ, weighed by √Σ as in Brandon's criterion
+    known = commensurate_angles(LARGEST_SIGMA)
+    sigmas, deviations = np.append(1, known["sigma"]), turn - np.append(0.0, known["twist_deg"])
+    best = np.argmin(np.abs(deviations) * np.sqrt(sigmas))
+    sigma, deviation = int(sigmas[best]), float(deviations[best])
     inclination = np.degrees(np.angle(segment.direction)) % 180
-    mirror = (one.angle + other.angle) / 2
-    asymmetry = (inclination - mirror + 15) % 30 - 15
-    mismatch = _measure_mirror_mismatch(segment, one, other, inclination - asymmetry, spacing)
+    asymmetry = (inclination - (one.angle + other.angle) / 2 + 15) % 30 - 15
+    mismatch = _measure_mirror_mismatch(segment.middle, one, other, inclination - asymmetry, spacing)
     twin = (
         1 < sigma <= tolerance.max_sigma
         and abs(deviation) <= tolerance.misorientation / np.sqrt(sigma)
         and abs(asymmetry) <= max(tolerance.asymmetry, 3 * segment.inclination_std)
         and mismatch <= tolerance.mismatch * spacing
     )
-    ends = to_points(np.array([segment.start, segment.end])).ravel().tolist()
-    return dict(zip(BOUNDARY_COLUMNS[1:5], ends, strict=True)) | {
+    # Dislocations are pairs of a five- and a seven-fold particle along the boundary
+    along, across = segment.seen(filled.z)
+    close = (np.abs(across) < CORE_REACH * spacing) & (np.abs(along) < segment.length / 2)
+    five, seven = (np.flatnonzero(close & (coordination == k)) for k in (5, 7))
+    paired = five[match(filled.points[five], filled.points[seven], CORE_SIZE * spacing)[0]]
+    half, frank = segment.direction * segment.length / 2, 2 * np.sin(np.radians(turn) / 2)
+    ends = to_points(np.array([segment.middle - half, segment.middle + half])).ravel().tolist()
+    row = dict(zip(BOUNDARY_COLUMNS[1:5], ends, strict=True)) | {
         "kind": "twin" if twin else "grain",
         "misorientation_deg": turn,
         "inclination_deg": float(inclination),
@@ -161,9 +156,13 @@ def _describe_segment(segment, layer, pair) -> dict | None:
         "sigma_deviation_deg": deviation,
         "asymmetry_deg": float(asymmetry),
         "mirror_mismatch_nm": mismatch,
+        "dislocations": len(paired),
+        "dislocation_spacing_nm": float(np.ptp(along[paired]) / (len(paired) - 1)) if len(paired) > 1 else np.nan,
+        "frank_spacing_nm": spacing / frank if frank > 0 else np.inf,
         "grain0": int(pair[0]),
         "grain1": int(pair[1]),
     }
+    return [row]
 
 
 def _fit_lattice_beside(segment, layer, grain) -> LatticeFit | None:
@@ -179,49 +178,15 @@ def _fit_lattice_beside(segment, layer, grain) -> LatticeFit | None:
     return part if abs(bend) > 3 * np.hypot(part.angle_std, whole.angle_std) else whole
 
 
-def _find_nearest_sigma(misorientation) -> tuple[int, float]:
-    """Σ whose misorientation is nearest, weighed by √Σ as in Brandon's criterion, and the deviation in degrees."""
-    known = commensurate_angles(LARGEST_SIGMA)
-    sigma = np.append(1, known["sigma"].to_numpy())
-    deviation = misorientation - np.append(0.0, known["twist_deg"].to_numpy())
-    best = np.argmin(np.abs(deviation) * np.sqrt(sigma))
-    return int(sigma[best]), float(deviation[best])
-
-
-def _measure_mirror_mismatch(segment, one, other, mirror, spacing) -> float:
-    """Distance of the second lattice from the mirror image of the first, at the middle of the boundary, in nm.
-
-    The mirror line may lie up to `MIRROR_SLACK` from the fitted boundary; the best place counts.
-    """
+def _measure_mirror_mismatch(middle, one, other, mirror, spacing) -> float:
+    """Distance of the second lattice from the mirror image of the first, in nm; best line within `MIRROR_SLACK`."""
     axis = np.exp(1j * np.radians(mirror))
-    middle = (segment.start + segment.end) / 2
-    q = other.spacing * np.exp(1j * np.radians(other.angle))
-    # The site of the first lattice next to the middle, and where its images lie in the cell of the second
-    site = _find_site_near(middle, one)
+    place, sites = to_points(middle), []
+    for lattice in (one, other):  # those closest to the middle
+        steps = np.linalg.solve(lattice.vectors.T, place - lattice.origin)
+        sites.append(to_complex((lattice.origin + np.rint(steps) @ lattice.vectors)[None])[0])
+    site, other_site = sites
     image = middle + axis**2 * np.conj(site - middle)
     images = image + 2j * axis * np.linspace(-MIRROR_SLACK, MIRROR_SLACK, 71) * spacing
-    u = (images - _find_site_near(middle, other)) / q
+    u = (images - other_site) / (other.spacing * np.exp(1j * np.radians(other.angle)))  # in the cell of the second
     return float(np.min(np.abs(u - nearest_vector(u))) * other.spacing)
-
-
-def _find_site_near(z, lattice) -> complex:
-    """Site of a lattice close to a point, in the x + iy plane, in nm."""
-    origin, vectors = to_complex(lattice.origin[None])[0], to_complex(lattice.vectors)
-    matrix = np.stack([vectors.real, vectors.imag])
-    step = z - origin
-    m, n = np.rint(np.linalg.solve(matrix, [step.real, step.imag]))
-    return origin + m * vectors[0] + n * vectors[1]
-
-
-def _measure_dislocation_spacing(segment, mesh, coordination, row) -> dict:
-    """Pairs of a five- and a seven-fold particle along a boundary, their spacing, and that of Frank's formula in nm."""
-    along, across = segment.seen(mesh.z)
-    close = (np.abs(across) < CORE_REACH * mesh.spacing) & (np.abs(along) < segment.length / 2)
-    five, seven = (np.flatnonzero(close & (coordination == k)) for k in (5, 7))
-    paired = five[match(mesh.points[five], mesh.points[seven], CORE_SIZE * mesh.spacing)[0]]
-    half = np.sin(np.radians(row["misorientation_deg"]) / 2)
-    return {
-        "dislocations": len(paired),
-        "dislocation_spacing_nm": float(np.ptp(along[paired]) / (len(paired) - 1)) if len(paired) > 1 else np.nan,
-        "frank_spacing_nm": mesh.spacing / (2 * half) if half > 0 else np.inf,
-    }

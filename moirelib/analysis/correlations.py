@@ -14,8 +14,7 @@ from scipy.spatial import cKDTree
 from ..crystal.lattice import Lattice
 from ..crystal.mesh import Mesh, lattices_around, sixth_turns
 from ..crystal.neighbours import REACH, bonds, check_points, freud_system, neighbour_spacing, to_complex
-from .grains import check_grain
-from .lattices import fit_from_bonds, name_bonds
+from .lattices import check_grain, fit_from_bonds, name_bonds
 
 CELLS = 8  # per spacing, of the grid on which the region is drawn
 COVERED = 0.6  # spacings from a particle that belong to the layer's region: a little over half, without gaps inside
@@ -36,13 +35,11 @@ def hexatic_correlation(points: ArrayLike, psi6: ArrayLike, r_max: float, bin_wi
         return pd.DataFrame({"r_nm": [], "g6": [], "pairs": []})
     box, xyz = freud_system(points[known])
     r_max = min(float(r_max), 0.99 * box.Lx / 2)
-    bins = max(round(r_max / bin_width), 1)
-    pair = freud.density.CorrelationFunction(bins=bins, r_max=r_max)
+    pair = freud.density.CorrelationFunction(bins=max(round(r_max / bin_width), 1), r_max=r_max)
     pair.compute((box, xyz), values=psi6[known])
     mean = pair.correlation.real / np.mean(np.abs(psi6[known]) ** 2)
-    there = np.asarray(pair.bin_counts) > 0
     table = pd.DataFrame({"r_nm": pair.bin_centers, "g6": mean, "pairs": np.asarray(pair.bin_counts) // 2})
-    return table[there].reset_index(drop=True)
+    return table[np.asarray(pair.bin_counts) > 0].reset_index(drop=True)
 
 
 def radial_distribution(
@@ -51,29 +48,22 @@ def radial_distribution(
     """Radial distribution function g(r) of a layer of any outline: ``r_nm, g, pairs``.
 
     Pairs at each distance, up to ``r_max`` in bins of ``bin_width``, in nm, over those expected of as many particles
-    strewn at random over the region within `COVERED` spacings of a particle, whose autocorrelation corrects for edges
-    of any shape.
+    at random in the region within `COVERED` spacings of a particle, by its autocorrelation.
     """
     points = check_points(points)
     _refuse_bins(r_max, bin_width)
     spacing = neighbour_spacing(points) if spacing is None else spacing
     edges = np.arange(0, r_max + bin_width, bin_width)
-    distance = cKDTree(points).sparse_distance_matrix(cKDTree(points), edges[-1], output_type="ndarray")
-    i, j, r = (distance[name] for name in ("i", "j", "v"))
-    pairs = np.histogram(r[i < j], edges)[0]
+    pairs = np.diff(cKDTree(points).count_neighbors(cKDTree(points), np.nextafter(edges, 0))) // 2
     step = spacing / CELLS
-    shape = np.ceil((np.ptp(points, axis=0) + 2 * spacing) / step).astype(int)
-    grid = np.ones(shape, bool)
+    grid = np.ones(np.ceil((np.ptp(points, axis=0) + 2 * spacing) / step).astype(int), bool)
     grid[tuple(np.rint((points - points.min(axis=0) + spacing) / step).astype(int).T)] = False
     region = (distance_transform_edt(grid) * step < COVERED * spacing).astype(float)
     overlap = fftconvolve(region, region[::-1, ::-1])  # at every displacement, in cells
-    middle = np.array(region.shape) - 1
-    far = np.hypot(*((np.indices(overlap.shape) - middle[:, None, None]) * step))
+    far = np.hypot(*((np.indices(overlap.shape) + 1 - np.reshape(region.shape, (2, 1, 1))) * step))
     # The mean over a ring's cells times the ring's exact area, since a cell may be wider than a ring is.
-    index = np.digitize(far.ravel(), edges) - 1
-    use = index < len(pairs)
-    cells = np.bincount(index[use], minlength=len(pairs))
-    mean = np.bincount(index[use], overlap.ravel()[use], len(pairs)) / np.maximum(cells, 1)
+    cells, total = (np.histogram(far, edges, weights=weights)[0] for weights in (None, overlap))
+    mean = total / np.maximum(cells, 1)
     expected = 0.5 * len(points) ** 2 * mean * np.pi * np.diff(edges**2) / (region.sum() ** 2 * step**2)
     g = pairs / np.where(expected > 0, expected, np.nan)
     return pd.DataFrame({"r_nm": (edges[1:] + edges[:-1]) / 2, "g": g, "pairs": pairs})
@@ -96,12 +86,11 @@ def edge_particles(points: ArrayLike, spacing: float | None = None) -> np.ndarra
     i, j = np.concatenate([pairs, pairs[:, ::-1]]).T
     angle = np.angle(to_complex(points[j] - points[i]))
     order = np.lexsort([angle, i])
-    i, angle, count = i[order], angle[order], np.bincount(i, minlength=len(points))
-    around = np.full((len(points), count.max(initial=0) + 1), np.nan)
-    around[i, np.arange(len(i)) - (np.cumsum(count) - count)[i]] = angle
-    around[np.arange(len(points)), count] = around[:, 0] + 2 * np.pi  # back at the first neighbour
-    widest = np.nan_to_num(np.diff(around, axis=1)).max(axis=1, initial=0)
-    return (widest >= np.radians(EDGE_GAP) - 1e-9) | (count == 0)
+    i, angle = i[order], angle[order]
+    last = np.append(i[1:] != i[:-1], True)[: len(i)]  # the next neighbour of the last one is the first again
+    widest = np.full(len(points), -np.inf)
+    np.maximum.at(widest, i, np.where(last, angle[np.searchsorted(i, i)] + 2 * np.pi, np.roll(angle, -1)) - angle)
+    return (widest >= np.radians(EDGE_GAP) - 1e-9) | np.isinf(widest)
 
 
 def strain_map(
@@ -110,15 +99,13 @@ def strain_map(
     """Strain and rotation at each particle, from its nearest neighbours.
 
     Neighbours of the ideal lattice at w are found at q w + p w*; against the reference q₀ the deformation takes z to
-    (q/q₀) z + (p/q₀*) z*, exactly. The polar angle of the first factor is the rotation. Edge particles are fitted to
-    the neighbours they have. The ``reference`` is an unstrained lattice; by default the mean of the lattices around all
-    particles of each grain.
+    (q/q₀) z + (p/q₀*) z*, exactly. The ``reference`` is an unstrained lattice; by default the mean of the lattices
+    around all particles of each grain.
 
     The table has ``y_nm, x_nm, grain``; ``strain_yy, strain_xx, strain_yx``; ``dilatation`` (relative change of area),
     ``shear`` (half the difference of the principal strains), ``rotation_deg`` from x towards y; ``strain_std``, one
     standard deviation of half the dilatation, of ``strain_yx`` and of the rotation in rad (√2 times as much of
-    ``strain_yy`` and ``strain_xx``), from the layer's median scatter of neighbours about the fit; ``neighbours``;
-    ``edge``. NaN without three neighbours in different directions.
+    ``strain_yy`` and ``strain_xx``); ``neighbours``; ``edge``. NaN without three neighbours in different directions.
     """
     mesh = Mesh(points, spacing)
     grain = check_grain(grain, mesh)

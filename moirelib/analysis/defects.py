@@ -1,6 +1,7 @@
-"""Defects of a layer: vacancies, interstitials, dislocations, disclinations, grain and twin boundaries (chapter 9)."""
+"""Defects of a layer: vacancies, interstitials, dislocations, disclinations, twins (chapter 9)."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -11,11 +12,9 @@ from scipy.stats import circmean
 
 from ..crystal.matching import match
 from ..crystal.mesh import ROUNDING, SIXTH_TURN, Mesh, nearest_vector, sixth_turns
-from ..crystal.neighbours import connected_groups, to_points
+from ..crystal.neighbours import connected_groups, to_complex, to_points
 from .boundaries import find_boundaries, in_boundary
-from .dislocations import find_rim, locate_dislocations
-from .grains import Tolerance, meeting_pairs
-from .layer_frame import LayerFrame
+from .lattices import LayerFrame, Tolerance, meeting_pairs
 
 DEFECT_COLUMNS = "kind y_nm x_nm burgers_y_nm burgers_x_nm in_boundary".split()  # of a table of defects
 REGULAR = 0.13  # spacings of scatter about the lattice around; where there is more, no site is predicted
@@ -31,6 +30,7 @@ INTERSTITIAL_REACH = 1.2, 3.1  # spacings from an interstitial, whose sites are 
 INTERSTITIAL_VOTES = 6, 0.75, 0.5  # fewest predictions; share of them off site; share of them whose site is taken
 PARTNER_REACH = 2.3  # spacings: a five- and a seven-fold particle up to so far apart are one dislocation
 RIM_CIRCLE = 0.95  # spacings, radius of the circle of a triangle beyond which it belongs to a hole or a bay of the edge
+RING = 1.2, 3.2  # spacings around a core, where the rows' direction is measured
 _HEXAGON = np.exp(1j * SIXTH_TURN * np.arange(6))
 
 
@@ -48,15 +48,14 @@ class LayerDefects:
 def find_defects(points: ArrayLike, tolerance: Tolerance | None = None) -> LayerDefects:
     """All defects of one layer in one frame; ``tolerance`` says what is a grain and what is a twin.
 
-    Vacancies are sites that the lattices around predict and that are empty. They are filled; in the triangulation of
-    particles and filled sites every edge is named by the lattice vector it stands for, and where the three of a
-    triangle do not add up to zero a dislocation is near (Stukowski & Albe, Modelling Simul. Mater. Sci. Eng. 18, 085001
-    (2010), in two dimensions). The sum over such triangles that touch is the Burgers vector.
+    Vacancies are empty sites that the lattices around predict. They are filled; in the triangulation of particles and
+    filled sites every edge is named by a lattice vector. Where the three of a triangle do not add up to zero a
+    dislocation is near; their sum over triangles that touch is the Burgers vector (Stukowski & Albe, Modelling Simul.
+    Mater. Sci. Eng. 18, 085001 (2010), in two dimensions).
 
-    ``defects`` of the result has ``kind`` vacancy, interstitial, dislocation or disclination; a disclination is listed
-    if it belongs to no dislocation. Burgers vectors (y, x) in nm, NaN for kinds without; the displacement grows by the
-    Burgers vector once around the core from x towards y. ``in_boundary`` says that a boundary passes within a spacing
-    and a half. ``boundaries``: see `boundary_table`.
+    ``defects`` of the result has ``kind`` vacancy, interstitial, dislocation, or disclination that belongs to no
+    dislocation; Burgers vectors (y, x) in nm, NaN for kinds without, by which the displacement grows once around the
+    core from x towards y; ``in_boundary``, within 1.5 spacings of a boundary. ``boundaries``: see `boundary_table`.
     """
     return detect_defects(LayerFrame(Mesh(points), tolerance or Tolerance()))
 
@@ -67,20 +66,19 @@ def detect_defects(layer: LayerFrame) -> LayerDefects:
     vacancies = _find_vacancies(layer)
     interstitials = _find_interstitials(layer)
     filled = Mesh(np.concatenate([mesh.points, vacancies]), mesh.spacing) if len(vacancies) else mesh
-    cores, burgers = locate_dislocations(filled)
+    cores, burgers = _locate_dislocations(filled)
     neighbours = np.bincount(filled.edges.ravel(), minlength=filled.n)
-    coordination = np.where(find_rim(filled, RIM_CIRCLE), 0, neighbours)  # also at the rim of bays and holes
+    coordination = np.where(_find_rim(filled, RIM_CIRCLE), 0, neighbours)  # also at the rim of bays and holes
     boundaries = find_boundaries(layer, filled, coordination)
     disclinations = _find_disclinations(filled, coordination)
     kinds = {"vacancy": vacancies, "interstitial": interstitials, "dislocation": cores, "disclination": disclinations}
-    rows = []
-    for kind, where in kinds.items():
-        vector = burgers if kind == "dislocation" else np.full(where.shape, np.nan)
-        if len(where):
-            rows.append(pd.DataFrame(np.hstack([where, vector]), columns=DEFECT_COLUMNS[1:5]).assign(kind=kind))
-    defects = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=DEFECT_COLUMNS)
-    defects["in_boundary"] = in_boundary(defects[["y_nm", "x_nm"]].to_numpy(float), mesh, grain)
-    return LayerDefects(defects[DEFECT_COLUMNS], boundaries, grain, mesh.spacing, coordination[: mesh.n])
+    where, kind = np.concatenate([*kinds.values()]), np.repeat([*kinds], [len(found) for found in kinds.values()])
+    vector = np.full(where.shape, np.nan)
+    vector[kind == "dislocation"] = burgers
+    defects = pd.DataFrame(np.hstack([where, vector]), columns=DEFECT_COLUMNS[1:5])
+    defects.insert(0, "kind", kind.astype(object))
+    defects["in_boundary"] = in_boundary(where, mesh, grain)
+    return LayerDefects(defects, boundaries, grain, mesh.spacing, coordination[: mesh.n])
 
 
 def _find_regular(layer) -> np.ndarray:
@@ -91,19 +89,27 @@ def _find_regular(layer) -> np.ndarray:
 
 def _find_vacancies(layer) -> np.ndarray:
     """Empty sites (k, 2) that have at least five of their six neighbours: particles, or empty sites like themselves."""
-    mesh, local = layer.mesh, layer.surroundings
+    mesh, local, tree = layer.mesh, layer.surroundings, cKDTree(layer.mesh.points)
     use = _find_regular(layer) & (local.neighbours >= 4)
-    if not use.any():
-        return np.empty((0, 2))
-    tree = cKDTree(mesh.points)
-    site, q, p = local.site[use], local.q[use], local.p[use]
-    found: tuple[np.ndarray, ...] = (np.empty(0, complex),) * 3
+    ring = found = np.stack([local.site[use], local.q[use], local.p[use]])
+    found = found[:, :0]
     for _ in range(RINGS):
-        site, q, p = find_empty_sites(site, q, p, tree, found[0], mesh.spacing)
-        if len(site) == 0:
-            break
-        found = tuple(map(np.concatenate, zip(found, (site, q, p), strict=True)))
-    return to_points(_keep_enclosed(found, tree, mesh.spacing))
+        ring = np.stack(find_empty_sites(*ring, tree=tree, known=found[0], spacing=mesh.spacing))
+        found = np.hstack([found, ring])
+    if found.shape[1] == 0:
+        return np.empty((0, 2))
+    site = to_points(found[0])
+    around = to_points(_list_neighbour_sites(*found))
+    nearest = tree.query(around)[0]
+    particles = np.sum(nearest < TAKEN * mesh.spacing, axis=1)
+    distance, index = cKDTree(site).query(around)
+    also = (distance < TAKEN * mesh.spacing) & (nearest >= TAKEN * mesh.spacing)
+    keep = tree.query(site)[0] > EMPTY * mesh.spacing
+    left = len(site) + 1
+    while keep.sum() < left:  # those with too few neighbours go, from outside the crystal inwards; holes stay
+        left = keep.sum()
+        keep &= particles + np.sum(also & keep[np.minimum(index, len(site) - 1)], axis=1) >= FEWEST_AROUND
+    return site[keep]
 
 
 def _list_neighbour_sites(site, q, p) -> np.ndarray:
@@ -114,18 +120,17 @@ def _list_neighbour_sites(site, q, p) -> np.ndarray:
 def find_empty_sites(
     site: np.ndarray, q: np.ndarray, p: np.ndarray, tree: cKDTree, known: np.ndarray, spacing: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Neighbouring sites of some without a particle, each once: the mean of what its neighbours predict.
+    """Neighbouring sites of some (n,) that are empty, each once: the mean of what its neighbours predict.
 
-    Takes sites and the lattice around each, complex as in `LocalLattices`, shape (n,), the tree of the particles (y,
-    x), and empty sites that are known already (k,); returns the same three of the empty sites, (m,). Lengths in nm.
+    Takes sites, q and p of the lattice around, as in `LocalLattices`, the tree of the particles, and known empty sites;
+    returns the same three of the new ones, (m,). Lengths in nm.
     """
     predicted = _list_neighbour_sites(site, q, p)
     own = np.broadcast_to(np.arange(len(site))[:, None], predicted.shape)
     free = tree.query(to_points(predicted))[0] > FREE * spacing
+    if len(known):
+        free &= cKDTree(to_points(known)).query(to_points(predicted))[0] > TAKEN * spacing
     predicted, own = predicted[free], own[free]
-    if len(known) and len(predicted):
-        new = cKDTree(to_points(known)).query(to_points(predicted))[0] > TAKEN * spacing
-        predicted, own = predicted[new], own[new]
     if len(predicted) == 0:
         return (np.empty(0, complex),) * 3
     i, j = cKDTree(to_points(predicted)).query_pairs(SAME_SITE * spacing, output_type="ndarray").T
@@ -133,32 +138,11 @@ def find_empty_sites(
     # Neighbours know their rows up to 60°; one frame for each site's mean.
     first = q[own][np.unique(name, return_index=True)[1]][name]
     turn = sixth_turns(-np.angle(q[own]), -np.angle(first))
-    count = np.bincount(name)
 
     def average(values):
-        return (np.bincount(name, values.real) + 1j * np.bincount(name, values.imag)) / count
+        return (np.bincount(name, values.real) + 1j * np.bincount(name, values.imag)) / np.bincount(name)
 
     return average(predicted), average(q[own] * turn), average(p[own] * np.conj(turn))
-
-
-def _keep_enclosed(found, tree, spacing) -> np.ndarray:
-    """Empty sites left when those with too few neighbours are removed, from outside the crystal inwards; holes stay."""
-    site, q, p = found
-    if len(site) == 0:
-        return site
-    around = to_points(_list_neighbour_sites(site, q, p))
-    nearest = tree.query(around)[0]
-    particles = np.sum(nearest < TAKEN * spacing, axis=1)
-    own = cKDTree(to_points(site))
-    distance, index = own.query(around)
-    also = (distance < TAKEN * spacing) & (nearest >= TAKEN * spacing)
-    alive = tree.query(to_points(site))[0] > EMPTY * spacing
-    while True:
-        count = particles + np.sum(also & alive[np.minimum(index, len(site) - 1)], axis=1)
-        keep = alive & (count >= FEWEST_AROUND)
-        if (keep == alive).all():
-            return site[keep]
-        alive = keep
 
 
 def _find_interstitials(layer) -> np.ndarray:
@@ -179,8 +163,8 @@ def _find_interstitials(layer) -> np.ndarray:
     distance, nearest = tree.query(site, k=2)
     taken = np.where(nearest[:, 0] == k, distance[:, 1], distance[:, 0]) < TAKEN * mesh.spacing
     count = np.bincount(k, minlength=mesh.n)
-    off, taken = (np.bincount(k, x, mesh.n) / np.maximum(count, 1) for x in (np.abs(u - w) > OFF_SITE, taken))
-    misfit = np.bincount(k, np.abs(u - w), mesh.n) / np.maximum(count, 1)
+    shares = (np.abs(u - w) > OFF_SITE, taken, np.abs(u - w))
+    off, taken, misfit = (np.bincount(k, x, mesh.n) / np.maximum(count, 1) for x in shares)
     fewest, off_share, taken_share = INTERSTITIAL_VOTES
     chosen = np.flatnonzero((count >= fewest) & (off > off_share) & (taken > taken_share))
     chosen = chosen[np.argsort(-misfit[chosen])]
@@ -191,6 +175,54 @@ def _find_interstitials(layer) -> np.ndarray:
     return mesh.points[kept].reshape(-1, 2)
 
 
+def _find_rim(mesh: Mesh, reach: float = np.inf) -> np.ndarray:
+    """Which particles lie on the edge of the triangles whose circles have a radius within reach, in spacings."""
+    triangles = mesh.radius < reach * mesh.spacing
+    count = np.bincount(mesh.of_triangle[0][triangles].ravel(), minlength=len(mesh.edges))
+    rim = np.ones(mesh.n, bool)
+    rim[mesh.triangles[triangles]] = False
+    rim[mesh.edges[count == 1]] = True
+    return rim
+
+
+def _locate_dislocations(mesh: Mesh) -> tuple[np.ndarray, np.ndarray]:
+    """Cores and Burgers vectors (k, 2), in nm, from the triangles whose lattice vectors do not add up to zero."""
+    closure, frame = mesh.closures()
+    rim, cores, vectors = _find_rim(mesh), [], []
+
+    def sum_closures(triangles):
+        """Burgers vector in lattice vectors, minus the sum of the closures; and the row, in rad."""
+        row = np.angle(mesh.smooth[np.unique(mesh.triangles[triangles])].sum()) / 6
+        return -np.sum(closure[triangles] * sixth_turns(frame[triangles], row)), row
+
+    for group in _group_triangles(np.flatnonzero(np.abs(closure) > 0.5), mesh.triangles):
+        size = np.abs(sum_closures(group)[0])
+        if rim[mesh.triangles[group]].any() or size < 0.5:
+            continue
+        # several dislocations where the Burgers vector is not the shortest and edges divide the group
+        for part in [group] if np.abs(size - 1) <= ROUNDING else _group_triangles(group, mesh.of_triangle[0]):
+            vector, row = sum_closures(part)
+            if np.abs(vector) > 0.5:
+                center = mesh.z[mesh.triangles[part]].mean()
+                # The row around the core, where the rotation that it causes averages out
+                distance = np.abs(mesh.z - center) / mesh.spacing
+                ring = (distance > RING[0]) & (distance < RING[1]) & np.isfinite(mesh.psi6)
+                if ring.any():
+                    around = np.angle(mesh.psi6[ring].sum()) / 6
+                    row = around + SIXTH_TURN * np.rint((row - around) / SIXTH_TURN)
+                cores.append(to_points(center))
+                vectors.append(to_points(vector * mesh.spacing * np.exp(1j * row)))
+    return np.reshape(cores, (-1, 2)), np.reshape(vectors, (-1, 2))
+
+
+def _group_triangles(triangles, items) -> list[np.ndarray]:
+    """Those triangles together that share items, such as their corners or edges (k, 3) by number."""
+    used = np.unique(items[triangles], return_inverse=True)[1].reshape(-1, 3)
+    m, count = len(used), used.max(initial=-1) + 1
+    name = connected_groups(m + count, np.repeat(np.arange(m), 3), m + used.ravel())[:m]
+    return [triangles[name == k] for k in np.unique(name)]
+
+
 def _find_disclinations(mesh, coordination) -> np.ndarray:
     """Particles with five or seven neighbours without a partner of the other kind nearby, away from the rim."""
     charge = np.where(coordination > 0, 6 - coordination, 0)
@@ -198,9 +230,50 @@ def _find_disclinations(mesh, coordination) -> np.ndarray:
     minus = np.repeat(np.arange(mesh.n), np.maximum(-charge, 0))
     i, j = match(mesh.points[plus], mesh.points[minus], PARTNER_REACH * mesh.spacing)
     alone = np.concatenate([np.delete(plus, i), np.delete(minus, j)])
-    rim = mesh.points[find_rim(mesh, RIM_CIRCLE)]
+    rim = mesh.points[_find_rim(mesh, RIM_CIRCLE)]
     far = cdist(mesh.points[alone], rim).min(axis=1, initial=np.inf) > PARTNER_REACH * mesh.spacing
     return mesh.points[alone[far]].reshape(-1, 2)
+
+
+def burgers_circuit(points: ArrayLike, center: ArrayLike, radius: float, spacing: float | None = None) -> np.ndarray:
+    """Sum (y, x) of all Burgers vectors within a circle about ``center``, in nm, along the rows at the circuit's start.
+
+    The circuit follows the outer edge of the triangles whose centres lie within ``radius``, in nm; it may enclose a
+    hole. The frame of the lattice vectors is carried along it; with a net disclination inside it does not come back to
+    itself, and there is no Burgers vector. ValueError if no triangle lies inside, or those inside do not hang together.
+    """
+    mesh = Mesh(points, spacing)
+    middle = mesh.z[mesh.triangles].mean(axis=1) if len(mesh.triangles) else np.empty(0, complex)
+    center = np.asarray(center, float)
+    inside = np.flatnonzero(np.abs(middle - to_complex(np.reshape(center, (1, 2)))[0]) < radius)
+    if len(inside) == 0:
+        raise ValueError(f"no triangle of neighbours lies within {radius:g} nm of {np.round(center, 1).tolist()}")
+    run = [tuple(edge) for edge in mesh.triangles[inside][:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2).tolist()]
+    ahead, inner = dict[int, list](), {(b, a) for a, b in run}  # along the outer edge, in the triangles' sense
+    for a, b in (edge for edge in run if edge not in inner):
+        ahead.setdefault(a, []).append(b)
+    outer = []
+    while ahead:
+        loop = [next(iter(ahead))]
+        while loop[-1] in ahead:
+            here = loop[-1]
+            loop.append(ahead[here].pop())
+            if not ahead[here]:
+                del ahead[here]
+        z = mesh.z[loop]
+        if np.sum(np.imag(np.conj(z[:-1]) * z[1:])) > 0:  # twice the area; the edge of a hole runs the other way
+            outer.append(loop)
+    if len(outer) != 1:
+        raise ValueError(f"the particles within the circle fall into {len(outer)} pieces; take another circle")
+    name = {tuple(edge): k for k, edge in enumerate(mesh.edges.tolist())}
+    total, row = 0j, mesh.angle[outer[0][0]]
+    first = row
+    for here, there in pairwise(outer[0]):
+        k = name[min(here, there), max(here, there)]
+        sign = 1 if here < there else -1
+        total += sign * mesh.vector[k] * sixth_turns(mesh.frame[k], row)
+        row = mesh.angle[there] + SIXTH_TURN * np.rint((row - mesh.angle[there]) / SIXTH_TURN)
+    return to_points(-total * mesh.spacing * np.exp(1j * first))
 
 
 def orientational_twins(
@@ -217,10 +290,9 @@ def orientational_twins(
     ----------
     orientation_deg : array_like, shape (n,)
         Rotation of each particle in the plane, in degrees from x towards y; NaN where not known.
-    symmetry : int
-        The outline repeats every 360° / symmetry: 3 for triangular prisms, 4 for cubes.
-    angle : float
-        Neighbours turned by more than this against each other belong to two domains, in degrees.
+    symmetry, angle : int, float
+        The outline repeats every 360° / symmetry: 3 for triangular prisms, 4 for cubes. Neighbours turned by more than
+        ``angle`` against each other belong to two domains, in degrees.
     """
     mesh, turn = Mesh(points), np.asarray(orientation_deg, float)
     if turn.shape != (mesh.n,):

@@ -1,23 +1,28 @@
-"""From tracks to displacements from the lattice sites, without drift (chapter 8, "Vibrations")."""
+"""From tracks to displacements from the lattice sites, without drift, and their localization error (chapter 8)."""
 
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
+from scipy.fft import irfft, next_fast_len, rfft
 from scipy.signal import savgol_coeffs, savgol_filter
 from scipy.spatial import cKDTree
 
-from ..crystal.neighbours import REACH, nearest_spacing
+from ..crystal.neighbours import REACH, nearest_spacing, to_complex, to_points
 from ..tables import check_particles, require_unique_tracks
 
 MIN_FRAMES = 10  # fewer give no amplitude worth its error bar
 MIN_PARTICLES = 3  # in a frame; two always fit a turned and shifted frame
 SITES_AT_REST = 1e-5  # nm; the sites have converged when they move by less
-FRAMES_AT_ONCE = 500
 AXES = ("y", "x")
 FREE = 0.5  # spacings; a place with no particle nearer is free
 ENCLOSED = 5  # particles around a free place that make it a vacancy
+SHARE_OF_MOVIE = 4  # lags up to the movie's length over this are used
+LARGEST_LOSS = 0.25  # of the variance, by estimating the sites; slower motion is not resolved by the movie
+NO_LONGER_CORRELATED = 0.05  # of the covariance of lag 1; below it, or below the noise, lags do not count
+KNOWN_SHARE, KNOWN_SIGMA = 0.2, 4.0  # least covariance of lag 1, over the variance and over its error, to infer lag 0
+BLOCKS = 10  # of the movie, left out one at a time (jackknife)
 
 
 @dataclass(frozen=True)
@@ -60,11 +65,9 @@ def site_displacements(
 ) -> Displacements:
     """Displacements of a layer's particles from their sites, with drift, rotation and slow strain removed.
 
-    Drift and rotation are fitted to every frame by least squares, to the particles seen in it, in turn with the sites
-    until neither changes, so that missing frames do not pull sites along. Of the strain only what is slow is removed,
-    since uniform strain of a small crystal vibrates too. With a `drift_window` of 1, thermal motion of the layer as a
-    whole is taken for drift, and amplitudes are those relative to the layer. A longer window keeps it, but is right
-    only where the stage moves smoothly over so many frames.
+    Drift and rotation are fitted to every frame by least squares, in turn with the sites until neither changes, so that
+    missing frames do not pull sites along. Only slow strain is removed, since uniform strain of a small crystal
+    vibrates too.
 
     Parameters
     ----------
@@ -72,61 +75,60 @@ def site_displacements(
         Tracks, of which particle -1 is left out, and the number of the layer.
     localization_std : float or (float, float), optional
         One-sigma localization error (y, x) of every particle, in nm; by default the table's.
-    strain : int, optional
-        Degree of the polynomial in time that the layer's uniform strain follows (1: grows steadily); None removes none.
-    creep : int
-        Degree of the polynomial in time that every site follows; 0 is a site at rest.
+    strain, creep : int
+        Degrees of the polynomials in time that the layer's uniform strain follows (1: grows steadily; None removes
+        none), and that every site follows (0: at rest).
     min_share : float
         Particles seen in fewer than this share of the frames are left out.
     drift_window : int
-        Frames over which drift and rotation are smoothed (by a parabola) before they are removed; 1 removes all of it.
+        Frames over which drift and rotation are smoothed (by a parabola) before they are removed. With 1, thermal
+        motion of the layer as a whole is removed too; more keep it, but are right only where the stage moves smoothly
+        for so long.
     """
-    frames, particles, points, error = _arrange_tracks(tracks, layer, min_share)
-    seen = np.isfinite(points[..., 0])
-    sites = np.nanmean(points - np.nanmean(points, axis=1, keepdims=True), axis=0)
-    sites += np.nanmean(points, axis=(0, 1)) - sites.mean(axis=0)
+    frames, particles, z, error = _arrange_tracks(tracks, layer, min_share)
+    seen = np.isfinite(z)
+    sites = np.nanmean(z - np.nanmean(z, axis=1, keepdims=True), axis=0)
+    sites += np.nanmean(z) - sites.mean()
     for _ in range(100):
-        aligned, drift, angle = _align_frames(points, seen, sites, drift_window)
+        aligned, drift, angle = _align_frames(z, seen, sites, drift_window)
         if strain is not None:
-            _remove_slow_strain(aligned, sites, seen, strain)
+            _remove_slow_strain(aligned, seen, sites, strain)
         path = _fit_slow_path(aligned, seen, creep)
-        moved = np.abs(path.mean(axis=0) - sites).max()
+        moved = np.abs(to_points(path.mean(axis=0) - sites)).max()
         sites = path.mean(axis=0)
         if moved < SITES_AT_REST:
             break
     if localization_std is not None:
-        error = np.broadcast_to(np.asarray(localization_std, float), sites.shape).copy()
-    values = aligned - path
+        error = np.broadcast_to(np.asarray(localization_std, float), (len(sites), 2)).copy()
+    values, sites = to_points(aligned - path), to_points(sites)
     kept = 1 - _rigid_motion_leverage(sites, seen) * make_smoother(drift_window, len(frames))[1]
     return Displacements(layer, particles, frames, sites, values, error, kept, drift, np.degrees(angle), creep)
 
 
 def _arrange_tracks(tracks, layer, min_share):
-    """Frames, particles, positions (t, n, 2) and mean error bars (n, 2) of a layer's tracks."""
+    """Frames, particles, positions x + iy (t, n) in nm and mean error bars (n, 2) of a layer's tracks."""
     tracks = check_particles(tracks, name="the track table")
-    use = np.flatnonzero((tracks["layer"] == layer) & (tracks["particle"] >= 0))
-    require_unique_tracks(tracks[["frame", "layer", "particle"]].iloc[use])
-    frames, row = np.unique(tracks["frame"].to_numpy()[use], return_inverse=True)
-    _refuse_few_frames(layer, len(frames))
-    particles, column, count = np.unique(tracks["particle"].to_numpy()[use], return_inverse=True, return_counts=True)
-    often = count >= min_share * len(frames)
-    if often.sum() < MIN_PARTICLES:
+    tracks = tracks[(tracks["layer"] == layer) & (tracks["particle"] >= 0)]
+    require_unique_tracks(tracks)
+    frames = tracks["frame"].nunique()
+    _refuse_few_frames(layer, frames)
+    count = tracks["particle"].value_counts()
+    often = count.index[count >= min_share * frames]
+    if len(often) < MIN_PARTICLES:
         raise ValueError(
-            f"layer {layer} has {often.sum()} particles seen in {min_share:.0%} of the frames; removing drift and "
+            f"layer {layer} has {len(often)} particles seen in {min_share:.0%} of the frames; removing drift and "
             f"rotation needs at least {MIN_PARTICLES}, so link with more memory or lower min_share"
         )
-    kept = often[column]
-    use, row, column = use[kept], row[kept], (np.cumsum(often) - 1)[column[kept]]
-    points = np.full((len(frames), often.sum(), 2), np.nan)
-    for axis, name in enumerate(("y_nm", "x_nm")):
-        points[row, column, axis] = tracks[name].to_numpy()[use]
-    seen = np.isfinite(points[..., 0])
-    some = seen.sum(axis=1) >= MIN_PARTICLES
+    tracks = tracks[tracks["particle"].isin(often)]
+    x, y = (tracks.pivot(index="frame", columns="particle", values=name) for name in ("x_nm", "y_nm"))
+    z = x.to_numpy() + 1j * y.to_numpy()
+    some = np.isfinite(z).sum(axis=1) >= MIN_PARTICLES
     _refuse_few_frames(layer, some.sum(), f" of at least {MIN_PARTICLES} particles")
-    left = seen[some].any(axis=0)
-    bars = tracks.reindex(columns=["y_std_nm", "x_std_nm"]).iloc[use].astype(float) ** 2
-    error = np.sqrt(bars.where(np.isfinite(bars)).groupby(column).mean().to_numpy())[left]
-    return frames[some], particles[often][left], points[np.ix_(some, left)], error if np.isfinite(error).all() else None
+    left = np.isfinite(z[some]).any(axis=0)
+    bars = tracks.reindex(columns=["y_std_nm", "x_std_nm"]).astype(float) ** 2
+    error = np.sqrt(bars.where(np.isfinite(bars)).groupby(tracks["particle"]).mean().to_numpy())[left]
+    known = np.isfinite(error).all()
+    return x.index.to_numpy()[some], x.columns.to_numpy()[left], z[np.ix_(some, left)], error if known else None
 
 
 def _refuse_few_frames(layer, number, what="") -> None:
@@ -137,38 +139,21 @@ def _refuse_few_frames(layer, number, what="") -> None:
         )
 
 
-def _split_frames(count) -> list[slice]:
-    """Blocks of frames: temporary arrays of all frames of a long movie would fill the memory."""
-    return [slice(k, k + FRAMES_AT_ONCE) for k in range(0, count, FRAMES_AT_ONCE)]
-
-
-def _align_frames(points, seen, sites, window):
-    """Points turned and shifted onto the sites frame by frame, the shift (t, 2) and the angle (t,) in radians."""
-    blocks = _split_frames(len(points))
-    compared = [_compare_frames(points[k], seen[k], sites) for k in blocks]
-    center, home, dot, cross = map(np.concatenate, zip(*compared, strict=True))
-    smooth = make_smoother(window, len(points))[0]
-    angle = smooth(np.unwrap(np.arctan2(cross, dot)))  # from x towards y
+def _align_frames(z, seen, sites, window):
+    """Points (t, n) turned and shifted onto the sites (n,), the shift (t, 2), and the angle (t,) in radians."""
+    center, home, turned = np.zeros((3, len(z)), complex)
+    for t, there in enumerate(seen):  # frame by frame: arrays of a long movie would fill the memory
+        center[t], home[t] = z[t, there].mean(), sites[there].mean()
+        turned[t] = np.vdot(sites[there] - home[t], z[t, there] - center[t])
+    smooth = make_smoother(window, len(z))[0]
+    angle = smooth(np.unwrap(np.angle(turned)))  # from x towards y
     angle = angle - angle.mean()
-    c, n = np.cos(angle), np.sin(angle)
-    turn = np.stack([np.stack([c, n], axis=-1), np.stack([-n, c], axis=-1)], axis=1)  # of (y, x), site to frame
-    middle = sites.mean(axis=0)
-    drift = smooth(center - np.einsum("tij,tj->ti", turn, home - middle) - middle)
-    mean = drift.mean(axis=0)
-    aligned = np.empty_like(points)
-    for k in blocks:
-        aligned[k] = np.einsum("tji,tnj->tni", turn[k], points[k] - (middle + drift[k])[:, None]) + middle + mean
-    return aligned, drift - mean, angle
-
-
-def _compare_frames(points, seen, sites):
-    """Of some frames: middles of the points and of their sites (t, 2), sums of dot and cross products (t,)."""
-    weight = seen / seen.sum(axis=1, keepdims=True)
-    points = np.where(seen[..., None], points, 0.0)
-    center, home = np.einsum("tn,tni->ti", weight, points), weight @ sites
-    p, s = points - center[:, None], (sites - home[:, None]) * seen[..., None]
-    dot = np.einsum("tni,tni->t", p, s)
-    return center, home, dot, np.einsum("tn,tn->t", p[..., 0], s[..., 1]) - np.einsum("tn,tn->t", p[..., 1], s[..., 0])
+    turn, middle = np.exp(1j * angle), sites.mean()
+    drift = smooth(to_points(center - turn * (home - middle) - middle))
+    aligned, shift = z.copy(), to_complex(drift)
+    for t in range(len(z)):
+        aligned[t] = (z[t] - middle - shift[t]) * np.conj(turn[t]) + middle + shift.mean()
+    return aligned, drift - drift.mean(axis=0), angle
 
 
 def make_smoother(window: int, frames: int):
@@ -181,26 +166,19 @@ def make_smoother(window: int, frames: int):
     return (lambda series: savgol_filter(series, window, 2, axis=0)), center
 
 
-def _remove_slow_strain(aligned, sites, seen, degree) -> None:
-    """Take uniform symmetric strain, a polynomial in time, out of points (t, n, 2)."""
-    blocks = _split_frames(len(seen))
-    gradient = np.empty((len(seen), 2, 2))  # by least squares
-    for k in blocks:
-        residual, r = np.nan_to_num(aligned[k] - sites), _center_sites(sites, seen[k])
-        normal = np.einsum("tni,tnj->tij", r, r)
-        gradient[k] = np.einsum("tni,tnj->tij", residual, r) @ np.linalg.pinv(normal)
-    gradient = 0.5 * (gradient + gradient.transpose(0, 2, 1))
-    gradient = gradient - gradient.mean(axis=0)  # the mean strain belongs to the sites
+def _remove_slow_strain(aligned, seen, sites, degree) -> None:
+    """Take uniform symmetric strain, a polynomial in time, out of points (t, n): r becomes r + a r + b r*, a real."""
+    strain = np.empty((len(seen), 2), complex)
+    for t, there in enumerate(seen):
+        r = sites[there] - sites[there].mean()
+        design = np.stack([r, np.conj(r)], axis=1)
+        strain[t] = np.linalg.lstsq(design, aligned[t, there] - sites[there], rcond=None)[0]
+    strain = strain - strain.mean(axis=0)  # the mean strain belongs to the sites
     basis = _legendre_basis(len(seen), degree)
-    slow = basis @ np.linalg.lstsq(basis, gradient.reshape(len(seen), 4), rcond=None)[0]
-    for k in blocks:
-        aligned[k] -= np.einsum("tij,tnj->tni", slow[k].reshape(-1, 2, 2), _center_sites(sites, seen[k]))
-
-
-def _center_sites(sites, seen):
-    """Sites from the middle of those seen in each frame, (t, n, 2); 0 where not seen."""
-    home = (seen @ sites) / seen.sum(axis=1, keepdims=True)
-    return (sites - home[:, None]) * seen[..., None]
+    a, b = (basis @ np.linalg.lstsq(basis, part, rcond=None)[0] for part in (strain[:, 0].real, strain[:, 1]))
+    for t, there in enumerate(seen):
+        r = sites - sites[there].mean()
+        aligned[t] -= a[t] * r + b[t] * np.conj(r)
 
 
 def _legendre_basis(frames, degree):
@@ -208,27 +186,23 @@ def _legendre_basis(frames, degree):
     return np.polynomial.legendre.legvander(np.linspace(-1, 1, frames), min(degree, frames // 5))
 
 
-def _fit_slow_path(points, seen, degree):
-    """Polynomial in time through the frames in which each particle was seen, (t, n, 2)."""
+def _fit_slow_path(z, seen, degree):
+    """Polynomial in time through the frames in which each particle was seen, (t, n)."""
     if degree == 0:
-        return np.broadcast_to(np.nanmean(points, axis=0), points.shape)
-    basis = _legendre_basis(len(points), degree)
+        return np.broadcast_to(np.nanmean(z, axis=0), z.shape)
+    basis = _legendre_basis(len(z), degree)
     normal = np.einsum("tn,ta,tb->nab", seen.astype(float), basis, basis)
-    right = np.einsum("tni,ta->nai", np.where(seen[..., None], points, 0.0), basis)
-    return np.einsum("ta,nai->tni", basis, np.linalg.pinv(normal) @ right)
+    right = np.where(seen, z, 0.0).T @ basis
+    return basis @ np.einsum("nab,nb->an", np.linalg.pinv(normal), right)
 
 
 def _rigid_motion_leverage(sites, seen):
     """Share of each particle's and axis' own displacement in the fit of drift and rotation, mean over its frames."""
     total = np.zeros(sites.shape)
-    for k in _split_frames(len(seen)):
-        there = seen[k]
-        count = there.sum(axis=1, keepdims=True)
-        r = sites - ((there @ sites) / count)[:, None]
-        square = np.sum(r**2 * there[..., None], axis=(1, 2))[:, None]
+    for there in seen:
+        r = sites[there] - sites[there].mean(axis=0)
         # a rotation moves a particle along y in proportion to its x
-        share = 1 / count[..., None] + r[..., ::-1] ** 2 / square[..., None]
-        total += np.sum(share * there[..., None], axis=0)
+        total[there] += 1 / len(r) + r[:, ::-1] ** 2 / np.sum(r**2)
     return total / seen.sum(axis=0)[:, None]
 
 
@@ -242,14 +216,150 @@ def coordination_labels(sites: ArrayLike) -> np.ndarray:
     if len(sites) < 2:
         return np.full(len(sites), "edge")
     a, tree = nearest_spacing(sites), cKDTree(sites)
-    neighbours = tree.query_ball_point(sites, REACH * a)
     labels = np.full(len(sites), "bulk", dtype="<U7")
-    for i, near in enumerate(neighbours):
-        near = [j for j in near if j != i]
-        if len(near) >= 6:
-            continue
-        holes = 2 * sites[i] - sites[near]  # opposite a neighbour there should be one
-        holes = [h for h in holes if tree.query(h)[0] > FREE * a] if near else []
-        enclosed = [len(tree.query_ball_point(h, REACH * a)) >= ENCLOSED for h in holes]
-        labels[i] = "vacancy" if holes and all(enclosed) else "edge"
+    for i, near in enumerate(tree.query_ball_point(sites, REACH * a)):  # itself included
+        if len(near) <= 6:
+            holes = 2 * sites[i] - sites[near]  # opposite a neighbour there should be one
+            holes = holes[tree.query(holes)[0] > FREE * a]
+            enclosed = [len(around) >= ENCLOSED for around in tree.query_ball_point(holes, REACH * a)]
+            labels[i] = "vacancy" if enclosed and all(enclosed) else "edge"
     return labels
+
+
+def autocovariance(motion: Displacements, lags: int | None = None) -> np.ndarray:
+    """Covariance of displacements some frames apart, mean over the particles, (lags + 1, 2) along y and x in nm².
+
+    ``lags`` is the largest lag in equally spaced frames, a quarter of the movie by default. Lag 0 holds the
+    localization error's variance as well. What removing the sites' means took is put back.
+    """
+    if lags is not None and lags < 1:
+        raise ValueError(f"lags must be 1 or more frames, got {lags}")
+    return restore_mean(pool_covariance(motion, lags), len(motion.values), motion.creep)[0]
+
+
+def pool_covariance(motion: Displacements, lags: int | None = None):
+    """Autocovariance (lags + 1, 2) about the estimated sites, over all pairs of frames of all particles, in nm²."""
+    seen = np.isfinite(motion.values)
+    frames = len(seen)
+    lags = min(max(frames // SHARE_OF_MOVIE, 2) if lags is None else lags, frames - 2)
+    length = next_fast_len(frames + lags + 1, real=True)
+
+    def correlate(z):
+        """Sum over t and particles of z(t) z(t + lag), shape (lags + 1, 2)."""
+        power = sum(np.abs(rfft(block, length, axis=0)) ** 2 for block in np.moveaxis(z, 1, 0))
+        return irfft(power, length, axis=0)[: lags + 1]
+
+    products = correlate(np.where(seen, motion.values, 0.0) / np.sqrt(motion.kept))
+    return products / np.maximum(correlate(seen.astype(float)), 1)
+
+
+def restore_mean(covariance: np.ndarray, frames: int, creep: int):
+    """Autocovariance about the true sites; their mean of T frames scatters by (c_0 + 2 Σ c_k)/T: that share (2,)."""
+    restored, falloff = covariance.copy(), 1 - np.arange(len(covariance)) / frames
+    for _ in range(10):
+        correlated = np.where(_find_connected_lags(restored, frames, creep), restored, 0)
+        lost = (creep + 1) / frames * (correlated[0] + 2 * np.sum(falloff[1:, None] * correlated[1:], axis=0))
+        lost = np.clip(lost, 0, LARGEST_LOSS * covariance[0])
+        restored = covariance + lost
+    return restored, lost / np.maximum(restored[0], 1e-300)
+
+
+def _find_connected_lags(covariance, frames, creep=0):
+    """Lags before the autocovariance first falls to 5 % of that of lag 1, or to noise."""
+    low = NO_LONGER_CORRELATED
+    floor = np.maximum(low * np.abs(covariance[1]), low * covariance[0] / np.sqrt(frames))
+    below = np.concatenate([np.zeros((1, 2), bool), covariance[1:] <= floor])
+    below |= (np.arange(len(covariance)) > frames / (SHARE_OF_MOVIE * (creep + 1)))[:, None]
+    return np.cumsum(below, axis=0) == 0
+
+
+def share_of_independent_samples(covariance: np.ndarray, frames: int):
+    """Independent samples of the variance per frame (2,): 1 / (1 + 2 Σ ρ²), for a Gaussian process."""
+    rho = np.where(_find_connected_lags(covariance, frames), covariance, 0) / np.maximum(covariance[0], 1e-300)
+    falloff = 1 - np.arange(1, len(rho)) / frames
+    return 1 / (1 + 2 * np.sum(falloff[:, None] * rho[1:] ** 2, axis=0))
+
+
+@dataclass(frozen=True)
+class Localization:
+    """Localization error that a layer's own motion shows."""
+
+    std: np.ndarray  # (2,) one-sigma error along y and x, in nm, mean of the layer; NaN where it cannot be estimated
+    variance_std: np.ndarray  # (2,) standard error of its square, in nm²; NaN where it cannot be estimated
+    largest: np.ndarray  # (2,) largest error, in nm, that the frames allow: motion has at least the covariance of lag 1
+    note: str = ""  # why it cannot be estimated, or a warning; else empty
+
+
+def localization_from_covariance(motion: Displacements) -> Localization:
+    """Estimate the localization error from the frame-to-frame covariance of displacements.
+
+    Errors of different frames are independent, so they add to the variance (lag 0) and to no other lag of the
+    autocovariance. Motion is correlated, so lags 1 to 3 are continued to lag 0 as an exponential whose rate may change
+    with time. NaN where lag 1 keeps less than a fifth of the variance, or less than four times its own error: motion is
+    too fast for the frame rate. Only an average over the layer is estimated. Vestergaard, Blainey & Flyvbjerg, Phys.
+    Rev. E 89, 022726 (2014), for free diffusion.
+    """
+    full = autocovariance(motion)
+    if len(full) < 4:
+        unknown = np.full(2, np.nan)
+        return Localization(unknown, unknown, unknown, "too few frames for the autocovariance")
+    blocks = np.array_split(np.arange(len(motion.values)), BLOCKS)
+    # NaN instead of the frames left out keeps the lags right.
+    left_out = (np.isin(np.arange(len(motion.values)), block)[:, None, None] for block in blocks)
+    motions = (replace(motion, values=np.where(gone, np.nan, motion.values)) for gone in left_out)
+    parts = np.stack([pool_covariance(some, 3) for some in motions])
+    spread = _jackknife(parts)
+    known = (full[1] > KNOWN_SHARE * full[0]) & (full[1] > KNOWN_SIGMA * spread[1])
+    estimate, error = np.full((2, 2), np.nan)
+    parts = parts + full[:4] - pool_covariance(motion, 3)
+    for axis in np.flatnonzero(known):
+        # the curvature of the continuation only where it is significant
+        sure = full[2:4, axis] > KNOWN_SIGMA * spread[2:4, axis]
+        weights = [[1.0, 0, 0], [2.0, -1, 0], [3.0, -3, 1]][int(sure[0]) + int(sure.all())]
+        lags = np.vstack([full[None, 1:4, axis], parts[:, 1:4, axis]])
+        value, *left = np.exp(np.log(np.maximum(lags, 1e-300)) @ weights)
+        estimate[axis] = full[0, axis] - np.clip(value, 0, full[0, axis])
+        # half of what the curvature adds to the continuation counts as error
+        linear = full[1, axis] ** 2 / full[2, axis] if full[2, axis] > 0 else full[1, axis]
+        error[axis] = np.hypot(_jackknife(np.array(left)), 0.5 * abs(value - linear))
+    note = ""
+    if not known.all():
+        axes = " and ".join(a for a, k in zip(AXES, known, strict=True) if not k)
+        note = (
+            f"along {axes}, displacements are hardly correlated from frame to frame, so vibration and localization "
+            "error cannot be told apart; give error bars (y_std_nm, x_std_nm) or film faster"
+        )
+    largest = np.sqrt(np.maximum(full[0] - np.maximum(full[1], 0), 0))
+    return Localization(np.sqrt(estimate), error, largest, note)
+
+
+def _jackknife(parts) -> np.ndarray:
+    """Standard error of an estimate from those with one block left out each (blocks, ...)."""
+    return np.sqrt((1 - 1 / BLOCKS) * np.sum((parts - parts.mean(axis=0)) ** 2, axis=0))
+
+
+def error_variance(motion: Displacements) -> tuple[np.ndarray, np.ndarray, str]:
+    """Localization error's variance (n, 2) and its standard error (2,), in nm², and a note: given, or estimated."""
+    if motion.localization_std is not None:
+        return motion.localization_std**2, np.zeros(2), ""
+    found = localization_from_covariance(motion)
+    return np.broadcast_to(found.std**2, motion.sites.shape), found.variance_std, found.note
+
+
+def require_error(motion: Displacements, what: str) -> np.ndarray:
+    """Localization error's variance (n, 2) in nm²; ValueError where what is asked for needs it and it is not known."""
+    error, _, note = error_variance(motion)
+    if note:
+        raise ValueError(f"{what} of layer {motion.layer} need the localization error: {note}")
+    return error
+
+
+def total_variance(motion: Displacements) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Variance (n, 2) of motion and error in nm², its independent samples (n, 2), covariance (n,) of y and x in nm²."""
+    frames, seen = len(motion.values), motion.seen[:, None]
+    restored, share = restore_mean(pool_covariance(motion), frames, motion.creep)
+    kept = motion.kept * (1 - np.minimum(share * frames / seen, 0.6))
+    total = np.nanmean(motion.values**2, axis=0) / kept
+    samples = seen * share_of_independent_samples(restored, frames) - (motion.creep + 1)
+    covariance = np.nanmean(motion.values[..., 0] * motion.values[..., 1], axis=0)
+    return total, np.maximum(samples, 1.0), covariance / np.sqrt(kept.prod(axis=1))

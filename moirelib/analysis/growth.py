@@ -1,6 +1,7 @@
-"""Growth: when particles attach and detach, how layers and their fronts grow (chapter 10)."""
+"""Growth: when particles attach and detach, how layers and fronts grow, which sites are preferred (chapter 10)."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -13,81 +14,67 @@ from ..crystal.neighbours import spans_plane, to_complex, to_points
 from ..tables import require_columns
 from .defects import find_empty_sites
 from .lattices import local_lattices
-from .moire import registry
+from .moire import FEWEST, REGISTRY, registry
 from .occupancy import Occupancy, adjacency, site_occupancy
 
 CONFIDENCE = 0.95  # of the intervals of counts
 EVENT_COLUMNS = "frame layer event particle y_nm x_nm coordination registry coordinate y_frame_nm x_frame_nm".split()
+DRAWS = 5000  # of the exact test
 
 
 def growth_events(particles: pd.DataFrame | dict, field_nm: ArrayLike | None = None) -> pd.DataFrame:
     """Attachments and detachments of particles, with coordination and registry at the time.
 
-    Takes particles and field as `site_occupancy` does, or what it returned. A particle that hops to a free site is a
-    detachment there and an attachment here. What drift carries in or out of view makes no event.
+    Takes particles and field as `site_occupancy` does, or what it returned. A hop to a free site is a detachment there
+    and an attachment here. What drift carries in or out of view makes no event.
 
     The table has ``frame``, the first in which the particle is there, or no longer there; ``layer``; ``event``,
     attachment or detachment; ``particle``, the track seen there longest after attachment, or before detachment (-1 for
-    none); ``y_nm, x_nm``, where the site is in the first frame; ``coordination``, taken neighbour sites in the layer
-    just after attachment or before detachment; ``registry`` (top, bridge, hollow, or empty where the other layer is
-    not) and ``coordinate`` on the other layer as in `registry`; ``y_frame_nm, x_frame_nm``, where the site is in the
-    event's frame.
+    none); ``y_nm, x_nm``, the site in the first frame; ``coordination``, taken neighbour sites in the layer just after
+    attachment or before detachment; ``registry, coordinate`` as in `registry`; ``y_frame_nm, x_frame_nm``, the site in
+    that frame.
     """
     occupancy = particles if isinstance(particles, dict) else site_occupancy(particles, field_nm)
-    tables = [_list_layer_events(one, occupancy) for one in occupancy.values()]
-    table = pd.concat([t for t in tables if len(t)] or [pd.DataFrame(columns=EVENT_COLUMNS)], ignore_index=True)
-    return table.sort_values(["frame", "layer"], kind="stable", ignore_index=True)[EVENT_COLUMNS]
+    tables = [pd.DataFrame(columns=EVENT_COLUMNS)]
+    for one in occupancy.values():
+        t, k = _find_changes(one)
+        came = one.occupied[t, k]
+        coordination = adjacency(one.sites, one.spacing) @ one.occupied.T.astype(int)  # (n, t)
+        kind = np.where(came, "attachment", "detachment")
+        table = pd.DataFrame({"frame": one.frames[t], "layer": one.layer, "event": kind, "particle": -1})
+        for event, (row, site) in enumerate(zip(t, k, strict=True)):
+            edges = np.flatnonzero(np.diff(one.occupied[:, site], prepend=2, append=2))
+            run = np.searchsorted(edges, row) - (not came[event])
+            tracks, count = np.unique(one.particles[edges[run] : edges[run + 1], site], return_counts=True)
+            if tracks[-1] >= 0:
+                table.loc[event, "particle"] = tracks[np.where(tracks >= 0, count, 0).argmax()]
+        table[["y_nm", "x_nm"]] = one.sites[k]
+        table["coordination"] = coordination[k, t - ~came].astype(int)
+        on = _find_registry(one, occupancy, t, one.sites[k])
+        table["registry"], table["coordinate"] = on["registry"].to_numpy(object), on["coordinate"].to_numpy(float)
+        table[["y_frame_nm", "x_frame_nm"]] = one.in_frame(one.sites[k], t)
+        tables.append(table)
+    table = pd.concat([t for t in tables if len(t)] or tables[:1], ignore_index=True)
+    return table.sort_values(["frame", "layer"], kind="stable", ignore_index=True)
 
 
-def occupancy_changes(one: Occupancy) -> tuple[np.ndarray, np.ndarray]:
+def _find_changes(one: Occupancy) -> tuple[np.ndarray, np.ndarray]:
     """Rows and sites at which something changes from one frame to the next, both in view."""
     t, k = np.nonzero((one.occupied[1:] != one.occupied[:-1]) & one.visible[1:] & one.visible[:-1])
     return t + 1, k
 
 
-def _list_layer_events(one, occupancy) -> pd.DataFrame:
-    t, k = occupancy_changes(one)
-    came = one.occupied[t, k]
-    coordination = adjacency(one.sites, one.spacing) @ one.occupied.T.astype(int)  # (n, t)
-    kind = np.where(came, "attachment", "detachment")
-    table = pd.DataFrame({"frame": one.frames[t], "layer": one.layer, "event": kind})
-    table["particle"] = _find_tracks(one, t, k, came)
-    table[["y_nm", "x_nm"]] = one.sites[k]
-    table["coordination"] = coordination[k, t - ~came].astype(int)
-    on = registry_at(one, occupancy, t, one.sites[k])
-    table["registry"], table["coordinate"] = on["registry"].to_numpy(object), on["coordinate"].to_numpy(float)
-    table[["y_frame_nm", "x_frame_nm"]] = one.in_frame(one.sites[k], t)
-    return table
-
-
-def _find_tracks(one, rows, sites, came) -> np.ndarray:
-    """The track seen longest at each event's site after attachment, or before detachment; -1 for none."""
-    found = np.full(len(rows), -1)
-    for site in np.unique(sites):
-        changes = np.flatnonzero(np.diff(one.occupied[:, site])) + 1
-        edges = np.concatenate([[0], changes, [len(one.frames)]])
-        for event in np.flatnonzero(sites == site):
-            k = np.searchsorted(edges, rows[event]) - (not came[event])
-            tracks = one.particles[edges[k] : edges[k + 1], site]
-            numbers, count = np.unique(tracks[tracks >= 0], return_counts=True)
-            found[event] = numbers[count.argmax()] if len(numbers) else -1
-    return found
-
-
-def registry_at(one: Occupancy, occupancy: dict[int, Occupancy], rows: np.ndarray, points: np.ndarray) -> pd.DataFrame:
-    """Registry on the other layer of points of the first frame, each at its own row's time."""
+def _find_registry(one, occupancy, rows, points) -> pd.DataFrame:
+    """Registry on the other layer of points (n, 2) of the first frame, each at its own row's time."""
     columns = ["registry", "coordinate"]
     table = pd.DataFrame({"registry": "", "coordinate": np.nan}, index=range(len(points)), dtype=object)
     other = occupancy.get(3 - one.layer)
-    if other is None or len(points) == 0 or len(other.sites) < 6:
-        return table
-    for row in np.unique(rows):
+    for row in () if other is None else np.unique(rows):
         some, there = np.flatnonzero(rows == row), other.occupied[row]
-        if there.sum() < 6:
-            continue
-        base = other.in_frame(other.sites[there], row)
-        on = registry(one.in_frame(points[some], row), base, other.spacing, other.grain[there])
-        table.loc[some, columns] = on[columns].to_numpy(object)
+        if there.sum() >= FEWEST:
+            base = other.in_frame(other.sites[there], row)
+            on = registry(one.in_frame(points[some], row), base, other.spacing, other.grain[there])
+            table.loc[some, columns] = on[columns].to_numpy(object)
     return table
 
 
@@ -99,35 +86,36 @@ def size_table(occupancy: dict[int, Occupancy]) -> pd.DataFrame:
     carried into view so far; ``free_edge_sites``, free places of the lattice in view with a taken neighbour, also those
     that no frame ever fills.
     """
-    tables = []
+    columns = "frame layer number area_nm2 radius_nm attached detached carried free_edge_sites".split()
+    tables = [pd.DataFrame(columns=columns)]
     for layer, one in occupancy.items():
-        there, view = one.occupied, one.visible
-        both = view[1:] & view[:-1]
-        attached = np.sum(both & there[1:] & ~there[:-1], axis=1)
-        detached = np.sum(both & ~there[1:] & there[:-1], axis=1)
-        carried = np.sum(view[1:] & ~view[:-1] & there[1:], axis=1) - np.sum(~view[1:] & view[:-1] & there[:-1], axis=1)
-        number = np.sum(there & view, axis=1)
+        number = np.sum(one.occupied & one.visible, axis=1)
         area = number * np.sqrt(0.75) * one.spacing**2
         table = pd.DataFrame({"frame": one.frames, "layer": layer, "number": number, "area_nm2": area})
         table["radius_nm"] = np.sqrt(area / np.pi)
-        for name, steps in (("attached", attached), ("detached", detached), ("carried", carried)):
-            table[name] = np.concatenate([[0], np.cumsum(steps)])
-        table["free_edge_sites"] = _count_free_edge_sites(one)
+        t, k = _find_changes(one)
+        for name, kind in (("attached", True), ("detached", False)):
+            table[name] = np.bincount(t[one.occupied[t, k] == kind], minlength=len(number)).cumsum()
+        table["carried"] = number - number[0] - table["attached"] + table["detached"]
+        table["free_edge_sites"] = 0
+        if len(one.sites) >= 4 and spans_plane(one.sites):
+            table["free_edge_sites"] = _find_free_places(one)[2].sum(axis=1)
         tables.append(table)
-    columns = "frame layer number area_nm2 radius_nm attached detached carried free_edge_sites".split()
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
+    return pd.concat(tables[1:] or tables, ignore_index=True)
 
 
-def _count_free_edge_sites(one) -> np.ndarray:
-    """Number (t,) of free places of the lattice in view that have a taken neighbour; none without a lattice."""
-    if len(one.sites) < 4 or not spans_plane(one.sites):
-        return np.zeros(len(one.frames), int)
-    places = possible_sites(one)
+def _find_free_places(one) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Sites and, after them, lattice sites around (n, 2); taken neighbours, and which are free beside some (t, n)."""
+    local = local_lattices(one.sites, one.spacing, THREE_SHELLS)
+    use = local.good
+    tree, none = cKDTree(one.sites), np.empty(0, complex)
+    around, _, _ = find_empty_sites(local.site[use], local.q[use], local.p[use], tree, none, one.spacing)
+    places = np.concatenate([one.sites, to_points(around)])
     there = np.zeros((len(one.frames), len(places)), bool)
     there[:, : len(one.sites)] = one.occupied
     touching = (adjacency(places, one.spacing) @ there.T.astype(float)).T
     view = np.stack([one.in_view(places, row) for row in range(len(there))])
-    return np.sum(~there & view & (touching > 0), axis=1)
+    return places, touching, ~there & view & (touching > 0)
 
 
 def growth_rate(
@@ -140,17 +128,15 @@ def growth_rate(
     """Attachments and detachments per time, with exact Poisson intervals (Garwood, Biometrika 28, 437 (1936)).
 
     The table has ``layer, event, frame_start, frame_end, count, rate, low, high``; rates in 1/s, with 95 % intervals.
-    Rows with event net have the difference, with a normal interval from the sum of the two counts. A window begins
-    where the one before ended.
+    Rows with event net have the difference, with a normal interval from the sum of the two counts.
 
     Parameters
     ----------
-    events, frames : pandas.DataFrame, array_like of int
-        From `growth_events`; all frame numbers, of frames without events as well.
+    events, frames, layers : pandas.DataFrame, array_like of int, iterable of int
+        From `growth_events`; all frame numbers, of frames without events as well; layers, by default those with an
+        event: others have a rate with an upper bound.
     frame_time, windows : float, int
-        Time of a frame in s, 1 for rates per frame; number of windows of equal length that the movie is divided into.
-    layers : iterable of int, optional
-        Also those without an event, whose rate has an upper bound; by default those with one.
+        Time of a frame in s, 1 for rates per frame; number of equal windows, each beginning where the last one ended.
     """
     require_columns(events, ["frame", "layer", "event"], "the table of events")
     frames = np.unique(np.asarray(frames))
@@ -161,13 +147,13 @@ def growth_rate(
     for layer in np.unique(events["layer"]) if layers is None else layers:
         for start, end in zip(edges[:-1], edges[1:], strict=True):
             here = events[(events["layer"] == layer) & (events["frame"] > start) & (events["frame"] <= end)]
-            time = (end - start) * frame_time
-            counts = [int((here["event"] == kind).sum()) for kind in ("attachment", "detachment")]
-            for kind, count in zip(("attachment", "detachment"), counts, strict=True):
-                low, high = poisson_interval(count)
-                rows.append((layer, kind, start, end, count, count / time, low / time, high / time))
-            net, spread = counts[0] - counts[1], np.sqrt(chi2.ppf(CONFIDENCE, 1) * max(sum(counts), 1))
-            rows.append((layer, "net", start, end, net, net / time, (net - spread) / time, (net + spread) / time))
+            came, left = (int((here["event"] == kind).sum()) for kind in ("attachment", "detachment"))
+            spread = np.sqrt(chi2.ppf(CONFIDENCE, 1) * max(came + left, 1))
+            intervals = {"attachment": (came, *poisson_interval(came)), "detachment": (left, *poisson_interval(left))}
+            intervals["net"] = came - left, came - left - spread, came - left + spread
+            for kind, interval in intervals.items():
+                rates = (number / ((end - start) * frame_time) for number in interval)
+                rows.append((layer, kind, start, end, interval[0], *rates))
     return pd.DataFrame(rows, columns="layer event frame_start frame_end count rate low high".split())
 
 
@@ -181,79 +167,61 @@ def poisson_interval(count: int) -> tuple[float, float]:
 def front_table(occupancy: dict[int, Occupancy], directions: int = 8, center: ArrayLike | None = None) -> pd.DataFrame:
     """How far the edge of each layer is from its centre, along several directions.
 
-    With φ the sector's angle and N its particles, r² = √3 a² N / φ. One particle moves it by √3 a²/(2φr), so that
-    single particles do not make the front jump as the outermost one would. The table has ``frame, layer, direction_deg,
-    radius_nm, y_nm, x_nm, number``: the radius of a sector with the area of the particles in it, NaN where that edge is
-    not in view; the front's place in the first frame's coordinates; the number of particles in the sector.
-
-    The first of so many directions is x, the next lies towards y. The centre (y, x), in nm in the first frame, is by
-    default the middle of the sites that are taken from the start, or of all.
+    The radius is that of a sector with the area of its particles: r² = √3 a² N / φ, for N of them and its angle φ. The
+    table has ``frame, layer, direction_deg, radius_nm, y_nm, x_nm, number``: the front's place in the first frame's
+    coordinates, NaN where that edge is not in view, and the number of particles in the sector. The first of so many
+    directions is x, the next lies towards y. The centre (y, x), in nm in the first frame, is by default the middle of
+    the sites that are taken from the start, or of all.
     """
     if directions < 3:
         raise ValueError(f"fronts need at least 3 directions, got {directions}")
     if center is not None and np.shape(center) != (2,):
         raise ValueError(f"center is (y, x) in nm, got {center}")
-    columns = "frame layer direction_deg radius_nm y_nm x_nm number".split()
-    tables = [_measure_layer_fronts(one, directions, center) for one in occupancy.values() if len(one.sites)]
-    return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
-
-
-def _measure_layer_fronts(one, directions, center) -> pd.DataFrame:
-    first = one.sites[one.occupied[0]] if one.occupied[0].sum() >= 3 else one.sites
-    center = first.mean(axis=0) if center is None else np.asarray(center, float)
+    tables = [pd.DataFrame(columns="frame layer direction_deg radius_nm y_nm x_nm number".split())]
     width = 2 * np.pi / directions
-    step = to_complex(one.sites - center)
-    sector = np.rint(np.angle(step) / width).astype(int) % directions
-    sector[np.abs(step) < 0.3 * one.spacing] = -1  # the middle particle is shared by all
-    number = np.stack([np.sum(one.occupied & (sector == k), axis=1) for k in range(directions)], axis=1).astype(float)
-    number += np.sum(one.occupied & (sector == -1), axis=1)[:, None] / directions
-    radius = np.sqrt(np.sqrt(3) * one.spacing**2 * number / width)
     angle = width * np.arange(directions)
     away = np.stack([np.sin(angle), np.cos(angle)], axis=1)
-    place = center + radius[:, :, None] * away
-    # The front is seen only if there is room for one more row before the border
-    beyond = place + one.spacing * away
-    seen = np.array([one.in_view(beyond[t], t) for t in range(len(one.frames))])
-    radius = np.where(seen, radius, np.nan)
-    y, x = np.where(seen, np.moveaxis(place, -1, 0), np.nan)
-    frame, direction = np.repeat(one.frames, directions), np.tile(np.degrees(angle), len(one.frames))
-    values = {"radius_nm": radius, "y_nm": y, "x_nm": x, "number": number}
-    table = pd.DataFrame({"frame": frame, "layer": one.layer, "direction_deg": direction})
-    return table.assign(**{name: value.ravel() for name, value in values.items()})
+    for one in (one for one in occupancy.values() if len(one.sites)):
+        first = one.sites[one.occupied[0]] if one.occupied[0].sum() >= 3 else one.sites
+        start = first.mean(axis=0) if center is None else np.asarray(center, float)
+        step = to_complex(one.sites - start)
+        sector = np.rint(np.angle(step) / width).astype(int) % directions
+        middle = np.abs(step)[:, None] < 0.3 * one.spacing  # the middle particle is shared by all
+        number = one.occupied @ np.where(middle, 1 / directions, sector[:, None] == np.arange(directions))
+        radius = np.sqrt(np.sqrt(3) * one.spacing**2 * number / width)
+        place = start + radius[:, :, None] * away
+        # The front is seen only if there is room for one more row before the border
+        seen = np.array([one.in_view(ends, t) for t, ends in enumerate(place + one.spacing * away)]).ravel()
+        table = pd.DataFrame({"frame": np.repeat(one.frames, directions), "layer": one.layer})
+        table["direction_deg"] = np.tile(np.degrees(angle), len(one.frames))
+        table["radius_nm"], (table["y_nm"], table["x_nm"]) = radius.ravel(), place.reshape(-1, 2).T
+        table.loc[~seen, ["radius_nm", "y_nm", "x_nm"]] = np.nan
+        tables.append(table.assign(number=number.ravel()))
+    return pd.concat(tables[1:] or tables, ignore_index=True)
 
 
 def front_velocity(fronts: pd.DataFrame, frame_time: float = 1.0) -> pd.DataFrame:
     """Mean velocity of the front along every direction, from `front_table` and the time of a frame in s.
 
-    With a time of 1, velocities are per frame. Arrivals are random, so the front's way is a random walk with drift, of
-    which only the ends tell the velocity: a straight line fitted through all frames would claim a smaller error than it
-    has. The error is that of the steps' scatter. The table has ``layer, direction_deg, velocity_nm_per_s,
-    velocity_std_nm_per_s, frame_start, frame_end``: from the first to the last frame in which the front is in view.
-    Directions with fewer than three such frames are left out.
+    With a time of 1, velocities are per frame. Arrivals are random, so only the ends of the front's way tell the
+    velocity, and the steps' scatter its error. The table has ``layer, direction_deg, velocity_nm_per_s,
+    velocity_std_nm_per_s, frame_start, frame_end``: first and last of three or more frames in which the front is in
+    view.
     """
     require_columns(fronts, ["frame", "layer", "direction_deg", "radius_nm"], "the table of fronts")
     rows = []
     seen = fronts.dropna(subset=["radius_nm"]).sort_values("frame", kind="stable")
-    for (layer, direction), table in seen.groupby(["layer", "direction_deg"]):
-        frame, radius = table["frame"].to_numpy(float), table["radius_nm"].to_numpy(float)
+    for direction, table in seen.groupby(["layer", "direction_deg"]):
+        frame, radius = table[["frame", "radius_nm"]].to_numpy(float).T
         if len(frame) < 3:
             continue
         time = (frame[-1] - frame[0]) * frame_time
         velocity = (radius[-1] - radius[0]) / time
         left = np.diff(radius) - velocity * frame_time * np.diff(frame)
-        spread = np.sqrt(np.sum(left**2) * len(left) / max(len(left) - 1, 1)) / time
-        rows.append((layer, direction, velocity, spread, frame[0], frame[-1]))
+        spread = np.sqrt(np.sum(left**2) * len(left) / (len(left) - 1)) / time
+        rows.append((*direction, velocity, spread, frame[0], frame[-1]))
     columns = "layer direction_deg velocity_nm_per_s velocity_std_nm_per_s frame_start frame_end"
     return pd.DataFrame(rows, columns=columns.split())
-
-
-def possible_sites(one: Occupancy) -> np.ndarray:
-    """The layer's sites and, after them, the empty lattice sites around."""
-    local = local_lattices(one.sites, one.spacing, THREE_SHELLS)
-    use = local.good
-    tree, none = cKDTree(one.sites), np.empty(0, complex)
-    around, _, _ = find_empty_sites(local.site[use], local.q[use], local.p[use], tree, none, one.spacing)
-    return np.concatenate([one.sites, to_points(around)])
 
 
 def defect_numbers(defects: pd.DataFrame, particles: pd.DataFrame) -> pd.DataFrame:
@@ -262,13 +230,84 @@ def defect_numbers(defects: pd.DataFrame, particles: pd.DataFrame) -> pd.DataFra
     Takes ``frame, layer, kind`` of `moirelib.analysis.defect_table`, and ``frame, layer`` of the particles they were
     found among, which names frames without any defect.
     """
-    require_columns(defects, ["frame", "layer", "kind"], "the table of defects")
-    require_columns(particles, ["frame", "layer"], "the particle table")
-    size = particles.groupby(["frame", "layer"]).size().rename("particles").reset_index()
-    kinds = pd.DataFrame({"kind": ["vacancy", "interstitial", "dislocation", "disclination"]})
-    table = size.merge(kinds, how="cross")
     key = ["frame", "layer", "kind"]
-    count = defects.groupby(key).size().to_dict()
-    number = np.array([count.get(row, 0) for row in table[key].itertuples(index=False, name=None)], int)
-    table = table[key].assign(number=number, particles=table["particles"])
-    return table.assign(per_particle=table["number"] / table["particles"])
+    require_columns(defects, key, "the table of defects")
+    require_columns(particles, key[:2], "the particle table")
+    kinds = pd.DataFrame({"kind": ["vacancy", "interstitial", "dislocation", "disclination"]})
+    size = particles.groupby(key[:2]).size().rename("particles").reset_index().merge(kinds, how="cross")
+    number = defects.groupby(key).size().reindex(pd.MultiIndex.from_frame(size[key]), fill_value=0).to_numpy(int)
+    return size[key].assign(number=number, particles=size["particles"], per_particle=number / size["particles"])
+
+
+@dataclass(frozen=True)
+class SitePreference:
+    """Whether attachment depends on registry."""
+
+    table: pd.DataFrame  # registry, attached, expected, expected_std, ratio, low, high, share_free, share_layer
+    statistic: float  # chi-square of attached against expected
+    p_value: float  # exact, by drawing as many attachments without preference; NaN where none had a choice
+    events: int  # attachments that count
+
+
+def site_preference(occupancy: dict[int, Occupancy]) -> SitePreference:
+    """Test whether particles of layer 2 attach more often on top, bridge or hollow sites than free edge sites offer.
+
+    Each attachment is one choice among the free lattice sites that had as many taken neighbours in the frame before: a
+    conditional (matched) test (McFadden, in Frontiers in Econometrics, ed. Zarembka, 105 (1974)), which does not take a
+    preference for well coordinated sites for one. Sites that the movie never fills count too.
+
+    ``table`` of the result has ``registry`` on layer 1; ``attached``, counted; ``expected, expected_std``, without
+    preference; their ``ratio`` with a 95 % interval (``low, high``); ``share_free``, share of the registry among all
+    free edge sites on offer; ``share_layer``, among all sites of the layer.
+    """
+    if not {1, 2} <= set(occupancy):
+        raise ValueError(f"a preference needs both layers, got {sorted(occupancy)}; pass the occupancy of two")
+    one, kinds = occupancy[2], list(REGISTRY)
+    chosen, chance, offered = _list_choices(one, occupancy, kinds)
+    attached, expected = chosen.sum(axis=0), chance.sum(axis=0)
+    statistic, p_value = _test_choices(chosen, chance, DRAWS, np.random.default_rng(0))
+    everywhere = _find_registry(one, occupancy, np.full(len(one.sites), len(one.frames) - 1), one.sites)["registry"]
+    share = np.array([(everywhere == kind).sum() for kind in kinds]) / max((everywhere != "").sum(), 1)
+    table = pd.DataFrame({"registry": kinds, "attached": attached.astype(int), "expected": expected})
+    table["expected_std"] = np.sqrt(np.sum(chance * (1 - chance), axis=0))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        table["ratio"] = attached / expected
+        table["low"], table["high"] = np.array([poisson_interval(int(n)) for n in attached]).T / expected
+    table = table.assign(share_free=offered / max(offered.sum(), 1), share_layer=share)
+    return SitePreference(table, statistic, p_value, len(chosen))
+
+
+def _list_choices(one, occupancy, kinds):
+    """Of every attachment: what was chosen (m, 3), its chance without preference (m, 3); all that was on offer (3,)."""
+    places, taken, free_places = _find_free_places(one)
+    rows, k = _find_changes(one)
+    came = one.occupied[rows, k]
+    rows, k = rows[came], k[came]
+    chosen, chance, offered = [], [], np.zeros(len(kinds))
+    for row in np.unique(rows):
+        free = np.flatnonzero(free_places[row - 1] & one.in_view(places, row))
+        touching = taken[row - 1, free]
+        on = _find_registry(one, occupancy, np.full(len(free), row), places[free])["registry"].to_numpy(object)
+        is_kind = np.stack([on == kind for kind in kinds], axis=1).astype(float)
+        offered += is_kind.sum(axis=0)
+        for event in k[rows == row]:
+            own, like = free == event, (touching == taken[row - 1, event]) & (on != "")
+            if like.sum() > 1 and (own & like).any():
+                chosen.append(is_kind[own][0])
+                chance.append(is_kind[like].mean(axis=0))
+    return np.reshape(chosen, (-1, len(kinds))), np.reshape(chance, (-1, len(kinds))), offered
+
+
+def _test_choices(chosen, chance, draws, rng) -> tuple[float, float]:
+    """Score test of a conditional choice: (observed - expected) in units of its covariance; p by drawing choices."""
+    covariance = np.diag(chance.sum(axis=0)) - chance.T @ chance
+    if np.abs(covariance).max() < 1e-9:  # no attachment had a choice
+        return np.nan, np.nan
+    inverse = np.linalg.pinv(covariance, rcond=1e-9)
+    left = np.sum(chosen - chance, axis=0)
+    statistic = float(left @ inverse @ left)
+    edge = np.cumsum(chance, axis=1)[:, None, :-1]
+    pick = (rng.random((len(chance), draws))[:, :, None] > edge).sum(axis=-1)
+    counts = np.stack([(pick == kind).sum(axis=0) for kind in range(chance.shape[1])], axis=1) - chance.sum(axis=0)
+    drawn = np.einsum("di,ij,dj->d", counts, inverse, counts)
+    return statistic, float((1 + np.sum(drawn >= statistic - 1e-9)) / (draws + 1))

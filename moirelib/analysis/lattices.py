@@ -1,17 +1,38 @@
-"""Fitted lattices of grains and of every particle's surroundings (chapter 9, "Order and defects")."""
+"""Grains of a layer, lattices of grains and of surroundings; a layer of a frame with all of them (chapter 9)."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import sparse
 from scipy.sparse.csgraph import breadth_first_order, connected_components, minimum_spanning_tree
+from scipy.spatial import cKDTree
 
 from ..crystal.lattice import Lattice
-from ..crystal.mesh import ROUNDING, SIXTH_TURN, LocalLattices, Mesh, lattices_around, sixth_turns
-from ..crystal.neighbours import REACH, to_points
-from .grains import check_grain
+from ..crystal.mesh import (
+    ROUNDING,
+    SIXTH_TURN,
+    THREE_SHELLS,
+    LocalLattices,
+    Mesh,
+    lattices_around,
+    nearest_vector,
+    sixth_turns,
+)
+from ..crystal.neighbours import REACH, check_points, connected_groups, spans_plane, to_complex, to_points
+from ..tables import layers_by_frame
 
+BONDS_ACROSS = 12 / (np.pi * np.sqrt(3))  # bonds that a line crosses per spacing, mean over its directions
+TURN_REACH = 2.3  # spacings on both sides of a bond over which rows are compared
+SMALLEST_CORE = 4  # particles; fewer with no cut bond are no start of a grain
+GROWTH_STEPS = 30  # rings of particles that a grain may take in
+MEETING_REACH = 4.0  # spacings from where two grains meet: rows there are compared
+CONTINUATION = 3.0  # spacings over which a grain's lattice is continued to a particle beside a boundary
+CLEARER = 0.05  # spacings by which a particle beside a boundary must lie nearer to the other grain's lattice
+LONE = 1.5  # dislocations; a boundary that holds fewer is no boundary
 FEWEST = 6  # particles of a lattice: twice the three complex numbers that are fitted
 OUTLIER = 5.0  # standard deviations of the residuals; farther particles sit on no site
 CLOSE = 0.05  # spacings; nearer particles are never outliers
@@ -21,6 +42,162 @@ CONTRADICTIONS = 3  # sure bonds that contradict the numbers of their sites: a d
 BLOCK = 5.0  # spacings; residuals farther apart count as independent
 FEWEST_BLOCKS = 8  # fewer do not give a variance of their own
 CORRELATED = 1.5  # ratio of the blocks' error to that of independent residuals, above which residuals are not
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How much a boundary may deviate from a coherent twin and still be called one; and what makes a grain."""
+
+    max_sigma: int = 19  # coincident sites sparser than one in so many make no twin
+    misorientation: float = 2.2  # degrees / √Σ, from that of the nearest Σ
+    asymmetry: float = 2.0  # degrees, or three standard deviations, of the boundary from the lattices' mirror line
+    mismatch: float = 0.15  # spacings, of one lattice from the mirror image of the other
+    grain_misorientation: float = 3.5  # degrees; rows that turn by more across a line are two grains
+    smallest_grain: int = 12  # particles
+
+
+def find_grains(points: ArrayLike, spacing: float | None = None) -> np.ndarray:
+    """Contiguous regions of one orientation: each particle's grain, shape (n,), by falling size from 0; -1 for none.
+
+    An edge between neighbours is cut where the mean ψ6 on its two sides, within 2.3 spacings, is turned by more than
+    `Tolerance.grain_misorientation`: slow bending changes little over such a distance, a boundary all. Regions grow
+    together from particles without a cut edge, so that a lone dislocation or a single gap in a boundary decides
+    nothing. Regions are joined whose lattices agree where they meet, or that meet along a line too short to hold more
+    than one dislocation by Frank's formula (Phil. Mag. 42, 809 (1951)). Smaller ones than `Tolerance.smallest_grain`
+    are no grain.
+    """
+    points = check_points(points)
+    if len(points) < Tolerance.smallest_grain or not spans_plane(points):
+        return np.full(len(points), -1)
+    return split_grains(Mesh(points, spacing), Tolerance())
+
+
+def split_grains(mesh: Mesh, tolerance: Tolerance) -> np.ndarray:
+    """The same as `find_grains`, of a layer that is triangulated already."""
+    misorientation, smallest = tolerance.grain_misorientation, tolerance.smallest_grain
+    near = np.abs(mesh.vector) < 1 + ROUNDING
+    i, j = mesh.edges[near].T
+    cut = _measure_turns_across(mesh, i, j) > misorientation
+    inner = np.bincount(np.concatenate([i[cut], j[cut]]), minlength=mesh.n) == 0
+    core = inner[i] & inner[j]
+    grain = connected_groups(mesh.n, i[core], j[core])
+    grain[~inner] = -1
+    grain[np.bincount(grain[grain >= 0], minlength=mesh.n)[grain] < SMALLEST_CORE] = -1
+    grain = _grow_grains(mesh, grain, i, j)
+    # Grains that meet along a line without a turn of the rows are one.
+    grain = _join_grains(mesh, grain, i, j, lambda _, turns, size: np.where(turns > misorientation, np.inf, turns))
+
+    # A boundary holds a dislocation every a / (2 sin(θ/2)). A lone one turns the corner of a field that it cuts off as
+    # much as a boundary of that length would. Smaller grains are joined first: splinters must not make a boundary look
+    # short. All edges count: those between two grains are often too long for neighbours.
+    def rank_lone(bonds, turns, size):
+        return np.where(bonds / BONDS_ACROSS * 2 * np.sin(np.radians(turns) / 2) < LONE, size, np.inf)
+
+    grain = _join_grains(mesh, grain, *mesh.edges.T, rank=rank_lone)
+    names, count = np.unique(grain[grain >= 0], return_counts=True)
+    renamed = np.full(mesh.n, -1)
+    for k, largest in enumerate(np.argsort(-count, kind="stable")[: np.sum(count >= smallest)]):
+        renamed[grain == names[largest]] = k
+    return _reassign_beside_boundaries(mesh, _grow_grains(mesh, renamed, i, j), i, j)
+
+
+def check_grain(grain: ArrayLike | None, mesh: Mesh) -> np.ndarray:
+    """Grain of every particle of a mesh, shape (n,): as given, or found for None."""
+    grain = split_grains(mesh, Tolerance()) if grain is None else np.asarray(grain)
+    if grain.shape != (mesh.n,):
+        raise ValueError(f"{grain.size} grains for {mesh.n} positions; pass one for each")
+    return grain
+
+
+def edges_between(grain: np.ndarray, i: np.ndarray, j: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Those of the edges (i, j) whose ends belong to two grains."""
+    met = (grain[i] >= 0) & (grain[j] >= 0) & (grain[i] != grain[j])
+    return i[met], j[met]
+
+
+def meeting_pairs(grain: np.ndarray, i: np.ndarray, j: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of grains that edges (i, j) join, shape (k, 2), the lower number first, and how many edges join each."""
+    ends = np.stack([grain[k] for k in edges_between(grain, i, j)], axis=1)
+    return np.unique(np.sort(ends, axis=1), axis=0, return_counts=True)
+
+
+def _measure_turns_across(mesh, i, j) -> np.ndarray:
+    """Turn of the rows from one side of each edge to the other, in degrees."""
+    psi6, tree = np.nan_to_num(mesh.psi6), cKDTree(mesh.points)
+    near = tree.sparse_distance_matrix(tree, TURN_REACH * mesh.spacing, output_type="coo_matrix")
+    near = (sparse.csr_array(near) + sparse.eye_array(mesh.n)).tocsr()
+    side = []
+    for one, other in ((i, j), (j, i)):
+        edge, k = near[one].tocoo().coords
+        along = np.real(np.conj(mesh.z[other] - mesh.z[one])[edge] * (mesh.z[k] - mesh.z[one][edge]))
+        own = along < 0.1 * mesh.spacing**2
+        parts = (np.bincount(edge[own], part[k[own]], len(one)) for part in (psi6.real, psi6.imag))
+        side.append(to_complex(np.stack([*parts][::-1], axis=1)))
+    return np.degrees(np.abs(np.angle(side[0] * np.conj(side[1])))) / 6
+
+
+def _grow_grains(mesh, grain, i, j) -> np.ndarray:
+    """Particles of no grain join the neighbours whose rows are closest to their own bonds, ring by ring."""
+    grain = grain.copy()
+    i, j = np.concatenate([i, j]), np.concatenate([j, i])
+    for _ in range(GROWTH_STEPS):
+        next_to = (grain[i] < 0) & (grain[j] >= 0)
+        if not next_to.any():
+            break
+        one, other = i[next_to], j[next_to]
+        names, column = np.unique(grain[other], return_inverse=True)
+        row = np.array([np.angle(np.nansum(mesh.psi6[grain == name])) / 6 for name in names])
+        fits = 1 + np.cos(6 * (np.angle(mesh.z[other] - mesh.z[one]) - row[column]))  # the bond that would be shared
+        vote = np.zeros((mesh.n, len(names)))
+        np.add.at(vote, (one, column), fits + 0.01)
+        reached = np.unique(one)
+        grain[reached] = names[vote[reached].argmax(axis=1)]
+    return grain
+
+
+def _reassign_beside_boundaries(mesh, grain, i, j) -> np.ndarray:
+    """Particles beside a boundary go to the grain whose lattice, continued from inside, has a site nearer to them."""
+    beside = np.unique(edges_between(grain, i, j))
+    if len(beside) == 0:
+        return grain
+    local = lattices_around(mesh, THREE_SHELLS, grain)
+    inside = local.good & (grain >= 0)
+    inside[beside] = False
+    inside = np.flatnonzero(inside)
+    near = cKDTree(mesh.points[beside]).sparse_distance_matrix(
+        cKDTree(mesh.points[inside]), CONTINUATION * mesh.spacing, output_type="ndarray"
+    )
+    u = local.place(inside[near["j"]], mesh.z[beside[near["i"]]])
+    names = grain.max() + 1
+    key = near["i"] * names + grain[inside[near["j"]]]
+    count = np.bincount(key, minlength=len(beside) * names).reshape(-1, names)
+    misfit = np.bincount(key, np.abs(u - nearest_vector(u)), count.size).reshape(-1, names)
+    misfit = np.where(count >= 2, misfit / np.maximum(count, 1), np.inf)
+    own = misfit[np.arange(len(beside)), grain[beside]]
+    better = misfit.min(axis=1) < own - CLEARER
+    grain = grain.copy()
+    grain[beside[better]] = misfit.argmin(axis=1)[better]
+    return grain
+
+
+def _join_grains(mesh, grain, i, j, rank: Callable) -> np.ndarray:
+    """Join grains, the pair of lowest rank(bonds, turns in degrees, smaller size) first, until no rank is finite."""
+    grain = grain.copy()
+    while True:
+        pairs, bonds = meeting_pairs(grain, i, j)
+        turns = []
+        for pair in pairs:  # of the rows, within four spacings of where two grains meet
+            between = (np.sort([grain[i], grain[j]], axis=0).T == pair).all(axis=1)
+            met = np.concatenate([i[between], j[between]])
+            near = cKDTree(mesh.points[met]).query(mesh.points)[0] < MEETING_REACH * mesh.spacing
+            near[met] = False  # their ψ6 mixes both grains
+            one, other = (np.nansum(mesh.psi6[near & (grain == k)]) for k in pair)
+            turns.append(np.degrees(abs(np.angle(one * np.conj(other)))) / 6)
+        ranks = rank(bonds, np.array(turns), np.bincount(grain[grain >= 0])[pairs].min(axis=1))
+        if not np.isfinite(ranks).any():
+            return grain
+        one, other = pairs[ranks.argmin()]
+        grain[grain == other] = one
 
 
 @dataclass(frozen=True)
@@ -43,11 +220,10 @@ class LatticeFit(Lattice):
 def fit_lattice(points: ArrayLike) -> LatticeFit:
     """Lattice vectors of a grain (n, 2), in nm, with their errors, by least squares over all its sites.
 
-    Particles are numbered by walking from neighbour to neighbour, over the most regular bonds first, which neither slow
-    strain nor the edge disturbs; then origin and vectors follow from linear regression of the positions on the numbers.
-    Where residuals are not independent, as under slow strain, the errors are those of blocks of five spacings that are:
-    a cluster-robust covariance (Cameron & Miller, J. Human Resources 50, 317 (2015)). Around a dislocation numbers
-    depend on the way; where bonds contradict them, vectors come from the bonds alone, which costs precision.
+    Particles are numbered by walking from neighbour to neighbour, over the most regular bonds first; then origin and
+    vectors follow from linear regression of the positions on the numbers. Where residuals are not independent, as under
+    slow strain, the errors are those of blocks of five spacings that are (Cameron & Miller, J. Human Resources 50, 317
+    (2015)). Where bonds contradict the numbers, around a dislocation, vectors come from the bonds alone: less precise.
     """
     mesh = Mesh(points)
     fit = fit_members(mesh, np.ones(mesh.n, bool))
@@ -82,7 +258,20 @@ def fit_members(mesh: Mesh, members: np.ndarray) -> LatticeFit | None:
     if np.sum(np.abs(site[j] - site[i] - vector)[sure] > 0.5) >= CONTRADICTIONS:
         # Numbers depend on the way around a dislocation, bonds do not.
         q, p, errors = fit_from_bonds(mesh, *named)
-    return _describe_fit(site, known, (c, q, p), errors, residual, center)
+    basis, second = np.array([1, np.exp(1j * SIXTH_TURN)]), site.imag / np.sin(SIXTH_TURN)
+    n, (radial, tangential) = int(known.sum()), map(float, errors)
+    return LatticeFit(
+        origin=to_points(c - q * center - p * np.conj(center)),
+        vectors=to_points(q * basis + p * np.conj(basis)),
+        spacing=float(np.abs(q)),
+        angle=float(np.degrees(np.angle(q)) % 60),
+        spacing_std=radial,
+        angle_std=float(np.degrees(tangential / np.abs(q))),
+        residual_std=float(np.sqrt(np.sum(np.abs(residual) ** 2) / max(2 * n - 6, 1))),
+        shear=float(np.abs(p / q)),
+        n=n,
+        index=np.rint(np.where(known[:, None], np.stack([site.real - second / 2, second], axis=1), np.nan)),
+    )
 
 
 def name_bonds(mesh: Mesh, members: np.ndarray):
@@ -103,8 +292,7 @@ def _number_sites(mesh, i, j, vector, misfit) -> np.ndarray:
     largest = np.flatnonzero(label == np.bincount(label).argmax())
     start = largest[np.abs(mesh.z[largest] - mesh.z[largest].mean()).argmin()]
     order, before = breadth_first_order(tree, start, directed=False)
-    step = sparse.coo_array((np.concatenate([vector, -vector]), (np.concatenate([i, j]), np.concatenate([j, i]))))
-    step = sparse.csr_array((step.data, (step.row, step.col)), shape=(mesh.n, mesh.n))
+    step = sparse.csr_array((np.r_[vector, -vector], (np.r_[i, j], np.r_[j, i])), shape=(mesh.n, mesh.n))
     site[start] = 0
     along = np.asarray(step[before[order[1:]], order[1:]]).ravel()
     for k, value in zip(order[1:], along, strict=True):
@@ -128,42 +316,26 @@ def _estimate_errors(z, design, inverse, residual, q, column):
     n, parameters = design.shape
     variance = np.sum(np.abs(residual) ** 2) / max(2 * (n - parameters), 1)  # per component
     plain = np.sqrt(variance * inverse[column, column].real)
-    block = np.floor(np.stack([z.real, z.imag]) / (BLOCK * np.abs(q)))
-    name = np.unique(block, axis=1, return_inverse=True)[1].ravel()
-    blocks = name.max() + 1
-    if blocks < FEWEST_BLOCKS:
+    blocks = sum_by_blocks(z, BLOCK * np.abs(q), design, inverse, residual)
+    if blocks is None:
         return plain, plain
-    score = np.zeros((blocks, parameters), complex)
-    np.add.at(score, name, np.conj(design) * residual[:, None])
-    half = np.sqrt(blocks / (blocks - 3)) * score @ inverse.T
-    ahead = half[:, column] * np.exp(-1j * np.angle(q))
-    radial, tangential = (np.sqrt(np.sum(part**2)) for part in (ahead.real, ahead.imag))
+    ahead = blocks[:, column] * np.exp(-1j * np.angle(q))
+    radial, tangential = np.linalg.norm(ahead.real), np.linalg.norm(ahead.imag)
     if max(radial, tangential) < CORRELATED * plain:  # few blocks would only add their own scatter
         return plain, plain
     return max(radial, plain), max(tangential, plain)
 
 
-def _describe_fit(site, known, coefficients, errors, residual, center) -> LatticeFit:
-    c, q, p = coefficients
-    basis = np.array([1, np.exp(1j * SIXTH_TURN)])
-    second = site.imag / np.sin(SIXTH_TURN)
-    index = np.stack([site.real - second / 2, second], axis=1)
-    index[~known] = np.nan
-    n = int(known.sum())
-    scatter = float(np.sqrt(np.sum(np.abs(residual) ** 2) / max(2 * n - 6, 1)))
-    radial, tangential = map(float, errors)
-    return LatticeFit(
-        origin=to_points(c - q * center - p * np.conj(center)),
-        vectors=to_points(q * basis + p * np.conj(basis)),
-        spacing=float(np.abs(q)),
-        angle=float(np.degrees(np.angle(q)) % 60),
-        spacing_std=radial,
-        angle_std=float(np.degrees(tangential / np.abs(q))),
-        residual_std=scatter,
-        shear=float(np.abs(p / q)),
-        n=n,
-        index=np.rint(index),
-    )
+def sum_by_blocks(z, size, design, inverse, residual) -> np.ndarray | None:
+    """What residuals (n,) of square blocks change in a linear fit, (blocks, parameters); None for too few blocks."""
+    block = np.floor(np.stack([z.real, z.imag]) / size)
+    name = np.unique(block, axis=1, return_inverse=True)[1].ravel()
+    blocks = name.max() + 1
+    if blocks < FEWEST_BLOCKS:
+        return None
+    score = np.zeros((blocks, design.shape[1]), design.dtype)
+    np.add.at(score, name, np.conj(design) * residual[:, None])
+    return np.sqrt(blocks / (blocks - 3)) * score @ inverse.T
 
 
 def local_lattices(
@@ -177,3 +349,49 @@ def local_lattices(
     """
     mesh = Mesh(points, spacing)
     return lattices_around(mesh, reach, None if grain is None else check_grain(grain, mesh))
+
+
+@dataclass(frozen=True, eq=False)
+class LayerFrame:
+    """One layer in one frame: ``LayerFrame(Mesh(points))``. Defects and Moiré are measured from it."""
+
+    mesh: Mesh
+    tolerance: Tolerance = Tolerance()
+    known_grain: ArrayLike | None = None  # (n,) grain of each particle, where it need not be found
+
+    @cached_property
+    def grain(self) -> np.ndarray:
+        """Grain of each particle, shape (n,): 0, 1, ... by falling size, -1 for none."""
+        if self.known_grain is not None:
+            return check_grain(self.known_grain, self.mesh)
+        return split_grains(self.mesh, self.tolerance)
+
+    @cached_property
+    def lattices(self) -> list[LatticeFit | None]:
+        """Lattice of each grain, by number; None where too few particles hang together."""
+        return [fit_members(self.mesh, self.grain == k) for k in range(self.grain.max(initial=-1) + 1)]
+
+    @property
+    def main_lattice(self) -> tuple[int, LatticeFit] | None:
+        """Number and lattice of the largest grain that has one."""
+        return next(((k, fit) for k, fit in enumerate(self.lattices) if fit is not None), None)
+
+    @cached_property
+    def surroundings(self) -> LocalLattices:
+        """Lattice around each particle, from three shells of neighbours of its own grain."""
+        return lattices_around(self.mesh, THREE_SHELLS, self.grain)
+
+    def of_grain(self, number: int) -> "LayerFrame":
+        """The same particles with one grain only, which becomes number 0."""
+        alone = np.where(self.grain == number, 0, -1)
+        return self if np.array_equal(alone, self.grain) else LayerFrame(self.mesh, self.tolerance, alone)
+
+
+def layer_frames(particles: pd.DataFrame) -> Iterator[tuple[int, dict[int, LayerFrame]]]:
+    """Every frame's number and layers, in rising order of the frames, without layers that `triangulate` leaves out."""
+    return ((frame, triangulate_layers(layers)) for frame, layers in layers_by_frame(particles))
+
+
+def triangulate_layers(layers: dict[int, np.ndarray]) -> dict[int, LayerFrame]:
+    """Each layer of a frame, from positions (n, 2) in nm; those without four particles off a line are left out."""
+    return {k: LayerFrame(Mesh(points)) for k, points in layers.items() if spans_plane(points)}

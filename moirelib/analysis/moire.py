@@ -11,8 +11,7 @@ from scipy.spatial import cKDTree
 from ..crystal.mesh import SIXTH_TURN, Mesh, nearest_vector, sixth_turns
 from ..crystal.moire import moire_period
 from ..crystal.neighbours import REACH, check_points, spans_plane, to_complex, to_points
-from .lattices import FEWEST_BLOCKS
-from .layer_frame import LayerFrame
+from .lattices import LayerFrame, sum_by_blocks
 
 #: Coordinate of the three kinds of places on a hexagonal lattice: the sum of the cosines of its three waves.
 REGISTRY = {"top": 3.0, "bridge": -1.0, "hollow": -1.5}
@@ -35,8 +34,8 @@ def registry(
 ) -> pd.DataFrame:
     """Where on the other layer's lattice each point lies, of particles of one layer or defects (n, 2), in nm.
 
-    The lattice is the one around: an affine fit over three shells of the nearest particle of the other layer, whose own
-    displacement is averaged out. ``spacing`` and ``grain`` are those of ``other`` (m, 2).
+    The lattice is the one around: an affine fit over three shells of the nearest particle of the other layer.
+    ``spacing`` and ``grain`` are those of ``other`` (m, 2).
 
     The table has ``y_nm, x_nm``; ``registry`` (top, bridge or hollow, whichever is nearest in the cell; empty where the
     other layer is not there); ``coordinate``, the sum of the cosines of the other lattice's three waves, 3 on top, -1
@@ -50,42 +49,35 @@ def registry(
 def place_on(points: ArrayLike, other: LayerFrame | None) -> pd.DataFrame:
     """The same as `registry`, on a layer that is triangulated already; None for a layer that is not there."""
     points = check_points(np.reshape(points, (-1, 2)))
-    columns: dict = {"y_nm": points[:, 0], "x_nm": points[:, 1]}
-    if other is None or other.mesh.n < FEWEST or len(points) == 0:
-        empty = np.full(len(points), np.nan)
-        columns |= {"registry": "", "coordinate": empty, "offset_y_nm": empty, "offset_x_nm": empty}
-        return pd.DataFrame(columns).assign(other_grain=-1)
-    u, offset, nearest = _place_in_cells(points, other)
-    coordinate = np.cos(np.real(np.conj(_WAVES) * u[:, None])).sum(axis=1)
+    u, offset, grain = _place_in_cells(points, other)
     place = np.abs(u[:, None] - _PLACES).argmin(axis=1)
     name = np.where(place == 0, "top", np.where(place < 7, "bridge", "hollow")).astype(object)
     name[~np.isfinite(u)] = ""
-    y, x = to_points(offset).T
-    table = pd.DataFrame(columns | {"registry": name, "coordinate": coordinate, "offset_y_nm": y, "offset_x_nm": x})
-    return table.assign(other_grain=np.where(np.isfinite(u), other.grain[nearest], -1))
+    coordinate = np.cos(np.real(np.conj(_WAVES) * u[:, None])).sum(axis=1)
+    table = pd.DataFrame({"y_nm": points[:, 0], "x_nm": points[:, 1], "registry": name, "coordinate": coordinate})
+    return table.assign(offset_y_nm=offset.imag, offset_x_nm=offset.real, other_grain=grain)
 
 
 def _place_in_cells(points, other):
-    """Place of points in the cell of the lattice around, in spacings along its rows, in nm, and whose; NaN for none."""
+    """Place of points in the other layer's cell, in spacings along its rows, in nm, and its grain; NaN, -1 for none."""
+    nowhere = np.full(len(points), complex(np.nan, np.nan))
+    if other is None or other.mesh.n < FEWEST or len(points) == 0 or not other.surroundings.good.any():
+        return nowhere, nowhere, np.full(len(points), -1)
     mesh, grain, local = other.mesh, other.grain, other.surroundings
-    z = to_complex(points)
     use = np.flatnonzero(local.good)
-    if len(use) == 0:
-        nowhere = np.full(len(z), np.nan + 0j)
-        return nowhere, nowhere, np.zeros(len(z), int)
     tree = cKDTree(mesh.points[use])
     distance, nearest = tree.query(points)
     nearest = use[nearest]
     covered = distance < COVERED * mesh.spacing
     covered |= tree.query_ball_point(points, REACH * mesh.spacing, return_length=True) >= COVERING
-    q, p, u = local.q[nearest], local.p[nearest], local.place(nearest, z)
+    q, p, u = local.q[nearest], local.p[nearest], local.place(nearest, to_complex(points))
     u = np.where(covered, u - nearest_vector(u), np.nan)
     # One frame for all particles of a grain, so that places can be compared
     row = np.zeros(mesh.n)
     for name in np.unique(grain):
         row[grain == name] = np.angle(np.nansum(mesh.psi6[grain == name])) / 6
     offset = q * u + p * np.conj(u)
-    return u * sixth_turns(np.angle(q), row[nearest]), offset, nearest
+    return u * sixth_turns(np.angle(q), row[nearest]), offset, np.where(covered, grain[nearest], -1)
 
 
 @dataclass(frozen=True)
@@ -109,12 +101,10 @@ class Moire:
 def fit_moire(first: ArrayLike, second: ArrayLike) -> Moire:
     """Twist, offset and Moiré period of two layers, measured from the registry of their particles.
 
-    Takes positions (y, x) in nm, shapes (n, 2) and (m, 2), of one grain of each layer. Errors are one standard
-    deviation. Each particle of the second layer has three phases, those of the waves of the first layer's lattice
-    around it. Along the second layer they advance by the difference of the two lattices' waves, whose gradient is found
-    by a periodogram and refined by least squares; the period is 4π/√3 over its length. The formula takes the same
-    number from the spacings and angles of the two fitted lattices; the two agree for rigid lattices, and differ where
-    one gave way to the other.
+    Takes positions (y, x) in nm, shapes (n, 2) and (m, 2), of one grain of each layer. Each particle of the second
+    layer has three phases, of the waves of the first layer's lattice around it. Their gradient along the second layer
+    is found by a periodogram and refined by least squares; the period is 4π/√3 over it. The formula takes the same
+    number from spacings and angles of the two fitted lattices; the two differ where one layer gave way to the other.
     """
     one, other = (LayerFrame(mesh, known_grain=np.zeros(mesh.n, int)) for mesh in (Mesh(first), Mesh(second)))
     moire = fit_moire_of_grains(one, other)
@@ -129,82 +119,70 @@ def fit_moire_of_grains(first: LayerFrame, second: LayerFrame) -> Moire | None:
         return None
     (base_grain, one), (grain, other) = first.main_lattice, second.main_lattice
     base = first.of_grain(base_grain)
-    points, mesh = second.mesh.points[second.grain == grain], base.mesh
-    u, _, nearest = _place_in_cells(points, base)
-    on = np.isfinite(u) & (base.grain[nearest] == 0)
+    points = second.mesh.points[second.grain == grain]
+    u, _, on_grain = _place_in_cells(points, base)
+    on = on_grain == 0
     if on.sum() < FEWEST:
         return None
     z, u = to_complex(points[on]), u[on]
-    middle = z.mean()
     phase = np.real(np.conj(_WAVES) * u[:, None])
-    k, constants, variance = _fit_phase_gradient(z - middle, phase, mesh.spacing)
+    k, constants, (k_variance, variance) = _fit_phase_gradient(z - z.mean(), phase, base.mesh.spacing)
     period = 4 * np.pi / np.sqrt(3) / np.abs(k)
     rotation = (other.angle - one.angle + 30) % 60 - 30
     twist_std = float(np.hypot(one.angle_std, other.angle_std))
-    formula, formula_std = _apply_formula(one, other, twist_std)
-    k_std = np.sqrt(variance[0])
-    offset_std = float(np.sqrt(variance[1]) * np.sqrt(2 / 3) / np.abs(k))
+    # Period from spacings and twist, and its error by small changes of each
+    values = np.array([one.spacing, other.angle - one.angle, other.spacing])
+    steps = np.diag([one.spacing_std, max(twist_std, 1e-12), other.spacing_std])
+    changes = [(moire_period(*(values + step)) - moire_period(*(values - step))) / 2 for step in steps]
     return Moire(
         twist=float(abs(rotation)),
         twist_std=twist_std,
         rotation=float(rotation),
         period=float(period),
-        period_std=float(period * k_std / np.abs(k)),
+        period_std=float(period * np.sqrt(k_variance) / np.abs(k)),
         angle=float((np.degrees(np.angle(k)) + 30) % 60),  # rows lie between the waves
-        formula=formula,
-        formula_std=formula_std,
+        formula=moire_period(*values),
+        formula_std=float(np.linalg.norm(changes)),
         offset=to_points(_find_top(k, constants)),
-        offset_std=offset_std,
-        center=to_points(middle),
+        offset_std=float(np.sqrt(variance * 2 / 3) / np.abs(k)),
+        center=to_points(z.mean()),
         n=int(on.sum()),
     )
 
 
 def _fit_phase_gradient(z, phase, spacing):
-    """Wave vector k whose turns by 60° are the gradients of the three phases; constants; variances of both.
-
-    Phases are φ_j = Re(k* exp(-iπj/3) z) + c_j, modulo 2π.
-    """
+    """Wave vector k and constants of the phases φ_j = Re(k* exp(-iπj/3) z) + c_j, modulo 2π; variances of both."""
     size = max(np.ptp(z.real), np.ptp(z.imag), spacing)
     axis = np.arange(-LARGEST_WAVE / spacing, LARGEST_WAVE / spacing, WAVE_STEP / size)
     power = np.zeros((len(axis), len(axis)))
+    design = np.zeros((3, len(z), 5))
     for j in range(3):
         local = np.conj(_TURNS[j]) * z
         wave = np.exp(-1j * np.outer(axis, local.imag)) * np.exp(1j * phase[:, j])
         power += np.abs(wave @ np.exp(-1j * np.outer(local.real, axis)))
+        design[j, :, 0], design[j, :, 1], design[j, :, 2 + j] = local.real, local.imag, 1
     # On the sites of a lattice a wave and its sums with the lattice's own waves are one: the longest counts.
     peaks = np.argwhere((power == maximum_filter(power, 5)) & (power > SECOND_PEAK * power.max()))
     waves = axis[peaks[:, 1]] + 1j * axis[peaks[:, 0]]
-    design = np.zeros((3 * len(z), 5))
-    for j in range(3):
-        rows, local = slice(j * len(z), (j + 1) * len(z)), np.conj(_TURNS[j]) * z
-        design[rows, 0], design[rows, 1], design[rows, 2 + j] = local.real, local.imag, 1
     near = waves[np.abs(waves) < np.abs(waves).min() + 2 * (axis[1] - axis[0])]
+    design = design.reshape(-1, 5)
     k, constants, left = min((_refine_wave(wave, z, phase, design) for wave in near), key=lambda x: abs(x[0]))
-    variance = _estimate_phase_variance(z, design, left, spacing)
+    inverse = np.linalg.inv(design.T @ design)
+    # Of a particle's three phases two are independent; neighbours share the error of the first layer's lattice.
+    variance = 1.5 * np.sum(left**2) / max(len(left) - 5, 1) * np.diag(inverse)
+    blocks = sum_by_blocks(np.tile(z, 3), PHASE_BLOCK * spacing, design, inverse, left)
+    if blocks is not None:
+        variance = np.maximum(variance, np.sum(blocks**2, axis=0))
     return k, constants, (variance[:2].mean(), variance[2:].mean())
 
 
-def _estimate_phase_variance(z, design, left, spacing):
-    """Variance (5,) of the wave vector and the constants, from residual phases (n, 3)."""
-    inverse = np.linalg.inv(design.T @ design)
-    # Of a particle's three phases two are independent; neighbours share the error of the first layer's lattice.
-    plain = 1.5 * np.sum(left**2) / max(3 * len(z) - 5, 1) * np.diag(inverse)
-    block = np.floor(np.stack([z.real, z.imag]) / (PHASE_BLOCK * spacing))
-    name = np.unique(block, axis=1, return_inverse=True)[1].ravel()
-    score = np.zeros((name.max() + 1, 5))
-    np.add.at(score, np.tile(name, 3), design * left.T.reshape(-1, 1))
-    shared = np.sum((score @ inverse) ** 2, axis=0) * len(score) / max(len(score) - 3, 1)
-    return plain if len(score) < FEWEST_BLOCKS else np.maximum(plain, shared)
-
-
 def _refine_wave(k, z, phase, design):
-    """Wave vector, constants and residual phases after least squares from a start on the right peak."""
+    """Wave vector, constants and residual phases (3n,) after least squares from a start on the right peak."""
     for _ in range(6):
         model = np.stack([np.real(np.conj(k * t) * z) for t in _TURNS], axis=1)
         constants = np.angle(np.exp(1j * (phase - model)).sum(axis=0))
-        left = np.angle(np.exp(1j * (phase - model - constants)))
-        change = np.linalg.lstsq(design, left.T.ravel(), rcond=None)[0]
+        left = np.angle(np.exp(1j * (phase - model - constants))).T.ravel()
+        change = np.linalg.lstsq(design, left, rcond=None)[0]
         k, constants = k + change[0] + 1j * change[1], constants + change[2:]
     return k, constants, left
 
@@ -214,18 +192,6 @@ def _find_top(k, constants) -> complex:
     waves = k * _TURNS
     # Any two of the three phases fix it up to a vector of the Moiré lattice; least squares over all would mix periods.
     matrix = np.stack([waves[:2].real, waves[:2].imag], axis=1)
-    vectors = np.linalg.inv(matrix) * 2 * np.pi
-    start = np.linalg.solve(matrix, -constants[:2])
     grid = np.stack(np.meshgrid(*[np.arange(-3, 4)] * 2), axis=-1).reshape(-1, 2)
-    choices = start + grid @ vectors.T
-    x, y = choices[np.hypot(*choices.T).argmin()]
-    return complex(x, y)
-
-
-def _apply_formula(one, other, twist_std):
-    """Period from spacings and twist, and its error by small changes of each."""
-    values = np.array([one.spacing, other.angle - one.angle, other.spacing])
-    errors = np.array([one.spacing_std, max(twist_std, 1e-12), other.spacing_std])
-    period = moire_period(*values)
-    changes = [(moire_period(*(values + step)) - moire_period(*(values - step))) / 2 for step in np.diag(errors)]
-    return float(period), float(np.hypot(np.hypot(*changes[:2]), changes[2]))
+    choices = np.linalg.solve(matrix, (2 * np.pi * grid - constants[:2]).T)
+    return complex(*choices[:, np.hypot(*choices).argmin()])

@@ -7,7 +7,7 @@ lattice that a particle may take, and whether each is taken, frame by frame. Cha
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import numpy as np
 import pandas as pd
@@ -19,10 +19,10 @@ from skimage.feature import peak_local_max
 from skimage.morphology import disk
 
 from ..crystal.matching import pair_mutually_nearest
-from ..crystal.motion import fit_similarity
+from ..crystal.motion import Motion, fit_similarity
 from ..crystal.neighbours import REACH, neighbour_spacing, spans_plane, to_complex, to_points
 from ..tables import check_particles, require_unique_tracks
-from .grains import find_grains
+from .lattices import find_grains
 
 FILLED = 0.93  # share of a rectangle that particles cover where the field's edges cut them off
 FEWEST_IN_FRAME = 7  # particles of a frame that has a spacing: one and its neighbours
@@ -30,7 +30,7 @@ ROWS_AT_ONCE = 100_000  # of a table, in a tree; all of a long movie would fill 
 FULLEST_FRAMES = 5  # frames of each layer in which the spacing is measured
 SHARED_TRACKS = 3  # tracks in two frames that give a motion; without, particles that are each other's nearest
 OWN_MOTION = 12  # particles of a layer whose motion is its own; fewer move as all particles do
-ROTATION = 6  # particles that show a rotation; fewer only a shift
+RIGID: dict = {"rotation": 6, "rigid": True}  # particles that show a rotation, fewer only a shift; no magnification
 SITE_REACH = 0.4  # spacings from a site within which a position belongs to it
 BORDER = 0.6  # spacings: particles this near to the field's edge are cut off
 CELLS = 12  # of the grid per spacing on which positions pile up
@@ -102,24 +102,21 @@ def site_occupancy(
     """Find each layer's sites, and decide for every frame which are taken: an `Occupancy` per layer that has one.
 
     Motion from frame to frame comes from tracks that both frames share; positions without it pile up at the sites. A
-    hidden Markov model (Rabiner, Proc. IEEE 77, 257 (1989)) with two states, taken and empty, then has its
-    probabilities of misses, false finds, attachment and detachment estimated from all sites of a layer by the
-    Baum-Welch algorithm, and the likeliest history of every site found by Viterbi's. Misses may depend on whether the
-    particle was missed before: they come in runs. Attachment and detachment depend on how many neighbours are there, so
-    that a gap is more readily believed at the rim than inside. Tracks may be broken and continued under other numbers.
+    hidden Markov model (Rabiner, Proc. IEEE 77, 257 (1989)) with two states, taken and empty, has its rates estimated
+    from all sites of a layer by the Baum-Welch algorithm, and the likeliest history of every site found by Viterbi's.
+    Misses may depend on whether the particle was missed before; attachment and detachment depend on how many neighbours
+    are there. Tracks may be broken and continued under other numbers.
 
     Parameters
     ----------
-    particles : pandas.DataFrame
-        ``frame, particle, layer, y_nm, x_nm``; particle is the track's number, -1 where there is none.
+    particles, min_frames : pandas.DataFrame, int
+        Tracks; what was there, or missing, for fewer frames is a false find, or a miss.
     field_nm : tuple of float, optional
         Height and width of the field of view, in nm. By default the extent of all particles: where they fill it, it is
         taken for the field; where they leave corners free, the crystal ends within the field.
     border_nm : float, optional
         Width of the strip along the field's edge in which nothing is said, in nm; 0.6 spacings by default, and none
         around a crystal that ends within an unknown field.
-    min_frames : int
-        What was there, or missing, for fewer frames is a false find, or a miss.
     """
     return dict(occupied_layers(particles, field_nm, border_nm, min_frames))
 
@@ -135,38 +132,31 @@ def occupied_layers(
         raise ValueError(f"growth needs at least 3 frames, got {len(frames)}; pass a longer movie")
     if min_frames < 1:
         raise ValueError(f"min_frames must be 1 or more, got {min_frames}")
-    columns = {"row": row, "z": table["x_nm"].to_numpy() + 1j * table["y_nm"].to_numpy()}
-    columns |= {name: table[name].to_numpy() for name in ("layer", "particle")}
-    table = pd.DataFrame(columns, copy=False)
-    z = table["z"].to_numpy()
-    field = _choose_field(z, field_nm)
+    z = table["x_nm"].to_numpy() + 1j * table["y_nm"].to_numpy()
+    table = table[["layer", "particle"]].assign(row=row, z=z)
+    field = extent = (z.imag.min(), z.real.min()), (z.imag.max(), z.real.max())
+    if field_nm is not None:
+        size = np.asarray(field_nm, float)
+        if size.shape != (2,) or not (size > 0).all():
+            raise ValueError(f"field_nm is height and width in nm, got {field_nm}")
+        field = (0.0, 0.0), tuple(size)
     whole = _measure_steps(table, len(frames), _measure_spacing(table), None)
     for layer in np.unique(table["layer"]):
         rows = table[table["layer"] == layer]
         spacing = _measure_spacing(rows)
         if spacing is None:
             continue
-        open_border = field_nm is None and not _fills_rectangle(z, spacing)
+        open_border = field_nm is None and not _fills_rectangle(z, extent, spacing)
         usual = -spacing if open_border else BORDER * spacing
         border = usual if border_nm is None else float(border_nm)
-        motion = _accumulate_motion(*_measure_steps(rows, len(frames), spacing, whole))
+        steps = _measure_steps(rows, len(frames), spacing, whole)
+        motion = list(accumulate(steps, lambda before, step: step.after(before), initial=Motion()))
         yield int(layer), _measure_layer(int(layer), rows, frames, motion, spacing, field, border, min_frames)
 
 
-def _choose_field(z, field_nm):
-    """Least and largest (y, x) in view, in nm."""
-    if field_nm is None:
-        return (z.imag.min(), z.real.min()), (z.imag.max(), z.real.max())
-    field = np.asarray(field_nm, float)
-    if field.shape != (2,) or not (field > 0).all():
-        raise ValueError(f"field_nm is height and width in nm, got {field_nm}")
-    return (0.0, 0.0), tuple(field)
-
-
-def _fills_rectangle(z, spacing) -> bool:
+def _fills_rectangle(z, extent, spacing) -> bool:
     """Whether particles fill the rectangle around them, as they do where the field's edges cut them off."""
-    low, high = _choose_field(z, None)
-    axes = (np.arange(a, b + 1e-9, spacing) for a, b in zip(low, high, strict=True))
+    axes = (np.arange(a, b + 1e-9, spacing) for a, b in zip(*extent, strict=True))
     grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 2)
     nearest = np.full(len(grid), np.inf)
     for k in range(0, len(z), ROWS_AT_ONCE):
@@ -177,82 +167,57 @@ def _fills_rectangle(z, spacing) -> bool:
 def _measure_spacing(rows) -> float | None:
     """Median over a few of the fullest frames of the spacing in nm; None where no frame has a lattice."""
     values = []
-    for layer in np.unique(rows["layer"]):
-        own = (rows["layer"] == layer).to_numpy()
-        row, z = rows["row"].to_numpy()[own], rows["z"].to_numpy()[own]
-        for frame in pd.Series(row).value_counts().index[:FULLEST_FRAMES]:
-            points = to_points(z[row == frame])
+    for _, own in rows.groupby("layer"):
+        for frame in own["row"].value_counts().index[:FULLEST_FRAMES]:
+            points = to_points(own["z"].to_numpy()[own["row"] == frame])
             if len(points) >= FEWEST_IN_FRAME and spans_plane(points):
                 values.append(neighbour_spacing(points))
     return float(np.median(values)) if values else None
 
 
-# --- Motion of the specimen: z in one frame is turn z + shift in another, complex numbers x + iy ---
-
-
-def _measure_steps(rows, count, spacing, fallback):
-    """Turn and shift (count - 1,) from each frame to the next; the fallback's where a layer shares too few tracks."""
-    turns, shifts = np.ones(count, complex)[1:], np.zeros(count, complex)[1:]
-    row, track = rows["row"].to_numpy(), rows["particle"].to_numpy()
-    # One number for each track of each layer; layers of other programs' tables may both have a particle 1
-    name = np.where(track < 0, -1, rows["layer"].to_numpy() * (track.max() + 1) + track)
-    order = np.lexsort([name, row])
-    frames = np.split(order, np.searchsorted(row[order], np.arange(1, count)))
-    places = ((name[part], rows["z"].to_numpy()[part]) for part in frames)
-    for k, pair_of_frames in enumerate(pairwise(places)):
-        pair = _pair_positions(*pair_of_frames, spacing)
-        if fallback is not None and len(pair[0]) < OWN_MOTION:
-            turns[k], shifts[k] = fallback[0][k], fallback[1][k]
-        elif len(pair[0]):
-            turns[k], shifts[k] = _fit_rigid_motion(*pair)
-    return turns, shifts
-
-
-def _pair_positions(one, other, spacing):
-    """Positions of three or more tracks in both frames, or of particles that are each other's nearest."""
-    (names, a), (other_names, b) = one, other
-    start, other_start = np.searchsorted(names, 0), np.searchsorted(other_names, 0)
-    _, i, j = np.intersect1d(names[start:], other_names[other_start:], assume_unique=True, return_indices=True)
-    if len(i) >= SHARED_TRACKS:
-        return a[start + i], b[other_start + j]
-    if spacing is None or len(a) == 0 or len(b) == 0:
-        return (np.zeros(0, complex),) * 2
-    i, j = pair_mutually_nearest(to_points(a), to_points(b), SITE_REACH * spacing)
-    return a[i], b[j]
-
-
-def _fit_rigid_motion(a, b):
-    """Turn and shift that take a to b by least squares, without tracks that changed particle; for few, a shift."""
-    motion, _ = fit_similarity(a, b, ROTATION, rigid=True)
-    return motion.turn, motion.shift
-
-
-def _accumulate_motion(turns, shifts):
-    """Turn and shift (t,) since the first frame."""
-    turn, shift = np.cumprod([1.0 + 0j, *turns]), [0j]
-    for t, s in zip(turns, shifts, strict=True):
-        shift.append(t * shift[-1] + s)
-    return turn, np.array(shift)
+def _measure_steps(rows, count, spacing, fallback) -> list[Motion]:
+    """Motion from each of so many frames to the next; the fallback's where a layer shares too few tracks."""
+    row, z, track = (rows[name].to_numpy() for name in ("row", "z", "particle"))
+    # One number for each track of each layer, which other programs' tables may share; own ones for what has no track
+    name = np.where(track < 0, -1 - np.arange(len(track)), rows["layer"].to_numpy() * (track.max() + 1) + track)
+    order = np.argsort(row, kind="stable")
+    steps = []
+    for one, other in pairwise(np.split(order, np.searchsorted(row[order], np.arange(1, count)))):
+        _, i, j = np.intersect1d(name[one], name[other], assume_unique=True, return_indices=True)
+        if len(i) < SHARED_TRACKS:
+            i = j = np.empty(0, int)
+            if spacing is not None:
+                i, j = pair_mutually_nearest(to_points(z[one]), to_points(z[other]), SITE_REACH * spacing)
+        if fallback is not None and len(i) < OWN_MOTION:
+            steps.append(fallback[len(steps)])
+        else:
+            steps.append(fit_similarity(z[one][i], z[other][j], **RIGID)[0] if len(i) else Motion())
+    return steps
 
 
 def _measure_layer(layer, rows, frames, motion, spacing, field, border, min_frames) -> Occupancy:
-    """Sites and histories of a layer, from its rows and its motion by tracks (turn and shift, each (t,))."""
+    """Sites and histories of a layer, from its rows and its motion by tracks since the first frame."""
     row, z, track = rows["row"].to_numpy(), rows["z"].to_numpy(), rows["particle"].to_numpy(int)
-    turn, shift = motion
+    turn, shift = (np.array([getattr(step, name) for step in motion]) for name in ("turn", "shift"))
     for _ in range(3):  # sites from positions without motion, motion from positions at their sites
-        rest = (z - shift[row]) * np.conj(turn[row])
-        sites, of = _find_sites(rest, spacing)
-        turn, shift = _fit_motion_to_sites(z, row, sites, of, turn, shift)
+        sites, of = _find_sites((z - shift[row]) * np.conj(turn[row]), spacing)
+        count = np.bincount(of[of >= 0], minlength=len(sites))
+        trusted = np.flatnonzero((of >= 0) & (count[of] >= TRUSTED_SITE))
+        trusted = trusted[np.argsort(row[trusted], kind="stable")]
+        for t, use in enumerate(np.split(trusted, np.searchsorted(row[trusted], np.arange(1, len(frames))))):
+            if len(use) >= OWN_MOTION:
+                own, _ = fit_similarity(sites[of[use]], z[use], **RIGID)
+                turn[t], shift[t] = own.turn, own.shift
     # Sites and motion relative to the first frame
     sites, turn, shift = turn[0] * sites + shift[0], turn * np.conj(turn[0]), shift - turn * np.conj(turn[0]) * shift[0]
-    rest = (z - shift[row]) * np.conj(turn[row])
+    distance = np.abs((z - shift[row]) * np.conj(turn[row]) - sites[of])
     seen, tracks = np.zeros((len(frames), len(sites)), bool), np.full((len(frames), len(sites)), -1)
-    order = np.argsort(-np.abs(rest - sites[of]))  # the nearest is written last
+    order = np.argsort(-distance)  # the nearest is written last
     order = order[of[order] >= 0]
     seen[row[order], of[order]], tracks[row[order], of[order]] = True, track[order]
     enough = seen.sum(axis=0) >= min(min_frames, 2)
     seen, tracks = seen[:, enough], tracks[:, enough]
-    scatter = np.median(np.abs(rest - sites[of])[of >= 0]) / np.sqrt(2 * np.log(2))  # of a Rayleigh distribution
+    scatter = np.median(distance[of >= 0]) / np.sqrt(2 * np.log(2))  # of a Rayleigh distribution
     moved: tuple = (turn, shift, spacing, field, border, {}, float(scatter))
     blank = Occupancy(layer, frames, to_points(sites[enough]), seen, seen, seen, tracks, *moved)
     visible = np.array([blank.in_view(blank.sites, t) for t in range(len(frames))]).reshape(seen.shape)
@@ -268,9 +233,7 @@ def _find_sites(rest, spacing):
     """Where positions without motion (complex) pile up, and which pile each belongs to, -1 for none."""
     step = spacing / CELLS
     low = np.array([rest.real.min(), rest.imag.min()]) - spacing
-    column, line = (
-        ((part - start) / step).astype(int) for part, start in zip((rest.real, rest.imag), low, strict=True)
-    )
+    column, line = ((np.stack([rest.real, rest.imag], axis=1) - low) / step).astype(int).T
     shape = np.array([column.max(), line.max()]) + 1 + int(spacing / step)
     heap = np.bincount(column * shape[1] + line, minlength=shape.prod()).reshape(shape).astype(float)
     heap = gaussian_filter(heap, BLUR * spacing / step, mode="constant")
@@ -289,18 +252,6 @@ def _find_sites(rest, spacing):
     return sites, of
 
 
-def _fit_motion_to_sites(z, row, sites, of, turn, shift):
-    """Motion again, now from the sites to the positions of each frame that has at least 12 of them."""
-    turn, shift = turn.copy(), shift.copy()
-    count = np.bincount(of[of >= 0], minlength=len(sites))
-    trusted = np.flatnonzero((of >= 0) & (count[of] >= TRUSTED_SITE))
-    trusted = trusted[np.argsort(row[trusted], kind="stable")]
-    for t, use in enumerate(np.split(trusted, np.searchsorted(row[trusted], np.arange(1, len(turn))))):
-        if len(use) >= OWN_MOTION:
-            turn[t], shift[t] = _fit_rigid_motion(sites[of[use]], z[use])
-    return turn, shift
-
-
 def _estimate_histories(seen, visible, sites, spacing, min_frames):
     """Whether each site is taken in each frame (t, n), and the estimated rates."""
     rates: dict = {"miss": 0.05, "miss_again": 0.2, "false": 0.005, "false_again": 0.1}
@@ -314,8 +265,7 @@ def _estimate_histories(seen, visible, sites, spacing, min_frames):
     state, old = seen, None
     for _ in range(MOST_ROUNDS):
         group = _group_by_neighbours(state, near)
-        odds, counts = _run_forward_backward(context, group, rates)
-        rates = _update_rates(*counts)
+        odds, rates = _update_rates(context, group, rates)
         state = odds > 1
         new = np.log(np.concatenate([np.ravel(v) for v in rates.values()]))
         if old is not None and np.abs(new - old).max() < CONVERGED:
@@ -347,11 +297,11 @@ def _observation_odds(rates) -> np.ndarray:
     return np.array(taken) / np.array(empty)
 
 
-def _run_forward_backward(context, group, rates):
-    """Odds (t, n) that each site is taken, and expected counts: of observations (2, 7), of transitions and of starts.
+def _update_rates(context, group, rates) -> tuple[np.ndarray, dict]:
+    """Odds (t, n) that each site is taken, and rates from expected counts and a prior of `PRIOR_COUNTS`, within bounds.
 
-    With two states, the odds of taken against empty hold all there is: those of the past run forward, those of the
-    future backward, and their product counts. Transitions (4, 2, 2) and starts (2, 4) are counted by group.
+    The odds of taken against empty hold all there is: those of the past run forward, those of the future backward, and
+    their product counts.
     """
     seen_odds, attach, detach = _observation_odds(rates), rates["attach"], rates["detach"]
     stay, free = 1 - detach, 1 - attach
@@ -360,43 +310,32 @@ def _run_forward_backward(context, group, rates):
     for t in range(1, len(odds)):
         g, before = group[t - 1], odds[t - 1]
         odds[t] = (before * stay[g] + attach[g]) / (before * detach[g] + free[g]) * seen_odds[context[t]]
-    observed, jumps, later = np.zeros((2, 7)), np.zeros((4, 2, 2)), np.ones(context.shape[1])
+    # Observations; transitions by group: attached, left empty, detached, kept
+    observed, jumps, taken, later = np.zeros((2, 7)), np.zeros((4, 4)), None, 1.0
     for t in range(len(odds) - 1, -1, -1):
+        after, past = taken, odds[t].copy()
         odds[t] *= later
         taken = odds[t] / (1 + odds[t])
-        observed[1] += np.bincount(context[t], taken, 7)
-        observed[0] += np.bincount(context[t], minlength=7)
-        if t == 0:
-            break
-        g, past, now = group[t - 1], odds[t - 1], seen_odds[context[t]] * later
-        came, left, none = attach[g] * now, past * detach[g], free[g]
-        total = came + left + none + past * stay[g] * now
-        for (i, j), part in (((0, 1), came), ((1, 0), left), ((0, 0), none)):
-            jumps[:, i, j] += np.bincount(g, part / total, 4)
-        jumps[:, 1, 1] += np.bincount(g, minlength=4)
-        later = (detach[g] + stay[g] * now) / (none + came)
-    observed[0] -= observed[1]
-    jumps[:, 1, 1] -= jumps.sum(axis=(1, 2)) - jumps[:, 1, 1]
-    starts = [np.bincount(group[0], part, 4) for part in (1 - taken, taken)]
-    return odds, (observed, jumps, starts)
-
-
-def _update_rates(observed, jumps, begun) -> dict:
-    """Rates from expected counts and a prior (`PRIOR_COUNTS` counts), within bounds."""
-    empty, taken = observed
+        observed += [np.bincount(context[t], part, 7) for part in (1 - taken, taken)]
+        if after is not None:  # a site that is taken in the next frame was empty, or taken, in this one
+            g = group[t]
+            came = after * attach[g] / (attach[g] + past * stay[g])
+            kept = after - came
+            jumps += [np.bincount(g, part, 4) for part in (came, 1 - taken - came, taken - kept, kept)]
+        if t > 0:
+            g, now = group[t - 1], seen_odds[context[t]] * later
+            later = (detach[g] + stay[g] * now) / (free[g] + attach[g] * now)
+    begun = [np.bincount(group[0], part, 4) for part in (1 - taken, taken)]
 
     def share(part, rest, guess, most, weight=PRIOR_COUNTS):
         return np.clip((part + weight * guess) / (part + rest + weight), 1e-5, most)
 
-    return {
-        "miss": float(share(taken[2], taken[3], 0.03, LARGEST_RATES["miss"])),
-        "miss_again": float(share(taken[0], taken[1], 0.1, LARGEST_RATES["miss_again"])),
-        "false": float(share(empty[1], empty[0], 0.003, LARGEST_RATES["false"])),
-        "false_again": float(share(empty[3], empty[2], 0.1, LARGEST_RATES["false_again"])),
-        "taken": share(begun[1], begun[0], 0.5, 0.999, 1),
-        "attach": share(jumps[:, 0, 1], jumps[:, 0, 0], 1e-3, FASTEST),
-        "detach": share(jumps[:, 1, 0], jumps[:, 1, 1], 1e-3, FASTEST),
-    }
+    empty, taken = observed
+    usual = {"miss": (taken[2:4], 0.03), "miss_again": (taken[:2], 0.1)}
+    usual |= {"false": (empty[1::-1], 0.003), "false_again": (empty[3:1:-1], 0.1)}
+    new: dict = {name: float(share(*count, guess, LARGEST_RATES[name])) for name, (count, guess) in usual.items()}
+    new |= {name: share(*jumps[k : k + 2], 1e-3, FASTEST) for name, k in (("attach", 0), ("detach", 2))}
+    return odds, new | {"taken": share(begun[1], begun[0], 0.5, 0.999, 1)}
 
 
 def _find_likeliest_path(context, group, rates) -> np.ndarray:
@@ -420,20 +359,15 @@ def _find_likeliest_path(context, group, rates) -> np.ndarray:
 def _drop_short_runs(path, visible, seen, min_frames) -> np.ndarray:
     """Histories without visits and absences that are too short; at the ends of what was seen, two frames suffice."""
     path = path.copy()
-    for k in range(path.shape[1]):
-        rows = np.flatnonzero(visible[:, k])
-        if len(rows) == 0:  # the border only: taken if mostly seen
-            path[:, k] = seen[:, k].mean() > 0.5
-            continue
-        history = path[rows, k]
+    for k in np.flatnonzero(visible.any(axis=0)):
+        history = path[visible[:, k], k]
         for state in (True, False):  # visits first, so that two false finds around a gap do not count as one
             for (run,) in find_objects(label(history == state)[0]):
                 start, end = run.start, run.stop
                 inside = start > 0 and end < len(history)
                 if end - start < (min_frames if inside else min(2, min_frames)) and end - start < len(history):
                     history[start:end] = not state
-        path[rows, k] = history
-        # Out of view, as last seen; before, as first seen
-        last = np.maximum.accumulate(np.where(visible[:, k], np.arange(len(path)), -1))
-        path[:, k] = path[np.where(last < 0, rows[0], last), k]
-    return path
+        path[visible[:, k], k] = history
+    # Out of view, as last seen; before, as first seen; on the border only, taken if mostly seen
+    known = pd.DataFrame(np.where(visible, path, np.nan)).ffill().bfill()
+    return known.fillna(pd.Series(seen.mean(axis=0) > 0.5, dtype=float)).to_numpy(bool)

@@ -3,6 +3,9 @@
 import contextlib
 import json
 import multiprocessing
+import signal
+import time
+from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -15,27 +18,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
+from tqdm import tqdm
 
 from ..tables import TRACK_COLUMNS, check_particles, layers_by_frame, read_particle_table
-from .defect_tracks import follow_boundaries, follow_defects
-from .diffusion import mean_squared_displacement
 from .displacements import Displacements, coordination_labels, site_displacements
-from .frame_tables import FRAME_TABLES, tabulate_frames
-from .growth import front_table, front_velocity, growth_events, growth_rate, size_table
+from .frame_tables import FRAME_TABLES, follow_boundaries, follow_defects, tabulate_frames
+from .growth import front_table, front_velocity, growth_events, growth_rate, site_preference, size_table
 from .moire import registry
 from .occupancy import Occupancy, occupied_layers
-from .phonons import tabulate_phonons
-from .progress import Stages, leave_interrupts_to_the_first, map_in_order
-from .relaxation import fit_relaxation, motion_table, relative_motion
-from .site_preference import site_preference
-from .springs import SpringModel, elastic_constants, fit_springs
-from .vibrations import (
-    group_vibrations,
-    interlayer_correlation,
-    layer_vibrations,
-    measure_every_layer,
-    site_vibrations,
-)
+from .phonons import SpringModel, elastic_constants, fit_springs, tabulate_phonons
+from .relaxation import fit_relaxation, mean_squared_displacement, motion_table, relative_motion
+from .vibrations import group_vibrations, interlayer_correlation, layer_vibrations, measure_every_layer, site_vibrations
 
 NEEDED = TRACK_COLUMNS  # that a table must have
 USED = (*NEEDED, "y_std_nm", "x_std_nm")
@@ -47,7 +40,6 @@ LAYER_NUMBERS += ["anisotropy", "anisotropy_std", "isotropy_p", "lindemann", "li
 LASTING = 3  # frames; a defect of fewer may be a particle that was missed
 DEFECT_REACH, BOUNDARY_REACH = 1.2, 2.0  # spacings that a defect or boundary may move from frame to frame
 LONGEST = 10  # boundaries listed
-FOLLOWED = "Followed through the frames"
 FRAMES_AT_ONCE = 8  # analysed by one call: progress shows in steps of so many
 ROWS_PER_PROCESS = 100_000  # of the table, some ten seconds; for fewer, another process takes longer to start
 
@@ -70,30 +62,36 @@ class Analysis:
         for name, table in self.tables.items():
             table.to_csv(Path(folder) / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
 
+    @contextlib.contextmanager
+    def stage(self, name: str, total: int | None, unit: str = "step", show: bool = False) -> Iterator[tqdm]:
+        """Measure the time of a stage, with a bar over so many units of work if wanted; None where unknown."""
+        start = time.perf_counter()
+        try:
+            with tqdm(total=total, desc=name, unit=unit, disable=not show) as bar:
+                yield bar
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
 
 def read_particles(folder: str | PathLike, pixel_size: float | None = None) -> pd.DataFrame:
     """Read and check ``particles.csv`` of a decomposition's folder, or of any other.
 
-    Also the only other table in a folder, or a file by its name: how it may be written, and what TrackMate and trackpy
-    export, says `moirelib.tables.read_particle_table`. Needed are the columns `NEEDED`; lengths in nm, ``frame`` from
-    0, ``particle`` -1 or empty where unlinked. A table in pixels needs `pixel_size` (nm/pixel), unless
-    ``summary.json`` in the folder has it. OSError if there is no such file, ValueError if it is no table of particles.
+    Also the only other table in a folder, or a file by its name, written as `moirelib.tables.read_particle_table` says.
+    Needed are the columns `NEEDED`; lengths in nm, ``frame`` from 0, ``particle`` -1 or empty where unlinked. A table
+    in pixels needs `pixel_size` (nm/pixel), unless ``summary.json`` in the folder has it. OSError if there is no such
+    file, ValueError if it is no table of particles.
     """
-    file = _find_table(Path(folder))
+    file = Path(folder)
+    if not file.is_file() and (file / "particles.csv").is_file():
+        file = file / "particles.csv"
+    elif not file.is_file():
+        others = [f for f in file.glob("*") if f.suffix.lower() in (".csv", ".tsv", ".txt")]
+        if len(others) != 1:
+            held = f" (it holds {', '.join(sorted(f.name for f in others)[:5])})" if others else ""
+            raise FileNotFoundError(f"no particles.csv in {file}{held}; name a folder that moirelib decompose wrote")
+        file = others[0]
     stored = _read_summary(file.parent).get("pixel_size_nm") if pixel_size is None else pixel_size
     return _check_not_empty(read_particle_table(file, stored), str(file))
-
-
-def _find_table(folder: Path) -> Path:
-    if folder.is_file():
-        return folder
-    if (folder / "particles.csv").is_file():
-        return folder / "particles.csv"
-    others = [f for f in folder.glob("*") if f.suffix.lower() in (".csv", ".tsv", ".txt")]
-    if len(others) != 1:
-        held = f" (it holds {', '.join(sorted(f.name for f in others)[:5])})" if others else ""
-        raise FileNotFoundError(f"no particles.csv in {folder}{held}; name a folder that moirelib decompose wrote")
-    return others[0]
 
 
 def _check_not_empty(table, name) -> pd.DataFrame:
@@ -101,6 +99,31 @@ def _check_not_empty(table, name) -> pd.DataFrame:
     if table.empty:
         raise ValueError(f"{name} holds no particles; decompose a movie with particles in it")
     return table
+
+
+def read_recording(folder: str | PathLike) -> dict[str, Any]:
+    """What ``summary.json`` in a folder says of the recording, as `analyze` takes it; None where it does not say.
+
+    ``field_nm``, height and width of the frames; ``frame_time`` in s, from ``frame_time_s``; ``dose`` in electrons/Å²
+    per frame, from ``dose_e_per_A2``.
+    """
+    summary, known = _read_summary(Path(folder)), dict[str, Any](field_nm=None)
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        height, width = (float(n) * float(summary["pixel_size_nm"]) for n in summary["shape_px"])
+        known["field_nm"] = height, width
+    for name, key in (("frame_time", "frame_time_s"), ("dose", "dose_e_per_A2")):
+        value = summary.get(key)
+        known[name] = float(value) if isinstance(value, int | float) and value > 0 else None
+    return known
+
+
+def _read_summary(folder: Path) -> dict:
+    """What ``summary.json`` says; nothing where there is none."""
+    try:
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return summary if isinstance(summary, dict) else {}
 
 
 def choose_tables(only: Collection[str] | None) -> list[str]:
@@ -129,232 +152,59 @@ def analyze(
         Table with the columns `NEEDED`, and ``y_std_nm, x_std_nm`` where known; s; electrons/Å² per frame.
     field_nm : tuple of float, optional
         Height and width of the field of view, in nm: what drift carries over its edges has not grown.
-    progress, workers : bool, int
-        Show a progress bar for each stage; processes that share the frames of a long movie.
-    only : collection of str, optional
-        Names of the wanted tables, of `TABLES`; all by default. What they need is computed too, but not kept.
+    progress, workers, only : bool, int, collection of str
+        Show a progress bar for each stage; processes that share the frames of a long movie; names of the wanted tables,
+        all `TABLES` by default. What they need is computed too, but not kept.
     """
-    names, result, stages = choose_tables(only), Analysis(_check_not_empty(particles, "the table")), Stages(progress)
-    result.seconds = stages.seconds
-    _add_frame_tables(result, names, stages, workers)
+    names, result = choose_tables(only), Analysis(_check_not_empty(particles, "the table"))
+    stage = partial(result.stage, show=progress)
+    _add_frame_tables(result, names, stage, workers)
     linked, used = result.particles["particle"] >= 0, [c for c in USED if c in result.particles]
     tracks = result.particles[used] if linked.all() else result.particles.loc[linked, used]
     frames = result.particles["frame"].nunique()
     if frames < 2 or tracks.empty:
         why = "one frame" if frames < 2 else "no linked particles"
-        for name in [name for name in names if name not in FRAME_TABLES]:
-            result.notes[name] = f"needs particles followed over several frames; here is {why} only"
+        followed = [name for name in names if name not in FRAME_TABLES]
+        result.notes |= dict.fromkeys(followed, f"needs particles followed over several frames; here is {why} only")
     else:
         if ON_SITES & set(names):
-            _find_sites(result, names, stages, field_nm)
-        motions = _Motions(tracks)
-        measure_msd = partial(mean_squared_displacement, tracks, frame_time, motion=result.occupancy)
-        steps: dict[str, list[Callable]] = {
-            "motion": [partial(_add_table, result, "motion", motion_table, result.occupancy, dose)],
-            "msd": [partial(_add_table, result, "msd", measure_msd)],
-            "vibrations": _list_vibration_steps(result, motions),
-            "phonons": _list_phonon_steps(result, motions),
-            "growth": _list_growth_steps(result),
-            "defects": [partial(_add_summary, result, "defects", FOLLOWED, _summarise_defects, result)],
-            "boundaries": [partial(_add_summary, result, "boundaries", FOLLOWED, _summarise_boundaries, result)],
-        }
-        for name in sorted(set(names) & set(steps), key=list(steps).index):
-            with stages.stage(name, len(steps[name])) as bar:
-                for step in steps[name]:
-                    step()
+            with stage("sites", result.particles["layer"].nunique(), "layer") as bar:
+                try:
+                    for layer, one in occupied_layers(result.particles, field_nm):
+                        result.occupancy[layer] = one
+                        bar.update()
+                except ValueError as error:
+                    result.notes |= {name: str(error) for name in ("motion", "growth") if name in names}
+        for name, steps in _list_steps(result, tracks, frame_time, dose).items():
+            if name not in names:
+                continue
+            with stage(name, len(steps)) as bar:
+                for title, compute in steps.items():
+                    try:
+                        table = compute()
+                        if title and len(table):
+                            result.summaries.setdefault(name, {})[title] = table
+                        elif not title:
+                            result.tables[name] = table
+                            if table.attrs.get("note"):
+                                result.notes[name] = " ".join(table.attrs["note"].split("\n"))
+                    except ValueError as error:
+                        if not title:  # the report goes without a summary
+                            result.notes.setdefault(name, str(error))
                     bar.update()
     result.tables = {name: result.tables[name] for name in names if name in result.tables}
     return result
 
 
-def _find_sites(result, names, stages, field_nm) -> None:
-    """Sites and motion of each layer that has a lattice."""
-    with stages.stage("sites", result.particles["layer"].nunique(), "layer") as bar:
-        try:
-            for layer, one in occupied_layers(result.particles, field_nm):
-                result.occupancy[layer] = one
-                bar.update()
-        except ValueError as error:
-            result.notes |= {name: str(error) for name in ("motion", "growth") if name in names}
-
-
-class _Motions:
-    """Displacements of each layer, and the springs of its largest grain, computed once."""
-
-    def __init__(self, tracks: pd.DataFrame):
-        self.tracks, self.layers = tracks, sorted(tracks["layer"].unique())
-        self.of_layer, self.springs = cache(partial(site_displacements, tracks)), dict[int, SpringModel]()
-
-    def known(self) -> dict[int, Displacements]:
-        """By layer, where the tracks allow them; the notes give the reason where they do not."""
-        known = {}
-        for layer in self.layers:
-            with contextlib.suppress(ValueError):
-                known[layer] = self.of_layer(layer)
-        return known
-
-    def fit_springs(self, grain: Displacements) -> SpringModel:
-        """Springs of a layer's largest grain, kept for its elastic constants."""
-        return self.springs.setdefault(grain.layer, fit_springs(grain))
-
-
-def _list_vibration_steps(result, motions) -> list[Callable]:
-    def measure():
-        return measure_every_layer(motions.tracks, lambda layer: site_vibrations(motions.of_layer(layer)))[0]
-
-    def correlate(known):
-        return interlayer_correlation(known[1], known[2])
-
-    def add(title, summarise, only_both=False):
-        known = motions.known()
-        if not only_both or {1, 2} <= set(known):
-            _add_summary(result, "vibrations", title, summarise, known)
-
-    return [
-        motions.known,
-        partial(_add_table, result, "vibrations", measure),
-        partial(add, "Layers as a whole", _summarise_layers),
-        partial(add, "By coordination", partial(_group_amplitudes, labels=lambda m: coordination_labels(m.sites))),
-        partial(add, "By place on the other layer", _group_by_registry, only_both=True),
-        partial(add, "Correlation of the two layers' displacements, by distance", correlate, only_both=True),
-    ]
-
-
-def _list_phonon_steps(result, motions) -> list[Callable]:
-    def measure_constants():
-        found = {layer: elastic_constants(model) for layer, model in motions.springs.items()}
-        return pd.DataFrame([{"layer": layer} | asdict(constants) for layer, constants in found.items()])
-
-    title = "Elastic constants in kT/nm², and Poisson's ratio"
-    return [
-        motions.known,
-        partial(_add_table, result, "phonons", tabulate_phonons, motions.tracks, motions.of_layer, motions.fit_springs),
-        partial(_add_summary, result, "phonons", title, measure_constants),
-    ]
-
-
-def _list_growth_steps(result) -> list[Callable]:
-    """Table of events, sizes, and summaries of growth."""
-    if "growth" in result.notes:
-        return []
-    add, frames = partial(partial, _add_summary, result, "growth"), result.particles["frame"].unique()
-    per_frame = {f"velocity_{kind}nm_per_s": f"velocity_{kind}nm_per_frame" for kind in ("", "std_")}
-
-    def measure():
-        events, result.sizes = growth_events(result.occupancy), size_table(result.occupancy)
-        return events
-
-    def measure_rates():
-        events = result.tables.get("growth", pd.DataFrame())  # without columns: refused as too little to go by
-        return growth_rate(events, frames, layers=sorted(result.occupancy))
-
-    def measure_fronts():
-        return front_velocity(front_table(result.occupancy)).rename(columns=per_frame)
-
-    return [
-        partial(_add_table, result, "growth", measure),
-        add("Rates per frame", measure_rates),
-        add("Velocity of the front, nm per frame", measure_fronts),
-        add("Attachments of layer 2 by registry", _measure_preference, result.occupancy),
-        add("Turning and sliding of layer 2 on layer 1", _measure_relaxation, result.occupancy),
-    ]
-
-
-def _measure_preference(occupancy) -> pd.DataFrame:
-    """Attached against expected without preference; nothing where no attachment had a choice."""
-    preference = site_preference(occupancy)
-    return preference.table.assign(p_value=preference.p_value) if preference.events else preference.table.iloc[:0]
-
-
-def _measure_relaxation(occupancy) -> pd.DataFrame:
-    """Twist and both components of the offset: change over the movie, and the exponential where there is one."""
-    motion, rows = relative_motion(occupancy), []
-    errors = {"twist_change_deg": "twist_std_deg", "offset_y_nm": "offset_std_nm", "offset_x_nm": "offset_std_nm"}
-    for name, error in errors.items():
-        fit = fit_relaxation(motion["frame"], motion[name], motion[error])
-        row = {"of": name, "change": motion[name].iloc[-1] - motion[name].iloc[0]}
-        row |= {"exponential": "yes" if fit.supported else "not supported", "amplitude": fit.amplitude}
-        row |= {"amplitude_std": fit.amplitude_std, "time_frames": fit.time, "time_std_frames": fit.time_std}
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def _add_summary(result, section, title, compute: Callable[..., pd.DataFrame], *arguments) -> None:
-    """Add a summary; where the data do not allow it, the report goes without."""
-    with contextlib.suppress(ValueError):
-        table = compute(*arguments)
-        if len(table):
-            result.summaries.setdefault(section, {})[title] = table
-
-
-def _summarise_layers(motions) -> pd.DataFrame:
-    rows = [{"layer": layer} | layer_vibrations(motion) for layer, motion in motions.items()]
-    return pd.DataFrame(rows, columns=["layer", *LAYER_NUMBERS])
-
-
-def _group_by_registry(motions) -> pd.DataFrame:
-    """By registry of a layer's sites on the other layer's; sites are left out where that is not there."""
-
-    def label(motion):
-        other = motions[3 - motion.layer].sites
-        return registry(motion.sites, other)["registry"].replace("", np.nan).to_numpy()
-
-    return _group_amplitudes({layer: motions[layer] for layer in (1, 2)}, label)
-
-
-def _group_amplitudes(motions, labels: Callable[[Displacements], np.ndarray]) -> pd.DataFrame:
-    """Amplitudes of every layer's sites by their labels."""
-    tables = [
-        group_vibrations(site_vibrations(motion), labels(motion)).reset_index().assign(layer=layer)
-        for layer, motion in motions.items()
-    ]
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
-
-
-def _summarise_defects(result) -> pd.DataFrame:
-    """Of every kind of defect, how many last, for how long and how far they move on their layer's own lattice."""
-    spacing = result.tables["lattice"]["spacing_nm"].median()
-    paths = follow_defects(result.tables["defects"], DEFECT_REACH * spacing, motion=result.occupancy)
-    step = np.hypot(paths["step_y_nm"], paths["step_x_nm"])
-    each = paths.assign(moved=step > 0.5 * spacing).groupby(["layer", "kind", "defect"])
-    each = each.agg(
-        frames=("frame", "nunique"), moves=("moved", "sum"), glide=("glide_nm", "sum"), climb=("climb_nm", "sum")
-    ).reset_index()
-    each[["farthest_glide_nm", "farthest_climb_nm"]] = each[["glide", "climb"]].abs()
-    lasting = each[each["frames"] >= LASTING].groupby(["layer", "kind"])
-    summary = pd.DataFrame({f"seen_in_{LASTING}_frames_or_more": lasting.size()})
-    summary["longest_frames"] = lasting["frames"].max()
-    summary["steps_beyond_half_a_spacing"] = lasting["moves"].sum()
-    summary = summary.join(lasting[["farthest_glide_nm", "farthest_climb_nm"]].max()).reset_index()
-    other = summary["kind"] != "dislocation"
-    return summary.assign(**{c: summary[c].mask(other) for c in ("farthest_glide_nm", "farthest_climb_nm")})
-
-
-def _summarise_boundaries(result) -> pd.DataFrame:
-    """The boundaries that are seen in most frames: what they are, and how far they migrate."""
-    spacing = result.tables["lattice"]["spacing_nm"].median()
-    paths = follow_boundaries(result.tables["boundaries"], BOUNDARY_REACH * spacing, motion=result.occupancy)
-
-    def usual(values):
-        return values.mode().iloc[0]
-
-    how = {"frame": "nunique", "kind": usual, "misorientation_deg": "median", "sigma": usual}
-    how |= dict.fromkeys("sigma_deviation_deg asymmetry_deg dislocation_spacing_nm frank_spacing_nm".split(), "median")
-    each = paths.groupby(["layer", "boundary"]).agg(how | {"migration_nm": "sum"}).rename(columns={"frame": "frames"})
-    lasting = each[each["frames"] >= LASTING].reset_index().drop(columns="boundary")
-    return lasting.sort_values(["layer", "frames"], ascending=[True, False]).head(LONGEST)
-
-
-def _add_frame_tables(result, names, stages, workers) -> None:
+def _add_frame_tables(result, names, stage, workers) -> None:
     """Lattices, Moiré and defects: each frame on its own."""
     wanted = [name for name in FRAME_TABLES if name in names]
     if {"defects", "boundaries"} & set(wanted) and "lattice" not in wanted:
         wanted.append("lattice")  # its spacing says how far a defect may move
     if not wanted:
         return
-    number = result.particles["frame"].nunique()
-    with stages.stage("frames", number, "frame") as bar:
-        parts = []
+    number, parts = result.particles["frame"].nunique(), []
+    with stage("frames", number, "frame") as bar:
         useful = min(workers, len(result.particles) // ROWS_PER_PROCESS)
         for tables in _tabulate_batches(result.particles, wanted, useful):
             parts.append(tables)
@@ -378,42 +228,139 @@ def _tabulate_batches(particles, names, workers) -> Iterator[dict[str, pd.DataFr
         yield from map(tabulate, batches)
         return
     context = multiprocessing.get_context("spawn")  # a forked process may hang in a library's threads
-    with ProcessPoolExecutor(workers, context, initializer=leave_interrupts_to_the_first) as pool:
-        yield from map_in_order(pool, tabulate, batches, ahead=2 * workers)
+    ignore = signal.SIGINT, signal.SIG_IGN  # Ctrl-C reaches all processes; the first one ends the others
+    with ProcessPoolExecutor(workers, context, signal.signal, ignore) as pool:
+        waiting: deque = deque()
+        for batch in batches:
+            waiting.append(pool.submit(tabulate, batch))
+            if len(waiting) > 2 * workers:
+                yield waiting.popleft().result()
+        for future in waiting:
+            yield future.result()
 
 
-def _add_table(result, name, compute: Callable[..., pd.DataFrame], *arguments) -> None:
-    """Keep a table, or the line that says why there is none."""
-    try:
-        table = compute(*arguments)
-    except ValueError as error:
-        result.notes.setdefault(name, str(error))
-        return
-    result.tables[name] = table
-    if table.attrs.get("note"):
-        result.notes[name] = " ".join(table.attrs["note"].split("\n"))
+def _list_steps(result, tracks, frame_time, dose) -> dict[str, dict[str, Callable[[], pd.DataFrame]]]:
+    """What to compute in each stage, by title; "" is the stage's own table, the others are summaries of it."""
+    occupancy, springs = result.occupancy, dict[int, SpringModel]()
+    motion_of = cache(partial(site_displacements, tracks))
+
+    @cache
+    def known() -> dict[int, Displacements]:
+        """By layer, where the tracks allow them; the notes give the reason where they do not."""
+        motions = {}
+        for layer in sorted(tracks["layer"].unique()):
+            with contextlib.suppress(ValueError):
+                motions[layer] = motion_of(layer)
+        return motions
+
+    def compare(function):
+        motions = {layer: known()[layer] for layer in (1, 2) if layer in known()}
+        return function(motions) if len(motions) == 2 else pd.DataFrame()
+
+    def label_by_registry(motion):
+        return registry(motion.sites, known()[3 - motion.layer].sites)["registry"].replace("", np.nan).to_numpy()
+
+    def fit_once(grain):
+        return springs.setdefault(grain.layer, fit_springs(grain))
+
+    return {
+        "motion": {"": lambda: motion_table(occupancy, dose)},
+        "msd": {"": lambda: mean_squared_displacement(tracks, frame_time, motion=occupancy)},
+        "vibrations": {
+            "": lambda: measure_every_layer(tracks, lambda layer: site_vibrations(motion_of(layer)))[0],
+            "Layers as a whole": lambda: pd.DataFrame(
+                [{"layer": layer} | layer_vibrations(motion) for layer, motion in known().items()],
+                columns=["layer", *LAYER_NUMBERS],
+            ),
+            "By coordination": lambda: _group_amplitudes(known(), lambda motion: coordination_labels(motion.sites)),
+            "By place on the other layer": lambda: compare(lambda both: _group_amplitudes(both, label_by_registry)),
+            "Correlation of the two layers' displacements, by distance": lambda: compare(
+                lambda both: interlayer_correlation(both[1], both[2])
+            ),
+        },
+        "phonons": {
+            "": lambda: tabulate_phonons(tracks, motion_of, fit_once),
+            "Elastic constants in kT/nm², and Poisson's ratio": lambda: pd.DataFrame(
+                [{"layer": layer} | asdict(elastic_constants(model)) for layer, model in springs.items()]
+            ),
+        },
+        "growth": {} if "growth" in result.notes else _list_growth_steps(result),
+        "defects": {"Followed through the frames": lambda: _summarise_defects(result)},
+        "boundaries": {"Followed through the frames": lambda: _summarise_boundaries(result)},
+    }
 
 
-def read_recording(folder: str | PathLike) -> dict[str, Any]:
-    """What ``summary.json`` in a folder says of the recording, as `analyze` takes it; None where it does not say.
+def _list_growth_steps(result) -> dict[str, Callable[[], pd.DataFrame]]:
+    occupancy, frames = result.occupancy, result.particles["frame"].unique()
+    per_frame = {f"velocity_{kind}nm_per_s": f"velocity_{kind}nm_per_frame" for kind in ("", "std_")}
 
-    ``field_nm``, height and width of the frames; ``frame_time`` in s, from ``frame_time_s``; ``dose`` in electrons/Å²
-    per frame, from ``dose_e_per_A2``.
-    """
-    summary, known = _read_summary(Path(folder)), dict[str, Any](field_nm=None)
-    with contextlib.suppress(ValueError, KeyError, TypeError):
-        height, width = (float(n) * float(summary["pixel_size_nm"]) for n in summary["shape_px"])
-        known["field_nm"] = height, width
-    for name, key in (("frame_time", "frame_time_s"), ("dose", "dose_e_per_A2")):
-        value = summary.get(key)
-        known[name] = float(value) if isinstance(value, int | float) and value > 0 else None
-    return known
+    def measure():
+        result.sizes = size_table(occupancy)
+        return growth_events(occupancy)
+
+    def measure_rates():
+        events = result.tables.get("growth", pd.DataFrame())  # without columns: refused as too little to go by
+        return growth_rate(events, frames, layers=sorted(occupancy))
+
+    def measure_preference():
+        preference = site_preference(occupancy)  # nothing to say where no attachment had a choice
+        return preference.table.assign(p_value=preference.p_value) if preference.events else pd.DataFrame()
+
+    return {
+        "": measure,
+        "Rates per frame": measure_rates,
+        "Velocity of the front, nm per frame": lambda: front_velocity(front_table(occupancy)).rename(columns=per_frame),
+        "Attachments of layer 2 by registry": measure_preference,
+        "Turning and sliding of layer 2 on layer 1": lambda: _measure_relaxation(occupancy),
+    }
 
 
-def _read_summary(folder: Path) -> dict:
-    """What ``summary.json`` says; nothing where there is none."""
-    try:
-        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return summary if isinstance(summary, dict) else {}
+def _group_amplitudes(motions, label: Callable[[Displacements], np.ndarray]) -> pd.DataFrame:
+    """Amplitudes of every layer's sites by their labels; sites without one are left out."""
+    tables = [
+        group_vibrations(site_vibrations(motion), label(motion)).reset_index().assign(layer=layer)
+        for layer, motion in motions.items()
+    ]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+
+def _measure_relaxation(occupancy) -> pd.DataFrame:
+    """Twist and both components of the offset: change over the movie, and the exponential where there is one."""
+    motion, rows = relative_motion(occupancy), []
+    for name, error in (("twist_change_deg", "twist_std_deg"), *((f"offset_{a}_nm", "offset_std_nm") for a in "yx")):
+        fit = fit_relaxation(motion["frame"], motion[name], motion[error])
+        change, supported = motion[name].iloc[-1] - motion[name].iloc[0], "yes" if fit.supported else "not supported"
+        rows.append((name, change, supported, fit.amplitude, fit.amplitude_std, fit.time, fit.time_std))
+    columns = "of change exponential amplitude amplitude_std time_frames time_std_frames"
+    return pd.DataFrame(rows, columns=columns.split())
+
+
+def _summarise_defects(result) -> pd.DataFrame:
+    """Of every kind of defect, how many last, for how long and how far they move on their layer's own lattice."""
+    spacing = result.tables["lattice"]["spacing_nm"].median()
+    paths = follow_defects(result.tables["defects"], DEFECT_REACH * spacing, motion=result.occupancy)
+    step = np.hypot(paths["step_y_nm"], paths["step_x_nm"])
+    each = paths.assign(moved=step > 0.5 * spacing).groupby(["layer", "kind", "defect"])
+    each = each.agg({"frame": "nunique", "moved": "sum", "glide_nm": "sum", "climb_nm": "sum"}).reset_index()
+    farthest = ["farthest_glide_nm", "farthest_climb_nm"]
+    each[farthest] = each[["glide_nm", "climb_nm"]].abs().where(each["kind"] == "dislocation")
+    lasting = each[each["frame"] >= LASTING].groupby(["layer", "kind"])
+    summary = pd.DataFrame({f"seen_in_{LASTING}_frames_or_more": lasting.size()})
+    summary["longest_frames"] = lasting["frame"].max()
+    summary["steps_beyond_half_a_spacing"] = lasting["moved"].sum()
+    return summary.join(lasting[farthest].max()).reset_index()
+
+
+def _summarise_boundaries(result) -> pd.DataFrame:
+    """The boundaries that are seen in most frames: what they are, and how far they migrate."""
+    spacing = result.tables["lattice"]["spacing_nm"].median()
+    paths = follow_boundaries(result.tables["boundaries"], BOUNDARY_REACH * spacing, motion=result.occupancy)
+
+    def usual(values):
+        return values.mode().iloc[0]
+
+    how = {"frame": "nunique", "kind": usual, "misorientation_deg": "median", "sigma": usual}
+    how |= dict.fromkeys("sigma_deviation_deg asymmetry_deg dislocation_spacing_nm frank_spacing_nm".split(), "median")
+    each = paths.groupby(["layer", "boundary"]).agg(how | {"migration_nm": "sum"}).rename(columns={"frame": "frames"})
+    lasting = each[each["frames"] >= LASTING].reset_index().drop(columns="boundary")
+    return lasting.sort_values(["layer", "frames"], ascending=[True, False]).head(LONGEST)

@@ -1,5 +1,6 @@
-"""Relaxation of a layer on the other: relative motion, exponentials where data support them (chapter 10)."""
+"""Mean squared displacement of particles; motion of layers, also on each other, and its relaxation (chapters 9, 10)."""
 
+import contextlib
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -8,11 +9,108 @@ from numpy.typing import ArrayLike
 from scipy.optimize import curve_fit
 
 from ..crystal.neighbours import to_complex, to_points
+from ..tables import check_particles, require_unique_tracks
+from .frame_tables import subtract_motion
 from .occupancy import Occupancy
 
+MSD_COLUMNS = "layer lag_frames lag_s msd_nm2 msd_std_nm2 msd_raw_nm2 pairs".split()
+TRACKS_AT_ONCE = 64  # so that the memory does not grow with the number of tracks
+SHARED_STEPS = 3  # tracks that go on from one frame to the next; the mean step of fewer may be their own motion
 FEWEST_VALUES, FEWEST_TIMES = 8, 4  # for three parameters
 KNOWN = 0.5  # of the time constant: largest standard error of one that is known
 EVIDENCE = 6.0  # by which Akaike's criterion must prefer an exponential to a constant and to a straight line
+
+
+def mean_squared_displacement(
+    tracks: pd.DataFrame, frame_time: float | None = None, lags: int = 100, motion: dict[int, Occupancy] | None = None
+) -> pd.DataFrame:
+    """Mean squared displacement of each layer's particles in two dimensions, without the localization error's part.
+
+    Errors σ along each axis add 4σ² at every lag, from both ends of a step (Savin & Doyle, Biophys. J. 88, 623 (2005)).
+    This part is taken from the tracks' error bars and subtracted; where there are none, ``attrs["note"]`` says so.
+    Motion during the exposure, which makes short lags smaller, is not corrected for. Particles that vibrate about their
+    sites reach a constant, twice the variance over both axes; particles that diffuse give 4 D t.
+
+    The table has ``layer, lag_frames``; ``lag_s``, NaN without a frame time; ``msd_nm2``; ``msd_std_nm2``, its standard
+    error from the scatter of the tracks (NaN for one track); ``msd_raw_nm2``, with the localization error's part;
+    ``pairs`` of positions. Tracks are weighted by their independent steps at that lag (Qian, Sheetz & Elson, Biophys.
+    J. 60, 910 (1991), eq. B4), as `trackpy.emsd` does.
+
+    Parameters
+    ----------
+    tracks, frame_time, lags : pandas.DataFrame, float, int
+        Tracks, of which particle -1 is left out; time of a frame in s; largest lag in frames, if the movie is so long.
+    motion : dict of int to Occupancy, optional
+        Of the same movie: drift and turn of each layer's lattice are removed. From layers that are not in it, by
+        default all, the mean step of three or more tracks is removed frame by frame, as `trackpy.subtract_drift` does;
+        with it goes 1/n of the independent motion of n particles.
+    """
+    if lags < 1:
+        raise ValueError(f"lags must be 1 or more frames, got {lags}")
+    tracks = check_particles(tracks, name="the track table")
+    require_unique_tracks(tracks)
+    tables, notes = [], []
+    for layer, own in tracks[tracks["particle"] >= 0].groupby("layer"):
+        own = own.sort_values(["particle", "frame"])
+        points, frame = own[["y_nm", "x_nm"]], own["frame"]
+        if layer in (motion or {}):
+            own["z"] = to_complex(subtract_motion(own, points, motion))
+        else:  # the mean step of the layer's tracks is taken for its motion
+            step = points.diff().where((own["particle"].diff() == 0) & (frame.diff() == 1)).groupby(frame)
+            drift = step.mean().where(step.count() >= SHARED_STEPS, 0.0).cumsum()
+            own["z"] = to_complex(points.to_numpy() - drift.loc[frame].to_numpy())
+        error = own.reindex(columns=["y_std_nm", "x_std_nm"]).astype(float).pow(2).sum(axis=1, skipna=False)
+        error = error.where(np.isfinite(error))
+        if error.isna().all():
+            notes.append(f"layer {layer}: no error bars (y_std_nm, x_std_nm), so the localization error's part is left")
+        own["error"] = error.fillna(error.mean()).fillna(0.0)  # unknown ones as the others' mean
+        tables.append(_average_tracks(own, lags).assign(layer=int(layer)))
+    if not tables or not sum(map(len, tables)):
+        raise ValueError("a mean squared displacement needs particles followed over at least 2 frames")
+    table = pd.concat(tables, ignore_index=True)
+    table["lag_s"] = table["lag_frames"] * (np.nan if frame_time is None else frame_time)
+    table = table[MSD_COLUMNS]
+    table.attrs["note"] = "\n".join(notes)
+    return table
+
+
+def _average_tracks(own, lags) -> pd.DataFrame:
+    """Weighted means over the tracks, of rows sorted by particle and frame; ``error`` is a variance over both axes."""
+    frames = own.groupby("particle")["frame"].agg(["min", "max"])
+    length = (frames["max"] - frames["min"]).to_numpy() + 1.0  # frames from a track's first to its last
+    lags = min(lags, int(length.max(initial=1)) - 1)
+    square, noise, pairs = np.zeros((3, len(frames), lags))
+    track = own["particle"].factorize()[0]
+    row = own["frame"].to_numpy() - frames["min"].to_numpy()[track]
+    for k in range(0, len(frames), TRACKS_AT_ONCE):
+        tracks, some = slice(k, k + TRACKS_AT_ONCE), (track >= k) & (track < k + TRACKS_AT_ONCE)
+        at = row[some], track[some] - k  # a row for every frame, a column for every track
+        e = np.zeros((at[0].max() + 1, len(length[tracks])))
+        z = np.full(e.shape, np.nan + 0j)
+        z[at], e[at] = own["z"].to_numpy()[some], own["error"].to_numpy()[some]
+        for lag in range(1, min(lags, len(z) - 1) + 1):
+            step = z[lag:] - z[:-lag]
+            seen = np.isfinite(step)
+            square[tracks, lag - 1] = np.sum(np.abs(step) ** 2, axis=0, where=seen)
+            noise[tracks, lag - 1] = np.sum(e[lag:] + e[:-lag], axis=0, where=seen)
+            pairs[tracks, lag - 1] = seen.sum(axis=0)
+    # Independent steps of a diffusing track of n positions: Qian, Sheetz & Elson (1991), eq. B4; 0 beyond its end
+    n, lag = length[:, None], np.arange(1.0, lags + 1)
+    left = np.maximum(n - lag, 1.0)
+    short = 6 * left**2 * lag / np.maximum(4 * n * lag**2 + 2 * n - lag - 5 * lag**3, 1e-9)
+    long = 1 / (1 + (left**3 - 4 * left**2 * lag + 5 * lag - n) / (6 * left * lag**2))
+    independent = np.where(lag < n, np.where(lag > n / 2, long, short), 0.0)
+    weight = independent * pairs / left
+    square, noise = square / np.maximum(pairs, 1), noise / np.maximum(pairs, 1)
+    there = np.flatnonzero(pairs.any(axis=0))
+    square, noise, weight, pairs = (x[:, there] for x in (square, noise, weight, pairs))
+    total, count = weight.sum(axis=0), (pairs > 0).sum(axis=0)
+    raw, part = (np.sum(weight * x, axis=0) / total for x in (square, noise))
+    scatter = np.sqrt(np.sum((weight * (square - noise - raw + part)) ** 2, axis=0)) / total
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scatter = np.where(count > 1, scatter * np.sqrt(count / (count - 1)), np.nan)
+    columns = {"lag_frames": there + 1, "msd_nm2": raw - part, "msd_std_nm2": scatter, "msd_raw_nm2": raw}
+    return pd.DataFrame(columns | {"pairs": pairs.sum(axis=0).astype(int)})
 
 
 def motion_table(occupancy: dict[int, Occupancy], dose: float | None = None) -> pd.DataFrame:
@@ -22,13 +120,14 @@ def motion_table(occupancy: dict[int, Occupancy], dose: float | None = None) -> 
     ``turn_deg``, its rotation since then, from x towards y; with ``dose``, that of a frame in electrons/Å², also
     ``cumulative_dose_e_per_A2`` up to the frame's end, counted from frame 0.
     """
+    if not occupancy:
+        raise ValueError("no layer has a lattice whose motion could be followed")
     tables = []
     for layer, one in occupancy.items():
         y, x = one.drift.T
-        columns = {"frame": one.frames, "layer": layer, "y_nm": y, "x_nm": x, "turn_deg": one.rotation}
-        tables.append(pd.DataFrame(columns))
-    if not tables:
-        raise ValueError("no layer has a lattice whose motion could be followed")
+        tables.append(
+            pd.DataFrame({"frame": one.frames, "layer": layer, "y_nm": y, "x_nm": x, "turn_deg": one.rotation})
+        )
     table = pd.concat(tables, ignore_index=True).sort_values(["frame", "layer"], ignore_index=True)
     return table if dose is None else table.assign(cumulative_dose_e_per_A2=dose * (table["frame"] + 1.0))
 
@@ -36,11 +135,11 @@ def motion_table(occupancy: dict[int, Occupancy], dose: float | None = None) -> 
 def relative_motion(occupancy: dict[int, Occupancy]) -> pd.DataFrame:
     """Motion of layer 2 against layer 1 since the first frame, from what `site_occupancy` returns.
 
-    The offset of a Moiré lattice is only known up to one of its lattice vectors and depends on where the island's
-    middle is; sliding is neither. It is zero where one layer had fewer than twelve particles, since then both are taken
-    to move alike. The table has ``frame, twist_change_deg`` (rotation of layer 2 against layer 1, from x towards y) and
-    ``offset_y_nm, offset_x_nm``, how far the middle of layer 2 has slid on layer 1, along the axes of the first frame;
-    one standard deviation of each frame, ``twist_std_deg, offset_std_nm`` (huge where nothing was seen).
+    Unlike the offset of a Moiré lattice, sliding is not only known up to a lattice vector. It is zero where one layer
+    had fewer than twelve particles, since then both are taken to move alike. The table has ``frame, twist_change_deg``
+    (rotation of layer 2 against layer 1, from x towards y) and ``offset_y_nm, offset_x_nm``, how far the middle of
+    layer 2 has slid on layer 1, along the axes of the first frame; one standard deviation of each frame,
+    ``twist_std_deg, offset_std_nm`` (huge where nothing was seen).
     """
     if not {1, 2} <= set(occupancy):
         raise ValueError(f"relative motion needs layers 1 and 2, got {sorted(occupancy)}; pass the occupancy of both")
@@ -52,19 +151,15 @@ def relative_motion(occupancy: dict[int, Occupancy]) -> pd.DataFrame:
     y, x = to_points(at - middle).T
     twist = np.degrees(np.unwrap(np.angle(two.turn * np.conj(one.turn))))
     table = pd.DataFrame({"frame": one.frames, "twist_change_deg": twist, "offset_y_nm": y, "offset_x_nm": x})
-    twist_std, offset_std = np.sqrt(_estimate_motion_variance(one, middle) + _estimate_motion_variance(two, middle))
-    return table.assign(twist_std_deg=np.degrees(twist_std), offset_std_nm=offset_std)
-
-
-def _estimate_motion_variance(one, middle) -> np.ndarray:
-    """Variances of each frame's rotation, in rad², and shift of a point along an axis, in nm², (2, t)."""
-    step = to_complex(one.sites)
-    count = np.maximum(one.seen.sum(axis=1), 1e-9)
-    center = one.seen @ step / count
-    square = np.sum(one.seen * np.abs(step - center[:, None]) ** 2, axis=1)
-    turn = 1 / np.maximum(square, 1e-300)
-    shift = 1 / count + 0.5 * np.abs(center - middle) ** 2 * turn
-    return one.scatter**2 * np.stack([turn, shift])
+    turn_variance, shift_variance = 0.0, 0.0  # of each frame's rotation, in rad², and of the middle's shift, in nm²
+    for own in (one, two):
+        step = to_complex(own.sites)
+        count = np.maximum(own.seen.sum(axis=1), 1e-9)
+        center = own.seen @ step / count
+        square = np.maximum(np.sum(own.seen * np.abs(step - center[:, None]) ** 2, axis=1), 1e-300)
+        turn_variance += own.scatter**2 / square
+        shift_variance += own.scatter**2 * (1 / count + 0.5 * np.abs(center - middle) ** 2 / square)
+    return table.assign(twist_std_deg=np.degrees(np.sqrt(turn_variance)), offset_std_nm=np.sqrt(shift_variance))
 
 
 @dataclass(frozen=True)
@@ -95,11 +190,11 @@ class Relaxation:
 def fit_relaxation(t: ArrayLike, values: ArrayLike, std: ArrayLike | None = None) -> Relaxation:
     """Fit an exponential relaxation where the data support one.
 
-    Times are in any unit and order, values (n,) of any quantity, their NaN left out; ``std`` are relative weights as
-    standard deviations, equal by default: errors come from the scatter. Not supported where the corrected Akaike
-    criterion (Hurvich & Tsai, Biometrika 76, 297 (1989)) does not prefer it by `EVIDENCE`, the time constant is longer
-    than the data or not known to within half of itself, or there are fewer than 8 values or 4 different times. Where
-    residuals of successive times are alike, errors are larger by sqrt((1 + r)/(1 - r)) for their correlation r.
+    Times are in any unit and order, values (n,) of any quantity, their NaN left out; ``std`` are relative weights,
+    equal by default: errors come from the scatter. Not supported where the corrected Akaike criterion (Hurvich & Tsai,
+    Biometrika 76, 297 (1989)) does not prefer it by `EVIDENCE`, the time constant is longer than the data or not known
+    to within half of itself, or there are fewer than 8 values or 4 different times. Where residuals of successive times
+    are alike, errors are larger by sqrt((1 + r)/(1 - r)) for their correlation r.
     """
     x, y = np.asarray(t, float), np.asarray(values, float)
     error = np.ones_like(y) if std is None else np.asarray(std, float)
@@ -110,22 +205,27 @@ def fit_relaxation(t: ArrayLike, values: ArrayLike, std: ArrayLike | None = None
         raise ValueError("a relaxation needs finite values with positive errors, got none")
     order = np.argsort(x[good], kind="stable")  # the correlation of residuals is that of successive times
     x, y, error = (v[good][order] for v in (x - x[good].min(), y, error))
-    mean, mean_std = _average(y, error)
-    none = Relaxation(False, mean, mean_std, np.nan, np.nan, np.nan, np.nan, -np.inf)
+    weight = error**-2.0 / np.sum(error**-2.0)
+    mean = float(weight @ y)
+    spread = np.sqrt(weight @ (y - mean) ** 2 * np.sum(weight**2)) * _error_inflation((y - mean) / error)
+    none = Relaxation(False, mean, float(spread), np.nan, np.nan, np.nan, np.nan, -np.inf)
     if len(y) < FEWEST_VALUES or len(np.unique(x)) < FEWEST_TIMES:
         return none
     best = _fit_exponential(x, y, error)
     if best is None:
         return none
-    found, spread, left = best
-    plain = [np.polyval(np.polyfit(x, y, degree, w=1 / error), x) for degree in (0, 1)]
+    value, value_std, left = best
     n = len(y) / _error_inflation(left) ** 2  # independent values, as the best model leaves them
-    criteria = [_akaike_criterion((y - line) / error, k, n) for line, k in zip(plain, (2, 3), strict=True)]
-    gain = float(min(criteria) - _akaike_criterion(left, 4, n))
-    if not (gain > EVIDENCE and found[2] < np.ptp(x) and spread[2] < KNOWN * found[2]):
+
+    def criterion(left, parameters):
+        """Akaike's, corrected, of residuals with unknown scatter."""
+        return n * np.log(max(np.mean(left**2), 1e-300)) + 2 * parameters * n / max(n - parameters - 1, 1)
+
+    plain = [(y - np.polyval(np.polyfit(x, y, degree, w=1 / error), x)) / error for degree in (0, 1)]
+    gain = float(min(criterion(plain[0], 2), criterion(plain[1], 3)) - criterion(left, 4))
+    if not (gain > EVIDENCE and value[2] < np.ptp(x) and value_std[2] < KNOWN * value[2]):
         return replace(none, evidence=gain)
-    (final, amplitude, time), (final_std, amplitude_std, time_std) = (map(float, v) for v in (found, spread))
-    return Relaxation(True, final, final_std, amplitude, amplitude_std, time, time_std, gain)
+    return Relaxation(True, *np.stack([value, value_std], axis=1).ravel().tolist(), gain)
 
 
 def _fit_exponential(t, y, std):
@@ -135,27 +235,19 @@ def _fit_exponential(t, y, std):
         return final + amplitude * np.exp(-t / np.exp(log_time))
 
     few, fits = max(len(y) // 8, 2), []
+    low, high = np.log(0.2 * np.median(np.diff(np.unique(t)))), np.log(20 * np.ptp(t))
+    bounds = ([-np.inf, -np.inf, low], [np.inf, np.inf, high])
     for share in (0.1, 0.3):
         start = (y[-few:].mean(), y[:few].mean() - y[-few:].mean(), np.log(share * np.ptp(t)))
-        low, high = np.log(0.2 * np.median(np.diff(np.unique(t)))), np.log(20 * np.ptp(t))
-        try:
-            bounds = ([-np.inf, -np.inf, low], [np.inf, np.inf, high])
+        with contextlib.suppress(RuntimeError):
             value, covariance = curve_fit(model, t, y, start, std, bounds=bounds, max_nfev=2000)
-        except RuntimeError:
-            continue
-        left = (y - model(t, *value)) / std
-        fits.append((np.sum(left**2), value, covariance, left))
+            fits.append((value, covariance, (y - model(t, *value)) / std))
     if not fits:
         return None
-    _, value, covariance, left = min(fits, key=lambda fit: fit[0])
+    value, covariance, left = min(fits, key=lambda fit: np.sum(fit[2] ** 2))
     error = np.sqrt(np.diag(covariance)) * _error_inflation(left)
     time = np.exp(value[2])
-    return (value[0], value[1], time), (error[0], error[1], error[2] * time), left
-
-
-def _akaike_criterion(left, parameters, n) -> float:
-    """Corrected criterion of residuals with unknown scatter, n of them independent."""
-    return float(n * np.log(max(np.mean(left**2), 1e-300)) + 2 * parameters * n / max(n - parameters - 1, 1))
+    return np.append(value[:2], time), error * [1, 1, time], left
 
 
 def _error_inflation(left) -> float:
@@ -163,10 +255,3 @@ def _error_inflation(left) -> float:
     power = np.sum(left**2)
     r = float(np.clip(np.sum(left[1:] * left[:-1]) / power, 0, 0.9)) if power > 0 else 0.0
     return float(np.sqrt((1 + r) / (1 - r)))
-
-
-def _average(y, std) -> tuple[float, float]:
-    weight = std**-2.0 / np.sum(std**-2.0)
-    mean = float(weight @ y)
-    spread = np.sqrt(weight @ (y - mean) ** 2 * np.sum(weight**2)) * _error_inflation((y - mean) / std)
-    return mean, float(spread)

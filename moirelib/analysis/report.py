@@ -4,6 +4,7 @@ import base64
 import html
 import io
 from collections.abc import Collection, Iterator
+from functools import partial
 from os import PathLike
 from pathlib import Path
 
@@ -16,40 +17,21 @@ from scipy.stats import circmean
 from .. import plot
 from ..crystal.neighbours import spans_plane
 from .correlations import strain_map
-from .grains import find_grains
+from .lattices import find_grains
 from .moire import registry
-from .pipeline import TABLES, Analysis, choose_tables
-from .progress import Stages
+from .pipeline import Analysis, choose_tables
 
-TITLES = {
-    "lattice": "Lattices",
-    "moire": "Moiré",
-    "defects": "Point defects and dislocations",
-    "boundaries": "Grain and twin boundaries",
-    "motion": "Drift and turn",
-    "msd": "Mean squared displacement",
-    "vibrations": "Vibrations",
-    "phonons": "Phonons",
-    "growth": "Growth",
-}
-
-FIGURES = {
-    "moire": ("registry.png", "moire.png"),
-    "defects": ("layer_[0-9].png", "defect_number.png"),
-    "motion": ("motion.png",),
-    "msd": ("msd.png",),
-    "vibrations": ("vibrations_[0-9].png",),
-    "phonons": ("phonons_[0-9].png",),
-    "growth": ("growth.png",),
-}
+_render_table = partial(pd.DataFrame.to_html, index=False, border=0, float_format="{:.4g}".format, na_rep="–")
+MAPS = {"moire": ["registry"], "defects": ["layer_[0-9]"]}  # of the last frame
 MOVIE_FRAMES = 200  # of tracks.gif, at most: 25 seconds
 
 
 def name_files(only: Collection[str] | None = None) -> list[str]:
     """Patterns of all files that an analysis, or one of only some tables, may write."""
     tables = choose_tables(only)
-    figures = [file for name in tables for file in FIGURES.get(name, ())]
-    return [*(f"{name}.csv" for name in tables), *figures, "report.html", *(["tracks.gif"] if only is None else [])]
+    drawn = [[*MAPS.get(name, ()), DRAWN[name][0]] for name in tables if name in DRAWN]
+    files = [f"{name}.csv" for name in tables] + [f"{file}.png" for files in drawn for file in files]
+    return [*files, "report.html", *(["tracks.gif"] if only is None else [])]
 
 
 STYLE = """
@@ -80,9 +62,9 @@ def write_analysis(
     With ``movie``, and where there are several frames, also ``tracks.gif``, of at most `MOVIE_FRAMES` frames. With
     ``progress``, a bar is shown.
     """
-    folder, stages, drawn = Path(folder), Stages(progress), []
+    folder, drawn = Path(folder), []
     analysis.write(folder)
-    with stages.stage("figures", None, "figure") as bar:
+    with analysis.stage("figures", None, "figure", progress) as bar:
         for file, section, caption, fig in figures(analysis):
             content = io.BytesIO()
             fig.savefig(content, format="png", dpi=110)
@@ -90,65 +72,29 @@ def write_analysis(
             (folder / f"{file}.png").write_bytes(content.getvalue())
             drawn.append((section, caption, content.getvalue()))
             bar.update()
-    if movie and analysis.particles["frame"].nunique() > 1:
-        _write_movie(analysis, folder / "tracks.gif", stages)
-    (folder / "report.html").write_text(render_report(analysis, drawn, name), encoding="utf-8")
-    analysis.seconds |= stages.seconds
-
-
-def _write_movie(analysis, file, stages) -> None:
-    """The tracks as a GIF; a note says which frames were left out of it."""
     frames = np.unique(analysis.particles["frame"])
-    shown = frames[np.unique(np.linspace(0, len(frames) - 1, MOVIE_FRAMES).round().astype(int))]
-    if len(shown) < len(frames):
-        analysis.notes[file.name] = f"shows {len(shown)} of the {len(frames)} frames, evenly chosen"
-    with stages.stage(file.name, len(shown), "frame") as bar:
-        plot.write_track_movie(analysis.particles, file, shown, bar.update)
+    if movie and len(frames) > 1:
+        shown = frames[np.unique(np.linspace(0, len(frames) - 1, MOVIE_FRAMES).round().astype(int))]
+        if len(shown) < len(frames):
+            analysis.notes["tracks.gif"] = f"shows {len(shown)} of the {len(frames)} frames, evenly chosen"
+        with analysis.stage("tracks.gif", len(shown), "frame", progress) as bar:
+            plot.write_track_movie(analysis.particles, folder / "tracks.gif", shown, bar.update)
+    (folder / "report.html").write_text(render_report(analysis, drawn, name), encoding="utf-8")
 
 
 def figures(analysis: Analysis) -> Iterator[tuple[str, str, str, Figure]]:
     """Draw what there is to see: file name, table it belongs to, caption, and figure, which the caller closes."""
     yield from _draw_maps(analysis)
-    if len(analysis.tables.get("moire", ())) > 1:
-        yield "moire", "moire", "Twist and Moiré period in every frame, with error bars.", _draw_moire(analysis)
-    if "defects" in analysis.tables and analysis.particles["frame"].nunique() > 1:
-        caption = (
-            "Defects found in every frame. A particle that is missed in a frame looks like a vacancy of that frame."
-        )
-        yield "defect_number", "defects", caption, _draw_defect_number(analysis)
-    if "motion" in analysis.tables:
-        caption = "Shift of each layer's middle and its turn since the first frame."
-        yield "motion", "motion", caption, _draw_motion(analysis.tables["motion"])
-    if "msd" in analysis.tables:
-        fig, ax = plt.subplots(figsize=(6, 4), layout="constrained")
-        plot.show_msd(analysis.tables["msd"], ax)
-        caption = (
-            "Mean squared displacement without the layer's motion and, where known, the localization error's part."
-        )
-        yield "msd", "msd", caption, fig
-    for layer, table in _split_layers(analysis.tables.get("vibrations")):
-        fig, ax = plt.subplots(figsize=(6, 5), layout="constrained")
-        plot.show_amplitudes(table, ax)
-        fig.colorbar(ax.collections[-1], ax=ax, label="amplitude / nm")
-        caption = f"Layer {layer}: vibration of every site; dots: not above the localization error."
-        yield f"vibrations_{layer}", "vibrations", caption, fig
-    for layer, table in _split_layers(analysis.tables.get("phonons")):
-        fig, ax = plt.subplots(figsize=(6, 4), layout="constrained")
-        table.attrs["ticks"] = analysis.tables["phonons"].attrs["ticks"][layer]
-        plot.show_dispersion(table, ax)
-        caption = f"Layer {layer}: stiffness of plane waves along Γ-M-K-Γ (points) and of fitted springs (lines)."
-        yield f"phonons_{layer}", "phonons", caption, fig
-    if "growth" in analysis.tables:
-        caption = (
-            "Left, taken sites of each layer, frame by frame. Right, where particles came and went, among all sites, "
-            "as they lay in the first frame."
-        )
-        yield "growth", "growth", caption, _draw_growth(analysis)
-
-
-def _split_layers(table):
-    """Pairs of layer and its rows."""
-    return [] if table is None else list(table.groupby("layer"))
+    several = {"moire": len(analysis.tables.get("moire", ())) > 1}
+    several["defects"] = analysis.particles["frame"].nunique() > 1
+    for section, (file, panels, size, draw) in DRAWN.items():
+        if section not in analysis.tables or not several.get(section, True):
+            continue
+        table = analysis.tables[section]
+        for layer, rows in table.groupby("layer") if file.endswith("[0-9]") else [(0, table)]:
+            fig, axes = plt.subplots(1, panels, figsize=size, layout="constrained")
+            caption = draw(analysis, rows, axes)
+            yield file.replace("[0-9]", str(layer)), section, caption, fig
 
 
 def _draw_maps(analysis):
@@ -177,17 +123,17 @@ def _draw_maps(analysis):
         yield "registry", "moire", f"Where each particle of layer 2 lies on layer 1, frame {last}: the Moiré.", fig
 
 
-def _draw_moire(analysis) -> Figure:
-    table = analysis.tables["moire"]
-    fig, axes = plt.subplots(1, 2, figsize=(10, 3.5), layout="constrained")
+# Each draws a table on the axes of its figure, and returns the caption.
+
+
+def _draw_moire(analysis, table, axes) -> str:
     for ax, name, unit in zip(axes, ("twist", "period"), ("deg", "nm"), strict=True):
         ax.errorbar(table["frame"], table[f"{name}_{unit}"], table[f"{name}_std_{unit}"], fmt="o", ms=3)
         ax.set(xlabel="frame", ylabel={"twist": "twist / °", "period": "Moiré period / nm"}[name])
-    return fig
+    return "Twist and Moiré period in every frame, with error bars."
 
 
-def _draw_motion(table) -> Figure:
-    fig, axes = plt.subplots(1, 2, figsize=(10, 3.5), layout="constrained")
+def _draw_motion(analysis, table, axes) -> str:
     for layer, rows in table.groupby("layer"):
         color = plot.LAYER_COLORS[(layer - 1) % len(plot.LAYER_COLORS)]
         for axis, style in (("y", "-"), ("x", "--")):
@@ -196,63 +142,85 @@ def _draw_motion(table) -> Figure:
     for ax, label in zip(axes, ("shift / nm", "turn / °"), strict=True):
         ax.set(xlabel="frame", ylabel=label)
         ax.legend(fontsize=8, frameon=False)
-    return fig
+    return "Shift of each layer's middle and its turn since the first frame."
 
 
-def _draw_defect_number(analysis) -> Figure:
-    fig, ax = plt.subplots(figsize=(6, 3.5), layout="constrained")
+def _draw_defect_number(analysis, table, ax) -> str:
     frames = np.unique(analysis.particles["frame"])
-    for (layer, kind), rows in analysis.tables["defects"].groupby(["layer", "kind"]):
+    for (layer, kind), rows in table.groupby(["layer", "kind"]):
         number = rows.groupby("frame").size().reindex(frames, fill_value=0)
         ax.plot(frames, number, marker="os"[(layer - 1) % 2], ms=3, label=f"{kind}, layer {layer}")
     ax.set(xlabel="frame", ylabel="number", ylim=(0, None))
     if ax.get_legend_handles_labels()[0]:
         ax.legend(fontsize=8, frameon=False)
-    return fig
+    return "Defects found in every frame. A particle that is missed in a frame looks like a vacancy of that frame."
 
 
-def _draw_growth(analysis) -> Figure:
-    fig, axes = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained")
+def _draw_displacement(analysis, table, ax) -> str:
+    plot.show_msd(table, ax)
+    return "Mean squared displacement without the layer's motion and, where known, the localization error's part."
+
+
+def _draw_amplitudes(analysis, table, ax) -> str:
+    plot.show_amplitudes(table, ax)
+    ax.figure.colorbar(ax.collections[-1], ax=ax, label="amplitude / nm")
+    return f"Layer {table['layer'].iloc[0]}: vibration of every site; dots: not above the localization error."
+
+
+def _draw_dispersion(analysis, table, ax) -> str:
+    layer = table["layer"].iloc[0]
+    table.attrs["ticks"] = analysis.tables["phonons"].attrs["ticks"][layer]
+    plot.show_dispersion(table, ax)
+    return f"Layer {layer}: stiffness of plane waves along Γ-M-K-Γ (points) and of fitted springs (lines)."
+
+
+def _draw_growth(analysis, table, axes) -> str:
     if analysis.sizes is not None:
         plot.show_sizes(analysis.sizes, axes[0])
     sites = [one.sites for one in analysis.occupancy.values()]
-    plot.show_events(analysis.tables["growth"], axes[1], np.concatenate(sites) if sites else None)
-    return fig
+    plot.show_events(table, axes[1], np.concatenate(sites) if sites else None)
+    return (
+        "Left, taken sites of each layer, frame by frame. Right, where particles came and went, among all sites, "
+        "as they lay in the first frame."
+    )
+
+
+# Of each table: its figure's file, one for each layer where it ends with a number, panels, size in inches
+DRAWN = {
+    "moire": ("moire", 2, (10, 3.5), _draw_moire),
+    "defects": ("defect_number", 1, (6, 3.5), _draw_defect_number),
+    "motion": ("motion", 2, (10, 3.5), _draw_motion),
+    "msd": ("msd", 1, (6, 4), _draw_displacement),
+    "vibrations": ("vibrations_[0-9]", 1, (6, 5), _draw_amplitudes),
+    "phonons": ("phonons_[0-9]", 1, (6, 4), _draw_dispersion),
+    "growth": ("growth", 2, (11, 4.4), _draw_growth),
+}
 
 
 def render_report(analysis: Analysis, drawn: list[tuple[str, str, bytes]], name: str = "") -> str:
     """One self-contained HTML page of an analysis; `drawn` has section, caption and PNG of every figure."""
-    frames = analysis.particles["frame"].nunique()
+    frames, escape = analysis.particles["frame"].nunique(), html.escape
     number = analysis.particles.groupby("layer").size() / frames
     counts = ", ".join(f"{n:.0f} in layer {layer}" for layer, n in number.items())
     parts = [f"<p>{frames} frame(s); particles in each: {counts}.</p>"]
-    parts += [
-        f"<p>{note}: {html.escape(analysis.notes[note])}.</p>" for note in ("tracks.gif",) if note in analysis.notes
-    ]
-    for section in TABLES:
+    if "tracks.gif" in analysis.notes:
+        parts.append(f"<p>tracks.gif: {escape(analysis.notes['tracks.gif'])}.</p>")
+    for section, (heading, summarise) in SECTIONS.items():
         if section not in analysis.tables and section not in analysis.notes:
             continue  # not asked for
-        parts.append(f"<h2>{TITLES[section]}</h2>")
+        parts.append(f"<h2>{heading}</h2>")
         if section in analysis.notes:
-            parts.append(f'<p class="note">{html.escape(analysis.notes[section])}</p>')
+            parts.append(f'<p class="note">{escape(analysis.notes[section])}</p>')
         if section in analysis.tables:
             table = analysis.tables[section]
-            parts.append("<p>None found.</p>" if table.empty else _render_table(SUMMARIES[section](table)))
+            parts.append("<p>None found.</p>" if table.empty else _render_table(summarise(table)))
         for title, table in analysis.summaries.get(section, {}).items():
-            parts += [f"<h3>{html.escape(title)}</h3>", _render_table(table)]
-        parts += [_render_figure(caption, png) for where, caption, png in drawn if where == section]
-    title = html.escape(f"Analysis of {name}" if name else "Analysis")
+            parts += [f"<h3>{escape(title)}</h3>", _render_table(table)]
+        for caption, png in [(escape(caption), png) for where, caption, png in drawn if where == section]:
+            image = f'<img alt="{caption}" src="data:image/png;base64,{base64.b64encode(png).decode("ascii")}">'
+            parts.append(f"<figure>{image}<figcaption>{caption}</figcaption></figure>")
+    title = escape(f"Analysis of {name}" if name else "Analysis")
     return PAGE.format(title=title, style=STYLE, body="\n".join(parts))
-
-
-def _render_figure(caption, png) -> str:
-    data, caption = base64.b64encode(png).decode("ascii"), html.escape(caption)
-    image = f'<img alt="{caption}" src="data:image/png;base64,{data}">'
-    return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
-
-
-def _render_table(table) -> str:
-    return table.to_html(index=False, border=0, float_format=lambda v: f"{v:.4g}", na_rep="–")
 
 
 def _summarise_lattices(table):
@@ -264,24 +232,18 @@ def _summarise_lattices(table):
     return summary.assign(angle_deg=angle, grains=grains).reset_index()
 
 
-def _count_by(columns):
+def _count_kinds(table):
     """How many rows of each kind there are in a frame, on average, and in all."""
-
-    def count(table):
-        summary = table.groupby(columns).size().rename("in all frames").reset_index()
-        return summary.assign(**{"per frame with any": summary["in all frames"] / table["frame"].nunique()})
-
-    return count
+    summary = table.groupby(["layer", "kind"]).size().rename("in all frames").reset_index()
+    return summary.assign(**{"per frame with any": summary["in all frames"] / table["frame"].nunique()})
 
 
 def _summarise_motion(table):
     """Of each layer: where it is and how far it has turned at the end, median step per frame, and the dose."""
-    rows = []
-    for layer, own in table.groupby("layer"):
-        step = np.hypot(own["y_nm"].diff(), own["x_nm"].diff())
-        row = {"layer": layer, **own[["y_nm", "x_nm", "turn_deg"]].iloc[-1], "median step / nm": step.median()}
-        rows.append(row | own.filter(like="dose").iloc[-1].to_dict())
-    return pd.DataFrame(rows)
+    layers = table.groupby("layer")
+    summary, step = layers.last().drop(columns="frame"), np.hypot(layers["y_nm"].diff(), layers["x_nm"].diff())
+    summary.insert(3, "median step / nm", step.groupby(table["layer"]).median())
+    return summary.reset_index()
 
 
 def _summarise_displacement(table):
@@ -296,14 +258,21 @@ def _summarise_vibrations(table):
     return table.groupby("layer")[columns].median().reset_index()
 
 
-SUMMARIES = {
-    "lattice": _summarise_lattices,
-    "moire": lambda table: table[["twist_deg", "twist_std_deg", "period_nm", "period_std_nm"]].median().to_frame().T,
-    "defects": _count_by(["layer", "kind"]),
-    "boundaries": _count_by(["layer", "kind"]),
-    "motion": _summarise_motion,
-    "msd": _summarise_displacement,
-    "vibrations": _summarise_vibrations,
-    "phonons": lambda table: table.groupby(["layer", "branch"])["stiffness_kt_nm2"].agg(["min", "max"]).reset_index(),
-    "growth": lambda table: table.groupby(["layer", "event"]).size().rename("events").reset_index(),
+# Of each table, its heading in the report, and what is shown of it there
+SECTIONS = {
+    "lattice": ("Lattices", _summarise_lattices),
+    "moire": (
+        "Moiré",
+        lambda table: table[["twist_deg", "twist_std_deg", "period_nm", "period_std_nm"]].median().to_frame().T,
+    ),
+    "defects": ("Point defects and dislocations", _count_kinds),
+    "boundaries": ("Grain and twin boundaries", _count_kinds),
+    "motion": ("Drift and turn", _summarise_motion),
+    "msd": ("Mean squared displacement", _summarise_displacement),
+    "vibrations": ("Vibrations", _summarise_vibrations),
+    "phonons": (
+        "Phonons",
+        lambda table: table.groupby(["layer", "branch"])["stiffness_kt_nm2"].agg(["min", "max"]).reset_index(),
+    ),
+    "growth": ("Growth", lambda table: table.groupby(["layer", "event"]).size().rename("events").reset_index()),
 }

@@ -4,6 +4,7 @@ Positions and displacements are (y, x) in nm, spring constants in kT/nm². Phono
 """
 
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -15,17 +16,20 @@ from scipy.stats import chi2, norm
 
 from ..crystal.neighbours import bonds, nearest_spacing
 from ..tables import check_particles
-from .displacements import AXES, MIN_FRAMES, Displacements, make_smoother, site_displacements
-from .localization_error import (
+from .displacements import (
+    AXES,
+    MIN_FRAMES,
+    Displacements,
     error_variance,
+    make_smoother,
     pool_covariance,
     restore_mean,
     share_of_independent_samples,
+    site_displacements,
     total_variance,
 )
 
 JITTER_WINDOW = 15  # frames; slower motion of the layer counts as drift
-ROW_OF_BONDS = 1000  # bonds at a time; all bonds of a long movie would fill the memory
 
 
 def pn_per_um(spring_constant: float | np.ndarray, temperature: float = 298.15) -> float | np.ndarray:
@@ -42,17 +46,16 @@ def pn_per_um(spring_constant: float | np.ndarray, temperature: float = 298.15) 
 def site_vibrations(motion: Displacements, confidence: float = 0.95) -> pd.DataFrame:
     """Amplitude and spring constant of every site, along y and x, with the localization error's part subtracted.
 
-    The variance is that of independent motion: removed drift and rotation and the estimated mean are corrected for. The
-    interval of the total variance is the one of chi-square with the effective number of independent samples; the
-    error's variance is then taken from its ends. Where the lower end is not positive, the upper bound of k is infinite:
-    the motion may be zero. Intervals suppose Gaussian displacements and error bars that are right and independent from
-    frame to frame. Without error bars the localization error is estimated (`localization_from_covariance`).
+    The interval of the total variance is the one of chi-square with the effective number of independent samples, from
+    whose ends the error's variance is taken; where the lower end is not positive, the upper bound of k is infinite.
+    Intervals suppose Gaussian displacements and error bars that are right and independent from frame to frame. Without
+    error bars the localization error is estimated (`localization_from_covariance`).
 
-    The table has one row per particle: ``particle, layer, y_nm, x_nm, frames``; then for each axis, here y:
-    ``std_raw_y_nm`` as measured, ``localization_y_nm``, ``std_y_nm`` of the motion alone (NaN where the error explains
-    all of it), its interval ``std_y_low_nm, std_y_high_nm``, ``k_y_kt_nm2`` = kT/variance with ``k_y_low_kt_nm2,
-    k_y_high_kt_nm2``; ``cov_yx_nm2`` of the two axes and ``samples``, the number of independent ones. ``attrs["note"]``
-    says what is missing.
+    The table has a row per particle: ``particle, layer, y_nm, x_nm, frames``; for each axis, here y: ``std_raw_y_nm``
+    as measured, ``localization_y_nm``, ``std_y_nm`` of the motion alone (NaN where the error explains all of it), its
+    interval ``std_y_low_nm, std_y_high_nm``, ``k_y_kt_nm2`` = kT/variance with ``k_y_low_kt_nm2, k_y_high_kt_nm2``;
+    ``cov_yx_nm2`` of the two axes and ``samples``, the number of independent ones. ``attrs["note"]`` says what is
+    missing.
     """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be between 0 and 1, got {confidence}")
@@ -72,13 +75,11 @@ def site_vibrations(motion: Displacements, confidence: float = 0.95) -> pd.DataF
         table[f"std_raw_{a}_nm"] = np.sqrt(total[:, i])
         table[f"localization_{a}_nm"] = np.sqrt(error[:, i])
         table[f"std_{a}_nm"] = _root_if_positive(variance[:, i])
-        table[f"std_{a}_low_nm"] = np.sqrt(np.maximum(low[:, i], 0))
-        table[f"std_{a}_high_nm"] = np.sqrt(np.maximum(high[:, i], 0))
-        table[f"k_{a}_kt_nm2"] = _stiffness(variance[:, i])
-        table[f"k_{a}_low_kt_nm2"] = _stiffness(high[:, i])
-        table[f"k_{a}_high_kt_nm2"] = _stiffness(low[:, i])
-    table["cov_yx_nm2"] = covariance
-    table["samples"] = samples.min(axis=1)
+        for end, value in (("low", low), ("high", high)):
+            table[f"std_{a}_{end}_nm"] = np.sqrt(np.maximum(value[:, i], 0))
+        for end, value in (("", variance), ("_low", high), ("_high", low)):
+            table[f"k_{a}{end}_kt_nm2"] = _stiffness(value[:, i])
+    table = table.assign(cov_yx_nm2=covariance, samples=samples.min(axis=1))
     table.attrs["note"] = note
     return table
 
@@ -105,10 +106,9 @@ def measure_vibrations(tracks: pd.DataFrame, **options) -> pd.DataFrame:
 def measure_every_layer(
     tracks: pd.DataFrame, measure: Callable[[int], pd.DataFrame]
 ) -> tuple[pd.DataFrame, dict[int, dict]]:
-    """One table of all layers that allow one, and the attributes of each layer's own table.
+    """One table of all layers for which ``measure`` gives one, with notes on the others, and the attributes of each.
 
-    ``measure`` gives the table of a layer's number, or raises ValueError where the layer does not allow one; the first
-    such reason is raised if no layer does. ``attrs["note"]`` has a line for each layer that allows less, or nothing.
+    The first ValueError of ``measure`` is raised if all layers raise one.
     """
     tracks = check_particles(tracks, name="the track table")
     tables, notes, attributes = [], [], {}
@@ -132,18 +132,17 @@ def measure_every_layer(
 def layer_vibrations(motion: Displacements, spacing: float | None = None) -> dict:
     """Mean amplitude, anisotropy and Lindemann parameters of a layer, or of some of its particles.
 
-    Standard errors come from the scatter of the frames' means, with their correlation in time, since neighbours in one
-    frame do not move independently. In two dimensions the mean amplitude grows with the crystal's size; the relative
-    Lindemann parameter does not, and melting is near 0.033 (Zahn & Maret, Phys. Rev. Lett. 85, 3656 (2000)). The
-    spacing ``a``, in nm, is the median one of the sites by default.
+    Standard errors come from the scatter of the frames' means, with their correlation in time. The mean amplitude grows
+    with the size of a two-dimensional crystal; the relative Lindemann parameter does not, and melting is near 0.033
+    (Zahn & Maret, Phys. Rev. Lett. 85, 3656 (2000)). The spacing ``a``, in nm, is the median one of the sites by
+    default.
 
-    The result has ``variance_y_nm2, variance_x_nm2`` (mean over the sites, error's part subtracted) and the same with
-    ``_std``; ``std_raw_y_nm, std_raw_x_nm, std_y_nm, std_x_nm, k_y_kt_nm2, k_x_kt_nm2`` from it; ``anisotropy``, the
-    ratio of the largest to the smallest mean variance over directions, ``anisotropy_std``, ``major_axis_deg`` from x
-    towards y and ``isotropy_p``, the probability of so much anisotropy in isotropic motion; ``lindemann`` = √⟨|u|²⟩ /
-    a; ``lindemann_relative`` = ⟨|u_i - u_j|²⟩ / (2a²) of nearest neighbours; ``layer_jitter_y_nm, layer_jitter_x_nm``,
-    fast motion of the layer as a whole that was removed as drift: stage and heat together; ``independent_frames``;
-    ``note``.
+    The result has ``variance_y_nm2, variance_y_std_nm2`` (mean over the sites, error's part subtracted),
+    ``std_raw_y_nm, std_y_nm, k_y_kt_nm2`` and the same along x; ``anisotropy, anisotropy_std``, the ratio of the
+    largest to the smallest mean variance over directions, ``major_axis_deg`` from x towards y and ``isotropy_p``, the
+    probability of so much anisotropy in isotropic motion; ``lindemann`` = √⟨|u|²⟩ / a; ``lindemann_relative`` = ⟨|u_i -
+    u_j|²⟩ / (2a²) of nearest neighbours; ``layer_jitter_y_nm, layer_jitter_x_nm``, fast motion of the layer as a whole
+    that was removed as drift: stage and heat together; ``independent_frames``; ``note``.
     """
     error, error_spread, note = error_variance(motion)
     total, _, _ = total_variance(motion)
@@ -154,19 +153,22 @@ def layer_vibrations(motion: Displacements, spacing: float | None = None) -> dic
     spread_total = np.hypot(np.sqrt(np.diag(spread))[:2], error_spread)
     spread = spread + np.diag([*np.nan_to_num(error_spread**2), 0.0])
     a = nearest_spacing(motion.sites) if spacing is None else spacing
-    result = {f"variance_{x}_nm2": variance[i] for i, x in enumerate(AXES)}
-    result |= {f"variance_{x}_std_nm2": spread_total[i] for i, x in enumerate(AXES)}
-    result |= {f"std_raw_{x}_nm": np.sqrt(raw[i]) for i, x in enumerate(AXES)}
-    result |= {f"std_{x}_nm": _root_if_positive(variance[i]) for i, x in enumerate(AXES)}
-    result |= {f"k_{x}_kt_nm2": _stiffness(variance[i]) for i, x in enumerate(AXES)}
-    result |= _measure_anisotropy(tensor, spread)
     smooth, share = make_smoother(JITTER_WINDOW, len(motion.drift))  # about a running parabola
     jitter = np.sqrt(np.mean((motion.drift - smooth(motion.drift)) ** 2, axis=0) / (1 - min(share, 0.9)))
-    result |= {f"layer_jitter_{x}_nm": v for x, v in zip(AXES, jitter, strict=True)}
+    columns = {"variance_{}_nm2": variance, "variance_{}_std_nm2": spread_total, "layer_jitter_{}_nm": jitter}
+    columns |= {"std_raw_{}_nm": np.sqrt(raw), "std_{}_nm": _root_if_positive(variance)}
+    columns["k_{}_kt_nm2"] = _stiffness(variance)
+    result = {name.format(x): values[i] for name, values in columns.items() for i, x in enumerate(AXES)}
+    result |= _measure_anisotropy(tensor, spread)
     result["lindemann"] = _root_if_positive(variance.sum()) / a
-    result["lindemann_relative"] = (_measure_relative_variance(motion, a) - 2 * mean_error.sum()) / (2 * a**2)
-    result = {key: float(value) for key, value in result.items()}
-    return result | {"independent_frames": frames, "note": note}
+    relative, count = 0.0, 0  # ⟨|u_i - u_j|²⟩ over bonds, mean over time restored as for uncorrelated frames
+    for i, j in bonds(motion.sites, a):  # one by one: all bonds of a long movie would fill the memory
+        step = motion.values[:, i] - motion.values[:, j]
+        relative, count = relative + np.nansum(step**2), count + np.isfinite(step[:, 0]).sum()
+    share = len(motion.values) / (len(motion.values) - motion.creep - 1)
+    relative = relative / count * share if count else np.nan
+    result["lindemann_relative"] = (relative - 2 * mean_error.sum()) / (2 * a**2)
+    return {key: float(value) for key, value in result.items()} | {"independent_frames": frames, "note": note}
 
 
 def _average_tensor(motion, total):
@@ -176,22 +178,17 @@ def _average_tensor(motion, total):
     mean = per_frame.mean(axis=0)
     scale = np.sqrt(total.mean(axis=0) / mean[:2])  # restores the variance that the mean over time removed
     factor = np.array([scale[0] ** 2, scale[1] ** 2, scale.prod()])
-    independent = min(_count_independent_frames(x) for x in per_frame.T)
-    restored = restore_mean(pool_covariance(motion), len(u), motion.creep)[0]
-    independent = min(independent, len(u) * share_of_independent_samples(restored, len(u)).min())
+    # Frames / (1 + 2 Σ ρ), summed up to the first lag at which ρ falls below twice its own noise
+    frames, length = len(u), next_fast_len(2 * len(u), real=True)
+    power = np.abs(rfft(per_frame - mean, length, axis=0)) ** 2
+    rho = irfft(power, length, axis=0)[: frames // 4 + 2]
+    rho = rho / np.maximum(rho[0], 1e-300)
+    connected = np.logical_and.accumulate(rho >= 2 / np.sqrt(frames), axis=0)
+    shares = 1 / (1 + 2 * np.sum((rho * connected)[1:], axis=0))
+    restored = restore_mean(pool_covariance(motion), frames, motion.creep)[0]
+    independent = frames * min(shares.min(), share_of_independent_samples(restored, frames).min())
     spread = np.cov(per_frame.T) / independent
     return mean * factor, spread * np.outer(factor, factor), float(independent)
-
-
-def _count_independent_frames(series):
-    """Frames / (1 + 2 Σ ρ), summed up to the first lag at which ρ falls below twice its own noise."""
-    x = series - series.mean()
-    length = next_fast_len(2 * len(x), real=True)
-    rho = irfft(np.abs(rfft(x, length)) ** 2, length)[: len(x) // 4 + 2]
-    rho = rho / max(rho[0], 1e-300)
-    below = np.flatnonzero(rho < 2 / np.sqrt(len(x)))
-    end = below[0] if len(below) else len(rho)
-    return float(len(x) / (1 + 2 * rho[1:end].sum()))
 
 
 def _measure_anisotropy(tensor, spread) -> dict:
@@ -212,26 +209,13 @@ def _measure_anisotropy(tensor, spread) -> dict:
     }
 
 
-def _measure_relative_variance(motion, spacing) -> float:
-    """⟨|u_i - u_j|²⟩ over bonds, in nm², mean over time restored as for uncorrelated frames."""
-    i, j = bonds(motion.sites, spacing).T
-    if len(i) == 0:
-        return np.nan
-    frames, total, count = len(motion.values), 0.0, 0
-    for part in np.array_split(np.arange(len(i)), len(i) // ROW_OF_BONDS + 1):
-        relative = motion.values[:, i[part]] - motion.values[:, j[part]]
-        total, count = total + np.nansum(relative**2), count + np.isfinite(relative[..., 0]).sum()
-    return float(total / max(count, 1) * frames / (frames - motion.creep - 1))
-
-
 def group_vibrations(table: pd.DataFrame, labels: Mapping[int, str] | ArrayLike) -> pd.DataFrame:
     """Mean amplitude of groups of sites: by coordination, or by registry on the other layer.
 
     Takes a table of `site_vibrations` and each particle's group, such as ``bulk`` or ``top``, as a mapping of its
     number or an array (n,); particles without one are left out. The result, indexed by group, has ``sites,
     variance_nm2`` (mean over sites and both axes, error's part subtracted), ``variance_std_nm2`` from the scatter of
-    its sites, ``std_nm, k_kt_nm2``. The standard error supposes that sites scatter independently; soft waves shared by
-    a whole group make it too small.
+    its sites, which soft waves shared by a whole group make too small, ``std_nm, k_kt_nm2``.
     """
     group = table["particle"].map(labels) if hasattr(labels, "keys") else pd.Series(np.asarray(labels), table.index)
     total = 0.5 * (table["std_raw_y_nm"] ** 2 + table["std_raw_x_nm"] ** 2)
@@ -249,11 +233,9 @@ def interlayer_correlation(
 ) -> pd.DataFrame:
     """Correlation of displacements of two layers' particles, by their distance.
 
-    Localization error is taken from the variances in the denominator; in the products of different particles it
-    averages out. Where a layer's error is not known, nothing is taken, and the correlation is too small. Each layer's
-    own drift and rotation are gone: layers that move as wholes against each other show nothing here, and far particles
-    of small layers (n) are anticorrelated by about 1/n. Errors of two overlapping particles may be correlated, and look
-    like motion.
+    Where a layer's localization error is not known, the correlation is too small. Each layer's own drift and rotation
+    are gone: layers that move as wholes against each other show nothing here, and far particles of small layers (n) are
+    anticorrelated by about 1/n. Correlated errors of two overlapping particles look like motion.
 
     Distances are binned between ``edges``, in nm; by default from 0 to 3 spacings in steps of half a spacing. The table
     has ``distance_nm``, ``pairs``, ``correlation`` (1 if both always move alike, 0 if independently), ``null_low,
@@ -266,34 +248,24 @@ def interlayer_correlation(
         raise ValueError(f"the null needs at least 1 shuffle, got {shuffles}")
     edges = nearest_spacing(one.sites) * np.arange(0, 3.01, 0.5) if edges is None else np.asarray(edges, float)
     pairs = cKDTree(one.sites).sparse_distance_matrix(cKDTree(other.sites), edges[-1], output_type="ndarray")
-    weights = [pairs[(pairs["v"] >= low) & (pairs["v"] < high)] for low, high in zip(edges, edges[1:], strict=False)]
-    moved = [rfft(_scale_by_amplitude(m, k), axis=0) for m, k in ((one, i), (other, j))]
-    seen = [rfft(np.isfinite(m.values[k]).astype(float), axis=0) for m, k in ((one, i), (other, j))]
+    moved, seen = [], []
+    for motion, k in ((one, i), (other, j)):
+        variance = (total_variance(motion)[0] - np.nan_to_num(error_variance(motion)[0])).mean()
+        scaled = np.nan_to_num(motion.values[k]) / np.sqrt(variance if variance > 0 else np.nan)
+        moved.append(rfft(scaled, axis=0))
+        seen.append(rfft(np.isfinite(motion.values[k]).astype(float), axis=0))
     rng = np.random.default_rng(seed)
     # a shift in time keeps the correlation of each layer and breaks that between them
     shifts = [0, *rng.integers(len(frames) // 10, len(frames) - len(frames) // 10, shuffles)]
+
+    def sum_at_all_lags(a, b, near):  # over pairs and axes, for every cyclic shift in time
+        spectrum = sum(np.sum(a[:, i].conj() * b[:, j], axis=1) for i, j in zip(near["i"], near["j"], strict=True))
+        return irfft(spectrum, len(frames)) if len(near) else np.full(len(frames), np.nan)
+
     rows = []
-    for k, bin_pairs in enumerate(weights):
-        sums, seen_together = (_sum_at_all_lags(a, b, bin_pairs, len(frames))[shifts] for a, b in (moved, seen))
-        product = np.where(seen_together > 0.5, sums, np.nan) / seen_together  # NaN for pairs never seen together
-        low, high = np.quantile(product[1:], [0.025, 0.975])
-        rows.append((0.5 * (edges[k] + edges[k + 1]), len(bin_pairs), product[0], low, high))
+    for low, high in pairwise(edges):
+        near = pairs[(pairs["v"] >= low) & (pairs["v"] < high)]
+        sums, together = (sum_at_all_lags(a, b, near)[shifts] for a, b in (moved, seen))
+        product = np.where(together > 0.5, sums, np.nan) / together  # NaN for pairs never seen together
+        rows.append((0.5 * (low + high), len(near), product[0], *np.quantile(product[1:], [0.025, 0.975])))
     return pd.DataFrame(rows, columns=["distance_nm", "pairs", "correlation", "null_low", "null_high"])
-
-
-def _scale_by_amplitude(motion, frames):
-    """Displacements per one-sigma amplitude of the motion alone, mean over the layer; 0 where not seen."""
-    error, _, _ = error_variance(motion)
-    total, _, _ = total_variance(motion)
-    variance = (total - np.nan_to_num(error)).mean()
-    return np.nan_to_num(motion.values[frames]) / np.sqrt(variance if variance > 0 else np.nan)
-
-
-def _sum_at_all_lags(one, other, pairs, frames):
-    """Sum over pairs, axes and frames of one(t) other(t + shift), for every cyclic shift, from their spectra."""
-    if len(pairs) == 0:
-        return np.full(frames, np.nan)
-    spectrum = np.zeros(len(one), complex)
-    for part in np.array_split(pairs, len(pairs) // ROW_OF_BONDS + 1):
-        spectrum += np.einsum("fpi,fpi->f", one[:, part["i"]].conj(), other[:, part["j"]])
-    return irfft(spectrum, frames)

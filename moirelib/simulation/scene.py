@@ -57,14 +57,23 @@ class Layer:
         arrays = ("positions", "diameters", "ids", "rotations", "orientations")
         return replace(self, **{name: getattr(self, name)[keep] for name in arrays})
 
+    def displace(self, displacement) -> Layer:
+        """The layer with particles and planted defects moved by a function of the position, (n, 2) to (n, 2) nm."""
+        defects = []
+        for defect in self.defects:
+            ends = np.array([end for end in (defect.position, defect.end) if end])
+            start, *end = (as_pair(point) for point in ends + displacement(ends))
+            defects.append(replace(defect, position=start, end=end[0] if end else None))
+        return replace(self, positions=self.positions + displacement(self.positions), defects=tuple(defects))
+
     def shift(self, by) -> Layer:
         """The layer moved by (y, x) nm, its planted defects with it."""
-        y, x = (float(v) for v in by)
-        starts = [(d.position[0] + y, d.position[1] + x) for d in self.defects]
-        ends = [d.end and (d.end[0] + y, d.end[1] + x) for d in self.defects]
-        moved = zip(self.defects, starts, ends, strict=True)
-        defects = tuple(replace(d, position=start, end=end) for d, start, end in moved)
-        return replace(self, positions=self.positions + (y, x), defects=defects)
+        return self.displace(lambda points: np.asarray(by, float))
+
+
+def as_pair(point) -> tuple[float, float]:
+    """A point as a tuple of two floats."""
+    return float(point[0]), float(point[1])
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ Every solid is a sharp one, made smaller, plus a ball that rounds its edges (a M
 from functools import lru_cache
 
 import numpy as np
+import torch
 from ase import Atoms
 from ase.data import atomic_numbers, reference_states
 from scipy.spatial.transform import Rotation
@@ -97,8 +98,6 @@ def particle_thickness(shape: str, y, x, diameter, rotation=0.0, height: float =
     height, rounding : float
         Of rods and prisms, in nm; radius of rounded edges over the diameter, 0 to 0.5 (octahedra 0.45).
     """
-    import torch
-
     _check(shape, height, rounding)
     y, x = y.float(), x.float()
     diameter, rotation = (torch.as_tensor(v, dtype=torch.float32, device=y.device) for v in (diameter, rotation))
@@ -120,8 +119,6 @@ def particle_thickness(shape: str, y, x, diameter, rotation=0.0, height: float =
 
 def _rounded_wall(distance, diameter, height, rounding: float):
     """Thickness of an upright solid at a distance (nm) from its sharp core; its rims are quarter circles."""
-    import torch
-
     height = torch.as_tensor(height, dtype=torch.float32, device=distance.device)
     if rounding == 0:
         return height * (distance <= 0)
@@ -133,8 +130,6 @@ def _rounded_wall(distance, diameter, height, rounding: float):
 
 def _triangle_distance(along, across, side):
     """Distance to an equilateral triangle about the origin, one edge parallel to `along` on its negative side."""
-    import torch
-
     k = np.sqrt(3.0)
     u, v = along.abs() - side / 2, across + side / (2 * k)
     # The triangle's three corners are equivalent: fold the plane onto the one sixth that faces the lower edge.
@@ -146,8 +141,6 @@ def _triangle_distance(along, across, side):
 
 def _octahedron_thickness(along, across, diameter, rounding: float):
     """Thickness of an octahedron on a facet, from a table for diameter 1 (its rounded surface has many pieces)."""
-    import torch
-
     table, half = _octahedron_table(rounding)
     grid = torch.stack(torch.broadcast_tensors(along / (half * diameter), across / (half * diameter)), dim=-1)
     sampled = torch.nn.functional.grid_sample(
@@ -159,8 +152,6 @@ def _octahedron_thickness(along, across, diameter, rounding: float):
 @lru_cache(maxsize=16)
 def _octahedron_table(rounding: float):
     """Thickness of an octahedron of diameter 1 on a square grid, and the grid's half width."""
-    import torch
-
     half = 0.5 * circumscribed_ratio("octahedron", rounding) * 1.01
     axis = np.linspace(-half, half, 513)
     top = _octahedron_top(axis[:, None], axis[None, :], _core_side("octahedron", rounding), rounding)
@@ -236,7 +227,10 @@ def nanoparticle(
     width = diameter * circumscribed_ratio(shape, rounding)
     size = np.array([width, width, particle_height(shape, diameter, height, rounding)])
     crystal = lattice_constant(material) * _crystal_axes(shape, rotation, rng)
-    wanted = _volume(shape, diameter, height, rounding) / (lattice_constant(material) ** 3 / 4)
+    axis = ((torch.arange(400) + 0.5) / 400 - 0.5) * width
+    thickness = particle_thickness(shape, axis[:, None], axis, diameter, 0.0, height, rounding)
+    volume = float(thickness.sum(dtype=torch.float64)) * (width / 400) ** 2  # nm³
+    wanted = volume / (lattice_constant(material) ** 3 / 4)
     cuts = []
     for _ in range(POSITIONS if shape in _POLYGONS and diameter < FEW_PLANES else 1):
         points = _lattice_points(crystal, size, rng.random(3))
@@ -262,25 +256,21 @@ def _crystal_axes(shape, rotation, rng) -> np.ndarray:
 
 def _lattice_points(vectors, size, offset) -> np.ndarray:
     """All points of a lattice in a box about the origin, (n, 3); `offset` in units of the vectors."""
-    steepest = np.argmax(np.abs(vectors[:, 2]))
-    vectors, offset = np.roll(vectors, 2 - steepest, axis=0), np.roll(offset, 2 - steepest)
+    turns = 2 - np.argmax(np.abs(vectors[:, 2]))  # the steepest vector comes last: points lie in columns along the beam
+    vectors, offset = np.roll(vectors, turns, axis=0), np.roll(offset, turns)
     corners = np.stack(np.meshgrid(*np.outer([-0.5, 0.5], size).T), axis=-1).reshape(-1, 3) @ np.linalg.inv(vectors)
     low, high = np.floor(corners.min(axis=0)), np.ceil(corners.max(axis=0))
-    i, j = (np.arange(a, b + 1) + o for a, b, o in zip(low[:2], high[:2], offset[:2], strict=True))
-    start = (i[:, None, None] * vectors[0] + j[:, None] * vectors[1] + offset[2] * vectors[2]).reshape(-1, 3)
-    # every line start + k·c enters and leaves the box at one k each (k is a whole number)
-    step = np.where(np.abs(vectors[2]) < 1e-12, 1e-12, vectors[2])
-    crossings = np.sort(np.clip([(s * size / 2 - start) / step for s in (-1, 1)], -1e9, 1e9), axis=0)
-    first = np.ceil(crossings[0].max(axis=1)).astype(int)
-    count = np.maximum(np.floor(crossings[1].min(axis=1)).astype(int) - first + 1, 0)
-    k = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count - first, count)
-    return np.repeat(start, count, axis=0) + k[:, None] * vectors[2]
+    i, j, k = (np.arange(a, b + 1) for a, b in zip(low, high, strict=True))
+    found = []
+    for plane in i + offset[0]:
+        foot = plane * vectors[0] + (j + offset[1])[:, None] * vectors[1] + offset[2] * vectors[2]
+        points = foot[:, None] + k[:, None] * vectors[2]
+        found.append(points[np.all(np.abs(points) <= size / 2, axis=-1)])
+    return np.concatenate(found)
 
 
 def _inside(shape, points, diameter, height, rotation, rounding) -> np.ndarray:
     """Which points (x, y, z) about the centre lie in the solid."""
-    import torch
-
     x, y, z = points.T
     if shape == "octahedron":
         t = np.radians(rotation)
@@ -290,13 +280,3 @@ def _inside(shape, points, diameter, height, rotation, rounding) -> np.ndarray:
         return (z <= diameter * top) & (z >= -diameter * bottom)
     y, x = torch.from_numpy(y), torch.from_numpy(x)
     return 2 * np.abs(z) <= particle_thickness(shape, y, x, diameter, rotation, height, rounding).numpy() - 1e-9
-
-
-def _volume(shape, diameter, height, rounding) -> float:
-    """Volume in nm³, by adding up the thickness."""
-    import torch
-
-    half, n = 0.5 * diameter * circumscribed_ratio(shape, rounding), 400
-    axis = (torch.arange(n) + 0.5) * (2 * half / n) - half
-    thickness = particle_thickness(shape, axis[:, None], axis, diameter, 0.0, height, rounding)
-    return float(thickness.sum(dtype=torch.float64)) * (2 * half / n) ** 2

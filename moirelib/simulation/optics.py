@@ -130,21 +130,20 @@ class Transmission:
         way.
         """
         t = np.arange(0.0, greatest + 2 * step, step)
-        phase = _extrapolate(self.thickness, np.unwrap(np.angle(self.wave), axis=1), t)
+        half = self.thickness.size // 2
+
+        def extend(rows):
+            slope = np.mean(rows[:, -1] - rows[:, half]) / (self.thickness[-1] - self.thickness[half])
+            inside = np.stack([np.interp(t, self.thickness, row) for row in rows])
+            return inside + slope * np.clip(t - self.thickness[-1], 0, None)
+
+        phase = extend(np.unwrap(np.angle(self.wave), axis=1))
         if mean_free_path is not None:
             wave = np.exp(-t / (2 * mean_free_path) + 1j * phase)
             return wave.astype(np.complex64), np.zeros(wave.shape, np.float32)
-        coherent = np.exp(_extrapolate(self.thickness, 2 * np.log(np.abs(self.wave)), t))
-        intensity = np.exp(_extrapolate(self.thickness, np.log(self.intensity), t))
+        coherent, intensity = np.exp(extend(2 * np.log(np.abs(self.wave)))), np.exp(extend(np.log(self.intensity)))
         wave = np.sqrt(coherent) * np.exp(1j * phase)
         return wave.astype(np.complex64), np.clip(intensity - coherent, 0, None).astype(np.float32)
-
-
-def _extrapolate(x, rows, t) -> np.ndarray:
-    """Linear interpolation of each row, continued beyond x[-1] with the mean slope of all rows over the last half."""
-    half = x.size // 2
-    slope = np.mean(rows[:, -1] - rows[:, half]) / (x[-1] - x[half])
-    return np.stack([np.interp(t, x, row) for row in rows]) + slope * np.clip(t - x[-1], 0, None)
 
 
 def layer_thickness(scene: Scene, layer: int, pixel_size: float, oversampling: int = OVERSAMPLING) -> np.ndarray:
@@ -164,9 +163,7 @@ def _rasterize(scene: Scene, number: int, pixel_size: float, oversampling: int, 
     shape = tuple(n * oversampling for n in _pixels(scene, pixel_size))
     thickness = torch.zeros(shape[0] * shape[1], device=device)
     orientation = torch.zeros(thickness.shape, dtype=torch.int32, device=device)
-    if len(layer) == 0:
-        return thickness.reshape(shape), orientation.reshape(shape)
-    reach = 0.5 * float(np.max(layer.diameters)) * circumscribed_ratio(scene.shape, scene.rounding)
+    reach = 0.5 * float(np.max(layer.diameters, initial=0)) * circumscribed_ratio(scene.shape, scene.rounding)
     width = 2 * int(np.ceil(reach / fine)) + 2
     # Batches keep memory to some hundred megabytes whatever the number of particles.
     for part in np.array_split(np.arange(len(layer)), 1 + len(layer) * width**2 // BATCH):
@@ -174,8 +171,7 @@ def _rasterize(scene: Scene, number: int, pixel_size: float, oversampling: int, 
         thickness.scatter_reduce_(0, index, t, "amax")
         rows = torch.as_tensor(layer.orientations[part] % 2**15, dtype=torch.int32, device=device)
         owner = (t > 0) & (thickness[index] == t)
-        of_stamp = torch.arange(len(part), device=device).repeat_interleave(width**2)
-        orientation[index[owner]] = rows[of_stamp[owner]]
+        orientation[index[owner]] = rows.repeat_interleave(width**2)[owner]
     return thickness.reshape(shape), orientation.reshape(shape)
 
 
@@ -190,17 +186,17 @@ def _pixels(scene, pixel_size) -> tuple[int, int]:
 def _stamps(scene, layer, fine, width, shape, device):
     """Flat index and thickness of every sample of a square window around each particle."""
     center = torch.as_tensor(layer.positions / fine, dtype=torch.float64, device=device)  # samples
-    corner = torch.floor(center).long() - width // 2 + 1
-    axis = torch.arange(width, device=device)
-    rows, columns = corner[:, 0, None] + axis, corner[:, 1, None] + axis  # (n, width)
-    y = (fine * (rows + 0.5 - center[:, 0, None])).float()[:, :, None]
-    x = (fine * (columns + 0.5 - center[:, 1, None])).float()[:, None, :]
+    samples = (torch.floor(center).long() - width // 2 + 1)[:, :, None] + torch.arange(width, device=device)
+    y, x = (fine * (samples + 0.5 - center[:, :, None])).float().unbind(1)  # (n, width) each
     both = torch.as_tensor(np.stack([layer.diameters, layer.rotations]), dtype=torch.float32, device=device)
     diameter, turn = both[:, :, None, None]
+    y, x = y[:, :, None], x[:, None, :]
     t = particle_thickness(scene.shape, y, x, diameter, turn, scene.height, scene.rounding)
-    inside = ((rows >= 0) & (rows < shape[0]))[:, :, None] & ((columns >= 0) & (columns < shape[1]))[:, None, :]
-    index = rows.clamp(0, shape[0] - 1)[:, :, None] * shape[1] + columns.clamp(0, shape[1] - 1)[:, None, :]
-    return index.flatten(), (t * inside).flatten()
+    size = torch.tensor(shape, device=device)[:, None]
+    rows_in, columns_in = ((samples >= 0) & (samples < size)).unbind(1)
+    rows, columns = samples.clamp(torch.zeros_like(size), size - 1).unbind(1)
+    index = rows[:, :, None] * shape[1] + columns[:, None, :]
+    return index.flatten(), (t * (rows_in[:, :, None] & columns_in[:, None, :])).flatten()
 
 
 def block_mean(image, n: int):
@@ -243,10 +239,16 @@ def clean_image(
     transmission = table_for(lens, transmission)
     shape = _pixels(scene, pixel_size)
     reach = lens.semiangle * (abs(lens.defocus) + 3 * lens.focal_spread) / pixel_size
-    wide, margin = _widen(scene, pixel_size, shape, int(np.clip(np.ceil(reach), *MARGINS)))
-    paths, numbers = (mean_free_path, liquid_mean_free_path), range(1, len(wide.layers) + 1)
+    margin = int(np.clip(np.ceil(reach), *MARGINS))
+    # Fourier transforms are periodic: without a border, defocus would carry electrons from one edge to the other. The
+    # border is made wider where that makes the transform fast. Empty layers on top are left out.
+    field = tuple(next_fast_len(n + 2 * margin) * pixel_size for n in shape)
+    last = max((i for i, layer in enumerate(scene.layers) if len(layer)), default=0)
+    moved = tuple(layer.shift((margin * pixel_size, margin * pixel_size)) for layer in scene.layers[: last + 1])
+    wide, paths = replace(scene, layers=moved, field=field), (mean_free_path, liquid_mean_free_path)
+    numbers = range(1, len(moved) + 1)
     layers = [_layer_transmission(wide, n, pixel_size, oversampling, transmission, paths, device) for n in numbers]
-    image = compose(layers, [layer.z for layer in wide.layers], pixel_size, oversampling, lens)
+    image = compose(layers, [layer.z for layer in moved], pixel_size, oversampling, lens)
     return image[margin : margin + shape[0], margin : margin + shape[1]].cpu().numpy()
 
 
@@ -265,18 +267,6 @@ def table_for(lens: Lens, transmission: Transmission | None = None) -> Transmiss
     return transmission
 
 
-def _widen(scene, pixel_size, shape, margin) -> tuple[Scene, int]:
-    """The scene with a border of pixels and without empty layers on top, and the border's width.
-
-    Fourier transforms are periodic: without a border, defocus would carry electrons from one edge to the other. The
-    border is made wider where that makes the transform fast.
-    """
-    last = max((i for i, layer in enumerate(scene.layers) if len(layer)), default=0)
-    field = tuple(next_fast_len(n + 2 * margin) * pixel_size for n in shape)
-    layers = tuple(layer.shift((margin * pixel_size, margin * pixel_size)) for layer in scene.layers[: last + 1])
-    return replace(scene, layers=layers, field=field), margin
-
-
 def _layer_transmission(scene, number, pixel_size, oversampling, transmission, paths, device):
     """Coherent transmission and incoherent remainder of one layer at wave sampling, from thickness and table."""
     thickness, orientation = _rasterize(scene, number, pixel_size, oversampling, device)
@@ -286,16 +276,10 @@ def _layer_transmission(scene, number, pixel_size, oversampling, transmission, p
     if liquid is not None:
         spared = torch.exp(step * torch.arange(wave.shape[1], device=device) / liquid)
         wave, remainder = wave * spared.sqrt(), remainder * spared
-    covered = torch.nonzero(thickness.flatten() > 0).squeeze(1)
-    index = (orientation.flatten()[covered] % wave.shape[0]).long() * wave.shape[1]
-    index += (thickness.flatten()[covered] / step).round_().long()
-    full_wave = torch.ones(thickness.numel(), dtype=torch.complex64, device=device)
-    full_wave[covered] = wave.flatten()[index]
-    if not remainder.any():
-        return full_wave.reshape(thickness.shape), None
-    full_remainder = torch.zeros(thickness.numel(), device=device)
-    full_remainder[covered] = remainder.flatten()[index]
-    return full_wave.reshape(thickness.shape), full_remainder.reshape(thickness.shape)
+    index = (orientation % wave.shape[0]).long() * wave.shape[1] + (thickness / step).round_().long()
+    covered = thickness > 0
+    full_wave = wave.flatten()[index].where(covered, 1)
+    return full_wave, remainder.flatten()[index].where(covered, 0) if remainder.any() else None
 
 
 def compose(layers, heights, pixel_size: float, oversampling: int, lens: Lens) -> torch.Tensor:

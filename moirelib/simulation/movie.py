@@ -133,8 +133,8 @@ def simulate_movie(
         truth.append(truth_table(now, pixel_size, t))
     sites = []
     for number, layer in enumerate(scene.layers, start=1):
-        at = pd.DataFrame(layer.positions, columns=["y_nm", "x_nm"])
-        sites.append(at.assign(particle=layer.ids, layer=number)[["particle", "layer", "y_nm", "x_nm"]])
+        y, x = layer.positions.T
+        sites.append(pd.DataFrame({"particle": layer.ids, "layer": number, "y_nm": y, "x_nm": x}))
     tables = pd.concat(truth, ignore_index=True), _as_truth(pd.concat(sites, ignore_index=True), pixel_size), events
     lens = liquid.lens
     optics: dict = {"defocus": lens.defocus, "mean_free_path": mean_free_path, "liquid_mean_free_path": liquid_path}
@@ -173,17 +173,12 @@ def _schedule_growth(scene, config, pixel_size, rng):
     growth = config.growth or ((1.0, 1.0),) * len(scene.layers)
     if len(growth) != len(scene.layers):
         raise ValueError(f"growth needs one (start, end) per layer: {len(scene.layers)}, got {len(growth)}")
-    nothing = {"frame": [0], "layer": [0], "particle": [0], "event": [""], "y_nm": [0.0], "x_nm": [0.0]}
-    there, tables = [], [pd.DataFrame(nothing).iloc[:0]]
+    there, tables = [], []
     for number, (layer, (start, end)) in enumerate(zip(scene.layers, growth, strict=True), start=1):
-        if start == end == 1 and config.detachment == 0:
-            there.append(np.ones((config.frames, len(layer)), bool))
-            continue
         present, events = growth_schedule(layer, config.frames, rng, start, end, config.detachment)
         there.append(present)
-        events.insert(1, "layer", number)
-        tables.append(events)
-    events = pd.concat(tables[1:] or tables).sort_values(["frame", "layer"], kind="stable", ignore_index=True)
+        tables.append(events.assign(layer=number)[["frame", "layer", *events.columns[1:]]])
+    events = pd.concat(tables).sort_values(["frame", "layer"], kind="stable", ignore_index=True)
     return there, _as_truth(events, pixel_size)
 
 

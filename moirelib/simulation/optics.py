@@ -103,12 +103,12 @@ class Transmission:
 
     @property
     def mean_intensity(self) -> np.ndarray:
-        """Intensity averaged over orientations, shape (n,)."""
+        """Intensity (n,) averaged over orientations."""
         return self.intensity.mean(axis=0)
 
     @property
     def phase(self) -> np.ndarray:
-        """Phase of the coherent wave averaged over orientations, in radians, shape (n,)."""
+        """Phase (n,) of the coherent wave averaged over orientations, in radians."""
         return np.unwrap(np.angle(self.wave), axis=1).mean(axis=0)
 
     @property
@@ -123,11 +123,10 @@ class Transmission:
         return float((high - low) / np.log(passed[0] / passed[1]))
 
     def lookup(self, mean_free_path: float | None = None, greatest: float = 120.0, step: float = THICKNESS_STEP):
-        """Fine tables against thickness from 0 to the greatest (nm): coherent wave and incoherent remainder.
+        """Fine tables (orientations, n) against thickness, 0 to the greatest (nm): coherent wave, incoherent remainder.
 
-        Each has the shape (orientations, n). Beyond the table loss and phase go on as in its last half, on average. A
-        ``mean_free_path`` Λ, in nm, replaces the tabulated loss by exp(-t/Λ), for materials and apertures quoted that
-        way.
+        Beyond the table loss and phase go on as in its last half, on average. A ``mean_free_path`` Λ (nm) replaces the
+        tabulated loss by exp(-t/Λ), for materials and apertures quoted that way.
         """
         t = np.arange(0.0, greatest + 2 * step, step)
         half = self.thickness.size // 2
@@ -220,16 +219,9 @@ def clean_image(
     Each layer multiplies the wave by its transmission, the wave travels on to the next layer, the objective lens adds
     its phase, and the camera adds the electrons of each pixel. The image is 1 where nothing is in the way.
 
-    Parameters
-    ----------
-    transmission, lens : Transmission, Lens, optional
-        Gold's shipped table at the lens's energy and aperture, and a lens in focus at those of the table by default.
-    mean_free_path : float, optional
-        Replaces the table's loss, in nm.
-    liquid_mean_free_path : float, optional
-        In nm; when given, particles displace liquid and so spare the beam the liquid's loss along their thickness.
-    device : str
-        Where torch composes.
+    Transmission and lens are by default gold's shipped table at the lens's energy and aperture, and a lens in focus at
+    those of the table. A mean free path (nm) replaces the table's loss; one of the liquid (nm) is what the beam is
+    spared along particles, which displace liquid. torch composes on the device.
     """
     for name, path in (("mean_free_path", mean_free_path), ("liquid_mean_free_path", liquid_mean_free_path)):
         if path is not None and not path > 0:
@@ -290,13 +282,9 @@ def compose(layers, heights, pixel_size: float, oversampling: int, lens: Lens) -
     in an image of that sampling: they are carried as intensity, attenuated by later layers, and spread over a disk
     whose radius is the aperture times their layer's distance from focus.
 
-    Parameters
-    ----------
-    layers : sequence of (torch.Tensor, torch.Tensor or None)
-        Per layer, in the beam's order: coherent transmission, complex of shape (y, x) at wave sampling, and the
-        intensity per sample that it does not carry (``None`` for nothing).
-    heights : sequence of float
-        Of the layers' mid-planes along the beam, in nm. A lens without defocus is in focus at the last one.
+    Layers, in the beam's order, are pairs of tensors (y, x) at wave sampling: coherent transmission, complex, and the
+    intensity that it does not carry (None for nothing). Heights are those of their mid-planes in nm; a lens without
+    defocus is in focus at the last one.
     """
     sampling = pixel_size / oversampling
     wave = None
@@ -312,15 +300,6 @@ def compose(layers, heights, pixel_size: float, oversampling: int, lens: Lens) -
             distance = heights[i + 1] - heights[i]
             fresnel = _phase_factor(-np.pi * distance / lens.wavelength * angle)
             wave = inverse_fft(fresnel.mul_(torch.fft.fft2(wave)))
-    image = _through_lens(wave, sampling, oversampling, lens)
-    for spread, height in scattered:
-        radius = lens.semiangle * abs(lens.defocus + height - heights[-1])
-        image = image + _blur_by_disk(block_mean(spread, oversampling), radius / pixel_size)
-    return image
-
-
-def _through_lens(wave, sampling, oversampling, lens):
-    """Camera image of a wave behind the objective lens, averaged over the foci of its spread."""
     spectrum, angle = torch.fft.fft2(wave), _squared_angles(wave, sampling, lens.wavelength)
     if float(angle.max()) > lens.semiangle**2:
         spectrum = spectrum * (angle <= lens.semiangle**2)
@@ -328,6 +307,9 @@ def _through_lens(wave, sampling, oversampling, lens):
     for defocus, weight in lens.foci:
         focused = inverse_fft(lens.transfer(angle, defocus).mul_(spectrum))
         image = image + weight * block_mean(_intensity(focused), oversampling)
+    for spread, height in scattered:
+        radius = lens.semiangle * abs(lens.defocus + height - heights[-1])
+        image = image + _blur_by_disk(block_mean(spread, oversampling), radius / pixel_size)
     return image
 
 

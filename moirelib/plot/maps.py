@@ -8,12 +8,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 
-from .axes import add_ellipses, choose_axes, choose_color, find_spacing, finish_map, place_points, place_table
+from .axes import add_ellipses, choose_color, find_spacing, finish_map, place_points, place_table
 
 
 def show_displacements(motion: Any, frame: int = 0, ax: Axes | None = None, magnify: float = 10.0) -> Axes:
     """Draw a layer's `moirelib.analysis.Displacements` in the ``frame``-th of its frames as arrows from the sites."""
-    ax = choose_axes(ax)
+    ax = ax or plt.gca()
     y, x = motion.sites.T
     v, u = motion.values[frame].T * magnify
     ax.quiver(x, y, u, v, angles="xy", scale_units="xy", scale=1, color=choose_color(motion.layer), width=0.004)
@@ -29,7 +29,7 @@ def show_amplitudes(
     amplitude is not above the localization error are dots. By default the mean ellipse becomes a third of the spacing
     wide. ``style`` goes to `matplotlib.collections.EllipseCollection`, such as ``cmap, clim``.
     """
-    ax = choose_axes(ax)
+    ax = ax or plt.gca()
     sites = vibrations[["y_nm", "x_nm"]].to_numpy()
     variance = vibrations[["std_y_nm", "std_x_nm"]].to_numpy() ** 2
     known = np.isfinite(variance).all(axis=1)
@@ -142,7 +142,7 @@ def show_vectors(
     color: str = "black",
 ) -> Axes:
     """Draw a vector (n, 2) at every point (n, 2), ``scale`` times as long: displacements, steps, Burgers vectors."""
-    ax = choose_axes(ax)
+    ax = ax or plt.gca()
     points, vectors = np.asarray(points, float).reshape(-1, 2), np.asarray(vectors, float).reshape(-1, 2)
     where, length = place_points(points, ax, pixel_size), scale / (pixel_size or 1.0)
     look: dict[str, Any] = {"angles": "xy", "scale_units": "xy", "scale": 1, "color": color, "zorder": 4}
@@ -187,7 +187,7 @@ def show_defects(
 
 def show_boundaries(boundaries: pd.DataFrame, ax: Axes | None = None, pixel_size: float | None = None) -> Axes:
     """Draw grain boundaries (dashed, vermilion) and twin boundaries (solid, green) as lines; of `find_defects`."""
-    ax, scale = choose_axes(ax), 1.0 / (pixel_size or 1.0)
+    ax, scale = ax or plt.gca(), 1.0 / (pixel_size or 1.0)
     seen: set[str] = set()
     for row in boundaries.itertuples():
         twin = row.kind == "twin"

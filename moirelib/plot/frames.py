@@ -62,8 +62,7 @@ def show_particles(
 ) -> Axes:
     """Draw the particles of one frame's table as circles of their diameter, in their layer's colour.
 
-    Without a pixel size, in nm/pixel, they are dots. ``style`` goes to `matplotlib.collections.EllipseCollection`, or
-    to `Axes.scatter` for dots.
+    Without a pixel size they are dots. ``style`` goes to `EllipseCollection` of matplotlib, or to `Axes.scatter`.
     """
     ax = ax or plt.gca()
     for number, color in enumerate(LAYER_COLORS, start=1):

@@ -3,8 +3,7 @@
 import numpy as np
 from scipy.spatial import cKDTree
 
-from ..crystal.lattice import fold_hexagonal, hexagonal_lattice
-from ..crystal.moire import commensurate_angles
+from ..crystal.lattice import commensurate_angles, fold_hexagonal, hexagonal_lattice
 from .scene import Defect, as_pair
 
 CLOSEST = 0.8  # spacings: nearer particles of two grains would overlap; a choice

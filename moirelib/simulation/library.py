@@ -190,20 +190,16 @@ def make_library(
 ):
     """Simulate a library into a Zarr store, in parallel; an interrupted run goes on where it stopped.
 
-    The group that comes back is ``images.zarr`` in the folder, with arrays ``frame`` (n, y, x) uint16, ``mask`` (n,
-    layer, y, x) uint8, ``pixel_size`` (n,) in nm, ``done`` (n,); ``truth/i.json`` beside it holds each image's
-    parameters and particles.
+    The group that comes back is ``images.zarr`` in the folder ``path``, with arrays ``frame`` (n, y, x) uint16,
+    ``mask`` (n, layer, y, x) uint8, ``pixel_size`` (n,) in nm, ``done`` (n,); ``truth/i.json`` beside it holds each
+    image's parameters and particles. Image i is drawn from (seed, i), whatever the number of workers.
 
     Parameters
     ----------
-    path : path-like
-        Folder of the library. A half-finished one of the same configuration and seed is continued.
-    config, seed : LibraryConfig, int
-        ``LibraryConfig.full()`` by default. Image ``i`` is drawn from (seed, i), whatever the number of workers.
+    path, config : path-like, LibraryConfig
+        A half-finished library of the same configuration and seed is continued. ``LibraryConfig.full()`` by default.
     workers, scheduler : int, str, optional
         Local processes (Dask), or the address of a Dask scheduler whose workers see ``path``.
-    progress : bool
-        Show a progress bar.
     """
     import dask
     from dask.distributed import Client, LocalCluster, as_completed

@@ -100,16 +100,9 @@ def simulate_movie(
 ) -> SimulatedMovie:
     """Film a scene whose particles vibrate, drift, rotate, attach and detach.
 
-    An elastic layer that grows vibrates as the complete layer would. The background stays as it is through the movie.
-
-    Parameters
-    ----------
-    scene, config : Scene, MovieConfig
-        Where every particle rests (see `scene_with_margin` for a scene that may drift); what moves.
-    liquid, camera : LiquidConfig, CameraConfig, optional
-        Liquid with the lens, and detector; by default those of their classes.
-    mean_free_path, transmission
-        As for `clean_image`.
+    The scene holds where every particle rests (`scene_with_margin` for one that may drift). An elastic layer that grows
+    vibrates as the complete layer would. The background stays as it is through the movie. Liquid, with the lens, and
+    camera are by default those of their classes; mean free path (nm) and transmission as for `clean_image`.
     """
     rng = np.random.default_rng(seed)
     liquid, camera = liquid or LiquidConfig(), camera or CameraConfig()
@@ -139,14 +132,8 @@ def simulate_movie(
     lens = liquid.lens
     optics: dict = {"defocus": lens.defocus, "mean_free_path": mean_free_path, "liquid_mean_free_path": liquid_path}
     optics |= {"spherical_aberration": lens.spherical_aberration, "focal_spread": lens.focal_spread}
-    parameters = {
-        "seed": seed,
-        **truth_parameters(scene, pixel_size),
-        "movie": asdict(config),
-        "liquid": liquid.parameters(),
-        "camera": asdict(camera),
-        "optics": optics,
-    }
+    parameters = {"seed": seed, **truth_parameters(scene, pixel_size), "movie": asdict(config)}
+    parameters |= {"liquid": liquid.parameters(), "camera": asdict(camera), "optics": optics}
     motion = drift, rotation, brightness
     return SimulatedMovie(frames, float(pixel_size), config.frame_time, *tables, *motion, parameters)
 

@@ -39,8 +39,7 @@ def _core_side(shape: str, rounding: float) -> float:
     """Side of the polygon before rounding, over the diameter: with its rounded border it has the area π d²/4."""
     area, perimeter, _ = _POLYGONS[shape]
     # Steiner's formula for a convex polygon widened by ρ: A s² + P s ρ + π ρ² = π d²/4
-    c = np.pi * (rounding**2 - 0.25)
-    b = perimeter * rounding
+    b, c = perimeter * rounding, np.pi * (rounding**2 - 0.25)
     return float((np.sqrt(b * b - 4 * area * c) - b) / (2 * area))
 
 
@@ -57,7 +56,7 @@ def _check(shape: str, height: float, rounding: float) -> None:
 def circumscribed_ratio(shape: str, rounding: float = 0.0) -> float:
     """Diameter of the smallest circle around a particle's projection, over its equivalent diameter.
 
-    It is 1 for spheres and rods; 1.10, 1.25 and 1.56 for sharp octahedra, cubes and prisms, less for rounded ones.
+    1 for spheres and rods; 1.10, 1.25 and 1.56 for sharp octahedra, cubes and prisms, less for rounded ones.
     """
     _check(shape, 1.0, rounding)
     if shape not in _POLYGONS:
@@ -66,10 +65,7 @@ def circumscribed_ratio(shape: str, rounding: float = 0.0) -> float:
 
 
 def particle_height(shape: str, diameter: float, height: float = 0.0, rounding: float = 0.1) -> float:
-    """Extent of a particle along the beam in nm; parameters as for `particle_thickness`.
-
-    A sphere's diameter, a cube's edge, the distance of an octahedron's opposite facets, or ``height``.
-    """
+    """Extent along the beam in nm: a sphere's diameter, a cube's edge, an octahedron's facets, or ``height``."""
     _check(shape, height, rounding)
     if shape == "sphere":
         return diameter
@@ -108,8 +104,12 @@ def particle_thickness(shape: str, y, x, diameter, rotation=0.0, height: float =
         return _rounded_wall(r - (0.5 - rounding) * diameter, diameter, height, rounding)
     cos, sin = torch.cos(torch.deg2rad(rotation)), torch.sin(torch.deg2rad(rotation))
     along, across = x * cos + y * sin, y * cos - x * sin
-    if shape == "octahedron":
-        return _octahedron_thickness(along, across, diameter, rounding)
+    if shape == "octahedron":  # its rounded surface has many pieces
+        table, half = _octahedron_table(rounding)
+        grid = torch.stack(torch.broadcast_tensors(along / (half * diameter), across / (half * diameter)), dim=-1)
+        table, at = table.to(grid.device)[None, None], grid.reshape(1, 1, -1, 2)
+        sampled = torch.nn.functional.grid_sample(table, at, align_corners=True, padding_mode="zeros")
+        return sampled.reshape(grid.shape[:-1]) * diameter
     side = _core_side(shape, rounding) * diameter
     if shape == "cube":
         distance = torch.hypot((along.abs() - side / 2).clamp_(min=0), (across.abs() - side / 2).clamp_(min=0))
@@ -137,16 +137,6 @@ def _triangle_distance(along, across, side):
     u, v = torch.where(fold, (u - k * v) / 2, u), torch.where(fold, (-k * u - v) / 2, v)
     u = u - torch.minimum(u.clamp(max=0), u * 0).maximum(-side)
     return torch.where(v < 0, torch.hypot(u, v), 0.0)
-
-
-def _octahedron_thickness(along, across, diameter, rounding: float):
-    """Thickness of an octahedron on a facet, from a table for diameter 1 (its rounded surface has many pieces)."""
-    table, half = _octahedron_table(rounding)
-    grid = torch.stack(torch.broadcast_tensors(along / (half * diameter), across / (half * diameter)), dim=-1)
-    sampled = torch.nn.functional.grid_sample(
-        table.to(grid.device)[None, None], grid.reshape(1, 1, -1, 2), align_corners=True, padding_mode="zeros"
-    )
-    return sampled.reshape(grid.shape[:-1]) * diameter
 
 
 @lru_cache(maxsize=16)
@@ -208,18 +198,16 @@ def nanoparticle(
     rounding: float = 0.1,
     material: str = "Au",
 ) -> Atoms:
-    """Atoms of one metal nanoparticle, carved by the same solid as `particle_thickness`, in Å, as ASE wants them.
+    """Atoms of one nanoparticle of an fcc metal, carved by the same solid as `particle_thickness`, in Å, as ASE wants.
 
     Spheres and rods are cut from a crystal in a random orientation. Facets decide the orientation of the others: cubes
     have {100} facets; octahedra and prisms lie on {111}, with the edges of the upper facet along ⟨110⟩. Where the
-    solid's centre lies in the crystal's cell is random.
-
-    A facet lies on a plane of atoms or between two, which matters in a particle of few planes. Below 10 nm sixteen
-    positions in the crystal's cell are tried; the one whose number of atoms is nearest to the solid's volume counts.
+    solid's centre lies in the crystal's cell is random. A facet lies on a plane of atoms or between two, which matters
+    in a particle of few planes: below 10 nm sixteen positions are tried, and the one whose number of atoms is nearest
+    to the solid's volume counts.
 
     The solid's centre is in the middle of an orthorhombic cell, the beam along z. The cell is the circumscribed
-    circle's diameter wide and the particle's height deep, plus a nanometre on every side. ``material`` is the symbol of
-    an fcc metal, such as Au, Ag, Pt or Pd; the other parameters are those of `particle_thickness`.
+    circle's diameter wide and the particle's height deep, plus a nanometre on every side.
     """
     _check(shape, height, rounding)
     if not diameter >= SMALLEST:
@@ -242,16 +230,13 @@ def nanoparticle(
 
 def _crystal_axes(shape, rotation, rng) -> np.ndarray:
     """Primitive vectors of an fcc crystal in the microscope's frame, one (x, y, z) per row, over the cell's edge."""
-    cubic = np.eye(3)
-    if shape in ("sphere", "rod"):
-        turn = Rotation.random(random_state=rng)
-    else:
-        if shape != "cube":  # rows: the crystal directions that point along x, y and z
-            axes = np.array([[1.0, -1.0, 0.0], [1.0, 1.0, -2.0], [1.0, 1.0, 1.0]])
-            cubic = (axes / np.linalg.norm(axes, axis=1, keepdims=True)).T
-        turn = Rotation.from_euler("z", rotation, degrees=True)
     primitive = 0.5 * np.array([[0.0, 1.0, 1.0], [1.0, 0.0, 1.0], [1.0, 1.0, 0.0]])
-    return turn.apply(primitive @ cubic)
+    if shape in ("sphere", "rod"):
+        return Rotation.random(random_state=rng).apply(primitive)
+    if shape != "cube":  # rows: the crystal directions that point along x, y and z
+        axes = np.array([[1.0, -1.0, 0.0], [1.0, 1.0, -2.0], [1.0, 1.0, 1.0]])
+        primitive = primitive @ (axes / np.linalg.norm(axes, axis=1, keepdims=True)).T
+    return Rotation.from_euler("z", rotation, degrees=True).apply(primitive)
 
 
 def _lattice_points(vectors, size, offset) -> np.ndarray:

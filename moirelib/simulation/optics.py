@@ -71,7 +71,8 @@ class Lens:
     def transfer(self, squared_angle: torch.Tensor, defocus: float) -> torch.Tensor:
         """Phase factor exp(iχ), χ = π/λ θ² (Δf - Cs θ²/2), at squared angles θ² in rad² and a defocus Δf in nm."""
         half_cs = 0.5e6 * self.spherical_aberration  # nm
-        return _phase_factor(np.pi / self.wavelength * squared_angle * (defocus - half_cs * squared_angle))
+        phase = np.pi / self.wavelength * squared_angle * (defocus - half_cs * squared_angle)
+        return torch.polar(torch.ones_like(phase), phase)
 
 
 @dataclass(frozen=True)
@@ -159,19 +160,25 @@ def particle_mask(scene: Scene, layer: int, pixel_size: float, oversampling: int
 def _rasterize(scene: Scene, number: int, pixel_size: float, oversampling: int, device="cpu"):
     """Thickness (nm) of one layer at every fine sample, and the crystal orientation of the particle it belongs to."""
     layer, fine = scene.layers[number - 1], pixel_size / oversampling
-    shape = tuple(n * oversampling for n in _pixels(scene, pixel_size))
-    thickness = torch.zeros(shape[0] * shape[1], device=device)
-    orientation = torch.zeros(thickness.shape, dtype=torch.int32, device=device)
+    shape = np.array(_pixels(scene, pixel_size)) * oversampling
     reach = 0.5 * float(np.max(layer.diameters, initial=0)) * circumscribed_ratio(scene.shape, scene.rounding)
-    width = 2 * int(np.ceil(reach / fine)) + 2
+    width = 2 * int(np.ceil(reach / fine)) + 2  # samples, edge of the square window around a particle
+    # Windows that reach into the field lie within a border as wide as one of them.
+    middle = layer.positions / fine
+    layer = layer.select(np.all((middle > -width / 2) & (middle < shape + width / 2), axis=1))
+    rows, columns = (shape + 2 * width).tolist()
+    thickness = torch.zeros(rows * columns, device=device)
+    orientation = torch.zeros(rows * columns, dtype=torch.int32, device=device)
     # Batches keep memory to some hundred megabytes whatever the number of particles.
     for part in np.array_split(np.arange(len(layer)), 1 + len(layer) * width**2 // BATCH):
-        index, t = _stamps(scene, layer.select(part), fine, width, shape, device)
+        (row, column), t = _draw_windows(scene, layer.select(part), fine, width, device)
+        index = ((row + width)[:, :, None] * columns + (column + width)[:, None, :]).flatten()
         thickness.scatter_reduce_(0, index, t, "amax")
-        rows = torch.as_tensor(layer.orientations[part] % 2**15, dtype=torch.int32, device=device)
+        which = torch.as_tensor(layer.orientations[part] % 2**15, dtype=torch.int32, device=device)
         owner = (t > 0) & (thickness[index] == t)
-        orientation[index[owner]] = rows.repeat_interleave(width**2)[owner]
-    return thickness.reshape(shape), orientation.reshape(shape)
+        orientation[index[owner]] = which.repeat_interleave(width**2)[owner]
+    inside = slice(width, -width)
+    return tuple(flat.reshape(rows, columns)[inside, inside].contiguous() for flat in (thickness, orientation))
 
 
 def _pixels(scene, pixel_size) -> tuple[int, int]:
@@ -182,20 +189,15 @@ def _pixels(scene, pixel_size) -> tuple[int, int]:
     return shape
 
 
-def _stamps(scene, layer, fine, width, shape, device):
-    """Flat index and thickness of every sample of a square window around each particle."""
+def _draw_windows(scene, layer, fine, width, device):
+    """Rows and columns (n, width) of a square window around each particle, and the thickness of its samples, flat."""
     center = torch.as_tensor(layer.positions / fine, dtype=torch.float64, device=device)  # samples
     samples = (torch.floor(center).long() - width // 2 + 1)[:, :, None] + torch.arange(width, device=device)
-    y, x = (fine * (samples + 0.5 - center[:, :, None])).float().unbind(1)  # (n, width) each
-    both = torch.as_tensor(np.stack([layer.diameters, layer.rotations]), dtype=torch.float32, device=device)
-    diameter, turn = both[:, :, None, None]
-    y, x = y[:, :, None], x[:, None, :]
-    t = particle_thickness(scene.shape, y, x, diameter, turn, scene.height, scene.rounding)
-    size = torch.tensor(shape, device=device)[:, None]
-    rows_in, columns_in = ((samples >= 0) & (samples < size)).unbind(1)
-    rows, columns = samples.clamp(torch.zeros_like(size), size - 1).unbind(1)
-    index = rows[:, :, None] * shape[1] + columns[:, None, :]
-    return index.flatten(), (t * (rows_in[:, :, None] & columns_in[:, None, :])).flatten()
+    y, x = (fine * (samples + 0.5 - center[:, :, None])).float().unbind(1)
+    sizes = np.stack([layer.diameters, layer.rotations])[:, :, None, None]
+    diameter, turn = torch.as_tensor(sizes, dtype=torch.float32, device=device)
+    t = particle_thickness(scene.shape, y[:, :, None], x[:, None, :], diameter, turn, scene.height, scene.rounding)
+    return samples.unbind(1), t.flatten()
 
 
 def block_mean(image, n: int):
@@ -296,10 +298,9 @@ def compose(layers, heights, pixel_size: float, oversampling: int, lens: Lens) -
             scattered.append((remainder if wave is None else remainder * _intensity(wave), heights[i]))
         wave = coherent if wave is None else wave * coherent
         if i + 1 < len(layers) and heights[i + 1] != heights[i]:
-            angle = _squared_angles(wave, sampling, lens.wavelength)
             distance = heights[i + 1] - heights[i]
-            fresnel = _phase_factor(-np.pi * distance / lens.wavelength * angle)
-            wave = inverse_fft(fresnel.mul_(torch.fft.fft2(wave)))
+            phase = -np.pi * distance / lens.wavelength * _squared_angles(wave, sampling, lens.wavelength)
+            wave = inverse_fft(torch.polar(torch.ones_like(phase), phase).mul_(torch.fft.fft2(wave)))
     spectrum, angle = torch.fft.fft2(wave), _squared_angles(wave, sampling, lens.wavelength)
     if float(angle.max()) > lens.semiangle**2:
         spectrum = spectrum * (angle <= lens.semiangle**2)
@@ -322,10 +323,6 @@ def _squared_angles(wave, sampling, wavelength):
 def inverse_fft(spectrum):
     """Inverse transform. torch's own scaling is wrong for 2048 × 2048 on some CPUs (pytorch/pytorch issue 169670)."""
     return torch.fft.ifft2(spectrum, norm="forward").div_(spectrum.numel())
-
-
-def _phase_factor(angle):
-    return torch.polar(torch.ones((), device=angle.device).expand_as(angle), angle)
 
 
 def _intensity(wave):

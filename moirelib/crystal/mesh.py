@@ -61,7 +61,13 @@ class Mesh:
         i, j = bonds(self.points, self.spacing).T
         np.add.at(self.smooth, np.r_[i, j], self.smooth[np.r_[j, i]])
         self.angle = np.angle(self.smooth) / 6
-        self.triangles, self.radius = self._triangulate()
+        corners = Delaunay(self.points).simplices
+        a, b, c = self.z[corners].T
+        area = 0.5 * np.imag(np.conj(b - a) * (c - a))
+        corners[area < 0] = corners[area < 0][:, ::-1]
+        radius = np.abs(a - b) * np.abs(b - c) * np.abs(c - a) / np.maximum(4 * np.abs(area), 1e-12)
+        inner = radius < LARGEST_CIRCLE * self.spacing
+        self.triangles, self.radius = corners[inner], radius[inner]
         ends = self.triangles[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2)
         self.edges, index = np.unique(np.sort(ends, axis=1), axis=0, return_inverse=True)
         self.of_triangle = index.reshape(-1, 3), np.where(ends[:, 0] < ends[:, 1], 1, -1).reshape(-1, 3)
@@ -70,16 +76,6 @@ class Mesh:
         step = (self.z[j] - self.z[i]) / (self.spacing * np.exp(1j * self.frame))
         self.vector = nearest_vector(step)
         self.misfit = np.abs(step - self.vector)
-
-    def _triangulate(self) -> tuple[np.ndarray, np.ndarray]:
-        """Corners in the sense from x towards y, and radius of the circle through them, of triangles off the rim."""
-        corners = Delaunay(self.points).simplices
-        a, b, c = self.z[corners].T
-        area = 0.5 * np.imag(np.conj(b - a) * (c - a))
-        radius = np.abs(a - b) * np.abs(b - c) * np.abs(c - a) / np.maximum(4 * np.abs(area), 1e-12)
-        corners[area < 0] = corners[area < 0][:, ::-1]
-        keep = radius < LARGEST_CIRCLE * self.spacing
-        return corners[keep], radius[keep]
 
     def closures(self) -> tuple[np.ndarray, np.ndarray]:
         """Sum (k,) of each triangle's three lattice vectors, zero in good crystal, and the frame (k,) it is in, rad."""

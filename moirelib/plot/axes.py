@@ -69,13 +69,10 @@ def finish_image(ax: Axes, shape: tuple[int, ...], pixel_size: float, scale_bar:
     ax.set(xticks=[], yticks=[], xlim=(-0.5, shape[1] - 0.5), ylim=(shape[0] - 0.5, -0.5))
     if title:
         ax.set_title(title, fontsize=10)
-    if scale_bar:
-        _draw_scale_bar(ax, *shape, pixel_size)
-    return ax
-
-
-def _draw_scale_bar(ax: Axes, height: int, width: int, pixel_size: float) -> None:
-    """Draw a white bar with its length, 1, 2 or 5 times a power of ten nm, in a dark box in the corner."""
+    if not scale_bar:
+        return ax
+    # A white bar with its length, 1, 2 or 5 times a power of ten nm, in a dark box in the corner
+    height, width = shape
     goal = 0.22 * width * pixel_size
     power = 10.0 ** np.floor(np.log10(goal))
     length = max(m for m in (1, 2, 5) if m * power <= goal) * power
@@ -85,3 +82,4 @@ def _draw_scale_bar(ax: Axes, height: int, width: int, pixel_size: float) -> Non
     ax.add_patch(Rectangle((x, y - high), long, high, color="white", linewidth=0, zorder=4))
     style = {"color": "white", "ha": "center", "va": "bottom", "fontsize": 8, "zorder": 4}
     ax.text(x + long / 2, y - 0.028 * height, f"{length:g} nm", **style)
+    return ax

@@ -52,8 +52,10 @@ def growth_schedule(
     present = np.full(n, start == 1)  # then patches that no chain of neighbours joins are there as well
     states, events = [], []
     for frame in range(frames):
-        changes = _lose_rim(present, touches, detachment, rng) if frame and detachment > 0 else []
-        left = list(changes)
+        rim = np.flatnonzero(present & (touches @ present <= RIM))
+        left = rim[rng.random(rim.size) < detachment].tolist() if frame and detachment > 0 else []
+        present[left] = False
+        changes = list(left)
         goal = round((start + (end - start) * frame / max(frames - 1, 1)) * n)
         while present.sum() != goal:
             touching = touches @ present
@@ -75,11 +77,3 @@ def growth_schedule(
     table = pd.DataFrame({"frame": when, "particle": layer.ids[i]})
     table["event"] = np.where(np.array(states)[when, i], "attach", "detach")
     return np.array(states), table.assign(y_nm=layer.positions[i, 0], x_nm=layer.positions[i, 1])
-
-
-def _lose_rim(present, touches, probability, rng) -> list[int]:
-    """Each particle at the rim leaves with this probability; returns the indices."""
-    rim = np.flatnonzero(present & (touches @ present <= RIM))
-    gone = rim[rng.random(rim.size) < probability]
-    present[gone] = False
-    return gone.tolist()

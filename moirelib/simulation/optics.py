@@ -171,8 +171,15 @@ def _rasterize(scene: Scene, number: int, pixel_size: float, oversampling: int, 
     orientation = torch.zeros(rows * columns, dtype=torch.int32, device=device)
     # Batches keep memory to some hundred megabytes whatever the number of particles.
     for part in np.array_split(np.arange(len(layer)), 1 + len(layer) * width**2 // BATCH):
-        (row, column), t = _draw_windows(scene, layer.select(part), fine, width, device)
-        index = ((row + width)[:, :, None] * columns + (column + width)[:, None, :]).flatten()
+        center = torch.as_tensor(layer.positions[part] / fine, dtype=torch.float64, device=device)
+        samples = (torch.floor(center).long() - width // 2 + 1)[:, :, None] + torch.arange(width, device=device)
+        y, x = (fine * (samples + 0.5 - center[:, :, None])).float().unbind(1)  # nm, (n, width)
+        sizes = np.stack([layer.diameters[part], layer.rotations[part]])[:, :, None, None]
+        diameter, turn = torch.as_tensor(sizes, dtype=torch.float32, device=device)
+        offsets = y[:, :, None], x[:, None, :]
+        t = particle_thickness(scene.shape, *offsets, diameter, turn, scene.height, scene.rounding).flatten()
+        row, column = (samples + width).unbind(1)
+        index = (row[:, :, None] * columns + column[:, None, :]).flatten()
         thickness.scatter_reduce_(0, index, t, "amax")
         which = torch.as_tensor(layer.orientations[part] % 2**15, dtype=torch.int32, device=device)
         owner = (t > 0) & (thickness[index] == t)
@@ -187,17 +194,6 @@ def _pixels(scene, pixel_size) -> tuple[int, int]:
     if min(shape) < 1:
         raise ValueError(f"a field of {scene.field} nm is smaller than a pixel of {pixel_size} nm")
     return shape
-
-
-def _draw_windows(scene, layer, fine, width, device):
-    """Rows and columns (n, width) of a square window around each particle, and the thickness of its samples, flat."""
-    center = torch.as_tensor(layer.positions / fine, dtype=torch.float64, device=device)  # samples
-    samples = (torch.floor(center).long() - width // 2 + 1)[:, :, None] + torch.arange(width, device=device)
-    y, x = (fine * (samples + 0.5 - center[:, :, None])).float().unbind(1)
-    sizes = np.stack([layer.diameters, layer.rotations])[:, :, None, None]
-    diameter, turn = torch.as_tensor(sizes, dtype=torch.float32, device=device)
-    t = particle_thickness(scene.shape, y[:, :, None], x[:, None, :], diameter, turn, scene.height, scene.rounding)
-    return samples.unbind(1), t.flatten()
 
 
 def block_mean(image, n: int):

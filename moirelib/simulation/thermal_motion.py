@@ -51,13 +51,17 @@ def thermal_displacements(
     """
     site_stiffness = 0.02 * spring_constant if site_stiffness is None else site_stiffness
     if not (spring_constant > 0 and site_stiffness > 0):
-        raise ValueError(
-            f"spring constant and site stiffness must be positive (kT/nm²), got {spring_constant}, {site_stiffness}"
-        )
+        got = f"{spring_constant}, {site_stiffness}"
+        raise ValueError(f"spring constant and site stiffness must be positive (kT/nm²), got {got}")
     stiffness = stiffness_matrix(positions, spacing, spring_constant, site_stiffness)
-    if correlation_time > 0:
-        relaxation = (3 * spring_constant + site_stiffness) * correlation_time
-        drawn = _draw_correlated(stiffness.toarray(), frames, relaxation, rng)
+    if correlation_time > 0:  # an Ornstein-Uhlenbeck process of every mode, in equilibrium from the first frame on
+        eigenvalues, modes = eigh(stiffness.toarray(), driver="evd", overwrite_a=True)
+        memory = np.exp(-eigenvalues / ((3 * spring_constant + site_stiffness) * correlation_time))
+        # Noise is drawn per particle: eigenvectors come out with another sign or mixture on another machine.
+        amplitudes = rng.standard_normal((frames, len(eigenvalues))) @ modes
+        for t in range(1, frames):
+            amplitudes[t] = memory * amplitudes[t - 1] + np.sqrt(1 - memory**2) * amplitudes[t]
+        drawn = (amplitudes / np.sqrt(eigenvalues)) @ modes.T
     else:
         # Forces of independent unit noise on every spring have the covariance K; K⁻¹ of them has K⁻¹ K K⁻¹ = K⁻¹.
         sites = np.sqrt(site_stiffness) * eye_array(stiffness.shape[0])
@@ -65,17 +69,6 @@ def thermal_displacements(
         noise = rng.standard_normal((frames, springs.shape[0]))
         drawn = splu(stiffness).solve(springs.T @ noise.T).T if len(positions) else np.empty((frames, 0))
     return drawn.reshape(frames, len(positions), 2)
-
-
-def _draw_correlated(stiffness, frames, relaxation, rng) -> np.ndarray:
-    """Ornstein-Uhlenbeck process of every mode, in equilibrium from the first frame on; (frames, 2n)."""
-    eigenvalues, modes = eigh(stiffness, driver="evd", overwrite_a=True)
-    memory = np.exp(-eigenvalues / relaxation)
-    # Noise is drawn per particle: eigenvectors come out with another sign or mixture on another machine.
-    amplitudes = rng.standard_normal((frames, len(eigenvalues))) @ modes
-    for t in range(1, frames):
-        amplitudes[t] = memory * amplitudes[t - 1] + np.sqrt(1 - memory**2) * amplitudes[t]
-    return (amplitudes / np.sqrt(eigenvalues)) @ modes.T
 
 
 def dynamical_matrix(

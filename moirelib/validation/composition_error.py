@@ -80,8 +80,12 @@ def compare_with_multislice(
     atoms = _place_atoms(scene, np.random.default_rng(0))
     lone = Atoms("Au", cell=10 * np.array([*scene.field[::-1], 0.4]))
     multislice.exit_waves(lone, energy, sampling)  # plans transforms once
-    start = time.perf_counter()
-    full = _full_wave(scene, atoms, energy, sampling)
+    start, last = time.perf_counter(), scene.layers[-1]
+    positions = np.concatenate([a.positions for particles in atoms for a in particles])
+    depth = np.ceil(10 * (last.z + last.diameters.max() / 2 + MARGIN) / multislice.SLICE) * multislice.SLICE / 10
+    everything = Atoms(f"Au{len(positions)}", positions=positions, cell=10 * np.array([*scene.field[::-1], depth]))
+    behind = multislice.exit_waves(everything, energy, sampling)[0]
+    full = multislice.fresnel_propagate(behind, last.z - depth, sampling, electron_wavelength(energy))
     full_s = time.perf_counter() - start
 
     def transmit(number, planes):
@@ -139,16 +143,6 @@ def _place_atoms(scene, rng) -> list[list[Atoms]]:
             particle.positions += 10 * np.array([x, y, layer.z]) - particle.cell.lengths() / 2
             particles.append(particle)
     return layers
-
-
-def _full_wave(scene, atoms, energy, sampling) -> np.ndarray:
-    """Wave behind all atoms at once, propagated back to the mid-plane of the last layer."""
-    positions = np.concatenate([a.positions for layer in atoms for a in layer])
-    last = scene.layers[-1]
-    depth = np.ceil(10 * (last.z + last.diameters.max() / 2 + MARGIN) / multislice.SLICE) * multislice.SLICE / 10
-    everything = Atoms(f"Au{len(positions)}", positions=positions, cell=10 * np.array([*scene.field[::-1], depth]))
-    wave = multislice.exit_waves(everything, energy, sampling)[0]
-    return multislice.fresnel_propagate(wave, last.z - depth, sampling, electron_wavelength(energy))
 
 
 def _compose_as_library(scene, layers, pixel_size, lenses, oversampling, sampling) -> dict:

@@ -40,9 +40,8 @@ class Lattice:
 def moire_period(spacing: float, twist_angle: float, other_spacing: float | None = None) -> float:
     """Period of the Moiré pattern of two hexagonal lattices, in nm; ``inf`` for identical lattices.
 
-    a b / √(a² + b² - 2 a b cos θ), for spacings a and b in nm, equal by default, and a twist θ in degrees; for a = b it
-    is a / (2 sin(θ/2)) (Hermann, J. Phys.: Condens. Matter 24, 314210, 2012). Equivalent twists, 60° apart, give one
-    period.
+    a b / √(a² + b² - 2 a b cos θ), for spacings a and b in nm, equal by default, and a twist θ in degrees, folded to
+    30°; a / (2 sin(θ/2)) for a = b (Hermann, J. Phys.: Condens. Matter 24, 314210, 2012).
     """
     a, b = spacing, spacing if other_spacing is None else other_spacing
     half = np.sin(np.radians(fold_hexagonal(twist_angle)) / 2)
@@ -57,8 +56,8 @@ def commensurate_angles(max_sigma: int) -> pd.DataFrame:
     m > n, Σ = m² + m n + n², or a third of it where m - n is a multiple of 3; the latter repeat twists that the former
     give, and are left out. Ranganathan, Acta Cryst. 21, 197 (1966); Shallcross et al., Phys. Rev. B 81, 165105 (2010).
 
-    The table has ``sigma, twist_deg`` (0 to 30) and the whole numbers ``m, n``, sorted by Σ. The vector m a₁ + n a₂ is
-    the shortest of the coincidence lattice, and the mirror line of a symmetric tilt boundary of this Σ.
+    The table has ``sigma, twist_deg`` (0 to 30), ``m, n``, sorted by Σ. The vector m a₁ + n a₂ is the shortest of the
+    coincidence lattice, and the mirror line of a symmetric tilt boundary of this Σ.
     """
     rows = []
     for m in range(2, int(np.sqrt(max_sigma)) + 1):

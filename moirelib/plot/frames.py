@@ -71,10 +71,10 @@ def show_particles(
             continue
         if pixel_size is None:
             ax.scatter(rows["x"], rows["y"], **{"s": 6, "color": color, **style})
-            continue
-        width = rows["diameter_nm"].to_numpy() / pixel_size
-        look = {"edgecolors": color, "facecolors": "none", "linewidths": 1.0, **style}
-        add_ellipses(ax, width, width, 0 * width, rows[["y", "x"]].to_numpy(), **look)
+        else:
+            width = rows["diameter_nm"].to_numpy() / pixel_size
+            look = {"edgecolors": color, "facecolors": "none", "linewidths": 1.0, **style}
+            add_ellipses(ax, width, width, 0 * width, rows[["y", "x"]].to_numpy(), **look)
     return ax
 
 

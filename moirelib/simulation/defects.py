@@ -14,8 +14,7 @@ def dislocation_displacement(points, core, burgers, poisson_ratio: float = 1 / 3
     """Displacement around an edge dislocation in a two-dimensional isotropic crystal, (y, x) in nm, shape (n, 2).
 
     It grows by the Burgers vector b once around the core, from x towards y, and jumps by b across the half line from
-    the core towards -b; a lattice does not notice. With a core between two rows and b of one spacing along them, one
-    particle has five and one has seven neighbours. No point may lie on the core. Poisson's ratio, in two dimensions, is
+    the core towards -b; a lattice does not notice. No point may lie on the core. Poisson's ratio, in two dimensions, is
     1/3 for equal springs between nearest neighbours. Source: Anderson, Hirth and Lothe, Theory of Dislocations (2017),
     section 3.4, with ν/(1 - ν) as the two-dimensional ratio; Seung and Nelson, Phys. Rev. A 38, 1005 (1988).
     """
@@ -44,15 +43,10 @@ def grain_boundary(
 ) -> tuple[np.ndarray, Defect]:
     """Two grains of one lattice that meet at a straight line: points (y, x) in nm, shape (n, 2), and the boundary.
 
-    Parameters
-    ----------
-    angle, misorientation, inclination : float
-        Of the first grain, how much the second grain is turned, and direction of the boundary, in degrees from x
-        towards y. The second grain lies to the boundary's +90° side.
-    center, radius : array_like of shape (2,), float
-        A point (y, x) of the boundary and of both lattices, and the centre of the circle that is filled; in nm.
-    closest : float, optional
-        Particles of the second grain nearer than this to one of the first are left out, in nm; 0.8 spacings by default.
+    The first grain has the angle, the second is turned by the misorientation and lies to the +90° side of the boundary,
+    which runs along the inclination, all in degrees from x towards y, through the centre (y, x). This is a point of
+    both lattices and the centre of the circle (radius in nm) that is filled. Particles of the second grain nearer than
+    ``closest`` (nm, 0.8 spacings by default) to one of the first are left out.
     """
     line, normal = direction_along(inclination)
     first, second = (hexagonal_lattice(spacing, angle + turn, center, radius) for turn in (0.0, misorientation))

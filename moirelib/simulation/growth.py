@@ -27,19 +27,12 @@ def growth_schedule(
     that keeps the rim compact. Particles without a chain of neighbours to the middle never appear, unless all are there
     from the start.
 
+    Of the complete layer's particles the fraction ``start`` is there in the first frame, ``end`` in the last; the
+    number changes evenly. A particle at the rim leaves again with the probability ``detachment`` per frame; others
+    attach instead. ``preference`` (n,) says how much likelier each site is taken than another with as many neighbours.
+
     Returned are the particles that are present, bool of shape (frames, n), and the events in their order: ``frame,
     particle, event`` (``attach`` or ``detach``), ``y_nm, x_nm``; ``frame`` is the first with, or without, the particle.
-
-    Parameters
-    ----------
-    layer, frames : Layer, int
-        The complete layer; length of the movie.
-    start, end : float
-        Fraction of the layer's particles that are there in the first and the last frame; the number changes evenly.
-    detachment : float
-        Probability per frame that a particle at the rim leaves again; others attach instead.
-    preference : array_like, shape (n,), optional
-        How much likelier each particle's site is taken than another with as many neighbours; alike by default.
     """
     if frames < 1 or not (0 <= start <= 1 and 0 <= end <= 1):
         raise ValueError(f"growth needs frames and fractions between 0 and 1, got {frames}, {start} and {end}")

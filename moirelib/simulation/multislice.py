@@ -74,7 +74,9 @@ def through_lens(wave: np.ndarray, sampling: float, lens: Lens) -> np.ndarray:
     return np.swapaxes(np.asarray(waves.apply_ctf(ctf).array), -1, -2)
 
 
-def particle_exit_wave(atoms: Atoms, energy=200e3, aperture=10.0, sampling: float = 0.01) -> np.ndarray:
+def particle_exit_wave(
+    atoms: Atoms, energy: float = 200e3, aperture: float = 10.0, sampling: float = 0.01
+) -> np.ndarray:
     """Full-atom multislice of one particle (in Å) behind an aperture, in focus, without aberrations; complex (y, x)."""
     return through_lens(exit_waves(atoms, energy, sampling)[0], sampling, Lens.ideal(energy, aperture))
 

@@ -1,6 +1,6 @@
-"""Shapes of gold nanoparticles: the thickness that the beam meets, and the atoms of the same solid.
+"""Shapes of gold nanoparticles: the thickness that the beam meets, and the atoms of the same solid (chapter 1).
 
-Every solid is a sharp one, made smaller, plus a ball that rounds its edges (a Minkowski sum; chapter 1).
+Every solid is a sharp one, made smaller, plus a ball that rounds its edges (a Minkowski sum).
 """
 
 from functools import lru_cache
@@ -79,20 +79,12 @@ def particle_height(shape: str, diameter: float, height: float = 0.0, rounding: 
 def particle_thickness(shape: str, y, x, diameter, rotation=0.0, height: float = 0.0, rounding: float = 0.1):
     """Thickness of a particle along the beam in nm, 0 outside it: float32 on the device of ``y``.
 
-    Where a wall is parallel to the beam it bulges by a quarter of the rounding radius, so that the thickness is
-    continuous (with ``rounding=0`` it is not).
-
-    Parameters
-    ----------
-    shape : str
-        One of `SHAPES`. Rods stand along the beam, cubes on a facet, octahedra and prisms on a triangular one.
-    y, x, diameter : torch.Tensor
-        Offsets from the centre, and equivalent circular diameter of the projection (area π d²/4), in nm.
-    rotation : float or torch.Tensor
-        In the plane, in degrees from x towards y. At 0 a cube's facets face x and y, and one edge of an octahedron's or
-        prism's upper facet is parallel to x.
-    height, rounding : float
-        Of rods and prisms, in nm; radius of rounded edges over the diameter, 0 to 0.5 (octahedra 0.45).
+    Takes offsets from the centre (y, x) and the equivalent circular diameter of the projection (area π d²/4) as tensors
+    in nm; the rotation in the plane in degrees from x towards y; the height of rods and prisms in nm; and the radius of
+    rounded edges over the diameter, 0 to 0.5 (octahedra 0.45). Rods stand along the beam, cubes on a facet, octahedra
+    and prisms on a triangular one. At 0 degrees a cube's facets face x and y, and one edge of an octahedron's or a
+    prism's upper facet is parallel to x. A wall along the beam bulges by a quarter of the rounding radius, so that the
+    thickness is continuous (with ``rounding=0`` it is not).
     """
     _check(shape, height, rounding)
     y, x = y.float(), x.float()

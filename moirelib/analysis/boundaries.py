@@ -7,10 +7,9 @@ import pandas as pd
 from scipy.optimize import minimize
 from scipy.spatial import cKDTree
 
-from ..crystal.lattice import fold_hexagonal
+from ..crystal.lattice import commensurate_angles, fold_hexagonal
 from ..crystal.matching import match
 from ..crystal.mesh import Mesh, nearest_vector
-from ..crystal.moire import commensurate_angles
 from ..crystal.neighbours import connected_groups, to_complex, to_points
 from .lattices import LatticeFit, LayerFrame, edges_between, fit_members, meeting_pairs
 

@@ -8,8 +8,8 @@ from numpy.typing import ArrayLike
 from scipy.ndimage import maximum_filter
 from scipy.spatial import cKDTree
 
+from ..crystal.lattice import moire_period
 from ..crystal.mesh import SIXTH_TURN, Mesh, nearest_vector, sixth_turns
-from ..crystal.moire import moire_period
 from ..crystal.neighbours import REACH, check_points, spans_plane, to_complex, to_points
 from .lattices import LayerFrame, sum_by_blocks
 

@@ -1,6 +1,13 @@
 from .brillouin import SymmetryPath as SymmetryPath, brillouin_zone as brillouin_zone, symmetry_path as symmetry_path
 from .fourier import find_lattice as find_lattice
-from .lattice import Lattice as Lattice, fold_hexagonal as fold_hexagonal, hexagonal_lattice as hexagonal_lattice
+from .lattice import (
+    Lattice as Lattice,
+    coincidence_period as coincidence_period,
+    commensurate_angles as commensurate_angles,
+    fold_hexagonal as fold_hexagonal,
+    hexagonal_lattice as hexagonal_lattice,
+    moire_period as moire_period,
+)
 from .matching import assign_pairs as assign_pairs, match as match, pair_mutually_nearest as pair_mutually_nearest
 from .mesh import (
     SIXTH_TURN as SIXTH_TURN,
@@ -10,11 +17,6 @@ from .mesh import (
     lattices_around as lattices_around,
     nearest_vector as nearest_vector,
     sixth_turns as sixth_turns,
-)
-from .moire import (
-    coincidence_period as coincidence_period,
-    commensurate_angles as commensurate_angles,
-    moire_period as moire_period,
 )
 from .motion import Motion as Motion, MotionEstimate as MotionEstimate, estimate_motion as estimate_motion
 from .neighbours import (

@@ -14,12 +14,9 @@ class SymmetryPath:
     """Wave vectors along Γ-M-K-Γ of a hexagonal lattice."""
 
     wave_vectors: np.ndarray  # (m, 2) (q_y, q_x) in radians per nm; Γ itself is left out
-    # (m, 2) unit vector of the longitudinal branch (y, x): the direction Γ-M up to K, the direction Γ-K after it.
-    # Mirror symmetry makes it an exact polarization.
-    longitudinal: np.ndarray
+    longitudinal: np.ndarray  # (m, 2) (y, x) polarization, exact by mirror symmetry: along Γ-M up to K, then along Γ-K
     distance: np.ndarray  # (m,) along the path from Γ, in radians per nm
     ticks: tuple[float, float, float, float]  # distance of Γ, M, K and Γ
-
     labels = ("Γ", "M", "K", "Γ")
 
     def turn(self, degrees: float) -> SymmetryPath:
@@ -31,19 +28,15 @@ class SymmetryPath:
 
 def symmetry_path(spacing: float, angle: float, points: int = 36) -> SymmetryPath:
     """So many wave vectors along Γ-M-K-Γ of a lattice with a spacing in nm, in nearly equal steps over M and K."""
-
-    def toward(degrees):
-        return np.array([np.sin(np.radians(degrees)), np.cos(np.radians(degrees))])
-
-    m = 2 * np.pi / (np.sqrt(3) * spacing) * toward(angle + 30)
-    k = 4 * np.pi / (3 * spacing) * toward(angle)
+    to_m, to_k = (np.array([np.sin(t), np.cos(t)]) for t in np.radians([angle + 30, angle]))
+    m, k = 2 * np.pi / (np.sqrt(3) * spacing) * to_m, 4 * np.pi / (3 * spacing) * to_k
     lengths = np.linalg.norm([m, k - m, k], axis=1)
     counts = np.maximum(np.round(points * lengths / lengths.sum()).astype(int), 2)
     first = np.arange(1, counts[0] + 1)[:, None] / counts[0] * m
     second = m + np.arange(1, counts[1] + 1)[:, None] / counts[1] * (k - m)
     third = np.arange(counts[2] - 1, 0, -1)[:, None] / counts[2] * k
     q = np.concatenate([first, second, third])
-    along = np.repeat([toward(angle + 30), toward(angle)], [counts[0] + counts[1], counts[2] - 1], axis=0)
+    along = np.repeat([to_m, to_k], [counts[0] + counts[1], counts[2] - 1], axis=0)
     distance = np.cumsum(np.linalg.norm(np.diff(q, axis=0, prepend=[[0.0, 0.0]]), axis=1))
     return SymmetryPath(q, along, distance, (0.0, *np.cumsum(lengths).tolist()))
 

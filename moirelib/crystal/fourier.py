@@ -15,9 +15,8 @@ PEAK_WIDTH = 0.15  # spacings over the field: steps of the search as wide as a p
 def find_lattice(points: np.ndarray, spacing: float, weights: ArrayLike | None = None) -> tuple[Lattice, float]:
     """The strongest hexagonal lattice in a set of points (n, 2), and its strength.
 
-    Spacings from 0.8 to 1.25 times the rough one are tried, with a weight (n,) of each point. The structure factor |Σ
-    exp(-iq·r)|²/n comes from a fast Fourier transform of the points. The strength is its mean at the first-order peaks:
-    about 1 for random points, up to n for a perfect lattice.
+    Spacings from 0.8 to 1.25 times the rough one are tried, with a weight (n,) of each point. The strength is the mean
+    structure factor |Σ exp(-iq·r)|²/n at the first-order peaks: about 1 for random points, n for a perfect lattice.
     """
     weights = np.ones(len(points)) if weights is None else np.asarray(weights, float)
     return find_strongest(np.asarray(points, float), weights, SEARCHED[0] * spacing, SEARCHED[1] * spacing)
@@ -51,10 +50,9 @@ def _structure_factor(points, cell, weights):
     low = np.floor(grid).astype(int)
     n = 1 << int(np.ceil(np.log2(max(2.0 * (low.max() + 2), 128))))
     image = np.zeros(n * n)
-    for dy in (0, 1):
-        for dx in (0, 1):
-            share = np.abs(1 - dy - (grid - low)[:, 0]) * np.abs(1 - dx - (grid - low)[:, 1])
-            image += np.bincount((low[:, 0] + dy) * n + low[:, 1] + dx, weights * share, n * n)
+    for dy, dx in np.ndindex(2, 2):
+        share = np.abs(1 - dy - (grid - low)[:, 0]) * np.abs(1 - dx - (grid - low)[:, 1])
+        image += np.bincount((low[:, 0] + dy) * n + low[:, 1] + dx, weights * share, n * n)
     power = np.abs(rfft2(image.reshape(n, n))) ** 2 / max(np.sum(weights**2), 1e-12)
     return power, 2 * np.pi / (n * cell)
 

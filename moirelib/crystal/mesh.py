@@ -57,44 +57,25 @@ class Mesh:
         self.spacing = neighbour_spacing(self.points) if spacing is None else float(spacing)
         self.z, self.n = to_complex(self.points), len(self.points)
         self.psi6 = hexatic(self.points, self.spacing)
-        self.smooth = self._sum_over_neighbours(np.nan_to_num(self.psi6))
-        self.angle = np.angle(self.smooth) / 6
-        self.triangles = self._triangulate()
-        self.edges, self.of_triangle = self._list_edges()
-        self.vector, self.frame, self.misfit = self._name_edges()
-
-    def _sum_over_neighbours(self, psi6):
+        self.smooth = np.nan_to_num(self.psi6)
         i, j = bonds(self.points, self.spacing).T
-        total = psi6.copy()
-        np.add.at(total, i, psi6[j])
-        np.add.at(total, j, psi6[i])
-        return total
-
-    def _triangulate(self):
-        """Corners in the sense from x towards y. A vacancy's triangles have a radius of a spacing, the rim's more."""
+        np.add.at(self.smooth, np.r_[i, j], self.smooth[np.r_[j, i]])
+        self.angle = np.angle(self.smooth) / 6
         corners = Delaunay(self.points).simplices
         a, b, c = self.z[corners].T
         area = 0.5 * np.imag(np.conj(b - a) * (c - a))
-        radius = np.abs(a - b) * np.abs(b - c) * np.abs(c - a) / np.maximum(4 * np.abs(area), 1e-12)
         corners[area < 0] = corners[area < 0][:, ::-1]
-        keep = radius < LARGEST_CIRCLE * self.spacing
-        self.radius = radius[keep]
-        return corners[keep]
-
-    def _list_edges(self):
-        """Every edge once, smaller index first; and the three of each triangle, negative where run backwards."""
-        run = self.triangles[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2)
-        edges, index = np.unique(np.sort(run, axis=1), axis=0, return_inverse=True)
-        sign = np.where(run[:, 0] < run[:, 1], 1, -1)
-        return edges, (index.reshape(-1, 3), sign.reshape(-1, 3))
-
-    def _name_edges(self):
-        """Lattice vector, frame and misfit of every edge."""
+        radius = np.abs(a - b) * np.abs(b - c) * np.abs(c - a) / np.maximum(4 * np.abs(area), 1e-12)
+        inner = radius < LARGEST_CIRCLE * self.spacing
+        self.triangles, self.radius = corners[inner], radius[inner]
+        ends = self.triangles[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2)
+        self.edges, index = np.unique(np.sort(ends, axis=1), axis=0, return_inverse=True)
+        self.of_triangle = index.reshape(-1, 3), np.where(ends[:, 0] < ends[:, 1], 1, -1).reshape(-1, 3)
         i, j = self.edges.T
-        frame = np.angle(self.smooth[i] + self.smooth[j]) / 6
-        step = (self.z[j] - self.z[i]) / (self.spacing * np.exp(1j * frame))
-        vector = nearest_vector(step)
-        return vector, frame, np.abs(step - vector)
+        self.frame = np.angle(self.smooth[i] + self.smooth[j]) / 6
+        step = (self.z[j] - self.z[i]) / (self.spacing * np.exp(1j * self.frame))
+        self.vector = nearest_vector(step)
+        self.misfit = np.abs(step - self.vector)
 
     def closures(self) -> tuple[np.ndarray, np.ndarray]:
         """Sum (k,) of each triangle's three lattice vectors, zero in good crystal, and the frame (k,) it is in, rad."""

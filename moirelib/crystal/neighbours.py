@@ -22,8 +22,8 @@ FLAT_MESSAGE = "a spacing needs at least 4 particles that do not lie on a line, 
 def neighbour_spacing(points: ArrayLike) -> float:
     """Typical distance of nearest neighbours of points (n, 2); ValueError of fewer than four, or if all lie on a line.
 
-    The middle of the edges of the Delaunay triangulation, without the long ones along the rim and across holes, in the
-    points' unit. Scattered positions do not make it smaller, as they do the distance to the nearest neighbour.
+    The median edge of the Delaunay triangulation, without long ones along the rim and across holes. Scatter does not
+    make it smaller, as it does the distance to the nearest neighbour.
     """
     points = check_points(points)
     if not spans_plane(points):
@@ -39,8 +39,7 @@ def neighbour_spacing(points: ArrayLike) -> float:
 def nearest_spacing(points: np.ndarray, layer: np.ndarray | None = None) -> float:
     """Median distance of points (n, 2) to their nearest neighbour, of the same layer where layers (n,) are given.
 
-    Two points suffice, also on a line, where `neighbour_spacing` needs a triangulation. Noise makes it smaller, so it
-    serves as a scale and for mean positions. ValueError where no layer has two points.
+    Two points suffice; ValueError where no layer has them. Noise makes it smaller: for mean positions, or as a scale.
     """
     points = np.asarray(points, float)
     groups = [points] if layer is None else [points[layer == k] for k in np.unique(layer)]
@@ -85,10 +84,10 @@ def freud_system(points: np.ndarray) -> tuple[freud.box.Box, np.ndarray]:
 def hexatic(points: ArrayLike, spacing: float | None = None) -> np.ndarray:
     """Bond-orientational order ψ6 (n,) of each particle over the neighbours that it has, within 1.35 spacings.
 
-    The mean of exp(6iα) over the directions α of the neighbours, from x towards y. Its magnitude is 1 in a perfect
-    lattice, at a straight edge and beside a vacancy alike; a sixth of its argument is the direction of a row. NaN with
-    fewer than two neighbours. Nelson & Halperin, Phys. Rev. B 19, 2457 (1979); computed by freud (Ramasubramani et al.,
-    Comput. Phys. Commun. 254, 107275 (2020)).
+    The mean of exp(6iα) over the neighbours' directions α, from x towards y; NaN with fewer than two neighbours. Its
+    magnitude is 1 in a perfect lattice, also at a straight edge and beside a vacancy; a sixth of its argument is the
+    direction of a row. Nelson & Halperin, Phys. Rev. B 19, 2457 (1979); computed by freud (Comput. Phys. Commun. 254,
+    107275 (2020)).
     """
     points = check_points(points)
     if len(points) < 2:
@@ -96,12 +95,11 @@ def hexatic(points: ArrayLike, spacing: float | None = None) -> np.ndarray:
     spacing = neighbour_spacing(points) if spacing is None else spacing
     pairs = bonds(points, spacing)
     both = np.concatenate([pairs, pairs[:, ::-1]])
-    both = both[np.lexsort(both.T[::-1])]
+    i, j = both[np.lexsort(both.T[::-1])].T
     box, xyz = freud_system(points)
-    vectors = xyz[both[:, 1]] - xyz[both[:, 0]]
-    near = freud.locality.NeighborList.from_arrays(len(xyz), len(xyz), both[:, 0], both[:, 1], vectors)
+    near = freud.locality.NeighborList.from_arrays(len(xyz), len(xyz), i, j, xyz[j] - xyz[i])
     psi6 = freud.order.Hexatic(k=6).compute((box, xyz), neighbors=near).particle_order.astype(complex)
-    psi6[np.bincount(both[:, 0], minlength=len(points)) < 2] = np.nan
+    psi6[np.bincount(i, minlength=len(points)) < 2] = np.nan
     return psi6
 
 

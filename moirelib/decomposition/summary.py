@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..crystal.lattice import Lattice, fold_hexagonal
-from ..crystal.moire import moire_period
+from ..crystal.lattice import Lattice, fold_hexagonal, moire_period
 from ..data import weights_path
 from .frame_checks import find_doubtful
 from .movie_motion import MovieMotion

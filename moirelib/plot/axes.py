@@ -9,14 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.collections import EllipseCollection
 from matplotlib.patches import Rectangle
 
+from ..crystal.neighbours import nearest_spacing
+
 #: Layer 1 and layer 2 in figures: Okabe and Ito's blue and orange, which colour-blind readers can tell apart.
 LAYER_COLORS = ("#0072B2", "#E69F00")
 OUTLINES = (*LAYER_COLORS, "#009E73", "#CC79A7")  # with Okabe and Ito's green and purple for layers 3 and 4
-
-
-def choose_axes(ax: Axes | None) -> Axes:
-    """The axes given, or the current ones."""
-    return plt.gca() if ax is None else ax
 
 
 def choose_color(layer: int) -> str:
@@ -26,14 +23,12 @@ def choose_color(layer: int) -> str:
 
 def find_spacing(points: np.ndarray) -> float:
     """`nearest_spacing` of points (n, 2), in their unit; 1 for a point alone."""
-    from ..crystal.neighbours import nearest_spacing  # slow to import, seldom needed
-
     return nearest_spacing(points) if len(points) > 1 else 1.0
 
 
 def place_table(table: pd.DataFrame, ax: Axes | None, pixel_size: float | None) -> tuple[Axes, np.ndarray]:
     """Axes, and the places (n, 2) of a table's rows in them as (y, x)."""
-    ax = choose_axes(ax)
+    ax = ax or plt.gca()
     return ax, place_points(table[["y_nm", "x_nm"]].to_numpy(float), ax, pixel_size)
 
 
@@ -74,21 +69,17 @@ def finish_image(ax: Axes, shape: tuple[int, ...], pixel_size: float, scale_bar:
     ax.set(xticks=[], yticks=[], xlim=(-0.5, shape[1] - 0.5), ylim=(shape[0] - 0.5, -0.5))
     if title:
         ax.set_title(title, fontsize=10)
-    if scale_bar:
-        _draw_scale_bar(ax, shape, pixel_size)
-    return ax
-
-
-def _draw_scale_bar(ax: Axes, shape: tuple[int, ...], pixel_size: float) -> None:
-    """Draw a white bar with its length, 1, 2 or 5 times a power of ten nm, in a dark box in the corner."""
-    goal = 0.22 * shape[1] * pixel_size
+    if not scale_bar:
+        return ax
+    # A white bar with its length, 1, 2 or 5 times a power of ten nm, in a dark box in the corner
+    height, width = shape
+    goal = 0.22 * width * pixel_size
     power = 10.0 ** np.floor(np.log10(goal))
     length = max(m for m in (1, 2, 5) if m * power <= goal) * power
-    x, y, width = 0.06 * shape[1], 0.955 * shape[0], length / pixel_size
-    box = Rectangle((0.03 * shape[1], 0.85 * shape[0]), width + 0.06 * shape[1], 0.125 * shape[0])
-    box.set(facecolor="black", alpha=0.6, edgecolor="none", zorder=3)
-    ax.add_patch(box)
-    bar = Rectangle((x, y - 0.018 * shape[0]), width, 0.018 * shape[0], color="white", linewidth=0, zorder=4)
-    ax.add_patch(bar)
-    label = f"{length:g} nm"
-    ax.text(x + width / 2, y - 0.028 * shape[0], label, color="white", ha="center", va="bottom", fontsize=8, zorder=4)
+    x, y, long, high = 0.06 * width, 0.955 * height, length / pixel_size, 0.018 * height
+    box = Rectangle((0.03 * width, 0.85 * height), long + 0.06 * width, 0.125 * height, facecolor="black", alpha=0.6)
+    ax.add_patch(box).set(edgecolor="none", zorder=3)
+    ax.add_patch(Rectangle((x, y - high), long, high, color="white", linewidth=0, zorder=4))
+    style: dict[str, Any] = {"color": "white", "ha": "center", "va": "bottom", "fontsize": 8, "zorder": 4}
+    ax.text(x + long / 2, y - 0.028 * height, f"{length:g} nm", **style)
+    return ax

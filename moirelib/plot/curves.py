@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import cycle
+from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 
-from .axes import LAYER_COLORS, OUTLINES, choose_axes, choose_color, place_table
+from .axes import LAYER_COLORS, OUTLINES, choose_color, place_table
 
 
 def show_dispersion(
@@ -18,10 +20,9 @@ def show_dispersion(
 ) -> Axes:
     """Draw a phonon dispersion of `moirelib.analysis.dispersion` along Γ-M-K-Γ, with its fit.
 
-    A ``theory`` gives D(q), shape (m, 2, 2) in kT/nm², for the table's wave vectors (m, 2); its two stiffnesses are
-    drawn in black.
+    A ``theory`` gives D(q), (m, 2, 2) in kT/nm², at wave vectors (m, 2); its two stiffnesses are drawn in black.
     """
-    ax = choose_axes(ax)
+    ax = ax or plt.gca()
     for branch, color, marker in zip(("longitudinal", "transverse"), LAYER_COLORS, "os", strict=True):
         rows = phonons[phonons["branch"] == branch]
         distance, stiffness, error = rows["distance_per_nm"], rows["stiffness_kt_nm2"], rows["stiffness_std_kt_nm2"]
@@ -43,17 +44,13 @@ def show_dispersion(
 
 
 def show_msd(msd: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Draw the mean squared displacement of every layer against the lag, in frames where its time is not known.
-
-    With standard errors; dotted, with the localization error's part.
-    """
-    ax = choose_axes(ax)
+    """Draw every layer's mean squared displacement with its error; dotted, with the localization error's part."""
+    ax = ax or plt.gca()
     known = msd["lag_s"].notna().all()
     for layer, rows in msd.groupby("layer"):
         lag, color = rows["lag_s" if known else "lag_frames"], choose_color(layer)
-        ax.errorbar(
-            lag, rows["msd_nm2"], rows["msd_std_nm2"], fmt="o-", ms=3, lw=1, color=color, label=f"layer {layer}"
-        )
+        style: dict[str, Any] = {"ms": 3, "lw": 1, "color": color, "label": f"layer {layer}"}
+        ax.errorbar(lag, rows["msd_nm2"], rows["msd_std_nm2"], fmt="o-", **style)
         ax.plot(lag, rows["msd_raw_nm2"], ":", color=color, lw=1)
     ax.set(xlabel="lag / s" if known else "lag / frames", ylabel="mean squared displacement / nm²", ylim=(0, None))
     ax.legend(frameon=False, fontsize=8)
@@ -62,7 +59,7 @@ def show_msd(msd: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 def show_sizes(sizes: pd.DataFrame, ax: Axes | None = None, frame_time: float | None = None) -> Axes:
     """Draw the number of every layer's particles (`size_table`) against time: in frames without ``frame_time`` in s."""
-    ax = choose_axes(ax)
+    ax = ax or plt.gca()
     for (layer, rows), color in zip(sizes.groupby("layer"), cycle(OUTLINES)):
         ax.plot(rows["frame"] * (frame_time or 1), rows["number"], color=color, label=f"layer {layer}")
     ax.set(xlabel="time / s" if frame_time else "frame", ylabel="particles", ylim=(0, None))

@@ -11,16 +11,18 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
+from PIL import Image
 
-from .axes import LAYER_COLORS, OUTLINES, add_ellipses, choose_axes, choose_color, finish_image, finish_map
+from .axes import LAYER_COLORS, OUTLINES, add_ellipses, choose_color, finish_image, finish_map
 
 if TYPE_CHECKING:
     from matplotlib.animation import FuncAnimation
     from matplotlib.artist import Artist
-    from matplotlib.figure import Figure
 
     from ..movies.movie import Movie
 
@@ -29,7 +31,7 @@ def show_frame(
     frame: ArrayLike, pixel_size: float, ax: Axes | None = None, scale_bar: bool = True, title: str = ""
 ) -> Axes:
     """Show a micrograph (y, x) in grey, from the 0.5th to the 99.5th percentile, with a scale bar."""
-    ax, frame = choose_axes(ax), np.asarray(frame)
+    ax, frame = ax or plt.gca(), np.asarray(frame)
     low, high = np.percentile(frame, [0.5, 99.5])
     high = high if high > low else low + 1
     ax.imshow(frame, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
@@ -41,12 +43,11 @@ def show_layers(
 ) -> Axes:
     """Show two layers (2, y, x) in their colours, added up: blue, orange, and a light tone where both are.
 
-    Covered fraction or probability: integers from 0 to 255, or floats from 0 to 1.
+    Covered fraction or probability: integers from 0 to 255, floats from 0 to 1, or which pixels are covered.
     """
-    ax = choose_axes(ax)
+    ax = ax or plt.gca()
     layers = np.asarray(layers)
-    layers = layers.astype(float) if layers.dtype == bool else layers
-    layers = np.clip(layers / (1.0 if np.issubdtype(layers.dtype, np.floating) else 255.0), 0, 1)
+    layers = np.clip(layers / (1.0 if layers.dtype == bool or layers.dtype.kind == "f" else 255.0), 0, 1)
     colors = np.array([to_rgb(c) for c in LAYER_COLORS])
     ax.imshow(np.clip(np.tensordot(layers, colors, axes=(0, 0)), 0, 1), interpolation="nearest")
     return finish_image(ax, layers.shape[1:], pixel_size, scale_bar, title)
@@ -61,20 +62,19 @@ def show_particles(
 ) -> Axes:
     """Draw the particles of one frame's table as circles of their diameter, in their layer's colour.
 
-    Without a pixel size, in nm/pixel, they are dots. ``style`` goes to `matplotlib.collections.EllipseCollection`, or
-    to `Axes.scatter` for dots.
+    Without a pixel size they are dots. ``style`` goes to `EllipseCollection` of matplotlib, or to `Axes.scatter`.
     """
-    ax = choose_axes(ax)
+    ax = ax or plt.gca()
     for number, color in enumerate(LAYER_COLORS, start=1):
         rows = particles[particles["layer"] == number]
         if rows.empty or layer not in (None, number):
             continue
         if pixel_size is None:
             ax.scatter(rows["x"], rows["y"], **{"s": 6, "color": color, **style})
-            continue
-        width = rows["diameter_nm"].to_numpy() / pixel_size
-        look = {"edgecolors": color, "facecolors": "none", "linewidths": 1.0, **style}
-        add_ellipses(ax, width, width, 0 * width, rows[["y", "x"]].to_numpy(), **look)
+        else:
+            width = rows["diameter_nm"].to_numpy() / pixel_size
+            look = {"edgecolors": color, "facecolors": "none", "linewidths": 1.0, **style}
+            add_ellipses(ax, width, width, 0 * width, rows[["y", "x"]].to_numpy(), **look)
     return ax
 
 
@@ -104,7 +104,7 @@ def show_split(
 
 def show_tracks(tracks: pd.DataFrame, ax: Axes | None = None, layer: int | None = None, linewidth: float = 1.0) -> Axes:
     """Draw the path of every particle (``frame, particle, layer, y, x`` in px) as a line, in its layer's colour."""
-    ax = choose_axes(ax)
+    ax = ax or plt.gca()
     for number, rows in tracks[tracks["particle"] >= 0].groupby("layer"):
         if layer in (None, number):
             paths = [path[["x", "y"]].to_numpy() for _, path in rows.sort_values("frame").groupby("particle")]
@@ -113,10 +113,7 @@ def show_tracks(tracks: pd.DataFrame, ax: Axes | None = None, layer: int | None 
 
 
 def animate_tracks(
-    particles: pd.DataFrame,
-    ax: Axes | None = None,
-    movie: Movie | None = None,
-    trail: int = 8,
+    particles: pd.DataFrame, ax: Axes | None = None, movie: Movie | None = None, trail: int = 8
 ) -> FuncAnimation:
     """Make a movie of particles, their tracks behind them; ``save("tracks.gif", writer="pillow")`` writes a GIF.
 
@@ -132,40 +129,43 @@ def animate_tracks(
 
 
 class _TrackPainter:
-    """Axes with the particles of both layers, and their tracks behind them."""
+    """Axes with the particles of all layers, and their tracks behind them."""
 
     def __init__(self, particles, ax, movie=None, trail=8):
         finish_map(ax, particles[["y_nm", "x_nm"]].to_numpy(float), "")
         self.particles, self.ax, self.movie = particles.sort_values("frame", kind="stable"), ax, movie
-        self.time, self.trail, self.picture = self.particles["frame"].to_numpy(), trail, None
+        self.time, self.trail = self.particles["frame"].to_numpy(), trail
         if movie is not None:
-            self.picture = ax.imshow(movie.frame(0), cmap="gray", extent=_find_extent(movie), origin="upper")
-        self.layers = sorted(particles["layer"].unique())
-        colors = [choose_color(k) for k in self.layers]
-        look = list(zip(self.layers, colors, strict=True))
-        self.dots = [ax.plot([], [], ".", ms=4, color=c, label=f"layer {k}")[0] for k, c in look]
-        self.tails = [LineCollection([], colors=c, linewidths=1) for c in colors]
-        for tail in self.tails:
-            ax.add_collection(tail)
+            if movie.pixel_size is None:
+                raise ValueError(f"pixel size is missing from {movie.name}; pass pixel_size=... (nm) to read_movie")
+            height, width = np.array(movie.shape[1:]) - 0.5  # pixel centres lie at whole numbers of pixels
+            extent = movie.pixel_size * np.array([-0.5, width, height, -0.5])  # nm
+            self.picture = ax.imshow(movie.frame(0), cmap="gray", extent=extent, origin="upper")
+        self.marks = {}
+        for layer in sorted(particles["layer"].unique()):
+            color = choose_color(layer)
+            dots = ax.plot([], [], ".", ms=4, color=color, label=f"layer {layer}")[0]
+            self.marks[layer] = dots, ax.add_collection(LineCollection([], colors=color, linewidths=1))
         # Beside the title, where no particle is hidden
         corner = {"loc": "lower right", "bbox_to_anchor": (1, 1), "borderpad": 0}
-        ax.legend(ncols=len(self.layers), fontsize=8, frameon=False, **corner)
+        ax.legend(ncols=len(self.marks), fontsize=8, frameon=False, **corner)
 
     def draw(self, frame: int) -> list[Artist]:
         """Show a frame; gives what changed."""
         title = self.ax.set_title(f"frame {frame}", fontsize=10, loc="left")
         recent = self.particles.iloc[slice(*np.searchsorted(self.time, [frame - self.trail, frame + 1]))]
-        for layer, dot, tail in zip(self.layers, self.dots, self.tails, strict=True):
+        for layer, (dots, tails) in self.marks.items():
             rows = recent[recent["layer"] == layer]
             now = rows[rows["frame"] == frame]
-            dot.set_data(now["x_nm"], now["y_nm"])
+            dots.set_data(now["x_nm"], now["y_nm"])
             linked = rows[rows["particle"] >= 0].sort_values("particle", kind="stable")
             ends = np.flatnonzero(np.diff(linked["particle"])) + 1
-            tail.set_segments(np.split(linked[["x_nm", "y_nm"]].to_numpy(), ends))
-        if self.picture is not None and self.movie is not None:
+            tails.set_segments(np.split(linked[["x_nm", "y_nm"]].to_numpy(), ends))
+        if self.movie is not None:
             image = self.movie.frame(frame)
             self.picture.set(data=image, clim=np.percentile(image, [0.5, 99.5]))
-        return [title, *self.tails, *self.dots]
+        dots, tails = zip(*self.marks.values(), strict=True)
+        return [title, *tails, *dots]
 
 
 def write_track_movie(
@@ -178,36 +178,20 @@ def write_track_movie(
 
     Each of ``frames``, by default all that the table holds, is seen for 1/8 s; ``after_frame`` is called after each.
     """
-    from matplotlib.animation import PillowWriter
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure, screen = (Figure(figsize=(5, 5), dpi=80, layout=layout) for layout in ("constrained", None))
-    canvas = FigureCanvasAgg(figure)
-    painter = _TrackPainter(particles, figure.add_subplot())
+    canvas = FigureCanvasAgg(Figure(figsize=(5, 5), dpi=80, layout="constrained"))
+    painter = _TrackPainter(particles, canvas.figure.add_subplot())
     for artist in painter.draw(int(painter.time[0])):
         artist.set_animated(True)  # not part of the background
     canvas.draw()
-    background = canvas.copy_from_bbox(figure.bbox)
-    image = screen.figimage(np.asarray(canvas.buffer_rgba()))
-    writer = PillowWriter(fps=8)
-    with writer.saving(screen, str(file), dpi=80):
-        for frame in np.unique(painter.time if frames is None else frames):
-            canvas.restore_region(background)
-            for artist in painter.draw(int(frame)):
-                painter.ax.draw_artist(artist)
-            image.set_data(np.asarray(canvas.buffer_rgba()))
-            writer.grab_frame()
-            after_frame()
-
-
-def _find_extent(movie: Movie) -> tuple[float, float, float, float]:
-    """Extent of a movie's frames in nm, for imshow: pixel centres lie at whole numbers of pixels."""
-    height, width = movie.shape[1:]
-    if movie.pixel_size is None:
-        raise ValueError(f"pixel size is missing from {movie.name}; pass pixel_size=... (nm) to read_movie")
-    step = movie.pixel_size
-    return -0.5 * step, (width - 0.5) * step, (height - 0.5) * step, -0.5 * step
+    background = canvas.copy_from_bbox(canvas.figure.bbox)
+    pictures = []
+    for frame in np.unique(painter.time if frames is None else frames):
+        canvas.restore_region(background)
+        for artist in painter.draw(int(frame)):
+            painter.ax.draw_artist(artist)
+        pictures.append(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]))
+        after_frame()
+    pictures[0].save(file, save_all=True, append_images=pictures[1:], duration=125, loop=0)
 
 
 def show_library(library: Any, axes: Any = None, count: int = 6, seed: int = 0) -> Any:

@@ -8,12 +8,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 
-from .axes import add_ellipses, choose_axes, choose_color, find_spacing, finish_map, place_points, place_table
+from .axes import add_ellipses, choose_color, find_spacing, finish_map, place_points, place_table
 
 
 def show_displacements(motion: Any, frame: int = 0, ax: Axes | None = None, magnify: float = 10.0) -> Axes:
     """Draw a layer's `moirelib.analysis.Displacements` in the ``frame``-th of its frames as arrows from the sites."""
-    ax = choose_axes(ax)
+    ax = ax or plt.gca()
     y, x = motion.sites.T
     v, u = motion.values[frame].T * magnify
     ax.quiver(x, y, u, v, angles="xy", scale_units="xy", scale=1, color=choose_color(motion.layer), width=0.004)
@@ -23,20 +23,20 @@ def show_displacements(motion: Any, frame: int = 0, ax: Axes | None = None, magn
 def show_amplitudes(
     vibrations: pd.DataFrame, ax: Axes | None = None, magnify: float | None = None, **style: Any
 ) -> Axes:
-    """Draw the vibration of every site as an ellipse of one sigma along and across, coloured by its amplitude.
+    """Draw the vibration of every site (`site_vibrations`) as an ellipse of one sigma, coloured by its amplitude.
 
-    Of `moirelib.analysis.site_vibrations`. The last collection can be given a colour bar: √⟨|u|²⟩/√2 in nm. Sites whose
-    amplitude is not above the localization error are dots. By default the mean ellipse becomes a third of the spacing
-    wide. ``style`` goes to `matplotlib.collections.EllipseCollection`, such as ``cmap, clim``.
+    The last collection can be given a colour bar: √⟨|u|²⟩/√2 in nm. Sites whose amplitude is not above the localization
+    error are dots. By default the mean ellipse becomes a third of the spacing wide. ``style`` goes to
+    `matplotlib.collections.EllipseCollection`, such as ``cmap, clim``.
     """
-    ax = choose_axes(ax)
+    ax = ax or plt.gca()
     sites = vibrations[["y_nm", "x_nm"]].to_numpy()
     variance = vibrations[["std_y_nm", "std_x_nm"]].to_numpy() ** 2
     known = np.isfinite(variance).all(axis=1)
     ax.plot(*sites[~known, ::-1].T, ".", color="0.6", ms=3)
-    tensor = np.zeros((known.sum(), 2, 2))
-    tensor[:, [0, 1], [0, 1]] = variance[known]
-    tensor[:, 0, 1] = tensor[:, 1, 0] = vibrations["cov_yx_nm2"].to_numpy()[known]
+    yy, xx = variance[known].T
+    yx = vibrations["cov_yx_nm2"].to_numpy()[known]
+    tensor = np.stack([yy, yx, yx, xx], axis=1).reshape(-1, 2, 2)
     values, vectors = np.linalg.eigh(tensor)
     axes = 2 * np.sqrt(np.maximum(values, 0))  # diameters: minor, major
     if magnify is None:
@@ -45,9 +45,6 @@ def show_amplitudes(
     look = {"cmap": "cividis", "edgecolors": "none", "array": np.sqrt(variance[known].mean(axis=1)), **style}
     add_ellipses(ax, magnify * axes[:, 1], magnify * axes[:, 0], turn, sites[known], **look)
     return finish_map(ax, sites, f"one-sigma ellipses × {magnify:.2g}")
-
-
-# --- Order and defects: over a micrograph with its pixel size, or on axes in nm without one ---
 
 
 def show_map(
@@ -62,9 +59,8 @@ def show_map(
 ) -> Axes:
     """Draw a value for every particle of a table as a coloured disk, in light grey for NaN.
 
-    Disks have the diameter ``size_nm``, by default the distance of nearest neighbours, so that they touch. ``style``
-    goes to `matplotlib.collections.EllipseCollection`, such as ``cmap, alpha``, or ``clim``, the values of the first
-    and the last colour: the 2nd and 98th percentile by default.
+    Disks of the diameter ``size_nm`` touch by default. ``style`` goes to `matplotlib.collections.EllipseCollection`:
+    ``cmap, alpha``, or ``clim``, the values of the first and last colour, by default the 2nd and 98th percentile.
     """
     ax, where = place_table(table, ax, pixel_size)
     values = np.ma.masked_invalid(np.asarray(values, float))
@@ -142,7 +138,7 @@ def show_vectors(
     color: str = "black",
 ) -> Axes:
     """Draw a vector (n, 2) at every point (n, 2), ``scale`` times as long: displacements, steps, Burgers vectors."""
-    ax = choose_axes(ax)
+    ax = ax or plt.gca()
     points, vectors = np.asarray(points, float).reshape(-1, 2), np.asarray(vectors, float).reshape(-1, 2)
     where, length = place_points(points, ax, pixel_size), scale / (pixel_size or 1.0)
     look: dict[str, Any] = {"angles": "xy", "scale_units": "xy", "scale": 1, "color": color, "zorder": 4}
@@ -187,7 +183,7 @@ def show_defects(
 
 def show_boundaries(boundaries: pd.DataFrame, ax: Axes | None = None, pixel_size: float | None = None) -> Axes:
     """Draw grain boundaries (dashed, vermilion) and twin boundaries (solid, green) as lines; of `find_defects`."""
-    ax, scale = choose_axes(ax), 1.0 / (pixel_size or 1.0)
+    ax, scale = ax or plt.gca(), 1.0 / (pixel_size or 1.0)
     seen: set[str] = set()
     for row in boundaries.itertuples():
         twin = row.kind == "twin"
@@ -201,16 +197,14 @@ def show_boundaries(boundaries: pd.DataFrame, ax: Axes | None = None, pixel_size
 def show_events(events: pd.DataFrame, ax: Axes | None = None, particles: ArrayLike | None = None) -> Axes:
     """Draw where and when particles attached (filled circles) and detached (crosses), coloured by the frame.
 
-    ``events`` are those of `moirelib.analysis.growth_events`; ``particles`` (n, 2) in nm, such as the sites of a layer,
-    are grey dots below.
+    Of `moirelib.analysis.growth_events`; particles (n, 2) in nm, such as the sites of a layer, are grey dots below.
     """
     ax, where = place_table(events, ax, None)
     if particles is not None:
         sites = place_points(np.reshape(np.asarray(particles, float), (-1, 2)), ax, None)
         ax.plot(sites[:, 1], sites[:, 0], ".", color="0.75", ms=4, zorder=1)
     time = events["frame"].to_numpy(float)
-    low, high = (time.min(), time.max()) if len(time) else (0, 1)
-    look: dict[str, Any] = {"cmap": "cividis", "vmin": low, "vmax": high, "s": 40.0}
+    look: dict[str, Any] = {"cmap": "cividis", "vmin": time.min(initial=np.inf), "vmax": time.max(initial=0), "s": 40.0}
     marks = None
     for kind, marker, zorder in (("attachment", "o", 3), ("detachment", "x", 4)):
         some = (events["event"] == kind).to_numpy()

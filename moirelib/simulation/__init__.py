@@ -1,19 +1,10 @@
 """From atoms to simulated movies and training libraries (part 1 of the book).
 
-Many functions share these parameters; their own docstrings explain the others.
-
-scene, pixel_size : Scene, float
-    Layers of particles, numbered from 1; in nm/pixel.
-spacing, angle : float
-    Nearest-neighbour distance of a lattice, in nm, and direction of a close-packed row, in degrees from x towards y.
-wave, sampling : complex ndarray of shape (y, x), float
-    Of electrons, normalised to an incident amplitude of 1; in nm.
-energy, aperture : float
-    Of the electrons, in eV, and semi-angle of the objective aperture, in mrad.
-oversampling : int
-    Samples of the wave per pixel and axis.
-rng, seed : numpy.random.Generator, int or sequence of int
-    Source of random numbers. Same seed, same bytes.
+Many functions share parameters: a scene's layers are numbered from 1; ``pixel_size`` is in nm/pixel; ``spacing`` is the
+nearest-neighbour distance of a lattice in nm, ``angle`` the direction of a close-packed row in degrees from x towards
+y; a ``wave`` is a complex array (y, x), normalised to an incident amplitude of 1, its ``sampling`` in nm; ``energy`` of
+the electrons is in eV, ``aperture`` the semi-angle of the objective aperture in mrad; ``oversampling`` counts samples
+of the wave per pixel and axis. ``rng`` and ``seed`` (int or sequence of int): same seed, same bytes.
 """
 
 import lazy_loader

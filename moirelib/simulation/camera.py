@@ -17,9 +17,9 @@ MARGIN = 16  # px that a frame is mirrored by before filtering: the camera's poi
 class CameraConfig:
     """Dose and detector.
 
-    Dose, MTF and readout noise are the published recipe's; the fractions of hot and dead pixels and a hot pixel's
-    signal those of the real frame of chapter 3 (one of each in 1024 × 1024); saturation is that of 16 bits. By
-    default counts are electrons on a pedestal that keeps five standard deviations of readout noise above zero.
+    Dose, MTF and readout noise are the published recipe's; hot and dead pixels those of the real frame of chapter 3
+    (one of each in 1024 × 1024). By default counts are electrons on a pedestal that keeps five standard deviations of
+    readout noise above zero.
     """
 
     dose: float = 10.6  # electrons/Å² and frame on the specimen
@@ -77,9 +77,8 @@ def record(
 ) -> np.ndarray:
     """Record a raw camera frame of a clean image (fraction of electrons that pass): counts, uint16 of shape (y, x).
 
-    Poisson noise comes before the camera's MTF, readout noise after it. A ``background`` from `liquid_background` is
-    kept for the frames of a movie; a new one by default. ``brightness`` of the beam in this frame is relative to the
-    dose; see `brightness_flicker`.
+    Poisson noise comes before the camera's MTF, readout noise after it. A movie keeps its `liquid_background`; by
+    default a new one is drawn. The brightness of the beam is relative to the dose (`brightness_flicker`).
     """
     background = liquid_background(clean.shape, pixel_size, liquid, rng) if background is None else background
     reach = min(blur_reach(liquid) / pixel_size, max(clean.shape))

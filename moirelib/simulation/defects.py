@@ -3,9 +3,8 @@
 import numpy as np
 from scipy.spatial import cKDTree
 
-from ..crystal.lattice import fold_hexagonal, hexagonal_lattice
-from ..crystal.moire import commensurate_angles
-from .scene import Defect
+from ..crystal.lattice import commensurate_angles, fold_hexagonal, hexagonal_lattice
+from .scene import Defect, as_pair
 
 CLOSEST = 0.8  # spacings: nearer particles of two grains would overlap; a choice
 ON_LINE = 1e-6  # spacings: rounding error of a site on a boundary
@@ -14,12 +13,10 @@ ON_LINE = 1e-6  # spacings: rounding error of a site on a boundary
 def dislocation_displacement(points, core, burgers, poisson_ratio: float = 1 / 3) -> np.ndarray:
     """Displacement around an edge dislocation in a two-dimensional isotropic crystal, (y, x) in nm, shape (n, 2).
 
-    Added to a perfect lattice whose core lies between two rows, with a Burgers vector of one spacing along them, it
-    leaves one particle with five and one with seven neighbours. It grows by the Burgers vector b once around the core,
-    from x towards y, and jumps by b across the half line from the core towards -b; a lattice does not notice. No point
-    may lie on the core. Poisson's ratio, in two dimensions, is 1/3 for equal springs between nearest neighbours.
-    Source: Anderson, Hirth and Lothe, Theory of Dislocations (2017), section 3.4, with ν/(1 - ν) as the two-dimensional
-    ratio; Seung and Nelson, Phys. Rev. A 38, 1005 (1988).
+    It grows by the Burgers vector b once around the core, from x towards y, and jumps by b across the half line from
+    the core towards -b; a lattice does not notice. No point may lie on the core. Poisson's ratio, in two dimensions, is
+    1/3 for equal springs between nearest neighbours. Source: Anderson, Hirth and Lothe, Theory of Dislocations (2017),
+    section 3.4, with ν/(1 - ν) as the two-dimensional ratio; Seung and Nelson, Phys. Rev. A 38, 1005 (1988).
     """
     burgers = np.asarray(burgers, float)
     b = np.hypot(*burgers)
@@ -46,26 +43,18 @@ def grain_boundary(
 ) -> tuple[np.ndarray, Defect]:
     """Two grains of one lattice that meet at a straight line: points (y, x) in nm, shape (n, 2), and the boundary.
 
-    Parameters
-    ----------
-    angle, misorientation, inclination : float
-        Of the first grain, how much the second grain is turned, and direction of the boundary, in degrees from x
-        towards y. The second grain lies to the boundary's +90° side.
-    center, radius : array_like of shape (2,), float
-        A point (y, x) of the boundary and of both lattices, and the centre of the circle that is filled; in nm.
-    closest : float, optional
-        Particles of the second grain nearer than this to one of the first are left out, in nm; 0.8 spacings by default.
+    The first grain has the angle, the second is turned by the misorientation and lies to the +90° side of the boundary,
+    which runs along the inclination, all in degrees from x towards y, through the centre (y, x). This is a point of
+    both lattices and the centre of the circle (radius in nm) that is filled. Particles of the second grain nearer than
+    ``closest`` (nm, 0.8 spacings by default) to one of the first are left out.
     """
     line, normal = direction_along(inclination)
-    first = hexagonal_lattice(spacing, angle, center, radius)
-    second = hexagonal_lattice(spacing, angle + misorientation, center, radius)
+    first, second = (hexagonal_lattice(spacing, angle + turn, center, radius) for turn in (0.0, misorientation))
     first = first[(first - center) @ normal < ON_LINE * spacing]
     second = second[(second - center) @ normal > ON_LINE * spacing]
     second = second[far_from(second, first, CLOSEST * spacing if closest is None else closest)]
-    ends = np.asarray(center) + np.outer([-radius, radius], line)
-    turn = fold_hexagonal(misorientation)
-    defect = Defect("grain boundary", as_pair(ends[0]), end=as_pair(ends[1]), misorientation=turn)
-    return np.concatenate([first, second]), defect
+    boundary = _boundary("grain boundary", center, radius * line, fold_hexagonal(misorientation))
+    return np.concatenate([first, second]), boundary
 
 
 def twin_boundary(spacing: float, angle: float, sigma: int, center, radius: float) -> tuple[np.ndarray, Defect]:
@@ -87,15 +76,22 @@ def twin_boundary(spacing: float, angle: float, sigma: int, center, radius: floa
     along, depth = points @ line, -(points @ normal)
     near = np.flatnonzero((depth > -ON_LINE * spacing) & (2 * depth < closest))
     near = near[np.lexsort((along[near], np.round(depth[near] / spacing, 6)))]  # coincident sites come first
-    on_line = _thin_out(along[near], closest)[:, None] * line
+    kept: list[float] = []
+    for value in along[near]:
+        if all(abs(value - k) >= closest for k in kept):
+            kept.append(value)
+    on_line = np.outer(kept, line)
     first = points[2 * depth >= closest]
     first = first[far_from(first, on_line, closest)]
     mirrored = first - 2 * (first @ normal)[:, None] * normal
-    ends = np.asarray(center) + np.outer([-radius, radius], line)
-    defect = Defect(
-        "twin boundary", as_pair(ends[0]), end=as_pair(ends[1]), misorientation=float(twist), sigma=int(sigma)
-    )
-    return np.concatenate([first, on_line, mirrored]) + np.asarray(center, float), defect
+    boundary = _boundary("twin boundary", center, radius * line, float(twist), int(sigma))
+    return np.concatenate([first, on_line, mirrored]) + np.asarray(center, float), boundary
+
+
+def _boundary(kind, center, half, misorientation, sigma=0) -> Defect:
+    """A straight boundary through a centre; half its length (y, x) in nm."""
+    start, end = (as_pair(np.asarray(center) + step) for step in (-half, half))
+    return Defect(kind, start, end=end, misorientation=misorientation, sigma=sigma)
 
 
 def direction_along(inclination):
@@ -104,22 +100,8 @@ def direction_along(inclination):
     return np.array([np.sin(t), np.cos(t)]), np.array([np.cos(t), -np.sin(t)])
 
 
-def as_pair(point) -> tuple[float, float]:
-    """A point as a tuple of two floats."""
-    return float(point[0]), float(point[1])
-
-
 def far_from(points, others, closest) -> np.ndarray:
     """Which points are at least `closest` from every other one."""
     if len(points) == 0 or len(others) == 0:
         return np.ones(len(points), bool)
     return cKDTree(others).query(points)[0] >= closest * (1 - 1e-9)
-
-
-def _thin_out(values, closest) -> np.ndarray:
-    """Positions on a line, in the order given, without those too close to an earlier one."""
-    kept: list[float] = []
-    for value in values:
-        if all(abs(value - k) >= closest for k in kept):
-            kept.append(value)
-    return np.array(kept)

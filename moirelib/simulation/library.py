@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import torch
+import zarr
 
 from .camera import CameraConfig, record
 from .liquid import LiquidConfig
@@ -133,19 +135,10 @@ def simulate_frame(config: LibraryConfig, seed) -> SimulatedFrame:
     return SimulatedFrame(frame, np.rint(255 * np.stack(masks)).astype(np.uint8), scene, pixel_size, parameters)
 
 
-def _random_disk(config, diameter, pixel_size, rng) -> float:
-    """Radius of the disk blur, in nm."""
-    if rng.random() >= config.disk_blurred:
-        return 0.0
-    if config.disk_radius is not None:
-        return pixel_size * rng.uniform(*config.disk_radius)
-    return diameter * rng.uniform(*config.disk_blur)
-
-
 def _random_liquid(config, lens, spacing, diameter, depth, pixel_size, rng) -> LiquidConfig:
     zero_loss = bool(rng.random() < config.zero_loss)
     wedge = rng.uniform(*config.wedge)
-    return replace(
+    liquid = replace(
         LiquidConfig() if config.elastic_loss else LiquidConfig.published(),
         lens=lens,
         zero_loss=zero_loss,
@@ -157,8 +150,12 @@ def _random_liquid(config, lens, spacing, diameter, depth, pixel_size, rng) -> L
         clouds=rng.uniform(*config.clouds) if rng.random() < config.clouded else 0.0,
         cloud_size=spacing * rng.uniform(*config.cloud_size),
         blur=diameter * rng.uniform(*config.blur),
-        disk_blur=_random_disk(config, diameter, pixel_size, rng),
+        disk_blur=0.0,
     )
+    if rng.random() >= config.disk_blurred:
+        return liquid
+    unit, radius = (diameter, config.disk_blur) if config.disk_radius is None else (pixel_size, config.disk_radius)
+    return replace(liquid, disk_blur=unit * rng.uniform(*radius))
 
 
 def _random_camera(config, liquid, pixel_size, rng) -> CameraConfig:
@@ -193,20 +190,11 @@ def make_library(
 ):
     """Simulate a library into a Zarr store, in parallel; an interrupted run goes on where it stopped.
 
-    The group that comes back is ``images.zarr`` in the folder, with arrays ``frame`` (n, y, x) uint16, ``mask`` (n,
-    layer, y, x) uint8, ``pixel_size`` (n,) in nm, ``done`` (n,); ``truth/i.json`` beside it holds each image's
-    parameters and particles.
-
-    Parameters
-    ----------
-    path : path-like
-        Folder of the library. A half-finished one of the same configuration and seed is continued.
-    config, seed : LibraryConfig, int
-        ``LibraryConfig.full()`` by default. Image ``i`` is drawn from (seed, i), whatever the number of workers.
-    workers, scheduler : int, str, optional
-        Local processes (Dask), or the address of a Dask scheduler whose workers see ``path``.
-    progress : bool
-        Show a progress bar.
+    The group that comes back is ``images.zarr`` in the folder ``path``, with arrays ``frame`` (n, y, x) uint16,
+    ``mask`` (n, layer, y, x) uint8, ``pixel_size`` (n,) in nm, ``done`` (n,); ``truth/i.json`` beside it holds each
+    image's parameters and particles. Image i is drawn from (seed, i), whatever the number of workers: local processes
+    (Dask), or those of the Dask ``scheduler`` at an address, which see ``path``. A half-finished library of the same
+    configuration (``LibraryConfig.full()`` by default) and seed is continued.
     """
     import dask
     from dask.distributed import Client, LocalCluster, as_completed
@@ -216,14 +204,14 @@ def make_library(
     group = _create_store(Path(path), config, seed)
     missing = np.flatnonzero(np.asarray(group["done"][:]) == 0).tolist()
     batches = [missing[i : i + BATCH] for i in range(0, len(missing), BATCH)]
-    with contextlib.ExitStack() as stack:
+    local = {"threads_per_worker": 1, "dashboard_address": ":0", "processes": workers > 1}
+    with (
         # Dask would have workers return every array's memory to the system at once, which halves their speed.
-        stack.enter_context(dask.config.set({"distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT}))
-        address = scheduler or stack.enter_context(
-            LocalCluster(workers, threads_per_worker=1, dashboard_address=":0", processes=workers > 1)
-        )
-        client = stack.enter_context(Client(address))
-        bar = stack.enter_context(tqdm(total=len(missing), disable=not progress, desc="library", unit="image"))
+        dask.config.set({"distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT}),
+        contextlib.nullcontext(scheduler) if scheduler else LocalCluster(workers, **local) as address,
+        Client(address) as client,
+        tqdm(total=len(missing), disable=not progress, desc="library", unit="image") as bar,
+    ):
         jobs = [client.submit(_write_images, str(path), batch, config, seed, pure=False) for batch in batches]
         for job in as_completed(jobs):
             bar.update(job.result())
@@ -232,8 +220,6 @@ def make_library(
 
 def open_library(path):
     """Open a finished library for reading; a ValueError says what is missing in the folder."""
-    import zarr
-
     try:
         group = zarr.open_group(str(Path(path) / "images.zarr"), mode="r")
         done = np.asarray(group["done"][:])
@@ -245,31 +231,29 @@ def open_library(path):
 
 
 def _create_store(path: Path, config: LibraryConfig, seed: int):
-    import zarr
-
     recipe = json.loads(json.dumps({"config": asdict(config), "seed": seed}))
     if (path / "images.zarr" / "done" / "zarr.json").exists():  # made last
         group = zarr.open_group(str(path / "images.zarr"), mode="r+")
         if dict(group.attrs) != recipe:
             raise ValueError(f"{path} was made with another configuration or seed; choose another folder")
         return group
-    n, shape, layers = config.images, tuple(config.shape), config.lattice.layers
-    path.mkdir(parents=True, exist_ok=True)
+    (path / "truth").mkdir(parents=True, exist_ok=True)
     group = zarr.open_group(str(path / "images.zarr"), mode="w")
-    group.create_array("frame", shape=(n, *shape), chunks=(1, *shape), dtype="uint16")
-    group.create_array("mask", shape=(n, layers, *shape), chunks=(1, layers, *shape), dtype="uint8")
-    group.create_array("pixel_size", shape=(n,), chunks=(1,), dtype="float64")
-    (path / "truth").mkdir(exist_ok=True)
     group.attrs.update(recipe)
-    group.create_array("done", shape=(n,), chunks=(1,), dtype="uint8")
+    image, masks = tuple(config.shape), (config.lattice.layers, *config.shape)
+    arrays = {
+        "frame": (image, "uint16"),
+        "mask": (masks, "uint8"),
+        "pixel_size": ((), "float64"),
+        "done": ((), "uint8"),
+    }
+    for name, (shape, dtype) in arrays.items():
+        group.create_array(name, shape=(config.images, *shape), chunks=(1, *shape), dtype=dtype)
     return group
 
 
 def _write_images(path, indices, config, seed) -> int:
     """Simulate and store some images; ``done`` is set last, so a killed run never counts half an image."""
-    import torch
-    import zarr
-
     group = zarr.open_group(str(Path(path) / "images.zarr"), mode="r+")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # one process per core is faster than several threads in each

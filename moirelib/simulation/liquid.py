@@ -26,13 +26,12 @@ CLOUD_SAMPLES = 6  # of the coarse grid that clouds are drawn on, per standard d
 class LiquidConfig:
     """What electrons meet beside the particles: liquid, windows, the lens behind them, and the beam's profile.
 
-    In liquid and windows atoms scatter an electron beyond the objective aperture, so that it is lost, or it loses
-    energy, so that the lens focuses it elsewhere and it arrives blurred. Each kind has its mean free path. Behind an
-    energy filter (``zero_loss``) the second kind is lost too; the published recipe counts this way.
-
-    Chapter 3 derives the defaults: thicknesses, inelastic mean free paths and beam from the published recipe
-    (lanceyao-research, Moire_pattern_segmentation, image_simulation.m); energy loss from the loss function of water
-    (Hayashi et al., PNAS 97, 6264 (2000)); clouds fitted to the real frame; blur as large as published vibrations.
+    Atoms of liquid and windows scatter an electron beyond the aperture, so that it is lost, or it loses energy and
+    arrives blurred; each kind has its mean free path. Behind an energy filter (``zero_loss``) the second kind is lost
+    too, as the published recipe counts. Chapter 3 derives the defaults: thicknesses, inelastic mean free paths and beam
+    from the published recipe (lanceyao-research, Moire_pattern_segmentation, image_simulation.m); energy loss from the
+    loss function of water (Hayashi et al., PNAS 97, 6264 (2000)); clouds fitted to the real frame; blur as large as
+    published vibrations.
     """
 
     water: float = 250.0  # nm, mean thickness of the liquid
@@ -92,18 +91,13 @@ class LiquidConfig:
         """Electrons lost per nm of a material, by its elastic and inelastic mean free paths (nm)."""
         if elastic is None:
             elastic = elastic_mean_free_path(material, self.lens.energy, self.lens.aperture)
-        return 1 / elastic + self.zero_loss / (self._inelastic_scale * inelastic)
+        return 1 / elastic + self.zero_loss / (_inelastic_scale(self.lens.energy) * inelastic)
 
     @property
     def energy_losses(self) -> float:
         """Mean number of times that an electron loses energy on its way; its number is Poisson distributed."""
         losses = self.water / self.water_mean_free_path + self.windows / self.window_mean_free_path
-        return losses / self._inelastic_scale
-
-    @property
-    def _inelastic_scale(self) -> float:
-        """Inelastic mean free paths at this energy over those at 200 keV."""
-        return _malis_factor(self.lens.energy) / _malis_factor(200e3)
+        return losses / _inelastic_scale(self.lens.energy)
 
     def parameters(self) -> dict:
         """All numbers by name, for the records of libraries and movies; of the lens, those that the liquid needs."""
@@ -119,14 +113,15 @@ class LiquidConfig:
 _ELASTIC = {"water": (481.0, 14.6), "silicon nitride": (94.7, 10.7)}
 
 
-def _malis_factor(energy: float) -> float:
-    """What an inelastic mean free path is proportional to: F E / ln(2 β E / E_m) of Malis et al. (1988).
+def _inelastic_scale(energy: float) -> float:
+    """Inelastic mean free paths at an energy (eV) over those at 200 keV: F E / ln(2 β E / E_m) of Malis et al. (1988).
 
     F = (1 + E/1022) / (1 + E/511)² with E in keV. The mean loss E_m is that of water, 16 eV; the aperture β, 10 mrad,
     enters by its logarithm only (J. Electron Microsc. Tech. 8, 193).
     """
-    e = energy / 1e3  # keV
-    return (1 + e / 1022) / (1 + e / 511) ** 2 * e / float(np.log(2 * 10.0 * e / 16.0))
+    e = np.array([energy, 200e3]) / 1e3  # keV
+    path, usual = (1 + e / 1022) / (1 + e / 511) ** 2 * e / np.log(2 * 10.0 * e / 16.0)
+    return float(path / usual)
 
 
 def elastic_mean_free_path(material: str, energy: float = 200e3, aperture: float = 10.0) -> float:
@@ -152,8 +147,7 @@ def chromatic_blur(energy_loss: float = 22.0, lens: Lens | None = None) -> float
     """
     lens = lens or Lens()
     relativistic = (1 + lens.energy / _REST_ENERGY) / (1 + lens.energy / (2 * _REST_ENERGY))
-    in_focus = 1e6 * lens.chromatic_aberration  # nm
-    return float(lens.semiangle * in_focus * energy_loss / lens.energy * relativistic)
+    return float(lens.semiangle * 1e6 * lens.chromatic_aberration * energy_loss / lens.energy * relativistic)
 
 
 def optical_transfer(frequency, liquid: LiquidConfig) -> np.ndarray:
@@ -163,27 +157,25 @@ def optical_transfer(frequency, liquid: LiquidConfig) -> np.ndarray:
     focus, and electrons with n losses fill a disk of radius |n - mean| times `chromatic_blur` of one loss.
     """
     k = np.asarray(frequency, dtype=float)
-    transfer = np.exp(-2 * (np.pi * liquid.blur * k) ** 2) * _disk_transfer(k, liquid.disk_blur)
+
+    def disk(radius):  # Fourier transform of a disk of unit area
+        u = np.maximum(2 * np.pi * radius * k, 1e-9)
+        return 2 * j1(u) / u
+
+    transfer = np.exp(-2 * (np.pi * liquid.blur * k) ** 2) * disk(liquid.disk_blur)
     mean = 0.0 if liquid.zero_loss else liquid.energy_losses
     if mean == 0:
         return transfer
     radius = chromatic_blur(liquid.energy_loss, liquid.lens)
     losses = np.arange(int(mean + 8 * np.sqrt(mean)) + 8)  # beyond eight standard deviations nothing is left
     share = poisson.pmf(losses, mean)
-    return transfer * sum(p * _disk_transfer(k, abs(n - mean) * radius) for n, p in zip(losses, share, strict=True))
+    return transfer * sum(p * disk(abs(n - mean) * radius) for n, p in zip(losses, share, strict=True))
 
 
 def blur_reach(liquid: LiquidConfig) -> float:
     """How far blur carries electrons, in nm: four standard deviations of motion, the disk, two energy losses."""
-    radius = chromatic_blur(liquid.energy_loss, liquid.lens)
     losses = 0.0 if liquid.zero_loss else 2 * np.sqrt(liquid.energy_losses) + 1
-    return 4 * liquid.blur + liquid.disk_blur + losses * radius
-
-
-def _disk_transfer(k, radius) -> np.ndarray:
-    """Fourier transform of a disk of unit area: 2 J1(u) / u with u = 2 π k radius."""
-    u = np.maximum(2 * np.pi * radius * k, 1e-9)
-    return 2 * j1(u) / u
+    return 4 * liquid.blur + liquid.disk_blur + losses * chromatic_blur(liquid.energy_loss, liquid.lens)
 
 
 def liquid_background(

@@ -100,22 +100,15 @@ def simulate_movie(
 ) -> SimulatedMovie:
     """Film a scene whose particles vibrate, drift, rotate, attach and detach.
 
-    An elastic layer that grows vibrates as the complete layer would. The background stays as it is through the movie.
-
-    Parameters
-    ----------
-    scene, config : Scene, MovieConfig
-        Where every particle rests (see `scene_with_margin` for a scene that may drift); what moves.
-    liquid, camera : LiquidConfig, CameraConfig, optional
-        Liquid with the lens, and detector; by default those of their classes.
-    mean_free_path, transmission
-        As for `clean_image`.
+    The scene holds where every particle rests (`scene_with_margin` for one that may drift). An elastic layer that grows
+    vibrates as the complete layer would. The background stays as it is through the movie. Liquid, with the lens, and
+    camera are by default those of their classes; mean free path (nm) and transmission as for `clean_image`.
     """
     rng = np.random.default_rng(seed)
     liquid, camera = liquid or LiquidConfig(), camera or CameraConfig()
     table = table_for(liquid.lens, transmission)
     liquid_path = _liquid_path(scene, liquid)
-    present, events = _schedule_growth(scene, config, pixel_size, rng)
+    present, sites, events = _schedule_growth(scene, config, pixel_size, rng)
     displacements = [_displacements(layer, config, rng) for layer in scene.layers]
     steps = np.asarray(config.drift) + config.drift_walk * rng.standard_normal((config.frames, 2))
     for frame, *jump in config.jumps:
@@ -131,22 +124,12 @@ def simulate_movie(
         clean = clean_image(now, pixel_size, table, liquid.lens, mean_free_path, liquid_path)
         frames[t] = record(clean, pixel_size, liquid, camera, rng, background, brightness[t])
         truth.append(truth_table(now, pixel_size, t))
-    sites = []
-    for number, layer in enumerate(scene.layers, start=1):
-        at = pd.DataFrame(layer.positions, columns=["y_nm", "x_nm"])
-        sites.append(at.assign(particle=layer.ids, layer=number)[["particle", "layer", "y_nm", "x_nm"]])
-    tables = pd.concat(truth, ignore_index=True), _as_truth(pd.concat(sites, ignore_index=True), pixel_size), events
+    tables = pd.concat(truth, ignore_index=True), sites, events
     lens = liquid.lens
     optics: dict = {"defocus": lens.defocus, "mean_free_path": mean_free_path, "liquid_mean_free_path": liquid_path}
     optics |= {"spherical_aberration": lens.spherical_aberration, "focal_spread": lens.focal_spread}
-    parameters = {
-        "seed": seed,
-        **truth_parameters(scene, pixel_size),
-        "movie": asdict(config),
-        "liquid": liquid.parameters(),
-        "camera": asdict(camera),
-        "optics": optics,
-    }
+    parameters = {"seed": seed, **truth_parameters(scene, pixel_size), "movie": asdict(config)}
+    parameters |= {"liquid": liquid.parameters(), "camera": asdict(camera), "optics": optics}
     motion = drift, rotation, brightness
     return SimulatedMovie(frames, float(pixel_size), config.frame_time, *tables, *motion, parameters)
 
@@ -163,28 +146,24 @@ def _liquid_path(scene, liquid) -> float | None:
     return liquid.liquid_mean_free_path
 
 
-def _as_truth(table, pixel_size) -> pd.DataFrame:
-    """Positions counted from the middle of the first pixel, as in the truth table, not from the field's corner."""
-    return table.assign(y_nm=table["y_nm"] - 0.5 * pixel_size, x_nm=table["x_nm"] - 0.5 * pixel_size)
-
-
 def _schedule_growth(scene, config, pixel_size, rng):
-    """Which particles are there in every frame, by layer, and the table of events."""
+    """Which particles are there in every frame, by layer, and tables of sites and events.
+
+    Positions count from the middle of the first pixel, as in the truth table, not from the field's corner.
+    """
     growth = config.growth or ((1.0, 1.0),) * len(scene.layers)
     if len(growth) != len(scene.layers):
         raise ValueError(f"growth needs one (start, end) per layer: {len(scene.layers)}, got {len(growth)}")
-    nothing = {"frame": [0], "layer": [0], "particle": [0], "event": [""], "y_nm": [0.0], "x_nm": [0.0]}
-    there, tables = [], [pd.DataFrame(nothing).iloc[:0]]
+    there, sites, events = [], [], []
     for number, (layer, (start, end)) in enumerate(zip(scene.layers, growth, strict=True), start=1):
-        if start == end == 1 and config.detachment == 0:
-            there.append(np.ones((config.frames, len(layer)), bool))
-            continue
-        present, events = growth_schedule(layer, config.frames, rng, start, end, config.detachment)
+        layer = layer.shift((-0.5 * pixel_size, -0.5 * pixel_size))
+        y, x = layer.positions.T
+        sites.append(pd.DataFrame({"particle": layer.ids, "layer": number, "y_nm": y, "x_nm": x}))
+        present, changes = growth_schedule(layer, config.frames, rng, start, end, config.detachment)
         there.append(present)
-        events.insert(1, "layer", number)
-        tables.append(events)
-    events = pd.concat(tables[1:] or tables).sort_values(["frame", "layer"], kind="stable", ignore_index=True)
-    return there, _as_truth(events, pixel_size)
+        events.append(changes.assign(layer=number)[["frame", "layer", *changes.columns[1:]]])
+    ordered = pd.concat(events).sort_values(["frame", "layer"], kind="stable", ignore_index=True)
+    return there, pd.concat(sites, ignore_index=True), ordered
 
 
 def _displacements(layer, c, rng) -> np.ndarray:

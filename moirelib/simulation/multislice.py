@@ -1,7 +1,4 @@
-"""Full-atom multislice with abTEM: waves behind single particles, slabs and small scenes.
-
-Everything here costs seconds to minutes and is done once; `moirelib.simulation.optics` reuses the results (chapter 2).
-"""
+"""Full-atom multislice with abTEM, seconds to minutes each: waves behind particles, slabs, small scenes (chapter 2)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -48,20 +45,15 @@ def exit_waves(
     count = max(round(edge[2] / SLICE), 1)
     wanted = (count - 1,) if slices is None else tuple(int(s) for s in slices)
     gpts = tuple(round(length / (10 * sampling)) for length in edge[:2])
-    potential = abtem.Potential(
-        atoms, gpts=gpts, slice_thickness=edge[2] / count, parametrization="lobato", exit_planes=wanted
-    )
+    grid: dict = {"gpts": gpts, "slice_thickness": edge[2] / count, "exit_planes": wanted}
+    potential = abtem.Potential(atoms, parametrization="lobato", **grid)
     result: Any = abtem.PlaneWave(energy=energy).multislice(potential)
     wave = np.asarray(result.compute(progress_bar=False).array)
-    wave = wave.reshape(-1, *wave.shape[-2:])[-len(wanted) :]
-    return np.swapaxes(wave, -1, -2)  # abTEM indexes (x, y)
+    return np.swapaxes(wave.reshape(-1, *wave.shape[-2:])[-len(wanted) :], -1, -2)  # abTEM indexes (x, y)
 
 
 def fresnel_propagate(wave: np.ndarray, distance: float, sampling: float, wavelength: float) -> np.ndarray:
-    """Free-space propagation over a distance in the Fresnel approximation: exp(-iπλz k²) applied in Fourier space.
-
-    Distance, sampling and the wavelength of the electrons are in nm.
-    """
+    """Free-space propagation over a distance in the Fresnel approximation: exp(-iπλz k²); all lengths in nm."""
     if distance == 0:
         return wave
     ky, kx = (fftfreq(n, sampling) for n in wave.shape)
@@ -70,9 +62,9 @@ def fresnel_propagate(wave: np.ndarray, distance: float, sampling: float, wavele
 
 
 def through_lens(wave: np.ndarray, sampling: float, lens: Lens) -> np.ndarray:
-    """Wave in the image plane, complex64 of shape (y, x): abTEM's objective lens applied to an exit wave.
+    """Wave in the image plane, complex64 of shape (y, x): an exit wave behind abTEM's objective lens.
 
-    Intensity is its squared magnitude. The focal spread is abTEM's temporal envelope.
+    The focal spread is abTEM's temporal envelope.
     """
     import abtem
 
@@ -92,8 +84,7 @@ def particle_exit_wave(
 def crystal_slab(width: float, thickness: float, rng: np.random.Generator, material: str = "Au") -> Atoms:
     """Fill a box, in nm across and along the beam, with an fcc metal in one random orientation; atoms in Å.
 
-    The box repeats across the beam; of two atoms that its repetition brings closer than 0.2 nm, one is left out, so the
-    seam is a clean grain boundary of the crystal with itself.
+    The box repeats across the beam; one of two atoms that its repetition brings closer than 0.2 nm is left out.
     """
     edge = 10 * lattice_constant(material)
     cell = bulk(material, "fcc", a=edge, cubic=True)
@@ -105,10 +96,10 @@ def crystal_slab(width: float, thickness: float, rng: np.random.Generator, mater
     found = []
     for i in corner:  # plane by plane: of all cells of the cube few reach a slim box
         at = edge * turn.apply(np.insert(plane, 0, i, axis=1)) + box / 2
-        found.append(at[np.all((at > -6) & (at < box + 6), axis=1)])
-    centers = np.concatenate(found)
-    points = (centers[:, None] + turn.apply(cell.positions)[None]).reshape(-1, 3)
-    points = points[np.all((points >= 0) & (points < box), axis=1)]
+        near = at[np.all((at > -6) & (at < box + 6), axis=1)]
+        points = (near[:, None] + turn.apply(cell.positions)).reshape(-1, 3)
+        found.append(points[np.all((points >= 0) & (points < box), axis=1)])
+    points = np.concatenate(found)
     tree = cKDTree(points, boxsize=[box[0], box[1], 10 * box[2]])
     close = tree.query_pairs(CLOSEST, output_type="ndarray")
     points = np.delete(points, np.unique(close.max(axis=1)), axis=0) if len(close) else points
@@ -131,9 +122,9 @@ class TransmissionConfig:
 def tabulate_transmission(path, config: TransmissionConfig | None = None, seed: int = 0, progress: bool = True) -> None:
     """Tabulate what a metal transmits against its thickness, from full-atom multislice; ``moirelib transmission``.
 
-    Two things are kept of the wave at every depth: its mean, the part that stays coherent with the incident plane wave,
-    and the intensity that passes each aperture, which also holds what atoms scattered by small angles. The ``.npz`` is
-    read by `Transmission.load`; the configuration is that of the shipped table by default.
+    At every depth the ``.npz``, for `Transmission.load`, holds the wave's mean, which stays coherent with the incident
+    plane wave, and the intensity that passes each aperture, with what atoms scattered by small angles. The
+    configuration is that of the shipped table by default.
     """
     from tqdm import tqdm
 
@@ -142,22 +133,17 @@ def tabulate_transmission(path, config: TransmissionConfig | None = None, seed: 
     slices = (round(10 / SLICE) * np.arange(1, depths.size) - 1).tolist()  # the last one of every nanometre
     wave = np.ones((len(c.energies), c.orientations, depths.size), np.complex64)
     intensity = np.ones((len(c.energies), len(c.apertures), c.orientations, depths.size), np.float32)
+    k = fftfreq(round(c.width / c.sampling), c.sampling)
     for i in tqdm(range(c.orientations), disable=not progress, desc="transmission", unit="slab"):
         slab = vibrate(crystal_slab(c.width, float(depths[-1]), rng, c.material), rng)
         for j, energy in enumerate(c.energies):
             waves = exit_waves(slab, energy, c.sampling, slices)
-            passed = _fraction_within(waves, c.sampling, energy, c.apertures)
-            wave[j, i, 1:], intensity[j, :, i, 1:] = waves.mean(axis=(1, 2)), passed.T
+            wave[j, i, 1:] = waves.mean(axis=(1, 2))
+            angle = 1e3 * electron_wavelength(energy) * np.hypot(k[:, None], k)  # mrad
+            power = np.abs(fft2(waves, workers=-1) / waves[0].size) ** 2
+            intensity[j, :, i, 1:] = [power[:, angle <= a].sum(axis=1) for a in c.apertures]
     choices: dict = {"energies": np.asarray(c.energies, float), "apertures": np.asarray(c.apertures, float)}
     np.savez_compressed(path, thickness=depths, wave=wave, intensity=intensity, **choices)
-
-
-def _fraction_within(waves, sampling, energy, apertures) -> np.ndarray:
-    """Fraction of the electrons of each wave within each semi-angle (mrad); shape (waves, apertures)."""
-    ky, kx = (fftfreq(n, sampling) for n in waves.shape[1:])
-    angle = 1e3 * electron_wavelength(energy) * np.hypot(ky[:, None], kx[None, :])
-    power = np.abs(fft2(waves, workers=-1) / waves[0].size) ** 2
-    return np.stack([power[:, angle <= a].sum(axis=1) for a in apertures], axis=1)
 
 
 @dataclass(frozen=True)
@@ -174,11 +160,10 @@ def particle_transmission(
 ) -> ParticleTransmission:
     """Full-atom multislice of one particle of a scene, turned into a multiplicative transmission.
 
-    The transmission of a part is the wave behind it over the wave before it, both propagated to the part's own
-    mid-plane. Atoms (in Å) are at their place in the scene; the centre (y, x, z) and extent (lateral diameter, height)
-    of the particle are in nm. With one plane, it is the exit wave propagated back to the particle's mid-plane: exact
-    for a plane wave. A wave that an earlier layer has modulated needs more: it meets each of the equal parts where that
-    part is.
+    It has so many ``planes``, one for each of equal parts of the height: the wave behind a part over the wave before
+    it, both propagated to the part's mid-plane. One plane is exact for a plane wave; a wave that an earlier layer has
+    modulated needs more, since it meets each part where that part is. Atoms (in Å) are at their place in the scene; the
+    particle's centre (y, x, z) and extent (lateral diameter, height) are in nm.
     """
     center, step, wavelength = np.asarray(center, float), SLICE / 10, electron_wavelength(energy)
     half = np.array([extent[0], extent[0], extent[1]]) / 2 + MARGIN
@@ -193,13 +178,12 @@ def particle_transmission(
     ends[-1] = round(size[2] / step)
     waves = exit_waves(window, energy, sampling, ends - 1)
     heights = 0.5 * (bounds[:-1] + bounds[1:])
-    values, before = [], None
+    values, before, at = [], None, 0.0
     for wave, end, height in zip(waves, low[2] + ends * step, heights, strict=True):
         value = fresnel_propagate(wave, height - end, sampling, wavelength)
-        if before is not None:
-            value = value / fresnel_propagate(before[0], height - before[1], sampling, wavelength)
-        values.append(value)
-        before = (wave, end)
+        earlier = 1 if before is None else fresnel_propagate(before, height - at, sampling, wavelength)
+        values.append(value / earlier)
+        before, at = wave, end
     row, column = np.round(low[:2] / sampling).astype(int).tolist()
     return ParticleTransmission((row, column), tuple(heights), np.stack(values))
 
@@ -207,8 +191,7 @@ def particle_transmission(
 def compose_wave(layers, shape, sampling: float, energy: float = 200e3) -> np.ndarray:
     """Wave behind stacked layers from their particles' transmissions, in the mid-plane of the last layer; complex64.
 
-    ``layers`` are sequences of `ParticleTransmission` in the beam's order, particles of one layer share their planes;
-    ``shape`` is that of the wave, (y, x).
+    Layers, in the beam's order, are sequences of `ParticleTransmission` that share their planes; the shape is (y, x).
     """
     wave, wavelength = np.ones(shape, np.complex64), electron_wavelength(energy)
     at = layers[0][0].heights[0]
@@ -229,8 +212,7 @@ def reduce_transmission(
     """Reduce a layer's complex transmission from atomic to coarser sampling (both in nm) without losing electrons.
 
     The ratio of the samplings is whole and divides the shape. Returns a pair as `compose` takes it: the transmission's
-    low frequencies, one value per coarse sample, in its middle, complex64; and the intensity that passes the aperture
-    and that the coherent part does not carry, float32.
+    low frequencies, complex64, and the intensity that the aperture passes but they do not carry, float32.
     """
     factor = round(coarse / sampling)
     if abs(factor * sampling - coarse) > 1e-6 * coarse or any(size % factor for size in wave.shape):

@@ -71,7 +71,8 @@ class Lens:
     def transfer(self, squared_angle: torch.Tensor, defocus: float) -> torch.Tensor:
         """Phase factor exp(iχ), χ = π/λ θ² (Δf - Cs θ²/2), at squared angles θ² in rad² and a defocus Δf in nm."""
         half_cs = 0.5e6 * self.spherical_aberration  # nm
-        return _phase_factor(np.pi / self.wavelength * squared_angle * (defocus - half_cs * squared_angle))
+        phase = np.pi / self.wavelength * squared_angle * (defocus - half_cs * squared_angle)
+        return torch.polar(torch.ones_like(phase), phase)
 
 
 @dataclass(frozen=True)
@@ -103,12 +104,12 @@ class Transmission:
 
     @property
     def mean_intensity(self) -> np.ndarray:
-        """Intensity averaged over orientations, shape (n,)."""
+        """Intensity (n,) averaged over orientations."""
         return self.intensity.mean(axis=0)
 
     @property
     def phase(self) -> np.ndarray:
-        """Phase of the coherent wave averaged over orientations, in radians, shape (n,)."""
+        """Phase (n,) of the coherent wave averaged over orientations, in radians."""
         return np.unwrap(np.angle(self.wave), axis=1).mean(axis=0)
 
     @property
@@ -123,28 +124,26 @@ class Transmission:
         return float((high - low) / np.log(passed[0] / passed[1]))
 
     def lookup(self, mean_free_path: float | None = None, greatest: float = 120.0, step: float = THICKNESS_STEP):
-        """Fine tables against thickness from 0 to the greatest (nm): coherent wave and incoherent remainder.
+        """Fine tables (orientations, n) against thickness, 0 to the greatest (nm): coherent wave, incoherent remainder.
 
-        Each has the shape (orientations, n). Beyond the table loss and phase go on as in its last half, on average. A
-        ``mean_free_path`` Λ, in nm, replaces the tabulated loss by exp(-t/Λ), for materials and apertures quoted that
-        way.
+        Beyond the table loss and phase go on as in its last half, on average. A ``mean_free_path`` Λ (nm) replaces the
+        tabulated loss by exp(-t/Λ), for materials and apertures quoted that way.
         """
         t = np.arange(0.0, greatest + 2 * step, step)
-        phase = _extrapolate(self.thickness, np.unwrap(np.angle(self.wave), axis=1), t)
+        half = self.thickness.size // 2
+
+        def extend(rows):
+            slope = np.mean(rows[:, -1] - rows[:, half]) / (self.thickness[-1] - self.thickness[half])
+            inside = np.stack([np.interp(t, self.thickness, row) for row in rows])
+            return inside + slope * np.clip(t - self.thickness[-1], 0, None)
+
+        phase = extend(np.unwrap(np.angle(self.wave), axis=1))
         if mean_free_path is not None:
             wave = np.exp(-t / (2 * mean_free_path) + 1j * phase)
             return wave.astype(np.complex64), np.zeros(wave.shape, np.float32)
-        coherent = np.exp(_extrapolate(self.thickness, 2 * np.log(np.abs(self.wave)), t))
-        intensity = np.exp(_extrapolate(self.thickness, np.log(self.intensity), t))
+        coherent, intensity = np.exp(extend(2 * np.log(np.abs(self.wave)))), np.exp(extend(np.log(self.intensity)))
         wave = np.sqrt(coherent) * np.exp(1j * phase)
         return wave.astype(np.complex64), np.clip(intensity - coherent, 0, None).astype(np.float32)
-
-
-def _extrapolate(x, rows, t) -> np.ndarray:
-    """Linear interpolation of each row, continued beyond x[-1] with the mean slope of all rows over the last half."""
-    half = x.size // 2
-    slope = np.mean(rows[:, -1] - rows[:, half]) / (x[-1] - x[half])
-    return np.stack([np.interp(t, x, row) for row in rows]) + slope * np.clip(t - x[-1], 0, None)
 
 
 def layer_thickness(scene: Scene, layer: int, pixel_size: float, oversampling: int = OVERSAMPLING) -> np.ndarray:
@@ -161,22 +160,32 @@ def particle_mask(scene: Scene, layer: int, pixel_size: float, oversampling: int
 def _rasterize(scene: Scene, number: int, pixel_size: float, oversampling: int, device="cpu"):
     """Thickness (nm) of one layer at every fine sample, and the crystal orientation of the particle it belongs to."""
     layer, fine = scene.layers[number - 1], pixel_size / oversampling
-    shape = tuple(n * oversampling for n in _pixels(scene, pixel_size))
-    thickness = torch.zeros(shape[0] * shape[1], device=device)
-    orientation = torch.zeros(thickness.shape, dtype=torch.int32, device=device)
-    if len(layer) == 0:
-        return thickness.reshape(shape), orientation.reshape(shape)
-    reach = 0.5 * float(np.max(layer.diameters)) * circumscribed_ratio(scene.shape, scene.rounding)
-    width = 2 * int(np.ceil(reach / fine)) + 2
+    shape = np.array(_pixels(scene, pixel_size)) * oversampling
+    reach = 0.5 * float(np.max(layer.diameters, initial=0)) * circumscribed_ratio(scene.shape, scene.rounding)
+    width = 2 * int(np.ceil(reach / fine)) + 2  # samples, edge of the square window around a particle
+    # Windows that reach into the field lie within a border as wide as one of them.
+    middle = layer.positions / fine
+    layer = layer.select(np.all((middle > -width / 2) & (middle < shape + width / 2), axis=1))
+    rows, columns = (shape + 2 * width).tolist()
+    thickness = torch.zeros(rows * columns, device=device)
+    orientation = torch.zeros(rows * columns, dtype=torch.int32, device=device)
     # Batches keep memory to some hundred megabytes whatever the number of particles.
     for part in np.array_split(np.arange(len(layer)), 1 + len(layer) * width**2 // BATCH):
-        index, t = _stamps(scene, layer.select(part), fine, width, shape, device)
+        center = torch.as_tensor(layer.positions[part] / fine, dtype=torch.float64, device=device)
+        samples = (torch.floor(center).long() - width // 2 + 1)[:, :, None] + torch.arange(width, device=device)
+        y, x = (fine * (samples + 0.5 - center[:, :, None])).float().unbind(1)  # nm, (n, width)
+        sizes = np.stack([layer.diameters[part], layer.rotations[part]])[:, :, None, None]
+        diameter, turn = torch.as_tensor(sizes, dtype=torch.float32, device=device)
+        offsets = y[:, :, None], x[:, None, :]
+        t = particle_thickness(scene.shape, *offsets, diameter, turn, scene.height, scene.rounding).flatten()
+        row, column = (samples + width).unbind(1)
+        index = (row[:, :, None] * columns + column[:, None, :]).flatten()
         thickness.scatter_reduce_(0, index, t, "amax")
-        rows = torch.as_tensor(layer.orientations[part] % 2**15, dtype=torch.int32, device=device)
+        which = torch.as_tensor(layer.orientations[part] % 2**15, dtype=torch.int32, device=device)
         owner = (t > 0) & (thickness[index] == t)
-        of_stamp = torch.arange(len(part), device=device).repeat_interleave(width**2)
-        orientation[index[owner]] = rows[of_stamp[owner]]
-    return thickness.reshape(shape), orientation.reshape(shape)
+        orientation[index[owner]] = which.repeat_interleave(width**2)[owner]
+    inside = slice(width, -width)
+    return tuple(flat.reshape(rows, columns)[inside, inside].contiguous() for flat in (thickness, orientation))
 
 
 def _pixels(scene, pixel_size) -> tuple[int, int]:
@@ -185,22 +194,6 @@ def _pixels(scene, pixel_size) -> tuple[int, int]:
     if min(shape) < 1:
         raise ValueError(f"a field of {scene.field} nm is smaller than a pixel of {pixel_size} nm")
     return shape
-
-
-def _stamps(scene, layer, fine, width, shape, device):
-    """Flat index and thickness of every sample of a square window around each particle."""
-    center = torch.as_tensor(layer.positions / fine, dtype=torch.float64, device=device)  # samples
-    corner = torch.floor(center).long() - width // 2 + 1
-    axis = torch.arange(width, device=device)
-    rows, columns = corner[:, 0, None] + axis, corner[:, 1, None] + axis  # (n, width)
-    y = (fine * (rows + 0.5 - center[:, 0, None])).float()[:, :, None]
-    x = (fine * (columns + 0.5 - center[:, 1, None])).float()[:, None, :]
-    both = torch.as_tensor(np.stack([layer.diameters, layer.rotations]), dtype=torch.float32, device=device)
-    diameter, turn = both[:, :, None, None]
-    t = particle_thickness(scene.shape, y, x, diameter, turn, scene.height, scene.rounding)
-    inside = ((rows >= 0) & (rows < shape[0]))[:, :, None] & ((columns >= 0) & (columns < shape[1]))[:, None, :]
-    index = rows.clamp(0, shape[0] - 1)[:, :, None] * shape[1] + columns.clamp(0, shape[1] - 1)[:, None, :]
-    return index.flatten(), (t * inside).flatten()
 
 
 def block_mean(image, n: int):
@@ -224,16 +217,9 @@ def clean_image(
     Each layer multiplies the wave by its transmission, the wave travels on to the next layer, the objective lens adds
     its phase, and the camera adds the electrons of each pixel. The image is 1 where nothing is in the way.
 
-    Parameters
-    ----------
-    transmission, lens : Transmission, Lens, optional
-        Gold's shipped table at the lens's energy and aperture, and a lens in focus at those of the table by default.
-    mean_free_path : float, optional
-        Replaces the table's loss, in nm.
-    liquid_mean_free_path : float, optional
-        In nm; when given, particles displace liquid and so spare the beam the liquid's loss along their thickness.
-    device : str
-        Where torch composes.
+    Transmission and lens are by default gold's shipped table at the lens's energy and aperture, and a lens in focus at
+    those of the table. A mean free path (nm) replaces the table's loss; one of the liquid (nm) is what the beam is
+    spared along particles, which displace liquid. torch composes on the device.
     """
     for name, path in (("mean_free_path", mean_free_path), ("liquid_mean_free_path", liquid_mean_free_path)):
         if path is not None and not path > 0:
@@ -243,10 +229,16 @@ def clean_image(
     transmission = table_for(lens, transmission)
     shape = _pixels(scene, pixel_size)
     reach = lens.semiangle * (abs(lens.defocus) + 3 * lens.focal_spread) / pixel_size
-    wide, margin = _widen(scene, pixel_size, shape, int(np.clip(np.ceil(reach), *MARGINS)))
-    paths, numbers = (mean_free_path, liquid_mean_free_path), range(1, len(wide.layers) + 1)
+    margin = int(np.clip(np.ceil(reach), *MARGINS))
+    # Fourier transforms are periodic: without a border, defocus would carry electrons from one edge to the other. The
+    # border is made wider where that makes the transform fast. Empty layers on top are left out.
+    field = tuple(next_fast_len(n + 2 * margin) * pixel_size for n in shape)
+    last = max((i for i, layer in enumerate(scene.layers) if len(layer)), default=0)
+    moved = tuple(layer.shift((margin * pixel_size, margin * pixel_size)) for layer in scene.layers[: last + 1])
+    wide, paths = replace(scene, layers=moved, field=field), (mean_free_path, liquid_mean_free_path)
+    numbers = range(1, len(moved) + 1)
     layers = [_layer_transmission(wide, n, pixel_size, oversampling, transmission, paths, device) for n in numbers]
-    image = compose(layers, [layer.z for layer in wide.layers], pixel_size, oversampling, lens)
+    image = compose(layers, [layer.z for layer in moved], pixel_size, oversampling, lens)
     return image[margin : margin + shape[0], margin : margin + shape[1]].cpu().numpy()
 
 
@@ -265,18 +257,6 @@ def table_for(lens: Lens, transmission: Transmission | None = None) -> Transmiss
     return transmission
 
 
-def _widen(scene, pixel_size, shape, margin) -> tuple[Scene, int]:
-    """The scene with a border of pixels and without empty layers on top, and the border's width.
-
-    Fourier transforms are periodic: without a border, defocus would carry electrons from one edge to the other. The
-    border is made wider where that makes the transform fast.
-    """
-    last = max((i for i, layer in enumerate(scene.layers) if len(layer)), default=0)
-    field = tuple(next_fast_len(n + 2 * margin) * pixel_size for n in shape)
-    layers = tuple(layer.shift((margin * pixel_size, margin * pixel_size)) for layer in scene.layers[: last + 1])
-    return replace(scene, layers=layers, field=field), margin
-
-
 def _layer_transmission(scene, number, pixel_size, oversampling, transmission, paths, device):
     """Coherent transmission and incoherent remainder of one layer at wave sampling, from thickness and table."""
     thickness, orientation = _rasterize(scene, number, pixel_size, oversampling, device)
@@ -286,16 +266,10 @@ def _layer_transmission(scene, number, pixel_size, oversampling, transmission, p
     if liquid is not None:
         spared = torch.exp(step * torch.arange(wave.shape[1], device=device) / liquid)
         wave, remainder = wave * spared.sqrt(), remainder * spared
-    covered = torch.nonzero(thickness.flatten() > 0).squeeze(1)
-    index = (orientation.flatten()[covered] % wave.shape[0]).long() * wave.shape[1]
-    index += (thickness.flatten()[covered] / step).round_().long()
-    full_wave = torch.ones(thickness.numel(), dtype=torch.complex64, device=device)
-    full_wave[covered] = wave.flatten()[index]
-    if not remainder.any():
-        return full_wave.reshape(thickness.shape), None
-    full_remainder = torch.zeros(thickness.numel(), device=device)
-    full_remainder[covered] = remainder.flatten()[index]
-    return full_wave.reshape(thickness.shape), full_remainder.reshape(thickness.shape)
+    index = (orientation % wave.shape[0]).long() * wave.shape[1] + (thickness / step).round_().long()
+    covered = thickness > 0
+    full_wave = wave.flatten()[index].where(covered, 1)
+    return full_wave, remainder.flatten()[index].where(covered, 0) if remainder.any() else None
 
 
 def compose(layers, heights, pixel_size: float, oversampling: int, lens: Lens) -> torch.Tensor:
@@ -306,13 +280,9 @@ def compose(layers, heights, pixel_size: float, oversampling: int, lens: Lens) -
     in an image of that sampling: they are carried as intensity, attenuated by later layers, and spread over a disk
     whose radius is the aperture times their layer's distance from focus.
 
-    Parameters
-    ----------
-    layers : sequence of (torch.Tensor, torch.Tensor or None)
-        Per layer, in the beam's order: coherent transmission, complex of shape (y, x) at wave sampling, and the
-        intensity per sample that it does not carry (``None`` for nothing).
-    heights : sequence of float
-        Of the layers' mid-planes along the beam, in nm. A lens without defocus is in focus at the last one.
+    Layers, in the beam's order, are pairs of tensors (y, x) at wave sampling: coherent transmission, complex, and the
+    intensity that it does not carry (None for nothing). Heights are those of their mid-planes in nm; a lens without
+    defocus is in focus at the last one.
     """
     sampling = pixel_size / oversampling
     wave = None
@@ -324,26 +294,19 @@ def compose(layers, heights, pixel_size: float, oversampling: int, lens: Lens) -
             scattered.append((remainder if wave is None else remainder * _intensity(wave), heights[i]))
         wave = coherent if wave is None else wave * coherent
         if i + 1 < len(layers) and heights[i + 1] != heights[i]:
-            angle = _squared_angles(wave, sampling, lens.wavelength)
             distance = heights[i + 1] - heights[i]
-            fresnel = _phase_factor(-np.pi * distance / lens.wavelength * angle)
-            wave = inverse_fft(fresnel.mul_(torch.fft.fft2(wave)))
-    image = _through_lens(wave, sampling, oversampling, lens)
-    for spread, height in scattered:
-        radius = lens.semiangle * abs(lens.defocus + height - heights[-1])
-        image = image + _blur_by_disk(block_mean(spread, oversampling), radius / pixel_size)
-    return image
-
-
-def _through_lens(wave, sampling, oversampling, lens):
-    """Camera image of a wave behind the objective lens, averaged over the foci of its spread."""
+            phase = -np.pi * distance / lens.wavelength * _squared_angles(wave, sampling, lens.wavelength)
+            wave = inverse_fft(torch.polar(torch.ones_like(phase), phase).mul_(torch.fft.fft2(wave)))
     spectrum, angle = torch.fft.fft2(wave), _squared_angles(wave, sampling, lens.wavelength)
     if float(angle.max()) > lens.semiangle**2:
         spectrum = spectrum * (angle <= lens.semiangle**2)
-    image = 0.0
+    image = torch.zeros((), device=angle.device)
     for defocus, weight in lens.foci:
         focused = inverse_fft(lens.transfer(angle, defocus).mul_(spectrum))
         image = image + weight * block_mean(_intensity(focused), oversampling)
+    for spread, height in scattered:
+        radius = lens.semiangle * abs(lens.defocus + height - heights[-1])
+        image = image + _blur_by_disk(block_mean(spread, oversampling), radius / pixel_size)
     return image
 
 
@@ -356,10 +319,6 @@ def _squared_angles(wave, sampling, wavelength):
 def inverse_fft(spectrum):
     """Inverse transform. torch's own scaling is wrong for 2048 × 2048 on some CPUs (pytorch/pytorch issue 169670)."""
     return torch.fft.ifft2(spectrum, norm="forward").div_(spectrum.numel())
-
-
-def _phase_factor(angle):
-    return torch.polar(torch.ones((), device=angle.device).expand_as(angle), angle)
 
 
 def _intensity(wave):

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 from scipy.spatial import cKDTree
 
-from ..crystal.lattice import Lattice, hexagonal_lattice
+from ..crystal.lattice import hexagonal_lattice
 from ..crystal.neighbours import REACH
 from .defects import (
-    as_pair,
     dilatation_displacement,
     direction_along,
     dislocation_displacement,
@@ -19,7 +18,7 @@ from .defects import (
     grain_boundary,
     twin_boundary,
 )
-from .scene import Defect, Layer, Scene
+from .scene import Defect, Layer, Scene, as_pair
 from .shapes import circumscribed_ratio, particle_height
 
 # Choices that keep particles apart and scenes varied; none is measured.
@@ -40,6 +39,7 @@ DEFECT_DISTANCE = 4.0  # spacings, between planted defects if there is room
 DEFECT_BORDER = 1.5  # spacings, from a planted defect to the field's border
 CRYSTAL_MARGIN = 5.0  # spacings, of a crystal beyond the field, so that no displacement shows its edge
 INNER_NEIGHBOURS = 5  # at least, of a site that may be a vacancy: elsewhere it would be the edge
+MOVES = 10  # times that particles too close to each other move apart
 DEFECT_OUTLINE = 0.85  # a planted defect lies within the layer's outline made smaller by this factor
 
 
@@ -97,6 +97,11 @@ class LatticeConfig:
 _SHARES = {"sphere": 0.35, "rod": 0.35, "cube": 0.1, "octahedron": 0.1, "prism": 0.1}
 
 
+def _fill_field(points, scale: float = 1.0) -> np.ndarray:
+    """The outline of a layer without an edge: all points (n, 2) lie inside."""
+    return np.ones(len(points), bool)
+
+
 def random_scene(config: LatticeConfig, field, rng: np.random.Generator, spacing: float | None = None) -> Scene:
     """Draw one scene of stacked hexagonal layers, each within the outline of the one below.
 
@@ -110,43 +115,25 @@ def random_scene(config: LatticeConfig, field, rng: np.random.Generator, spacing
     low, high = np.log(config.spacing)
     spacing = float(np.exp(rng.uniform(low, high))) if spacing is None else float(spacing)
     field = (float(field[0]), float(field[1]))
-    particle = _random_particle(config, spacing, rng)
+    shape, diameter, height, rounding = _random_particle(config, spacing, rng)
+    size = diameter, circumscribed_ratio(shape, rounding)
     center = np.asarray(field) / 2 + rng.uniform(-0.5, 0.5, 2) * spacing
-    lattice = _LayerLattice(spacing, rng.uniform(0.0, 60.0), center)
-    outline = _random_outline(field, rng, BASE_RADIUS) if rng.random() < config.edge else _Outline()
+    lattice = spacing, rng.uniform(0.0, 60.0), center
+    outline = _random_outline(field, rng, BASE_RADIUS, _fill_field) if rng.random() < config.edge else _fill_field
     single = rng.random() < config.single_layer
-    layers = [_random_layer(config, field, particle, lattice, outline, True, rng)]
+    layers = [_random_layer(config, field, size, lattice, outline, True, rng)]
     for _ in range(config.layers - 1):
-        lattice = _upper_lattice(config, lattice, particle, rng)
+        lattice = _upper_lattice(config, lattice, size, rng)
         island = rng.random() < config.island
-        outline = _random_outline(field, rng, ISLAND_RADIUS, outline) if island else _Outline(below=outline)
-        layer = _random_layer(config, field, particle, lattice, outline, False, rng)
-        z = layers[-1].z + particle.depth + rng.uniform(*config.gap)
+        outline = _random_outline(field, rng, ISLAND_RADIUS, outline) if island else _step_back(outline)
+        layer = _random_layer(config, field, size, lattice, outline, False, rng)
+        z = layers[-1].z + particle_height(shape, diameter, height, rounding) + rng.uniform(*config.gap)
         layers.append(replace(layer.select(np.zeros(0, int)), z=z, defects=()) if single else replace(layer, z=z))
-    return Scene(tuple(layers), field, particle.shape, particle.height, particle.rounding)
+    return Scene(tuple(layers), field, shape, height, rounding)
 
 
-@dataclass(frozen=True)
-class _Particle:
-    """What the particles of a scene have in common; lengths in nm."""
-
-    shape: str
-    diameter: float
-    height: float
-    rounding: float
-
-    @property
-    def depth(self) -> float:
-        """Extent along the beam."""
-        return particle_height(self.shape, self.diameter, self.height, self.rounding)
-
-    @property
-    def corners(self) -> float:
-        """Circumscribed circle / diameter."""
-        return circumscribed_ratio(self.shape, self.rounding)
-
-
-def _random_particle(config, spacing, rng) -> _Particle:
+def _random_particle(config, spacing, rng) -> tuple[str, float, float, float]:
+    """Shape, mean diameter, height (nm) and rounding that the particles of a scene have in common."""
     share = np.array([_SHARES[shape] for shape in config.shapes])
     shape = str(rng.choice(config.shapes, p=share / share.sum()))
     rounding = float(rng.uniform(*config.rounding))
@@ -155,154 +142,120 @@ def _random_particle(config, spacing, rng) -> _Particle:
     diameter = float(min(diameter, MEAN_FILL * spacing / circumscribed_ratio(shape, rounding)))
     ratios = rng.uniform(*config.rod_height), rng.uniform(*config.prism_height)
     height = diameter * ratios[shape == "prism"] if config.height is None else config.height
-    return _Particle(shape, diameter, float(height), rounding)
+    return shape, diameter, float(height), rounding
 
 
-@dataclass(frozen=True)
-class _LayerLattice(Lattice):
-    """The ideal lattice of one layer, in nm and degrees, and one of its points."""
-
-    center: np.ndarray  # (y, x) nm
-
-
-def _upper_lattice(config, below, particle, rng) -> _LayerLattice:
-    """The next layer's lattice: another angle, origin and spacing."""
+def _upper_lattice(config, lattice, size, rng) -> tuple[float, float, np.ndarray]:
+    """The next layer's lattice, by that of the layer below: another spacing (nm), angle and origin."""
+    below, angle, center = lattice
     twist = rng.uniform(*config.twist_angle) * rng.choice([-1.0, 1.0])
     if config.upper_spacing is None:
-        spacing = below.spacing * (1 + config.spacing_mismatch * rng.standard_normal())
+        spacing = below * (1 + config.spacing_mismatch * rng.standard_normal())
     else:
         spacing = rng.uniform(*config.upper_spacing)
-    spacing = max(spacing, UPPER_ROOM * particle.diameter * particle.corners)  # particles fit beside each other
+    spacing = max(spacing, UPPER_ROOM * size[0] * size[1])  # particles fit beside each other
     direction = rng.uniform(0, 2 * np.pi)
-    shift = rng.uniform(*config.offset) * below.spacing * np.array([np.sin(direction), np.cos(direction)])
-    return _LayerLattice(float(spacing), below.angle + twist, below.center + shift)
+    shift = rng.uniform(*config.offset) * below * np.array([np.sin(direction), np.cos(direction)])
+    return float(spacing), angle + twist, center + shift
 
 
-@dataclass(frozen=True)
-class _Outline:
-    """An irregular closed outline within the one of the layer below; without a radius, no outline of its own."""
-
-    center: np.ndarray | None = None  # (y, x) nm
-    radius: float = np.inf  # nm, mean
-    amplitude: np.ndarray | None = None  # relative, of each wave around
-    phase: np.ndarray | None = None
-    below: _Outline | None = None
-
-    def contains(self, points, scale: float = 1.0) -> np.ndarray:
-        """Which points (n, 2) lie inside, with the outline's radius scaled."""
-        points = np.asarray(points)
-        inside = np.ones(len(points), bool)
-        if self.below is not None:
-            inside &= self.below.contains(points, STEP_BACK * scale)
-        if self.center is not None:
-            y, x = (points - self.center).T
-            waves = np.cos(OUTLINE_WAVES * np.arctan2(y, x)[:, None] + self.phase) @ self.amplitude
-            inside &= np.hypot(y, x) < scale * self.radius * (1 + waves)
-        return inside
+def _step_back(below):
+    """The outline of a layer as large as the one below, less one row."""
+    return lambda points, scale=1.0: below(points, STEP_BACK * scale)
 
 
-def _random_outline(field, rng, radius, below=None) -> _Outline:
-    """An outline with a mean radius in this range of the field's longer side, its middle well inside the one below."""
+def _random_outline(field, rng, radius, below):
+    """Draw an irregular closed outline within the one below: which points (n, 2) lie in it, made larger by a scale.
+
+    Its mean radius lies in a range of the field's longer side, its middle well inside the outline below.
+    """
     for _ in range(50):
         center = np.asarray(field) * rng.uniform(*OUTLINE_MIDDLE, 2)
-        if below is None or below.contains(center[None], MIDDLE_INSIDE)[0]:
+        if below(center[None], MIDDLE_INSIDE)[0]:
             break
     amplitude = 0.25 * rng.standard_normal(OUTLINE_WAVES.size) / OUTLINE_WAVES
     phase = rng.uniform(0, 2 * np.pi, OUTLINE_WAVES.size)
-    return _Outline(center, rng.uniform(*radius) * max(field), amplitude, phase, below)
+    mean_radius = rng.uniform(*radius) * max(field)
+
+    def contains(points, scale=1.0):
+        y, x = (points - center).T
+        waves = np.cos(OUTLINE_WAVES * np.arctan2(y, x)[:, None] + phase) @ amplitude
+        return below(points, STEP_BACK * scale) & (np.hypot(y, x) < scale * mean_radius * (1 + waves))
+
+    return contains
 
 
-def _random_layer(config, field, particle, lattice, outline, base, rng) -> Layer:
+def _random_layer(config, field, size, lattice, outline, base, rng) -> Layer:
     """One layer: ideal crystal, boundary or dislocations, interstitials, strain, outline, vacancies, displacements."""
+    (diameter, corners), (spacing, _, _) = size, lattice
     crystal = _random_crystal(config, field, lattice, base, rng)
+    sites = len(crystal)
     for _ in range(0 if crystal.defects else rng.poisson(config.dislocations)):
-        crystal.plant_dislocation(_random_site(crystal, field, outline, rng), rng)
-    per_field = field[0] * field[1] / (np.sqrt(0.75) * lattice.spacing**2)
+        crystal = _plant_dislocation(crystal, _random_site(crystal, field, outline, rng), rng)
+    per_field = field[0] * field[1] / (np.sqrt(0.75) * spacing**2)
     for _ in range(rng.poisson(rng.uniform(*config.interstitials) * per_field)):
-        crystal.plant_interstitial(_random_site(crystal, field, outline, rng))
-    crystal.displace(_slow_displacement(field, rng.uniform(*config.strain), rng))
-    crystal.keep(outline.contains(crystal.points))
-    crystal.plant_vacancies(rng.uniform(*config.vacancies), rng)
-    crystal.keep(_in_field(crystal.points, field, particle.diameter))
-    defects = [d for d in (_clip(d, field, outline) for d in crystal.defects) if d is not None]
-    n, points = len(crystal.points), crystal.points
-    points = points + rng.uniform(*config.position_std) * lattice.spacing * rng.standard_normal(points.shape)
+        crystal = _plant_interstitial(crystal, _random_site(crystal, field, outline, rng))
+    crystal = crystal.displace(_slow_displacement(field, rng.uniform(*config.strain), rng))
+    crystal = crystal.select(outline(crystal.positions))
+    fraction, points = rng.uniform(*config.vacancies), crystal.positions
+    neighbours = cKDTree(points).query_ball_point(points, REACH * spacing, return_length=True) - 1
+    empty = (rng.random(len(points)) < fraction) & (neighbours >= INNER_NEIGHBOURS) & (crystal.ids < sites)
+    vacancies = [Defect("vacancy", as_pair(point)) for point in points[empty]]
+    defects = [_clip(defect, field, outline) for defect in (*crystal.defects, *vacancies)]
+    crystal = crystal.select(~empty & _in_field(points, field, diameter))
+    n, points = len(crystal), crystal.positions
+    points = points + rng.uniform(*config.position_std) * spacing * rng.standard_normal(points.shape)
     scatter = rng.uniform(*config.diameter_std) * np.clip(rng.standard_normal(n), -SIZE_CUT, SIZE_CUT)
-    sizes = np.minimum(particle.diameter * (1 + scatter), FILL * lattice.spacing / particle.corners)
+    sizes = np.minimum(diameter * (1 + scatter), FILL * spacing / corners)
     aligned = rng.random() < config.aligned
-    rotations = crystal.angles + ROW_SCATTER * rng.standard_normal(n) if aligned else rng.uniform(0, 360, n)
-    return Layer(
-        *_separate(points, sizes, particle.corners),
-        lattice.spacing,
-        float(lattice.angle),
-        rotations=rotations,
-        orientations=rng.integers(0, 2**15, n),
-        defects=tuple(defects),
-    )
+    rotations = crystal.rotations + ROW_SCATTER * rng.standard_normal(n) if aligned else rng.uniform(0, 360, n)
+    orientations, planted = rng.integers(0, 2**15, n), tuple(defect for defect in defects if defect)
+    own = {"ids": None, "rotations": rotations, "orientations": orientations, "defects": planted}
+    points, sizes = _separate(points, sizes, corners)
+    return replace(crystal, positions=points, diameters=sizes, **own)
 
 
-class _Crystal:
-    """A crystal while defects are planted in it: its points, and where its defects are by now."""
-
-    def __init__(self, points, angles, spacing, defects=()):
-        self.points, self.angles, self.spacing = points, angles, spacing  # nm, row direction in degrees, nm
-        self.defects = list(defects)
-        self.extra = np.zeros(len(points), bool)  # interstitials
-
-    def displace(self, displacement) -> None:
-        """Move points and defects by a function of the position."""
-        self.points = self.points + displacement(self.points)
-        for i, defect in enumerate(self.defects):
-            ends = np.array([defect.position] + ([defect.end] if defect.end else []))
-            ends = ends + displacement(ends)
-            self.defects[i] = replace(defect, position=as_pair(ends[0]), end=as_pair(ends[1]) if defect.end else None)
-
-    def keep(self, mask) -> None:
-        """Drop all other points."""
-        self.points, self.angles, self.extra = self.points[mask], self.angles[mask], self.extra[mask]
-
-    def hollow(self, point) -> np.ndarray:
-        """Corners (3, 2) of a triangle of neighbours near a point."""
-        near = self.points[cKDTree(self.points).query(point, k=8)[1]]
-        second = near[1]
-        third = near[2:][np.argmin(np.hypot(*(near[2:] - near[0]).T) + np.hypot(*(near[2:] - second).T))]
-        return np.array([near[0], second, third])
-
-    def plant_dislocation(self, point, rng) -> None:
-        """An edge dislocation near a point, with its Burgers vector along one of the three rows, either way."""
-        one, other, apex = self.hollow(point)[rng.permutation(3)]
-        core = (one + other + apex) / 3
-        burgers = (other - one) * self.spacing / np.hypot(*(other - one))
-        if (apex - core) @ [burgers[1], -burgers[0]] < 0:  # the extra half row begins at the apex: the looser core
-            burgers = -burgers
-        self.displace(lambda points: dislocation_displacement(points, core, burgers))
-        self.defects.append(Defect("dislocation", as_pair(core), burgers=as_pair(burgers)))
-
-    def plant_interstitial(self, point) -> None:
-        """One more particle in the hollow nearest to a point; its neighbours make room."""
-        site = self.hollow(point).mean(axis=0)
-        self.displace(lambda points: dilatation_displacement(points, site, np.sqrt(0.75) * self.spacing**2))
-        angle = self.angles[cKDTree(self.points).query(site)[1]]
-        self.points, self.angles = np.vstack([self.points, site]), np.append(self.angles, angle)
-        self.extra = np.append(self.extra, True)
-        self.defects.append(Defect("interstitial", as_pair(site)))
-
-    def plant_vacancies(self, fraction, rng) -> None:
-        """Empty a fraction of the sites that have neighbours on all sides."""
-        counts = cKDTree(self.points).query_ball_point(self.points, REACH * self.spacing, return_length=True) - 1
-        empty = (rng.random(len(self.points)) < fraction) & (counts >= INNER_NEIGHBOURS) & ~self.extra
-        self.defects += [Defect("vacancy", as_pair(point)) for point in self.points[empty]]
-        self.keep(~empty)
+def _hollow(points, at) -> np.ndarray:
+    """Corners (3, 2) of a triangle of neighbours near a point."""
+    near = points[cKDTree(points).query(at, k=8)[1]]
+    third = np.argmin(np.hypot(*(near[2:] - near[0]).T) + np.hypot(*(near[2:] - near[1]).T))
+    return near[[0, 1, 2 + third]]
 
 
-def _random_crystal(config, field, lattice, base, rng) -> _Crystal:
+def _plant_dislocation(crystal, point, rng) -> Layer:
+    """An edge dislocation near a point, with its Burgers vector along one of the three rows, either way."""
+    one, other, apex = _hollow(crystal.positions, point)[rng.permutation(3)]
+    core = (one + other + apex) / 3
+    burgers = (other - one) * crystal.spacing / np.hypot(*(other - one))
+    if (apex - core) @ [burgers[1], -burgers[0]] < 0:  # the extra half row begins at the apex: the looser core
+        burgers = -burgers
+    moved = crystal.displace(lambda points: dislocation_displacement(points, core, burgers))
+    return replace(moved, defects=(*moved.defects, Defect("dislocation", as_pair(core), burgers=as_pair(burgers))))
+
+
+def _plant_interstitial(crystal, point) -> Layer:
+    """One more particle in the hollow nearest to a point, the last of the layer; its neighbours make room."""
+    site = _hollow(crystal.positions, point).mean(axis=0)
+    moved = crystal.displace(lambda points: dilatation_displacement(points, site, np.sqrt(0.75) * crystal.spacing**2))
+    points, turn = np.vstack([moved.positions, site]), moved.rotations[cKDTree(moved.positions).query(site)[1]]
+    defects = (*moved.defects, Defect("interstitial", as_pair(site)))
+    return _as_crystal(points, np.append(moved.rotations, turn), crystal.spacing, crystal.angle, defects)
+
+
+def _as_crystal(points, rotations, spacing, angle, defects=()) -> Layer:
+    """A layer in the making: its rotations are the direction of the rows, its diameters not known yet."""
+    return Layer(points, np.zeros(len(points)), spacing, float(angle), rotations=rotations, defects=tuple(defects))
+
+
+def _random_crystal(config, field, lattice, base, rng) -> Layer:
     """A single crystal, or two grains that meet at a boundary, on a disk larger than the field."""
-    spacing, angle, radius = lattice.spacing, lattice.angle, 0.5 * np.hypot(*field) + CRYSTAL_MARGIN * lattice.spacing
+    spacing, angle, center = lattice
+    radius = 0.5 * np.hypot(*field) + CRYSTAL_MARGIN * spacing
     if not base or rng.random() >= config.boundary:
-        points = hexagonal_lattice(spacing, angle, lattice.center, radius)
-        return _Crystal(points, np.full(len(points), angle), spacing)
-    shift = (np.asarray(field) * rng.uniform(*BOUNDARY_MIDDLE, 2)) - lattice.center
-    center, radius = lattice.center + shift, radius + np.hypot(*shift)
+        points = hexagonal_lattice(spacing, angle, center, radius)
+        return _as_crystal(points, np.full(len(points), angle), spacing, angle)
+    shift = (np.asarray(field) * rng.uniform(*BOUNDARY_MIDDLE, 2)) - center
+    center, radius = center + shift, radius + np.hypot(*shift)
     if rng.random() >= config.twin:
         misorientation, inclination = rng.uniform(*MISORIENTATION) * rng.choice([-1.0, 1.0]), rng.uniform(0, 360)
         points, defect = grain_boundary(spacing, angle, misorientation, inclination, center, radius)
@@ -312,19 +265,19 @@ def _random_crystal(config, field, lattice, base, rng) -> _Crystal:
         inclination = np.degrees(np.arctan2(*(end - start)))
         misorientation = 2 * (inclination - angle)
     second = (points - center) @ direction_along(inclination)[1] > 1e-6 * spacing
-    return _Crystal(points, np.where(second, angle + misorientation, angle), spacing, [defect])
+    return _as_crystal(points, np.where(second, angle + misorientation, angle), spacing, angle, [defect])
 
 
 def _random_site(crystal, field, outline, rng) -> np.ndarray:
     """A point (y, x) well inside the field and the layer, and far from other defects if there is one."""
-    inside = _in_field(crystal.points, field, -DEFECT_BORDER * crystal.spacing)
-    inside &= outline.contains(crystal.points, DEFECT_OUTLINE)
-    choices = crystal.points[inside] if inside.any() else crystal.points
+    points, spacing = crystal.positions, crystal.spacing
+    inside = _in_field(points, field, -DEFECT_BORDER * spacing) & outline(points, DEFECT_OUTLINE)
+    choices = points[inside] if inside.any() else points
     taken = [np.linspace(d.position, d.end or d.position, 100 if d.end else 1) for d in crystal.defects]
     if taken:
-        free = far_from(choices, np.concatenate(taken), DEFECT_DISTANCE * crystal.spacing)
+        free = far_from(choices, np.concatenate(taken), DEFECT_DISTANCE * spacing)
         choices = choices[free] if free.any() else choices
-    return choices[rng.integers(len(choices))] + 0.1 * crystal.spacing * rng.standard_normal(2)
+    return choices[rng.integers(len(choices))] + 0.1 * spacing * rng.standard_normal(2)
 
 
 def _slow_displacement(field, strain, rng):
@@ -345,7 +298,7 @@ def _in_field(points, field, margin=0.0) -> np.ndarray:
 def _clip(defect: Defect, field, outline) -> Defect | None:
     """The part of a defect in the field and the layer's outline, or None."""
     line = np.linspace(defect.position, defect.end or defect.position, 2000 if defect.end else 1)
-    line = line[_in_field(line, field) & outline.contains(line)]
+    line = line[_in_field(line, field) & outline(line)]
     if len(line) == 0:
         return None
     return replace(defect, position=as_pair(line[0]), end=as_pair(line[-1]) if defect.end else None)
@@ -356,22 +309,16 @@ def _separate(points, diameters, corners) -> tuple[np.ndarray, np.ndarray]:
 
     Pairs move apart by the overlap, several times; where one remains, both become smaller.
     """
-    points = np.array(points)
-    reach = corners * diameters.max(initial=0)
-    for _ in range(10):
-        i, j, step, distance, touch = _close_pairs(points, corners * diameters, reach)
-        push = 0.5 * (np.maximum(touch / np.maximum(distance, 1e-9) - 1, 0))[:, None] * step
-        np.add.at(points, j, push)
-        np.add.at(points, i, -push)
-    i, j, _, distance, touch = _close_pairs(points, corners * diameters, reach)
-    scale = np.ones(len(points))
-    for k in (i, j):
-        np.minimum.at(scale, k, np.minimum(distance / touch, 1))
+    if len(points) == 0:
+        return points, diameters
+    circles, scale = corners * diameters, np.ones(len(points))
+    for move in range(MOVES + 1):
+        i, j = cKDTree(points).query_pairs(circles.max(), output_type="ndarray").T
+        step = points[j] - points[i]
+        distance, touch = np.hypot(*step.T), 0.5 * (circles[i] + circles[j])
+        if move < MOVES:
+            push = 0.5 * (np.maximum(touch / np.maximum(distance, 1e-9) - 1, 0))[:, None] * step
+            np.add.at(points, j, push)
+            np.add.at(points, i, -push)
+    np.minimum.at(scale, np.concatenate([i, j]), np.minimum(np.tile(distance / touch, 2), 1))
     return points, diameters * scale
-
-
-def _close_pairs(points, diameters, reach):
-    """Indices of pairs of circles, the step from one to the other, its length, and the length at which they touch."""
-    i, j = cKDTree(points).query_pairs(reach, output_type="ndarray").T if len(points) else np.empty((2, 0), int)
-    step = points[j] - points[i]
-    return i, j, step, np.hypot(*step.T), 0.5 * (diameters[i] + diameters[j])

@@ -42,8 +42,7 @@ class Layer:
         n = len(self.positions)
         defaults = {"ids": np.arange(n), "rotations": np.zeros(n), "orientations": np.zeros(n, int)}
         for name in ("diameters", *defaults):
-            values = getattr(self, name)
-            values = np.asarray(defaults[name] if values is None else values)
+            values = np.asarray(defaults[name] if getattr(self, name) is None else getattr(self, name))
             if len(values) != n:
                 raise ValueError(f"{len(values)} {name} for {n} positions; Layer.select keeps them in step")
             object.__setattr__(self, name, values)
@@ -53,18 +52,26 @@ class Layer:
 
     def select(self, keep) -> Layer:
         """The particles chosen by a boolean mask or an index array; defects and lattice stay as they are."""
-        keep = np.asarray(keep)
         arrays = ("positions", "diameters", "ids", "rotations", "orientations")
-        return replace(self, **{name: getattr(self, name)[keep] for name in arrays})
+        return replace(self, **{name: getattr(self, name)[np.asarray(keep)] for name in arrays})
+
+    def displace(self, displacement) -> Layer:
+        """The layer with particles and planted defects moved by a function of the position, (n, 2) to (n, 2) nm."""
+        defects = []
+        for defect in self.defects:
+            ends = np.array([end for end in (defect.position, defect.end) if end])
+            start, *end = (as_pair(point) for point in ends + displacement(ends))
+            defects.append(replace(defect, position=start, end=end[0] if end else None))
+        return replace(self, positions=self.positions + displacement(self.positions), defects=tuple(defects))
 
     def shift(self, by) -> Layer:
         """The layer moved by (y, x) nm, its planted defects with it."""
-        y, x = (float(v) for v in by)
-        starts = [(d.position[0] + y, d.position[1] + x) for d in self.defects]
-        ends = [d.end and (d.end[0] + y, d.end[1] + x) for d in self.defects]
-        moved = zip(self.defects, starts, ends, strict=True)
-        defects = tuple(replace(d, position=start, end=end) for d, start, end in moved)
-        return replace(self, positions=self.positions + (y, x), defects=defects)
+        return self.displace(lambda points: np.asarray(by, float))
+
+
+def as_pair(point) -> tuple[float, float]:
+    """A point as a tuple of two floats."""
+    return float(point[0]), float(point[1])
 
 
 @dataclass(frozen=True)
@@ -117,22 +124,19 @@ def truth_table(scene: Scene, pixel_size: float, frame: int = 0) -> pd.DataFrame
     """
     rows = []
     for number, layer in enumerate(scene.layers, start=1):
-        inside = np.all((layer.positions >= 0) & (layer.positions < scene.field), axis=1)
-        px = layer.positions[inside] / pixel_size - 0.5
-        ids = layer.ids[inside]  # the same in every frame of a movie
-        table = pd.DataFrame({"frame": frame, "particle": ids, "layer": number, "y": px[:, 0], "x": px[:, 1]})
-        rows.append(table.assign(diameter_nm=layer.diameters[inside]))
-    table = pd.concat(rows, ignore_index=True)
-    table["y_nm"], table["x_nm"] = table["y"] * pixel_size, table["x"] * pixel_size
-    return table[["frame", "particle", "layer", "y", "x", "y_nm", "x_nm", "diameter_nm"]]
+        seen = layer.select(np.all((layer.positions >= 0) & (layer.positions < scene.field), axis=1))
+        y, x = seen.positions.T / pixel_size - 0.5
+        table = pd.DataFrame({"frame": frame, "particle": seen.ids, "layer": number, "y": y, "x": x})
+        rows.append(table.assign(y_nm=y * pixel_size, x_nm=x * pixel_size, diameter_nm=seen.diameters))
+    return pd.concat(rows, ignore_index=True)
 
 
 def truth_parameters(scene: Scene, pixel_size: float) -> dict:
-    """Truth of a scene beside its particles, for the records of libraries and movies.
+    """Truth of a scene beside its particles, in nm and degrees, for the records of libraries and movies.
 
-    Lengths are in nm, angles in degrees; defects are counted from the middle of the first pixel, as in `truth_table`.
+    Defects are counted from the middle of the first pixel, as in `truth_table`.
     """
-    middle = (-pixel_size / 2, -pixel_size / 2)
+    planted = [layer.shift((-pixel_size / 2, -pixel_size / 2)).defects for layer in scene.layers]
     return {
         "pixel_size_nm": float(pixel_size),
         "shape": scene.shape,
@@ -142,7 +146,7 @@ def truth_parameters(scene: Scene, pixel_size: float) -> dict:
         "spacing_nm": [layer.spacing for layer in scene.layers],
         "angle_deg": [layer.angle for layer in scene.layers],
         "z_nm": [layer.z for layer in scene.layers],
-        "defects": [[asdict(d) for d in layer.shift(middle).defects] for layer in scene.layers],
+        "defects": [[asdict(defect) for defect in defects] for defects in planted],
     }
 
 

@@ -1,11 +1,12 @@
-"""Shapes of gold nanoparticles: the thickness that the beam meets, and the atoms of the same solid.
+"""Shapes of gold nanoparticles: the thickness that the beam meets, and the atoms of the same solid (chapter 1).
 
-Every solid is a sharp one, made smaller, plus a ball that rounds its edges (a Minkowski sum; chapter 1).
+Every solid is a sharp one, made smaller, plus a ball that rounds its edges (a Minkowski sum).
 """
 
 from functools import lru_cache
 
 import numpy as np
+import torch
 from ase import Atoms
 from ase.data import atomic_numbers, reference_states
 from scipy.spatial.transform import Rotation
@@ -38,8 +39,7 @@ def _core_side(shape: str, rounding: float) -> float:
     """Side of the polygon before rounding, over the diameter: with its rounded border it has the area π d²/4."""
     area, perimeter, _ = _POLYGONS[shape]
     # Steiner's formula for a convex polygon widened by ρ: A s² + P s ρ + π ρ² = π d²/4
-    c = np.pi * (rounding**2 - 0.25)
-    b = perimeter * rounding
+    b, c = perimeter * rounding, np.pi * (rounding**2 - 0.25)
     return float((np.sqrt(b * b - 4 * area * c) - b) / (2 * area))
 
 
@@ -56,7 +56,7 @@ def _check(shape: str, height: float, rounding: float) -> None:
 def circumscribed_ratio(shape: str, rounding: float = 0.0) -> float:
     """Diameter of the smallest circle around a particle's projection, over its equivalent diameter.
 
-    It is 1 for spheres and rods; 1.10, 1.25 and 1.56 for sharp octahedra, cubes and prisms, less for rounded ones.
+    1 for spheres and rods; 1.10, 1.25 and 1.56 for sharp octahedra, cubes and prisms, less for rounded ones.
     """
     _check(shape, 1.0, rounding)
     if shape not in _POLYGONS:
@@ -65,10 +65,7 @@ def circumscribed_ratio(shape: str, rounding: float = 0.0) -> float:
 
 
 def particle_height(shape: str, diameter: float, height: float = 0.0, rounding: float = 0.1) -> float:
-    """Extent of a particle along the beam in nm; parameters as for `particle_thickness`.
-
-    A sphere's diameter, a cube's edge, the distance of an octahedron's opposite facets, or ``height``.
-    """
+    """Extent along the beam in nm: a sphere's diameter, a cube's edge, an octahedron's facets, or ``height``."""
     _check(shape, height, rounding)
     if shape == "sphere":
         return diameter
@@ -82,23 +79,13 @@ def particle_height(shape: str, diameter: float, height: float = 0.0, rounding: 
 def particle_thickness(shape: str, y, x, diameter, rotation=0.0, height: float = 0.0, rounding: float = 0.1):
     """Thickness of a particle along the beam in nm, 0 outside it: float32 on the device of ``y``.
 
-    Where a wall is parallel to the beam it bulges by a quarter of the rounding radius, so that the thickness is
-    continuous (with ``rounding=0`` it is not).
-
-    Parameters
-    ----------
-    shape : str
-        One of `SHAPES`. Rods stand along the beam, cubes on a facet, octahedra and prisms on a triangular one.
-    y, x, diameter : torch.Tensor
-        Offsets from the centre, and equivalent circular diameter of the projection (area π d²/4), in nm.
-    rotation : float or torch.Tensor
-        In the plane, in degrees from x towards y. At 0 a cube's facets face x and y, and one edge of an octahedron's or
-        prism's upper facet is parallel to x.
-    height, rounding : float
-        Of rods and prisms, in nm; radius of rounded edges over the diameter, 0 to 0.5 (octahedra 0.45).
+    Takes offsets from the centre (y, x) and the equivalent circular diameter of the projection (area π d²/4) as tensors
+    in nm; the rotation in the plane in degrees from x towards y; the height of rods and prisms in nm; and the radius of
+    rounded edges over the diameter, 0 to 0.5 (octahedra 0.45). Rods stand along the beam, cubes on a facet, octahedra
+    and prisms on a triangular one. At 0 degrees a cube's facets face x and y, and one edge of an octahedron's or a
+    prism's upper facet is parallel to x. A wall along the beam bulges by a quarter of the rounding radius, so that the
+    thickness is continuous (with ``rounding=0`` it is not).
     """
-    import torch
-
     _check(shape, height, rounding)
     y, x = y.float(), x.float()
     diameter, rotation = (torch.as_tensor(v, dtype=torch.float32, device=y.device) for v in (diameter, rotation))
@@ -109,8 +96,12 @@ def particle_thickness(shape: str, y, x, diameter, rotation=0.0, height: float =
         return _rounded_wall(r - (0.5 - rounding) * diameter, diameter, height, rounding)
     cos, sin = torch.cos(torch.deg2rad(rotation)), torch.sin(torch.deg2rad(rotation))
     along, across = x * cos + y * sin, y * cos - x * sin
-    if shape == "octahedron":
-        return _octahedron_thickness(along, across, diameter, rounding)
+    if shape == "octahedron":  # its rounded surface has many pieces
+        table, half = _octahedron_table(rounding)
+        grid = torch.stack(torch.broadcast_tensors(along / (half * diameter), across / (half * diameter)), dim=-1)
+        table, at = table.to(grid.device)[None, None], grid.reshape(1, 1, -1, 2)
+        sampled = torch.nn.functional.grid_sample(table, at, align_corners=True, padding_mode="zeros")
+        return sampled.reshape(grid.shape[:-1]) * diameter
     side = _core_side(shape, rounding) * diameter
     if shape == "cube":
         distance = torch.hypot((along.abs() - side / 2).clamp_(min=0), (across.abs() - side / 2).clamp_(min=0))
@@ -120,8 +111,6 @@ def particle_thickness(shape: str, y, x, diameter, rotation=0.0, height: float =
 
 def _rounded_wall(distance, diameter, height, rounding: float):
     """Thickness of an upright solid at a distance (nm) from its sharp core; its rims are quarter circles."""
-    import torch
-
     height = torch.as_tensor(height, dtype=torch.float32, device=distance.device)
     if rounding == 0:
         return height * (distance <= 0)
@@ -133,8 +122,6 @@ def _rounded_wall(distance, diameter, height, rounding: float):
 
 def _triangle_distance(along, across, side):
     """Distance to an equilateral triangle about the origin, one edge parallel to `along` on its negative side."""
-    import torch
-
     k = np.sqrt(3.0)
     u, v = along.abs() - side / 2, across + side / (2 * k)
     # The triangle's three corners are equivalent: fold the plane onto the one sixth that faces the lower edge.
@@ -144,23 +131,9 @@ def _triangle_distance(along, across, side):
     return torch.where(v < 0, torch.hypot(u, v), 0.0)
 
 
-def _octahedron_thickness(along, across, diameter, rounding: float):
-    """Thickness of an octahedron on a facet, from a table for diameter 1 (its rounded surface has many pieces)."""
-    import torch
-
-    table, half = _octahedron_table(rounding)
-    grid = torch.stack(torch.broadcast_tensors(along / (half * diameter), across / (half * diameter)), dim=-1)
-    sampled = torch.nn.functional.grid_sample(
-        table.to(grid.device)[None, None], grid.reshape(1, 1, -1, 2), align_corners=True, padding_mode="zeros"
-    )
-    return sampled.reshape(grid.shape[:-1]) * diameter
-
-
 @lru_cache(maxsize=16)
 def _octahedron_table(rounding: float):
     """Thickness of an octahedron of diameter 1 on a square grid, and the grid's half width."""
-    import torch
-
     half = 0.5 * circumscribed_ratio("octahedron", rounding) * 1.01
     axis = np.linspace(-half, half, 513)
     top = _octahedron_top(axis[:, None], axis[None, :], _core_side("octahedron", rounding), rounding)
@@ -217,18 +190,16 @@ def nanoparticle(
     rounding: float = 0.1,
     material: str = "Au",
 ) -> Atoms:
-    """Atoms of one metal nanoparticle, carved by the same solid as `particle_thickness`, in Å, as ASE wants them.
+    """Atoms of one nanoparticle of an fcc metal, carved by the same solid as `particle_thickness`, in Å, as ASE wants.
 
     Spheres and rods are cut from a crystal in a random orientation. Facets decide the orientation of the others: cubes
     have {100} facets; octahedra and prisms lie on {111}, with the edges of the upper facet along ⟨110⟩. Where the
-    solid's centre lies in the crystal's cell is random.
-
-    A facet lies on a plane of atoms or between two, which matters in a particle of few planes. Below 10 nm sixteen
-    positions in the crystal's cell are tried; the one whose number of atoms is nearest to the solid's volume counts.
+    solid's centre lies in the crystal's cell is random. A facet lies on a plane of atoms or between two, which matters
+    in a particle of few planes: below 10 nm sixteen positions are tried, and the one whose number of atoms is nearest
+    to the solid's volume counts.
 
     The solid's centre is in the middle of an orthorhombic cell, the beam along z. The cell is the circumscribed
-    circle's diameter wide and the particle's height deep, plus a nanometre on every side. ``material`` is the symbol of
-    an fcc metal, such as Au, Ag, Pt or Pd; the other parameters are those of `particle_thickness`.
+    circle's diameter wide and the particle's height deep, plus a nanometre on every side.
     """
     _check(shape, height, rounding)
     if not diameter >= SMALLEST:
@@ -236,7 +207,10 @@ def nanoparticle(
     width = diameter * circumscribed_ratio(shape, rounding)
     size = np.array([width, width, particle_height(shape, diameter, height, rounding)])
     crystal = lattice_constant(material) * _crystal_axes(shape, rotation, rng)
-    wanted = _volume(shape, diameter, height, rounding) / (lattice_constant(material) ** 3 / 4)
+    axis = ((torch.arange(400) + 0.5) / 400 - 0.5) * width
+    thickness = particle_thickness(shape, axis[:, None], axis, diameter, 0.0, height, rounding)
+    volume = float(thickness.sum(dtype=torch.float64)) * (width / 400) ** 2  # nm³
+    wanted = volume / (lattice_constant(material) ** 3 / 4)
     cuts = []
     for _ in range(POSITIONS if shape in _POLYGONS and diameter < FEW_PLANES else 1):
         points = _lattice_points(crystal, size, rng.random(3))
@@ -248,39 +222,32 @@ def nanoparticle(
 
 def _crystal_axes(shape, rotation, rng) -> np.ndarray:
     """Primitive vectors of an fcc crystal in the microscope's frame, one (x, y, z) per row, over the cell's edge."""
-    cubic = np.eye(3)
-    if shape in ("sphere", "rod"):
-        turn = Rotation.random(random_state=rng)
-    else:
-        if shape != "cube":  # rows: the crystal directions that point along x, y and z
-            axes = np.array([[1.0, -1.0, 0.0], [1.0, 1.0, -2.0], [1.0, 1.0, 1.0]])
-            cubic = (axes / np.linalg.norm(axes, axis=1, keepdims=True)).T
-        turn = Rotation.from_euler("z", rotation, degrees=True)
     primitive = 0.5 * np.array([[0.0, 1.0, 1.0], [1.0, 0.0, 1.0], [1.0, 1.0, 0.0]])
-    return turn.apply(primitive @ cubic)
+    if shape in ("sphere", "rod"):
+        return Rotation.random(random_state=rng).apply(primitive)
+    if shape != "cube":  # rows: the crystal directions that point along x, y and z
+        axes = np.array([[1.0, -1.0, 0.0], [1.0, 1.0, -2.0], [1.0, 1.0, 1.0]])
+        primitive = primitive @ (axes / np.linalg.norm(axes, axis=1, keepdims=True)).T
+    return Rotation.from_euler("z", rotation, degrees=True).apply(primitive)
 
 
 def _lattice_points(vectors, size, offset) -> np.ndarray:
     """All points of a lattice in a box about the origin, (n, 3); `offset` in units of the vectors."""
-    steepest = np.argmax(np.abs(vectors[:, 2]))
-    vectors, offset = np.roll(vectors, 2 - steepest, axis=0), np.roll(offset, 2 - steepest)
+    turns = 2 - np.argmax(np.abs(vectors[:, 2]))  # the steepest vector comes last: points lie in columns along the beam
+    vectors, offset = np.roll(vectors, turns, axis=0), np.roll(offset, turns)
     corners = np.stack(np.meshgrid(*np.outer([-0.5, 0.5], size).T), axis=-1).reshape(-1, 3) @ np.linalg.inv(vectors)
     low, high = np.floor(corners.min(axis=0)), np.ceil(corners.max(axis=0))
-    i, j = (np.arange(a, b + 1) + o for a, b, o in zip(low[:2], high[:2], offset[:2], strict=True))
-    start = (i[:, None, None] * vectors[0] + j[:, None] * vectors[1] + offset[2] * vectors[2]).reshape(-1, 3)
-    # every line start + k·c enters and leaves the box at one k each (k is a whole number)
-    step = np.where(np.abs(vectors[2]) < 1e-12, 1e-12, vectors[2])
-    crossings = np.sort(np.clip([(s * size / 2 - start) / step for s in (-1, 1)], -1e9, 1e9), axis=0)
-    first = np.ceil(crossings[0].max(axis=1)).astype(int)
-    count = np.maximum(np.floor(crossings[1].min(axis=1)).astype(int) - first + 1, 0)
-    k = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count - first, count)
-    return np.repeat(start, count, axis=0) + k[:, None] * vectors[2]
+    i, j, k = (np.arange(a, b + 1) for a, b in zip(low, high, strict=True))
+    found = []
+    for plane in i + offset[0]:
+        foot = plane * vectors[0] + (j + offset[1])[:, None] * vectors[1] + offset[2] * vectors[2]
+        points = foot[:, None] + k[:, None] * vectors[2]
+        found.append(points[np.all(np.abs(points) <= size / 2, axis=-1)])
+    return np.concatenate(found)
 
 
 def _inside(shape, points, diameter, height, rotation, rounding) -> np.ndarray:
     """Which points (x, y, z) about the centre lie in the solid."""
-    import torch
-
     x, y, z = points.T
     if shape == "octahedron":
         t = np.radians(rotation)
@@ -290,13 +257,3 @@ def _inside(shape, points, diameter, height, rotation, rounding) -> np.ndarray:
         return (z <= diameter * top) & (z >= -diameter * bottom)
     y, x = torch.from_numpy(y), torch.from_numpy(x)
     return 2 * np.abs(z) <= particle_thickness(shape, y, x, diameter, rotation, height, rounding).numpy() - 1e-9
-
-
-def _volume(shape, diameter, height, rounding) -> float:
-    """Volume in nm³, by adding up the thickness."""
-    import torch
-
-    half, n = 0.5 * diameter * circumscribed_ratio(shape, rounding), 400
-    axis = (torch.arange(n) + 0.5) * (2 * half / n) - half
-    thickness = particle_thickness(shape, axis[:, None], axis, diameter, 0.0, height, rounding)
-    return float(thickness.sum(dtype=torch.float64)) * (2 * half / n) ** 2

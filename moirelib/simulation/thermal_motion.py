@@ -11,8 +11,7 @@ from ..crystal.neighbours import bonds
 def stiffness_matrix(positions, spacing: float, spring_constant: float, site_stiffness: float = 0.0) -> csc_array:
     """Second derivatives of the elastic energy in kT/nm², shape (2n, 2n): E = ½ uᵀ K u with u = y0, x0, y1, x1, ...
 
-    Positions (n, 2) are the sites (y, x), in nm, where every spring is unstretched. Springs in kT/nm²: of each bond,
-    and a weak one from every particle to its site.
+    Every spring is unstretched at the sites (n, 2), (y, x) in nm. Springs of bonds and to the sites are in kT/nm².
     """
     stretch = _stretch_matrix(positions, spacing)
     return csc_array(spring_constant * (stretch.T @ stretch) + site_stiffness * eye_array(stretch.shape[1]))
@@ -41,50 +40,35 @@ def thermal_displacements(
 ) -> np.ndarray:
     """Draw displacements (y, x) of an elastic crystal in thermal equilibrium, in nm, shape (frames, n, 2).
 
-    They are Gaussian with the inverse of the `stiffness_matrix` as covariance, exactly. With a correlation time, every
-    vibration mode of stiffness λ decays as exp(-t/τ) with τ in proportion to 1/λ: overdamped motion in a liquid,
-    without hydrodynamic interactions. This needs all modes: 6 seconds for 1500 particles on one core; without it,
-    drawing takes milliseconds per frame.
+    They are Gaussian with the inverse of the `stiffness_matrix` as covariance, exactly. A weak spring from every
+    particle to its site (``site_stiffness``, in kT/nm², by default 0.02 spring constants) holds the crystal as a whole,
+    and particles with too few bonds, as friction on the layer below or the window would.
 
-    Parameters
-    ----------
-    positions, spring_constant, frames
-        As for `stiffness_matrix`; number of frames.
-    site_stiffness : float, optional
-        Of a weak spring from every particle to its site, in kT/nm²; 0.02 spring constants by default. It holds the
-        crystal as a whole, and particles with too few bonds, as friction on the layer below or the window would.
-    correlation_time : float
-        In frames, τ of one particle whose neighbours are held (λ = 3 spring constants plus the site's); long waves are
-        slower. 0 draws every frame anew.
+    With a ``correlation_time`` every vibration mode of stiffness λ decays as exp(-t/τ) with τ in proportion to 1/λ:
+    overdamped motion in a liquid, without hydrodynamic interactions. The time, in frames, is τ of one particle whose
+    neighbours are held (λ = 3 spring constants plus the site's); long waves are slower; 0 draws every frame anew. It
+    needs all modes: 6 seconds for 1500 particles on one core, where independent frames take milliseconds.
     """
     site_stiffness = 0.02 * spring_constant if site_stiffness is None else site_stiffness
     if not (spring_constant > 0 and site_stiffness > 0):
-        raise ValueError(
-            f"spring constant and site stiffness must be positive (kT/nm²), got {spring_constant}, {site_stiffness}"
-        )
+        got = f"{spring_constant}, {site_stiffness}"
+        raise ValueError(f"spring constant and site stiffness must be positive (kT/nm²), got {got}")
     stiffness = stiffness_matrix(positions, spacing, spring_constant, site_stiffness)
-    eye = eye_array(stiffness.shape[0])
-    if correlation_time > 0:
-        relaxation = (3 * spring_constant + site_stiffness) * correlation_time
-        drawn = _draw_correlated(stiffness.toarray(), frames, relaxation, rng)
+    if correlation_time > 0:  # an Ornstein-Uhlenbeck process of every mode, in equilibrium from the first frame on
+        eigenvalues, modes = eigh(stiffness.toarray(), driver="evd", overwrite_a=True)
+        memory = np.exp(-eigenvalues / ((3 * spring_constant + site_stiffness) * correlation_time))
+        # Noise is drawn per particle: eigenvectors come out with another sign or mixture on another machine.
+        amplitudes = rng.standard_normal((frames, len(eigenvalues))) @ modes
+        for t in range(1, frames):
+            amplitudes[t] = memory * amplitudes[t - 1] + np.sqrt(1 - memory**2) * amplitudes[t]
+        drawn = (amplitudes / np.sqrt(eigenvalues)) @ modes.T
     else:
         # Forces of independent unit noise on every spring have the covariance K; K⁻¹ of them has K⁻¹ K K⁻¹ = K⁻¹.
-        bonds_and_sites = np.sqrt(spring_constant) * _stretch_matrix(positions, spacing), np.sqrt(site_stiffness) * eye
-        springs = vstack(bonds_and_sites, format="csc")
+        sites = np.sqrt(site_stiffness) * eye_array(stiffness.shape[0])
+        springs = vstack([np.sqrt(spring_constant) * _stretch_matrix(positions, spacing), sites], format="csc")
         noise = rng.standard_normal((frames, springs.shape[0]))
         drawn = splu(stiffness).solve(springs.T @ noise.T).T if len(positions) else np.empty((frames, 0))
     return drawn.reshape(frames, len(positions), 2)
-
-
-def _draw_correlated(stiffness, frames, relaxation, rng) -> np.ndarray:
-    """Ornstein-Uhlenbeck process of every mode, in equilibrium from the first frame on; (frames, 2n)."""
-    eigenvalues, modes = eigh(stiffness, driver="evd", overwrite_a=True)
-    memory = np.exp(-eigenvalues / relaxation)
-    # Noise is drawn per particle: eigenvectors come out with another sign or mixture on another machine.
-    amplitudes = rng.standard_normal((frames, len(eigenvalues))) @ modes
-    for t in range(1, frames):
-        amplitudes[t] = memory * amplitudes[t - 1] + np.sqrt(1 - memory**2) * amplitudes[t]
-    return (amplitudes / np.sqrt(eigenvalues)) @ modes.T
 
 
 def dynamical_matrix(
@@ -92,9 +76,9 @@ def dynamical_matrix(
 ) -> np.ndarray:
     """Stiffness of plane waves in an infinite hexagonal crystal of springs between nearest neighbours.
 
-    D(q) in kT/nm², shape (..., 2, 2) in (y, x) order, at wave vectors (..., 2) in radians per nm; springs as for
-    `stiffness_matrix`. The spectrum of thermal displacements u is its inverse: ⟨u_i(q) u_j*(q)⟩ = D⁻¹_ij with u(q) = Σ
-    u exp(-i q·r) / √n. Source: Ashcroft and Mermin, Solid State Physics (1976), chapter 22.
+    D(q) in kT/nm², shape (..., 2, 2) in (y, x) order, at wave vectors (..., 2) in radians per nm. The spectrum of
+    thermal displacements u is its inverse: ⟨u_i(q) u_j*(q)⟩ = D⁻¹_ij with u(q) = Σ u exp(-i q·r) / √n. Source: Ashcroft
+    and Mermin, Solid State Physics (1976), chapter 22.
     """
     t = np.radians(angle + np.array([0.0, 60.0, 120.0]))
     unit = np.stack([np.sin(t), np.cos(t)], axis=1)  # one of each pair of opposite neighbours

@@ -36,7 +36,7 @@ class Comparison:
 def overlapping_clusters(diameter: float = 4.0, field: float = 21.6) -> Scene:
     """Two hexagonal clusters of seven spheres each, one on top of the other, with 1 nm between their surfaces.
 
-    Diameter of the spheres and edge of the square field are in nm: the clusters need 3.6 diameters and 3 nm.
+    Diameter and edge of the square field are in nm: the clusters need 3.6 diameters and 3 nm.
     """
     layers = []
     for i, (angle, shift) in enumerate([(3.0, (-0.075, -0.075)), (18.0, (0.15, 0.125))]):
@@ -58,18 +58,11 @@ def compare_with_multislice(
 ) -> Comparison:
     """Compute one small scene atom by atom and from its particles, in one run.
 
-    Both sides hold the same atoms at the same displaced places, so the difference is the composition's alone.
-
-    Parameters
-    ----------
-    scene, pixel_sizes : Scene, sequence of float
-        Few particles; nm/pixel. Every ``pixel size / (oversampling · sampling)`` must be whole and divide the field.
-    lenses : sequence of Lens, optional
-        Of one energy, no two of the same aperture and defocus; by default without aberrations at 200 keV, with
-        apertures of 5 and 10 mrad and a defocus of 0, 200 and 1000 nm.
-    planes, oversampling, sampling : int, int, float
-        Planes per particle of the second and later layers, for the method ``particle``; samples of the wave per camera
-        pixel, for ``library`` and ``table``; sampling of the full-atom wave, in nm.
+    Both sides hold the same atoms at the same displaced places, so the difference is the composition's alone. Every
+    ``pixel size / (oversampling · sampling)`` (nm) must be whole and divide the field. Lenses are of one energy, no two
+    of the same aperture and defocus; by default without aberrations at 200 keV, with apertures of 5 and 10 mrad and a
+    defocus of 0, 200 and 1000 nm. Particles above the first layer have so many ``planes`` in the method ``particle``;
+    ``oversampling`` is that of ``library`` and ``table``, ``sampling`` that of the full-atom wave, in nm.
     """
     if lenses is None:
         lenses = [Lens.ideal(aperture=a, defocus=d) for a in (5.0, 10.0) for d in (0.0, 200.0, 1000.0)]
@@ -77,15 +70,24 @@ def compare_with_multislice(
     energy = lenses[0].energy
     lift = MARGIN + scene.layers[0].diameters.max() / 2 - scene.layers[0].z  # the atoms' cell begins at height 0
     scene = replace(scene, layers=tuple(replace(layer, z=layer.z + lift) for layer in scene.layers))
-    atoms = _scene_atoms(scene, np.random.default_rng(0))
+    atoms = _place_atoms(scene, np.random.default_rng(0))
     lone = Atoms("Au", cell=10 * np.array([*scene.field[::-1], 0.4]))
     multislice.exit_waves(lone, energy, sampling)  # plans transforms once
-    start = time.perf_counter()
-    full = _full_wave(scene, atoms, energy, sampling)
+    start, last = time.perf_counter(), scene.layers[-1]
+    positions = np.concatenate([a.positions for particles in atoms for a in particles])
+    depth = np.ceil(10 * (last.z + last.diameters.max() / 2 + MARGIN) / multislice.SLICE) * multislice.SLICE / 10
+    everything = Atoms(f"Au{len(positions)}", positions=positions, cell=10 * np.array([*scene.field[::-1], depth]))
+    behind = multislice.exit_waves(everything, energy, sampling)[0]
+    full = multislice.fresnel_propagate(behind, last.z - depth, sampling, electron_wavelength(energy))
     full_s = time.perf_counter() - start
-    pairs = list(zip(scene.layers, atoms, strict=True))
-    single = [_transmissions(*pair, energy, sampling, 1) for pair in pairs]
-    several = single[:1] + [_transmissions(*pair, energy, sampling, planes) for pair in pairs[1:]]
+
+    def transmit(number, planes):
+        layer, of_layer = scene.layers[number], zip(atoms[number], scene.layers[number].positions, strict=True)
+        places = [(a, (*at, layer.z), (d, d)) for (a, at), d in zip(of_layer, layer.diameters, strict=True)]
+        return [multislice.particle_transmission(*place, energy, sampling, planes) for place in places]
+
+    single = [transmit(number, 1) for number in range(len(atoms))]
+    several = [single[0], *(transmit(number, planes) for number in range(1, len(atoms)))]
     waves = {"full": full, "particle": multislice.compose_wave(several, full.shape, sampling, energy)}
     layers = [multislice.compose_wave([particles], full.shape, sampling, energy) for particles in single]
     images: dict = {}
@@ -95,11 +97,6 @@ def compare_with_multislice(
             images |= {(name, p, *key): block_mean(seen, round(p / sampling)) for p in pixel_sizes}
     for p in pixel_sizes:
         images |= _compose_as_library(scene, layers, p, lenses, oversampling, sampling)
-    return Comparison(_difference_table(images), images, full_s, float(np.prod(scene.field)))
-
-
-def _difference_table(images) -> pd.DataFrame:
-    """Root mean square difference of every image from that of all atoms."""
     rows = []
     for (name, *key), image in images.items():
         if name != "full":
@@ -107,7 +104,7 @@ def _difference_table(images) -> pd.DataFrame:
             rms = float(np.sqrt(np.mean((image - truth) ** 2)))
             rows.append((name, *key, float(rms / truth.std()), float(rms / truth.mean())))
     columns = ["method", "pixel_size_nm", "aperture_mrad", "defocus_nm", "rms_over_std", "rms_over_mean"]
-    return pd.DataFrame(rows, columns=columns)
+    return Comparison(pd.DataFrame(rows, columns=columns), images, full_s, float(np.prod(scene.field)))
 
 
 def _check(scene, pixel_sizes, lenses, oversampling, sampling) -> None:
@@ -130,35 +127,15 @@ def _check(scene, pixel_sizes, lenses, oversampling, sampling) -> None:
             )
 
 
-def _transmissions(layer, atoms, energy, sampling, planes):
-    """Transmission of every particle of a layer."""
-    return [
-        multislice.particle_transmission(a, (*p, layer.z), (d, d), energy, sampling, planes)
-        for a, p, d in zip(atoms, layer.positions, layer.diameters, strict=True)
-    ]
-
-
-def _scene_atoms(scene, rng) -> list[list[Atoms]]:
+def _place_atoms(scene, rng) -> list[list[Atoms]]:
     """Displaced atoms of every particle at its place in the scene, in Å, by layer."""
-    layers = []
-    for layer in scene.layers:
-        particles = []
+    layers: list = [[] for _ in scene.layers]
+    for layer, particles in zip(scene.layers, layers, strict=True):
         for (y, x), d in zip(layer.positions, layer.diameters, strict=True):
             particle = multislice.vibrate(nanoparticle(scene.shape, d, rng, scene.height, rounding=scene.rounding), rng)
             particle.positions += 10 * np.array([x, y, layer.z]) - particle.cell.lengths() / 2
             particles.append(particle)
-        layers.append(particles)
     return layers
-
-
-def _full_wave(scene, atoms, energy, sampling) -> np.ndarray:
-    """Wave behind all atoms at once, propagated back to the mid-plane of the last layer."""
-    positions = np.concatenate([a.positions for layer in atoms for a in layer])
-    last = scene.layers[-1]
-    depth = np.ceil(10 * (last.z + last.diameters.max() / 2 + MARGIN) / multislice.SLICE) * multislice.SLICE / 10
-    everything = Atoms(f"Au{len(positions)}", positions=positions, cell=10 * np.array([*scene.field[::-1], depth]))
-    wave = multislice.exit_waves(everything, energy, sampling)[0]
-    return multislice.fresnel_propagate(wave, last.z - depth, sampling, electron_wavelength(energy))
 
 
 def _compose_as_library(scene, layers, pixel_size, lenses, oversampling, sampling) -> dict:

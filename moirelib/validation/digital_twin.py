@@ -24,19 +24,16 @@ def real_frame_lattice() -> LatticeConfig:
 
 
 def leaning_columns(scene: Scene, lean: float, particles: int = 3) -> Scene:
-    """Replace every prism or rod of a scene's only layer by a column of thinner ones that leans along a row.
+    """Replace every prism or rod of a scene's only layer by a column of thinner ones, a layer each, that leans.
 
-    ``lean`` is the distance of a column's upper from its lower end, in nm. The scene has one layer per particle of the
-    column, together as high as the one they replace; the middle of a column stays where the particle was.
+    ``lean``, in nm along a row, is the distance of a column's upper from its lower end. Its middle and height are those
+    of the particle that it replaces.
     """
     base, height = scene.layers[0], scene.height / particles
     row, _ = direction_along(base.angle)
-    steps = np.arange(particles) - (particles - 1) / 2
-    shift = lean / max(particles - 1, 1)
-    layers = tuple(
-        replace(base, positions=base.positions + i * shift * row, z=base.z + i * height) for i in steps.tolist()
-    )
-    return replace(scene, layers=layers, height=height)
+    step, steps = lean / max(particles - 1, 1) * row, np.arange(particles) - (particles - 1) / 2
+    at = [(base.positions + i * step, base.z + i * height) for i in steps.tolist()]
+    return replace(scene, layers=tuple(replace(base, positions=p, z=z) for p, z in at), height=height)
 
 
 def real_frame_twin(
@@ -47,12 +44,11 @@ def real_frame_twin(
     lean: float = 48.0,
     mean_free_path: float = 40.0,
 ) -> tuple[np.ndarray, Scene]:
-    """Simulate a twin of the real frame: counts (size, size) uint16, on the scale of the real frame less 32768.
+    """Simulate a twin of the real frame: counts (size, size) uint16, on its scale less 32768, and its true scene.
 
-    The scene that comes back is its truth: the middle of every column in layer 1. Pixels are 2.593 nm (the real frame
-    has 1024 along each axis). Lattice and liquid are by default `real_frame_lattice` and ``LiquidConfig.real_frame()``.
-    Columns lean by nm (`leaning_columns`; 0 for upright particles); their mean free path, in nm, is an effective one,
-    fitted to the contrast.
+    The scene holds the middle of every column in layer 1. Pixels are 2.593 nm (the real frame has 1024 along each
+    axis). Lattice and liquid are by default `real_frame_lattice` and ``LiquidConfig.real_frame()``. Columns lean by nm
+    (0 for upright particles); their mean free path, in nm, is fitted to the contrast.
     """
     rng = np.random.default_rng(seed)
     lattice, liquid = lattice or real_frame_lattice(), liquid or LiquidConfig.real_frame()

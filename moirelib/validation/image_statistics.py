@@ -16,8 +16,8 @@ RINGS = 18  # in Fourier space, over which a spectrum is averaged
 def noise_autocorrelation(image, lags: Sequence[int] = (1, 2, 3), smoothing: float = 5.0) -> np.ndarray:
     """Autocorrelation of the noise of one frame at some lags in pixels, mean over both axes; 1 is perfect correlation.
 
-    Noise is what remains after a Gaussian average of a standard deviation in pixels is subtracted. White noise gives
-    -0.01: the average contains the pixel itself.
+    Noise is what a Gaussian average (``smoothing`` pixels) leaves. White noise gives -0.01: the average contains the
+    pixel itself.
     """
     image = np.asarray(image, dtype=float)
     noise = image - gaussian_filter(image, smoothing)
@@ -31,7 +31,7 @@ def noise_spectra(image, tile: int = 32) -> tuple[np.ndarray, np.ndarray, np.nda
 
     At frequencies that the specimen does not reach, electron counting gives gain · MTF² · (mean - offset). A
     second-degree surface is subtracted from each tile. Frequencies (tile, tile) are in cycles per pixel, the power in
-    counts² per pixel: white noise of variance v gives v at every frequency.
+    counts² per pixel: that of white noise is its variance.
     """
     image = np.asarray(image, dtype=float)
     whole = image[: image.shape[0] // tile * tile, : image.shape[1] // tile * tile]
@@ -48,10 +48,10 @@ def noise_spectra(image, tile: int = 32) -> tuple[np.ndarray, np.ndarray, np.nda
 def background_spectrum(image, pixel_size: float) -> tuple[np.ndarray, np.ndarray]:
     """Power spectrum of everything in a frame but its lattice, in rings of equal width in log frequency, by nm/pixel.
 
-    A lattice fills few samples of a ring, so it does not change the ring's *median*. The power of a random field has an
-    exponential distribution, whose median is ln 2 of its mean; the result is divided by that. Rings of fewer than ten
-    samples are left out. Frequencies (n,) are in 1/nm, geometric means of each ring's samples; the power (n,) is that
-    of the relative intensity, in nm²: the variance of image / mean is its integral over the plane of frequencies.
+    A lattice fills few samples of a ring, so it does not change the ring's *median*, which is ln 2 of the mean power of
+    a random field; the result is divided by that. Rings of fewer than ten samples are left out. Frequencies (n,) in
+    1/nm are geometric means; the power (n,), in nm², is that of the relative intensity: the variance of image / mean is
+    its integral over the plane of frequencies.
     """
     image = np.asarray(image, dtype=float)
     window = np.outer(*(np.hanning(n) for n in image.shape))
@@ -60,17 +60,16 @@ def background_spectrum(image, pixel_size: float) -> tuple[np.ndarray, np.ndarra
     k = np.hypot(np.fft.fftfreq(image.shape[0], pixel_size)[:, None], np.fft.rfftfreq(image.shape[1], pixel_size))
     # The window mixes each frequency with its two neighbours, and the lowest with the mean that was subtracted.
     edges = np.geomspace(1.6 / (min(image.shape) * pixel_size), 0.5 / pixel_size, RINGS + 1)
-    ring = np.digitize(k, edges)
-    members = [ring == i for i in range(1, RINGS + 1)]
-    members = [m for m in members if np.count_nonzero(m) >= 10]
+    rings = np.digitize(k, edges) == np.arange(1, RINGS + 1)[:, None, None]
+    members = rings[np.count_nonzero(rings, axis=(1, 2)) >= 10]
     frequency = [np.exp(np.log(k[m]).mean()) for m in members]
     return np.array(frequency), np.array([np.median(power[m]) for m in members]) / np.log(2)
 
 
 def average_particle(image, spacing: float) -> tuple[np.ndarray, int]:
-    """Mean image of a dark particle and its surroundings, in units of the local brightness, and their number.
+    """Mean image of a dark particle and its surroundings, and the number of particles.
 
-    The image is (2 n + 1, 2 n + 1), where n is the spacing rounded to pixels; 1 is the mean brightness around (Gaussian
+    The image is (2 n + 1, 2 n + 1), where n is the spacing rounded to pixels, over the mean brightness around (Gaussian
     of one spacing). Particles are the dark spots at least 0.6 spacings apart and a spacing from the border.
     """
     image = np.asarray(image, dtype=float)
@@ -84,10 +83,9 @@ def average_particle(image, spacing: float) -> tuple[np.ndarray, int]:
 
 
 def particle_contrast(image, spacing: float) -> float:
-    """How much darker particles are than the liquid between them.
+    """How much darker particles are than the liquid between them: 1 - I(particle) / I(between).
 
-    1 - I(particle) / I(between): the mean of the `average_particle` within 0.1 spacings of its centre against the mean
-    over the ring from 0.45 to 0.55 spacings, where neighbours are farthest.
+    Means of the `average_particle` within 0.1 spacings of its centre and in the ring from 0.45 to 0.55 spacings.
     """
     particle, _ = average_particle(image, spacing)
     n = particle.shape[0] // 2
@@ -96,10 +94,7 @@ def particle_contrast(image, spacing: float) -> float:
 
 
 def frame_statistics(image, spacing: float, region=np.s_[:, :]) -> dict[str, float]:
-    """Numbers by which a simulated frame is compared with a real one: mean, quantiles, noise, contrast.
-
-    The contrast is that in a ``region``, a tuple of slices, which particles fill.
-    """
+    """Mean, quantiles, noise of a frame, and the contrast in a ``region`` (slices) that particles fill."""
     image = np.asarray(image, dtype=float)
     quantiles = (1, 5, 25, 50, 75, 95, 99)
     return {

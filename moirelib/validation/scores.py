@@ -14,16 +14,15 @@ MATCHING_RADIUS = 0.3  # diameters between a particle found and a true one, at m
 def score_particles(
     found: pd.DataFrame, truth: pd.DataFrame, diameter_nm: float, field_nm, matching_radius: float = MATCHING_RADIUS
 ) -> dict:
-    """Score a particle table: detection, layer assignment and position.
+    """Score a particle table against its truth: detection, layer assignment and position.
 
-    Takes tables of ``frame, layer, y_nm, x_nm``, the typical diameter of a particle, and height and width of the field
-    of view, in nm. Particles whose true centre is within half a diameter from the border do not count. Pairs are no
+    Tables are of ``frame, layer, y_nm, x_nm``; typical diameter of a particle, and height and width of the field of
+    view, in nm. True particles whose centre is within half a diameter from the border do not count. Pairs are no
     farther apart than ``matching_radius``, in diameters.
 
     Scores are ``f1`` (a particle counts only in its right layer), ``f1_agnostic`` (layers ignored), ``assignment``
     (fraction of matched particles in the right layer), ``rmse_nm`` (root mean square distance of the layer-resolved
-    pairs). The layers, any number of them, may be exchanged once for the whole table: the order of the highest ``f1``
-    counts.
+    pairs). The layers may be exchanged once for the whole table: the order of the highest ``f1`` counts.
     """
     numbers = sorted({1, 2, *found["layer"], *truth["layer"]})
     orders = (dict(zip(numbers, order, strict=True)) for order in permutations(numbers))
@@ -39,48 +38,42 @@ def _score_order(found, truth, names, diameter_nm, field_nm, matching_radius=MAT
     """Particle scores under one order of the layers."""
     reach, border = matching_radius * diameter_nm, diameter_nm / 2
     ordered = found.assign(layer=found["layer"].map(names))
-    resolved = _tally(ordered, truth, ["frame", "layer"], reach, border, field_nm)
-    agnostic = _tally(ordered, truth, ["frame"], reach, border, field_nm)
-    assignment, rmse = agnostic["assignment"], resolved["rmse_nm"]
-    return {"f1": resolved["f1"], "f1_agnostic": agnostic["f1"], "assignment": assignment, "rmse_nm": rmse}
+    f1, _, rmse = _tally(ordered, truth, ["frame", "layer"], reach, border, field_nm)
+    f1_agnostic, assignment, _ = _tally(ordered, truth, ["frame"], reach, border, field_nm)
+    return {"f1": f1, "f1_agnostic": f1_agnostic, "assignment": assignment, "rmse_nm": rmse}
 
 
-def _tally(found, truth, keys, reach, border, field) -> dict:
-    """Match within every group of equal ``keys`` and count pairs, misses and false finds away from the border."""
+def _tally(found, truth, keys, reach, border, field) -> tuple[float, float, float]:
+    """F1, share in the right layer and distance (nm) of pairs within groups of equal ``keys``, away from the border."""
     pairs = missed = false = right = 0
     squares = []
     groups = dict(list(found.groupby(keys))), dict(list(truth.groupby(keys)))
     for key in groups[0].keys() | groups[1].keys():
         f, t = groups[0].get(key, found.iloc[:0]), groups[1].get(key, truth.iloc[:0])
-        fp, tp = f[["y_nm", "x_nm"]].to_numpy(float), t[["y_nm", "x_nm"]].to_numpy(float)
+        fp, tp = (table[["y_nm", "x_nm"]].to_numpy(float) for table in (f, t))
         # Of two particles on top of each other the one in the right layer is taken first.
         wrong = f["layer"].to_numpy()[:, None] != t["layer"].to_numpy()
         i, j = match(fp, tp, reach, reach * wrong)
-        f_in, t_in = _inside(fp, border, field), _inside(tp, border, field)
-        counted = t_in[j]
-        pairs += counted.sum()
-        right += (f["layer"].to_numpy()[i] == t["layer"].to_numpy()[j])[counted].sum()
-        missed += t_in.sum() - counted.sum()
+        f_in, t_in = (np.all((p >= border) & (p <= np.asarray(field) - border), axis=1) for p in (fp, tp))
+        i_in, j_in = i[t_in[j]], j[t_in[j]]
+        pairs += len(i_in)
+        right += np.sum(~wrong[i_in, j_in])
+        missed += t_in.sum() - len(j_in)
         false += np.delete(f_in, i).sum()
-        squares.append(np.sum((fp[i] - tp[j])[counted] ** 2, axis=1))
-    return {
-        "f1": float(2 * pairs / max(2 * pairs + missed + false, 1)),
-        "assignment": float(right / pairs) if pairs else float("nan"),
-        "rmse_nm": float(np.sqrt(np.concatenate(squares).mean())) if pairs else float("nan"),
-    }
-
-
-def _inside(points, border, field) -> np.ndarray:
-    return np.all((points >= border) & (points <= np.asarray(field) - border), axis=1)
+        squares.append(np.sum((fp[i_in] - tp[j_in]) ** 2, axis=1))
+    f1 = float(2 * pairs / max(2 * pairs + missed + false, 1))
+    if not pairs:
+        return f1, float("nan"), float("nan")
+    return f1, float(right / pairs), float(np.sqrt(np.concatenate(squares).mean()))
 
 
 def score_layers(found: pd.DataFrame, layers, truth: pd.DataFrame, masks, diameter_nm: float, field_nm) -> dict:
     """Score particles and layer images together, under one order of the layers.
 
     Takes found layer images and true masks, (t, 2, y, x) or (2, y, x), 0 to 1 or 0 to 255, and the rest as
-    `score_particles`, whose scores it gives, and ``mask_accuracy`` (fraction of pixels of both layers that are rightly
-    covered or not), ``mask_iou`` (intersection over union of each layer, averaged). The layers may be exchanged once
-    for particles and masks together: the order of the higher ``f1`` counts or, if both are equal, of ``mask_iou``.
+    `score_particles`. Gives its scores, ``mask_accuracy`` (fraction of pixels of both layers that are rightly covered
+    or not) and ``mask_iou`` (intersection over union of each layer, averaged). The layers may be exchanged once for
+    all: the order of the higher ``f1`` counts or, if both are equal, of ``mask_iou``.
     """
     a, b = (_binary(x) for x in (layers, masks))
     scores = []
@@ -92,15 +85,13 @@ def score_layers(found: pd.DataFrame, layers, truth: pd.DataFrame, masks, diamet
 
 
 def mask_iou(layers, masks) -> float:
-    """Intersection over union, 0 to 1, of layer images and true masks, both layers together, as of `score_layers`.
-
-    Layers may be exchanged once for all frames. A pixel above one half counts as covered.
-    """
+    """Intersection over union, 0 to 1, of images and masks of both layers as of `score_layers`, in their best order."""
     a, b = (_binary(x) for x in (layers, masks))
     return max(_iou(a, b), _iou(a[..., ::-1, :, :], b))
 
 
 def _binary(x) -> np.ndarray:
+    """Which pixels are covered: those above one half."""
     x = np.asarray(x)
     return x > 0.5 * (255 if x.dtype == np.uint8 else 1)
 
@@ -116,9 +107,9 @@ def score_events(
     """Recall and precision of events against a simulation's truth: pairs are one to one, of one layer and kind.
 
     Takes tables of ``frame, layer, event, y_nm, x_nm``, positions in the first frame; the truth may say attach and
-    detach. Pairs are no farther apart than ``reach_nm`` (half a spacing) and so many ``frames``. ``counts`` (n,) says
-    which true events count for the recall; the others may be found without loss of precision. Scores are ``recall,
-    precision, true, found, matched, rmse_frames``.
+    detach. Pairs are no farther apart than ``reach_nm`` (half a spacing) and so many ``frames``. True events that
+    ``counts`` (n,) leaves out do not count for the recall and may be found without loss of precision. Scores are
+    ``recall, precision, true, found, matched, rmse_frames``.
     """
     for table, name in ((found, "the table of events found"), (truth, "the table of true events")):
         require_columns(table, ["frame", "layer", "event", "y_nm", "x_nm"], name)

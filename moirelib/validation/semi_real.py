@@ -26,27 +26,24 @@ class SemiRealMoire:
 def semi_real_moire(
     frame: np.ndarray, diameter: float, twist_angle: float = 15.0, size: int | None = None, center=None
 ) -> SemiRealMoire:
-    """Multiply a real single-layer frame with a turned copy of itself: known layers, real background and noise.
+    """Multiply a real single-layer frame without offset with its turned copy: known layers, real background and noise.
 
-    The turned copy is smoothed over a sixth of a diameter, so that the product keeps the noise of one exposure. The
-    particles' diameter, in pixels, also sets how smooth the background is; any offset of the frame is removed before.
-    The edge of the result in pixels is by default the largest that every twist fills; its middle the frame's.
+    The copy is smoothed over a sixth of a diameter (pixels), so that the product keeps the noise of one exposure. The
+    edge of the result, in pixels, is by default the largest that every twist fills; its middle the frame's.
     """
     frame = np.asarray(frame, dtype=np.float32)
     center = tuple(n // 2 for n in frame.shape) if center is None else tuple(int(c) for c in center)
     room = min(min(c, n - 1 - c) for c, n in zip(center, frame.shape, strict=True))
     size = int(np.sqrt(2) * room) if size is None else int(size)
     if size / 2 * np.sqrt(2) > room + 1 or size < 8:
-        raise ValueError(
-            f"a turned square of {size} pixels about {center} leaves the frame; at most {int(2**0.5 * room)}"
-        )
+        most = int(2**0.5 * room)
+        raise ValueError(f"a turned square of {size} pixels about {center} leaves the frame; at most {most}")
     background = gaussian_filter(frame, 2.5 * diameter)
     transmission = frame / background
     origin = center[0] - size // 2, center[1] - size // 2
     window = tuple(slice(o, o + size) for o in origin)
-    pivot = float(center[0] - origin[0]), float(center[1] - origin[1])
-    t = np.radians(twist_angle)
-    y, x = np.indices((size, size)) - np.reshape(pivot, (2, 1, 1))
+    t, pivot = np.radians(twist_angle), (float(size // 2),) * 2
+    y, x = np.indices((size, size)) - pivot[0]
     back = [y * np.cos(t) - x * np.sin(t) + center[0], x * np.cos(t) + y * np.sin(t) + center[1]]
     turned = map_coordinates(gaussian_filter(transmission, diameter / 6), back, order=1, mode="nearest")
     layers = np.stack([transmission[window], turned])

@@ -29,17 +29,17 @@ class Format(NamedTuple):
 #      tests of every format, and those of damaged files, then include it.
 FORMATS = (
     Format((".dm3", ".dm4"), "Gatan DigitalMicrograph", "Gatan", "digital_micrograph.read_dm"),
-    Format((".dm5",), "Gatan DigitalMicrograph 5", "Gatan", "digital_micrograph.read_dm5"),
+    Format((".dm5",), "Gatan DigitalMicrograph 5", "Gatan", "hierarchical.read_dm5"),
     Format((".mrc", ".mrcs"), "MRC", "FEI, SerialEM, Relion, Direct Electron", "mrc.read_mrc"),
     Format((".tif", ".tiff"), "TIFF", "ImageJ, OME, microscope makers", "tiff.read_tiff"),
-    Format((".emd", ".de5"), "EMD", "Velox, Berkeley, Direct Electron", "emd.read_emd"),
+    Format((".emd", ".de5"), "EMD", "Velox, Berkeley, Direct Electron", "hierarchical.read_emd"),
     Format((".ser",), "TIA .ser", "FEI TIA", "ser.read_ser"),
     Format((".emi",), "TIA .emi", "FEI TIA", "ser.read_emi"),  # leads to the .ser files beside it
     Format((".tvips",), "TVIPS", "TVIPS", "tvips.read_tvips"),
-    Format((".hspy", ".zspy"), "HyperSpy", "HyperSpy", "hyperspy.read_hyperspy"),
-    Format((".zarr",), "OME-Zarr", "OME", "ome_zarr.read_ome_zarr"),
-    Format((".png", ".jpg", ".jpeg", ".bmp", ".gif"), "a picture", "screenshots", "picture.read_picture"),
-    Format((".avi", ".mp4", ".mov", ".mkv"), "a video", "ImageJ, screen recorders", "video.read_video"),
+    Format((".hspy", ".zspy"), "HyperSpy", "HyperSpy", "hierarchical.read_hyperspy"),
+    Format((".zarr",), "OME-Zarr", "OME", "hierarchical.read_ome_zarr"),
+    Format((".png", ".jpg", ".jpeg", ".bmp", ".gif"), "a picture", "screenshots", "pictures.read_picture"),
+    Format((".avi", ".mp4", ".mov", ".mkv"), "a video", "ImageJ, screen recorders", "pictures.read_video"),
 )
 _ZARR_FILES = ("zarr.json", ".zgroup", ".zattrs")  # one of them is in every folder that is a Zarr store
 

@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from .stored import StoredFrames, StoredImage, UnusableFile, choose_largest, require_size
+from .stored import StoredImage, UnusableFile, choose_largest, require_size, stack_stored
 
 _PIXEL_TYPES = {1: "<u1", 2: "<u2", 3: "<u4", 4: "<i1", 5: "<i2", 6: "<i4", 7: "<f4", 8: "<f8", 9: "<c8", 10: "<c16"}
 _IMAGES = 0x4122
@@ -27,7 +27,7 @@ def read_ser(path: Path) -> StoredImage:
     dtype = np.dtype(_PIXEL_TYPES[kind])
     starts = tuple(offset + _ELEMENT.size for offset in offsets)
     require_size(path, max(starts) + width * height * dtype.itemsize)
-    data = StoredFrames(path, starts, (height, width), dtype).stack()[:, ::-1]  # the lowest row is stored first
+    data = stack_stored(path, starts, (height, width), dtype)[:, ::-1]  # the lowest row is stored first
     unit = "1/m" if _is_diffraction(path) else "m"
     return StoredImage(data, y=(dy, unit), x=(dx, unit))
 

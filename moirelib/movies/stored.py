@@ -2,12 +2,11 @@
 
 import contextlib
 import gc
-import itertools
 import logging
-import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -50,9 +49,8 @@ class ColourError(ValueError):
 @contextlib.contextmanager
 def explain_errors(path: Path, kind: str) -> Iterator[None]:
     """Turn every error of a decoder into a ValueError of one line, and silence its warnings and log."""
-    loggers = [logging.getLogger(name) for name in ("tifffile", "rsciio")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
+    levels = {logger: logger.level for logger in map(logging.getLogger, ("tifffile", "rsciio"))}
+    for logger in levels:
         logger.setLevel(logging.CRITICAL + 1)
     try:
         with warnings.catch_warnings():
@@ -70,7 +68,7 @@ def explain_errors(path: Path, kind: str) -> Iterator[None]:
             "copy or export it again"
         ) from error
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
+        for logger, level in levels.items():
             logger.setLevel(level)
 
 
@@ -101,8 +99,10 @@ def stack_frames(read_frame: Callable[[int], np.ndarray], shape: tuple[int, int,
     n, height, width = shape
     if 0 in shape:
         return da.empty(shape, dtype=dtype)
-    chunks, empty = ((1,) * n, (height,), (width,)), np.empty((0, 0, 0), dtype)
-    return da.map_blocks(_read_block, read_frame=read_frame, chunks=chunks, dtype=dtype, meta=empty)
+    chunks = ((1,) * n, (height,), (width,))
+    return da.map_blocks(
+        _read_block, read_frame=read_frame, chunks=chunks, dtype=dtype, meta=np.empty((0, 0, 0), dtype)
+    )
 
 
 def _read_block(read_frame: Callable[[int], np.ndarray], block_id: tuple[int, ...]) -> np.ndarray:
@@ -115,57 +115,19 @@ def make_lazy(data: da.Array | np.ndarray) -> da.Array:
     return data if isinstance(data, da.Array) else da.from_array(data, chunks=(1, *[-1] * (data.ndim - 1)), name=False)
 
 
-@dataclass(frozen=True)
-class StoredFrames:
-    """Frames that lie uncompressed in one file or several; calling it with `i` reads frame `i`."""
-
-    path: Path | Sequence[Path]  # of all frames, or of each
-    offsets: Sequence[int]  # where each frame begins, in bytes
-    shape: tuple[int, int]  # (y, x)
-    dtype: np.dtype  # as stored, byte order included
-
-    def __call__(self, i: int) -> np.ndarray:
-        """Frame `i`."""
-        path = self.path if isinstance(self.path, Path) else self.path[i]
-        count = self.shape[0] * self.shape[1]
-        frame = np.fromfile(path, self.dtype, count, offset=self.offsets[i]).reshape(self.shape)
-        return frame.astype(self.dtype.newbyteorder("="), copy=False)
-
-    def stack(self) -> da.Array:
-        """All frames, lazily."""
-        return stack_frames(self, (len(self.offsets), *self.shape), self.dtype.newbyteorder("="))
+def stack_stored(
+    path: Path | Sequence[Path], offsets: Sequence[int], shape: tuple[int, int], dtype: np.dtype
+) -> da.Array:
+    """Frames that lie uncompressed, lazily: `path` of all or of each, `offsets` in bytes, `dtype` as stored."""
+    read = partial(read_stored, path, offsets, shape, dtype)
+    return stack_frames(read, (len(offsets), *shape), dtype.newbyteorder("="))
 
 
-_running: dict[tuple, "tuple[int, Iterator[np.ndarray]]"] = {}  # of this process: where each decoder stands
-_MOST_RUNNING = 4  # decoders kept open
-_lock = threading.Lock()
-
-
-@dataclass(frozen=True)
-class SequentialFrames:
-    """Frames of a format that can only be decoded one after the other, such as a video.
-
-    Frames asked for in rising order are decoded once; an earlier one starts the decoder again.
-    """
-
-    path: Path
-    decode: Callable[[Path], Iterator[np.ndarray]]  # frames of a file from its first on
-    changed: float = field(default=0.0)  # when the file was written: another one must not go on where this one stood
-
-    def __call__(self, i: int) -> np.ndarray:
-        """Frame `i`."""
-        key = (self.path, self.decode, self.changed)
-        with _lock:
-            following, frames = _running.pop(key, (0, None))
-            if frames is None or i < following:
-                following, frames = 0, self.decode(self.path)
-            frame = next(itertools.islice(frames, i - following, None), None)
-            if frame is None:
-                raise ValueError("the file ends before this frame")
-            while len(_running) >= _MOST_RUNNING:
-                _running.pop(next(iter(_running)))
-            _running[key] = (i + 1, frames)
-        return frame
+def read_stored(path, offsets, shape, dtype, i: int) -> np.ndarray:
+    """Frame `i` of `stack_stored`."""
+    path = path if isinstance(path, Path) else path[i]
+    frame = np.fromfile(path, dtype, shape[0] * shape[1], offset=offsets[i]).reshape(shape)
+    return frame.astype(dtype.newbyteorder("="), copy=False)
 
 
 # --- Colours ----------------------------------------------------------------------------------------------------------

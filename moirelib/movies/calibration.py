@@ -3,7 +3,7 @@
 import html
 import math
 import re
-from typing import NamedTuple, SupportsFloat
+from typing import SupportsFloat
 
 from .stored import StoredImage
 
@@ -72,19 +72,12 @@ def find_pixel_size(image: StoredImage, name: str) -> tuple[float | None, tuple[
     return (y + x) / 2, notes
 
 
-class Quantity(NamedTuple):
-    """What messages say about a number that the user gives."""
-
-    name: str
-    unit: str
-    option: str
+# Name, unit and option of a number that the user gives, for messages
+PIXEL_SIZE = ("pixel size", "nm/pixel", "pixel_size=... (nm)")
+FRAME_TIME = ("frame time", "seconds", "frame_time=... (s)")
 
 
-PIXEL_SIZE = Quantity("pixel size", "nm/pixel", "pixel_size=... (nm)")
-FRAME_TIME = Quantity("frame time", "seconds", "frame_time=... (s)")
-
-
-def override_scale(stored: float | None, given: object, quantity: Quantity, name: str) -> float | None:
+def override_scale(stored: float | None, given: object, quantity: tuple[str, str, str], name: str) -> float | None:
     """Take the `given` scale, which must be a positive number, or the `stored` one where none is given."""
     if given is None:
         return stored
@@ -93,6 +86,6 @@ def override_scale(stored: float | None, given: object, quantity: Quantity, name
     except (TypeError, ValueError):
         number = math.nan
     if not (math.isfinite(number) and number > 0):
-        what = f"{quantity.name} must be a positive number of {quantity.unit}"
-        raise ValueError(f"{what}, got {given} for {name}; pass {quantity.option}")
+        what, unit, option = quantity
+        raise ValueError(f"{what} must be a positive number of {unit}, got {given} for {name}; pass {option}")
     return number

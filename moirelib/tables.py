@@ -151,7 +151,9 @@ def _find_layout(file: Path) -> tuple[str, dict, int, dict[str, str]]:
             f"{_SEPARATORS[separator]}; if decimals have commas, separate columns by semicolons"
         )
     comma = separator != "," and any(_DECIMAL_COMMA.fullmatch(cell) for row in rows[above:] for cell in row)
-    how = {"sep": separator, "decimal": "," if comma else ".", "names": names}
+    # A row may end with a separator: names for what is empty behind it.
+    names = [name or f"unnamed_{i}" for i, name in enumerate([*names, ""])]
+    how = {"sep": separator, "decimal": "," if comma else ".", "names": names, "header": None, "index_col": False}
     return encoding, how, start + 1 + above, units
 
 
@@ -179,20 +181,17 @@ def _split(line: str, separator: str) -> list[str]:
 
 
 def _read_rows(file: Path, encoding: str, how: dict, skip: int) -> pd.DataFrame:
-    # A row may end with a separator: names for what is empty behind it.
-    names = [name or f"unnamed_{i}" for i, name in enumerate([*how["names"], ""])]
-    how = how | {"names": names, "header": None, "index_col": False, "skipinitialspace": True}
     for each in (encoding, "latin-1"):
         try:
             with warnings.catch_warnings(), file.open(encoding=each) as stream:
                 warnings.simplefilter("ignore", pd.errors.DtypeWarning)
                 for _ in range(skip):  # here, as pandas loses count where lines end in the manner of old Macs
                     stream.readline()
-                return pd.read_csv(stream, **how)[names[:-1]]
+                return pd.read_csv(stream, skipinitialspace=True, **how)[how["names"][:-1]]
         except UnicodeDecodeError:
             continue
         except pd.errors.EmptyDataError:
-            return pd.DataFrame(columns=names[:-1])
+            return pd.DataFrame(columns=how["names"][:-1])
         except (pd.errors.ParserError, pd.errors.ParserWarning, ValueError, OverflowError) as error:
             why = " ".join(str(error).split())
             raise ValueError(f"{file} is not a table: {why}; write it as comma-separated values") from error

@@ -166,7 +166,7 @@ class LibraryCrops(Dataset):
 
 def mirror_particles(layer, yx, shape):
     """Particles and their images in the borders: a crop larger than its source shows the source mirrored."""
-    for axis, n in enumerate(shape):
+    for axis, n in enumerate(map(int, shape)):  # not of NumPy, or float32 would become float64
         images = [np.where(np.arange(2) == axis, 2 * border - yx, yx) for border in (-0.5, n - 0.5)]
         layer, yx = np.tile(layer, 3), np.concatenate([yx, *images])
     return layer, yx

@@ -56,8 +56,8 @@ def _make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"moirelib {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (_add_decompose, _add_analyze, _add_export, _add_library, _add_train, _add_train_layers, _add_remakers):
-        add(commands)
+    _add_movie_commands(commands)
+    _add_simulation_commands(commands)
     return parser
 
 
@@ -81,15 +81,32 @@ reads {formats};
 or a folder of single frames, or of the numbered parts of one recording.
 Layer 1 is the layer that reaches furthest; layer_confidence says how sure each particle's layer is.
 """
+_ANALYZE = """\
+DIR is a folder that moirelib decompose wrote, or any other that holds particles.csv with at least the columns
+frame, particle, layer, y_nm, x_nm, or a table that TrackMate or trackpy exported. Written into DIR/analysis:
+  report.html     everything on one page that needs no other file
+  lattice.csv     spacing and direction of every grain, per frame and layer
+  moire.csv       twist and Moiré period per frame
+  defects.csv     vacancies, interstitials, dislocations with Burgers vectors, disclinations
+  boundaries.csv  grain and twin boundaries
+  motion.csv      drift and turn of each layer, per frame, and the dose so far where it is known
+  msd.csv         mean squared displacement of each layer, without the localization error's part
+  vibrations.csv  amplitude and spring constant of every particle
+  phonons.csv     stiffness of plane waves along Γ-M-K-Γ
+  growth.csv      particles that came and went
+  figures (.png) and tracks.gif, of at most 200 frames
+An analysis that the particles do not allow is left out, with a line that says why.
+--only writes the named tables and their report, and no tracks.gif; what an earlier run wrote besides stays.
+"""
+_DEVICE: dict[str, Any] = {"default": "auto", "choices": ["auto", "cpu", "cuda", "mps"], "help": "where to compute"}
 
 
-def _add_decompose(commands: Any) -> None:
+def _add_movie_commands(commands: Any) -> None:
     from .movies.formats import list_formats
 
     epilog = _DECOMPOSE.format(formats=textwrap.fill(list_formats(), 100))
-    p = _add_command(
-        commands, _decompose, "decompose", "split a movie into one movie per layer and a table of particles", epilog
-    )
+    summary = "split a movie into one movie per layer and a table of particles"
+    p = _add_command(commands, _decompose, "decompose", summary, epilog)
     what = "movie, single image or folder of frames; of several, each has its folder"
     p.add_argument("movies", metavar="MOVIE", nargs="+", help=what)
     p.add_argument("--out", required=True, metavar="DIR", help="folder for the results; made if absent")
@@ -101,7 +118,54 @@ def _add_decompose(commands: Any) -> None:
     p.add_argument("--roi", metavar="Y0:Y1,X0:X1", help="only this part of the field of view, in pixels")
     scheduler = "address of a Dask scheduler whose workers find the particles"
     p.add_argument("--scheduler", metavar="ADDRESS", help=scheduler)
-    _add_device(p)
+    p.add_argument("--device", **_DEVICE)
+    summary = "vibrations, order, defects and growth of a decomposed movie"
+    p = _add_command(commands, _analyze, "analyze", summary, _ANALYZE)
+    p.add_argument("folder", metavar="DIR", help="folder with particles.csv")
+    p.add_argument("--pixel-size", type=float, metavar="NM", help="nm per pixel; needed where the table is in pixels")
+    p.add_argument("--only", metavar="TABLES", help="only these, such as vibrations,defects (names as above)")
+    p.add_argument("--no-movie", action="store_true", help="do not write tracks.gif")
+    p.add_argument("--workers", type=int, default=2, metavar="N", help="processes for a long movie (default 2)")
+    p = _add_command(commands, _export, "export", "particles as sites in three dimensions, for OVITO and ASE")
+    p.add_argument("folder", metavar="DIR", help="folder with particles.csv")
+    p.add_argument("--out", required=True, metavar="FILE", help="file to write, such as particles.extxyz")
+    p.add_argument("--format", default="extxyz", choices=["extxyz"], help="extxyz (default)")
+    p.add_argument("--gap", type=float, metavar="NM", help="height of a layer over the next; default: the diameter")
+
+
+def _add_simulation_commands(commands: Any) -> None:
+    p = _add_command(commands, _library, "library", "simulate a training library")
+    p.add_argument("--out", required=True, metavar="DIR", help="Zarr store")
+    p.add_argument("--images", type=int, metavar="N", help="number of images (default 400; 24 with --fast)")
+    p.add_argument("--size", type=int, metavar="PX", help="edge of an image in pixels")
+    preset = p.add_mutually_exclusive_group()
+    preset.add_argument("--fast", action="store_true", help="a few small images")
+    preset.add_argument("--training", action="store_true", help="as many and as varied as trained the shipped weights")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--workers", type=int, default=2, help="local processes (default 2)")
+    p.add_argument("--scheduler", metavar="ADDRESS", help="address of a Dask scheduler to use instead")
+    p = _add_command(commands, _train, "train", "train the network on a library")
+    p.add_argument("--library", required=True, metavar="DIR", help="Zarr store made by moirelib library")
+    p.add_argument("--out", required=True, metavar="FILE", help="weights to write (.safetensors)")
+    p.add_argument("--steps", type=int, help="optimiser steps (default 8000, 30 with --fast; a CPU takes hours)")
+    p.add_argument("--batch", type=int, help="crops in each step (default 16, 4 with --fast)")
+    p.add_argument("--fast", action="store_true", help="a toy of 30 steps")
+    p.add_argument("--workers", type=int, metavar="N", help="processes that prepare crops (default 8 on CUDA, else 0)")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--device", **_DEVICE)
+    p = _add_command(commands, _train_layers, "train-layers", "train the network of points that tells layers apart")
+    p.add_argument("--out", required=True, metavar="FILE", help="weights to write (.safetensors)")
+    p.add_argument("--minutes", type=float, default=85.0, help="wall time on one core (default 85)")
+    p.add_argument("--seed", type=int, default=0, help="seed of weights and points (default 0)")
+    p.add_argument("--start", metavar="FILE", help="weights to go on from")
+    summary = "remake the table of gold's transmission (abTEM multislice)"
+    p = _add_command(commands, _transmission, "transmission", summary)
+    p.add_argument("--out", required=True, metavar="FILE", help="table to write (.npz)")
+    p.add_argument("--seed", type=int, default=0)
+    summary = "remake the small simulated movie that ships with moirelib"
+    p = _add_command(commands, _sample, "sample", summary)
+    p.add_argument("--out", required=True, metavar="DIR", help="existing folder to write into")
+    p.add_argument("--seed", type=int, default=2028)
 
 
 def _decompose(args: argparse.Namespace) -> None:
@@ -143,35 +207,6 @@ def _decompose_one(args: argparse.Namespace, path: str, out: str) -> None:
     print(s["note"])
 
 
-_ANALYZE = """\
-DIR is a folder that moirelib decompose wrote, or any other that holds particles.csv with at least the columns
-frame, particle, layer, y_nm, x_nm, or a table that TrackMate or trackpy exported. Written into DIR/analysis:
-  report.html     everything on one page that needs no other file
-  lattice.csv     spacing and direction of every grain, per frame and layer
-  moire.csv       twist and Moiré period per frame
-  defects.csv     vacancies, interstitials, dislocations with Burgers vectors, disclinations
-  boundaries.csv  grain and twin boundaries
-  motion.csv      drift and turn of each layer, per frame, and the dose so far where it is known
-  msd.csv         mean squared displacement of each layer, without the localization error's part
-  vibrations.csv  amplitude and spring constant of every particle
-  phonons.csv     stiffness of plane waves along Γ-M-K-Γ
-  growth.csv      particles that came and went
-  figures (.png) and tracks.gif, of at most 200 frames
-An analysis that the particles do not allow is left out, with a line that says why.
---only writes the named tables and their report, and no tracks.gif; what an earlier run wrote besides stays.
-"""
-
-
-def _add_analyze(commands: Any) -> None:
-    summary = "vibrations, order, defects and growth of a decomposed movie"
-    p = _add_command(commands, _analyze, "analyze", summary, _ANALYZE)
-    p.add_argument("folder", metavar="DIR", help="folder with particles.csv")
-    p.add_argument("--pixel-size", type=float, metavar="NM", help="nm per pixel; needed where the table is in pixels")
-    p.add_argument("--only", metavar="TABLES", help="only these, such as vibrations,defects (names as above)")
-    p.add_argument("--no-movie", action="store_true", help="do not write tracks.gif")
-    p.add_argument("--workers", type=int, default=2, metavar="N", help="processes for a long movie (default 2)")
-
-
 def _analyze(args: argparse.Namespace) -> None:
     """Run every analysis that the particles of a decomposed movie support."""
     from .analysis.pipeline import analyze, read_particles, read_recording
@@ -192,14 +227,6 @@ def _analyze(args: argparse.Namespace) -> None:
         print(f"{name}: {note}")
 
 
-def _add_export(commands: Any) -> None:
-    p = _add_command(commands, _export, "export", "particles as sites in three dimensions, for OVITO and ASE")
-    p.add_argument("folder", metavar="DIR", help="folder with particles.csv")
-    p.add_argument("--out", required=True, metavar="FILE", help="file to write, such as particles.extxyz")
-    p.add_argument("--format", default="extxyz", choices=["extxyz"], help="extxyz (default)")
-    p.add_argument("--gap", type=float, metavar="NM", help="height of a layer over the next; default: the diameter")
-
-
 def _export(args: argparse.Namespace) -> None:
     """Write all particles as sites (x, y, z in Å; z from the layer) into an extended XYZ file."""
     import ase.io
@@ -214,19 +241,6 @@ def _export(args: argparse.Namespace) -> None:
     print(f"{len(frames)} frame(s), {sum(map(len, frames))} particles -> {args.out}")
 
 
-def _add_library(commands: Any) -> None:
-    p = _add_command(commands, _library, "library", "simulate a training library")
-    p.add_argument("--out", required=True, metavar="DIR", help="Zarr store")
-    p.add_argument("--images", type=int, metavar="N", help="number of images (default 400; 24 with --fast)")
-    p.add_argument("--size", type=int, metavar="PX", help="edge of an image in pixels")
-    preset = p.add_mutually_exclusive_group()
-    preset.add_argument("--fast", action="store_true", help="a few small images")
-    preset.add_argument("--training", action="store_true", help="as many and as varied as trained the shipped weights")
-    p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--workers", type=int, default=2, help="local processes (default 2)")
-    p.add_argument("--scheduler", metavar="ADDRESS", help="address of a Dask scheduler to use instead")
-
-
 def _library(args: argparse.Namespace) -> None:
     """Simulate a training library into a Zarr store. An interrupted run goes on where it stopped."""
     from .simulation.library import LibraryConfig, make_library
@@ -238,18 +252,6 @@ def _library(args: argparse.Namespace) -> None:
     if args.size is not None:
         config = replace(config, shape=(args.size, args.size))
     make_library(args.out, config, args.seed, args.workers, args.scheduler)
-
-
-def _add_train(commands: Any) -> None:
-    p = _add_command(commands, _train, "train", "train the network on a library")
-    p.add_argument("--library", required=True, metavar="DIR", help="Zarr store made by moirelib library")
-    p.add_argument("--out", required=True, metavar="FILE", help="weights to write (.safetensors)")
-    p.add_argument("--steps", type=int, help="optimiser steps (default 8000, 30 with --fast; a CPU takes hours)")
-    p.add_argument("--batch", type=int, help="crops in each step (default 16, 4 with --fast)")
-    p.add_argument("--fast", action="store_true", help="a toy of 30 steps")
-    p.add_argument("--workers", type=int, metavar="N", help="processes that prepare crops (default 8 on CUDA, else 0)")
-    p.add_argument("--seed", type=int, default=0)
-    _add_device(p)
 
 
 def _train(args: argparse.Namespace) -> None:
@@ -267,14 +269,6 @@ def _train(args: argparse.Namespace) -> None:
     print(f"validation: {card['validation']}")
 
 
-def _add_train_layers(commands: Any) -> None:
-    p = _add_command(commands, _train_layers, "train-layers", "train the network of points that tells layers apart")
-    p.add_argument("--out", required=True, metavar="FILE", help="weights to write (.safetensors)")
-    p.add_argument("--minutes", type=float, default=85.0, help="wall time on one core (default 85)")
-    p.add_argument("--seed", type=int, default=0, help="seed of weights and points (default 0)")
-    p.add_argument("--start", metavar="FILE", help="weights to go on from")
-
-
 def _train_layers(args: argparse.Namespace) -> None:
     """Train the network that says which particles lie in one layer, on simulated points."""
     from .decomposition.same_layer_training import train_same_layer
@@ -283,17 +277,6 @@ def _train_layers(args: argparse.Namespace) -> None:
     command += " --start FILE" if args.start else ""
     card = train_same_layer(args.out, args.minutes, args.seed, args.start, command)
     print(f"{card['steps']} steps -> {args.out}")
-
-
-def _add_remakers(commands: Any) -> None:
-    summary = "remake the table of gold's transmission (abTEM multislice)"
-    p = _add_command(commands, _transmission, "transmission", summary)
-    p.add_argument("--out", required=True, metavar="FILE", help="table to write (.npz)")
-    p.add_argument("--seed", type=int, default=0)
-    summary = "remake the small simulated movie that ships with moirelib"
-    p = _add_command(commands, _sample, "sample", summary)
-    p.add_argument("--out", required=True, metavar="DIR", help="existing folder to write into")
-    p.add_argument("--seed", type=int, default=2028)
 
 
 def _transmission(args: argparse.Namespace) -> None:
@@ -312,10 +295,6 @@ def _sample(args: argparse.Namespace) -> None:
     if not os.path.isdir(args.out):
         raise FileNotFoundError(f"no such folder: {args.out}; make it first")
     make_sample(args.out, args.seed)
-
-
-def _add_device(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"], help="where to compute")
 
 
 if __name__ == "__main__":

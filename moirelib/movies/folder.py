@@ -14,9 +14,9 @@ import dask.array as da
 import numpy as np
 
 from .calibration import NANOMETRES, convert_scale
-from .formats import find_format, find_reader, list_formats, read_file
+from .formats import find_format, list_formats
 from .movie import make_stack
-from .stored import StoredImage, stack_frames
+from .stored import StoredImage, read_file, stack_frames
 
 _OURS = {"particles.csv", "summary.json", "layer_1.tif", "layer_2.tif"}  # names that moirelib gives
 _ONEVIEW = re.compile(r"Hour_(\d+).*Minute_(\d+).*Second_(\d+)", re.I | re.S)  # in a folder's or a file's name
@@ -74,7 +74,7 @@ def _read_joined(files: Sequence[Path], starts: Sequence[int], i: int) -> np.nda
 
 @functools.lru_cache(maxsize=_KEPT)
 def _open(path: Path, _changed: int) -> da.Array:
-    return make_stack(find_reader(path)(path).data, path.name)
+    return make_stack(read_file(path).data, path.name)
 
 
 def _list_files(folder: Path) -> list[Path]:

@@ -1,12 +1,7 @@
 """The formats that moirelib reads: one list, from which the documentation is made as well."""
 
-import importlib
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
-
-if TYPE_CHECKING:
-    from .stored import StoredImage
+from typing import NamedTuple
 
 
 class Format(NamedTuple):
@@ -56,26 +51,3 @@ def find_format(path: Path) -> Format | None:
     if path.is_dir() and suffix != ".zspy":
         suffix = ".zarr" if suffix == ".zarr" or any((path / file).is_file() for file in _ZARR_FILES) else ""
     return next((known for known in FORMATS if suffix in known.extensions), None)
-
-
-def find_reader(path: Path) -> "Callable[[Path], StoredImage]":
-    """The reader of a file whose format is known."""
-    kind = find_format(path)
-    if kind is None:
-        supported = list_formats("{extensions} ({maker})", "; ")
-        raise ValueError(f"{path.name} has an unknown format; supported are {supported}: export it as one of these")
-    module, function = kind.reader.split(".")
-    return getattr(importlib.import_module(f".{module}", __package__), function)
-
-
-def read_file(path: Path) -> "StoredImage":
-    """What the reader of its format finds in a file; every error is one line, as of `read_movie`."""
-    from .stored import explain_errors
-
-    if not path.exists():
-        raise FileNotFoundError(f"no such file: {path}")
-    read, kind = find_reader(path), find_format(path)
-    if path.is_file() and path.stat().st_size == 0:
-        raise ValueError(f"{path.name} is empty (0 bytes); copy or export it again")
-    with explain_errors(path, kind.name if kind else ""):
-        return read(path)

@@ -10,9 +10,9 @@ from numpy.typing import ArrayLike
 
 from .calibration import FRAME_TIME, PIXEL_SIZE, override_scale
 from .folder import find_next_part, is_pattern, read_folder
-from .formats import find_format, list_formats, read_file
+from .formats import find_format, list_formats
 from .movie import Movie, make_movie
-from .stored import StoredImage, drop_colours
+from .stored import StoredImage, drop_colours, read_file
 
 
 def read_movie(path: str | os.PathLike[str], pixel_size: float | None = None, frame_time: float | None = None) -> Movie:

@@ -1,10 +1,10 @@
-"""What a reader gives, and what readers share: lazy frames, and plain errors for damaged files."""
+"""Read a file of any format; what readers give, and what they share: lazy frames, plain errors for damaged files."""
 
-import contextlib
 import gc
+import importlib
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 
 import dask.array as da
 import numpy as np
+
+from .formats import find_format, list_formats
 
 MOST_COMPRESSION = 1032  # times; the limit of deflate (zlib's documentation), which only an empty frame comes near
 COLOUR_TOLERANCE = 5  # of 255; lossy compression changes grey values that much from colour to colour
@@ -35,9 +37,6 @@ class StoredImage:
     files: tuple[Path, ...] = ()  # all files that the frames lie in, where there are several
 
 
-# --- Errors -----------------------------------------------------------------------------------------------------------
-
-
 class UnusableFile(Exception):
     """A reader understood the file, but it holds no movie; the message names the file and says what to do."""
 
@@ -46,16 +45,25 @@ class ColourError(ValueError):
     """A frame is really in colour; the message goes behind the name of the file."""
 
 
-@contextlib.contextmanager
-def explain_errors(path: Path, kind: str) -> Iterator[None]:
-    """Turn every error of a decoder into a ValueError of one line, and silence its warnings and log."""
+def read_file(path: Path) -> StoredImage:
+    """What the reader of its format finds in a file; every error is one line, as of `read_movie`."""
+    if not path.exists():
+        raise FileNotFoundError(f"no such file: {path}")
+    kind = find_format(path)
+    if kind is None:
+        supported = list_formats("{extensions} ({maker})", "; ")
+        raise ValueError(f"{path.name} has an unknown format; supported are {supported}: export it as one of these")
+    if path.is_file() and path.stat().st_size == 0:
+        raise ValueError(f"{path.name} is empty (0 bytes); copy or export it again")
+    module, function = kind.reader.split(".")
+    read = getattr(importlib.import_module(f".{module}", __package__), function)
     levels = {logger: logger.level for logger in map(logging.getLogger, ("tifffile", "rsciio"))}
     for logger in levels:
         logger.setLevel(logging.CRITICAL + 1)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            yield
+            return read(path)
     except PermissionError:
         raise
     except UnusableFile as error:
@@ -63,10 +71,8 @@ def explain_errors(path: Path, kind: str) -> Iterator[None]:
     except ColourError as error:
         raise ValueError(f"{path.name} {error}") from error
     except Exception as error:  # struct.error, KeyError, IndexError, ...: each decoder raises its own
-        raise ValueError(
-            f"{path.name} cannot be read as {kind}: damaged, truncated or not such a file ({describe_error(error)}); "
-            "copy or export it again"
-        ) from error
+        why = f"damaged, truncated or not such a file ({describe_error(error)}); copy or export it again"
+        raise ValueError(f"{path.name} cannot be read as {kind.name}: {why}") from error
     finally:
         for logger, level in levels.items():
             logger.setLevel(level)

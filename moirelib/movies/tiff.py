@@ -54,7 +54,7 @@ def read_tiff(path: Path) -> StoredImage:
             layout = dtype.newbyteorder(tiff.byteorder)
             frames = stored.stack_stored(where.paths, where.offsets, (height, width), layout)
         else:
-            _check_compression(where, page.compression, path.name)
+            _read_page(where, -1, 0)  # to know now whether it can be decompressed
             frames = stored.stack_frames(
                 partial(_read_page, where, colours), (len(where.offsets), height, width), dtype
             )
@@ -118,7 +118,8 @@ def _find_pages(chosen: Movie, n: int) -> _Pages:
     if len(pages) > n or (len(chosen) == 1 and len(series.pages) != n) or page.axes.strip("S") != "YX":
         raise UnusableFile(f"{file.name} has a page layout that is not supported; save it as a plain stack of images")
     files = tuple(Path(page.parent.filehandle.path) for _, page in pages)
-    raw = raw and all(_is_one_piece(page) for _, page in pages)
+    for _, page in pages:  # each in one piece, or in pieces one after the other
+        raw = raw and len(page.dataoffsets) > 0 and list(page.dataoffsets[1:]) == _list_ends(page)[:-1]
     offsets = tuple(page.dataoffsets[0] if raw else page.offset for _, page in pages)
     return _Pages(file if set(files) == {file} else files, offsets, raw, [i for i, _ in pages])
 
@@ -126,10 +127,6 @@ def _find_pages(chosen: Movie, n: int) -> _Pages:
 def _list_ends(page: tifffile.TiffPage | tifffile.TiffFrame) -> list[int]:
     """Where each piece of a page's pixels ends, in bytes."""
     return [offset + count for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True)]
-
-
-def _is_one_piece(page: tifffile.TiffPage | tifffile.TiffFrame) -> bool:
-    return len(page.dataoffsets) > 0 and list(page.dataoffsets[1:]) == _list_ends(page)[:-1]
 
 
 def _describe_missing(there: Sequence[int], n: int) -> Iterator[str]:
@@ -189,6 +186,11 @@ def _read_page(where: _Pages, colours: int, i: int) -> np.ndarray:
             tiff.filehandle.seek(where.offsets[i])
             page = tifffile.TiffPage(tiff, i)
             image = page.asarray()
+    except Exception as error:
+        if "imagecodecs" not in str(error):
+            raise
+        why = f"is compressed ({getattr(page.compression, 'name', page.compression)})"
+        raise UnusableFile(f"{tiff.filename} {why}; run 'pip install imagecodecs' to read it") from error
     finally:
         _reading.frame = False
     try:
@@ -198,16 +200,6 @@ def _read_page(where: _Pages, colours: int, i: int) -> np.ndarray:
             raise
         # tifffile writes a movie of 3 or 4 frames so, if not told otherwise
         raise ColourError(f"{error}; if its {len(image)} planes are frames, save them as a plain stack") from error
-
-
-def _check_compression(where: _Pages, compression: int, name: str) -> None:
-    try:
-        _read_page(where, -1, 0)
-    except Exception as error:
-        if "imagecodecs" not in str(error):
-            raise
-        kind = getattr(compression, "name", compression)
-        raise UnusableFile(f"{name} is compressed ({kind}); run 'pip install imagecodecs' to read it") from error
 
 
 def _choose_display(

@@ -21,9 +21,8 @@ from .movies.reading import read_movie
 
 def data_dir() -> Path:
     """Folder of the shipped data: inside the installed package, or ``data/`` of a checkout."""
-    package = Path(__file__).resolve().parent
-    installed = package / "_data"
-    return installed if installed.is_dir() else package.parent / "data"
+    installed = Path(__file__).resolve().with_name("_data")
+    return installed if installed.is_dir() else installed.parents[1] / "data"
 
 
 def path(name: str) -> Path:

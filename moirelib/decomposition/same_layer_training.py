@@ -61,7 +61,7 @@ def draw_points(rng: np.random.Generator, kind: str | None = None, layers: int |
                 of = rng.uniform(0, 60, len(at))
         cells.append(at)
         places = draw_layer(rng, own, of, at, field)
-        if not (k == 0 or rng.random() > 0.35) and len(places):  # an island instead of a base
+        if k and rng.random() <= 0.35 and len(places):  # an island instead of a whole layer
             centre, radius = rng.uniform(-0.3, 0.3, 2) * field, max(rng.uniform(0.12, 0.5) * field, 1.8 * own)
             places = places[np.hypot(*(places - centre).T) < radius]
         places = places[rng.random(len(places)) > rng.choice([0, 0.02, 0.05, 0.15])]  # vacancies

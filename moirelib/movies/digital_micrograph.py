@@ -18,8 +18,8 @@ def read_dm(path: Path) -> StoredImage:
             raise
         signals = digitalmicrograph.file_reader(str(path))  # colour cannot be read lazily
     images = [signal for signal in signals if signal["data"].ndim >= 2]
-    best, part = choose_largest(images, lambda signal: signal["data"].size, path)
-    data, axes = images[best]["data"], images[best]["axes"]
+    signal, part = choose_largest(images, lambda signal: signal["data"].size, path)
+    data, axes = signal["data"], signal["axes"]
     time = get_scale(axes[0]) if data.ndim == 3 else (1.0, None)
     colour = data.dtype.names is not None
     if colour:

@@ -125,9 +125,6 @@ def _find_frame_time(files: Sequence[Path]) -> float | None:
     return (inner[-1] - inner[0]) / sum(inner[0] <= second < inner[-1] for second in seconds)
 
 
-# --- Parts of one recording -------------------------------------------------------------------------------------------
-
-
 def _split_number(path: Path) -> tuple[str, int]:
     """A file's name without its last number, and that number; the first part of a recording may have none."""
     stem, _, rest = path.name.partition(".")

@@ -34,14 +34,10 @@ def open_store(path: Path) -> Iterator[Any]:
         store.close()
 
 
-# --- Arrays -----------------------------------------------------------------------------------------------------------
-
-
 def _choose_array(path: Path, store: Any, names: Sequence[str], kinds: str = "iufbc") -> tuple[Any, str]:
     """The largest of the arrays `names` with numbers of `kinds` and at least two axes, and which of them it is."""
-    images = [name for name in names if store[name].ndim > 1 and store[name].dtype.kind in kinds]
-    best, part = stored.choose_largest(images, lambda name: math.prod(store[name].shape), path)
-    array = store[images[best]]
+    images = [array for array in map(store.__getitem__, names) if array.ndim > 1 and array.dtype.kind in kinds]
+    array, part = stored.choose_largest(images, lambda array: math.prod(array.shape), path)
     if 0 in array.shape:
         raise UnusableFile(f"{path.name} holds no frames (its shape is {array.shape}); record or export it again")
     return array, part
@@ -76,9 +72,6 @@ def _read_frame(path, name, stack, plane, i) -> np.ndarray:
         where = [i if axis == stack else slice(None) if axis in plane else 0 for axis in range(array.ndim)]
         frame = np.asarray(array[tuple(where)])
     return frame.T if plane[0] > plane[1] else frame
-
-
-# --- EMD --------------------------------------------------------------------------------------------------------------
 
 
 def read_emd(path: Path) -> StoredImage:
@@ -130,9 +123,6 @@ def _find_stack_axis(axes: list[dict]) -> int:
         if len(candidates) == 1:
             return candidates[0]
     return 0
-
-
-# --- dm5, HyperSpy, OME-Zarr ------------------------------------------------------------------------------------------
 
 
 def read_dm5(path: Path) -> StoredImage:

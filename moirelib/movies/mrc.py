@@ -41,7 +41,9 @@ def read_mrc(path: Path) -> StoredImage:
         raw = file.read(_HEADER + 256)  # with the first of the extended header
     if len(raw) < _HEADER:
         raise ValueError("no header")
-    order = _find_byte_order(raw)
+    # The machine stamp says the byte order; where there is none, the one in which the pixel type makes sense.
+    little = raw[212] == 0x44 or (raw[212] != 0x11 and struct.unpack_from("<i", raw, 12)[0] in _PIXEL_TYPES)
+    order = "<" if little else ">"
     header = {name: struct.unpack_from(order + form, raw, byte) for name, (form, byte) in _FIELDS.items()}
     (columns, rows, sections), (mode,), (extended,) = header["size"], header["mode"], header["extended"]
     if mode not in _PIXEL_TYPES or min(columns, rows, sections, extended) < 0:
@@ -70,18 +72,14 @@ def read_mrc(path: Path) -> StoredImage:
     read_fei = partial(_read_fei, own if raw[104:107] == b"FEI" else b"", order)
     dose = read_fei(*_FEI_DOSE) * 1e-20 or _read_serialem_dose(header, own if raw[104:108] == b"SERI" else b"", order)
     (y, x), why = _find_scales(header, read_fei(*_FEI_PIXEL_SIZE))
-    axes = _read_direct_electron_axes(path)
+    # The scales of a movie of a Direct Electron camera stand in a text file beside it.
+    recording = re.match(r"(\d{8}_\d+)_(.*_)?movie\.mrc$", path.name)
+    described = recording is not None and any(path.parent.glob(f"{recording[1]}_*info.txt"))
+    axes = stored.read_axes(mrc.file_reader, path)[0] if described else []
     if axes and axes[-1]["scale"] != 1:  # RosettaSciIO gives 1 where the text file says nothing
         y, x, why = stored.get_scale(axes[-2]), stored.get_scale(axes[-1]), ""
     time = stored.get_scale(axes[0]) if len(axes) == 3 else (1.0, None)
     return StoredImage(frames, y, x, time, dose=dose, notes=notes, scale_note=why)
-
-
-def _find_byte_order(raw: bytes) -> str:
-    """The order that the machine stamp says; where there is none, that in which the pixel type makes sense."""
-    if raw[212:213] in (b"\x11", b"\x44"):
-        return ">" if raw[212:213] == b"\x11" else "<"
-    return "<" if struct.unpack_from("<i", raw, 12)[0] in _PIXEL_TYPES else ">"
 
 
 def _find_byte_kind(header: dict[str, tuple]) -> tuple[str, tuple[str, ...]]:
@@ -130,11 +128,3 @@ def _read_serialem_dose(header: dict[str, tuple], extended: bytes, order: str) -
         return None
     (dose,) = struct.unpack_from(f"{order}f", extended, before)
     return dose if math.isfinite(dose) and dose > 0 else None
-
-
-def _read_direct_electron_axes(path: Path) -> list[dict]:
-    """Axes of a movie of a Direct Electron camera, whose scales stand in a text file beside it."""
-    recording = re.match(r"(\d{8}_\d+)_(.*_)?movie\.mrc$", path.name)
-    if recording is None or not any(path.parent.glob(f"{recording[1]}_*info.txt")):
-        return []
-    return stored.read_axes(mrc.file_reader, path)[0]

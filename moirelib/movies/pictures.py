@@ -52,9 +52,6 @@ def _read_decoded(path, decode, changed, i) -> np.ndarray:
     return frame
 
 
-# --- Pictures and animations ------------------------------------------------------------------------------------------
-
-
 def read_picture(path: Path) -> StoredImage:
     """A picture or an animation, which carry no scale."""
     with Image.open(path) as picture:
@@ -85,9 +82,6 @@ def decode_picture(path: Path) -> Generator[np.ndarray, None, None]:
                 yield np.asarray(frame.convert(mode) if frame.mode != mode else frame)
             else:
                 yield to_grey(np.asarray(frame.convert("RGB")), lossy=picture.format == "JPEG")
-
-
-# --- Videos, by the FFmpeg that the package imageio-ffmpeg brings -----------------------------------------------------
 
 
 def read_video(path: Path) -> StoredImage:

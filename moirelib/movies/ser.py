@@ -60,5 +60,5 @@ def read_emi(path: Path) -> StoredImage:
     series = sorted(path.parent.glob(f"{glob.escape(path.stem)}_[0-9]*.ser"))
     if not series:
         raise UnusableFile(f"{path.name} needs its data files {path.stem}_1.ser, ... beside it; copy them there")
-    best, part = choose_largest(series, lambda ser: ser.stat().st_size, path)
-    return replace(read_ser(series[best]), part=part)
+    largest, part = choose_largest(series, lambda ser: ser.stat().st_size, path)
+    return replace(read_ser(largest), part=part)

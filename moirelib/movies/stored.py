@@ -97,9 +97,6 @@ def require_plausible(path: Path, frames: int, frame_bytes: float) -> None:
         raise UnusableFile(f"{path.name} is damaged: it promises more than it can hold; copy or export it again")
 
 
-# --- Frames -----------------------------------------------------------------------------------------------------------
-
-
 def stack_frames(read_frame: Callable[[int], np.ndarray], shape: tuple[int, int, int], dtype: np.dtype) -> da.Array:
     """Dask array of frames (t, y, x); each is read from the file when someone looks at it."""
     n, height, width = shape
@@ -136,9 +133,6 @@ def read_stored(path, offsets, shape, dtype, i: int) -> np.ndarray:
     return frame.astype(dtype.newbyteorder("="), copy=False)
 
 
-# --- Colours ----------------------------------------------------------------------------------------------------------
-
-
 def to_grey(frame: np.ndarray, axis: int = -1, lossy: bool = False) -> np.ndarray:
     """Grey values of a frame whose colours lie along `axis`: grey, grey and alpha, RGB, or RGB and alpha.
 
@@ -162,15 +156,12 @@ def drop_colours(data: da.Array | np.ndarray) -> da.Array:
     return lazy.map_blocks(to_grey, drop_axis=3, dtype=lazy.dtype)
 
 
-# --- Files of several images, and RosettaSciIO ------------------------------------------------------------------------
-
-
-def choose_largest(images: Sequence[Item], size: Callable[[Item], int], path: Path) -> tuple[int, str]:
-    """Index of the largest image, and "[2 of 3]" if there are several."""
+def choose_largest(images: Sequence[Item], size: Callable[[Item], int], path: Path) -> tuple[Item, str]:
+    """The largest image, and "[2 of 3]" if there are several."""
     if not images:
         raise UnusableFile(f"{path.name} holds no image; give a file with a movie or a picture")
     best = max(range(len(images)), key=lambda i: size(images[i]))
-    return best, f"[{best + 1} of {len(images)}]" if len(images) > 1 else ""
+    return images[best], f"[{best + 1} of {len(images)}]" if len(images) > 1 else ""
 
 
 def read_axes(read: Callable[..., list[dict]], path: Path, **options: Any) -> list[list[dict]]:

@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 from xml.etree import ElementTree
 
 import dask.array as da
@@ -41,26 +40,24 @@ def read_tiff(path: Path) -> StoredImage:
         every = list(tiff.series)
         chosen, part = _choose_movie(every, path)
         page, n = chosen[0].keyframe, _count_frames(chosen, path.name)
-        where = _find_pages(chosen, n)
+        paths, offsets, there, raw = _find_pages(chosen, n)
         sizes = _find_sizes(path, tiff, chosen) if intact else {path: math.inf}
         show, palette_notes = _choose_display(tiff, page, path.name)
-        stored.require_plausible(path, min(n, len(where.offsets)), page.nbytes)
+        stored.require_plausible(path, min(n, len(offsets)), page.nbytes)
         y, x, t = _find_scales(path, tiff, page, every.index(chosen[0]), len(every))
         for file, size in sizes.items():
             stored.require_size(file, size)
         dtype, colours = np.dtype(chosen[0].dtype), page.axes.find("S")
         height, width = (page.shape[page.axes.index(axis)] for axis in "YX")
-        if where.raw:
-            layout = dtype.newbyteorder(tiff.byteorder)
-            frames = stored.stack_stored(where.paths, where.offsets, (height, width), layout)
+        if raw:
+            frames = stored.stack_stored(paths, offsets, (height, width), dtype.newbyteorder(tiff.byteorder))
         else:
-            _read_page(where, -1, 0)  # to know now whether it can be decompressed
-            frames = stored.stack_frames(
-                partial(_read_page, where, colours), (len(where.offsets), height, width), dtype
-            )
+            _read_page(paths, offsets, -1, 0)  # to know now whether it can be decompressed
+            read = partial(_read_page, paths, offsets, colours)
+            frames = stored.stack_frames(read, (len(offsets), height, width), dtype)
     frames = frames if show is None else da.map_blocks(show, frames, dtype=dtype)
-    several = tuple(dict.fromkeys(where.paths)) if isinstance(where.paths, tuple) else ()
-    notes += [*palette_notes, *_describe_missing(where.there, n)]
+    several = tuple(dict.fromkeys(paths)) if isinstance(paths, tuple) else ()
+    notes += [*palette_notes, *_describe_missing(there, n)]
     if len(chosen) > 1:
         notes.append(f"{len(chosen)} images of one size are taken for the frames of one movie")
     if colours >= 0 and page.shape[colours] in (2, 4):
@@ -73,19 +70,19 @@ def read_tiff(path: Path) -> StoredImage:
 
 def _choose_movie(every: Movie, path: Path) -> tuple[Movie, str]:
     """The series that together are the largest movie, and which of the file's movies it is."""
-    pixels = [series.keyframe.imagewidth * series.keyframe.imagelength for series in every]
-    colour = [dict(zip(series.axes, series.shape, strict=True)).get("S", 1) > 2 for series in every]
-    preview = max((size for size, one in zip(pixels, colour, strict=True) if one), default=0)
-    described = zip(every, pixels, colour, strict=True)
-    grey = [series for series, size, one in described if not one and _GREY_SHARE * size >= preview]
+
+    def count_pixels(series):
+        return series.keyframe.imagewidth * series.keyframe.imagelength
+
+    colour = [series for series in every if dict(zip(series.axes, series.shape, strict=True)).get("S", 1) > 2]
+    preview = max(map(count_pixels, colour), default=0)
+    grey = [series for series in every if series not in colour and _GREY_SHARE * count_pixels(series) >= preview]
     movies: dict[object, Movie] = {}
     for series in grey or every:
         page = series.keyframe
         single = math.prod(series.shape) == math.prod(page.shape)
         movies.setdefault((page.shape, page.dtype, page.photometric) if single else len(movies), []).append(series)
-    listed = list(movies.values())
-    best, part = stored.choose_largest(listed, lambda movie: sum(math.prod(s.shape) for s in movie), path)
-    return listed[best], part
+    return stored.choose_largest(list(movies.values()), lambda movie: sum(math.prod(s.shape) for s in movie), path)
 
 
 def _count_frames(chosen: Movie, name: str) -> int:
@@ -98,22 +95,17 @@ def _count_frames(chosen: Movie, name: str) -> int:
     return math.prod(stacks) * len(chosen)
 
 
-class _Pages(NamedTuple):
-    """Where the frames lie."""
+def _find_pages(chosen: Movie, n: int) -> tuple[Path | tuple[Path, ...], Sequence[int], Sequence[int], bool]:
+    """Find every frame that is there, of `n` that the file announces.
 
-    paths: Path | tuple[Path, ...]  # file of all frames, or of each
-    offsets: Sequence[int]  # of the pixels where `raw`, else of the description of the page
-    raw: bool  # frames lie as they are, neither compressed nor in pieces nor in colour
-    there: Sequence[int]  # which of the announced frames the file holds
-
-
-def _find_pages(chosen: Movie, n: int) -> _Pages:
-    """Find every frame that is there, of `n` that the file announces."""
+    Given are the file of all frames, or of each; where they begin in it; which of the announced ones they are; and
+    whether they are raw: as they are, neither compressed nor in pieces nor in colour. Else their page begins there.
+    """
     series, page = chosen[0], chosen[0].keyframe
     file = Path(page.parent.filehandle.path)
     raw = page.is_final and page.axes == "YX" and np.dtype(page.dtype).itemsize * math.prod(page.shape) == page.nbytes
     if raw and len(chosen) == 1 and series.dataoffset is not None:
-        return _Pages(file, range(series.dataoffset, series.dataoffset + n * page.nbytes, page.nbytes), True, range(n))
+        return file, range(series.dataoffset, series.dataoffset + n * page.nbytes, page.nbytes), range(n), True
     pages = [(i, page) for i, page in enumerate(page for series in chosen for page in series.pages) if page]
     if len(pages) > n or (len(chosen) == 1 and len(series.pages) != n) or page.axes.strip("S") != "YX":
         raise UnusableFile(f"{file.name} has a page layout that is not supported; save it as a plain stack of images")
@@ -121,7 +113,7 @@ def _find_pages(chosen: Movie, n: int) -> _Pages:
     for _, page in pages:  # each in one piece, or in pieces one after the other
         raw = raw and len(page.dataoffsets) > 0 and list(page.dataoffsets[1:]) == _list_ends(page)[:-1]
     offsets = tuple(page.dataoffsets[0] if raw else page.offset for _, page in pages)
-    return _Pages(file if set(files) == {file} else files, offsets, raw, [i for i, _ in pages])
+    return file if set(files) == {file} else files, offsets, [i for i, _ in pages], raw
 
 
 def _list_ends(page: tifffile.TiffPage | tifffile.TiffFrame) -> list[int]:
@@ -178,12 +170,12 @@ _reading = threading.local()
 tifffile.logger().addFilter(lambda record: not getattr(_reading, "frame", False))  # a line for each frame is too much
 
 
-def _read_page(where: _Pages, colours: int, i: int) -> np.ndarray:
+def _read_page(paths, offsets, colours: int, i: int) -> np.ndarray:
     """Decode frame `i`, without following the chain of pages to it; `colours` is their axis, or -1."""
     _reading.frame = True
     try:
-        with tifffile.TiffFile(where.paths if isinstance(where.paths, Path) else where.paths[i]) as tiff:
-            tiff.filehandle.seek(where.offsets[i])
+        with tifffile.TiffFile(paths if isinstance(paths, Path) else paths[i]) as tiff:
+            tiff.filehandle.seek(offsets[i])
             page = tifffile.TiffPage(tiff, i)
             image = page.asarray()
     except Exception as error:

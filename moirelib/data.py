@@ -49,13 +49,9 @@ def sample() -> tuple[Movie, pd.DataFrame]:
 def benchmark_example() -> tuple[dict, dict]:
     """One held-out simulated scene of the layer benchmark, and the layers that several methods see in it.
 
-    Returns
-    -------
-    images : dict of str to ndarray
-        ``frame`` (y, x) in counts; ``truth`` and, by the methods' names, masks (2, y, x) uint8, 255 = covered.
-    about : dict
-        ``pixel_size`` (nm), ``seed``, ``particles`` of each layer, ``scores`` of each method over the whole frame,
-        the ``command`` that made it and its ``commit``.
+    First images by name: ``frame`` (y, x) in counts; ``truth`` and, by the methods' names, masks (2, y, x) uint8, 255 =
+    covered. Then what they are: ``pixel_size`` (nm), ``seed``, ``particles`` of each layer, ``scores`` of each method
+    over the whole frame, the ``command`` that made it and its ``commit``.
     """
     with np.load(path("bench_example.npz")) as file:
         images = dict(file)
@@ -109,16 +105,9 @@ _TRACKING_ERROR = {"rod": 1.0, "prism": 5.7}
 def trajectories(name: str) -> pd.DataFrame:
     """Published trajectories of vibrating particles in a hexagonal lattice, as a track table.
 
-    Parameters
-    ----------
-    name : str
-        ``"rod"`` (standing rods, 271 particles, 137 frames) or ``"prism"`` (prisms, 91 particles, 47 frames).
-
-    Returns
-    -------
-    pandas.DataFrame
-        ``frame, particle, layer`` (1), ``y_nm, x_nm`` and, as ``y_std_nm, x_std_nm``, the tracking error that the
-        authors state: 1 nm (rod) and 5.7 nm (prism). Drift and rotation are not removed.
+    `name` is ``"rod"`` (standing rods, 271 particles, 137 frames) or ``"prism"`` (prisms, 91 particles, 47 frames).
+    Columns are ``frame, particle, layer`` (1), ``y_nm, x_nm`` and, as ``y_std_nm, x_std_nm``, the tracking error that
+    the authors state: 1 nm (rod) and 5.7 nm (prism). Drift and rotation are not removed.
     """
     from scipy.io import loadmat
 

@@ -49,11 +49,8 @@ def link_particles(
     number = np.full(len(particles), -1)
     if particles["frame"].nunique() < 2:
         return particles.assign(particle=number)
-    next_number = 0
-    for rows in particles.groupby("layer").indices.values():
-        track = link_places(particles.loc[rows, ["frame", *places]], search_range, memory)
-        numbers = track.where(track.map(track.value_counts()) > 1)
-        found = pd.factorize(numbers)[0]  # -1 for a track of one frame
-        number[track.index] = np.where(found < 0, -1, found + next_number)
-        next_number += numbers.nunique()
+    layers = particles.groupby("layer").indices.values()
+    tracks = pd.concat(link_places(particles.loc[rows, ["frame", *places]], search_range, memory) for rows in layers)
+    same = tracks.groupby([particles.loc[tracks.index, "layer"], tracks])
+    number[tracks.index] = pd.factorize(same.ngroup().where(same.transform("size") > 1))[0]  # -1 where seen once
     return particles.assign(particle=number).sort_values(["frame", "layer", "particle", "y"], ignore_index=True)

@@ -194,14 +194,11 @@ def train_same_layer(out, minutes: float = 85.0, seed: int = 0, start=None, comm
 
     Parameters
     ----------
-    out : path-like
-        Weights to write (``.safetensors``); written every `LOGGED` steps.
-    minutes, seed : float, int
-        Wall time; seed of weights and points.
-    start : path-like, optional
-        Weights to go on from; their card becomes part of the new one.
-    command : str
-        Command line to record on the card.
+    out, start : path-like
+        Weights to write (``.safetensors``), every `LOGGED` steps; weights to go on from, whose card becomes part of the
+        new one.
+    minutes, seed, command : float, int, str
+        Wall time; seed of weights and points; command line to record on the card.
     """
     torch.set_num_threads(1)
     torch.manual_seed(seed)

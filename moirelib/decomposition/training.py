@@ -64,10 +64,8 @@ def permutation_loss(logits: torch.Tensor, truth: torch.Tensor, window: int = 64
     ----------
     logits, truth : Tensor, shape (batch, layers, y, x) or (batch, 2 · layers, y, x)
         Network output and truth, 0 to 1: masks, and perhaps centres.
-    window : int
-        Edge of a window, in pixels.
-    layers : int
-        Number of layers.
+    window, layers : int
+        Edge of a window in pixels, and number of layers.
     """
     per_image = _assignment_loss(logits, truth, max(logits.shape[-2:]), layers)
     return 0.5 * (per_image + _assignment_loss(logits, truth, window, layers))
@@ -286,8 +284,8 @@ def train(
         Weights to write (``.safetensors``); the card goes beside them as ``.json``, checkpoints into a folder
         ``OUT.checkpoints`` from which an interrupted run resumes. It may resume with another number of steps: the
         learning rate then follows the new plan, and the card says so.
-    config : TrainingConfig, optional
-        ``TrainingConfig.full()`` by default.
+    config : TrainingConfig
+        By default ``TrainingConfig.full()``.
     seed, device, command : int, str, str
         Seed of weights and crops; ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``; command line to record on the card.
     workers : int, optional

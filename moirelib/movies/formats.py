@@ -13,15 +13,7 @@ class Format(NamedTuple):
     reader: str  # MODULE.FUNCTION beside this module; loaded when such a file is read
 
 
-# To add a format:
-#   1. Write a module beside this one with a function that takes a path and returns a `StoredImage`: lazy pixels and,
-#      for y, x and t, the step and its unit as the file gives them. ser.py is a short example. Whatever the decoder
-#      raises becomes one line for the user; raise `UnusableFile` where you can say better what is wrong. Call
-#      `require_size`, so that a truncated file is told apart when it is opened, or `require_plausible` where frames are
-#      compressed.
-#   2. List it here; README, the help of ``moirelib decompose`` and `read_movie` take it from here.
-#   3. Let ``write_any`` of tests/movie_files.py write a small valid file, and name it in TIMED or UNTIMED there; the
-#      tests of every format, and those of damaged files, then include it.
+# CONTRIBUTING.md says how to add one.
 FORMATS = (
     Format((".dm3", ".dm4"), "Gatan DigitalMicrograph", "Gatan", "digital_micrograph.read_dm"),
     Format((".dm5",), "Gatan DigitalMicrograph 5", "Gatan", "hierarchical.read_dm5"),

@@ -100,19 +100,14 @@ def make_stack(data: da.Array | np.ndarray, name: str) -> da.Array:
 def cut_movie(movie: Movie, frames: str | None = None, roi: str | None = None) -> Movie:
     """A movie of some frames and of a part of the field of view; the file is not read.
 
+    Its frames count from 0, its positions from the part's corner; time and dose of a frame include skipped ones.
+
     Parameters
     ----------
-    movie : Movie
-        The whole movie.
-    frames : str, optional
+    movie, frames : Movie, str
         ``"A:B"`` or ``"A:B:STEP"``: from frame A up to but not including B, every STEP-th; numbers may be left out.
     roi : str, optional
         ``"Y0:Y1,X0:X1"`` in pixels, from the first up to but not including the last.
-
-    Returns
-    -------
-    Movie
-        Its frames count from 0, its positions from the part's corner; time and dose of a frame include skipped ones.
     """
     data, frame_time, dose, name = movie.data, movie.frame_time, movie.dose, movie.name
     if frames is not None:

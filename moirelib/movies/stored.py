@@ -3,6 +3,7 @@
 import gc
 import importlib
 import logging
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ MOST_COMPRESSION = 1032  # times; the limit of deflate (zlib's documentation), w
 COLOUR_TOLERANCE = 5  # of 255; lossy compression changes grey values that much from colour to colour
 Scale = tuple[Any, str | None]  # size of a step and its unit, as the file gives them
 Item = TypeVar("Item")
+_quiet = threading.Lock()  # warnings and logs are silenced for all threads at once
 
 
 @dataclass(frozen=True)
@@ -57,25 +59,25 @@ def read_file(path: Path) -> StoredImage:
         raise ValueError(f"{path.name} is empty (0 bytes); copy or export it again")
     module, function = kind.reader.split(".")
     read = getattr(importlib.import_module(f".{module}", __package__), function)
-    levels = {logger: logger.level for logger in map(logging.getLogger, ("tifffile", "rsciio"))}
-    for logger in levels:
-        logger.setLevel(logging.CRITICAL + 1)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+    with _quiet, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        levels = {logger: logger.level for logger in map(logging.getLogger, ("tifffile", "rsciio"))}
+        for logger in levels:
+            logger.setLevel(logging.CRITICAL + 1)
+        try:
             return read(path)
-    except PermissionError:
-        raise
-    except UnusableFile as error:
-        raise ValueError(str(error)) from error.__cause__
-    except ColourError as error:
-        raise ValueError(f"{path.name} {error}") from error
-    except Exception as error:  # struct.error, KeyError, IndexError, ...: each decoder raises its own
-        why = f"damaged, truncated or not such a file ({describe_error(error)}); copy or export it again"
-        raise ValueError(f"{path.name} cannot be read as {kind.name}: {why}") from error
-    finally:
-        for logger, level in levels.items():
-            logger.setLevel(level)
+        except PermissionError:
+            raise
+        except UnusableFile as error:
+            raise ValueError(str(error)) from error.__cause__
+        except ColourError as error:
+            raise ValueError(f"{path.name} {error}") from error
+        except Exception as error:  # struct.error, KeyError, IndexError, ...: each decoder raises its own
+            why = f"damaged, truncated or not such a file ({describe_error(error)}); copy or export it again"
+            raise ValueError(f"{path.name} cannot be read as {kind.name}: {why}") from error
+        finally:
+            for logger, level in levels.items():
+                logger.setLevel(level)
 
 
 def describe_error(error: Exception) -> str:

@@ -197,9 +197,8 @@ def _decompose_one(args: argparse.Namespace, path: str, out: str) -> None:
         pass  # a folder that cannot be written is refused now, not after hours
     movie = cut_movie(read_movie(path, args.pixel_size, args.frame_time), args.frames, args.roi)
     where, kept = args.scheduler or args.device, os.path.join(out, "unfinished")
-    result = decompose(
-        movie, diameter=args.diameter, weights=args.weights, device=where, progress=True, checkpoint=kept
-    )
+    options = {"diameter": args.diameter, "weights": args.weights, "device": where, "checkpoint": kept}
+    result = decompose(movie, progress=True, **options)
     result.save(out)
     shutil.rmtree(kept, ignore_errors=True)
     s = result.summary

@@ -135,12 +135,11 @@ def _find_layout(file: Path) -> tuple[str, dict, int, dict[str, str]]:
     if start is None:
         raise ValueError(f"{file} is not a table: it is empty; write it as comma-separated values")
     header = lines[start].lstrip("# \t")
-    counts = {separator: header.count(separator) for separator in "\t;,|"}
-    separator = max(counts, key=lambda s: counts[s]) if any(counts.values()) else r"\s+"
+    separator = max("\t;,|", key=header.count)
+    separator = separator if separator in header else r"\s+"
     names = [re.sub(r"[\s\[\]().]+", "_", cell.lower()).strip("_") for cell in _split(header, separator)]
-    if len(set(names) - {""}) < len([name for name in names if name]):
-        twice = next(name for name in names if name and names.count(name) > 1)
-        raise ValueError(f"{file} has two columns {twice}; rename or remove one")
+    if twice := [name for name in names if name and names.count(name) > 1]:
+        raise ValueError(f"{file} has two columns {twice[0]}; rename or remove one")
     rows = [_split(line, separator) for line in lines[start + 1 : start + 100]]
     above = next((i for i, row in enumerate(rows[:_HEADER_ROWS]) if any(_NUMBER.fullmatch(cell) for cell in row)), 0)
     units = dict(zip(names, (cell.strip("()") for cell in rows[above - 1]), strict=False)) if above else {}
@@ -181,18 +180,16 @@ def _split(line: str, separator: str) -> list[str]:
 
 
 def _read_rows(file: Path, encoding: str, how: dict, skip: int) -> pd.DataFrame:
-    for each in (encoding, "latin-1"):
-        try:
-            with warnings.catch_warnings(), file.open(encoding=each) as stream:
-                warnings.simplefilter("ignore", pd.errors.DtypeWarning)
-                for _ in range(skip):  # here, as pandas loses count where lines end in the manner of old Macs
-                    stream.readline()
-                return pd.read_csv(stream, skipinitialspace=True, **how)[how["names"][:-1]]
-        except UnicodeDecodeError:
-            continue
-        except pd.errors.EmptyDataError:
-            return pd.DataFrame(columns=how["names"][:-1])
-        except (pd.errors.ParserError, pd.errors.ParserWarning, ValueError, OverflowError) as error:
-            why = " ".join(str(error).split())
-            raise ValueError(f"{file} is not a table: {why}; write it as comma-separated values") from error
-    raise ValueError(f"{file} is not a table: its letters cannot be read; write it as UTF-8")
+    try:
+        with warnings.catch_warnings(), file.open(encoding=encoding) as stream:
+            warnings.simplefilter("ignore", pd.errors.DtypeWarning)
+            for _ in range(skip):  # here, as pandas loses count where lines end in the manner of old Macs
+                stream.readline()
+            return pd.read_csv(stream, skipinitialspace=True, **how)[how["names"][:-1]]
+    except UnicodeDecodeError:
+        return _read_rows(file, "latin-1", how, skip)  # in which every byte is a letter
+    except pd.errors.EmptyDataError:
+        return pd.DataFrame(columns=how["names"][:-1])
+    except (pd.errors.ParserError, pd.errors.ParserWarning, ValueError, OverflowError) as error:
+        why = " ".join(str(error).split())
+        raise ValueError(f"{file} is not a table: {why}; write it as comma-separated values") from error

@@ -27,12 +27,9 @@ _RECIPROCAL = re.compile(r"^1\s*/|\^\s*-\s*1|⁻¹|\brad\b|mrad")
 
 def convert_scale(scale: SupportsFloat | str | None, unit: str | None, factors: dict[str, float]) -> float | None:
     """Convert `scale` to nm or s; None where the file gives no usable number or unit."""
-    factor = factors.get(normalize_unit(unit).lower())
-    if scale is None or factor is None:
-        return None
     try:
-        value = float(scale) * factor
-    except (TypeError, ValueError):
+        value = float(scale) * factors[normalize_unit(unit).lower()]  # type: ignore[arg-type]
+    except (TypeError, ValueError, KeyError):
         return None
     return value if math.isfinite(value) and value > 0 else None
 

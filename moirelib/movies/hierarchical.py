@@ -59,11 +59,9 @@ def _stack_array(path, array, scales, stack: int | None, plane: tuple[int, int],
         stored.require_plausible(path, n, frame[0] * frame[1] * array.dtype.itemsize)
         if array.chunks is None and array.id.get_storage_size() < array.nbytes:  # HDF5 would fill it up with zeros
             raise UnusableFile(f"{path.name} is truncated: it ends before its last frame; copy or export it again")
-    frames = stored.stack_frames(
-        partial(_read_frame, path, array.name.strip("/"), stack, plane), (n, *frame), array.dtype
-    )
-    y, x, t = (scales[plane[0]], scales[plane[1]], (1.0, None) if stack is None else scales[stack])
-    return StoredImage(frames, y, x, t, part)
+    read, time = partial(_read_frame, path, array.name.strip("/"), stack, plane), (1.0, None)
+    frames = stored.stack_frames(read, (n, *frame), array.dtype)
+    return StoredImage(frames, scales[plane[0]], scales[plane[1]], time if stack is None else scales[stack], part)
 
 
 def _read_frame(path, name, stack, plane, i) -> np.ndarray:

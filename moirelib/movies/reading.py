@@ -77,6 +77,5 @@ def as_movie(
         return read_movie(movie, pixel_size, frame_time)
     data = movie if isinstance(movie, da.Array) else np.asarray(movie)
     colour = data.ndim in (3, 4) and data.shape[-1] in (3, 4)
-    return make_movie(
-        StoredImage(drop_colours(data) if colour else data, colour=colour), "array", pixel_size, frame_time
-    )
+    image = StoredImage(drop_colours(data) if colour else data, colour=colour)
+    return make_movie(image, "array", pixel_size, frame_time)

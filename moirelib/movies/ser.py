@@ -5,7 +5,6 @@ import re
 import struct
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -19,7 +18,17 @@ _ELEMENT = struct.Struct("<ddiddiHII")  # offset, step and reference pixel in x;
 def read_ser(path: Path) -> StoredImage:
     """The images of a .ser file. RosettaSciIO loads all of it even when lazy; the few fields needed are read here."""
     with path.open("rb") as file:
-        offsets = _read_offsets(file, path)
+        order, series, version, content, _, _, valid = struct.unpack("<HHHIIII", file.read(22))
+        if (order, series) != (0x4949, 0x0197):
+            raise ValueError("no TIA series")
+        if content != _IMAGES:
+            raise ValueError("spectra, not images")
+        word = "I" if version <= 0x210 else "Q"
+        (table,) = struct.unpack(f"<{word}", file.read(struct.calcsize(word)))
+        size = valid * struct.calcsize(word)
+        require_size(path, table + size)  # Python sets memory aside for all that is to be read
+        file.seek(table)
+        offsets = struct.unpack(f"<{valid}{word}", file.read(size))
         if not offsets:
             raise UnusableFile(f"{path.name} holds no frames; record or export it again")
         file.seek(offsets[0])
@@ -28,31 +37,10 @@ def read_ser(path: Path) -> StoredImage:
     starts = tuple(offset + _ELEMENT.size for offset in offsets)
     require_size(path, max(starts) + width * height * dtype.itemsize)
     data = stack_stored(path, starts, (height, width), dtype)[:, ::-1]  # the lowest row is stored first
-    unit = "1/m" if _is_diffraction(path) else "m"
+    emi = path.with_name(re.sub(r"_\d+$", "", path.stem) + ".emi")  # says whether this is a diffraction pattern
+    told = re.findall(rb"<Label>Mode</Label>\s*<Value>([^<]*)", emi.read_bytes()) if emi.is_file() else []
+    unit = "1/m" if b"Diffraction" in b"".join(told) else "m"
     return StoredImage(data, y=(dy, unit), x=(dx, unit))
-
-
-def _read_offsets(file: BinaryIO, path: Path) -> tuple[int, ...]:
-    """Where each recorded image begins, in bytes."""
-    order, series, version, kind, _, _, valid = struct.unpack("<HHHIIII", file.read(22))
-    if (order, series) != (0x4949, 0x0197):
-        raise ValueError("no TIA series")
-    if kind != _IMAGES:
-        raise ValueError("spectra, not images")
-    word = "I" if version <= 0x210 else "Q"
-    (table,) = struct.unpack(f"<{word}", file.read(struct.calcsize(word)))
-    size = valid * struct.calcsize(word)
-    require_size(path, table + size)  # Python sets memory aside for all that is to be read
-    file.seek(table)
-    return struct.unpack(f"<{valid}{word}", file.read(size))
-
-
-def _is_diffraction(path: Path) -> bool:
-    """Whether the .emi file that belongs to a .ser says that the microscope was in diffraction mode."""
-    emi = path.with_name(re.sub(r"_\d+$", "", path.stem) + ".emi")
-    if not emi.is_file():
-        return False
-    return b"Diffraction" in b"".join(re.findall(rb"<Label>Mode</Label>\s*<Value>([^<]*)", emi.read_bytes()))
 
 
 def read_emi(path: Path) -> StoredImage:

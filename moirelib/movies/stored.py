@@ -104,10 +104,8 @@ def stack_frames(read_frame: Callable[[int], np.ndarray], shape: tuple[int, int,
     n, height, width = shape
     if 0 in shape:
         return da.empty(shape, dtype=dtype)
-    chunks = ((1,) * n, (height,), (width,))
-    return da.map_blocks(
-        _read_block, read_frame=read_frame, chunks=chunks, dtype=dtype, meta=np.empty((0, 0, 0), dtype)
-    )
+    chunks, empty = ((1,) * n, (height,), (width,)), np.empty((0, 0, 0), dtype)
+    return da.map_blocks(_read_block, read_frame=read_frame, chunks=chunks, dtype=dtype, meta=empty)
 
 
 def _read_block(read_frame: Callable[[int], np.ndarray], block_id: tuple[int, ...]) -> np.ndarray:

@@ -213,7 +213,7 @@ def _choose_display(
 # --- Scales -----------------------------------------------------------------------------------------------------------
 
 
-def _find_scales(path: Path, tiff: tifffile.TiffFile, page: tifffile.TiffPage, index: int, images: int) -> list[Scale]:
+def _find_scales(path, tiff: tifffile.TiffFile, page: tifffile.TiffPage, index: int, images: int) -> list[Scale]:
     """Scales y, x and t: from ImageJ, OME or the microscope's own tags, else from the resolution in inch or cm.
 
     The image is number `index` of the file's `images`.

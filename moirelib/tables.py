@@ -65,8 +65,6 @@ def layers_by_frame(particles: pd.DataFrame) -> Iterator[tuple[int, dict[int, np
         yield int(frame), {int(k): own[["y_nm", "x_nm"]].to_numpy() for k, own in rows.groupby("layer")}
 
 
-# --- Reading ----------------------------------------------------------------------------------------------------------
-
 _SEPARATORS = {"\t": "tabs", ";": "semicolons", ",": "commas", "|": "bars", r"\s+": "spaces"}
 _HEAD = 65536  # bytes that are looked at to tell how a table is written
 _HEADER_ROWS = 4  # most that a header has: TrackMate writes names, long names, short names and units

@@ -13,16 +13,9 @@ from . import stored
 from .stored import Scale, StoredImage, UnusableFile
 
 _HEADER = 1024  # bytes
-_FIELDS = {  # of the header: format and byte
-    "size": ("3i", 0),
-    "mode": ("i", 12),
-    "grid": ("2i", 28),
-    "cell": ("2f", 40),
-    "highest": ("f", 80),
-    "extended": ("i", 92),
-    "serialem": ("h", 130),
-    "imod": ("2i", 152),
-}
+# Of the header: columns, rows, sections and mode; grid in x and y; cell in x and y, in Å; highest value; size of the
+# extended header; flags of SerialEM; stamp and flags of IMOD
+_FIELDS = "4i12x2i4x2f32xf8xi34xh20x2i"
 # By mode, as MRC calls the pixel type: http://www.ccpem.ac.uk/mrc_format/mrc2014.php; 101 is IMOD's
 _PIXEL_TYPES = {0: "i1", 1: "i2", 2: "f4", 3: "c4", 4: "c8", 6: "u2", 12: "f2", 16: "RGB", 101: "4 bit"}
 _IMOD_STAMP, _IMOD_SIGNED, _IMOD_4_BIT = 1146047817, 1, 16  # https://bio3d.colorado.edu/imod/doc/mrc_format.txt
@@ -44,8 +37,9 @@ def read_mrc(path: Path) -> StoredImage:
     # The machine stamp says the byte order; where there is none, the one in which the pixel type makes sense.
     little = raw[212] == 0x44 or (raw[212] != 0x11 and struct.unpack_from("<i", raw, 12)[0] in _PIXEL_TYPES)
     order = "<" if little else ">"
-    header = {name: struct.unpack_from(order + form, raw, byte) for name, (form, byte) in _FIELDS.items()}
-    (columns, rows, sections), (mode,), (extended,) = header["size"], header["mode"], header["extended"]
+    columns, rows, sections, mode, *cell, highest, extended, serialem, stamp, flags = struct.unpack_from(
+        order + _FIELDS, raw
+    )
     if mode not in _PIXEL_TYPES or min(columns, rows, sections, extended) < 0:
         raise ValueError(f"pixel type {mode}")
     if 0 in (columns, rows, sections):
@@ -56,7 +50,7 @@ def read_mrc(path: Path) -> StoredImage:
         what = "complex numbers (a Fourier transform or a wave)" if kind[0] == "c" else "colours"
         raise UnusableFile(f"{path.name} holds {what}; give the recorded image")
     if mode == 0:
-        kind, notes = _find_byte_kind(header)
+        kind, notes = _find_byte_kind(stamp, flags, highest)
         columns *= 2 if kind == "4 bit" else 1
     dtype = np.dtype("u1" if kind == "4 bit" else kind).newbyteorder(order)
     width = (columns + 1) // 2 if kind == "4 bit" else columns
@@ -70,8 +64,8 @@ def read_mrc(path: Path) -> StoredImage:
         frames = stored.stack_stored(path, offsets, (rows, columns), dtype)
     own = raw[_HEADER : _HEADER + extended]  # of the extended header what belongs to the first frame
     read_fei = partial(_read_fei, own if raw[104:107] == b"FEI" else b"", order)
-    dose = read_fei(*_FEI_DOSE) * 1e-20 or _read_serialem_dose(header, own if raw[104:108] == b"SERI" else b"", order)
-    (y, x), why = _find_scales(header, read_fei(*_FEI_PIXEL_SIZE))
+    dose = read_fei(*_FEI_DOSE) * 1e-20 or _read_serialem_dose(serialem, own if raw[104:108] == b"SERI" else b"", order)
+    (y, x), why = _find_scales(*cell, read_fei(*_FEI_PIXEL_SIZE))
     # The scales of a movie of a Direct Electron camera stand in a text file beside it.
     recording = re.match(r"(\d{8}_\d+)_(.*_)?movie\.mrc$", path.name)
     described = recording is not None and any(path.parent.glob(f"{recording[1]}_*info.txt"))
@@ -82,12 +76,11 @@ def read_mrc(path: Path) -> StoredImage:
     return StoredImage(frames, y, x, time, dose=dose, notes=notes, scale_note=why)
 
 
-def _find_byte_kind(header: dict[str, tuple]) -> tuple[str, tuple[str, ...]]:
+def _find_byte_kind(stamp: int, flags: int, highest: float) -> tuple[str, tuple[str, ...]]:
     """Pixel type of mode 0, and what to say about it."""
-    stamp, flags = header["imod"]
     if stamp == _IMOD_STAMP:
         return "4 bit" if flags & _IMOD_4_BIT else "i1" if flags & _IMOD_SIGNED else "u1", ()
-    if 127 < header["highest"][0] <= 255:  # no signed byte is above 127
+    if 127 < highest <= 255:  # no signed byte is above 127
         return "u1", ("the bytes are read as unsigned, as the header gives a maximum above 127",)
     return "i1", ("the bytes are read as signed, as the standard says; the header does not tell",)
 
@@ -98,10 +91,10 @@ def _unpack_frame(read, columns, i) -> np.ndarray:
     return np.stack([halves & 15, halves >> 4], axis=-1).reshape(len(halves), -1)[:, :columns]
 
 
-def _find_scales(header: dict[str, tuple], fei: float) -> tuple[tuple[Scale, Scale], str]:
-    """Steps in y and x, from the cell (Å) or the extended header of FEI (m); and a note if neither has them."""
-    lengths = zip(header["cell"], header["grid"], strict=True)
-    steps = [length / n if n > 0 and math.isfinite(length) else 0.0 for length, n in lengths]
+def _find_scales(columns, rows, width, height, fei: float) -> tuple[tuple[Scale, Scale], str]:
+    """Steps in y and x, from grid and cell (Å) or the extended header of FEI (m); and a note if neither has them."""
+    cell = ((width, columns), (height, rows))
+    steps = [length / n if n > 0 and math.isfinite(length) else 0.0 for length, n in cell]
     x, y = (step if abs(step - _UNKNOWN_SCALE) > 1e-6 and step > 0 else 0.0 for step in steps)
     if x or y or fei:
         return ((y, "Å"), (x, "Å")) if x or y else ((fei, "m"), (fei, "m")), ""
@@ -120,9 +113,8 @@ def _read_fei(extended: bytes, order: str, bit: int, byte: int) -> float:
     return number if mask >> bit & 1 and math.isfinite(number) and number > 0 else 0.0
 
 
-def _read_serialem_dose(header: dict[str, tuple], extended: bytes, order: str) -> float | None:
+def _read_serialem_dose(flags: int, extended: bytes, order: str) -> float | None:
     """Dose of the first frame in electrons/Å², from the extended header of SerialEM."""
-    (flags,) = header["serialem"]
     before = sum(size for flag, size in _SERIALEM_SIZES.items() if flags & flag)
     if not flags & _SERIALEM_DOSE or len(extended) < before + 4:
         return None

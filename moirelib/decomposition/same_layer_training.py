@@ -20,6 +20,10 @@ from .same_layer import MOST_LAYERS, SameLayer, describe_pairs, find_neighbours,
 from .training import describe_commit, rotation
 
 KINDS = ("plain", "unequal", "small twist", "grains", "mixed")
+FEWEST_HERE = 4  # particles of a layer among the neighbours: fewer do not count as a layer
+RATE, WARM_UP, AVERAGE = 1e-3, 200, 0.998  # learning rate, steps until it is reached, weight of the mean so far
+COUNT_WEIGHT = 0.2  # of the number of layers in the loss
+LOGGED = 200  # steps between two points of the curve
 
 
 @dataclass(frozen=True)
@@ -170,9 +174,6 @@ def draw_batch(rng, frames: int = 5, each: int = 40):
     return [torch.from_numpy(np.concatenate(part)) for part in zip(*parts, strict=True)]
 
 
-FEWEST_HERE = 4  # particles of a layer among the neighbours: fewer do not count as a layer
-
-
 def measure_loss(model, batch):
     """Cross-entropy of pairs, near ones first, and of the number of layers."""
     step, alike, present, same, count = batch
@@ -180,11 +181,6 @@ def measure_loss(model, batch):
     weight = torch.exp(-step.norm(dim=-1) / 2) * present
     pairs = nn.functional.binary_cross_entropy_with_logits(odds, same, reduction="none")
     return (pairs * weight).sum() / weight.sum(), nn.functional.cross_entropy(counts, count)
-
-
-RATE, WARM_UP, AVERAGE = 1e-3, 200, 0.998  # learning rate, steps until it is reached, weight of the mean so far
-COUNT_WEIGHT = 0.2  # of the number of layers in the loss
-LOGGED = 200  # steps between two points of the curve
 
 
 def train_same_layer(out, minutes: float = 85.0, seed: int = 0, start=None, command: str = "") -> dict:
@@ -207,10 +203,9 @@ def train_same_layer(out, minutes: float = 85.0, seed: int = 0, start=None, comm
     optimizer = torch.optim.AdamW(model.parameters(), RATE, weight_decay=1e-4)
     peak = RATE if start is None else RATE / 2
     out, began = Path(out), time.monotonic()
-    curve: list[list[float]] = []
-    recent: list[tuple[float, float]] = []
+    losses: list[tuple[float, float]] = []
     while (done := (time.monotonic() - began) / (60 * minutes)) < 1:
-        warm = min(1, (len(curve) * LOGGED + len(recent) + 1) / WARM_UP)
+        warm = min(1, (len(losses) + 1) / WARM_UP)
         optimizer.param_groups[0]["lr"] = peak * warm * (0.5 + 0.5 * math.cos(math.pi * done))
         pairs, count = measure_loss(model, draw_batch(rng))
         optimizer.zero_grad()
@@ -218,25 +213,24 @@ def train_same_layer(out, minutes: float = 85.0, seed: int = 0, start=None, comm
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         mean.update_parameters(model)
-        recent.append((pairs.item(), count.item()))
-        if len(recent) == LOGGED:
-            curve.append(np.mean(recent, axis=0).round(4).tolist())
-            recent = []
-            told = "pairs {:.4f}, number of layers {:.4f}".format(*curve[-1])
-            print(f"{LOGGED * len(curve)} steps: {told}", flush=True)
+        losses.append((pairs.item(), count.item()))
+        if len(losses) % LOGGED == 0:
+            told = "pairs {:.4f}, number of layers {:.4f}".format(*np.mean(losses[-LOGGED:], axis=0))
+            print(f"{len(losses)} steps: {told}", flush=True)
             save_weights(mean.module, out)
     save_weights(mean.module, out)
+    whole = np.reshape(losses[: len(losses) // LOGGED * LOGGED], (-1, LOGGED, 2))
     card = {
         "command": command or f"moirelib.decomposition.train_same_layer({str(out)!r}, {minutes}, {seed})",
         "commit": describe_commit(),
         "seed": seed,
         "minutes": minutes,
-        "steps": LOGGED * len(curve) + len(recent),
+        "steps": len(losses),
         "parameters": sum(p.numel() for p in model.parameters()),
         "data": "simulated points, drawn on the fly; no images, nothing real",
         "hardware": f"cpu, 1 thread, {platform.machine()}",
         "torch": torch.__version__,
-        "curve": curve,
+        "curve": whole.mean(axis=1).round(4).tolist(),
         "started_from": None if start is None else json.loads(Path(start).with_suffix(".json").read_text("utf-8")),
     }
     out.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")

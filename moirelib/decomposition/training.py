@@ -23,6 +23,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from ..simulation.library import open_library
 from .network import CENTER_WIDTH, WORKING_DIAMETER, build_unet, choose_device, normalize, save_weights
 
+CENTER_WEIGHT = 2.0  # of the centres' cross-entropy: they cover few pixels
+CURVE = 200  # most points of the loss on a card, each the mean of a stretch
+
 
 @dataclass(frozen=True)
 class TrainingConfig:
@@ -69,10 +72,6 @@ def permutation_loss(logits: torch.Tensor, truth: torch.Tensor, window: int = 64
     """
     per_image = _assignment_loss(logits, truth, max(logits.shape[-2:]), layers)
     return 0.5 * (per_image + _assignment_loss(logits, truth, window, layers))
-
-
-CENTER_WEIGHT = 2.0  # of the centres' cross-entropy: they cover few pixels
-CURVE = 200  # most points of the loss on a card, each the mean of a stretch
 
 
 def _assignment_loss(logits, truth, window, layers) -> torch.Tensor:

@@ -36,10 +36,9 @@ def convert_scale(scale: SupportsFloat | str | None, unit: str | None, factors: 
 
 def normalize_unit(unit: object) -> str:
     """Give a unit in one spelling."""
+    text = str(unit or "").strip(" \t\r\n\x00\"'()")
     # ImageJ and others escape the micro sign and the Å, once or twice, or as in XML.
-    unit = re.sub(
-        r"\\+u([0-9a-fA-F]{4})", lambda code: chr(int(code[1], 16)), str(unit or "").strip(" \t\r\n\x00\"'()")
-    )
+    unit = re.sub(r"\\+u([0-9a-fA-F]{4})", lambda code: chr(int(code[1], 16)), text)
     unit = html.unescape(unit).replace("Â", "").replace("Ã…", "Å")  # UTF-8 that was read as Latin-1
     return unit.replace("\u03bc", "µ").replace("\u212b", "Å").replace("A\u030a", "Å")  # two signs each in Unicode
 

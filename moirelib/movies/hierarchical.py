@@ -75,12 +75,19 @@ def _read_frame(path, name, stack, plane, i) -> np.ndarray:
 def read_emd(path: Path) -> StoredImage:
     """The largest image of a Velox or Berkeley EMD file."""
     names: list[str] = []
+
+    def list_berkeley(name, item):
+        """Berkeley's images are datasets called data... in groups marked as EMD."""
+        is_data = isinstance(item, h5py.Dataset) and name.rsplit("/", 1)[-1].startswith("data")
+        if is_data and item.parent.attrs.get("emd_group_type"):
+            names.append(name)
+
     with h5py.File(path, "r") as file:
         velox = _VELOX_IMAGES in file
         if velox:
-            names.extend(f"{_VELOX_IMAGES}/{key}/Data" for key in file[_VELOX_IMAGES])
+            names = [f"{_VELOX_IMAGES}/{key}/Data" for key in file[_VELOX_IMAGES]]
         else:
-            file.visititems(lambda name, item: names.append(name) if _is_berkeley(item) else None)
+            file.visititems(list_berkeley)
         array, part = _choose_array(path, file, names, "iufb")
         if array.ndim > 3:
             raise UnusableFile(
@@ -101,12 +108,6 @@ def read_emd(path: Path) -> StoredImage:
         if str(axes[y]["name"]).lower() in ("x", "width"):
             y, x = x, y
         return _stack_array(path, array, [stored.get_scale(axis) for axis in axes], stack, (y, x), part)
-
-
-def _is_berkeley(item: h5py.Dataset | h5py.Group) -> bool:
-    """Whether this is a dataset called data... in a group marked as EMD."""
-    is_data = isinstance(item, h5py.Dataset) and item.name.rsplit("/", 1)[-1].startswith("data")
-    return is_data and bool(item.parent.attrs.get("emd_group_type"))
 
 
 def _find_stack_axis(axes: list[dict]) -> int:
@@ -144,10 +145,9 @@ def read_hyperspy(path: Path) -> StoredImage:
         groups = store["Experiments"]
         array, part = _choose_array(path, groups, [f"{name}/data" for name in groups if "data" in groups[name]])
         group = store[array.name.strip("/").removesuffix("/data")]
-        axes = [group[f"axis-{i}"].attrs for i in range(array.ndim)]
+        axes = (group[f"axis-{i}"].attrs for i in range(array.ndim))
         # HyperSpy stores the units of an axis without one as a mark.
-        units = [None if axis.get("units") == "_None_" else axis.get("units") for axis in axes]
-        scales = [(axis.get("scale", 1.0), unit) for axis, unit in zip(axes, units, strict=True)]
+        scales = [(step, None if unit == "_None_" else unit) for step, unit in map(stored.get_scale, axes)]
         return _read_array(path, array, scales, part)
 
 

@@ -51,11 +51,9 @@ def write_layer_movie(
     if alone:
         # Described to ImageJ alone, tifffile would read it as (y, x). In this order, as ImageJ heeds the last one.
         shape = (1, *size)
-        described = (
-            json.dumps({"shape": shape, "axes": "TYX"}),
-            tifffile.imagej_description((1, 1, 1, *size, 1), **units),
-        )
-        tags |= {"metadata": None, "extratags": [(270, "s", 0, text, True) for text in described]}
+        for_tifffile = json.dumps({"shape": shape, "axes": "TYX"})
+        for_imagej = tifffile.imagej_description((1, 1, 1, *size, 1), **units)
+        tags |= {"metadata": None, "extratags": [(270, "s", 0, text, True) for text in (for_tifffile, for_imagej)]}
     else:
         # As (z, c, y, x, s) frames count as time; a bare (y, x) would count as a slice.
         shape = (1, 1, *size, 1)

@@ -37,9 +37,8 @@ def read_mrc(path: Path) -> StoredImage:
     # The machine stamp says the byte order; where there is none, the one in which the pixel type makes sense.
     little = raw[212] == 0x44 or (raw[212] != 0x11 and struct.unpack_from("<i", raw, 12)[0] in _PIXEL_TYPES)
     order = "<" if little else ">"
-    columns, rows, sections, mode, *cell, highest, extended, serialem, stamp, flags = struct.unpack_from(
-        order + _FIELDS, raw
-    )
+    fields = struct.unpack_from(order + _FIELDS, raw)
+    columns, rows, sections, mode, *cell, highest, extended, serialem, stamp, flags = fields
     if mode not in _PIXEL_TYPES or min(columns, rows, sections, extended) < 0:
         raise ValueError(f"pixel type {mode}")
     if 0 in (columns, rows, sections):

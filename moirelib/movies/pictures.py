@@ -9,7 +9,6 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 
-import dask.array as da
 import numpy as np
 from PIL import Image, ImageSequence
 
@@ -28,17 +27,9 @@ _MOST_RUNNING = 4  # decoders kept open
 _lock = threading.Lock()
 
 
-def _stack_decoded(
-    path: Path, decode: Callable[[Path], Iterator[np.ndarray]], shape: tuple[int, int, int], dtype: np.dtype
-) -> da.Array:
-    """Frames that `decode` gives one after the other, lazily."""
-    # With the time of writing: another file of this name must not go on where this one stood.
-    return stack_frames(partial(_read_decoded, path, decode, path.stat().st_mtime), shape, dtype)
-
-
-def _read_decoded(path, decode, changed, i) -> np.ndarray:
-    """Frame `i`: those asked for in rising order are decoded once, an earlier one starts the decoder again."""
-    key = (path, decode, changed)
+def _read_decoded(path: Path, decode: Callable[[Path], Iterator[np.ndarray]], i: int) -> np.ndarray:
+    """Frame `i` of `decode`: those asked for in rising order are decoded once, an earlier one starts it again."""
+    key = (path, decode, path.stat().st_mtime_ns)  # another file of this name does not go on where this one stood
     with _lock:
         following, frames = _running.pop(key, (0, None))
         if frames is None or i < following:
@@ -59,10 +50,8 @@ def read_picture(path: Path) -> StoredImage:
         milliseconds = picture.info.get("duration", 0) if n > 1 else 0
     shape, dtype = (n, height, width), np.dtype(_GREY_TYPES.get(mode, "uint8"))
     require_plausible(path, n, width * height * dtype.itemsize)
-    if n > 1:
-        frames = _stack_decoded(path, decode_picture, shape, dtype)
-    else:
-        frames = stack_frames(partial(_read_only, path), shape, dtype)
+    read = partial(_read_decoded, path, decode_picture) if n > 1 else partial(_read_only, path)
+    frames = stack_frames(read, shape, dtype)
     notes: tuple[str, ...] = ("the alpha channel is left out",) if mode in _HAVE_ALPHA else ()
     notes += (_PLAYBACK,) if milliseconds else ()
     return StoredImage(frames, t=(milliseconds, "ms"), colour=mode not in _GREY_TYPES, notes=notes)
@@ -102,7 +91,7 @@ def read_video(path: Path) -> StoredImage:
     pixels, dtype = ("gray16le", "uint16") if _DEEP.search(stream["pixels"]) else ("gray", "uint8")
     decode = partial(decode_video, shape=(height, width), pixels=pixels)
     rate = float(stream["fps"] or 0)
-    stack = _stack_decoded(path, decode, (n, height, width), np.dtype(dtype))
+    stack = stack_frames(partial(_read_decoded, path, decode), (n, height, width), np.dtype(dtype))
     return StoredImage(stack, t=(1 / rate if rate else 0, "s"), notes=(_PLAYBACK,))
 
 

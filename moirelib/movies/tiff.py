@@ -65,9 +65,6 @@ def read_tiff(path: Path) -> StoredImage:
     return StoredImage(frames, y, x, t, part, colours >= 0, notes=tuple(notes), files=several)
 
 
-# --- Which images are the movie ---------------------------------------------------------------------------------------
-
-
 def _choose_movie(every: Movie, path: Path) -> tuple[Movie, str]:
     """The series that together are the largest movie, and which of the file's movies it is."""
 
@@ -163,9 +160,6 @@ def _find_sizes(path: Path, tiff: tifffile.TiffFile, chosen: Movie) -> dict[Path
     return sizes
 
 
-# --- Pixels -----------------------------------------------------------------------------------------------------------
-
-
 _reading = threading.local()
 tifffile.logger().addFilter(lambda record: not getattr(_reading, "frame", False))  # a line for each frame is too much
 
@@ -194,9 +188,7 @@ def _read_page(paths, offsets, colours: int, i: int) -> np.ndarray:
         raise ColourError(f"{error}; if its {len(image)} planes are frames, save them as a plain stack") from error
 
 
-def _choose_display(
-    tiff: tifffile.TiffFile, page: tifffile.TiffPage, name: str
-) -> tuple[Callable[[np.ndarray], np.ndarray] | None, tuple[str, ...]]:
+def _choose_display(tiff, page, name: str) -> tuple[Callable[[np.ndarray], np.ndarray] | None, tuple[str, ...]]:
     """How stored numbers become grey values, bright where the picture is bright; None where they are these already."""
     if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE and not tiff.is_imagej and np.dtype(page.dtype).kind == "u":
         return np.invert, ()  # 0 is white; ImageJ stores what it recorded and displays it so
@@ -208,9 +200,6 @@ def _choose_display(
     if tiff.is_imagej:
         return None, ("the colours of the palette are left out: ImageJ stores the recorded grey values beneath",)
     raise UnusableFile(f"{name} is in colour (palette); export the original grey data, or convert it to grey values")
-
-
-# --- Scales -----------------------------------------------------------------------------------------------------------
 
 
 def _find_scales(path, tiff: tifffile.TiffFile, page: tifffile.TiffPage, index: int, images: int) -> list[Scale]:
@@ -225,12 +214,8 @@ def _find_scales(path, tiff: tifffile.TiffFile, page: tifffile.TiffPage, index: 
         found["t"] = (about.get("finterval", 0), about.get("tunit", "s"))
     elif tiff.is_ome and (every := ElementTree.fromstring(tiff.ome_metadata or "").findall(".//{*}Pixels")):
         pixels = every[index if len(every) == images else 0]
-        for axis, key, unit in (
-            ("y", "PhysicalSizeY", "µm"),
-            ("x", "PhysicalSizeX", "µm"),
-            ("t", "TimeIncrement", "s"),
-        ):
-            found[axis] = (pixels.get(key, 0), pixels.get(f"{key}Unit", unit))
+        keys = (("y", "PhysicalSizeY", "µm"), ("x", "PhysicalSizeX", "µm"), ("t", "TimeIncrement", "s"))
+        found = {axis: (pixels.get(key, 0), pixels.get(f"{key}Unit", unit)) for axis, key, unit in keys}
     # FEI, Zeiss, TVIPS, Olympus, DigitalMicrograph and JEOL have tags of their own, which RosettaSciIO decodes.
     made = tiff.is_fei or tiff.is_sem or tiff.is_tvips or tiff.is_sis or 65003 in page.tags
     jeol = any("Make" in p.tags and p.tags["Make"].value == "JEOL Ltd." for p in (page, tiff.pages.first))

@@ -28,10 +28,8 @@ def read_tvips(path: Path) -> StoredImage:
         raise ValueError("no TVIPS header")
     files: list[Path] = []
     headers: list[int] = []  # where that of each frame begins, in bytes
-    for number in itertools.count():
-        part = path.with_name(f"{told[1]}{number:03d}{told[3]}")
-        if not part.is_file():
-            break
+    parts = (path.with_name(f"{told[1]}{number:03d}{told[3]}") for number in itertools.count())
+    for number, part in enumerate(itertools.takewhile(Path.is_file, parts)):
         room = part.stat().st_size - frame_header - pixels
         starts = range(0 if number else size, room + 1, frame_header + pixels)
         files += [part] * len(starts)
@@ -45,8 +43,8 @@ def read_tvips(path: Path) -> StoredImage:
     if nm > _COARSEST:
         nm, why = 0, f"the header says {nm} nm, which are the pixels of the camera itself"
     offsets = tuple(header + frame_header for header in headers)
-    data, parts = stack_stored(tuple(files), offsets, (height, width), dtype), tuple(dict.fromkeys(files))
-    return StoredImage(data, (nm, unit), (nm, unit), (time, "s"), scale_note=why, files=parts)
+    data, used = stack_stored(tuple(files), offsets, (height, width), dtype), tuple(dict.fromkeys(files))
+    return StoredImage(data, (nm, unit), (nm, unit), (time, "s"), scale_note=why, files=used)
 
 
 def _read(path: Path, start: int, size: int) -> bytes:

@@ -17,8 +17,7 @@ TRACK_COLUMNS = ("frame", "particle", "layer", "y_nm", "x_nm")
 def require_columns(table: pd.DataFrame, columns: Iterable[str], name: str) -> None:
     """Raise ValueError if a table, called `name` in the message, lacks one of some columns."""
     columns = list(columns)
-    missing = [c for c in columns if c not in table]
-    if missing:
+    if missing := [c for c in columns if c not in table]:
         separated = table.attrs.get("separated", "")
         raise ValueError(
             f"{name} has no column {', '.join(missing)}; needed are {', '.join(columns)} (lengths in nm), "

@@ -283,10 +283,9 @@ def train(
         Weights to write (``.safetensors``); the card goes beside them as ``.json``, checkpoints into a folder
         ``OUT.checkpoints`` from which an interrupted run resumes. It may resume with another number of steps: the
         learning rate then follows the new plan, and the card says so.
-    config : TrainingConfig
-        By default ``TrainingConfig.full()``.
-    seed, device, command : int, str, str
-        Seed of weights and crops; ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``; command line to record on the card.
+    config, seed, device, command : TrainingConfig, int, str, str
+        By default ``TrainingConfig.full()``; seed of weights and crops; ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``;
+        command line to record on the card.
     workers : int, optional
         Processes that prepare crops beside the training; 8 with CUDA and none without by default. More than none asks
         a script on Windows or macOS to guard its start with ``if __name__ == "__main__"``.

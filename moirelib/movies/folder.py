@@ -85,8 +85,7 @@ def _list_files(folder: Path) -> list[Path]:
         if not found:
             raise FileNotFoundError(f"no movie or picture matches {folder}; check the folder and the pattern")
         return sorted(found, key=lambda path: _natural_order(path, base))
-    names = {path.name for path in folder.iterdir()}
-    if len(_OURS & names) > 1:
+    if len(_OURS & {path.name for path in folder.iterdir()}) > 1:
         raise IsADirectoryError(f"{folder} holds results of moirelib; give the movie that they were made of")
     for listing in (folder.iterdir(), folder.rglob("*")):
         found = [path for path in listing if find_format(path) and not path.name.startswith(".")]

@@ -13,8 +13,7 @@ class Format(NamedTuple):
     reader: str  # MODULE.FUNCTION beside this module; loaded when such a file is read
 
 
-# CONTRIBUTING.md says how to add one.
-FORMATS = (
+FORMATS = (  # CONTRIBUTING.md says how to add one
     Format((".dm3", ".dm4"), "Gatan DigitalMicrograph", "Gatan", "digital_micrograph.read_dm"),
     Format((".dm5",), "Gatan DigitalMicrograph 5", "Gatan", "hierarchical.read_dm5"),
     Format((".mrc", ".mrcs"), "MRC", "FEI, SerialEM, Relion, Direct Electron", "mrc.read_mrc"),

@@ -28,10 +28,8 @@ def open_store(path: Path) -> Iterator[Any]:
     import zarr
 
     store = zarr.storage.ZipStore(path, mode="r") if path.is_file() else zarr.storage.LocalStore(path, read_only=True)
-    try:
+    with contextlib.closing(store):
         yield zarr.open_group(store, mode="r")
-    finally:
-        store.close()
 
 
 def _choose_array(path: Path, store: Any, names: Sequence[str], kinds: str = "iufbc") -> tuple[Any, str]:

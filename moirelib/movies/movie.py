@@ -91,8 +91,7 @@ def make_stack(data: da.Array | np.ndarray, name: str) -> da.Array:
         raise ValueError(f"{name} has {data.ndim} dimensions ({shape}); give one stack (t, y, x) or one image (y, x)")
     if 0 in data.shape:
         raise ValueError(f"{name} holds no frames (its shape is {data.shape}); record or export it again")
-    data = data[None] if data.ndim == 2 else data
-    lazy = make_lazy(data)
+    lazy = make_lazy(data[None] if data.ndim == 2 else data)
     wanted = np.dtype(np.uint8) if lazy.dtype.kind == "b" else lazy.dtype.newbyteorder("=")
     return lazy.rechunk((1, -1, -1)).astype(wanted, copy=False)
 
@@ -109,19 +108,18 @@ def cut_movie(movie: Movie, frames: str | None = None, roi: str | None = None) -
     roi : str, optional
         ``"Y0:Y1,X0:X1"`` in pixels, from the first up to but not including the last.
     """
-    data, frame_time, dose, name = movie.data, movie.frame_time, movie.dose, movie.name
     if frames is not None:
-        part = _parse_range(frames, len(movie), "frames", name)
-        data, name = data[part], f"{name} frames {frames}"
-        step = part.step or 1
-        frame_time, dose = (None if one is None else one * step for one in (frame_time, dose))
+        part = _parse_range(frames, len(movie), "frames", movie.name)
+        time, dose = (None if one is None else one * (part.step or 1) for one in (movie.frame_time, movie.dose))
+        name = f"{movie.name} frames {frames}"
+        movie = replace(movie, data=movie.data[part], frame_time=time, dose=dose, name=name)
     if roi is not None:
         sides = roi.split(",")
         if len(sides) != 2:
             raise ValueError(f"a region is Y0:Y1,X0:X1 in pixels, got {roi}")
-        y, x = (_parse_range(side, n, "pixels", name) for side, n in zip(sides, movie.shape[1:], strict=True))
-        data, name = data[:, y, x], f"{name} pixels {roi}"
-    return replace(movie, data=data, frame_time=frame_time, dose=dose, name=name)
+        y, x = (_parse_range(side, n, "pixels", movie.name) for side, n in zip(sides, movie.shape[1:], strict=True))
+        movie = replace(movie, data=movie.data[:, y, x], name=f"{movie.name} pixels {roi}")
+    return movie
 
 
 def _parse_range(text: str, size: int, what: str, name: str) -> slice:

@@ -41,12 +41,10 @@ def read_tiff(path: Path) -> StoredImage:
         chosen, part = _choose_movie(every, path)
         page, n = chosen[0].keyframe, _count_frames(chosen, path.name)
         paths, offsets, there, raw = _find_pages(chosen, n)
-        sizes = _find_sizes(path, tiff, chosen) if intact else {path: math.inf}
         show, palette_notes = _choose_display(tiff, page, path.name)
         stored.require_plausible(path, min(n, len(offsets)), page.nbytes)
         y, x, t = _find_scales(path, tiff, page, every.index(chosen[0]), len(every))
-        for file, size in sizes.items():
-            stored.require_size(file, size)
+        _require_whole(path, tiff, chosen, intact)
         dtype, colours = np.dtype(chosen[0].dtype), page.axes.find("S")
         height, width = (page.shape[page.axes.index(axis)] for axis in "YX")
         if raw:
@@ -56,13 +54,13 @@ def read_tiff(path: Path) -> StoredImage:
             read = partial(_read_page, paths, offsets, colours)
             frames = stored.stack_frames(read, (len(offsets), height, width), dtype)
     frames = frames if show is None else da.map_blocks(show, frames, dtype=dtype)
-    several = tuple(dict.fromkeys(paths)) if isinstance(paths, tuple) else ()
     notes += [*palette_notes, *_describe_missing(there, n)]
     if len(chosen) > 1:
         notes.append(f"{len(chosen)} images of one size are taken for the frames of one movie")
     if colours >= 0 and page.shape[colours] in (2, 4):
         notes.append("the alpha channel is left out")
-    return StoredImage(frames, y, x, t, part, colours >= 0, notes=tuple(notes), files=several)
+    files = tuple(dict.fromkeys(paths)) if isinstance(paths, tuple) else ()
+    return StoredImage(frames, y, x, t, part, colours >= 0, notes=tuple(notes), files=files)
 
 
 def _choose_movie(every: Movie, path: Path) -> tuple[Movie, str]:
@@ -146,18 +144,19 @@ def _follow_pages(path: Path, tiff: tifffile.TiffFile) -> bool:
     return True
 
 
-def _find_sizes(path: Path, tiff: tifffile.TiffFile, chosen: Movie) -> dict[Path, float]:
-    """How long each file must be to hold all that it promises."""
+def _require_whole(path: Path, tiff: tifffile.TiffFile, chosen: Movie, intact: bool) -> None:
+    """Refuse a movie of which a file ends before its last frame; `intact` is what `_follow_pages` found."""
     series = chosen[0]
     pixels = math.prod(series.shape)
-    if (tiff.imagej_metadata or {}).get("images", 1) > pixels // math.prod(series.keyframe.shape):
-        return {path: math.inf}
+    if not intact or (tiff.imagej_metadata or {}).get("images", 1) > pixels // math.prod(series.keyframe.shape):
+        stored.require_size(path, math.inf)
     end = 0 if series.dataoffset is None else series.dataoffset + pixels * np.dtype(series.dtype).itemsize
-    sizes: dict[Path, float] = {path: end}
+    sizes = {path: end}
     for page in (page for series in chosen for page in series.pages if page):
         file = Path(page.parent.filehandle.path)
         sizes[file] = max(sizes.get(file, 0), *_list_ends(page))
-    return sizes
+    for file, size in sizes.items():
+        stored.require_size(file, size)
 
 
 _reading = threading.local()

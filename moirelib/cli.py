@@ -41,8 +41,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _describe_error(error: ValueError | OSError) -> str:
     """The message of an error in one line; one of the operating system becomes "No such file or directory: FILE"."""
-    of_system = isinstance(error, OSError) and error.strerror and error.filename is not None
-    return " ".join((f"{error.strerror}: {error.filename}" if of_system else str(error)).split())
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        text = f"{error.strerror}: {error.filename}"
+    return " ".join(text.split())
 
 
 def _make_parser() -> argparse.ArgumentParser:

@@ -119,14 +119,12 @@ class LibraryCrops(Dataset):
         return torch.from_numpy(normalize(image)[None]), torch.from_numpy(truth)
 
     def _view(self, k, rng) -> np.ndarray:
-        """Matrix (2, 2) from offsets (y, x) in a crop to offsets in the source: turned, mirrored, zoomed, stretched.
-
-        A tilted specimen or a drifting stage stretches a frame, mostly little.
-        """
+        """Matrix (2, 2) from offsets (y, x) in a crop to offsets in the source: turned, mirrored, zoomed, stretched."""
         scale = self.diameters[k] / WORKING_DIAMETER
         if not self.augment:
             return scale * np.eye(2)
         scale *= np.exp(rng.uniform(-1, 1) * np.log(self.config.zoom))
+        # A tilted specimen or a drifting stage stretches a frame, mostly little.
         stretch = np.exp(0.5 * rng.random() ** 2 * np.log(self.config.stretch))
         along, turn = rotation(rng.uniform(0, np.pi)), rng.uniform(0, 2 * np.pi)
         mirror = np.diag([1, rng.choice([-1, 1])])

@@ -116,8 +116,8 @@ def _read_second(name: str) -> int | None:
 
 def _find_frame_time(files: Sequence[Path]) -> float | None:
     """Seconds from frame to frame, from how many frames OneView wrote in each second; the outer ones are cut off."""
-    seconds = [_read_second(path.as_posix()) for path in files]
-    if None in seconds or len(set(seconds)) < 3:
+    seconds = [second for path in files if (second := _read_second(path.as_posix())) is not None]
+    if len(seconds) < len(files) or len(set(seconds)) < 3:
         return None
     inner = sorted(set(seconds))[1:]
     return (inner[-1] - inner[0]) / sum(inner[0] <= second < inner[-1] for second in seconds)

@@ -46,7 +46,7 @@ def write_layer_movie(
     alone, size = len(first) == 1, first[0].shape
     images = itertools.chain(first, images)
     del first  # or the first frames would stay in memory
-    units = {"unit": "nm"} | ({} if frame_time is None else {"finterval": frame_time})
+    units: dict[str, Any] = {"unit": "nm"} | ({} if frame_time is None else {"finterval": frame_time})
     tags: dict[str, Any] = {"resolution": (1 / pixel_size, 1 / pixel_size), "resolutionunit": 1, "software": False}
     if alone:
         # Described to ImageJ alone, tifffile would read it as (y, x). In this order, as ImageJ heeds the last one.

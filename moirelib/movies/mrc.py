@@ -26,10 +26,7 @@ _SERIALEM_SIZES = {1: 2, 2: 6, 4: 4, 8: 2, 16: 2}  # bytes of what may stand bef
 
 
 def read_mrc(path: Path) -> StoredImage:
-    """The images of an MRC file.
-
-    Bytes are signed, as the standard says, unless IMOD's stamp or the header's own maximum says otherwise.
-    """
+    """The images of an MRC file; bytes are signed unless IMOD's stamp or the header's own maximum says otherwise."""
     with path.open("rb") as file:
         raw = file.read(_HEADER + 256)  # with the first of the extended header
     if len(raw) < _HEADER:
@@ -44,14 +41,13 @@ def read_mrc(path: Path) -> StoredImage:
     if 0 in (columns, rows, sections):
         size = f"{sections} of {rows} × {columns}"
         raise UnusableFile(f"{path.name} holds no frames ({size}); record or export it again")
-    kind, notes = _PIXEL_TYPES[mode], ()
+    kind = _PIXEL_TYPES[mode]
     if kind[0] in "cR":
         what = "complex numbers (a Fourier transform or a wave)" if kind[0] == "c" else "colours"
         raise UnusableFile(f"{path.name} holds {what}; give the recorded image")
-    if mode == 0:
-        kind, notes = _find_byte_kind(stamp, flags, highest)
-        columns *= 2 if kind == "4 bit" else 1
-    dtype = np.dtype("u1" if kind == "4 bit" else kind).newbyteorder(order)
+    kind, notes = _find_byte_kind(stamp, flags, highest) if mode == 0 else (kind, ())
+    columns *= 2 if mode == 0 and kind == "4 bit" else 1
+    dtype = np.dtype(order + ("u1" if kind == "4 bit" else kind))
     width = (columns + 1) // 2 if kind == "4 bit" else columns
     start, frame = _HEADER + extended, rows * width * dtype.itemsize
     offsets = range(start, start + sections * frame, frame)
@@ -64,7 +60,7 @@ def read_mrc(path: Path) -> StoredImage:
     own = raw[_HEADER : _HEADER + extended]  # of the extended header what belongs to the first frame
     read_fei = partial(_read_fei, own if raw[104:107] == b"FEI" else b"", order)
     dose = read_fei(*_FEI_DOSE) * 1e-20 or _read_serialem_dose(serialem, own if raw[104:108] == b"SERI" else b"", order)
-    (y, x), why = _find_scales(*cell, read_fei(*_FEI_PIXEL_SIZE))
+    (y, x), why = _find_scales(cell, read_fei(*_FEI_PIXEL_SIZE))
     # The scales of a movie of a Direct Electron camera stand in a text file beside it.
     recording = re.match(r"(\d{8}_\d+)_(.*_)?movie\.mrc$", path.name)
     described = recording is not None and any(path.parent.glob(f"{recording[1]}_*info.txt"))
@@ -90,10 +86,10 @@ def _unpack_frame(read, columns, i) -> np.ndarray:
     return np.stack([halves & 15, halves >> 4], axis=-1).reshape(len(halves), -1)[:, :columns]
 
 
-def _find_scales(columns, rows, width, height, fei: float) -> tuple[tuple[Scale, Scale], str]:
+def _find_scales(cell: list, fei: float) -> tuple[tuple[Scale, Scale], str]:
     """Steps in y and x, from grid and cell (Å) or the extended header of FEI (m); and a note if neither has them."""
-    cell = ((width, columns), (height, rows))
-    steps = [length / n if n > 0 and math.isfinite(length) else 0.0 for length, n in cell]
+    lengths = zip(cell[2:], cell[:2], strict=True)
+    steps = [length / n if n > 0 and math.isfinite(length) else 0.0 for length, n in lengths]
     x, y = (step if abs(step - _UNKNOWN_SCALE) > 1e-6 and step > 0 else 0.0 for step in steps)
     if x or y or fei:
         return ((y, "Å"), (x, "Å")) if x or y else ((fei, "m"), (fei, "m")), ""

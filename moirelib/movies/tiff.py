@@ -105,8 +105,8 @@ def _find_pages(chosen: Movie, n: int) -> tuple[Path | tuple[Path, ...], Sequenc
     if len(pages) > n or (len(chosen) == 1 and len(series.pages) != n) or page.axes.strip("S") != "YX":
         raise UnusableFile(f"{file.name} has a page layout that is not supported; save it as a plain stack of images")
     files = tuple(Path(page.parent.filehandle.path) for _, page in pages)
-    for _, page in pages:  # each in one piece, or in pieces one after the other
-        raw = raw and len(page.dataoffsets) > 0 and list(page.dataoffsets[1:]) == _list_ends(page)[:-1]
+    for _, each in pages:  # in one piece, or in pieces one after the other
+        raw = raw and len(each.dataoffsets) > 0 and list(each.dataoffsets[1:]) == _list_ends(each)[:-1]
     offsets = tuple(page.dataoffsets[0] if raw else page.offset for _, page in pages)
     return file if set(files) == {file} else files, offsets, [i for i, _ in pages], raw
 

@@ -7,12 +7,9 @@ import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+from typing import Any
 
 _EXAMPLES = """\
 examples:
@@ -34,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args.run(args)
     except (ValueError, OSError) as error:
-        print(f"moirelib: {' '.join(_describe_error(error).split())}", file=sys.stderr)
+        print(f"moirelib: {_describe_error(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("moirelib: interrupted", file=sys.stderr)
@@ -43,10 +40,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _describe_error(error: ValueError | OSError) -> str:
-    """The message of an error; one of the operating system becomes "No such file or directory: FILE"."""
+    """The message of an error in one line; one of the operating system becomes "No such file or directory: FILE"."""
+    text = str(error)
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return f"{error.strerror}: {error.filename}"
-    return str(error)
+        text = f"{error.strerror}: {error.filename}"
+    return " ".join(text.split())
 
 
 def _make_parser() -> argparse.ArgumentParser:
@@ -60,24 +58,20 @@ def _make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"moirelib {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _add_decompose(commands)
-    _add_analyze(commands)
-    _add_export(commands)
-    _add_library(commands)
-    _add_train(commands)
-    _add_train_layers(commands)
-    _add_remakers(commands)
+    _add_movie_commands(commands)
+    _add_simulation_commands(commands)
     return parser
 
 
-def _add_decompose(commands: Commands) -> None:
-    from .movies.formats import list_formats
+def _add_command(commands: Any, run: Callable, name: str, summary: str, epilog: str = "") -> argparse.ArgumentParser:
+    """Add the command that `run` carries out; its docstring is the description."""
+    form = argparse.RawDescriptionHelpFormatter if epilog else argparse.HelpFormatter
+    parser = commands.add_parser(name, help=summary, description=run.__doc__, epilog=epilog, formatter_class=form)
+    parser.set_defaults(run=run)
+    return parser
 
-    p = commands.add_parser(
-        "decompose",
-        help="split a movie into one movie per layer and a table of particles",
-        description="Split a movie into one movie per nanoparticle layer and a table of every particle in every frame.",
-        epilog="""\
+
+_DECOMPOSE = """\
 writes into DIR:
   layer_1.tif    the base layer's particles alone, 0-255, (t, y, x); opens in Fiji with its scale
   layer_2.tif    the same for the layer on top of it; black where the movie holds one layer only
@@ -85,74 +79,11 @@ writes into DIR:
   summary.json   what was run, particle counts, spacings and twist, frames that were left out
 A run that was stopped goes on with the same command.
 
-reads """
-        + textwrap.fill(list_formats(), 100)
-        + """;
+reads {formats};
 or a folder of single frames, or of the numbered parts of one recording.
 Layer 1 is the layer that reaches furthest; layer_confidence says how sure each particle's layer is.
-""",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    what = "movie, single image or folder of frames; of several, each has its folder"
-    p.add_argument("movies", metavar="MOVIE", nargs="+", help=what)
-    p.add_argument("--out", required=True, metavar="DIR", help="folder for the results; made if absent")
-    p.add_argument("--pixel-size", type=float, metavar="NM", help="nm per pixel; needed where the file has no scale")
-    p.add_argument("--frame-time", type=float, metavar="S", help="seconds per frame; needed where the file has none")
-    p.add_argument("--diameter", type=float, metavar="NM", help="rough particle diameter; estimated when not given")
-    p.add_argument("--weights", metavar="FILE", help="other network weights (.safetensors)")
-    p.add_argument("--frames", metavar="A:B:STEP", help="only these frames, as in Python: 100:200, ::10")
-    p.add_argument("--roi", metavar="Y0:Y1,X0:X1", help="only this part of the field of view, in pixels")
-    p.add_argument(
-        "--scheduler", metavar="ADDRESS", help="address of a Dask scheduler whose workers find the particles"
-    )
-    _add_device(p)
-    p.set_defaults(run=_decompose)
-
-
-def _decompose(args: argparse.Namespace) -> None:
-    names = [os.path.splitext(os.path.basename(os.path.normpath(movie)))[0] for movie in args.movies]
-    if len(set(names)) < len(names):
-        raise ValueError(f"two movies have the same name ({', '.join(sorted(names))}); decompose them one by one")
-    failed = []
-    for movie, name in zip(args.movies, names, strict=True):
-        try:
-            _decompose_one(args, movie, args.out if len(names) == 1 else os.path.join(args.out, name))
-        except (ValueError, OSError) as error:
-            if len(names) == 1:
-                raise
-            failed.append(movie)
-            print(f"moirelib: {movie}: {' '.join(_describe_error(error).split())}", file=sys.stderr)
-    if failed:
-        raise ValueError(f"{len(failed)} of {len(names)} movies failed: {', '.join(failed)}")
-
-
-def _decompose_one(args: argparse.Namespace, path: str, out: str) -> None:
-    """Decompose one movie. Finished frames are kept in the folder ``unfinished`` until all is written."""
-    from .decomposition.pipeline import decompose
-    from .movies.cutting import cut_movie
-    from .movies.reading import read_movie
-    from .output import output_folder
-
-    with output_folder(out):
-        pass  # a folder that cannot be written is refused now, not after hours
-    movie = cut_movie(read_movie(path, args.pixel_size, args.frame_time), args.frames, args.roi)
-    where, kept = args.scheduler or args.device, os.path.join(out, "unfinished")
-    result = decompose(
-        movie, diameter=args.diameter, weights=args.weights, device=where, progress=True, checkpoint=kept
-    )
-    result.save(out)
-    shutil.rmtree(kept, ignore_errors=True)
-    s = result.summary
-    print(f"{s['frames']} frame(s), {s['particles']['layer_1']} + {s['particles']['layer_2']} particles -> {out}")
-    print(s["note"])
-
-
-def _add_analyze(commands: Commands) -> None:
-    p = commands.add_parser(
-        "analyze",
-        help="vibrations, order, defects and growth of a decomposed movie",
-        description="Run every analysis that the particles of a decomposed movie support.",
-        epilog="""\
+"""
+_ANALYZE = """\
 DIR is a folder that moirelib decompose wrote, or any other that holds particles.csv with at least the columns
 frame, particle, layer, y_nm, x_nm, or a table that TrackMate or trackpy exported. Written into DIR/analysis:
   report.html     everything on one page that needs no other file
@@ -168,18 +99,117 @@ frame, particle, layer, y_nm, x_nm, or a table that TrackMate or trackpy exporte
   figures (.png) and tracks.gif, of at most 200 frames
 An analysis that the particles do not allow is left out, with a line that says why.
 --only writes the named tables and their report, and no tracks.gif; what an earlier run wrote besides stays.
-""",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+"""
+_DEVICE: dict[str, Any] = {"default": "auto", "choices": ["auto", "cpu", "cuda", "mps"], "help": "where to compute"}
+
+
+def _add_movie_commands(commands: Any) -> None:
+    from .movies.formats import list_formats
+
+    epilog = _DECOMPOSE.format(formats=textwrap.fill(list_formats(), 100))
+    summary = "split a movie into one movie per layer and a table of particles"
+    p = _add_command(commands, _decompose, "decompose", summary, epilog)
+    what = "movie, single image or folder of frames; of several, each has its folder"
+    p.add_argument("movies", metavar="MOVIE", nargs="+", help=what)
+    p.add_argument("--out", required=True, metavar="DIR", help="folder for the results; made if absent")
+    p.add_argument("--pixel-size", type=float, metavar="NM", help="nm per pixel; needed where the file has no scale")
+    p.add_argument("--frame-time", type=float, metavar="S", help="seconds per frame; needed where the file has none")
+    p.add_argument("--diameter", type=float, metavar="NM", help="rough particle diameter; estimated when not given")
+    p.add_argument("--weights", metavar="FILE", help="other network weights (.safetensors)")
+    p.add_argument("--frames", metavar="A:B:STEP", help="only these frames, as in Python: 100:200, ::10")
+    p.add_argument("--roi", metavar="Y0:Y1,X0:X1", help="only this part of the field of view, in pixels")
+    scheduler = "address of a Dask scheduler whose workers find the particles"
+    p.add_argument("--scheduler", metavar="ADDRESS", help=scheduler)
+    p.add_argument("--device", **_DEVICE)
+    summary = "vibrations, order, defects and growth of a decomposed movie"
+    p = _add_command(commands, _analyze, "analyze", summary, _ANALYZE)
     p.add_argument("folder", metavar="DIR", help="folder with particles.csv")
     p.add_argument("--pixel-size", type=float, metavar="NM", help="nm per pixel; needed where the table is in pixels")
     p.add_argument("--only", metavar="TABLES", help="only these, such as vibrations,defects (names as above)")
     p.add_argument("--no-movie", action="store_true", help="do not write tracks.gif")
     p.add_argument("--workers", type=int, default=2, metavar="N", help="processes for a long movie (default 2)")
-    p.set_defaults(run=_analyze)
+    p = _add_command(commands, _export, "export", "particles as sites in three dimensions, for OVITO and ASE")
+    p.add_argument("folder", metavar="DIR", help="folder with particles.csv")
+    p.add_argument("--out", required=True, metavar="FILE", help="file to write, such as particles.extxyz")
+    p.add_argument("--format", default="extxyz", choices=["extxyz"], help="extxyz (default)")
+    p.add_argument("--gap", type=float, metavar="NM", help="height of a layer over the next; default: the diameter")
+
+
+def _add_simulation_commands(commands: Any) -> None:
+    p = _add_command(commands, _library, "library", "simulate a training library")
+    p.add_argument("--out", required=True, metavar="DIR", help="Zarr store")
+    p.add_argument("--images", type=int, metavar="N", help="number of images (default 400; 24 with --fast)")
+    p.add_argument("--size", type=int, metavar="PX", help="edge of an image in pixels")
+    preset = p.add_mutually_exclusive_group()
+    preset.add_argument("--fast", action="store_true", help="a few small images")
+    preset.add_argument("--training", action="store_true", help="as many and as varied as trained the shipped weights")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--workers", type=int, default=2, help="local processes (default 2)")
+    p.add_argument("--scheduler", metavar="ADDRESS", help="address of a Dask scheduler to use instead")
+    p = _add_command(commands, _train, "train", "train the network on a library")
+    p.add_argument("--library", required=True, metavar="DIR", help="Zarr store made by moirelib library")
+    p.add_argument("--out", required=True, metavar="FILE", help="weights to write (.safetensors)")
+    p.add_argument("--steps", type=int, help="optimiser steps (default 8000, 30 with --fast; a CPU takes hours)")
+    p.add_argument("--batch", type=int, help="crops in each step (default 16, 4 with --fast)")
+    p.add_argument("--fast", action="store_true", help="a toy of 30 steps")
+    p.add_argument("--workers", type=int, metavar="N", help="processes that prepare crops (default 8 on CUDA, else 0)")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--device", **_DEVICE)
+    p = _add_command(commands, _train_layers, "train-layers", "train the network of points that tells layers apart")
+    p.add_argument("--out", required=True, metavar="FILE", help="weights to write (.safetensors)")
+    p.add_argument("--minutes", type=float, default=85.0, help="wall time on one core (default 85)")
+    p.add_argument("--seed", type=int, default=0, help="seed of weights and points (default 0)")
+    p.add_argument("--start", metavar="FILE", help="weights to go on from")
+    summary = "remake the table of gold's transmission (abTEM multislice)"
+    p = _add_command(commands, _transmission, "transmission", summary)
+    p.add_argument("--out", required=True, metavar="FILE", help="table to write (.npz)")
+    p.add_argument("--seed", type=int, default=0)
+    summary = "remake the small simulated movie that ships with moirelib"
+    p = _add_command(commands, _sample, "sample", summary)
+    p.add_argument("--out", required=True, metavar="DIR", help="existing folder to write into")
+    p.add_argument("--seed", type=int, default=2028)
+
+
+def _decompose(args: argparse.Namespace) -> None:
+    """Split a movie into one movie per nanoparticle layer and a table of every particle in every frame."""
+    names = [os.path.splitext(os.path.basename(os.path.normpath(movie)))[0] for movie in args.movies]
+    if len(set(names)) < len(names):
+        raise ValueError(f"two movies have the same name ({', '.join(sorted(names))}); decompose them one by one")
+    failed = []
+    for movie, name in zip(args.movies, names, strict=True):
+        try:
+            _decompose_one(args, movie, args.out if len(names) == 1 else os.path.join(args.out, name))
+        except (ValueError, OSError) as error:
+            if len(names) == 1:
+                raise
+            failed.append(movie)
+            print(f"moirelib: {movie}: {_describe_error(error)}", file=sys.stderr)
+    if failed:
+        raise ValueError(f"{len(failed)} of {len(names)} movies failed: {', '.join(failed)}")
+
+
+def _decompose_one(args: argparse.Namespace, path: str, out: str) -> None:
+    """Decompose one movie. Finished frames are kept in the folder ``unfinished`` until all is written."""
+    from .decomposition.pipeline import decompose
+    from .movies.movie import cut_movie
+    from .movies.reading import read_movie
+    from .output import output_folder
+
+    with output_folder(out):
+        pass  # a folder that cannot be written is refused now, not after hours
+    movie = cut_movie(read_movie(path, args.pixel_size, args.frame_time), args.frames, args.roi)
+    where, kept = args.scheduler or args.device, os.path.join(out, "unfinished")
+    options = {"diameter": args.diameter, "weights": args.weights, "device": where, "checkpoint": kept}
+    result = decompose(movie, progress=True, **options)
+    result.save(out)
+    shutil.rmtree(kept, ignore_errors=True)
+    s = result.summary
+    print(f"{s['frames']} frame(s), {s['particles']['layer_1']} + {s['particles']['layer_2']} particles -> {out}")
+    print(s["note"])
 
 
 def _analyze(args: argparse.Namespace) -> None:
+    """Run every analysis that the particles of a decomposed movie support."""
     from .analysis.pipeline import analyze, read_particles, read_recording
     from .analysis.report import name_files, write_analysis
     from .output import output_folder
@@ -198,20 +228,8 @@ def _analyze(args: argparse.Namespace) -> None:
         print(f"{name}: {note}")
 
 
-def _add_export(commands: Commands) -> None:
-    p = commands.add_parser(
-        "export",
-        help="particles as sites in three dimensions, for OVITO and ASE",
-        description="Write all particles as sites (x, y, z in Å; z from the layer) into an extended XYZ file.",
-    )
-    p.add_argument("folder", metavar="DIR", help="folder with particles.csv")
-    p.add_argument("--out", required=True, metavar="FILE", help="file to write, such as particles.extxyz")
-    p.add_argument("--format", default="extxyz", choices=["extxyz"], help="extxyz (default)")
-    p.add_argument("--gap", type=float, metavar="NM", help="height of a layer over the next; default: the diameter")
-    p.set_defaults(run=_export)
-
-
 def _export(args: argparse.Namespace) -> None:
+    """Write all particles as sites (x, y, z in Å; z from the layer) into an extended XYZ file."""
     import ase.io
 
     from .analysis.pipeline import read_particles
@@ -224,30 +242,12 @@ def _export(args: argparse.Namespace) -> None:
     print(f"{len(frames)} frame(s), {sum(map(len, frames))} particles -> {args.out}")
 
 
-def _add_library(commands: Commands) -> None:
-    p = commands.add_parser(
-        "library",
-        help="simulate a training library",
-        description="Simulate a training library into a Zarr store. An interrupted run goes on where it stopped.",
-    )
-    p.add_argument("--out", required=True, metavar="DIR", help="Zarr store")
-    p.add_argument("--images", type=int, metavar="N", help="number of images (default 400; 24 with --fast)")
-    p.add_argument("--size", type=int, metavar="PX", help="edge of an image in pixels")
-    preset = p.add_mutually_exclusive_group()
-    preset.add_argument("--fast", action="store_true", help="a few small images")
-    preset.add_argument("--training", action="store_true", help="as many and as varied as trained the shipped weights")
-    p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--workers", type=int, default=2, help="local processes (default 2)")
-    p.add_argument("--scheduler", metavar="ADDRESS", help="address of a Dask scheduler to use instead")
-    p.set_defaults(run=_library)
-
-
 def _library(args: argparse.Namespace) -> None:
+    """Simulate a training library into a Zarr store. An interrupted run goes on where it stopped."""
     from .simulation.library import LibraryConfig, make_library
 
-    config = LibraryConfig.full()
-    if args.fast or args.training:
-        config = LibraryConfig.fast() if args.fast else LibraryConfig.training()
+    preset = "fast" if args.fast else "training" if args.training else "full"
+    config = getattr(LibraryConfig, preset)()
     if args.images is not None:
         config = replace(config, images=args.images)
     if args.size is not None:
@@ -255,25 +255,11 @@ def _library(args: argparse.Namespace) -> None:
     make_library(args.out, config, args.seed, args.workers, args.scheduler)
 
 
-def _add_train(commands: Commands) -> None:
-    p = commands.add_parser(
-        "train",
-        help="train the network on a library",
-        description="Train the U-Net on a library and write weights and model card. An interrupted run goes on from "
-        "its last checkpoint.",
-    )
-    p.add_argument("--library", required=True, metavar="DIR", help="Zarr store made by moirelib library")
-    p.add_argument("--out", required=True, metavar="FILE", help="weights to write (.safetensors)")
-    p.add_argument("--steps", type=int, help="optimiser steps (default 8000, 30 with --fast; a CPU takes hours)")
-    p.add_argument("--batch", type=int, help="crops in each step (default 16, 4 with --fast)")
-    p.add_argument("--fast", action="store_true", help="a toy of 30 steps")
-    p.add_argument("--workers", type=int, metavar="N", help="processes that prepare crops (default 8 on CUDA, else 0)")
-    p.add_argument("--seed", type=int, default=0)
-    _add_device(p)
-    p.set_defaults(run=_train)
-
-
 def _train(args: argparse.Namespace) -> None:
+    """Train the U-Net on a library and write weights and model card.
+
+    An interrupted run goes on from its last checkpoint.
+    """
     from .decomposition.training import TrainingConfig, train
 
     config = TrainingConfig.fast() if args.fast else TrainingConfig.full()
@@ -284,20 +270,8 @@ def _train(args: argparse.Namespace) -> None:
     print(f"validation: {card['validation']}")
 
 
-def _add_train_layers(commands: Commands) -> None:
-    p = commands.add_parser(
-        "train-layers",
-        help="train the network of points that tells layers apart",
-        description="Train the network that says which particles lie in one layer, on simulated points.",
-    )
-    p.add_argument("--out", required=True, metavar="FILE", help="weights to write (.safetensors)")
-    p.add_argument("--minutes", type=float, default=85.0, help="wall time on one core (default 85)")
-    p.add_argument("--seed", type=int, default=0, help="seed of weights and points (default 0)")
-    p.add_argument("--start", metavar="FILE", help="weights to go on from")
-    p.set_defaults(run=_train_layers)
-
-
 def _train_layers(args: argparse.Namespace) -> None:
+    """Train the network that says which particles lie in one layer, on simulated points."""
     from .decomposition.same_layer_training import train_same_layer
 
     command = f"moirelib train-layers --out FILE --minutes {args.minutes:g} --seed {args.seed}"
@@ -306,26 +280,8 @@ def _train_layers(args: argparse.Namespace) -> None:
     print(f"{card['steps']} steps -> {args.out}")
 
 
-def _add_remakers(commands: Commands) -> None:
-    p = commands.add_parser(
-        "transmission",
-        help="remake the table of gold's transmission (abTEM multislice)",
-        description="Remake the shipped table of gold's transmission against thickness by full-atom multislice.",
-    )
-    p.add_argument("--out", required=True, metavar="FILE", help="table to write (.npz)")
-    p.add_argument("--seed", type=int, default=0)
-    p.set_defaults(run=_transmission)
-    p = commands.add_parser(
-        "sample",
-        help="remake the small simulated movie that ships with moirelib",
-        description="Remake the shipped sample: sample.tif, its truth sample_truth.csv and events sample_events.csv.",
-    )
-    p.add_argument("--out", required=True, metavar="DIR", help="existing folder to write into")
-    p.add_argument("--seed", type=int, default=2028)
-    p.set_defaults(run=_sample)
-
-
 def _transmission(args: argparse.Namespace) -> None:
+    """Remake the shipped table of gold's transmission against thickness by full-atom multislice."""
     from .simulation.multislice import tabulate_transmission
 
     if not os.path.isdir(os.path.dirname(args.out) or "."):
@@ -334,16 +290,9 @@ def _transmission(args: argparse.Namespace) -> None:
 
 
 def _sample(args: argparse.Namespace) -> None:
+    """Remake the shipped sample: sample.tif, its truth sample_truth.csv and events sample_events.csv."""
     from .simulation.movie import make_sample
 
     if not os.path.isdir(args.out):
         raise FileNotFoundError(f"no such folder: {args.out}; make it first")
     make_sample(args.out, args.seed)
-
-
-def _add_device(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"], help="where to compute")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

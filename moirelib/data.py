@@ -1,9 +1,9 @@
 """Data that ships with moirelib, and real data that is downloaded from where it was published.
 
 The sample movie with its truth, the weights and the transmission table are our own and ship with moirelib. Real data
-belongs to others: each entry of `REGISTRY` names the owner and the licence, and `fetch` downloads the file from an
-address pinned to a commit and checks its SHA-256. `fetch` looks first into the folder named by the environment
-variable ``MOIRELIB_DATA``, so everything works offline.
+belongs to others: ``real_data.json`` names owner and licence of each file, and `fetch` downloads it from an address
+pinned to a commit and checks its SHA-256. `fetch` looks first into the folder named by the environment variable
+``MOIRELIB_DATA``, so everything works offline.
 """
 
 import json
@@ -21,9 +21,8 @@ from .movies.reading import read_movie
 
 def data_dir() -> Path:
     """Folder of the shipped data: inside the installed package, or ``data/`` of a checkout."""
-    package = Path(__file__).resolve().parent
-    installed = package / "_data"
-    return installed if installed.is_dir() else package.parent / "data"
+    installed = Path(__file__).resolve().with_name("_data")
+    return installed if installed.is_dir() else installed.parents[1] / "data"
 
 
 def path(name: str) -> Path:
@@ -50,13 +49,9 @@ def sample() -> tuple[Movie, pd.DataFrame]:
 def benchmark_example() -> tuple[dict, dict]:
     """One held-out simulated scene of the layer benchmark, and the layers that several methods see in it.
 
-    Returns
-    -------
-    images : dict of str to ndarray
-        ``frame`` (y, x) in counts; ``truth`` and, by the methods' names, masks (2, y, x) uint8, 255 = covered.
-    about : dict
-        ``pixel_size`` (nm), ``seed``, ``particles`` of each layer, ``scores`` of each method over the whole frame,
-        the ``command`` that made it and its ``commit``.
+    First images by name: ``frame`` (y, x) in counts; ``truth`` and, by the methods' names, masks (2, y, x) uint8, 255 =
+    covered. Then what they are: ``pixel_size`` (nm), ``seed``, ``particles`` of each layer, ``scores`` of each method
+    over the whole frame, the ``command`` that made it and its ``commit``.
     """
     with np.load(path("bench_example.npz")) as file:
         images = dict(file)
@@ -73,56 +68,8 @@ class RealData:
     source: str  # what it is and what to cite
 
 
-_GITHUB = "https://raw.githubusercontent.com"
-_PHONONS = f"{_GITHUB}/chenlabUIUC/Phonon-mapping-nanoscopy/51dea91ca059b16994be7e35411856dc4e20752b"
-_GATAN = f"{_GITHUB}/hyperspy/rosettasciio/78aea9d0a57528a36a6cdd731e0aa32d44bea37c/rsciio/tests/data/digitalmicrograph"
-# Licence and source of several files
-_TRAJECTORIES = (
-    "MIT, © 2023 chenlabUIUC",
-    "Tracked centres of a vibrating lattice, particle × (x, y) × frame, nm; chenlabUIUC, Phonon-mapping-nanoscopy",
-)
-_READER_TEST = ("GPL-3.0", "Small Gatan data, to test the reader; RosettaSciIO test data")
-REGISTRY: dict[str, RealData] = {
-    "np_lattice_2p593nm.tif": RealData(
-        f"{_GITHUB}/chenlabUIUC/particle-identification/f800ca98a5cbbeeb81161fc2e380797468431f28/SAMPLE_0001.tif",
-        "b1eb849740bd93518b4c7a9e115584f36f9d24ffd45e27657f82ee97e85c7702",
-        "MIT, © 2020 chenlabUIUC",
-        "One liquid-phase TEM frame of a nanoparticle lattice, one layer, 2.593 nm/px; "
-        "Ou et al., Nat. Commun. 11, 4555 (2020)",
-    ),
-    "trajectories_Rod_raw.mat": RealData(
-        f"{_PHONONS}/Mode%20analysis/Data%20raw/Rod_raw.mat",
-        "571c040895f7127a18f78493b5286037406c39adf48417b160974815995d4f1b",
-        *_TRAJECTORIES,
-    ),
-    "trajectories_Prism_raw.mat": RealData(
-        f"{_PHONONS}/Mode%20analysis/Data%20raw/Prism_raw.mat",
-        "373525a45e2c0b15ddfb3e9b95918e40a090593a6e17b290b58a5321ec6d349f",
-        *_TRAJECTORIES,
-    ),
-    "gatan_image.dm3": RealData(
-        f"{_GATAN}/2D/test_STEM_image.dm3",
-        "fcba806af75bc3c2e50e7d7b0626cba545c1464f39e99c8922b225b0b0b0224c",
-        *_READER_TEST,
-    ),
-    "gatan_image.dm4": RealData(
-        f"{_GATAN}/2D/test-MonarcCL_mono-image.dm4",
-        "4ea04a10ad46595de79a20c283555f299dd07b4667f6112b44db1699f28993b6",
-        *_READER_TEST,
-    ),
-    "gatan_stack.dm4": RealData(
-        f"{_GATAN}/3D/EELS_SI.dm4",
-        "f9b8203f384cc355437594b649d4ea3a12cddeb231ebb65508a841a379fa171a",
-        *_READER_TEST,
-    ),
-    "GNR1-56-middle-099.tif": RealData(
-        f"{_GITHUB}/lanceyao-research/Moire_pattern_segmentation/74dc9770c56b74a1b94c7b3135660338d6d30722"
-        "/data_example/GNR1-56-middle-099.tif",
-        None,
-        "MIT",
-        "A published Moiré frame of nanoparticles; lanceyao-research, Moire_pattern_segmentation",
-    ),
-}
+_ENTRIES = json.loads(Path(__file__).with_name("real_data.json").read_text(encoding="utf-8"))
+REGISTRY: dict[str, RealData] = {name: RealData(**entry) for name, entry in _ENTRIES.items()}
 
 
 def fetch(name: str) -> Path:
@@ -135,9 +82,20 @@ def fetch(name: str) -> Path:
     if entry is None:
         raise ValueError(f"no real data file is called {name!r}; there are {', '.join(REGISTRY)}")
     folder = os.environ.get("MOIRELIB_DATA")
-    if folder and (Path(folder) / name).is_file():
-        return _check_hash(Path(folder) / name, entry)
-    return _download(name, entry)
+    if folder and (file := Path(folder, name)).is_file():
+        if entry.sha256 is not None and pooch.file_hash(file) != entry.sha256:
+            raise ValueError(f"{file} is not the published file (its SHA-256 differs); delete it or fetch it again")
+        return file
+    known = None if entry.sha256 is None else f"sha256:{entry.sha256}"
+    try:
+        return Path(pooch.retrieve(entry.url, known, name, pooch.os_cache("moirelib")))
+    except ValueError as error:
+        raise ValueError(f"{entry.url} is not the published file any more (its SHA-256 differs)") from error
+    except Exception as error:  # requests' own exceptions, or none of them at all without a network
+        raise OSError(
+            f"{name} is not in the folder named by MOIRELIB_DATA and cannot be downloaded; "
+            f"put it there (it is published at {entry.url})"
+        ) from error
 
 
 #: Tracking error that the authors state for their trajectories, in nm.
@@ -147,16 +105,9 @@ _TRACKING_ERROR = {"rod": 1.0, "prism": 5.7}
 def trajectories(name: str) -> pd.DataFrame:
     """Published trajectories of vibrating particles in a hexagonal lattice, as a track table.
 
-    Parameters
-    ----------
-    name : str
-        ``"rod"`` (standing rods, 271 particles, 137 frames) or ``"prism"`` (prisms, 91 particles, 47 frames).
-
-    Returns
-    -------
-    pandas.DataFrame
-        ``frame, particle, layer`` (1), ``y_nm, x_nm`` and, as ``y_std_nm, x_std_nm``, the tracking error that the
-        authors state: 1 nm (rod) and 5.7 nm (prism). Drift and rotation are not removed.
+    `name` is ``"rod"`` (standing rods, 271 particles, 137 frames) or ``"prism"`` (prisms, 91 particles, 47 frames).
+    Columns are ``frame, particle, layer`` (1), ``y_nm, x_nm`` and, as ``y_std_nm, x_std_nm``, the tracking error that
+    the authors state: 1 nm (rod) and 5.7 nm (prism). Drift and rotation are not removed.
     """
     from scipy.io import loadmat
 
@@ -169,27 +120,3 @@ def trajectories(name: str) -> pd.DataFrame:
     error = _TRACKING_ERROR[name]
     table = {"frame": frame, "particle": particle, "layer": 1, "y_nm": y, "x_nm": x}
     return pd.DataFrame({**table, "y_std_nm": error, "x_std_nm": error})
-
-
-def _check_hash(file: Path, entry: RealData) -> Path:
-    if entry.sha256 is not None and pooch.file_hash(file) != entry.sha256:
-        raise ValueError(f"{file} is not the published file (its SHA-256 differs); delete it or fetch it again")
-    return file
-
-
-def _download(name: str, entry: RealData) -> Path:
-    cache = pooch.create(
-        path=pooch.os_cache("moirelib"),
-        base_url="",
-        registry={name: None if entry.sha256 is None else f"sha256:{entry.sha256}"},
-        urls={name: entry.url},
-    )
-    try:
-        return Path(cache.fetch(name))
-    except ValueError as error:
-        raise ValueError(f"{entry.url} is not the published file any more (its SHA-256 differs)") from error
-    except Exception as error:  # requests' own exceptions, or none of them at all without a network
-        raise OSError(
-            f"{name} is not in the folder named by MOIRELIB_DATA and cannot be downloaded; "
-            f"put it there (it is published at {entry.url})"
-        ) from error

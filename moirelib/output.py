@@ -45,13 +45,12 @@ def output_folder(folder: str | os.PathLike[str], replaces: Iterable[str] = ()) 
 
 def _move_all(partial: Path, folder: Path) -> set[str]:
     """Move all files, after checking that every older file of the same name can be replaced; returns their names."""
-    files = sorted(partial.iterdir())
-    for target in (folder / file.name for file in files):
-        if target.exists():
-            try:
-                open(target, "r+b").close()
-            except OSError as error:
-                raise OSError(f"cannot replace {target} ({error.strerror}): close or move it") from error
-    for file in files:
-        os.replace(file, folder / file.name)
-    return {file.name for file in files}
+    targets = {file: folder / file.name for file in sorted(partial.iterdir())}
+    for target in filter(Path.exists, targets.values()):
+        try:
+            open(target, "r+b").close()
+        except OSError as error:
+            raise OSError(f"cannot replace {target} ({error.strerror}): close or move it") from error
+    for file, target in targets.items():
+        os.replace(file, target)
+    return {file.name for file in targets}

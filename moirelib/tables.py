@@ -5,7 +5,6 @@ import re
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,8 +17,7 @@ TRACK_COLUMNS = ("frame", "particle", "layer", "y_nm", "x_nm")
 def require_columns(table: pd.DataFrame, columns: Iterable[str], name: str) -> None:
     """Raise ValueError if a table, called `name` in the message, lacks one of some columns."""
     columns = list(columns)
-    missing = [c for c in columns if c not in table]
-    if missing:
+    if missing := [c for c in columns if c not in table]:
         separated = table.attrs.get("separated", "")
         raise ValueError(
             f"{name} has no column {', '.join(missing)}; needed are {', '.join(columns)} (lengths in nm), "
@@ -66,8 +64,6 @@ def layers_by_frame(particles: pd.DataFrame) -> Iterator[tuple[int, dict[int, np
         yield int(frame), {int(k): own[["y_nm", "x_nm"]].to_numpy() for k, own in rows.groupby("layer")}
 
 
-# --- Reading ----------------------------------------------------------------------------------------------------------
-
 _SEPARATORS = {"\t": "tabs", ";": "semicolons", ",": "commas", "|": "bars", r"\s+": "spaces"}
 _HEAD = 65536  # bytes that are looked at to tell how a table is written
 _HEADER_ROWS = 4  # most that a header has: TrackMate writes names, long names, short names and units
@@ -84,44 +80,38 @@ def read_particle_table(file: Path, pixel_size: float | None = None) -> pd.DataF
     lengths are in pixels (``y, x``), as trackpy has them, `pixel_size` makes them nm; such a table, and one of
     TrackMate, has one layer, and a particle without a track is number -1.
 
-    Parameters
-    ----------
-    file : path
-        The text file.
-    pixel_size : float, optional
-        In nm/pixel, for a table in pixels.
-
-    Raises
-    ------
-    ValueError
-        If the file is no table, or gives lengths in a unit that is not known.
+    `pixel_size` is in nm/pixel. ValueError if the file is no table, or gives lengths in a unit that is not known.
     """
-    layout = _find_layout(file)
-    table = _read_rows(file, layout)
-    table.attrs["separated"] = f" (separated by {_SEPARATORS[layout.separator]})"
-    lacks_nm = not {"y_nm", "x_nm"} <= set(table)
+    encoding, how, skip, units = _find_layout(file)
+    table = _read_rows(file, encoding, how, skip)
+    table.attrs["separated"] = f" (separated by {_SEPARATORS[how['sep']]})"
+    unit, lacks_nm = None, not {"y_nm", "x_nm"} <= set(table)
     if lacks_nm and {"position_y", "position_x"} <= set(table):
         table = table.rename(columns={"track_id": "particle", "position_y": "y", "position_x": "x"})
-        scale = _find_unit(layout, file.name, pixel_size)
+        unit = units.get("position_x", "").strip().lower()
     elif lacks_nm and {"frame", "y", "x"} <= set(table):
-        scale = _require_pixel_size(file.name, pixel_size)
-    else:
-        return _fill_unlinked(table)
-    for axis in "yx":
-        table[f"{axis}_nm"] = pd.to_numeric(table[axis], errors="coerce") * scale
-    return _fill_unlinked(table.assign(**{c: v for c, v in {"particle": -1, "layer": 1}.items() if c not in table}))
+        unit = "pixel"
+    if unit is not None:
+        scale = _find_scale(unit, file.name, pixel_size)
+        for axis in "yx":
+            table[f"{axis}_nm"] = pd.to_numeric(table[axis], errors="coerce") * scale
+        table = table.assign(**{c: v for c, v in {"particle": -1, "layer": 1}.items() if c not in table})
+    if "particle" in table:  # an empty field for the track means that there is none
+        tracks = table["particle"]
+        tracks = tracks if pd.api.types.is_numeric_dtype(tracks) else tracks.astype(object)  # text takes no number
+        table = table.assign(particle=tracks.where(tracks.notna(), -1))
+    return table
 
 
-def _fill_unlinked(table) -> pd.DataFrame:
-    """An empty field for the track means that there is none."""
-    if "particle" not in table:
-        return table
-    tracks = table["particle"]
-    tracks = tracks if pd.api.types.is_numeric_dtype(tracks) else tracks.astype(object)  # text takes no number
-    return table.assign(particle=tracks.where(tracks.notna(), -1))
-
-
-def _require_pixel_size(name, pixel_size) -> float:
+def _find_scale(unit: str, name: str, pixel_size: float | None) -> float:
+    """Nanometres in the unit of the positions: pixels, or what the last row of TrackMate's header says."""
+    if unit in _NANOMETRES:
+        return _NANOMETRES[unit]
+    if unit not in ("pixel", "pixels"):
+        raise ValueError(
+            f"{name} does not say in which unit POSITION_X is; export it with all rows of the header, or name the "
+            "columns y_nm and x_nm and give lengths in nm"
+        )
     if pixel_size is None:
         raise ValueError(
             f"{name} gives positions in pixels (y, x); say how large a pixel is, by --pixel-size NM on the command "
@@ -130,18 +120,8 @@ def _require_pixel_size(name, pixel_size) -> float:
     return pixel_size
 
 
-class _Layout(NamedTuple):
-    """How a table is written."""
-
-    encoding: str
-    separator: str
-    decimal: str
-    names: list[str]
-    units: dict[str, str]  # by name of the column, where a row of the header gives them
-    skip: int  # lines before the first row of numbers
-
-
-def _find_layout(file: Path) -> _Layout:
+def _find_layout(file: Path) -> tuple[str, dict, int, dict[str, str]]:
+    """Encoding, how pandas reads it, lines before the numbers, and units by name where the header has them."""
     with file.open("rb") as stream:
         head = stream.read(_HEAD)
     if head[:4] in (b"PK\x03\x04", b"\xd0\xcf\x11\xe0"):
@@ -152,12 +132,11 @@ def _find_layout(file: Path) -> _Layout:
     if start is None:
         raise ValueError(f"{file} is not a table: it is empty; write it as comma-separated values")
     header = lines[start].lstrip("# \t")
-    counts = {separator: header.count(separator) for separator in "\t;,|"}
-    separator = max(counts, key=lambda s: counts[s]) if any(counts.values()) else r"\s+"
+    separator = max("\t;,|", key=header.count)
+    separator = separator if separator in header else r"\s+"
     names = [re.sub(r"[\s\[\]().]+", "_", cell.lower()).strip("_") for cell in _split(header, separator)]
-    if len(set(names) - {""}) < len([name for name in names if name]):
-        twice = next(name for name in names if name and names.count(name) > 1)
-        raise ValueError(f"{file} has two columns {twice}; rename or remove one")
+    if twice := [name for name in names if name and names.count(name) > 1]:
+        raise ValueError(f"{file} has two columns {twice[0]}; rename or remove one")
     rows = [_split(line, separator) for line in lines[start + 1 : start + 100]]
     above = next((i for i, row in enumerate(rows[:_HEADER_ROWS]) if any(_NUMBER.fullmatch(cell) for cell in row)), 0)
     units = dict(zip(names, (cell.strip("()") for cell in rows[above - 1]), strict=False)) if above else {}
@@ -168,7 +147,10 @@ def _find_layout(file: Path) -> _Layout:
             f"{_SEPARATORS[separator]}; if decimals have commas, separate columns by semicolons"
         )
     comma = separator != "," and any(_DECIMAL_COMMA.fullmatch(cell) for row in rows[above:] for cell in row)
-    return _Layout(encoding, separator, "," if comma else ".", names, units, start + 1 + above)
+    # A row may end with a separator: names for what is empty behind it.
+    names = [name or f"unnamed_{i}" for i, name in enumerate([*names, ""])]
+    how = {"sep": separator, "decimal": "," if comma else ".", "names": names, "header": None, "index_col": False}
+    return encoding, how, start + 1 + above, units
 
 
 def _find_encoding(head: bytes) -> str:
@@ -194,36 +176,17 @@ def _split(line: str, separator: str) -> list[str]:
     return [cell.strip(" \"'\t\r") for cell in cells]
 
 
-def _read_rows(file: Path, layout: _Layout) -> pd.DataFrame:
-    # A row may end with a separator: names for what is empty behind it.
-    names = [name or f"unnamed_{i}" for i, name in enumerate([*layout.names, ""])]
-    how = {"sep": layout.separator, "decimal": layout.decimal, "header": None, "names": names, "index_col": False}
-    for encoding in (layout.encoding, "latin-1"):
-        try:
-            with warnings.catch_warnings(), file.open(encoding=encoding) as stream:
-                warnings.simplefilter("ignore", pd.errors.DtypeWarning)
-                for _ in range(layout.skip):  # here, as pandas loses count where lines end in the manner of old Macs
-                    stream.readline()
-                table = pd.read_csv(stream, skipinitialspace=True, **how)
-            return table[[name for name in names[:-1] if name]]
-        except UnicodeDecodeError:
-            continue
-        except pd.errors.EmptyDataError:
-            return pd.DataFrame(columns=names[:-1])
-        except (pd.errors.ParserError, pd.errors.ParserWarning, ValueError, OverflowError) as error:
-            why = " ".join(str(error).split())
-            raise ValueError(f"{file} is not a table: {why}; write it as comma-separated values") from error
-    raise ValueError(f"{file} is not a table: its letters cannot be read; write it as UTF-8")
-
-
-def _find_unit(layout: _Layout, name: str, pixel_size: float | None) -> float:
-    """Nanometres in the unit of TrackMate's positions, which the last row of its header gives."""
-    unit = layout.units.get("position_x", "").strip().lower()
-    if unit in ("pixel", "pixels"):
-        return _require_pixel_size(name, pixel_size)
-    if unit not in _NANOMETRES:
-        raise ValueError(
-            f"{name} does not say in which unit POSITION_X is; export it with all rows of the header, or name the "
-            "columns y_nm and x_nm and give lengths in nm"
-        )
-    return _NANOMETRES[unit]
+def _read_rows(file: Path, encoding: str, how: dict, skip: int) -> pd.DataFrame:
+    try:
+        with warnings.catch_warnings(), file.open(encoding=encoding) as stream:
+            warnings.simplefilter("ignore", pd.errors.DtypeWarning)
+            for _ in range(skip):  # here, as pandas loses count where lines end in the manner of old Macs
+                stream.readline()
+            return pd.read_csv(stream, skipinitialspace=True, **how)[how["names"][:-1]]
+    except UnicodeDecodeError:
+        return _read_rows(file, "latin-1", how, skip)  # in which every byte is a letter
+    except pd.errors.EmptyDataError:
+        return pd.DataFrame(columns=how["names"][:-1])
+    except (pd.errors.ParserError, pd.errors.ParserWarning, ValueError, OverflowError) as error:
+        why = " ".join(str(error).split())
+        raise ValueError(f"{file} is not a table: {why}; write it as comma-separated values") from error

@@ -10,16 +10,14 @@ def link_places(
 ) -> pd.Series:
     """Number of the track, from 0, of each place (Crocker & Grier, J. Colloid Interface Sci. 179, 298, 1996).
 
-    The result has the index of the places, sorted by frame.
-
     Parameters
     ----------
     places : pandas.DataFrame
-        ``frame``; every other column is a coordinate, in any one unit. The index names each row once.
-    search_range : float
-        Farthest a place may move from frame to frame, in the coordinates' unit.
-    memory : int
-        Frames for which a place may be missed and still keep its number.
+        ``frame``; every other column is a coordinate, in any one unit. The index names each row once; the result has
+        it too, sorted by frame.
+    search_range, memory : float, int
+        Farthest a place may move from frame to frame, in the coordinates' unit; frames for which it may be missed and
+        still keep its number.
     narrowest, step : float
         Crowded places are linked with a shorter range instead of not at all: down to ``narrowest`` times
         ``search_range``, shortened by the factor ``step``.
@@ -42,11 +40,8 @@ def link_particles(
     ----------
     particles : pandas.DataFrame
         With ``frame, layer, y``, and ``places``.
-    search_range : float
-        Farthest a particle may move from frame to frame, in the unit of ``places``; below half the spacing, or links
-        are ambiguous.
-    memory : int
-        Frames for which a particle may be missed and still keep its number.
+    search_range, memory : float, int
+        As of `link_places`, in the unit of ``places``; a range below half the spacing, or links are ambiguous.
     places : tuple of str
         Columns in which particles are followed: where they are, or where they would be if nothing had moved.
     """
@@ -54,11 +49,8 @@ def link_particles(
     number = np.full(len(particles), -1)
     if particles["frame"].nunique() < 2:
         return particles.assign(particle=number)
-    next_number = 0
-    for rows in particles.groupby("layer").indices.values():
-        track = link_places(particles.loc[rows, ["frame", *places]], search_range, memory)
-        numbers = track.where(track.map(track.value_counts()) > 1)
-        found = pd.factorize(numbers)[0]  # -1 for a track of one frame
-        number[track.index] = np.where(found < 0, -1, found + next_number)
-        next_number += numbers.nunique()
+    layers = particles.groupby("layer").indices.values()
+    tracks = pd.concat(link_places(particles.loc[rows, ["frame", *places]], search_range, memory) for rows in layers)
+    same = tracks.groupby([particles.loc[tracks.index, "layer"], tracks])
+    number[tracks.index] = pd.factorize(same.ngroup().where(same.transform("size") > 1))[0]  # -1 where seen once
     return particles.assign(particle=number).sort_values(["frame", "layer", "particle", "y"], ignore_index=True)

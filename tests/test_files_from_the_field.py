@@ -28,7 +28,7 @@ from movie_files import (
 from PIL import Image
 from rsciio import hspy
 
-from moirelib.movies import as_movie, read_movie, video
+from moirelib.movies import as_movie, pictures, read_movie
 from moirelib.movies.calibration import NANOMETRES, convert_scale
 from moirelib.movies.formats import FORMATS, list_formats
 
@@ -735,13 +735,13 @@ def test_opening_and_one_frame_read_a_small_part_of_a_long_file(kind, tmp_path):
 def test_a_video_is_decoded_only_up_to_the_frame_asked_for(tmp_path, monkeypatch):
     decoded = []
 
-    def count(path, shape, pixels, decode=video._decode):
+    def count(path, shape, pixels, decode=pictures.decode_video):
         for frame in decode(path, shape, pixels):
             decoded.append(pixels)
             yield frame
 
     path = write_video(tmp_path / "movie.avi", FRAMES)
-    monkeypatch.setattr(video, "_decode", count)
+    monkeypatch.setattr(pictures, "decode_video", count)
     movie = read_movie(path)
     assert decoded == ["rgb24"]  # one look, whether it is in colour
     movie.frame(3)

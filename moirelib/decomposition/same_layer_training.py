@@ -17,9 +17,13 @@ from torch import nn
 
 from .network import save_weights
 from .same_layer import MOST_LAYERS, SameLayer, describe_pairs, find_neighbours, load_same_layer
-from .training import describe_commit
+from .training import describe_commit, rotation
 
 KINDS = ("plain", "unequal", "small twist", "grains", "mixed")
+FEWEST_HERE = 4  # particles of a layer among the neighbours: fewer do not count as a layer
+RATE, WARM_UP, AVERAGE = 1e-3, 200, 0.998  # learning rate, steps until it is reached, weight of the mean so far
+COUNT_WEIGHT = 0.2  # of the number of layers in the loss
+LOGGED = 200  # steps between two points of the curve
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ def draw_points(rng: np.random.Generator, kind: str | None = None, layers: int |
     many = rng.integers(5, 16) if rng.random() < 0.25 else rng.integers(1, 6)
     centres = rng.uniform(-field / 2, field / 2, (many, 2))
     turns = rng.uniform(0, 60, many)
-    places, layer, size, cells = [], [], [], []
+    drawn, cells = [], []
     for k in range(layers):
         differs = k and kind in ("unequal", "mixed")
         ratio = math.exp(rng.uniform(-0.36, 0.36)) if differs else math.exp(rng.normal(0, 0.01))
@@ -50,40 +54,33 @@ def draw_points(rng: np.random.Generator, kind: str | None = None, layers: int |
         # Particles of another spacing are often of another size.
         width = own / spacing * math.exp(rng.normal(0, 0.05)) if differs and rng.random() < 0.5 else 1.0
         own = max(own, 1.02 * width)
-        if kind == "small twist":
-            angle += sign * rng.uniform(0.6, 3.5) if k else 0
-        else:
-            angle += sign * rng.uniform(3, 30) if k else 0
-        grains = kind == "grains" or (kind == "mixed" and rng.random() < 0.6)
-        if grains and rng.random() < 0.3:  # the same pattern of grains, turned: a layer upon a copy of itself
-            at, of = centres @ rotation(rng.uniform(3, 30)), turns + angle
-        elif grains:
-            at = rng.uniform(-field / 2, field / 2, (rng.integers(1, many + 1), 2))
-            of = rng.uniform(0, 60, len(at))
-        else:
-            at, of = np.zeros((1, 2)), np.array([angle])
-        found = draw_layer(rng, own, of, at, field)
+        if k:
+            angle += sign * (rng.uniform(0.6, 3.5) if kind == "small twist" else rng.uniform(3, 30))
+        at, of = np.zeros((1, 2)), np.array([angle])
+        if kind == "grains" or (kind == "mixed" and rng.random() < 0.6):
+            if rng.random() < 0.3:  # the same pattern of grains, turned: a layer upon a copy of itself
+                at, of = centres @ rotation(np.radians(rng.uniform(3, 30))), turns + angle
+            else:
+                at = rng.uniform(-field / 2, field / 2, (rng.integers(1, many + 1), 2))
+                of = rng.uniform(0, 60, len(at))
         cells.append(at)
-        found = drop_some(rng, found, field, own, base=k == 0 or rng.random() > 0.35)
-        places.append(found)
-        layer.append(np.full(len(found), k))
-        size.append(np.full(len(found), width))
-    return spoil(rng, np.concatenate(places), np.concatenate(layer), np.concatenate(size), cells, field)
-
-
-def rotation(degrees) -> np.ndarray:
-    """Rotation matrix."""
-    c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    return np.array([[c, -s], [s, c]])
+        places = draw_layer(rng, own, of, at, field)
+        if k and rng.random() <= 0.35 and len(places):  # an island instead of a whole layer
+            centre, radius = rng.uniform(-0.3, 0.3, 2) * field, max(rng.uniform(0.12, 0.5) * field, 1.8 * own)
+            places = places[np.hypot(*(places - centre).T) < radius]
+        places = places[rng.random(len(places)) > rng.choice([0, 0.02, 0.05, 0.15])]  # vacancies
+        drawn.append((places, np.full(len(places), k), np.full(len(places), width)))
+    places, layer, size = (np.concatenate(each) for each in zip(*drawn, strict=True))
+    return spoil(rng, places, layer, size, cells, field)
 
 
 def hexagonal(spacing, degrees, field) -> np.ndarray:
     """Sites of a hexagonal lattice over a square field."""
-    n = int(field / spacing * 1.0) + 3
+    n = int(field / spacing) + 3
     i, j = np.mgrid[-n : n + 1, -n : n + 1].reshape(2, -1)
     points = spacing * np.stack([i + j / 2, j * math.sqrt(3) / 2], axis=1)
     points = points[(np.abs(points) < 0.75 * field + 2 * spacing).all(axis=1)]
-    return points @ rotation(degrees).T
+    return points @ rotation(np.radians(degrees)).T
 
 
 def draw_layer(rng, spacing, degrees, centres, field) -> np.ndarray:
@@ -108,14 +105,6 @@ def draw_layer(rng, spacing, degrees, centres, field) -> np.ndarray:
     return points + spacing * scatter[:, None] * rng.normal(size=points.shape)
 
 
-def drop_some(rng, points, field, spacing, base: bool) -> np.ndarray:
-    """A layer's particles without vacancies; of a layer that is no base, only an island."""
-    if not base and len(points):
-        centre, radius = rng.uniform(-0.3, 0.3, 2) * field, max(rng.uniform(0.12, 0.5) * field, 1.8 * spacing)
-        points = points[np.hypot(*(points - centre).T) < radius]
-    return points[rng.random(len(points)) > rng.choice([0, 0.02, 0.05, 0.15])]
-
-
 def spoil(rng, places, layer, size, cells, field) -> Points:
     """What a finder makes of a frame's particles: misses, false finds, errors, and channels that change places."""
     inside = (np.abs(places) < field / 2).all(axis=1)
@@ -134,9 +123,8 @@ def spoil(rng, places, layer, size, cells, field) -> Points:
     places = np.concatenate([places + rng.choice([0.005, 0.02, 0.04]) * rng.normal(size=places.shape), wrong])
     layer = np.concatenate([layer, -1 - np.arange(false)])
     size = np.concatenate([size, np.exp(rng.normal(0, 0.2, false))])
-    size = (
-        size * np.exp(rng.uniform(0.01, 0.2) * rng.normal(size=len(size))) if rng.random() < 0.7 else np.ones(len(size))
-    )
+    known = rng.random() < 0.7
+    size = size * np.exp(rng.uniform(0.01, 0.2) * rng.normal(size=len(size))) if known else np.ones(len(size))
     channel = draw_channels(rng, places, layer, cells, field)
     return Points(places * math.exp(rng.normal(0, 0.08)), layer, size, channel)
 
@@ -186,9 +174,6 @@ def draw_batch(rng, frames: int = 5, each: int = 40):
     return [torch.from_numpy(np.concatenate(part)) for part in zip(*parts, strict=True)]
 
 
-FEWEST_HERE = 4  # particles of a layer among the neighbours: fewer do not count as a layer
-
-
 def measure_loss(model, batch):
     """Cross-entropy of pairs, near ones first, and of the number of layers."""
     step, alike, present, same, count = batch
@@ -198,11 +183,6 @@ def measure_loss(model, batch):
     return (pairs * weight).sum() / weight.sum(), nn.functional.cross_entropy(counts, count)
 
 
-RATE, WARM_UP, AVERAGE = 1e-3, 200, 0.998  # learning rate, steps until it is reached, weight of the mean so far
-COUNT_WEIGHT = 0.2  # of the number of layers in the loss
-LOGGED = 200  # steps between two points of the curve
-
-
 def train_same_layer(out, minutes: float = 85.0, seed: int = 0, start=None, command: str = "") -> dict:
     """Train on points drawn on the fly, on one thread; write the weights and, beside them, a card, which it gives.
 
@@ -210,16 +190,11 @@ def train_same_layer(out, minutes: float = 85.0, seed: int = 0, start=None, comm
 
     Parameters
     ----------
-    out : path-like
-        Weights to write (``.safetensors``); written every `LOGGED` steps.
-    minutes : float
-        Wall time.
-    seed : int
-        Seeds weights and points.
-    start : path-like, optional
-        Weights to go on from; their card becomes part of the new one.
-    command : str
-        Command line to record on the card.
+    out, start : path-like
+        Weights to write (``.safetensors``), every `LOGGED` steps; weights to go on from, whose card becomes part of the
+        new one.
+    minutes, seed, command : float, int, str
+        Wall time; seed of weights and points; command line to record on the card.
     """
     torch.set_num_threads(1)
     torch.manual_seed(seed)
@@ -228,10 +203,9 @@ def train_same_layer(out, minutes: float = 85.0, seed: int = 0, start=None, comm
     optimizer = torch.optim.AdamW(model.parameters(), RATE, weight_decay=1e-4)
     peak = RATE if start is None else RATE / 2
     out, began = Path(out), time.monotonic()
-    curve: list[list[float]] = []
-    recent: list[tuple[float, float]] = []
+    losses: list[tuple[float, float]] = []
     while (done := (time.monotonic() - began) / (60 * minutes)) < 1:
-        warm = min(1, (len(curve) * LOGGED + len(recent) + 1) / WARM_UP)
+        warm = min(1, (len(losses) + 1) / WARM_UP)
         optimizer.param_groups[0]["lr"] = peak * warm * (0.5 + 0.5 * math.cos(math.pi * done))
         pairs, count = measure_loss(model, draw_batch(rng))
         optimizer.zero_grad()
@@ -239,27 +213,24 @@ def train_same_layer(out, minutes: float = 85.0, seed: int = 0, start=None, comm
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         mean.update_parameters(model)
-        recent.append((pairs.item(), count.item()))
-        if len(recent) == LOGGED:
-            curve.append(np.mean(recent, axis=0).round(4).tolist())
-            recent = []
-            print(
-                f"{LOGGED * len(curve)} steps: pairs {curve[-1][0]:.4f}, number of layers {curve[-1][1]:.4f}",
-                flush=True,
-            )
+        losses.append((pairs.item(), count.item()))
+        if len(losses) % LOGGED == 0:
+            told = "pairs {:.4f}, number of layers {:.4f}".format(*np.mean(losses[-LOGGED:], axis=0))
+            print(f"{len(losses)} steps: {told}", flush=True)
             save_weights(mean.module, out)
     save_weights(mean.module, out)
+    whole = np.reshape(losses[: len(losses) // LOGGED * LOGGED], (-1, LOGGED, 2))
     card = {
         "command": command or f"moirelib.decomposition.train_same_layer({str(out)!r}, {minutes}, {seed})",
         "commit": describe_commit(),
         "seed": seed,
         "minutes": minutes,
-        "steps": LOGGED * len(curve) + len(recent),
+        "steps": len(losses),
         "parameters": sum(p.numel() for p in model.parameters()),
         "data": "simulated points, drawn on the fly; no images, nothing real",
         "hardware": f"cpu, 1 thread, {platform.machine()}",
         "torch": torch.__version__,
-        "curve": curve,
+        "curve": whole.mean(axis=1).round(4).tolist(),
         "started_from": None if start is None else json.loads(Path(start).with_suffix(".json").read_text("utf-8")),
     }
     out.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")

@@ -10,6 +10,7 @@ import platform
 import subprocess
 from dataclasses import asdict, dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import lightning
@@ -21,6 +22,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..simulation.library import open_library
 from .network import CENTER_WIDTH, WORKING_DIAMETER, build_unet, choose_device, normalize, save_weights
+
+CENTER_WEIGHT = 2.0  # of the centres' cross-entropy: they cover few pixels
+CURVE = 200  # most points of the loss on a card, each the mean of a stretch
 
 
 @dataclass(frozen=True)
@@ -63,22 +67,15 @@ def permutation_loss(logits: torch.Tensor, truth: torch.Tensor, window: int = 64
     ----------
     logits, truth : Tensor, shape (batch, layers, y, x) or (batch, 2 · layers, y, x)
         Network output and truth, 0 to 1: masks, and perhaps centres.
-    window : int
-        Edge of a window, in pixels.
-    layers : int
-        Number of layers.
+    window, layers : int
+        Edge of a window in pixels, and number of layers.
     """
     per_image = _assignment_loss(logits, truth, max(logits.shape[-2:]), layers)
     return 0.5 * (per_image + _assignment_loss(logits, truth, window, layers))
 
 
-CENTER_WEIGHT = 2.0  # of the centres' cross-entropy: they cover few pixels
-
-
 def _assignment_loss(logits, truth, window, layers) -> torch.Tensor:
-    def block_mean(x):
-        return functional.avg_pool2d(x, window, ceil_mode=True)
-
+    block_mean = partial(functional.avg_pool2d, kernel_size=window, ceil_mode=True)
     weight = torch.ones(logits.shape[1], 1, 1, device=logits.device)
     weight[layers:] = CENTER_WEIGHT
     probability = torch.sigmoid(logits[:, :layers])
@@ -117,20 +114,17 @@ class LibraryCrops(Dataset):
     def __getitem__(self, i: int):
         rng = np.random.default_rng((self.seed, i))
         k = int(rng.integers(len(self.indices))) if self.augment else i % len(self.indices)
-        image, masks, centers = self._crop(k, self._view(k, rng), rng)
+        image, truth = self._crop(k, self._view(k, rng), rng)
         image = disturb(image, rng) if self.augment else image
-        truth = np.concatenate([masks, centers], dtype=np.float32)
         return torch.from_numpy(normalize(image)[None]), torch.from_numpy(truth)
 
     def _view(self, k, rng) -> np.ndarray:
-        """Matrix (2, 2) from offsets (y, x) in a crop to offsets in the source: turned, mirrored, zoomed, stretched.
-
-        A tilted specimen or a drifting stage stretches a frame, mostly little.
-        """
+        """Matrix (2, 2) from offsets (y, x) in a crop to offsets in the source: turned, mirrored, zoomed, stretched."""
         scale = self.diameters[k] / WORKING_DIAMETER
         if not self.augment:
             return scale * np.eye(2)
         scale *= np.exp(rng.uniform(-1, 1) * np.log(self.config.zoom))
+        # A tilted specimen or a drifting stage stretches a frame, mostly little.
         stretch = np.exp(0.5 * rng.random() ** 2 * np.log(self.config.stretch))
         along, turn = rotation(rng.uniform(0, np.pi)), rng.uniform(0, 2 * np.pi)
         mirror = np.diag([1, rng.choice([-1, 1])])
@@ -143,16 +137,16 @@ class LibraryCrops(Dataset):
         return turned
 
     def _crop(self, k, view, rng):
-        """Image, masks and centres of a part of the source as one crop."""
+        """Image of a part of the source as one crop, and its truth: masks, then centres."""
         index, edge = int(self.indices[k]), self.config.crop
         shape = np.array(self.library["frame"].shape[1:])
         room = 0.5 * np.abs(view).sum(axis=1) * edge
         middle = np.array([rng.uniform(min(r, n - r), max(r, n - r)) for r, n in zip(room, shape, strict=True)]) - 0.5
         low = np.clip(np.floor(middle - room - 4), 0, None).astype(int)
         high = np.minimum(np.ceil(middle + room + 5).astype(int), shape)
-        window = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-        frame, masks = self.library["frame"][index][window], self.library["mask"][index][(slice(None), *window)]
-        source = np.concatenate([frame[None], masks]).astype(np.float32)
+        window = (slice(None), *(slice(a, b) for a, b in zip(low, high, strict=True)))
+        stored = (self.library["frame"][index][None], self.library["mask"][index])
+        source = np.concatenate([images[window] for images in stored]).astype(np.float32)
         # Averages when pixels get larger, as `resample` does (its filter has this standard deviation).
         width = 0.41 * np.sqrt(max(abs(np.linalg.det(view)) - 1, 0))
         offset = np.indices((edge, edge)).reshape(2, -1) - (edge - 1) / 2
@@ -161,19 +155,15 @@ class LibraryCrops(Dataset):
         out = np.reshape(out, (-1, edge, edge))
         layer, yx = mirror_particles(self.particles[k][:, 0], self.particles[k][:, 1:], shape)
         yx = (yx - middle) @ np.linalg.inv(view).T + (edge - 1) / 2
-        centers = [draw_peaks(yx[layer == n + 1], edge) for n in range(len(masks))]
-        return out[0], np.clip(out[1:] / 255, 0, 1), np.stack(centers)
+        centers = [draw_peaks(yx[layer == n + 1], edge) for n in range(len(source) - 1)]
+        return out[0], np.concatenate([np.clip(out[1:] / 255, 0, 1), centers], dtype=np.float32)
 
 
 def mirror_particles(layer, yx, shape):
     """Particles and their images in the borders: a crop larger than its source shows the source mirrored."""
-    for axis, n in enumerate(shape):
-        copies = [yx]
-        for border in (-0.5, n - 0.5):
-            copy = yx.copy()
-            copy[:, axis] = 2 * border - yx[:, axis]
-            copies.append(copy)
-        layer, yx = np.tile(layer, 3), np.concatenate(copies)
+    for axis, n in enumerate(map(int, shape)):  # not of NumPy, or float32 would become float64
+        images = [np.where(np.arange(2) == axis, 2 * border - yx, yx) for border in (-0.5, n - 0.5)]
+        layer, yx = np.tile(layer, 3), np.concatenate([yx, *images])
     return layer, yx
 
 
@@ -258,16 +248,13 @@ class LayerUNet(lightning.LightningModule):
 
     def on_save_checkpoint(self, checkpoint):
         """Keep the training curve with the weights."""
-        checkpoint["curve"], checkpoint["config"], checkpoint["plans"] = self.curve, self._configuration(), self.plans
-
-    def _configuration(self) -> dict:
-        """What a run must not change between its parts, and its number of steps, which it may."""
-        return asdict(self.config) | {"layers": self.layers}
+        config = asdict(self.config) | {"layers": self.layers}
+        checkpoint |= {"curve": self.curve, "plans": self.plans, "config": config}
 
     def on_load_checkpoint(self, checkpoint):
         """Take the training curve up again; only the number of steps may have changed since."""
-        before = checkpoint["config"]
-        if before | {"steps": self.config.steps} != self._configuration():
+        before, now = checkpoint["config"], asdict(self.config) | {"layers": self.layers}
+        if before | {"steps": self.config.steps} != now:
             message = "checkpoints beside --out are of another configuration; choose another --out or delete them"
             raise ValueError(message)
         self.curve, self.plans = checkpoint["curve"], checkpoint["plans"]
@@ -284,26 +271,19 @@ def train(
     command: str = "",
     workers: int | None = None,
 ) -> dict:
-    """Train the U-Net on a library and write weights and model card; gives the card.
-
-    The card says what trained the weights, hours, hardware, curve and validation scores.
+    """Train the U-Net on a library and write weights and, beside them, a card, which it gives.
 
     Parameters
     ----------
     library : path-like
         Zarr store made by `moirelib.simulation.make_library`. Its number of layers is the network's.
     out : path-like
-        Weights to write (``.safetensors``); the model card goes beside them as ``.json``, checkpoints into a folder
+        Weights to write (``.safetensors``); the card goes beside them as ``.json``, checkpoints into a folder
         ``OUT.checkpoints`` from which an interrupted run resumes. It may resume with another number of steps: the
         learning rate then follows the new plan, and the card says so.
-    config : TrainingConfig, optional
-        ``TrainingConfig.full()`` by default.
-    seed : int
-        Seeds weights and crops.
-    device : str
-        ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
-    command : str
-        Command line to record on the card.
+    config, seed, device, command : TrainingConfig, int, str, str
+        By default ``TrainingConfig.full()``; seed of weights and crops; ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``;
+        command line to record on the card.
     workers : int, optional
         Processes that prepare crops beside the training; 8 with CUDA and none without by default. More than none asks
         a script on Windows or macOS to guard its start with ``if __name__ == "__main__"``.
@@ -316,6 +296,7 @@ def train(
     module = LayerUNet(config, group["mask"].shape[1])
     hours = fit(module, LibraryCrops(group, range(split), config, seed), config, out, device, workers)
     scores = validate(module.model, LibraryCrops(group, range(split, count), config, seed, augment=False))
+    stretches = np.array_split(module.curve, min(CURVE, len(module.curve)))
     card = {
         "command": command or f"moirelib.decomposition.train({str(library)!r}, ...)",
         "commit": commit,
@@ -327,7 +308,7 @@ def train(
         "hardware": f"{choose_device(device).type}, {torch.get_num_threads()} threads, {platform.machine()}",
         "torch": torch.__version__,
         "validation": scores,
-        "curve": np.round(shorten_curve(module.curve), 4).tolist(),
+        "curve": np.round([np.mean(stretch) for stretch in stretches], 4).tolist(),
     }
     save_weights(module.model, out)
     out.with_suffix(".json").write_text(json.dumps(card, indent=1), encoding="utf-8")
@@ -374,25 +355,14 @@ def validate(model: torch.nn.Module, crops: LibraryCrops) -> dict:
     """Loss, mask IoU and binary pixel accuracy on crops never trained on, under the best assignment per crop."""
     model, layers = model.cpu().eval(), crops.library["mask"].shape[1]
     rows = []
-    for i in range(len(crops)):
-        image, truth = crops[i]
+    for image, truth in (crops[i] for i in range(len(crops))):
         logits = model(image[None])
         loss = permutation_loss(logits, truth[None], crops.config.window, layers).item()
-        rows.append((loss, *score_masks(logits[0, :layers] > 0, truth[:layers] > 0.5)))
+        found, scores = logits[0, :layers] > 0, []
+        for order in itertools.permutations(range(layers)):
+            target = truth[list(order)] > 0.5
+            iou = (found & target).sum().item() / max((found | target).sum().item(), 1)
+            scores.append((iou, (found == target).float().mean().item()))
+        rows.append((loss, *max(scores)))
     means = zip(("loss", "mask_iou", "pixel_accuracy"), np.mean(rows, axis=0), strict=True)
     return {"crops": len(rows)} | {name: round(float(value), 4) for name, value in means}
-
-
-def score_masks(found, truth) -> tuple[float, float]:
-    """IoU and pixel accuracy under the assignment with the higher IoU."""
-    scores = []
-    for order in itertools.permutations(range(len(truth))):
-        target = truth[list(order)]
-        union = (found | target).sum().item()
-        scores.append(((found & target).sum().item() / max(union, 1), (found == target).float().mean().item()))
-    return max(scores)
-
-
-def shorten_curve(curve, points: int = 200) -> np.ndarray:
-    """Mean loss of successive stretches of the curve, at most ``points`` of them."""
-    return np.array([np.mean(part) for part in np.array_split(curve, min(points, len(curve)))])

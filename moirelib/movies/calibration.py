@@ -3,7 +3,7 @@
 import html
 import math
 import re
-from typing import NamedTuple, SupportsFloat
+from typing import SupportsFloat
 
 from .stored import StoredImage
 
@@ -27,22 +27,18 @@ _RECIPROCAL = re.compile(r"^1\s*/|\^\s*-\s*1|⁻¹|\brad\b|mrad")
 
 def convert_scale(scale: SupportsFloat | str | None, unit: str | None, factors: dict[str, float]) -> float | None:
     """Convert `scale` to nm or s; None where the file gives no usable number or unit."""
-    factor = factors.get(normalize_unit(unit).lower())
-    if scale is None or factor is None:
-        return None
     try:
-        value = float(scale) * factor
-    except (TypeError, ValueError):
+        value = float(scale) * factors[normalize_unit(unit).lower()]  # type: ignore[arg-type]
+    except (TypeError, ValueError, KeyError):
         return None
     return value if math.isfinite(value) and value > 0 else None
 
 
 def normalize_unit(unit: object) -> str:
     """Give a unit in one spelling."""
+    text = str(unit or "").strip(" \t\r\n\x00\"'()")
     # ImageJ and others escape the micro sign and the Å, once or twice, or as in XML.
-    unit = re.sub(
-        r"\\+u([0-9a-fA-F]{4})", lambda code: chr(int(code[1], 16)), str(unit or "").strip(" \t\r\n\x00\"'()")
-    )
+    unit = re.sub(r"\\+u([0-9a-fA-F]{4})", lambda code: chr(int(code[1], 16)), text)
     unit = html.unescape(unit).replace("Â", "").replace("Ã…", "Å")  # UTF-8 that was read as Latin-1
     return unit.replace("\u03bc", "µ").replace("\u212b", "Å").replace("A\u030a", "Å")  # two signs each in Unicode
 
@@ -72,19 +68,12 @@ def find_pixel_size(image: StoredImage, name: str) -> tuple[float | None, tuple[
     return (y + x) / 2, notes
 
 
-class Quantity(NamedTuple):
-    """What messages say about a number that the user gives."""
-
-    name: str
-    unit: str
-    option: str
+# Name, unit and option of a number that the user gives, for messages
+PIXEL_SIZE = ("pixel size", "nm/pixel", "pixel_size=... (nm)")
+FRAME_TIME = ("frame time", "seconds", "frame_time=... (s)")
 
 
-PIXEL_SIZE = Quantity("pixel size", "nm/pixel", "pixel_size=... (nm)")
-FRAME_TIME = Quantity("frame time", "seconds", "frame_time=... (s)")
-
-
-def override_scale(stored: float | None, given: object, quantity: Quantity, name: str) -> float | None:
+def override_scale(stored: float | None, given: object, quantity: tuple[str, str, str], name: str) -> float | None:
     """Take the `given` scale, which must be a positive number, or the `stored` one where none is given."""
     if given is None:
         return stored
@@ -93,6 +82,6 @@ def override_scale(stored: float | None, given: object, quantity: Quantity, name
     except (TypeError, ValueError):
         number = math.nan
     if not (math.isfinite(number) and number > 0):
-        what = f"{quantity.name} must be a positive number of {quantity.unit}"
-        raise ValueError(f"{what}, got {given} for {name}; pass {quantity.option}")
+        what, unit, option = quantity
+        raise ValueError(f"{what} must be a positive number of {unit}, got {given} for {name}; pass {option}")
     return number

@@ -6,36 +6,28 @@ import itertools
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import dask.array as da
 import numpy as np
 
 from .calibration import NANOMETRES, convert_scale
-from .formats import find_format, find_reader, list_formats, read_file
+from .formats import find_format, list_formats
 from .movie import make_stack
-from .stored import StoredImage, stack_frames
+from .stored import StoredImage, read_file, stack_frames
 
 _OURS = {"particles.csv", "summary.json", "layer_1.tif", "layer_2.tif"}  # names that moirelib gives
 _ONEVIEW = re.compile(r"Hour_(\d+).*Minute_(\d+).*Second_(\d+)", re.I | re.S)  # in a folder's or a file's name
 _LISTED = 5  # movies that a message lists
+_ALIKE = ("pixels", "values", "nm per pixel")  # what must be the same in all files that are joined
 _KEPT = 4  # files that are kept open
 
 
 def is_pattern(path: Path) -> bool:
     """Whether a path names several files by ``*`` or ``?``."""
     return any(sign in str(path) for sign in "*?") and not path.exists()
-
-
-class _Part(NamedTuple):
-    """A file of a folder."""
-
-    path: Path
-    shape: tuple[int, int, int]  # frames, rows and columns
-    dtype: np.dtype
-    pixel_size: str  # in words
 
 
 def read_folder(folder: Path) -> StoredImage:
@@ -45,15 +37,44 @@ def read_folder(folder: Path) -> StoredImage:
     if {path.resolve() for path in files} <= {path.resolve() for path in (files[0], *first.files)}:
         return first  # a single movie, or a set that its own format holds together
     parts = [_describe(path, first if path == files[0] else read_file(path)) for path in files]
-    if not is_pattern(folder) and any(part.shape[0] > 1 for part in parts) and not _is_one_recording(parts):
-        raise IsADirectoryError(f"{folder} holds {_list_movies(parts)}; give one of them, or join some by a pattern")
-    _check_alike(parts)
-    counts = [part.shape[0] for part in parts]
-    frames = JoinedFrames(tuple(files), tuple(itertools.accumulate(counts, initial=0)))
-    data = stack_frames(frames, (sum(counts), *parts[0].shape[1:]), parts[0].dtype)
+    counts = [part["frames"] for part in parts]
+    if not is_pattern(folder) and max(counts) > 1 and not _is_one_recording(parts):
+        listed = ", ".join("{path.name} ({frames} × {pixels})".format(**part) for part in parts[:_LISTED])
+        listed = f"{len(parts)} movies: {listed}{', ...' if len(parts) > _LISTED else ''}"
+        raise IsADirectoryError(f"{folder} holds {listed}; give one of them, or join some by a pattern")
+    for what in _ALIKE:
+        usual = Counter(part[what] for part in parts).most_common(1)[0][0]
+        odd = next((part for part in parts if part[what] != usual), None)
+        if odd is not None:
+            raise ValueError(
+                f"{odd['path'].name} has {odd[what]} {what}, the other files {usual}; take it out of the folder, "
+                "or give a pattern that leaves it out"
+            )
+    frames = functools.partial(_read_joined, tuple(files), tuple(itertools.accumulate(counts, initial=0)))
+    like = make_stack(first.data, files[0].name)
+    data = stack_frames(frames, (sum(counts), *like.shape[1:]), like.dtype)
     time = first.t if max(counts) > 1 else (_find_frame_time(files) or 0, "s")
     joined = f"{len(files)} files are joined to one movie, {files[0].name} first and {files[-1].name} last"
     return replace(first, data=data, t=time, part="", notes=(*first.notes, joined), files=tuple(files))
+
+
+def _describe(path: Path, image: StoredImage) -> dict[str, Any]:
+    """Number of frames of a file, and in words its size, type and scale."""
+    data = image.data if image.data.ndim == 3 else make_stack(image.data, path.name)
+    step, pixels = convert_scale(*image.x, NANOMETRES), "{1} × {2}".format(*data.shape)
+    told = (pixels, str(data.dtype.newbyteorder("=")), "no" if step is None else f"{step:.4g}")
+    return {"path": path, "frames": len(data)} | dict(zip(_ALIKE, told, strict=True))
+
+
+def _read_joined(files: Sequence[Path], starts: Sequence[int], i: int) -> np.ndarray:
+    """Frame `i` of several files; `starts` counts the frames before each. A file is opened when it is needed."""
+    k = bisect.bisect_right(starts, i) - 1
+    return _open(files[k], files[k].stat().st_mtime_ns)[i - starts[k]].compute(scheduler="synchronous")
+
+
+@functools.lru_cache(maxsize=_KEPT)
+def _open(path: Path, _changed: int) -> da.Array:
+    return make_stack(read_file(path).data, path.name)
 
 
 def _list_files(folder: Path) -> list[Path]:
@@ -64,8 +85,7 @@ def _list_files(folder: Path) -> list[Path]:
         if not found:
             raise FileNotFoundError(f"no movie or picture matches {folder}; check the folder and the pattern")
         return sorted(found, key=lambda path: _natural_order(path, base))
-    names = {path.name for path in folder.iterdir()}
-    if len(_OURS & names) > 1:
+    if len(_OURS & {path.name for path in folder.iterdir()}) > 1:
         raise IsADirectoryError(f"{folder} holds results of moirelib; give the movie that they were made of")
     for listing in (folder.iterdir(), folder.rglob("*")):
         found = [path for path in listing if find_format(path) and not path.name.startswith(".")]
@@ -96,38 +116,11 @@ def _read_second(name: str) -> int | None:
 
 def _find_frame_time(files: Sequence[Path]) -> float | None:
     """Seconds from frame to frame, from how many frames OneView wrote in each second; the outer ones are cut off."""
-    told = [_read_second(path.as_posix()) for path in files]
-    seconds = [second for second in told if second is not None]
+    seconds = [second for path in files if (second := _read_second(path.as_posix())) is not None]
     if len(seconds) < len(files) or len(set(seconds)) < 3:
         return None
     inner = sorted(set(seconds))[1:]
     return (inner[-1] - inner[0]) / sum(inner[0] <= second < inner[-1] for second in seconds)
-
-
-def _describe(path: Path, image: StoredImage) -> _Part:
-    """Size, type and scale of a file."""
-    data = image.data if image.data.ndim == 3 else make_stack(image.data, path.name)
-    step = convert_scale(*image.x, NANOMETRES)
-    return _Part(path, data.shape, data.dtype.newbyteorder("="), "no" if step is None else f"{step:.4g}")
-
-
-def _check_alike(parts: Sequence[_Part]) -> None:
-    """Refuse files that differ in size, type or scale; the one named is of the fewer."""
-    for what, value in (
-        ("pixels", lambda part: "{1} × {2}".format(*part.shape)),
-        ("values", lambda part: str(part.dtype)),
-        ("nm per pixel", lambda part: part.pixel_size),
-    ):
-        usual = Counter(map(value, parts)).most_common(1)[0][0]
-        odd = next((part for part in parts if value(part) != usual), None)
-        if odd is not None:
-            raise ValueError(
-                f"{odd.path.name} has {value(odd)} {what}, the other files {usual}; take it out of the folder, "
-                "or give a pattern that leaves it out"
-            )
-
-
-# --- Parts of one recording -------------------------------------------------------------------------------------------
 
 
 def _split_number(path: Path) -> tuple[str, int]:
@@ -137,16 +130,16 @@ def _split_number(path: Path) -> tuple[str, int]:
     return (f"{told[1]}.{rest}".lower(), int(told[2])) if told else (path.name.lower(), 0)
 
 
-def _is_one_recording(parts: Sequence[_Part]) -> bool:
+def _is_one_recording(parts: Sequence[dict]) -> bool:
     """Whether files are numbered one after the other and all full but the last, as programs split long recordings."""
-    split = [_split_number(part.path) for part in parts]
-    if parts[0].path.name.lower() == split[-1][0]:  # "run2.tif", "run2_1.tif"
+    split = [_split_number(part["path"]) for part in parts]
+    if parts[0]["path"].name.lower() == split[-1][0]:  # "run2.tif", "run2_1.tif"
         split[0] = (split[-1][0], 0)
     names, numbers = zip(*split, strict=True)
-    counts = [part.shape[0] for part in parts]
+    counts = [part["frames"] for part in parts]
     in_order = all(b - a == 1 for a, b in itertools.pairwise(numbers)) and numbers[0] in (0, 1)
     full = set(counts[:-1]) == {counts[0]} and counts[-1] <= counts[0]
-    return in_order and full and len(set(names)) == 1 and len({part.shape[1:] for part in parts}) == 1
+    return in_order and full and len(set(names)) == 1 and len({part["pixels"] for part in parts}) == 1
 
 
 def find_next_part(path: Path, image: StoredImage) -> tuple[str, ...]:
@@ -156,31 +149,6 @@ def find_next_part(path: Path, image: StoredImage) -> tuple[str, ...]:
     name, number = _split_number(path)
     for other in path.parent.iterdir():
         if other.suffix == path.suffix and _split_number(other) == (name, number + 1):
-            return (
-                f"{other.name} beside it is not read; if it is the next part of a split recording, give the folder",
-            )
+            note = f"{other.name} beside it is not read; if it is the next part of a split recording, give the folder"
+            return (note,)
     return ()
-
-
-def _list_movies(parts: Sequence[_Part]) -> str:
-    listed = ", ".join("{} ({} × {} × {})".format(part.path.name, *part.shape) for part in parts[:_LISTED])
-    return f"{len(parts)} movies: {listed}{', ...' if len(parts) > _LISTED else ''}"
-
-
-@dataclass(frozen=True)
-class JoinedFrames:
-    """Frames of several files one after the other; a file is opened when one of its frames is read."""
-
-    files: tuple[Path, ...]
-    starts: tuple[int, ...]  # number of the first frame of each file, and of all frames
-
-    def __call__(self, i: int) -> np.ndarray:
-        """Frame `i`."""
-        k = bisect.bisect_right(self.starts, i) - 1
-        lazy = _open(self.files[k], self.files[k].stat().st_mtime_ns)[i - self.starts[k]]
-        return lazy.compute(scheduler="synchronous")
-
-
-@functools.lru_cache(maxsize=_KEPT)
-def _open(path: Path, _changed: int) -> da.Array:
-    return make_stack(find_reader(path)(path).data, path.name)

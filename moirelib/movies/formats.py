@@ -1,12 +1,7 @@
 """The formats that moirelib reads: one list, from which the documentation is made as well."""
 
-import importlib
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
-
-if TYPE_CHECKING:
-    from .stored import StoredImage
+from typing import NamedTuple
 
 
 class Format(NamedTuple):
@@ -18,28 +13,19 @@ class Format(NamedTuple):
     reader: str  # MODULE.FUNCTION beside this module; loaded when such a file is read
 
 
-# To add a format:
-#   1. Write a module beside this one with a function that takes a path and returns a `StoredImage`: lazy pixels and,
-#      for y, x and t, the step and its unit as the file gives them. ser.py is a short example. Whatever the decoder
-#      raises becomes one line for the user; raise `UnusableFile` where you can say better what is wrong. Call
-#      `require_size`, so that a truncated file is told apart when it is opened, or `require_plausible` where frames are
-#      compressed.
-#   2. List it here; README, the help of ``moirelib decompose`` and `read_movie` take it from here.
-#   3. Let ``write_any`` of tests/movie_files.py write a small valid file, and name it in TIMED or UNTIMED there; the
-#      tests of every format, and those of damaged files, then include it.
-FORMATS = (
+FORMATS = (  # CONTRIBUTING.md says how to add one
     Format((".dm3", ".dm4"), "Gatan DigitalMicrograph", "Gatan", "digital_micrograph.read_dm"),
-    Format((".dm5",), "Gatan DigitalMicrograph 5", "Gatan", "digital_micrograph.read_dm5"),
+    Format((".dm5",), "Gatan DigitalMicrograph 5", "Gatan", "hierarchical.read_dm5"),
     Format((".mrc", ".mrcs"), "MRC", "FEI, SerialEM, Relion, Direct Electron", "mrc.read_mrc"),
     Format((".tif", ".tiff"), "TIFF", "ImageJ, OME, microscope makers", "tiff.read_tiff"),
-    Format((".emd", ".de5"), "EMD", "Velox, Berkeley, Direct Electron", "emd.read_emd"),
+    Format((".emd", ".de5"), "EMD", "Velox, Berkeley, Direct Electron", "hierarchical.read_emd"),
     Format((".ser",), "TIA .ser", "FEI TIA", "ser.read_ser"),
     Format((".emi",), "TIA .emi", "FEI TIA", "ser.read_emi"),  # leads to the .ser files beside it
     Format((".tvips",), "TVIPS", "TVIPS", "tvips.read_tvips"),
-    Format((".hspy", ".zspy"), "HyperSpy", "HyperSpy", "hyperspy.read_hyperspy"),
-    Format((".zarr",), "OME-Zarr", "OME", "ome_zarr.read_ome_zarr"),
-    Format((".png", ".jpg", ".jpeg", ".bmp", ".gif"), "a picture", "screenshots", "picture.read_picture"),
-    Format((".avi", ".mp4", ".mov", ".mkv"), "a video", "ImageJ, screen recorders", "video.read_video"),
+    Format((".hspy", ".zspy"), "HyperSpy", "HyperSpy", "hierarchical.read_hyperspy"),
+    Format((".zarr",), "OME-Zarr", "OME", "hierarchical.read_ome_zarr"),
+    Format((".png", ".jpg", ".jpeg", ".bmp", ".gif"), "a picture", "screenshots", "pictures.read_picture"),
+    Format((".avi", ".mp4", ".mov", ".mkv"), "a video", "ImageJ, screen recorders", "pictures.read_video"),
 )
 _ZARR_FILES = ("zarr.json", ".zgroup", ".zattrs")  # one of them is in every folder that is a Zarr store
 
@@ -56,26 +42,3 @@ def find_format(path: Path) -> Format | None:
     if path.is_dir() and suffix != ".zspy":
         suffix = ".zarr" if suffix == ".zarr" or any((path / file).is_file() for file in _ZARR_FILES) else ""
     return next((known for known in FORMATS if suffix in known.extensions), None)
-
-
-def find_reader(path: Path) -> "Callable[[Path], StoredImage]":
-    """The reader of a file whose format is known."""
-    kind = find_format(path)
-    if kind is None:
-        supported = list_formats("{extensions} ({maker})", "; ")
-        raise ValueError(f"{path.name} has an unknown format; supported are {supported}: export it as one of these")
-    module, function = kind.reader.split(".")
-    return getattr(importlib.import_module(f".{module}", __package__), function)
-
-
-def read_file(path: Path) -> "StoredImage":
-    """What the reader of its format finds in a file; every error is one line, as of `read_movie`."""
-    from .stored import explain_errors
-
-    if not path.exists():
-        raise FileNotFoundError(f"no such file: {path}")
-    read, kind = find_reader(path), find_format(path)
-    if path.is_file() and path.stat().st_size == 0:
-        raise ValueError(f"{path.name} is empty (0 bytes); copy or export it again")
-    with explain_errors(path, kind.name if kind else ""):
-        return read(path)

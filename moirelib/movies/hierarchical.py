@@ -1,16 +1,21 @@
-"""Frames in HDF5 files and Zarr stores, which hold named arrays in groups."""
+"""HDF5 files and Zarr stores, which hold named arrays in groups: EMD, dm5, HyperSpy, OME-Zarr."""
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import dask.array as da
 import h5py
 import numpy as np
+from rsciio import emd
 
-from .stored import StoredImage, UnusableFile, choose_largest, get_scale, require_plausible, stack_frames
+from . import stored
+from .calibration import SECONDS, normalize_unit
+from .stored import Scale, StoredImage, UnusableFile
+
+_VELOX_IMAGES = "Data/Image"
 
 
 @contextlib.contextmanager
@@ -23,77 +28,138 @@ def open_store(path: Path) -> Iterator[Any]:
     import zarr
 
     store = zarr.storage.ZipStore(path, mode="r") if path.is_file() else zarr.storage.LocalStore(path, read_only=True)
-    try:
+    with contextlib.closing(store):
         yield zarr.open_group(store, mode="r")
-    finally:
-        store.close()
 
 
-def read_array(path: Path, name: str, axes: Sequence[dict]) -> StoredImage:
-    """Array `name` of a store as an image; `axes` are as of RosettaSciIO, in the order in which it is stored.
+def _choose_array(path: Path, store: Any, names: Sequence[str], kinds: str = "iufbc") -> tuple[Any, str]:
+    """The largest of the arrays `names` with numbers of `kinds` and at least two axes, and which of them it is."""
+    images = [array for array in map(store.__getitem__, names) if array.ndim > 1 and array.dtype.kind in kinds]
+    array, part = stored.choose_largest(images, lambda array: math.prod(array.shape), path)
+    if 0 in array.shape:
+        raise UnusableFile(f"{path.name} holds no frames (its shape is {array.shape}); record or export it again")
+    return array, part
 
-    Axes of length 1 are left out, but the last two.
-    """
-    shape = _check_shape(path, name)
-    keep = [i for i in range(len(shape)) if shape[i] > 1 or i >= len(shape) - 2]
+
+def _read_array(path: Path, array: Any, scales: Sequence[Scale], part: str = "") -> StoredImage:
+    """An array as an image; `scales` are those of its axes. Axes of length 1 are left out, but the last two."""
+    keep = [i for i in range(array.ndim) if array.shape[i] > 1 or i >= array.ndim - 2]
     if len(keep) > 3:
-        sizes = " × ".join(str(shape[i]) for i in keep)
+        sizes = " × ".join(str(array.shape[i]) for i in keep)
         raise UnusableFile(f"{path.name} has {len(keep)} dimensions ({sizes}); export a stack of images (t, y, x)")
-    t, (y, x) = keep[0] if len(keep) == 3 else None, keep[-2:]
-    time = (1.0, None) if t is None else get_scale(axes[t])
-    return StoredImage(stack_array(path, name, t, (y, x)), y=get_scale(axes[y]), x=get_scale(axes[x]), t=time)
+    return _stack_array(path, array, scales, keep[0] if len(keep) == 3 else None, (keep[-2], keep[-1]), part)
 
 
-def _check_shape(path: Path, name: str) -> tuple[int, ...]:
-    with open_store(path) as store:
-        shape = store[name].shape
-    if 0 in shape:
-        raise UnusableFile(f"{path.name} holds no frames (its shape is {shape}); record or export it again")
-    return shape
+def _stack_array(path, array, scales, stack: int | None, plane: tuple[int, int], part: str) -> StoredImage:
+    """Frames of an array, lazily: `stack` and `plane` are the axes that hold t and (y, x)."""
+    n, frame = 1 if stack is None else array.shape[stack], tuple(array.shape[axis] for axis in plane)
+    if isinstance(array, h5py.Dataset):
+        stored.require_plausible(path, n, frame[0] * frame[1] * array.dtype.itemsize)
+        if array.chunks is None and array.id.get_storage_size() < array.nbytes:  # HDF5 would fill it up with zeros
+            raise UnusableFile(f"{path.name} is truncated: it ends before its last frame; copy or export it again")
+    read, time = partial(_read_frame, path, array.name.strip("/"), stack, plane), (1.0, None)
+    frames = stored.stack_frames(read, (n, *frame), array.dtype)
+    return StoredImage(frames, scales[plane[0]], scales[plane[1]], time if stack is None else scales[stack], part)
 
 
-def stack_array(path: Path, name: str, stack: int | None, plane: tuple[int, int]) -> da.Array:
-    """Frames of array `name`, lazily: `stack` and `plane` are the axes that hold t and (y, x)."""
+def _read_frame(path, name, stack, plane, i) -> np.ndarray:
     with open_store(path) as store:
         array = store[name]
-        shape, dtype = array.shape, array.dtype
-        n, frame = 1 if stack is None else shape[stack], (shape[plane[0]], shape[plane[1]])
-        if isinstance(array, h5py.Dataset):
-            _check_stored(path, array, n, frame[0] * frame[1] * dtype.itemsize)
-    return stack_frames(ArrayFrames(path, name, stack, plane), (n, *frame), dtype)
+        where = [i if axis == stack else slice(None) if axis in plane else 0 for axis in range(array.ndim)]
+        frame = np.asarray(array[tuple(where)])
+    return frame.T if plane[0] > plane[1] else frame
 
 
-def _check_stored(path: Path, array: h5py.Dataset, n: int, frame_bytes: int) -> None:
-    """Refuse an array that is not there as a whole: HDF5 would fill it up with zeros."""
-    require_plausible(path, n, frame_bytes)
-    if array.chunks is None and array.id.get_storage_size() < array.nbytes:
-        raise UnusableFile(f"{path.name} is truncated: it ends before its last frame; copy or export it again")
+def read_emd(path: Path) -> StoredImage:
+    """The largest image of a Velox or Berkeley EMD file."""
+    names: list[str] = []
+
+    def list_berkeley(name, item):
+        """Berkeley's images are datasets called data... in groups marked as EMD."""
+        is_data = isinstance(item, h5py.Dataset) and name.rsplit("/", 1)[-1].startswith("data")
+        if is_data and item.parent.attrs.get("emd_group_type"):
+            names.append(name)
+
+    with h5py.File(path, "r") as file:
+        velox = _VELOX_IMAGES in file
+        if velox:
+            names = [f"{_VELOX_IMAGES}/{key}/Data" for key in file[_VELOX_IMAGES]]
+        else:
+            file.visititems(list_berkeley)
+        array, part = _choose_array(path, file, names, "iufb")
+        if array.ndim > 3:
+            raise UnusableFile(
+                f"{path.name} has {array.ndim} dimensions {array.shape}; give a stack of images (t, y, x)"
+            )
+        name = array.name.strip("/")
+        if velox:
+            # Stored are y, x, frame. RosettaSciIO gives frame, y, x, and leaves out an only frame.
+            images = stored.read_axes(emd.file_reader, path, select_type="images")
+            axes = images[list(file[_VELOX_IMAGES]).index(name.split("/")[2])]
+            axes = [*axes[-2:], axes[0] if len(axes) == 3 else {"name": "time", "navigate": True}]
+        else:
+            # RosettaSciIO turns their order round, unless the file counts them from dim0.
+            axes = stored.read_axes(emd.file_reader, path, dataset_path=[name])[0]
+            axes = axes if "dim0" in array.parent or name.endswith("/datacube") else axes[::-1]
+        stack = _find_stack_axis(axes) if len(axes) == 3 else None
+        y, x = (i for i in range(len(axes)) if i != stack)
+        if str(axes[y]["name"]).lower() in ("x", "width"):
+            y, x = x, y
+        return _stack_array(path, array, [stored.get_scale(axis) for axis in axes], stack, (y, x), part)
 
 
-@dataclass(frozen=True)
-class ArrayFrames:
-    """Frames along one axis of an array in a store."""
-
-    path: Path
-    name: str
-    stack: int | None  # axis along which the frames lie; None for a single one
-    plane: tuple[int, int]  # axes of y and x
-
-    def __call__(self, i: int) -> np.ndarray:
-        """Frame `i`."""
-        with open_store(self.path) as store:
-            array = store[self.name]
-            where = [
-                i if axis == self.stack else slice(None) if axis in self.plane else 0 for axis in range(array.ndim)
-            ]
-            frame = np.asarray(array[tuple(where)])
-        return frame.T if self.plane[0] > self.plane[1] else frame
+def _find_stack_axis(axes: list[dict]) -> int:
+    """Index of the axis along which the frames lie: the one marked so, in time, or neither x nor y; else the first."""
+    names = [str(axis.get("name")).lower() for axis in axes]
+    for candidates in (
+        [i for i, axis in enumerate(axes) if axis.get("navigate")],
+        [i for i, axis in enumerate(axes) if normalize_unit(axis.get("units")).lower() in SECONDS],
+        [i for i, name in enumerate(names) if name in ("t", "time", "frame", "frames")],
+        [i for i, name in enumerate(names) if name not in ("x", "y", "width", "height")],
+    ):
+        if len(candidates) == 1:
+            return candidates[0]
+    return 0
 
 
-def choose_array(path: Path, names: Sequence[str]) -> tuple[str, str]:
-    """The largest of the arrays `names` with numbers and at least two axes, and which of them it is."""
+def read_dm5(path: Path) -> StoredImage:
+    """The largest image of a dm5 file: the tags of a dm4 file in HDF5, where the first image is a thumbnail."""
     with open_store(path) as store:
-        images = [name for name in names if store[name].ndim > 1 and store[name].dtype.kind in "iufbc"]
-        sizes = [int(np.prod(store[name].shape, dtype=float)) for name in images]
-    best, part = choose_largest(images, lambda name: sizes[images.index(name)], path)
-    return images[best], part
+        names = [f"ImageList/{image}/ImageData/Data" for image in store["ImageList"]]
+        array, part = _choose_array(path, store, names[1:] or names)
+        dimensions = array.parent.get("Calibrations/Dimension") or {}
+        scales: list[Scale] = []
+        for i in reversed(range(array.ndim)):  # Gatan counts axes from x on; what is missing there has no scale
+            attributes = dimensions[f"[{i}]"].attrs if f"[{i}]" in dimensions else {}
+            unit = attributes.get("Units")
+            unit = unit.decode(errors="replace") if isinstance(unit, bytes) else unit
+            scales.append((attributes.get("Scale", 1.0), unit))
+        return _read_array(path, array, scales, part)
+
+
+def read_hyperspy(path: Path) -> StoredImage:
+    """The largest signal of a HyperSpy file. Its axes are read here: RosettaSciIO would keep the file open."""
+    with open_store(path) as store:
+        groups = store["Experiments"]
+        array, part = _choose_array(path, groups, [f"{name}/data" for name in groups if "data" in groups[name]])
+        group = store[array.name.strip("/").removesuffix("/data")]
+        axes = (group[f"axis-{i}"].attrs for i in range(array.ndim))
+        # HyperSpy stores the units of an axis without one as a mark.
+        scales = [(step, None if unit == "_None_" else unit) for step, unit in map(stored.get_scale, axes)]
+        return _read_array(path, array, scales, part)
+
+
+def read_ome_zarr(path: Path) -> StoredImage:
+    """The finest resolution of the first image of an OME-Zarr store (versions 0.4 and 0.5)."""
+    with open_store(path) as store:
+        attributes = dict(store.attrs)
+        described = attributes.get("ome", attributes).get("multiscales")
+        if not described:
+            raise UnusableFile(f"{path.name} is no OME-Zarr image; give a store whose attributes list multiscales")
+        image, first = described[0], described[0]["datasets"][0]
+        scales = [1.0] * len(image["axes"])
+        for change in (*image.get("coordinateTransformations", ()), *first.get("coordinateTransformations", ())):
+            scales = [a * b for a, b in zip(scales, change.get("scale", [1.0] * len(scales)), strict=True)]
+        units = [axis.get("unit") for axis in image["axes"]]
+        array, _ = _choose_array(path, store, [first["path"]])
+        return _read_array(path, array, list(zip(scales, units, strict=True)))

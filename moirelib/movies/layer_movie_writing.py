@@ -46,8 +46,18 @@ def write_layer_movie(
     alone, size = len(first) == 1, first[0].shape
     images = itertools.chain(first, images)
     del first  # or the first frames would stay in memory
-    shape, tags = _describe_single(size, frame_time) if alone else _describe_many(size, frame_time)
-    tags |= {"resolution": (1 / pixel_size, 1 / pixel_size), "resolutionunit": 1, "software": False}
+    units: dict[str, Any] = {"unit": "nm"} | ({} if frame_time is None else {"finterval": frame_time})
+    tags: dict[str, Any] = {"resolution": (1 / pixel_size, 1 / pixel_size), "resolutionunit": 1, "software": False}
+    if alone:
+        # Described to ImageJ alone, tifffile would read it as (y, x). In this order, as ImageJ heeds the last one.
+        shape = (1, *size)
+        for_tifffile = json.dumps({"shape": shape, "axes": "TYX"})
+        for_imagej = tifffile.imagej_description((1, 1, 1, *size, 1), **units)
+        tags |= {"metadata": None, "extratags": [(270, "s", 0, text, True) for text in (for_tifffile, for_imagej)]}
+    else:
+        # As (z, c, y, x, s) frames count as time; a bare (y, x) would count as a slice.
+        shape = (1, 1, *size, 1)
+        tags["metadata"] = units
     part = path.with_name(path.name + ".part")
     try:
         with warnings.catch_warnings(), tifffile.TiffWriter(part, imagej=not alone) as tiff:
@@ -62,29 +72,9 @@ def write_layer_movie(
 def _check_frames(frames: Iterable[np.ndarray], name: str) -> Iterator[np.ndarray]:
     """Pass frames on, and refuse one that is not uint8 or of another size."""
     shape = None
-    for frame in frames:
-        image = np.asarray(frame)
+    for image in map(np.asarray, frames):
         if image.dtype != np.uint8 or image.ndim != 2 or image.shape != (shape or image.shape):
             got = f"got {image.dtype} {image.shape} after {shape}"
             raise ValueError(f"frames of {name} must be uint8 (y, x) arrays of one size, {got}")
         shape = image.shape
         yield image
-
-
-def _describe_many(size: tuple[int, int], frame_time: float | None) -> tuple[tuple[int, ...], dict[str, Any]]:
-    """Shape in which tifffile is given each of several frames, and the metadata for `TiffWriter.write`."""
-    # As (z, c, y, x, s) frames count as time; a bare (y, x) would count as a slice.
-    return (1, 1, *size, 1), {"metadata": _describe_units(frame_time)}
-
-
-def _describe_single(size: tuple[int, int], frame_time: float | None) -> tuple[tuple[int, ...], dict[str, Any]]:
-    """The same for a movie of one frame: described to ImageJ alone, tifffile would read it as (y, x)."""
-    shape = (1, *size)
-    for_tifffile = json.dumps({"shape": shape, "axes": "TYX"})
-    for_imagej = tifffile.imagej_description((1, 1, 1, *size, 1), **_describe_units(frame_time))
-    # In this order, as ImageJ heeds the last description.
-    return shape, {"metadata": None, "extratags": [(270, "s", 0, text, True) for text in (for_tifffile, for_imagej)]}
-
-
-def _describe_units(frame_time: float | None) -> dict[str, Any]:
-    return {"unit": "nm"} | ({} if frame_time is None else {"finterval": frame_time})

@@ -1,6 +1,7 @@
-"""A movie: frames, pixel size, frame time."""
+"""A movie: frames, pixel size, frame time; and a part of one."""
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 
 import dask.array as da
 import numpy as np
@@ -34,40 +35,28 @@ class Movie:
         Rows and columns of NaN at its edges, as alignment leaves them, get its lowest value. ValueError if it holds
         other NaN or infinite values, or the same value everywhere; OSError if it cannot be read any more.
         """
-        lazy = self.data[i]
+        lazy, what = self.data[i], f"frame {i} of {self.name}"
         try:
             # In this thread: one frame is one read, and the caller may itself be a Dask task.
             image = lazy.compute(scheduler="synchronous")
         except Exception as error:  # each decoder raises its own errors on damaged data
-            why = describe_error(error)
-            raise OSError(f"frame {i} of {self.name} cannot be read ({why}); leave this frame out") from error
+            raise OSError(f"{what} cannot be read ({describe_error(error)}); leave this frame out") from error
         if image.shape != self.shape[1:]:
             sizes = " instead of ".join(" × ".join(map(str, shape)) for shape in (image.shape, self.shape[1:]))
-            raise OSError(f"frame {i} of {self.name} cannot be read (it has {sizes} pixels); leave this frame out")
-        return _check_frame(image, self.name, i)
-
-
-def _check_frame(image: np.ndarray, name: str, i: int) -> np.ndarray:
-    """Give `image` as float32, and refuse one in which nothing can be seen."""
-    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite and is refused below
-        image = np.asarray(image, dtype=np.float32)
-    if np.isnan(image).any():
-        image = _fill_border(image)
-    if not np.isfinite(image).all():
-        raise ValueError(f"frame {i} of {name} holds NaN or infinite values; replace them or leave this frame out")
-    if image.min() == image.max():
-        raise ValueError(f"frame {i} of {name} is constant (every pixel is {image.flat[0]:g}); leave this frame out")
-    return image
-
-
-def _fill_border(image: np.ndarray) -> np.ndarray:
-    """The image with its lowest value in rows and columns at its edges that hold only NaN."""
-    known, border = ~np.isnan(image), np.ones(image.shape, bool)
-    if known.any():
-        rows, columns = (np.flatnonzero(known.any(axis=axis)) for axis in (1, 0))
-        border[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = False
-        image = np.where(border, image[known].min(), image)
-    return image
+            raise OSError(f"{what} cannot be read (it has {sizes} pixels); leave this frame out")
+        with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite and is refused below
+            image = np.asarray(image, dtype=np.float32)
+        known = ~np.isnan(image)
+        if known.any() and not known.all():
+            rows, columns = (np.flatnonzero(known.any(axis=axis)) for axis in (1, 0))
+            border = np.ones(image.shape, bool)
+            border[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = False
+            image = np.where(border, image[known].min(), image)
+        if not np.isfinite(image).all():
+            raise ValueError(f"{what} holds NaN or infinite values; replace them or leave this frame out")
+        if image.min() == image.max():
+            raise ValueError(f"{what} is constant (every pixel is {image.flat[0]:g}); leave this frame out")
+        return image
 
 
 def make_movie(
@@ -78,25 +67,15 @@ def make_movie(
     stored, notes = find_pixel_size(image, name) if pixel_size is None else (None, ())
     data = make_stack(image.data, name)
     if image.colour:
-        _check_grey(data, name)
-    return Movie(
-        data,
-        override_scale(stored, pixel_size, PIXEL_SIZE, name),
-        override_scale(convert_scale(*image.t, SECONDS), frame_time, FRAME_TIME, name),
-        name,
-        image.dose,
-        (*image.notes, *notes),
-    )
-
-
-def _check_grey(data: da.Array, name: str) -> None:
-    """Look at the first frame of colours; whether the others are grey is seen when they are read."""
-    try:
-        data[0].compute(scheduler="synchronous")
-    except ColourError as error:
-        raise ValueError(f"{name} {error}") from error
-    except Exception as error:
-        raise ValueError(f"{name} cannot be read ({describe_error(error)}); copy or export it again") from error
+        try:  # in the first frame; whether the others are grey is seen when they are read
+            data[0].compute(scheduler="synchronous")
+        except ColourError as error:
+            raise ValueError(f"{name} {error}") from error
+        except Exception as error:
+            raise ValueError(f"{name} cannot be read ({describe_error(error)}); copy or export it again") from error
+    pixel_size = override_scale(stored, pixel_size, PIXEL_SIZE, name)
+    frame_time = override_scale(convert_scale(*image.t, SECONDS), frame_time, FRAME_TIME, name)
+    return Movie(data, pixel_size, frame_time, name, image.dose, (*image.notes, *notes))
 
 
 def make_stack(data: da.Array | np.ndarray, name: str) -> da.Array:
@@ -112,7 +91,42 @@ def make_stack(data: da.Array | np.ndarray, name: str) -> da.Array:
         raise ValueError(f"{name} has {data.ndim} dimensions ({shape}); give one stack (t, y, x) or one image (y, x)")
     if 0 in data.shape:
         raise ValueError(f"{name} holds no frames (its shape is {data.shape}); record or export it again")
-    data = data[None] if data.ndim == 2 else data
-    lazy = make_lazy(data)
+    lazy = make_lazy(data[None] if data.ndim == 2 else data)
     wanted = np.dtype(np.uint8) if lazy.dtype.kind == "b" else lazy.dtype.newbyteorder("=")
     return lazy.rechunk((1, -1, -1)).astype(wanted, copy=False)
+
+
+def cut_movie(movie: Movie, frames: str | None = None, roi: str | None = None) -> Movie:
+    """A movie of some frames and of a part of the field of view; the file is not read.
+
+    Its frames count from 0, its positions from the part's corner; time and dose of a frame include skipped ones.
+
+    Parameters
+    ----------
+    movie, frames : Movie, str
+        ``"A:B"`` or ``"A:B:STEP"``: from frame A up to but not including B, every STEP-th; numbers may be left out.
+    roi : str, optional
+        ``"Y0:Y1,X0:X1"`` in pixels, from the first up to but not including the last.
+    """
+    if frames is not None:
+        part = _parse_range(frames, len(movie), "frames", movie.name)
+        time, dose = (None if one is None else one * (part.step or 1) for one in (movie.frame_time, movie.dose))
+        name = f"{movie.name} frames {frames}"
+        movie = replace(movie, data=movie.data[part], frame_time=time, dose=dose, name=name)
+    if roi is not None:
+        sides = roi.split(",")
+        if len(sides) != 2:
+            raise ValueError(f"a region is Y0:Y1,X0:X1 in pixels, got {roi}")
+        y, x = (_parse_range(side, n, "pixels", movie.name) for side, n in zip(sides, movie.shape[1:], strict=True))
+        movie = replace(movie, data=movie.data[:, y, x], name=f"{movie.name} pixels {roi}")
+    return movie
+
+
+def _parse_range(text: str, size: int, what: str, name: str) -> slice:
+    """A range in Python's manner; ValueError unless it rises and holds something."""
+    if not re.fullmatch(r"\s*\d*\s*:\s*\d*\s*(:\s*[1-9]\d*\s*)?", text):
+        raise ValueError(f"{what} are given as A:B or A:B:STEP in whole numbers from 0, got {text}")
+    part = slice(*(int(number) if number.strip() else None for number in text.split(":")))
+    if len(range(size)[part]) == 0:
+        raise ValueError(f"{text} holds none of the {size} {what} of {name}")
+    return part

@@ -10,9 +10,9 @@ from numpy.typing import ArrayLike
 
 from .calibration import FRAME_TIME, PIXEL_SIZE, override_scale
 from .folder import find_next_part, is_pattern, read_folder
-from .formats import find_format, list_formats, read_file
+from .formats import find_format, list_formats
 from .movie import Movie, make_movie
-from .stored import StoredImage, drop_colours
+from .stored import StoredImage, drop_colours, read_file
 
 
 def read_movie(path: str | os.PathLike[str], pixel_size: float | None = None, frame_time: float | None = None) -> Movie:
@@ -21,13 +21,10 @@ def read_movie(path: str | os.PathLike[str], pixel_size: float | None = None, fr
     Read are {formats}.
 
     Of a file with several images, the largest; in a TIFF file, colour previews are left out, and images of one size and
-    type written one after the other are frames. A stack whose axis is not time (a focal or energy series) is read as
-    frames, without a frame time. Where red, green and blue are the same, they are grey; alpha is left out.
-
-    A folder of single frames is a movie, in natural order of the names (1, 2, 10) or, for Gatan's OneView
-    (``Hour_00/Minute_00/Second_00/...``), in order of time; so are the numbered parts of one long recording. A pattern
-    such as ``folder/run_*.tif`` joins the files that it matches. Every other folder is refused with a list of what is
-    in it.
+    type written one after the other are frames. A focal or energy series is read as frames, without a frame time. Where
+    red, green and blue are the same, they are grey; alpha is left out. A folder of single frames is a movie, in natural
+    order of the names (1, 2, 10) or, for Gatan's OneView (``Hour_00/Minute_00/Second_00/...``), in order of time; so
+    are the numbered parts of one long recording. Every other folder is refused with a list of what is in it.
 
     Not believed are a pixel size of 1.000 Å in an MRC file, which many programs write for "unknown", and a TIFF
     resolution in inch or cm above 1 µm per pixel, which is a print setting (72 dpi). Where only one axis has a scale,
@@ -37,7 +34,7 @@ def read_movie(path: str | os.PathLike[str], pixel_size: float | None = None, fr
     Parameters
     ----------
     path : path-like
-        A file of the formats above, a folder, or a pattern with ``*``.
+        A file of the formats above, a folder, or a pattern such as ``folder/run_*.tif`` of files to be joined.
     pixel_size, frame_time : float, optional
         In nm/pixel, and time between frames in s; taken instead of what the file says.
 
@@ -46,9 +43,8 @@ def read_movie(path: str | os.PathLike[str], pixel_size: float | None = None, fr
     FileNotFoundError, IsADirectoryError
         If there is no such file, or if a folder holds no movie or several.
     ValueError
-        If the file is empty, truncated, not an image, in colour, complex or of too many dimensions, if it is a
-        diffraction pattern, if its pixels are not square, if the files of a folder differ in size, or if `pixel_size`
-        or `frame_time` is not positive.
+        If the file is empty, truncated, not an image, in colour, complex, of too many dimensions or a diffraction
+        pattern, if its pixels are not square, if the files of a folder differ, or if a given scale is not positive.
     """
     path = Path(path)
     if is_pattern(path) or (path.is_dir() and find_format(path) is None):
@@ -81,6 +77,5 @@ def as_movie(
         return read_movie(movie, pixel_size, frame_time)
     data = movie if isinstance(movie, da.Array) else np.asarray(movie)
     colour = data.ndim in (3, 4) and data.shape[-1] in (3, 4)
-    return make_movie(
-        StoredImage(drop_colours(data) if colour else data, colour=colour), "array", pixel_size, frame_time
-    )
+    image = StoredImage(drop_colours(data) if colour else data, colour=colour)
+    return make_movie(image, "array", pixel_size, frame_time)

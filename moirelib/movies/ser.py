@@ -5,11 +5,10 @@ import re
 import struct
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
-from .stored import StoredFrames, StoredImage, UnusableFile, choose_largest, require_size
+from .stored import StoredImage, UnusableFile, choose_largest, require_size, stack_stored
 
 _PIXEL_TYPES = {1: "<u1", 2: "<u2", 3: "<u4", 4: "<i1", 5: "<i2", 6: "<i4", 7: "<f4", 8: "<f8", 9: "<c8", 10: "<c16"}
 _IMAGES = 0x4122
@@ -19,7 +18,17 @@ _ELEMENT = struct.Struct("<ddiddiHII")  # offset, step and reference pixel in x;
 def read_ser(path: Path) -> StoredImage:
     """The images of a .ser file. RosettaSciIO loads all of it even when lazy; the few fields needed are read here."""
     with path.open("rb") as file:
-        offsets = _read_offsets(file, path)
+        order, series, version, content, _, _, valid = struct.unpack("<HHHIIII", file.read(22))
+        if (order, series) != (0x4949, 0x0197):
+            raise ValueError("no TIA series")
+        if content != _IMAGES:
+            raise ValueError("spectra, not images")
+        word = "I" if version <= 0x210 else "Q"
+        (table,) = struct.unpack(f"<{word}", file.read(struct.calcsize(word)))
+        size = valid * struct.calcsize(word)
+        require_size(path, table + size)  # Python sets memory aside for all that is to be read
+        file.seek(table)
+        offsets = struct.unpack(f"<{valid}{word}", file.read(size))
         if not offsets:
             raise UnusableFile(f"{path.name} holds no frames; record or export it again")
         file.seek(offsets[0])
@@ -27,32 +36,11 @@ def read_ser(path: Path) -> StoredImage:
     dtype = np.dtype(_PIXEL_TYPES[kind])
     starts = tuple(offset + _ELEMENT.size for offset in offsets)
     require_size(path, max(starts) + width * height * dtype.itemsize)
-    data = StoredFrames(path, starts, (height, width), dtype).stack()[:, ::-1]  # the lowest row is stored first
-    unit = "1/m" if _is_diffraction(path) else "m"
+    data = stack_stored(path, starts, (height, width), dtype)[:, ::-1]  # the lowest row is stored first
+    emi = path.with_name(re.sub(r"_\d+$", "", path.stem) + ".emi")  # says whether this is a diffraction pattern
+    told = re.findall(rb"<Label>Mode</Label>\s*<Value>([^<]*)", emi.read_bytes()) if emi.is_file() else []
+    unit = "1/m" if b"Diffraction" in b"".join(told) else "m"
     return StoredImage(data, y=(dy, unit), x=(dx, unit))
-
-
-def _read_offsets(file: BinaryIO, path: Path) -> tuple[int, ...]:
-    """Where each recorded image begins, in bytes."""
-    order, series, version, kind, _, _, valid = struct.unpack("<HHHIIII", file.read(22))
-    if (order, series) != (0x4949, 0x0197):
-        raise ValueError("no TIA series")
-    if kind != _IMAGES:
-        raise ValueError("spectra, not images")
-    word = "I" if version <= 0x210 else "Q"
-    (table,) = struct.unpack(f"<{word}", file.read(struct.calcsize(word)))
-    size = valid * struct.calcsize(word)
-    require_size(path, table + size)  # Python sets memory aside for all that is to be read
-    file.seek(table)
-    return struct.unpack(f"<{valid}{word}", file.read(size))
-
-
-def _is_diffraction(path: Path) -> bool:
-    """Whether the .emi file that belongs to a .ser says that the microscope was in diffraction mode."""
-    emi = path.with_name(re.sub(r"_\d+$", "", path.stem) + ".emi")
-    if not emi.is_file():
-        return False
-    return b"Diffraction" in b"".join(re.findall(rb"<Label>Mode</Label>\s*<Value>([^<]*)", emi.read_bytes()))
 
 
 def read_emi(path: Path) -> StoredImage:
@@ -60,5 +48,5 @@ def read_emi(path: Path) -> StoredImage:
     series = sorted(path.parent.glob(f"{glob.escape(path.stem)}_[0-9]*.ser"))
     if not series:
         raise UnusableFile(f"{path.name} needs its data files {path.stem}_1.ser, ... beside it; copy them there")
-    best, part = choose_largest(series, lambda ser: ser.stat().st_size, path)
-    return replace(read_ser(series[best]), part=part)
+    largest, part = choose_largest(series, lambda ser: ser.stat().st_size, path)
+    return replace(read_ser(largest), part=part)

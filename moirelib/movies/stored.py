@@ -1,23 +1,26 @@
-"""What a reader gives, and what readers share: lazy frames, and plain errors for damaged files."""
+"""Read a file of any format; what readers give, and what they share: lazy frames, plain errors for damaged files."""
 
-import contextlib
 import gc
-import itertools
+import importlib
 import logging
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import dask.array as da
 import numpy as np
 
+from .formats import find_format, list_formats
+
 MOST_COMPRESSION = 1032  # times; the limit of deflate (zlib's documentation), which only an empty frame comes near
 COLOUR_TOLERANCE = 5  # of 255; lossy compression changes grey values that much from colour to colour
 Scale = tuple[Any, str | None]  # size of a step and its unit, as the file gives them
 Item = TypeVar("Item")
+_quiet = threading.Lock()  # warnings and logs are silenced for all threads at once
 
 
 @dataclass(frozen=True)
@@ -36,9 +39,6 @@ class StoredImage:
     files: tuple[Path, ...] = ()  # all files that the frames lie in, where there are several
 
 
-# --- Errors -----------------------------------------------------------------------------------------------------------
-
-
 class UnusableFile(Exception):
     """A reader understood the file, but it holds no movie; the message names the file and says what to do."""
 
@@ -47,31 +47,37 @@ class ColourError(ValueError):
     """A frame is really in colour; the message goes behind the name of the file."""
 
 
-@contextlib.contextmanager
-def explain_errors(path: Path, kind: str) -> Iterator[None]:
-    """Turn every error of a decoder into a ValueError of one line, and silence its warnings and log."""
-    loggers = [logging.getLogger(name) for name in ("tifffile", "rsciio")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL + 1)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    except PermissionError:
-        raise
-    except UnusableFile as error:
-        raise ValueError(str(error)) from error.__cause__
-    except ColourError as error:
-        raise ValueError(f"{path.name} {error}") from error
-    except Exception as error:  # struct.error, KeyError, IndexError, ...: each decoder raises its own
-        raise ValueError(
-            f"{path.name} cannot be read as {kind}: damaged, truncated or not such a file ({describe_error(error)}); "
-            "copy or export it again"
-        ) from error
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+def read_file(path: Path) -> StoredImage:
+    """What the reader of its format finds in a file; every error is one line, as of `read_movie`."""
+    if not path.exists():
+        raise FileNotFoundError(f"no such file: {path}")
+    kind = find_format(path)
+    if kind is None:
+        supported = list_formats("{extensions} ({maker})", "; ")
+        raise ValueError(f"{path.name} has an unknown format; supported are {supported}: export it as one of these")
+    if path.is_file() and path.stat().st_size == 0:
+        raise ValueError(f"{path.name} is empty (0 bytes); copy or export it again")
+    module, function = kind.reader.split(".")
+    read = getattr(importlib.import_module(f".{module}", __package__), function)
+    with _quiet, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        levels = {logger: logger.level for logger in map(logging.getLogger, ("tifffile", "rsciio"))}
+        for logger in levels:
+            logger.setLevel(logging.CRITICAL + 1)
+        try:
+            return read(path)
+        except PermissionError:
+            raise
+        except UnusableFile as error:
+            raise ValueError(str(error)) from error.__cause__
+        except ColourError as error:
+            raise ValueError(f"{path.name} {error}") from error
+        except Exception as error:  # struct.error, KeyError, IndexError, ...: each decoder raises its own
+            why = f"damaged, truncated or not such a file ({describe_error(error)}); copy or export it again"
+            raise ValueError(f"{path.name} cannot be read as {kind.name}: {why}") from error
+        finally:
+            for logger, level in levels.items():
+                logger.setLevel(level)
 
 
 def describe_error(error: Exception) -> str:
@@ -93,9 +99,6 @@ def require_plausible(path: Path, frames: int, frame_bytes: float) -> None:
         raise UnusableFile(f"{path.name} is damaged: it promises more than it can hold; copy or export it again")
 
 
-# --- Frames -----------------------------------------------------------------------------------------------------------
-
-
 def stack_frames(read_frame: Callable[[int], np.ndarray], shape: tuple[int, int, int], dtype: np.dtype) -> da.Array:
     """Dask array of frames (t, y, x); each is read from the file when someone looks at it."""
     n, height, width = shape
@@ -115,60 +118,19 @@ def make_lazy(data: da.Array | np.ndarray) -> da.Array:
     return data if isinstance(data, da.Array) else da.from_array(data, chunks=(1, *[-1] * (data.ndim - 1)), name=False)
 
 
-@dataclass(frozen=True)
-class StoredFrames:
-    """Frames that lie uncompressed in one file or several; calling it with `i` reads frame `i`."""
-
-    path: Path | Sequence[Path]  # of all frames, or of each
-    offsets: Sequence[int]  # where each frame begins, in bytes
-    shape: tuple[int, int]  # (y, x)
-    dtype: np.dtype  # as stored, byte order included
-
-    def __call__(self, i: int) -> np.ndarray:
-        """Frame `i`."""
-        path = self.path if isinstance(self.path, Path) else self.path[i]
-        count = self.shape[0] * self.shape[1]
-        frame = np.fromfile(path, self.dtype, count, offset=self.offsets[i]).reshape(self.shape)
-        return frame.astype(self.dtype.newbyteorder("="), copy=False)
-
-    def stack(self) -> da.Array:
-        """All frames, lazily."""
-        return stack_frames(self, (len(self.offsets), *self.shape), self.dtype.newbyteorder("="))
+def stack_stored(
+    path: Path | Sequence[Path], offsets: Sequence[int], shape: tuple[int, int], dtype: np.dtype
+) -> da.Array:
+    """Frames that lie uncompressed, lazily: `path` of all or of each, `offsets` in bytes, `dtype` as stored."""
+    read = partial(read_stored, path, offsets, shape, dtype)
+    return stack_frames(read, (len(offsets), *shape), dtype.newbyteorder("="))
 
 
-_running: dict[tuple, "tuple[int, Iterator[np.ndarray]]"] = {}  # of this process: where each decoder stands
-_MOST_RUNNING = 4  # decoders kept open
-_lock = threading.Lock()
-
-
-@dataclass(frozen=True)
-class SequentialFrames:
-    """Frames of a format that can only be decoded one after the other, such as a video.
-
-    Frames asked for in rising order are decoded once; an earlier one starts the decoder again.
-    """
-
-    path: Path
-    decode: Callable[[Path], Iterator[np.ndarray]]  # frames of a file from its first on
-    changed: float = field(default=0.0)  # when the file was written: another one must not go on where this one stood
-
-    def __call__(self, i: int) -> np.ndarray:
-        """Frame `i`."""
-        key = (self.path, self.decode, self.changed)
-        with _lock:
-            following, frames = _running.pop(key, (0, None))
-            if frames is None or i < following:
-                following, frames = 0, self.decode(self.path)
-            frame = next(itertools.islice(frames, i - following, None), None)
-            if frame is None:
-                raise ValueError("the file ends before this frame")
-            while len(_running) >= _MOST_RUNNING:
-                _running.pop(next(iter(_running)))
-            _running[key] = (i + 1, frames)
-        return frame
-
-
-# --- Colours ----------------------------------------------------------------------------------------------------------
+def read_stored(path, offsets, shape, dtype, i: int) -> np.ndarray:
+    """Frame `i` of `stack_stored`."""
+    path = path if isinstance(path, Path) else path[i]
+    frame = np.fromfile(path, dtype, shape[0] * shape[1], offset=offsets[i]).reshape(shape)
+    return frame.astype(dtype.newbyteorder("="), copy=False)
 
 
 def to_grey(frame: np.ndarray, axis: int = -1, lossy: bool = False) -> np.ndarray:
@@ -194,15 +156,12 @@ def drop_colours(data: da.Array | np.ndarray) -> da.Array:
     return lazy.map_blocks(to_grey, drop_axis=3, dtype=lazy.dtype)
 
 
-# --- Files of several images, and RosettaSciIO ------------------------------------------------------------------------
-
-
-def choose_largest(images: Sequence[Item], size: Callable[[Item], int], path: Path) -> tuple[int, str]:
-    """Index of the largest image, and "[2 of 3]" if there are several."""
+def choose_largest(images: Sequence[Item], size: Callable[[Item], int], path: Path) -> tuple[Item, str]:
+    """The largest image, and "[2 of 3]" if there are several."""
     if not images:
         raise UnusableFile(f"{path.name} holds no image; give a file with a movie or a picture")
     best = max(range(len(images)), key=lambda i: size(images[i]))
-    return best, f"[{best + 1} of {len(images)}]" if len(images) > 1 else ""
+    return images[best], f"[{best + 1} of {len(images)}]" if len(images) > 1 else ""
 
 
 def read_axes(read: Callable[..., list[dict]], path: Path, **options: Any) -> list[list[dict]]:

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from moirelib.cli import main
-from moirelib.decomposition import decompose, frame_jobs
-from moirelib.decomposition.frame_jobs import FrameJob
+from moirelib.decomposition import all_frames, decompose
+from moirelib.decomposition.all_frames import FrameJob
 from moirelib.movies import write_layer_movie
 from moirelib.validation import score_particles
 
@@ -103,6 +103,6 @@ def test_a_cluster_that_loses_a_worker_gives_the_same_result(movie, result):
 
 
 def test_a_scheduler_that_is_not_there_is_named(movie, monkeypatch):
-    monkeypatch.setattr(frame_jobs, "PATIENCE", 0.5)
+    monkeypatch.setattr(all_frames, "PATIENCE", 0.5)
     with pytest.raises(OSError, match="no Dask scheduler at tcp://127.0.0.1:1"):
         decompose(movie[0], pixel_size=PIXEL_SIZE, device="tcp://127.0.0.1:1", diameter=DIAMETER * PIXEL_SIZE)

@@ -14,7 +14,6 @@ from .layer_count import (
     SharedByFrames as SharedByFrames,
     choose_hypothesis as choose_hypothesis,
 )
-from .layer_cut import cut as cut, find_groups as find_groups
 from .layer_evidence import Evidence as Evidence
 from .layer_voting import vote as vote
 from .movie_motion import MovieMotion as MovieMotion, measure_motion as measure_motion
@@ -24,12 +23,12 @@ from .network import (
     build_unet as build_unet,
     choose_device as choose_device,
     load_weights as load_weights,
+    locate as locate,
     normalize as normalize,
     predict as predict,
     resample as resample,
     save_weights as save_weights,
 )
-from .network_peaks import locate as locate
 from .particle_fit import FrameFit as FrameFit
 from .particle_size import estimate_diameter as estimate_diameter
 from .pipeline import COLUMNS as COLUMNS, Decomposition as Decomposition, decompose as decompose
@@ -38,3 +37,4 @@ from .same_layer import SameLayer as SameLayer, load_same_layer as load_same_lay
 from .same_layer_training import draw_points as draw_points, train_same_layer as train_same_layer
 from .summary import twist_note as twist_note
 from .training import TrainingConfig as TrainingConfig, permutation_loss as permutation_loss, train as train
+from .unlike_layers import cut as cut, find_groups as find_groups

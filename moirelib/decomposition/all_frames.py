@@ -1,26 +1,115 @@
-"""Find the particles of every frame of a movie, each by itself (chapter 6, "Decompose").
+"""Find the particles of every frame of a movie, each by itself, side by side (chapter 6, "Decompose").
 
 What particles share, their profile and the blur, is learnt from a few frames. Then no frame depends on another one: all
-are computed in any order, on any number of machines, and a run that was stopped goes on.
+are computed in any order, on this machine's cores or a Dask cluster, and a run that was stopped goes on.
 """
 
+from __future__ import annotations
+
+import contextlib
 import hashlib
-from collections.abc import Iterator
-from dataclasses import asdict, replace
+import itertools
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from ..data import weights_path
 from ..movies.movie import Movie
-from .frame import Found
+from .frame import Found, find
 from .frame_checks import check_frame
-from .frame_jobs import FrameJob, Workers
 from .frame_results import FrameResults, share_table
 from .layer_count import SharedByFrames, has_unlike_lattices
+from .network import WORKING_DIAMETER, load_weights, predict, resample
 
 SHORT, LONG = 20, 100  # frames; shorter movies learn from one frame, longer ones from three, others from two
+WAITING = 2  # frames that are read ahead, per worker
+PATIENCE = 10.0  # s, for a Dask scheduler to answer
+
+
+@dataclass(frozen=True)
+class FrameJob:
+    """All that is needed to find the particles of a frame but the frame itself."""
+
+    weights: str | None  # file; None for the shipped ones
+    device: str
+    polarity: float  # 1 for dark particles, -1 for bright ones
+    shape: tuple[int, int]  # (y, x) of the whole frame
+    working: tuple[int, int]  # the same at working sampling
+    corner: tuple[int, int] = (0, 0)  # (y, x) of the image's first pixel in the whole frame
+    shared: SharedByFrames | None = None
+
+    def run(self, image: np.ndarray) -> Found:
+        """Find the particles of a frame, or of the part of it that holds an image; places are those of the whole."""
+        zoom = np.array(self.working) / self.shape
+        inner = tuple(max(round(n * z), 4) for n, z in zip(image.shape, zoom, strict=True))
+        sampled = resample(self.polarity * image, inner)
+        found = find(sampled, predict(load_model(self.weights, self.device), sampled)[1], WORKING_DIAMETER, self.shared)
+        if image.shape == self.shape:
+            return found
+        for axis, name in enumerate("yx"):
+            for column in (name, f"{name}_likeliest"):
+                native = (found.particles[column] + 0.5) * image.shape[axis] / inner[axis] + self.corner[axis]
+                found.particles[column] = native * zoom[axis] - 0.5
+        return found
+
+
+load_model = lru_cache(maxsize=1)(load_weights)  # the network, read once in every process
+
+
+def run_alone(job: FrameJob, image: np.ndarray) -> Found:
+    """Run a job on one thread, as one of several side by side: the result does not depend on how many these are."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return job.run(image)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextlib.contextmanager
+def start_workers(scheduler: str | None) -> Iterator[Callable]:
+    """A function that runs jobs, each with a name and an image, and gives what is found as it comes.
+
+    They run in this process's threads or, with the address of a Dask scheduler such as ``tcp://host:8786``, on its
+    workers, which need moirelib and the weights' file.
+    """
+    with contextlib.ExitStack() as close:
+        count = torch.get_num_threads()
+        close.callback(torch.set_num_threads, count)
+        if scheduler is None:
+            # One thread for each of several frames is faster than several threads for each frame.
+            pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
+            submit: Callable[..., Any] = close.enter_context(pool).submit
+            wait_for_one: Callable[..., Any] = partial(wait, return_when=FIRST_COMPLETED)
+        else:
+            from dask import distributed
+
+            try:
+                client = close.enter_context(distributed.Client(scheduler, timeout=PATIENCE))
+            except (OSError, TimeoutError, ValueError) as error:
+                raise OSError(f"no Dask scheduler at {scheduler}; start one with 'dask scheduler'") from error
+            count = max(sum(client.nthreads().values()), 1)
+            submit = partial(client.submit, pure=False)
+            wait_for_one = partial(distributed.wait, return_when="FIRST_COMPLETED")
+
+        def run(jobs: Iterator[tuple[str, FrameJob, np.ndarray]]) -> Iterator[tuple[str, Found]]:
+            pending: dict[Future, str] = {}
+            while True:
+                for name, *work in itertools.islice(jobs, WAITING * count - len(pending)):
+                    pending[submit(run_alone, *work)] = name
+                if not pending:
+                    return
+                for future in wait_for_one(list(pending)).done:
+                    yield pending.pop(future), future.result()
+
+        yield run
 
 
 def look_at(movie: Movie) -> list[np.ndarray]:
@@ -39,13 +128,12 @@ def find_image(movie: Movie, t: int) -> tuple[int, np.ndarray, tuple[int, int]]:
     raise ValueError(why if len(movie) == 1 else f"no frame of {movie.name} holds an image; {why}")
 
 
-def describe_run(movie: Movie, job: FrameJob, weights) -> dict:
+def describe_run(movie: Movie, job: FrameJob) -> dict:
     """All that the results of a run depend on."""
     from .. import __version__
 
     digest = hashlib.sha256(b"".join(image.tobytes() for image in look_at(movie)))
-    file = Path(weights) if weights is not None else weights_path()
-    weights_sha = hashlib.sha256(file.read_bytes()).hexdigest()
+    weights_sha = hashlib.sha256(Path(job.weights or weights_path()).read_bytes()).hexdigest()
     about = {k: v for k, v in asdict(job).items() if k not in ("weights", "shared", "corner")}
     return {"moirelib": __version__, "movie": digest.hexdigest(), "frames": len(movie), "weights": weights_sha} | {
         key: list(value) if isinstance(value, tuple) else value for key, value in about.items()
@@ -60,28 +148,22 @@ def find_in_all_frames(movie: Movie, job: FrameJob, results: FrameResults, sched
         _, image, corner = find_image(movie, 0)
         return [replace(job, corner=corner).run(image)]
     look = {"total": len(movie), "disable": not progress, "desc": "decompose", "unit": "frame"}
-    particles = 0
-    with Workers(scheduler) as workers, tqdm(**look) as bar:
-        learnt = learn_shared(movie, job, results, workers)
-        bar.update(sum(results.has(name_of(t)) for t in range(len(movie))))
-        for name, found in workers.run(list_jobs(movie, job, results, learnt, bar)):
+    names, particles = [f"frame-{t:06d}" for t in range(len(movie))], 0
+    with start_workers(scheduler) as run, tqdm(**look) as bar:
+        learnt = learn_shared(movie, job, results, run)
+        bar.update(sum(map(results.has, names)))
+        for name, found in run(list_jobs(movie, names, job, results, learnt, bar)):
             results.put(name, found)
             particles += len(found.particles)
             bar.set_postfix(particles=particles, refresh=False)
             bar.update()
-    return share_table(results.get(name_of(t)) for t in range(len(movie)))
+    return share_table(map(results.get, names))
 
 
-def name_of(t: int) -> str:
-    """Name under which the result of a frame is kept."""
-    return f"frame-{t:06d}"
-
-
-def list_jobs(movie, job, results, learnt, bar) -> Iterator[tuple[str, FrameJob, np.ndarray]]:
+def list_jobs(movie, names, job, results, learnt, bar) -> Iterator[tuple[str, FrameJob, np.ndarray]]:
     """A job for each frame that is not computed yet; frames without an image of their own are left out."""
     before = None
-    for t in range(len(movie)):
-        name = name_of(t)
+    for t, name in enumerate(names):
         if results.has(name):
             before = None
             continue
@@ -96,7 +178,7 @@ def list_jobs(movie, job, results, learnt, bar) -> Iterator[tuple[str, FrameJob,
         yield name, replace(job, corner=checked.corner, shared=choose_shared(learnt, t)), checked.image
 
 
-def learn_shared(movie, job, results, workers) -> dict[int, SharedByFrames]:
+def learn_shared(movie, job, results, run) -> dict[int, SharedByFrames]:
     """What the particles of some frames share, by frame."""
     n, learnt = len(movie), {}
     wanted = [0] if n < SHORT else [0, n - 1] if n < LONG else [0, n // 2, n - 1]
@@ -105,8 +187,7 @@ def learn_shared(movie, job, results, workers) -> dict[int, SharedByFrames]:
         for t in places:
             near, image, corner = find_image(movie, t)
             jobs[f"shared-{near:06d}"] = replace(job, corner=corner), image
-        missing = ((name, *work) for name, work in jobs.items() if not results.has(name))
-        for name, found in workers.run(missing):
+        for name, found in run((name, *work) for name, work in jobs.items() if not results.has(name)):
             results.put(name, found)
         for name in sorted(jobs):
             found = results.get(name)

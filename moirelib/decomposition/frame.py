@@ -15,7 +15,7 @@ from .layer_count import (
     propose_hypotheses,
     try_unlike_layers,
 )
-from .network_peaks import locate
+from .network import locate
 from .particle_fit import FrameFit
 from .profile_and_blur import Imaging
 

@@ -13,7 +13,7 @@ from scipy.spatial import cKDTree
 from scipy.special import expit, logit
 
 from ..crystal.lattice import Lattice
-from .layer_evidence import Evidence, Surroundings, weigh_grains, weigh_lattices
+from .layer_evidence import GRAINS, Evidence, Surroundings, weigh_grains, weigh_lattices
 from .overlapping_grains import Grain, add_loose_layer, assign_grains, find_overlapping_grains, join_similar_grains
 
 DOUBLE_REACH = 0.5  # diameters (geometry): half-transparent particles of one layer touch, they do not overlap by half
@@ -53,7 +53,7 @@ def assign_layers(
         The lattices of layer 1 and of layer 2, largest grain first.
     """
     evidence = Evidence() if evidence is None else evidence
-    if len(particles) < evidence.grains.fewest:
+    if len(particles) < GRAINS.fewest:
         return assign_by_channel(particles), [[], []]
     around = Surroundings(particles, diameter, evidence, two_layers_known=layers == 2)
     grains = find_overlapping_grains(around)

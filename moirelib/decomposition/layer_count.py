@@ -15,7 +15,7 @@ from ..crystal.lattice import Lattice, fold_hexagonal
 from ..crystal.neighbours import layer_spacings
 from .completion import complete, settle_overlaps
 from .layer_assignment import assign_layers
-from .layer_evidence import GrainSettings
+from .layer_evidence import GRAINS
 from .particle_fit import FrameFit
 from .profile_and_blur import Imaging
 from .unlike_layers import merge_finds, name_two_layers, show_two_layers
@@ -183,7 +183,7 @@ def has_unlike_lattices(lattices: list[list[Lattice]]) -> bool:
     """Whether the spacings of two layers differ by more than `layer_assignment` looks for."""
     if len(lattices) < 2 or not all(lattices[:2]):
         return False
-    low, high = GrainSettings.spacing_range
+    low, high = GRAINS.spacing_range
     return not low < lattices[1][0].spacing / lattices[0][0].spacing < high
 
 

@@ -68,6 +68,9 @@ class GrainSettings:
     loose_apart: float = 0.6  # S; share of them further than `apart` from the first layer's particles
 
 
+GRAINS = GrainSettings()
+
+
 @dataclass(frozen=True)
 class Evidence:
     """What each piece of evidence on a particle's layer is worth.
@@ -115,43 +118,23 @@ class Evidence:
     ceiling: float = 0.999  # highest confidence: one grain in a few hundred is in the wrong layer
     crowded_confidence: float = 0.8  # of a particle of a single layer that lies too near to another one
 
-    grains: GrainSettings = GrainSettings()
-
 
 class Surroundings:
-    """The particles of a frame, who is near whom, and what follows from that alone. Lengths in pixels.
-
-    Attributes
-    ----------
-    channel_sign : ndarray, shape (n,)
-        1 for particles of the network's first channel, -1 for those of the second.
-    lattice, spacing
-        The strongest lattice in all particles together, and its spacing.
-    pairs, pair_distance : ndarray, shapes (m, 2) and (m,)
-        Particles near enough to know of each other, and how far apart they are.
-    phase_weights, grain_weights : sparse matrix, shape (n, n)
-        What neighbours count for a lattice's local phase, and for which grain is here; 0 on the diagonal.
-    crowded_pairs, crowded_odds : ndarray, shapes (k, 2) and (k,)
-        Pairs too near for one layer, and the log-odds against it.
-    double_finds : ndarray, shape (d, 2)
-        Pairs found in both channels at one place: two particles on top of each other, or one found twice. The
-        network alone does not tell which; pairs that the fit to the frame has shown to be two are left out.
-    share_apart : float
-        Of the particles whose nearest neighbour is too near for one layer, how many are still clearly apart from it.
-    two_layers_known : bool
-        There are two, however few conflicts the second one resolves.
-    """
+    """The particles of a frame, who is near whom, and what follows from that alone. Lengths in pixels."""
 
     def __init__(self, particles: pd.DataFrame, diameter: float, evidence: Evidence, two_layers_known: bool = False):
         self.two_layers_known, self.evidence, self.diameter = two_layers_known, evidence, diameter
         self.positions, self.count = particles[["y", "x"]].to_numpy(float), len(particles)
-        self.channel_sign = np.where(particles["channel"] == 0, 1.0, -1.0)
+        self.channel_sign = np.where(particles["channel"] == 0, 1.0, -1.0)  # (n,), of the network's two channels
         low, high = (limit * diameter for limit in evidence.spacing_range)
+        # The strongest lattice in all particles together.
         self.lattice = find_strongest(self.positions, np.ones(self.count), low, high, self.channel_sign)[0]
         self.spacing = self.lattice.spacing
         tree = cKDTree(self.positions)
+        # Pairs (m, 2) near enough to know of each other, and how far apart they are.
         self.pairs = tree.query_pairs(evidence.cutoff * evidence.reach * self.spacing, output_type="ndarray")
         self.pair_distance = np.hypot(*(self.positions[self.pairs[:, 0]] - self.positions[self.pairs[:, 1]]).T)
+        # What neighbours count (n, n) for a lattice's local phase, and for which grain is here; 0 on the diagonal.
         self.phase_weights = self._weigh_neighbours(evidence.reach)
         self.grain_weights = self._weigh_neighbours(evidence.contiguity)
         self.grain_weight_sum = np.asarray(self.grain_weights.sum(axis=1)).ravel()
@@ -159,8 +142,9 @@ class Surroundings:
         self.crowded_pairs, self.crowded_odds = self._find_crowded_pairs(particles, shown)
         self.double_finds = self._find_doubles(shown)
         nearest = tree.query(self.positions, k=2)[0][:, 1] / self.spacing
-        close = nearest[nearest < evidence.grains.too_near]
-        self.share_apart = np.mean(close > evidence.grains.apart) if len(close) else 0.0
+        close = nearest[nearest < GRAINS.too_near]
+        # Of those whose nearest neighbour is too near for one layer, how many are still clearly apart from it.
+        self.share_apart = np.mean(close > GRAINS.apart) if len(close) else 0.0
 
     def _weigh_neighbours(self, width):
         """Gaussian weights by distance, ``width`` in spacings."""
@@ -238,7 +222,7 @@ def weigh_lattices(members, lattices, around: Surroundings) -> tuple[np.ndarray,
         if lattice is None:  # anywhere
             continue
         fits[:, g] = fit = around.fit(members[:, g], lattice)
-        on_site = members[:, g] * (fit > evidence.grains.on_site)
+        on_site = members[:, g] * (fit > GRAINS.on_site)
         scatter = (np.sum(on_site * (3 - fit)) + expected * worth) / (on_site.sum() + worth)
         density = site_density(fit, np.clip(evidence.sharpness_share / scatter, *evidence.sharpness))
         odds[:, g] = (1 - evidence.off_lattice) * density + evidence.off_lattice

@@ -1,15 +1,25 @@
-"""The network: a U-Net with one output channel per layer (chapter 5, "U-Net")."""
+"""The network: a U-Net with one output channel per layer, in which peaks are particles (chapter 5, "U-Net")."""
 
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from monai.inferers import sliding_window_inference
 from monai.networks.nets import BasicUNet
 from scipy.ndimage import gaussian_filter
+from scipy.spatial import cKDTree
+from skimage.feature import peak_local_max
 
 WORKING_DIAMETER = 12.0  # pixels, particle diameter that the network is trained for; every input is resampled to it
 CENTER_WIDTH = 1.5  # working pixels, standard deviation of the peaks that mark particle centres
+
+# Peaks that are particles. Set by hand on simulated scenes of development seeds; lengths in diameters.
+LOWEST_PEAK = 0.08  # height, where a particle that the network is sure of reaches 1
+SMOOTHING = 1 / 20  # standard deviation: less than half of the network's own peak width
+SEPARATION = 0.3  # of two peaks of one channel
+REACH = 0.35  # of a peak: pixels that count for its centre
+FLOOR = 0.02  # height of pixels that count
 
 
 def build_unet(layers: int = 2) -> torch.nn.Module:
@@ -132,3 +142,43 @@ def predict(model: torch.nn.Module, image: np.ndarray, tile: int = 512) -> tuple
         logits = sliding_window_inference(batch, roi, 2, model, overlap=0.25, mode="gaussian")
     masks, centers = torch.sigmoid(logits)[0, :, :height, :width].float().cpu().numpy().reshape(2, -1, height, width)
     return masks, centers
+
+
+def locate(centers: np.ndarray, diameter: float, threshold: float = LOWEST_PEAK) -> pd.DataFrame:
+    """Find particles in the network's output: ``channel`` (0-based), ``y, x`` (px) and ``score`` (height, 0 to 1).
+
+    Parameters
+    ----------
+    centers : ndarray, shape (channels, y, x)
+        Peaks at particle centres, from `moirelib.decomposition.predict`.
+    diameter : float
+        Expected particle diameter, in pixels of ``centers``.
+    threshold : float
+        Lowest height of a peak. Low by default: false peaks are removed later by the fit to the frame
+        (`moirelib.decomposition.complete`), missed particles are harder to add.
+    """
+    tables = []
+    for channel, peaks in enumerate(centers):
+        yx = peak_local_max(
+            gaussian_filter(peaks, SMOOTHING * diameter, mode="nearest"),
+            min_distance=max(int(SEPARATION * diameter), 1),
+            threshold_abs=threshold,
+            exclude_border=False,
+        )
+        score = peaks[tuple(yx.T)]
+        yx = measure_centroids(peaks, yx, REACH * diameter)
+        tables.append(pd.DataFrame({"channel": channel, "y": yx[:, 0], "x": yx[:, 1], "score": score}))
+    return pd.concat(tables, ignore_index=True)
+
+
+def measure_centroids(image, yx, reach) -> np.ndarray:
+    """Centre of mass of each particle's share of an image: the pixels within reach and nearest to it."""
+    if len(yx) == 0:
+        return yx.astype(float)
+    covered = np.argwhere(image > FLOOR)
+    distance, owner = cKDTree(yx).query(covered, distance_upper_bound=reach)
+    near = np.isfinite(distance)
+    covered, owner = covered[near], owner[near]
+    weight = image[tuple(covered.T)]
+    mass = np.bincount(owner, weight, len(yx))
+    return np.stack([np.bincount(owner, weight * c, len(yx)) / mass for c in covered.T], axis=1)

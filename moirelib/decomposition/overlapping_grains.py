@@ -12,7 +12,7 @@ from scipy.spatial import cKDTree
 from ..crystal.fourier import find_strongest, lattice_distance, polish_lattice
 from ..crystal.lattice import Lattice
 from ..crystal.neighbours import connected_groups
-from .layer_evidence import GrainSettings, Surroundings, site_density, weigh_grains, weigh_lattices
+from .layer_evidence import GRAINS, Surroundings, site_density, weigh_grains, weigh_lattices
 
 
 @dataclass(frozen=True)
@@ -25,29 +25,28 @@ class Grain:
 
 def find_overlapping_grains(around: Surroundings) -> list[Grain]:
     """Contiguous grains, the largest first, each a lattice and the particles on it."""
-    settings = around.evidence.grains
     copies = find_copies(around)
     if not copies:
         return []
     members = np.stack([copy.members for copy in copies], axis=1)
     lattices = [copy.lattice for copy in copies if copy.lattice]  # every copy has one
-    for _ in range(settings.sharing_rounds):
+    for _ in range(GRAINS.sharing_rounds):
         odds, fit = weigh_lattices(members, lattices, around)
         weight = weigh_grains(members, around) * odds
         members = weight / weight.sum(axis=1, keepdims=True) * (1 - around.evidence.off_lattice / odds)
     label = members.argmax(axis=1)
     grains = []
-    for g, piece in find_pieces(label, fit[np.arange(around.count), label] > settings.in_grain, around):
+    for g, piece in find_pieces(label, fit[np.arange(around.count), label] > GRAINS.in_grain, around):
         lattice = polish_lattice(around.positions[piece], np.ones(len(piece)), lattices[g])
         mask = np.zeros(around.count)
         mask[piece] = 1.0
         grains.append(Grain(lattice, mask))
-    return sorted(grains, key=lambda grain: -grain.members.sum())[: settings.grains]
+    return sorted(grains, key=lambda grain: -grain.members.sum())[: GRAINS.grains]
 
 
 def find_copies(around) -> list[Grain]:
     """Lattices that may overlap, shifted copies of one lattice told apart."""
-    limit = around.evidence.grains.alike
+    limit = GRAINS.alike
     groups = group_alike(find_lattices(around), lambda a, b: lattice_distance(a.lattice, b.lattice) < limit)
     copies = [copy for group in groups for copy in split_copies(group, around)]
     if not copies:  # two layers half a spacing apart cancel each other's waves
@@ -58,31 +57,30 @@ def find_copies(around) -> list[Grain]:
 
 def find_lattices(around) -> list[Grain]:
     """Lattices one after the other, each in the particles that the earlier ones leave unexplained."""
-    settings = around.evidence.grains
     found: list[Grain] = []
     free = np.ones(around.count, bool)
-    chance = strength_by_chance(around.positions, around.spacing, settings)
-    low, high = (factor * around.spacing for factor in settings.spacing_range)
-    while free.sum() >= settings.fewest and len(found) < settings.lattices:
+    chance = strength_by_chance(around.positions, around.spacing)
+    low, high = (factor * around.spacing for factor in GRAINS.spacing_range)
+    while free.sum() >= GRAINS.fewest and len(found) < GRAINS.lattices:
         lattice, strength = find_strongest(around.positions[free], np.ones(free.sum()), low, high)
-        mine = free & (around.fit(free.astype(float), lattice) > settings.on_site)
-        fewest = settings.fewest, settings.smallest_lattice * around.count, settings.smallest_rest * free.sum()
+        mine = free & (around.fit(free.astype(float), lattice) > GRAINS.on_site)
+        fewest = GRAINS.fewest, GRAINS.smallest_lattice * around.count, GRAINS.smallest_rest * free.sum()
         if strength < chance or mine.sum() < max(fewest):
             break
-        on_lattice = around.fit(mine.astype(float), lattice) > settings.explained
+        on_lattice = around.fit(mine.astype(float), lattice) > GRAINS.explained
         found.append(Grain(lattice, (free & on_lattice).astype(float)))
         free &= ~on_lattice
     return found
 
 
-def strength_by_chance(points, spacing: float, settings: GrainSettings) -> float:
+def strength_by_chance(points, spacing: float) -> float:
     """Strength up to which random points pass for a lattice.
 
     The mean strength of three of their peaks exceeds s with a probability of about exp(-3 s), at each of the places
     that are searched.
     """
     field = np.ptp(points, axis=0).max() / spacing
-    return (np.log(settings.trials * field**2) + settings.chance) / 3
+    return (np.log(GRAINS.trials * field**2) + GRAINS.chance) / 3
 
 
 def group_alike(items: Sequence, alike: Callable) -> list[list]:
@@ -102,26 +100,24 @@ def split_copies(group: list[Grain], around, depth: int = 0) -> list[Grain]:
     Neighbours a lattice vector apart belong together, others do not: the leading eigenvector of that signed graph is
     the best split in two, to be made if it cuts more disagreement than agreement. Each part may be split again.
     """
-    settings = around.evidence.grains
-    member = np.sum([grain.members for grain in group], axis=0) > settings.member
+    member = np.sum([grain.members for grain in group], axis=0) > GRAINS.member
     whole = replace(group[0], members=member.astype(float))
     side, agreement_cut = split_in_two(member, [grain.lattice for grain in group], around)
     parts = [np.maximum(sign * side, 0) for sign in (1, -1)]
-    fewest = max(settings.fewest, settings.smallest_lattice * around.count)
+    fewest = max(GRAINS.fewest, GRAINS.smallest_lattice * around.count)
     if min(np.sum(part > 0.5) for part in parts) < fewest or agreement_cut > 0:
         return [whole]
     copies = [replace(whole, members=part) for part in parts]
-    if depth == settings.deepest:
+    if depth == GRAINS.deepest:
         return copies
     return [copy for half in copies for copy in split_copies([half], around, depth + 1)]
 
 
 def split_in_two(member, lattices, around) -> tuple[np.ndarray, float]:
     """Side (-1 to 1; 0 for particles that are no members) in the best split in two, and the agreement it cuts."""
-    settings = around.evidence.grains
     side = np.zeros(around.count)
     graph = compare_pairs(member, lattices, around)
-    if graph.count_nonzero() == 0 or graph.shape[0] < 2 * settings.fewest:  # strewn or few: nothing to split by
+    if graph.count_nonzero() == 0 or graph.shape[0] < 2 * GRAINS.fewest:  # strewn or few: nothing to split by
         return side, 0.0
     # Normalized by the pairs of each particle, and 1, so that a particle with hardly any does not count much.
     scale = sparse.diags(1 / np.sqrt(np.asarray(abs(graph).sum(axis=1)).ravel() + 1.0))
@@ -129,7 +125,7 @@ def split_in_two(member, lattices, around) -> tuple[np.ndarray, float]:
     start = 1 + 0.1 * np.cos(np.arange(graph.shape[0]))  # any fixed vector: the same result every time
     first, second = eigsh(normal, k=2, which="LA", tol=1e-3, v0=start)[1].T[::-1]
     # Domains that hardly touch can be combined either way: the best of four starts.
-    trials = [spread_division(normal, v, settings.sharpening) for v in (first, second, first + second, first - second)]
+    trials = [spread_division(normal, v, GRAINS.sharpening) for v in (first, second, first + second, first - second)]
     vector = max(trials, key=lambda v: v @ graph @ v)
     side[member] = vector
     return side, float((vector > 0) @ graph @ (vector < 0))
@@ -137,18 +133,17 @@ def split_in_two(member, lattices, around) -> tuple[np.ndarray, float]:
 
 def compare_pairs(member, lattices, around) -> sparse.csr_matrix:
     """Log-odds (members, members) that two particles belong to one copy rather than to two."""
-    settings = around.evidence.grains
-    near = member[around.pairs].all(axis=1) & (around.pair_distance < settings.pair_reach * around.spacing)
+    near = member[around.pairs].all(axis=1) & (around.pair_distance < GRAINS.pair_reach * around.spacing)
     pairs, d = around.pairs[near], around.pair_distance[near] / around.spacing
     i, j = pairs.T
     step = around.positions[j] - around.positions[i]
     fit = np.max([np.cos(step @ lattice.wave_vectors.T).sum(axis=1) for lattice in lattices], axis=0)
     # Half the pairs are a lattice vector apart, the other half lie anywhere.
-    agreement = np.log(0.5 * site_density(fit, settings.pair_sharpness) + settings.pair_background)
-    agreement = np.clip(agreement, -settings.pair_limit, settings.pair_limit) / (1 + (d / settings.pair_decay) ** 2)
-    agreement[d < settings.excluded] = settings.excluded_agreement
+    agreement = np.log(0.5 * site_density(fit, GRAINS.pair_sharpness) + GRAINS.pair_background)
+    agreement = np.clip(agreement, -GRAINS.pair_limit, GRAINS.pair_limit) / (1 + (d / GRAINS.pair_decay) ** 2)
+    agreement[d < GRAINS.excluded] = GRAINS.excluded_agreement
     same_channel = around.channel_sign[i] * around.channel_sign[j]
-    agreement += settings.channel_agreement * same_channel * (d < settings.channel_reach)
+    agreement += GRAINS.channel_agreement * same_channel * (d < GRAINS.channel_reach)
     return around.symmetric_matrix(agreement, pairs)[member][:, member]
 
 
@@ -162,14 +157,14 @@ def spread_division(graph, vector, steepness, rounds: int = 10) -> np.ndarray:
 
 def find_pieces(label, sure, around) -> Iterator[tuple[int, np.ndarray]]:
     """Contiguous pieces of the particles of each label: pairs (label, indices), small ones left out."""
-    settings, (i, j) = around.evidence.grains, around.pairs.T
-    touching = around.pair_distance < settings.contact * around.spacing
+    i, j = around.pairs.T
+    touching = around.pair_distance < GRAINS.contact * around.spacing
     same = touching & (label[i] == label[j]) & sure[i] & sure[j]
     piece = connected_groups(around.count, i[same], j[same])
     for g in range(label.max() + 1):
         own = np.flatnonzero((label == g) & sure)
         for number, size in zip(*np.unique(piece[own], return_counts=True), strict=True):
-            if size >= max(settings.fewest, settings.smallest_grain * around.count):
+            if size >= max(GRAINS.fewest, GRAINS.smallest_grain * around.count):
                 yield g, own[piece[own] == number]
 
 
@@ -178,7 +173,7 @@ def assign_grains(grains: list[Grain], around: Surroundings) -> np.ndarray:
 
     All ways to divide the grains are compared. One layer is enough where a second would resolve few conflicts.
     """
-    settings, k = around.evidence.grains, len(grains)
+    k = len(grains)
     label = label_particles(grains)
     size = np.bincount(label[label >= 0], minlength=k)
     upon = np.stack([lie_too_near(around.positions[label == g], around) for g in range(k)], axis=1)  # (n, grains)
@@ -191,12 +186,12 @@ def assign_grains(grains: list[Grain], around: Surroundings) -> np.ndarray:
         upper = layer == (size @ layer < size @ (1 - layer))
         unsupported = np.sum(np.isin(label, np.flatnonzero(upper)) & ~upon[:, ~upper].any(axis=1))
         same = np.sum(conflicts * (layer[:, None] == layer))
-        return same + settings.upper_cost * size @ upper + settings.unsupported_cost * unsupported
+        return same + GRAINS.upper_cost * size @ upper + GRAINS.unsupported_cost * unsupported
 
     divisions = (np.array((0, *rest)) for rest in itertools.product((0, 1), repeat=k - 1))
     layer = min((division for division in divisions if division.any()), key=cost, default=np.zeros(k, int))
     resolved = conflicts * (layer[:, None] != layer)
-    enough = resolved.sum() > settings.resolved * min(size @ layer, size @ (1 - layer))
+    enough = resolved.sum() > GRAINS.resolved * min(size @ layer, size @ (1 - layer))
     return layer if around.two_layers_known or enough else np.zeros(k, int)
 
 
@@ -208,14 +203,14 @@ def label_particles(grains) -> np.ndarray:
 
 def lie_too_near(others, around) -> np.ndarray:
     """Which particles lie too near to any of the others for one layer to hold both."""
-    return cKDTree(others).query(around.positions)[0] < around.evidence.grains.too_near * around.spacing
+    return cKDTree(others).query(around.positions)[0] < GRAINS.too_near * around.spacing
 
 
 def join_similar_grains(grains: list[Grain], layer: np.ndarray, around) -> tuple[list[Grain], np.ndarray]:
     """Pieces of one layer with nearly one lattice become one grain; its phase is fitted locally anyway."""
 
     def alike(g, h):
-        near = lattice_distance(grains[g].lattice, grains[h].lattice) < around.evidence.grains.same
+        near = lattice_distance(grains[g].lattice, grains[h].lattice) < GRAINS.same
         return layer[g] == layer[h] and near
 
     joined, groups = [], group_alike(range(len(grains)), alike)
@@ -228,15 +223,15 @@ def join_similar_grains(grains: list[Grain], layer: np.ndarray, around) -> tuple
 
 def add_loose_layer(grains: list[Grain], around: Surroundings) -> tuple[list[Grain], np.ndarray]:
     """A second layer too small to show a lattice: particles off the first one's sites and too near to those on them."""
-    settings, none = around.evidence.grains, np.zeros(len(grains), int)
+    none = np.zeros(len(grains), int)
     fit = np.max([around.fit(grain.members, grain.lattice) for grain in grains], axis=0)
-    on_site = around.positions[fit > settings.on_site]
+    on_site = around.positions[fit > GRAINS.on_site]
     if len(on_site) == 0:
         return grains, none
     distance = cKDTree(on_site).query(around.positions)[0] / around.spacing
-    loose = (fit < settings.in_grain) & (distance < settings.too_near)
-    few = loose.sum() < max(settings.loose, settings.loose_share * around.count)
-    near = around.share_apart < settings.pairs_apart
-    if few or near or np.mean(distance[loose] > settings.apart) < settings.loose_apart:
+    loose = (fit < GRAINS.in_grain) & (distance < GRAINS.too_near)
+    few = loose.sum() < max(GRAINS.loose, GRAINS.loose_share * around.count)
+    near = around.share_apart < GRAINS.pairs_apart
+    if few or near or np.mean(distance[loose] > GRAINS.apart) < GRAINS.loose_apart:
         return grains, none
     return [*grains, Grain(None, loose.astype(float))], np.append(none, 1)

@@ -11,8 +11,7 @@ from scipy.spatial import cKDTree
 
 from ..crystal.fourier import find_lattice
 from ..crystal.neighbours import SPACING_PER_DIAMETER
-from .network import WORKING_DIAMETER, normalize, predict, resample
-from .network_peaks import locate
+from .network import WORKING_DIAMETER, locate, normalize, predict, resample
 
 #: Particles outside this range of diameters, in nm, are no nanoparticles: the pixel size must be wrong.
 PLAUSIBLE_DIAMETER = (0.5, 500.0)

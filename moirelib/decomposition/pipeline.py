@@ -13,10 +13,9 @@ from ..movies.movie import Movie
 from ..movies.reading import as_movie
 from ..output import output_folder
 from ..tracking import link_particles
-from .all_frames import describe_run, find_in_all_frames, look_at
+from .all_frames import FrameJob, describe_run, find_in_all_frames, look_at
 from .frame import LIKELIEST, Found
 from .frame_checks import leave_noise_out
-from .frame_jobs import FrameJob
 from .frame_results import FrameResults
 from .layer_images import draw_layers
 from .layer_voting import vote
@@ -144,7 +143,7 @@ def decompose(
     check_diameter(diameter_px, movie)
     working = find_working_shape(movie.shape[1:], diameter_px)
     job = FrameJob(None if weights is None else str(weights), device, polarity, movie.shape[1:], working)
-    results = FrameResults(checkpoint, describe_run(movie, job, weights))
+    results = FrameResults(checkpoint, describe_run(movie, job))
     frames = leave_noise_out(find_in_all_frames(movie, job, results, scheduler, progress))
     left_out = [{"frame": t, "why": found.why} for t, found in enumerate(frames) if found.why]
     counts = {t: len(found.particles) for t, found in enumerate(frames) if not found.why}

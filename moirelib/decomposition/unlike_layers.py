@@ -1,34 +1,38 @@
 """Two layers of unlike lattices, told apart from where the particles are (chapter 7, "Particles").
 
-A network says of each two neighbours whether they lie in one layer, and the graph of these log-odds is cut in two. It
-knows no common spacing. It is asked where the lattices (`layer_assignment`) show one layer only.
+A network says of each two neighbours whether they lie in one layer, and the graph of these log-odds is cut in two: a
+Potts model, of all namings the likeliest has the largest sum of the log-odds within layers. The network knows no common
+spacing. It is asked where the lattices (`layer_assignment`) show one layer only.
 """
 
 from functools import lru_cache
 
+import igraph
 import numpy as np
 import pandas as pd
 from scipy import sparse
+from scipy.sparse.linalg import eigsh
 from scipy.spatial import cKDTree
-from scipy.special import expit
+from scipy.special import expit, softmax
 
 from ..crystal.fourier import find_strongest
 from ..crystal.lattice import Lattice
 from ..crystal.matching import pair_mutually_nearest
 from ..crystal.neighbours import extent, typical_spacing
 from .layer_assignment import DOUBLE_REACH, drop_doubles
-from .layer_cut import cut
-from .layer_evidence import Evidence, GrainSettings
+from .layer_evidence import GRAINS, Evidence
 from .overlapping_grains import strength_by_chance
 from .same_layer import load_same_layer, weigh_pairs
 
 ONE_FIND = 0.12  # diameters; finds in two channels nearer to each other are one particle, until the frame shows two
-GRAINS = GrainSettings()  # of lattices
 SHOWN = -100.0  # log-odds that two particles that the frame shows upon each other lie in one layer: never
 #: Share of the particles around which the network sees a second layer, from which there is one. On development seeds of
 #: `make bench-families`: up to 0.13 in one layer, 0.44 and more in two.
 SEEN = 0.2
 TEMPERATURE = 19.0  # log-odds of pairs that count as one, as they share errors (benchmarks/calibrate_cut.py)
+STARTS = 12  # of the mean field, on different leading eigenvectors
+COOLING = np.geomspace(1.5, 40, 40)  # inverse temperatures of the mean field
+SWEEPS = 30  # of single particles that change their layer
 
 
 def merge_finds(detections: pd.DataFrame, diameter: float) -> pd.DataFrame:
@@ -72,10 +76,7 @@ def name_two_layers(particles: pd.DataFrame, diameter: float) -> tuple[pd.DataFr
     return table, [find_main_lattice(place, diameter) for place in places]
 
 
-@lru_cache(maxsize=1)
-def load_model():
-    """The network of points, read once."""
-    return load_same_layer()
+load_model = lru_cache(maxsize=1)(load_same_layer)  # the network of points, read once
 
 
 def draw_graph(particles, diameter) -> tuple[sparse.csr_matrix, np.ndarray]:
@@ -102,4 +103,74 @@ def find_main_lattice(points: np.ndarray, diameter: float) -> list[Lattice]:
     spacing = typical_spacing(points, np.zeros(len(points)), diameter)
     low, high = (factor * spacing for factor in GRAINS.spacing_range)
     lattice, strength = find_strongest(points, np.ones(len(points)), low, high)
-    return [lattice] if strength > strength_by_chance(points, spacing, GRAINS) else []
+    return [lattice] if strength > strength_by_chance(points, spacing) else []
+
+
+def find_groups(graph: sparse.csr_matrix) -> np.ndarray:
+    """Group of each particle, such that the sum of the log-odds within groups is largest (multicut).
+
+    Their number is free. Traag et al., Scientific Reports (2019), at resolution 0.
+    """
+    pairs = sparse.triu(graph, 1).tocoo()
+    network = igraph.Graph(graph.shape[0], np.stack([pairs.row, pairs.col], axis=1))
+    found = network.community_leiden("CPM", weights=pairs.data, resolution=0.0, n_iterations=-1)
+    return np.array(found.membership)
+
+
+def measure_energy(graph, layer) -> float:
+    """Sum of the log-odds within layers."""
+    one = np.eye(layer.max(initial=0) + 1)[layer]
+    return float((one * (graph @ one)).sum() / 2)
+
+
+def settle(graph, layer, layers: int) -> np.ndarray:
+    """Single particles change their layer while that raises the energy."""
+    layer, every = layer.copy(), np.arange(len(layer))
+    for _ in range(SWEEPS):
+        pull = graph @ np.eye(layers)[layer]
+        wrong = np.flatnonzero(pull.max(axis=1) > pull[every, layer] + 1e-9)
+        if not len(wrong):
+            break
+        for k in wrong:
+            start, end = graph.indptr[k : k + 2]
+            of = layer[graph.indices[start:end]]
+            layer[k] = np.bincount(of, graph.data[start:end], layers).argmax()
+    return layer
+
+
+def cool(graph, layers: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """Namings by a mean field that is cooled, from several starts on the leading eigenvectors."""
+    n = graph.shape[0]
+    scale = sparse.diags(1 / np.sqrt(np.asarray(abs(graph).sum(axis=1)).ravel() + 1))
+    normed = (scale @ graph @ scale).tocsr()
+    if n > 4 * layers + 8:
+        vectors = eigsh(normed, k=layers + 2, which="LA", v0=np.ones(n))[1]
+    else:
+        vectors = np.linalg.eigh(normed.toarray())[1][:, -layers - 2 :]
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True) + 1e-9
+    found = []
+    for _ in range(STARTS):
+        x = softmax(4 * vectors @ vectors[rng.choice(n, layers, replace=False)].T, axis=1)
+        for cold in COOLING:
+            x = softmax(cold * (normed @ x), axis=1)
+        found.append(x.argmax(axis=1))
+    return found
+
+
+def cut(graph: sparse.csr_matrix, layers: int, rng: np.random.Generator) -> np.ndarray:
+    """Layer (n,) of each particle, from 0: the naming of largest energy, of those that two solvers find."""
+    n = graph.shape[0]
+    if layers == 1 or n <= layers:
+        return np.zeros(n, int)
+    groups = find_groups(graph)
+    inside = sparse.csr_matrix((np.ones(n), (np.arange(n), groups)))
+    between = (inside.T @ graph @ inside).tolil()
+    between.setdiag(0)
+    between = between.tocsr()
+    starts = cool(graph, layers, rng)
+    if inside.shape[1] > layers:
+        starts += [settle(between, layer, layers)[groups] for layer in cool(between, layers, rng)]
+    else:
+        starts.append(groups)
+    found = [settle(graph, start, layers) for start in starts]
+    return max(found, key=lambda layer: measure_energy(graph, layer))

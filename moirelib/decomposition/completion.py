@@ -73,11 +73,9 @@ def vacant_sites(yx: np.ndarray, layer: np.ndarray, spacings: Spacings, low, hig
         tree = cKDTree(mine)
         ahead = continue_rows(mine, tree, spacing)
         ahead = ahead[np.all((ahead > low) & (ahead < high), axis=1)]
-        if len(ahead) == 0:
-            continue
         ahead = ahead[tree.query(ahead)[0] > VACANT * spacing]
         sites = merge_near(ahead, SAME_SITE * spacing)
-        sites = sites[tree.query(sites)[0] > VACANT * spacing] if len(sites) else sites
+        sites = sites[tree.query(sites)[0] > VACANT * spacing]
         tables.append(pd.DataFrame({"layer": k, "y": sites[:, 0], "x": sites[:, 1]}))
     return pd.concat(tables, ignore_index=True)
 
@@ -96,16 +94,13 @@ def lie_on_sites(yx: np.ndarray, layer: np.ndarray, spacings: Spacings) -> np.nd
         mine = layer == k
         tree = cKDTree(yx[mine])
         ahead = continue_rows(yx[mine], tree, spacing_of(spacings, k))
-        if len(ahead):
-            near = cKDTree(ahead).query_ball_point(yx[mine], ON_SITE * spacing_of(spacings, k), return_length=True)
-            on_site[mine] = near >= ROWS
+        near = cKDTree(ahead).query_ball_point(yx[mine], ON_SITE * spacing_of(spacings, k), return_length=True)
+        on_site[mine] = near >= ROWS
     return on_site
 
 
 def merge_near(points, reach) -> np.ndarray:
     """Means of groups of points, each group within ``reach`` of its most crowded point."""
-    if len(points) == 0:
-        return points
     near = cKDTree(points).query_ball_point(points, reach)
     free, means = np.ones(len(points), bool), []
     for i in sorted(range(len(points)), key=lambda i: -len(near[i])):
@@ -113,7 +108,7 @@ def merge_near(points, reach) -> np.ndarray:
             group = [j for j in near[i] if free[j]]
             means.append(points[group].mean(axis=0))
             free[group] = False
-    return np.array(means)
+    return np.reshape(means, (-1, 2))
 
 
 def site_odds(sites, site_layer, yx, layer, spacings: Spacings) -> np.ndarray:
@@ -186,10 +181,9 @@ def choose_worst(posterior, yx, reach) -> np.ndarray:
 def settle_overlaps(fit: FrameFit, particles: pd.DataFrame, spacings: Spacings) -> tuple[FrameFit, pd.DataFrame]:
     """Decide between one particle and two wherever two of different layers overlap closely, or could.
 
-    Two kinds of places are tested: two found particles close to each other, and a vacant site of one layer under or
-    over a particle of the other. Both answers are fitted to the frame, for all places at once. The squared residuals
-    around each place decide, together with the odds that its lattice gives and with how usual the particles' sizes and
-    depths would be: two thin particles can make up one.
+    Tested are two found particles close to each other, and a vacant site of one layer under or over a particle of the
+    other. Both answers are fitted to the frame, for all places at once. The squared residuals around each place decide,
+    with the odds that its lattice gives and with how usual the particles' sizes and depths would be.
 
     Parameters are those of `complete`. Gives the fit of the last answer tried, to go on from, and the particles;
     ``shown`` marks those of places where there are two.

@@ -8,7 +8,6 @@ import pandas as pd
 from ..crystal.lattice import Lattice
 from .layer_assignment import assign_layers
 from .layer_count import (
-    Hypothesis,
     LayerCountRules,
     SharedByFrames,
     choose_hypothesis,
@@ -21,7 +20,7 @@ from .profile_and_blur import Imaging
 
 LIKELIEST = ["y", "x", "diameter", "y_std", "x_std"]
 FEWEST = 3  # particles, by hand; fewer share too little to fit what particles share
-NOISE = 0.25  # by hand on simulated noise: where fewer of the peaks are sure, unsure ones are noise
+NOISE = 0.25  # by hand on simulated noise: where a smaller share of the peaks is sure, unsure ones are noise
 ALONE = 20.0  # log-likelihood that a particle without a lattice must add; in simulated noise, peaks reach some 10
 
 
@@ -53,8 +52,9 @@ def find(frame: np.ndarray, centers: np.ndarray, diameter: float, shared: Shared
     """Find, assign and fit all particles of a frame.
 
     Detection, layers and fit help each other: layers say which sites should hold a particle, the fit says whether they
-    do, and better positions make better layers. Up to three rounds are made. Where two layers are nearly alike, the
-    frame is fitted with one layer as well, and the better hypothesis is chosen.
+    do, and better positions make better layers. Every particle is fitted last to the frame alone, then to the frame and
+    the rows of its layer. Where two layers are nearly alike, the frame is fitted with one layer as well, and the better
+    hypothesis is chosen.
 
     Parameters
     ----------
@@ -67,7 +67,9 @@ def find(frame: np.ndarray, centers: np.ndarray, diameter: float, shared: Shared
     shared : SharedByFrames, optional
         What is known of the frame from others of its movie; its particles are its own.
     """
-    detections = drop_noise(locate(centers, diameter))
+    detections = locate(centers, diameter)
+    sure = detections["score"] >= LayerCountRules.sure
+    detections = detections[sure].reset_index(drop=True) if sure.mean() < NOISE else detections
     if len(detections) < FEWEST:
         return find_single_particles(frame, detections, diameter)
     best = choose_hypothesis(propose_hypotheses(frame, detections, diameter, shared))
@@ -75,17 +77,6 @@ def find(frame: np.ndarray, centers: np.ndarray, diameter: float, shared: Shared
         best = try_unlike_layers(best, frame, detections, diameter)
     if len(best.particles) < FEWEST:
         return find_single_particles(frame, best.particles, diameter)
-    return fit_finally(best)
-
-
-def drop_noise(detections: pd.DataFrame) -> pd.DataFrame:
-    """Detections without weak peaks where next to nothing is sure: there they are noise."""
-    sure = detections["score"] >= LayerCountRules.sure
-    return detections[sure].reset_index(drop=True) if sure.mean() < NOISE else detections
-
-
-def fit_finally(best: Hypothesis) -> Found:
-    """Fit every particle to the frame alone, then to the frame and the rows of its layer."""
     free = best.fit.with_particles(best.particles).fit(1)
     particles = free.result(best.particles)
     in_rows = free.with_particles(particles, in_rows=True).fit(1, shared=False)

@@ -22,16 +22,10 @@ NEEDED = (
 
 
 class FrameResults:
-    """What was found in each frame, in one file per frame.
+    """What was found in each frame, in one file per frame of a folder; without a folder, files go with this object.
 
-    Files appear whole or not at all. A folder of another movie or of other settings is emptied first.
-
-    Parameters
-    ----------
-    folder : path-like or None
-        Made if absent; without one, files go with this object.
-    recipe : dict
-        All that results depend on, as JSON holds it.
+    Files appear whole or not at all. A folder of another ``recipe`` (all that results depend on, as JSON holds it) is
+    emptied first.
     """
 
     def __init__(self, folder: str | os.PathLike[str] | None, recipe: dict):

@@ -5,14 +5,13 @@ grains lie over each other; then every particle weighs its evidence. In movies, 
 Explained in chapter 7, "Particles".
 """
 
-from dataclasses import dataclass, replace
-
 import numpy as np
 import pandas as pd
 from scipy.spatial import cKDTree
 from scipy.special import expit, logit
 
 from ..crystal.lattice import Lattice
+from ..crystal.neighbours import extent
 from .layer_evidence import GRAINS, Evidence, Surroundings, weigh_grains, weigh_lattices
 from .overlapping_grains import Grain, add_loose_layer, assign_grains, find_overlapping_grains, join_similar_grains
 
@@ -52,13 +51,14 @@ def assign_layers(
     lattices : list of list of Lattice
         The lattices of layer 1 and of layer 2, largest grain first.
     """
-    evidence = Evidence() if evidence is None else evidence
-    if len(particles) < GRAINS.fewest:
-        return assign_by_channel(particles), [[], []]
-    around = Surroundings(particles, diameter, evidence, two_layers_known=layers == 2)
-    grains = find_overlapping_grains(around)
-    if not grains:
-        return assign_by_channel(particles), [[], []]
+    grains: list[Grain] = []
+    if len(particles) >= GRAINS.fewest:
+        around = Surroundings(particles, diameter, evidence or Evidence(), two_layers_known=layers == 2)
+        grains = find_overlapping_grains(around)
+    if not grains:  # too few particles for a lattice: their channels, with the confidence of a guess
+        first = particles["channel"].isin(particles["channel"].value_counts().index[:1])
+        table = particles.assign(layer=np.where(first, 1, 2), grain=-1, layer_confidence=0.5, lattice_fit=0.0)
+        return table.reset_index(drop=True), [[], []]
     layer = np.zeros(len(grains), int) if layers == 1 else assign_grains(grains, around)
     grains, layer = join_similar_grains(grains, layer, around)
     if layers != 1 and not layer.any():
@@ -66,40 +66,22 @@ def assign_layers(
     if not layer.any():
         table = tabulate_one_layer(particles, grains, around)
     else:
-        posterior = weigh_evidence(grains, layer, around)
-        if around.measure_extent(posterior.layer == 1) > around.measure_extent(posterior.layer == 0):
-            layer, posterior = 1 - layer, replace(posterior, probability=posterior.probability[:, ::-1])
-        table = tabulate_two_layers(particles, posterior, around)
+        probability, *likeliest = weigh_evidence(grains, layer, around)
+        second = probability.argmax(axis=1) == 1
+        if extent(around.positions[second], around.spacing) > extent(around.positions[~second], around.spacing):
+            layer, probability = 1 - layer, probability[:, ::-1]
+        table = tabulate_two_layers(particles, probability, *likeliest, around)
     by_size = np.argsort([-grain.members.sum() for grain in grains], kind="stable")
     lattices = [[grains[g].lattice for g in by_size if layer[g] == k and grains[g].lattice] for k in (0, 1)]
     return drop_doubles(table, diameter), lattices
 
 
-def assign_by_channel(particles) -> pd.DataFrame:
-    """Layers of too few particles for a lattice: their channels, with the confidence of a guess."""
-    count = particles["channel"].value_counts()
-    first = count.index[0] if len(count) else 0
-    table = particles.assign(layer=np.where(particles["channel"] == first, 1, 2), grain=-1)
-    return table.assign(layer_confidence=0.5, lattice_fit=0.0).reset_index(drop=True)
+def weigh_evidence(grains: list[Grain], layer: np.ndarray, around: Surroundings, rounds: int = 10):
+    """Weigh all evidence on every particle until it agrees with its neighbours (mean field).
 
-
-@dataclass(frozen=True)
-class Posterior:
-    """What all evidence together says about each particle."""
-
-    probability: np.ndarray  # (n, 2) of either layer
-    grain: np.ndarray  # (n,) the likeliest
-    fit: np.ndarray  # (n,) to that grain's lattice
-    odds: np.ndarray  # (n,) of sitting on a site of that grain here, against lying anywhere
-
-    @property
-    def layer(self) -> np.ndarray:
-        """The likelier layer (0 or 1)."""
-        return self.probability.argmax(axis=1)
-
-
-def weigh_evidence(grains: list[Grain], layer: np.ndarray, around: Surroundings, rounds: int = 10) -> Posterior:
-    """Weigh all evidence on every particle until it agrees with its neighbours (mean field)."""
+    Gives the probability (n, 2) of either layer and, (n,), the likeliest grain, the fit to its lattice, and the odds of
+    sitting on a site of it here, against lying anywhere.
+    """
     lattices = [grain.lattice for grain in grains]
     members = np.stack([grain.members for grain in grains], axis=1)
     layers = np.stack([layer == 0, layer == 1], axis=1).astype(float)
@@ -120,7 +102,7 @@ def weigh_evidence(grains: list[Grain], layer: np.ndarray, around: Surroundings,
             break
     grain = (posterior * layers.T[probability.argmax(axis=1)]).argmax(axis=1)  # the likeliest of the likelier layer
     rows = np.arange(around.count)
-    return Posterior(probability, grain, fit[rows, grain], here[rows, grain])
+    return probability, grain, fit[rows, grain], here[rows, grain]
 
 
 def weigh_channels(probability, around) -> np.ndarray:
@@ -145,17 +127,15 @@ def exclude_pairs(log_odds, messages, pairs, strength, rounds: int = 5) -> tuple
     return log_odds + np.bincount(i, messages[0], n) + np.bincount(j, messages[1], n), messages
 
 
-def tabulate_two_layers(particles, posterior: Posterior, around: Surroundings) -> pd.DataFrame:
+def tabulate_two_layers(particles, probability, grain, fit, odds, around: Surroundings) -> pd.DataFrame:
     """The table of two layers, without the second finds of particles that were found twice."""
-    evidence = around.evidence
-    log_odds = np.abs(logit(np.clip(posterior.probability[:, 0], 1e-9, 1 - 1e-9)))
+    evidence, layer = around.evidence, probability.argmax(axis=1) + 1
+    log_odds = np.abs(logit(np.clip(probability[:, 0], 1e-9, 1 - 1e-9)))
     confidence = np.minimum(expit(evidence.head_start + log_odds / evidence.temperature), evidence.ceiling)
-    table = particles.assign(
-        layer=posterior.layer + 1, grain=posterior.grain, lattice_fit=posterior.fit, layer_confidence=confidence
-    )
+    table = particles.assign(layer=layer, grain=grain, lattice_fit=fit, layer_confidence=confidence)
     first, second = around.double_finds.T
-    poorer = np.where(posterior.odds[first] < posterior.odds[second], first, second)
-    return table.drop(table.index[poorer[~judge_doubles(evidence.double_odds * posterior.odds[poorer])]])
+    poorer = np.where(odds[first] < odds[second], first, second)
+    return table.drop(table.index[poorer[~judge_doubles(evidence.double_odds * odds[poorer])]])
 
 
 def judge_doubles(odds) -> np.ndarray:

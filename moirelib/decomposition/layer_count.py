@@ -206,14 +206,22 @@ CHANNEL_REACH = 2.2  # spacings: two shells of neighbours, at 1 and 1.73
 
 
 def find_particles(fit: FrameFit, particles: pd.DataFrame, assign: Callable) -> tuple[FrameFit, pd.DataFrame]:
-    """Fit and particles of a frame of which only the network's detections are known."""
+    """Fit and particles of a frame of which only the network's detections are known.
+
+    In each round ``assign`` gives the layers, missing particles are added, false ones removed, overlaps settled.
+    """
     particles = fit.table(particles)
     for _ in range(MOST_ROUNDS - fit.known):
         known = particles[["y", "x"]].to_numpy()
-        fit, particles, spacings = complete_once(fit, particles, assign)
+        particles, _ = assign(particles)
+        layer = particles["layer"].to_numpy()
+        spacings = layer_spacings(particles[["y", "x"]].to_numpy(), layer, fit.model.diameter)
+        fit = fit.with_particles(particles, in_rows=True).fit(1)
+        particles = complete(fit, fit.table(particles), spacings)
         if len(particles) < 3:
             break
-        fit, particles = settle_overlaps(fit, particles, spacings)
+        fit = fit.with_particles(particles, in_rows=True).fit(1)
+        fit, particles = settle_overlaps(fit, fit.table(particles), spacings)
         particles = choose_channels(particles, max(spacings.values()))
         fit = fit.with_particles(particles, in_rows=True).fit(1)
         particles = fit.table(particles)[[*FITTED, "shown"]]
@@ -221,19 +229,6 @@ def find_particles(fit: FrameFit, particles: pd.DataFrame, assign: Callable) -> 
         if len(particles) == len(known) and moved.max() < SAME_PLACE * fit.model.diameter:
             break  # the same particles as before
     return fit, particles
-
-
-def complete_once(fit, particles, assign) -> tuple[FrameFit, pd.DataFrame, dict[int, float]]:
-    """Layers of the particles, then missing particles added and false ones removed, then the fit; and the spacings."""
-    particles, _ = assign(particles)
-    layer = particles["layer"].to_numpy()
-    spacings = layer_spacings(particles[["y", "x"]].to_numpy(), layer, fit.model.diameter)
-    fit = fit.with_particles(particles, in_rows=True).fit(1)
-    particles = complete(fit, fit.table(particles), spacings)
-    if len(particles) > 2:
-        fit = fit.with_particles(particles, in_rows=True).fit(1)
-        particles = fit.table(particles)
-    return fit, particles, spacings
 
 
 def choose_channels(particles: pd.DataFrame, widest: float) -> pd.DataFrame:

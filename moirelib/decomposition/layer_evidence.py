@@ -9,7 +9,6 @@ from scipy.spatial import cKDTree
 
 from ..crystal.fourier import find_strongest
 from ..crystal.matching import pair_mutually_nearest
-from ..crystal.neighbours import extent
 
 
 @dataclass(frozen=True)
@@ -170,24 +169,22 @@ class Surroundings:
         return self.pairs[crowded], np.where(two, evidence.shown, odds)[crowded]
 
     def _find_doubles(self, shown) -> np.ndarray:
+        """Pairs (d, 2) found in both channels at one place: two particles, or one found twice; not those shown two."""
         first, second = (np.flatnonzero(self.channel_sign == sign) for sign in (1, -1))
         reach = self.evidence.double_limit * self.diameter
         i, j = pair_mutually_nearest(self.positions[first], self.positions[second], reach)
         doubles = np.stack([first[i], second[j]], axis=1)
         return doubles[~shown[doubles].all(axis=1)]
 
-    def measure_extent(self, mask) -> float:
-        """Area covered by some of the particles, in squared spacings."""
-        return extent(self.positions[mask], self.spacing)
+    def fit(self, weights, lattice) -> np.ndarray:
+        """How well each particle sits on the lattice that its weighted surroundings form: 3 on a site, 0 on average.
 
-    def fit_phases(self, weights, lattice) -> np.ndarray:
-        """Phase factors (n, 2) of two of a lattice's waves at each particle, from its weighted surroundings.
-
-        A plane is fitted to the waves around each particle (local linear regression), so that neither slow strain nor
-        a one-sided neighbourhood does harm. A particle does not count for its own phase.
+        The surroundings give the phases of two of the lattice's waves at each particle: a plane is fitted to the waves
+        (local linear regression), so that neither slow strain nor a one-sided neighbourhood does harm. A particle does
+        not count for its own phase.
         """
-        wave = np.exp(1j * self.positions @ lattice.wave_vectors[:2].T)
-        wave = np.concatenate([wave.real, wave.imag], axis=1)  # (n, 4)
+        c = np.exp(1j * self.positions @ lattice.wave_vectors[:2].T)
+        wave = np.concatenate([c.real, c.imag], axis=1)  # (n, 4)
         y, x = (self.positions - self.positions.mean(axis=0)).T[:, :, None] / self.spacing
         moments = np.concatenate([np.ones_like(y), y, x, y * y, y * x, x * x, wave, wave * y, wave * x], axis=1)
         sums = self.phase_weights @ (weights[:, None] * moments)
@@ -201,11 +198,8 @@ class Surroundings:
         det = syy * sxx - syx**2
         value = value - (sxx * sy - syx * sx) / det * slope_y - (syy * sx - syx * sy) / det * slope_x
         z = value[:, :2] + 1j * value[:, 2:]
-        return z / np.maximum(np.abs(z), 1e-12)  # no division by zero where no neighbour is near
-
-    def fit(self, weights, lattice) -> np.ndarray:
-        """How well each particle sits on the lattice that its weighted surroundings form: 3 on a site, 0 on average."""
-        c = np.exp(1j * self.positions @ lattice.wave_vectors[:2].T) * np.conj(self.fit_phases(weights, lattice))
+        z = z / np.maximum(np.abs(z), 1e-12)  # no division by zero where no neighbour is near
+        c = c * np.conj(z)
         # The third wave vector is the second minus the first.
         return c.real.sum(axis=1) + (c[:, 1] * np.conj(c[:, 0])).real
 

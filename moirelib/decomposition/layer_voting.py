@@ -25,8 +25,7 @@ def vote(
     """Make the layers of a movie's frames consistent: align the layers' names, then let each particle's track vote.
 
     Particles are followed whatever their layer; the layer only keeps apart particles at one place. Frames share their
-    ambiguities, so the votes of one track are not independent: with a correlation of 1/2, n of them count as 2 n/(n +
-    1).
+    ambiguities: votes of one track, with a correlation of 1/2, count as 2 n/(n + 1) where there are n of them.
 
     Parameters
     ----------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,8 +48,8 @@ def measure_motion(
     places = [table[["y", "x"]].to_numpy() for table in tables]
     spacings = [typical_spacing(yx, table["layer"], diameter) for yx, table in zip(places, tables, strict=True)]
     spacing = float(np.median(spacings)) if spacings else diameter
-    steps, undecided = follow_steps(places, spacing, shape, None, "motion" if progress else "")
-    return MovieMotion(accumulate(steps), steps, spacing, undecided)
+    since_first, steps, undecided = follow_steps(places, spacing, shape, None, "motion" if progress else "")
+    return MovieMotion(since_first, steps, spacing, undecided)
 
 
 def take_motion_off(tables, motion: MovieMotion, shape, progress: bool = False) -> list[pd.DataFrame]:
@@ -61,14 +62,14 @@ def take_motion_off(tables, motion: MovieMotion, shape, progress: bool = False) 
         mine = [(table["layer"] == layer).to_numpy() for table in tables]
         places = [table.loc[rows, ["y", "x"]].to_numpy() for table, rows in zip(tables, mine, strict=True)]
         bar = f"motion of layer {layer}" if progress else ""
-        steps, _ = follow_steps(places, motion.spacing, shape, motion.steps, bar)
-        for table, rows, yx, since_first in zip(tables, mine, places, accumulate(steps), strict=True):
-            table.loc[rows, ["y_still", "x_still"]] = since_first.inverse().apply(yx)
+        since_first = follow_steps(places, motion.spacing, shape, motion.steps, bar)[0]
+        for table, rows, yx, moved in zip(tables, mine, places, since_first, strict=True):
+            table.loc[rows, ["y_still", "x_still"]] = moved.inverse().apply(yx)
     return tables
 
 
 def follow_steps(places, spacing, shape, known: list[Motion] | None, bar: str):
-    """Motion from each frame to the next, and the frames before which it is not decided.
+    """Motion since the first frame, that from each frame to the next, and the frames before which it is not decided.
 
     ``places`` are those of the particles of each frame, (n, 2). Steps are expected as ``known`` or, without, as usual
     in the frames before. ``bar`` is the name of the progress bar; none is shown without.
@@ -78,7 +79,8 @@ def follow_steps(places, spacing, shape, known: list[Motion] | None, bar: str):
     steps: list[Motion] = []
     undecided, before = [], None
     for t, now in enumerate(tqdm(places, bar, disable=not bar, unit="frame")):
-        expected = known[t] if known else find_usual_step(steps[1:])
+        usual = np.array([step.shift for step in steps[1:][-USUAL:]] or [0j])
+        expected = known[t] if known else Motion(1.0 + 0j, complex(np.median(usual.real), np.median(usual.imag)))
         if before is None or min(len(before), len(now)) < FEWEST:
             steps.append(expected if known else Motion())
         else:
@@ -86,18 +88,5 @@ def follow_steps(places, spacing, shape, known: list[Motion] | None, bar: str):
             steps.append(found.motion)
             undecided += [] if found.decided else [t]
         before = now if len(now) >= FEWEST or before is None else steps[-1].apply(before)
-    return steps, tuple(undecided)
-
-
-def find_usual_step(steps: list[Motion]) -> Motion:
-    """The median shift of the last steps."""
-    shifts = np.array([step.shift for step in steps[-USUAL:]])
-    return Motion(1.0 + 0j, complex(np.median(shifts.real), np.median(shifts.imag))) if len(shifts) else Motion()
-
-
-def accumulate(steps: list[Motion]) -> list[Motion]:
-    """Motion since the first frame."""
-    since_first: list[Motion] = []
-    for step in steps:
-        since_first.append(step.after(since_first[-1]) if since_first else Motion())
-    return since_first
+    since_first = itertools.accumulate(steps, lambda moved, step: step.after(moved))
+    return list(since_first), steps, tuple(undecided)

@@ -174,9 +174,12 @@ def assign_grains(grains: list[Grain], around: Surroundings) -> np.ndarray:
     All ways to divide the grains are compared. One layer is enough where a second would resolve few conflicts.
     """
     k = len(grains)
-    label = label_particles(grains)
+    members = np.stack([np.full(around.count, 0.5), *(grain.members for grain in grains)], axis=1)
+    label = members.argmax(axis=1) - 1  # of each particle's grain; -1: none
     size = np.bincount(label[label >= 0], minlength=k)
-    upon = np.stack([lie_too_near(around.positions[label == g], around) for g in range(k)], axis=1)  # (n, grains)
+    # Which particles lie too near to any of a grain for one layer to hold both, (n, grains).
+    near = [cKDTree(around.positions[label == g]).query(around.positions)[0] for g in range(k)]
+    upon = np.stack(near, axis=1) < GRAINS.too_near * around.spacing
     conflicts = np.zeros((k, k))
     for g, h in itertools.combinations(range(k), 2):
         small, large = (g, h) if size[g] < size[h] else (h, g)
@@ -193,17 +196,6 @@ def assign_grains(grains: list[Grain], around: Surroundings) -> np.ndarray:
     resolved = conflicts * (layer[:, None] != layer)
     enough = resolved.sum() > GRAINS.resolved * min(size @ layer, size @ (1 - layer))
     return layer if around.two_layers_known or enough else np.zeros(k, int)
-
-
-def label_particles(grains) -> np.ndarray:
-    """Which grain (-1: none) each particle is in."""
-    members = np.stack([np.full(len(grains[0].members), 0.5), *(grain.members for grain in grains)], axis=1)
-    return members.argmax(axis=1) - 1
-
-
-def lie_too_near(others, around) -> np.ndarray:
-    """Which particles lie too near to any of the others for one layer to hold both."""
-    return cKDTree(others).query(around.positions)[0] < GRAINS.too_near * around.spacing
 
 
 def join_similar_grains(grains: list[Grain], layer: np.ndarray, around) -> tuple[list[Grain], np.ndarray]:

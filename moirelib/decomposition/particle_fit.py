@@ -76,20 +76,11 @@ class FrameFit:
         imaging: Imaging | None = None,
         like: FrameFit | None = None,
     ) -> FrameFit:
-        """A fit that has not begun yet.
+        """A fit of a raw frame (y, x), particles darker than the background, that has not begun yet.
 
-        Parameters
-        ----------
-        frame : ndarray, shape (y, x)
-            Raw frame; particles darker than the background.
-        particles : pandas.DataFrame
-            ``y, x`` (px); what else there is of ``diameter`` (px) and ``depth`` is used as well.
-        diameter : float
-            Expected diameter, in pixels.
-        imaging : Imaging, optional
-            What particles share, when known from another frame; fitted otherwise.
-        like : FrameFit, optional
-            Another fit of the same frame, from which what particles share is fitted on; not used with ``imaging``.
+        ``particles`` holds ``y, x`` (px) and, where known, ``diameter`` (px) and ``depth``; ``diameter`` (px) is the
+        expected one. What particles share is ``imaging`` where that is known from another frame; otherwise it is fitted
+        on from ``like``, another fit of the same frame.
         """
         model = ImageModel.look_at(frame, diameter)
         depth = -np.log1p(-min(FIRST_TAKEN * model.contrast, MOST_TAKEN))
@@ -126,7 +117,9 @@ class FrameFit:
         fit = replace(self, model=model, predicted=model.render(theta, self.imaging), prior=prior)
         if not in_rows or not self.rounds:
             return fit
-        return replace(fit, prior=prior.with_rows(*fit._measure_rows(particles)))
+        rows, std = fit._measure_rows(particles)
+        stiffness = torch.from_numpy(std**-2.0).float()[:, None]
+        return replace(fit, prior=replace(prior, rows=torch.from_numpy(rows), stiffness=stiffness))
 
     def _measure_rows(self, particles):
         """Rows of three within each layer, and the scatter of their middles, in pixels."""

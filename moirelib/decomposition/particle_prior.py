@@ -38,16 +38,16 @@ class ParticlePrior:
     stiffness: torch.Tensor = field(default_factory=lambda: torch.empty(0, 1))  # (m, 1), 1/px², of the rows
     variance: torch.Tensor = field(default_factory=lambda: torch.empty(0, 4))  # (n, 4), as left open by the last step
 
-    def with_rows(self, rows: np.ndarray, std: np.ndarray) -> ParticlePrior:
-        """The same, and rows (m, 3) of which the middles are off by ``std`` (m,) pixels."""
-        return replace(self, rows=torch.from_numpy(rows), stiffness=torch.from_numpy(std**-2.0).float()[:, None])
-
     def with_population(self, theta: torch.Tensor) -> ParticlePrior:
         """Sizes and depths as usual among these particles (n, 4).
 
+        Particles that overlap no other count, if there are enough: one that was taken for two must not count twice.
         The spread is of what was fitted, and what the last step left open adds to it (expectation maximisation).
         """
-        alone = self._find_alone(theta)
+        yx = theta[:, :2].numpy()
+        alone = torch.from_numpy(cKDTree(yx).query(yx, k=2)[0][:, 1] > ALONE * self.diameter)
+        if alone.sum() < ENOUGH_ALONE:
+            alone = torch.ones_like(alone)
         middle = theta[alone, 2:].median(dim=0).values
         if not len(self.variance):
             return replace(self, usual=middle)
@@ -55,13 +55,6 @@ class ParticlePrior:
         spread = torch.sqrt(spread**2 + self.variance[alone, 2:].median(dim=0).values)
         spread = torch.minimum(torch.maximum(spread, torch.tensor(LEAST_SPREAD)), torch.tensor(GREATEST_SPREAD))
         return replace(self, usual=middle, std=torch.cat([self.std[:2], spread]))
-
-    def _find_alone(self, theta):
-        """Particles that overlap no other, if there are enough: one that was taken for two must not count twice."""
-        yx = theta[:, :2].numpy()
-        nearest = cKDTree(yx).query(yx, k=2)[0][:, 1]
-        alone = torch.from_numpy(nearest > ALONE * self.diameter)
-        return alone if alone.sum() >= ENOUGH_ALONE else torch.ones_like(alone)
 
     @property
     def center(self) -> torch.Tensor:

@@ -107,21 +107,16 @@ def settle_diameter(frame, model, trials, fits, name: str) -> tuple[float, Diame
     ratings = [getattr(fit, name) for fit in fits]
     best = int(np.argmax(np.abs(ratings)))
     polarity = np.sign(ratings[best])
-    corrected = correct_diameter(polarity * frame, model, trials[best])
+    corrected = trials[best]
+    for _ in range(SEARCH.corrections):  # by the size of what the network finds
+        measured = measure_diameter(*predict(model, crop_middle(polarity * frame, corrected)))
+        if measured is None:
+            break
+        corrected *= np.clip(measured / WORKING_DIAMETER, *SEARCH.correction)
     again = measure_fit(polarity * frame, model, corrected)
     if getattr(again, name) < SEARCH.worse * abs(ratings[best]):
         return float(trials[best]), fits[best]
     return float(corrected), again
-
-
-def correct_diameter(frame, model, diameter) -> float:
-    """Correct a diameter by the size of what the network finds at it."""
-    for _ in range(SEARCH.corrections):
-        measured = measure_diameter(*predict(model, crop_middle(frame, diameter)))
-        if measured is None:
-            break
-        diameter *= np.clip(measured / WORKING_DIAMETER, *SEARCH.correction)
-    return diameter
 
 
 def crop_middle(frame, diameter) -> np.ndarray:

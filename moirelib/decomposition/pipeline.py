@@ -29,6 +29,8 @@ COLUMNS = (
     "frame particle layer y x y_nm x_nm y_std_nm x_std_nm diameter_nm diameter_std_nm score layer_confidence".split()
 )
 
+LONGEST_STEP = 0.5  # diameters between frames, motion taken off (geometry): less than half the spacing if they touch
+
 
 @dataclass(frozen=True)
 class Decomposition:
@@ -137,7 +139,9 @@ def decompose(
     scheduler, device = (device, "auto") if "://" in device else (None, device)
     check_pixel_size(movie, diameter)
     model = load_weights(weights, device)
-    check_layers(model, weights)
+    layers = model.final_conv.out_channels // 2
+    if layers != 2:  # `layer_assignment` knows two channels
+        raise ValueError(f"{weights} is a network of {layers} layers; decompose takes two apart: pass weights of two")
     diameter_px = None if diameter is None else diameter / movie.pixel_size
     diameter_px, polarity = estimate_size_and_polarity(look_at(movie), model, diameter_px)
     check_diameter(diameter_px, movie)
@@ -149,24 +153,15 @@ def decompose(
     counts = {t: len(found.particles) for t, found in enumerate(frames) if not found.why}
     particles, lattices, motion = follow_layers(frames, working, problems, progress and len(movie) > 1)
     del frames  # from here on, one table is held
-    layers = draw_layers(particles, working, movie.shape)
-    particles = convert_to_nm(particles, working, movie)
+    drawn = draw_layers(particles, working, movie.shape)
+    # Size of a working pixel in nm; the two axes differ by rounding only.
+    nm = movie.pixel_size * np.sqrt(np.prod(movie.shape[1:]) / np.prod(working))
+    particles = convert_to_nm(particles, working, movie, nm)
     particles = link_tracks(particles, LONGEST_STEP * WORKING_DIAMETER, problems)[COLUMNS]
-    nm = measure_working_pixel(working, movie)
     summary = summarize(movie, particles, lattices, nm, weights, device, problems)
     lost = "What was left out is not listed"
     summary |= keep_going(problems, lost, {}, lambda: describe_frames(left_out, counts, motion, summary["note"]))
-    return Decomposition(layers, particles, summary, movie)
-
-
-LONGEST_STEP = 0.5  # diameters between frames, motion taken off (geometry): less than half the spacing if they touch
-
-
-def check_layers(model, weights) -> None:
-    """Refuse networks of other than two layers: `layer_assignment` knows two channels."""
-    layers = model.final_conv.out_channels // 2
-    if layers != 2:
-        raise ValueError(f"{weights} is a network of {layers} layers; decompose takes two apart: pass weights of two")
+    return Decomposition(drawn, particles, summary, movie)
 
 
 def follow_layers(frames: list[Found], working, problems: list[str], progress: bool):
@@ -205,21 +200,13 @@ def link_tracks(table: pd.DataFrame, search_range: float, problems: list[str]) -
     return keep_going(problems, "The particles are not linked from frame to frame", table, link)
 
 
-def measure_working_pixel(working, movie) -> float:
-    """Size of a working pixel in nm; the two axes differ by rounding only."""
-    return movie.pixel_size * np.sqrt(np.prod(movie.shape[1:]) / np.prod(working))
-
-
-def convert_to_nm(particles: pd.DataFrame, working, movie) -> pd.DataFrame:
-    """From working pixels to the frame's pixels and nm, for particles centred in the frame.
-
-    Both put pixel centres at integer coordinates.
-    """
+def convert_to_nm(particles: pd.DataFrame, working, movie, nm: float) -> pd.DataFrame:
+    """From working pixels of ``nm`` each to the frame's pixels and nm, for particles centred in the frame."""
     if len(movie) == 1:
         # In a movie each frame's positions must be its own, or vibrations would be smoothed away and time could not
         # average the noise. A single frame is best fitted together with the crystal's regularity.
         particles = particles.assign(**{name: particles[f"{name}_likeliest"] for name in LIKELIEST})
-    native, nm = movie.shape[1:], measure_working_pixel(working, movie)
+    native = movie.shape[1:]
     inside = particles["y"].between(-0.5, working[0] - 0.5) & particles["x"].between(-0.5, working[1] - 0.5)
     particles = particles.loc[inside, [name for name in particles if not name.endswith("_likeliest")]]
     y, x = ((particles[c] + 0.5) / (working[k] / native[k]) - 0.5 for k, c in enumerate("yx"))

@@ -36,14 +36,8 @@ class SameLayer(nn.Module):
     def forward(self, step, alike, present):
         """Log-odds (n, k) of one layer, and logits (n, 3) of one, two or three layers around.
 
-        Parameters
-        ----------
-        step : Tensor, shape (n, k, 2)
-            From the particle in the middle to its neighbours.
-        alike : Tensor, shape (n, k, 3)
-            Columns of `describe_pairs`.
-        present : Tensor, shape (n, k), bool
-            False where there are fewer neighbours.
+        ``step`` (n, k, 2) goes from the particle in the middle to its neighbours, ``alike`` (n, k, 3) is of
+        `describe_pairs`, and ``present`` (n, k) is False where there are fewer neighbours.
         """
         distance = step.norm(dim=-1, keepdim=True)
         phase = step @ self.waves

@@ -19,7 +19,7 @@ from skimage.feature import peak_local_max
 
 import moirelib
 from moirelib.decomposition import WORKING_DIAMETER, FrameFit, resample
-from moirelib.decomposition.layer_images import draw_layers
+from moirelib.decomposition.pipeline import draw_layers
 
 __all__ = [
     "bragg_filtering",

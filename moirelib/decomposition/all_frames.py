@@ -135,9 +135,7 @@ def describe_run(movie: Movie, job: FrameJob) -> dict:
     digest = hashlib.sha256(b"".join(image.tobytes() for image in look_at(movie)))
     weights_sha = hashlib.sha256(Path(job.weights or weights_path()).read_bytes()).hexdigest()
     about = {k: v for k, v in asdict(job).items() if k not in ("weights", "shared", "corner")}
-    return {"moirelib": __version__, "movie": digest.hexdigest(), "frames": len(movie), "weights": weights_sha} | {
-        key: list(value) if isinstance(value, tuple) else value for key, value in about.items()
-    }
+    return {"moirelib": __version__, "movie": digest.hexdigest(), "frames": len(movie), "weights": weights_sha} | about
 
 
 def find_in_all_frames(movie: Movie, job: FrameJob, results: FrameResults, scheduler, progress: bool) -> list[Found]:

@@ -34,19 +34,17 @@ def to_atoms(particles: pd.DataFrame, gap: float | None = None) -> list[Atoms]:
     gap = float(particles["diameter_nm"].median()) if gap is None else gap
     if not gap > 0:
         raise ValueError(f"the gap between layers must be a positive number of nm, got {gap}")
-    return [to_sites(table, gap) for _, table in particles.groupby("frame")]
-
-
-def to_sites(table: pd.DataFrame, gap: float) -> Atoms:
-    """One frame's particles."""
-    height = (table["layer"].to_numpy() - 1) * gap
-    places = np.column_stack([table["x_nm"], -table["y_nm"], height])
-    atoms = Atoms("X" * len(table), positions=NM_TO_ANGSTROM * places, pbc=False)
-    atoms.info["frame"] = int(table["frame"].iloc[0])
-    atoms.set_array("layer", table["layer"].to_numpy(int))
-    atoms.set_array("diameter", NM_TO_ANGSTROM * table["diameter_nm"].to_numpy(float))
-    if "particle" in table:
-        atoms.set_array("particle", table["particle"].fillna(-1).to_numpy(int))
-    if "layer_confidence" in table:
-        atoms.set_array("layer_confidence", table["layer_confidence"].to_numpy(float))
-    return atoms
+    frames = []
+    for frame, table in particles.groupby("frame"):
+        height = (table["layer"].to_numpy() - 1) * gap
+        places = np.column_stack([table["x_nm"], -table["y_nm"], height])
+        atoms = Atoms("X" * len(table), positions=NM_TO_ANGSTROM * places, pbc=False)
+        atoms.info["frame"] = int(frame)
+        atoms.set_array("layer", table["layer"].to_numpy(int))
+        atoms.set_array("diameter", NM_TO_ANGSTROM * table["diameter_nm"].to_numpy(float))
+        if "particle" in table:
+            atoms.set_array("particle", table["particle"].fillna(-1).to_numpy(int))
+        if "layer_confidence" in table:
+            atoms.set_array("layer_confidence", table["layer_confidence"].to_numpy(float))
+        frames.append(atoms)
+    return frames

@@ -24,6 +24,7 @@ FINE = 2  # samples of the transmission per pixel and axis
 #: of half a pixel at the working radius of 6 pixels (2 · 0.5 / 6 = 0.17).
 EDGE = 0.04
 WINDOW = 0.62  # diameters, half the edge of a particle's window: its radius, stretched or grown by up to a quarter
+FAST = (16, 20, 24, 32, 40, 48, 64, 80, 96, 128)  # px; edges of windows with fast small batched Fourier transforms
 PAD = 1.2  # diameters around the frame, so that particles at its border are whole and blurred as others are
 FAINT = 3e-3  # of a derivative's largest value; smaller ones are left out of sparse matrices
 
@@ -78,15 +79,14 @@ class Background:
 
     def fit(self, frame, t):
         """Background that explains ``frame = background · t`` best (least squares)."""
-        return self._solve(self._normal(t), frame * t)
+        return self._solve(t, frame * t)
 
     def differentiate(self, frame, t, background, changes):
         """Changes of the fitted background for changes (k, y, x) of ``t`` and, the last, for a frame darker by 1."""
-        weighted = torch.cat([changes * (frame - 2 * t * background), -t[None]])
-        return self._solve(self._normal(t), weighted)
+        return self._solve(t, torch.cat([changes * (frame - 2 * t * background), -t[None]]))
 
-    def _normal(self, t):
-        """Normal matrix of the coefficients."""
+    def _solve(self, t, images):
+        """Backgrounds (..., y, x) whose coefficients solve the normal equations of ``t`` for weighted images."""
         p, q = (len(b) for b in self.axes)
         moments = self.pairs[0].reshape(4 * p, -1) @ (t * t) @ self.pairs[1].reshape(4 * q, -1).T
         moments = moments.reshape(4, p, 4, q)
@@ -97,10 +97,7 @@ class Background:
                     band = torch.diagonal(torch.diagonal(normal, i, 0, 1), j, 0, 1)
                     band.copy_(moments[a, : p - a, b, : q - b])
         normal = normal.permute(0, 2, 1, 3).reshape(p * q, p * q)
-        return normal + BENDING * torch.diagonal(normal).mean() * self.bending
-
-    def _solve(self, normal, images):
-        """Backgrounds (..., y, x) whose coefficients solve the normal equations for images as they are weighted."""
+        normal = normal + BENDING * torch.diagonal(normal).mean() * self.bending
         one, other = self.axes
         moments = one @ images @ other.T
         coefficients = torch.linalg.solve(normal, moments.reshape(-1, len(normal)).T).T
@@ -113,14 +110,6 @@ def spline_basis(n, distance):
     knots = -0.5 + n / spans * np.arange(-3, spans + 4)
     basis = BSpline.design_matrix(np.arange(n, dtype=float), knots, 3).toarray()
     return torch.from_numpy(np.ascontiguousarray(basis.T, np.float32))
-
-
-class Windows(NamedTuple):
-    """Whole-pixel windows around the particles; they serve while particles move by less than a pixel or two."""
-
-    corner: torch.Tensor  # (n, 2), px: the particles' positions, rounded
-    samples: torch.Tensor  # (n, y, x), where the windows' samples lie in the flat fine grid
-    inside: torch.Tensor  # (n, y, x), 1 where samples are on the grid
 
 
 class Prediction(NamedTuple):
@@ -148,12 +137,18 @@ class ImageModel:
     noise: float  # standard deviation that residuals are divided by, in medians of the frame
     background: Background
     margin: int = 0  # px along the border that do not count: blur mixes in light from outside, where nothing is known
-    windows: Windows = Windows(*[torch.empty(0)] * 3)
+    # Whole-pixel windows around the particles; they serve while particles move by less than a pixel or two.
+    corner: torch.Tensor = torch.empty(0)  # (n, 2), px: the particles' positions, rounded
+    samples: torch.Tensor = torch.empty(0)  # (n, y, x), where the windows' samples lie in the flat fine grid
+    inside: torch.Tensor = torch.empty(0)  # (n, y, x), 1 where samples are on the grid
 
     @classmethod
     def look_at(cls, frame: np.ndarray, diameter: float) -> ImageModel:
         """Model of a frame (y, x) in any unit, from a first look at its light and noise."""
         frame = np.asarray(frame, np.float32)
+        # Pixel noise from the smallest details: a difference of four independent pixels has √4 times the noise.
+        details = frame[1:, 1:] - frame[1:, :-1] - frame[:-1, 1:] + frame[:-1, :-1]
+        noise = float(np.median(np.abs(details)) / STD_TO_MAD / 2)
         smooth = gaussian_filter(frame, diameter * SMOOTHING)
         low, high = np.percentile(smooth, [DARK, LIGHT])
         # Transmissions multiply counts above the dark level. A frame below zero, or far above with hardly any contrast,
@@ -165,7 +160,7 @@ class ImageModel:
             diameter=diameter,
             contrast=float((high - low) / (high + lift + 1e-30)),
             darkest=BELOW_DARKEST * float(smooth.min() + lift) / scale,
-            noise=max(measure_pixel_noise(frame), LEAST_NOISE * (high - low) + 1e-30) / scale,
+            noise=max(noise, LEAST_NOISE * (high - low) + 1e-30) / scale,
             background=Background(frame.shape, KNOTS * diameter),
         )
 
@@ -200,7 +195,7 @@ class ImageModel:
         corner = torch.round(theta[:, :2]).long()
         fine = FINE * (corner - self.half + self.pad)[:, :, None] + torch.arange(len(self.axis))
         index, inside = flat_index(fine[:, 0], fine[:, 1], self.fine_shape)
-        return replace(self, windows=Windows(corner, index, inside.float()))
+        return replace(self, corner=corner, samples=index, inside=inside.float())
 
     def weigh(self, imaging: Imaging, noise: float | None = None) -> ImageModel:
         """The model that leaves out the border that this blur reaches, and divides residuals by this noise."""
@@ -209,9 +204,8 @@ class ImageModel:
 
     def _offsets(self, theta):
         """Distances (px) along y and x from the particles, in their windows."""
-        corner = self.windows.corner
-        y = self.axis[None, :, None] + (corner[:, 0] - theta[:, 0])[:, None, None]
-        return y, self.axis[None, None, :] + (corner[:, 1] - theta[:, 1])[:, None, None]
+        y, x = (self.corner - theta[:, :2]).T[:, :, None, None]
+        return self.axis[:, None] + y, self.axis + x
 
     def depths(self, theta, imaging, slopes: bool = True):
         """In every window: offsets (px) as of round particles, squared relative distance, depth and its derivatives."""
@@ -220,13 +214,13 @@ class ImageModel:
         along_y, along_x = yy * y + yx * x, yx * y + xx * x
         rho2 = (y * along_y + x * along_x) * (4 * torch.exp(-2 * theta[:, 2]))[:, None, None]
         depths = soft_profile(rho2, torch.exp(theta[:, 3])[:, None, None], imaging.exponent, slopes)
-        return along_y, along_x, rho2, *(d * self.windows.inside for d in depths)
+        return along_y, along_x, rho2, *(d * self.inside for d in depths)
 
     def render(self, theta: torch.Tensor, imaging: Imaging) -> Prediction:
         """Predict the frame; the background is the one that fits best."""
         depth = self.depths(theta, imaging, slopes=False)[3]
         total = torch.zeros(self.fine_shape[0] * self.fine_shape[1])
-        total.index_add_(0, self.windows.samples.flatten(), depth.flatten())
+        total.index_add_(0, self.samples.flatten(), depth.flatten())
         transmission = torch.exp(-total).reshape(self.fine_shape)
         t = block_mean(transmission)
         t = torch.fft.irfft2(torch.fft.rfft2(t) * imaging.transfer(t.shape, self.diameter), s=t.shape)
@@ -248,7 +242,7 @@ class ImageModel:
         """Derivatives of the frame by each particle's parameters, in units of the noise."""
         theta, imaging = predicted.theta, predicted.imaging
         y, x, rho2, _, by_rho2, by_depth, _ = self.depths(theta, imaging)
-        through = -predicted.transmission.flatten()[self.windows.samples]
+        through = -predicted.transmission.flatten()[self.samples]
         inverse = -8 * torch.exp(-2 * theta[:, 2])[:, None, None]
         by_rho2 = through * by_rho2
         columns = [by_rho2 * inverse * y, by_rho2 * inverse * x, -2 * by_rho2 * rho2, through * by_depth]
@@ -258,37 +252,34 @@ class ImageModel:
     def blur(self, changes, imaging, background):
         """Changes (n, k, fine, fine) of the transmission as changes of the frame over the noise, and their pixels."""
         changes, reach = block_mean(changes), imaging.reach(self.diameter)
-        edge = fast_size(changes.shape[-1] + 2 * reach)
+        needed = changes.shape[-1] + 2 * reach
+        edge = next((size for size in FAST if size >= needed), needed)
         changes = torch.nn.functional.pad(changes, (reach, edge - changes.shape[-1] - reach) * 2)
         transfer = imaging.transfer(changes.shape[-2:], self.diameter)
         changes = torch.fft.irfft2(torch.fft.rfft2(changes) * transfer, s=changes.shape[-2:])
-        around = self.windows.corner[:, :, None] + torch.arange(edge) - (self.half + reach)
+        around = self.corner[:, :, None] + torch.arange(edge) - (self.half + reach)
         index, inside = flat_index(around[:, 0], around[:, 1], self.shape)
         weight = inside * (self.counted() * background).flatten()[index] / self.noise
         return changes * weight[:, None], index
 
     def shared_jacobian(self, predicted: Prediction) -> np.ndarray:
         """Derivatives (pixels, k) of the frame over the noise by `SHARED`; the background follows."""
-        imaging = predicted.imaging
-        t, names, changes = self._shared_changes(predicted.theta, imaging)
-        frame, background = self.frame - imaging.offset, predicted.background
-        answers = self.background.differentiate(frame, t, background, changes)
-        columns = torch.cat([background * changes + t * answers[:-1], 1 + t * answers[-1:]])
-        order = [[*names, "offset"].index(p.name) for p in SHARED]
-        columns = columns[order] * self.counted() / self.noise
-        return columns.flatten(1).T.numpy().astype(float)
-
-    def _shared_changes(self, theta, imaging):
-        """Blurred transmission (y, x), and names and values of its derivatives by what is shared."""
-        names, form = self._changes_of_form(theta, imaging)
+        imaging, shape = predicted.imaging, tuple(n + 2 * self.pad for n in self.shape)
+        names, form = self._changes_of_form(predicted.theta, imaging)
         waves = torch.fft.rfft2(block_mean(form))
-        shape = tuple(n + 2 * self.pad for n in self.shape)
         transfer, optics = imaging.transfer(shape, self.diameter), select("transfer")
         moved = [replace(imaging, **{p.name: getattr(imaging, p.name) + p.step}) for p in optics]
         by_optics = [(m.transfer(shape, self.diameter) - transfer) / p.step for m, p in zip(moved, optics, strict=True)]
         waves = torch.cat([waves * transfer, waves[:1] * torch.stack(by_optics)])
         images = torch.fft.irfft2(waves, s=shape)[:, self.pad : -self.pad, self.pad : -self.pad]
-        return images[0], [*names, *(p.name for p in optics)], images[1:]
+        t, changes = images[0], images[1:]
+        frame, background = self.frame - imaging.offset, predicted.background
+        answers = self.background.differentiate(frame, t, background, changes)
+        columns = torch.cat([background * changes + t * answers[:-1], 1 + t * answers[-1:]])
+        names += [p.name for p in optics] + ["offset"]
+        order = [names.index(p.name) for p in SHARED]
+        columns = columns[order] * self.counted() / self.noise
+        return columns.flatten(1).T.numpy().astype(float)
 
     def _changes_of_form(self, theta, imaging):
         """Names of what shapes particles; transmission on the fine grid, then its derivatives by these."""
@@ -301,7 +292,7 @@ class ImageModel:
             yy, yx, xx = np.subtract(moved.stretch(), imaging.stretch()) / p.step
             changes[p.name] = by_rho2 * (y * (yy * y + 2 * yx * x) + xx * x * x) * scale
         total = torch.zeros(len(changes) + 1, self.fine_shape[0] * self.fine_shape[1])
-        total.index_add_(1, self.windows.samples.flatten(), torch.stack([depth, *changes.values()]).flatten(1))
+        total.index_add_(1, self.samples.flatten(), torch.stack([depth, *changes.values()]).flatten(1))
         t = torch.exp(-total[0])
         total[0], total[1:] = t, -t * total[1:]
         return list(changes), total.reshape(-1, *self.fine_shape)
@@ -330,17 +321,6 @@ def block_mean(x):
     """Mean of FINE × FINE samples; adding slices is several times faster than reshaping and averaging."""
     rows = sum(x[..., k::FINE, :] for k in range(FINE))
     return sum(rows[..., k::FINE] for k in range(FINE)) / FINE**2
-
-
-def fast_size(n) -> int:
-    """An edge of at least n for which small batched Fourier transforms are fast."""
-    return next((size for size in (16, 20, 24, 32, 40, 48, 64, 80, 96, 128) if size >= n), n)
-
-
-def measure_pixel_noise(frame) -> float:
-    """Pixel noise from the smallest details: median absolute second difference along both diagonals."""
-    d = frame[1:, 1:] - frame[1:, :-1] - frame[:-1, 1:] + frame[:-1, :-1]
-    return float(np.median(np.abs(d)) / STD_TO_MAD / 2)  # of four independent pixels: √4 times the noise
 
 
 class Jacobian:

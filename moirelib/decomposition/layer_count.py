@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import pandas as pd
@@ -142,24 +142,15 @@ def count_layers(detections, diameter) -> int | None:
 
 
 def fit_hypothesis(
-    frame,
-    detections,
-    diameter,
-    asked: int | None,
-    imaging: Imaging | None,
-    like: FrameFit | None,
-    unlike: bool = False,
+    frame, detections, diameter, asked: int | None, imaging: Imaging | None, like: FrameFit | None, unlike: bool = False
 ) -> Hypothesis:
     """Fit a frame with the number of layers that is asked for (None: open), or with two of ``unlike`` lattices.
 
     What the particles share is ``imaging`` or, if that is not known, fitted on from the fit ``like``.
     """
-
-    def assign(particles):
-        if unlike:
-            return name_two_layers(particles, diameter)
-        return assign_layers(particles, diameter, layers=asked)
-
+    assign: Callable = partial(assign_layers, diameter=diameter, layers=asked)
+    if unlike:
+        assign = partial(name_two_layers, diameter=diameter)
     if asked == 1:
         detections = drop_second_peaks(detections, diameter)
     # A particle that the network put into both channels is one until the frame shows two: fitted as two, it would fall

@@ -139,7 +139,12 @@ class Surroundings:
         self.grain_weight_sum = np.asarray(self.grain_weights.sum(axis=1)).ravel()
         shown = particles["shown"].eq(True).to_numpy() if "shown" in particles else np.zeros(self.count, bool)
         self.crowded_pairs, self.crowded_odds = self._find_crowded_pairs(particles, shown)
-        self.double_finds = self._find_doubles(shown)
+        # Pairs (d, 2) found in both channels at one place: two particles, or one found twice. Not those shown to be two.
+        first, second = (np.flatnonzero(self.channel_sign == sign) for sign in (1, -1))
+        reach = evidence.double_limit * diameter
+        i, j = pair_mutually_nearest(self.positions[first], self.positions[second], reach)
+        doubles = np.stack([first[i], second[j]], axis=1)
+        self.double_finds = doubles[~shown[doubles].all(axis=1)]
         nearest = tree.query(self.positions, k=2)[0][:, 1] / self.spacing
         close = nearest[nearest < GRAINS.too_near]
         # Of those whose nearest neighbour is too near for one layer, how many are still clearly apart from it.
@@ -167,14 +172,6 @@ class Surroundings:
         odds = np.where(distance < evidence.touch_limit * touch, evidence.touching, evidence.crowded)
         two = shown[self.pairs].all(axis=1) & (distance < evidence.shown_limit * diameter)
         return self.pairs[crowded], np.where(two, evidence.shown, odds)[crowded]
-
-    def _find_doubles(self, shown) -> np.ndarray:
-        """Pairs (d, 2) found in both channels at one place: two particles, or one found twice; not those shown two."""
-        first, second = (np.flatnonzero(self.channel_sign == sign) for sign in (1, -1))
-        reach = self.evidence.double_limit * self.diameter
-        i, j = pair_mutually_nearest(self.positions[first], self.positions[second], reach)
-        doubles = np.stack([first[i], second[j]], axis=1)
-        return doubles[~shown[doubles].all(axis=1)]
 
     def fit(self, weights, lattice) -> np.ndarray:
         """How well each particle sits on the lattice that its weighted surroundings form: 3 on a site, 0 on average.

@@ -25,9 +25,13 @@ class Grain:
 
 def find_overlapping_grains(around: Surroundings) -> list[Grain]:
     """Contiguous grains, the largest first, each a lattice and the particles on it."""
-    copies = find_copies(around)
-    if not copies:
-        return []
+    groups = group_alike(find_lattices(around), lambda a, b: lattice_distance(a.lattice, b.lattice) < GRAINS.alike)
+    # Of lattices that may overlap, shifted copies of one lattice are told apart.
+    copies = [copy for group in groups for copy in split_copies(group, around)]
+    if not copies:  # two layers half a spacing apart cancel each other's waves
+        copies = split_copies([Grain(around.lattice, np.ones(around.count))], around)
+        if len(copies) < 2:
+            return []
     members = np.stack([copy.members for copy in copies], axis=1)
     lattices = [copy.lattice for copy in copies if copy.lattice]  # every copy has one
     for _ in range(GRAINS.sharing_rounds):
@@ -42,17 +46,6 @@ def find_overlapping_grains(around: Surroundings) -> list[Grain]:
         mask[piece] = 1.0
         grains.append(Grain(lattice, mask))
     return sorted(grains, key=lambda grain: -grain.members.sum())[: GRAINS.grains]
-
-
-def find_copies(around) -> list[Grain]:
-    """Lattices that may overlap, shifted copies of one lattice told apart."""
-    limit = GRAINS.alike
-    groups = group_alike(find_lattices(around), lambda a, b: lattice_distance(a.lattice, b.lattice) < limit)
-    copies = [copy for group in groups for copy in split_copies(group, around)]
-    if not copies:  # two layers half a spacing apart cancel each other's waves
-        copies = split_copies([Grain(around.lattice, np.ones(around.count))], around)
-        copies = copies if len(copies) > 1 else []
-    return copies
 
 
 def find_lattices(around) -> list[Grain]:

@@ -67,15 +67,14 @@ def summarize(movie, table: pd.DataFrame, lattices: list, nm: float, weights, de
 def describe_frames(left_out: list[dict], counts: dict[int, int], motion: MovieMotion, note: str) -> dict:
     """Which frames were left out, which hold suspiciously little, before which the motion is not sure; and the note."""
     doubtful = find_doubtful(counts)
+    undecided = list(motion.undecided)
+    other = "before which the specimen may have moved by other lattice vectors"
     said = {
         f"left out: {join_numbers([one['frame'] for one in left_out])} (see left_out)": left_out,
         f"with suspiciously few particles: {join_numbers(doubtful)}": doubtful,
-        f"before which the specimen may have moved by other lattice vectors: {join_numbers(motion.undecided)}": (
-            motion.undecided
-        ),
+        f"{other}: {join_numbers(undecided)}": undecided,
     }
     note = " ".join([note, *(f"Frames {text}." for text, there in said.items() if there)])
-    undecided = list(motion.undecided)
     return {"left_out": left_out, "doubtful": doubtful, "motion_undecided": undecided, "note": note}
 
 

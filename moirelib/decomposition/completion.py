@@ -294,6 +294,4 @@ def append(particles, new) -> pd.DataFrame:
 
 def nearest_distance(points, others) -> np.ndarray:
     """From each point to the nearest of the others."""
-    if len(points) == 0 or len(others) == 0:
-        return np.full(len(points), np.inf)
     return cKDTree(others[["y", "x"]]).query(points[["y", "x"]])[0]

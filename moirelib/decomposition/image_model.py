@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -136,6 +135,10 @@ class ImageModel:
     darkest: float  # highest possible dark level, in medians of the frame
     noise: float  # standard deviation that residuals are divided by, in medians of the frame
     background: Background
+    half: int  # px from the middle pixel of a particle's window to its edge, before blurring
+    pad: int  # px around the frame
+    axis: torch.Tensor  # px, from a window's middle to its samples
+    fine_shape: tuple[int, int]  # of the padded frame, in fine samples
     margin: int = 0  # px along the border that do not count: blur mixes in light from outside, where nothing is known
     # Whole-pixel windows around the particles; they serve while particles move by less than a pixel or two.
     corner: torch.Tensor = torch.empty(0)  # (n, 2), px: the particles' positions, rounded
@@ -155,6 +158,9 @@ class ImageModel:
         # has lost that level and gets one; the offset is fitted later.
         lift = 0.0 if low > 0 and high - low > LOST_LEVEL * high else NEW_LEVEL * (high - low) - low
         scale = float(np.median(frame + lift)) or 1.0
+        half, pad = int(np.ceil(WINDOW * diameter)) + 1, int(np.ceil(PAD * diameter))
+        axis = (np.arange(FINE * (2 * half + 1)) + 0.5) / FINE - 0.5 - half
+        height, width = frame.shape
         return cls(
             frame=torch.from_numpy(((frame + lift) / scale).astype(np.float32)),
             diameter=diameter,
@@ -162,33 +168,16 @@ class ImageModel:
             darkest=BELOW_DARKEST * float(smooth.min() + lift) / scale,
             noise=max(noise, LEAST_NOISE * (high - low) + 1e-30) / scale,
             background=Background(frame.shape, KNOTS * diameter),
+            half=half,
+            pad=pad,
+            axis=torch.from_numpy(axis).float(),
+            fine_shape=(FINE * (height + 2 * pad), FINE * (width + 2 * pad)),
         )
 
     @property
     def shape(self) -> tuple[int, int]:
         """Of the frame (y, x), in pixels."""
         return self.frame.shape[0], self.frame.shape[1]
-
-    @property
-    def half(self) -> int:
-        """Pixels from the middle pixel of a particle's window to its edge, before blurring."""
-        return int(np.ceil(WINDOW * self.diameter)) + 1
-
-    @property
-    def pad(self) -> int:
-        """Pixels around the frame."""
-        return int(np.ceil(PAD * self.diameter))
-
-    @property
-    def fine_shape(self) -> tuple[int, int]:
-        """Of the padded frame, in fine samples."""
-        return FINE * (self.shape[0] + 2 * self.pad), FINE * (self.shape[1] + 2 * self.pad)
-
-    @cached_property
-    def axis(self) -> torch.Tensor:
-        """Pixels from a window's middle to its samples."""
-        samples = np.arange(FINE * (2 * self.half + 1))
-        return torch.from_numpy((samples + 0.5) / FINE - 0.5 - self.half).float()
 
     def place(self, theta: torch.Tensor) -> ImageModel:
         """The model with windows around these particles."""

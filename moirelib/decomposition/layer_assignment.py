@@ -1,9 +1,4 @@
-"""Decide which layer every particle belongs to, and say how sure that is.
-
-A points problem: lattices are found in all particles together, contiguous grains on them, and layers from how the
-grains lie over each other; then every particle weighs its evidence. In movies, tracks vote.
-Explained in chapter 7, "Particles".
-"""
+"""Decide which layer every particle belongs to, and say how sure that is (chapter 7, "Particles")."""
 
 import numpy as np
 import pandas as pd

@@ -139,7 +139,7 @@ class Surroundings:
         self.grain_weight_sum = np.asarray(self.grain_weights.sum(axis=1)).ravel()
         shown = particles["shown"].eq(True).to_numpy() if "shown" in particles else np.zeros(self.count, bool)
         self.crowded_pairs, self.crowded_odds = self._find_crowded_pairs(particles, shown)
-        # Pairs (d, 2) found in both channels at one place: two particles, or one found twice. Not those shown to be two.
+        # Pairs (d, 2) found in both channels at one place: two particles, or one found twice; not those shown as two.
         first, second = (np.flatnonzero(self.channel_sign == sign) for sign in (1, -1))
         reach = evidence.double_limit * diameter
         i, j = pair_mutually_nearest(self.positions[first], self.positions[second], reach)

@@ -7,7 +7,7 @@ from scipy.special import expit, logit
 
 from ..crystal.matching import pair_mutually_nearest
 from ..crystal.motion import Motion
-from ..crystal.neighbours import SPACING_PER_DIAMETER, extent, to_complex, to_points
+from ..crystal.neighbours import SPACING_PER_DIAMETER, extent
 from ..tracking import link_places
 from .layer_assignment import DOUBLE_REACH, drop_doubles, exclude_pairs
 from .layer_evidence import Evidence
@@ -46,12 +46,16 @@ def vote(
         Frames whose layers exchanged their names; their lattices change places too.
     """
     motion = [Motion()] * len(tables) if motion is None else motion
-    tables, exchanged = align_names(tables, diameter, motion)
+    still = [one.inverse().apply(table[["y", "x"]].to_numpy()) for one, table in zip(motion, tables, strict=True)]
+    tables, exchanged = align_names(tables, still, diameter)
     lengths = [len(table) for table in tables]
     if sum(lengths) == 0:
         return tables, exchanged
     movie = pd.concat(tables, ignore_index=True).assign(frame=np.repeat(range(len(tables)), lengths))
-    track = follow_particles(movie, diameter, motion)
+    # The layer is a third coordinate, so that particles at one place keep apart.
+    place = pd.DataFrame({"frame": movie["frame"], "z": LAYER_STEP * diameter * movie["layer"]})
+    place["y"], place["x"] = np.concatenate(still).T
+    track = link_places(place, LONGEST_STEP * diameter, MEMORY, step=NARROWING).sort_index().to_numpy()
     size = np.bincount(track)
     total = np.bincount(track, read_log_odds(movie)) * 2 / (size + 1)
     log_odds = keep_apart(total, track, movie, diameter)[track]
@@ -70,10 +74,12 @@ def read_log_odds(table) -> np.ndarray:
     return np.where(table["layer"] == 1, 1.0, -1.0) * logit(confidence)
 
 
-def align_names(tables, diameter, motion) -> tuple[list[pd.DataFrame], list[bool]]:
-    """Exchange layer names in frames where most particles change their layer; layer 1 reaches furthest overall."""
+def align_names(tables, still, diameter) -> tuple[list[pd.DataFrame], list[bool]]:
+    """Exchange layer names in frames where most particles change their layer; layer 1 reaches furthest overall.
+
+    ``still`` (n, 2) is where the particles of each frame would be without the motion.
+    """
     tables, exchanged, before = list(tables), [False] * len(tables), None
-    still = [motion[t].inverse().apply(table[["y", "x"]].to_numpy()) for t, table in enumerate(tables)]
     for t, table in enumerate(tables):
         if len(table) == 0:
             continue
@@ -87,15 +93,6 @@ def align_names(tables, diameter, motion) -> tuple[list[pd.DataFrame], list[bool
         tables = [table.assign(layer=3 - table["layer"]) for table in tables]
         exchanged = [not e for e in exchanged]
     return tables, exchanged
-
-
-def follow_particles(movie, diameter, motion) -> np.ndarray:
-    """Number of each row's track. The layer is a third coordinate, so that particles at one place keep apart."""
-    place = pd.DataFrame({"frame": movie["frame"], "z": LAYER_STEP * diameter * movie["layer"]})
-    back = [one.inverse() for one in motion]
-    turn, shift = (np.array([getattr(one, name) for one in back])[movie["frame"]] for name in ("turn", "shift"))
-    place["y"], place["x"] = to_points(turn * to_complex(movie[["y", "x"]].to_numpy()) + shift).T
-    return link_places(place, LONGEST_STEP * diameter, MEMORY, step=NARROWING).sort_index().to_numpy()
 
 
 def keep_apart(log_odds, track, movie, diameter) -> np.ndarray:

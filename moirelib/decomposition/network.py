@@ -173,8 +173,6 @@ def locate(centers: np.ndarray, diameter: float, threshold: float = LOWEST_PEAK)
 
 def measure_centroids(image, yx, reach) -> np.ndarray:
     """Centre of mass of each particle's share of an image: the pixels within reach and nearest to it."""
-    if len(yx) == 0:
-        return yx.astype(float)
     covered = np.argwhere(image > FLOOR)
     distance, owner = cKDTree(yx).query(covered, distance_upper_bound=reach)
     near = np.isfinite(distance)

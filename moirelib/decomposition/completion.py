@@ -183,7 +183,7 @@ def settle_overlaps(fit: FrameFit, particles: pd.DataFrame, spacings: Spacings) 
 
     Tested are two found particles close to each other, and a vacant site of one layer under or over a particle of the
     other. Both answers are fitted to the frame, for all places at once. The squared residuals around each place decide,
-    with the odds that its lattice gives and with how usual the particles' sizes and depths would be.
+    with the odds of its lattice and how usual the sizes and depths would be: two thin particles can make up one.
 
     Parameters are those of `complete`. Gives the fit of the last answer tried, to go on from, and the particles;
     ``shown`` marks those of places where there are two.

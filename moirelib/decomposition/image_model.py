@@ -186,10 +186,9 @@ class ImageModel:
         index, inside = flat_index(fine[:, 0], fine[:, 1], self.fine_shape)
         return replace(self, corner=corner, samples=index, inside=inside.float())
 
-    def weigh(self, imaging: Imaging, noise: float | None = None) -> ImageModel:
-        """The model that leaves out the border that this blur reaches, and divides residuals by this noise."""
-        margin = int(np.ceil(imaging.blur * self.diameter))
-        return replace(self, margin=margin, noise=self.noise if noise is None else noise)
+    def weigh(self, imaging: Imaging) -> ImageModel:
+        """The model that leaves out the border that this blur reaches."""
+        return replace(self, margin=int(np.ceil(imaging.blur * self.diameter)))
 
     def _offsets(self, theta):
         """Distances (px) along y and x from the particles, in their windows."""

@@ -107,7 +107,7 @@ def choose_hypothesis(hypotheses: list[Hypothesis]) -> Hypothesis:
 class SharedByFrames:
     """What the frames of a movie have in common, known from some of them."""
 
-    imaging: Imaging  # profile, blur and dark level
+    imaging: Imaging | None  # profile, blur and dark level, where known
     layers: int | None  # number of layers; None where the frames that were looked at differ
     unlike: bool = False  # whether they are two layers that only `unlike_layers` tells apart
 
@@ -121,15 +121,13 @@ def propose_hypotheses(
     as many layers as the movie has, that number is kept: decided in every frame anew it would flicker, and take twice
     as long.
     """
-    usual = None if shared is None else shared.layers
-    asked = 2 if usual == 2 else count_layers(detections, diameter)
-    imaging = None if shared is None else shared.imaging
-    unlike = shared is not None and shared.unlike
-    first = fit_hypothesis(frame, detections, diameter, asked, imaging, None, unlike)
-    if unlike or first.found == usual or not (asked == 1 or first.alike):
+    shared = shared or SharedByFrames(None, None)  # nothing is known
+    asked = 2 if shared.layers == 2 else count_layers(detections, diameter)
+    first = fit_hypothesis(frame, detections, diameter, asked, shared.imaging, None, shared.unlike)
+    if shared.unlike or first.found == shared.layers or not (asked == 1 or first.alike):
         return [first]
     other = 2 if asked == 1 else first.found - 1
-    return [first, fit_hypothesis(frame, detections, diameter, other, imaging, first.fit)]
+    return [first, fit_hypothesis(frame, detections, diameter, other, shared.imaging, first.fit)]
 
 
 def count_layers(detections, diameter) -> int | None:

@@ -119,7 +119,10 @@ class Evidence:
 
 
 class Surroundings:
-    """The particles of a frame, who is near whom, and what follows from that alone. Lengths in pixels."""
+    """The particles of a frame, who is near whom, and what follows from that alone. Lengths in pixels.
+
+    With ``two_layers_known`` there are two, however few conflicts the second one resolves.
+    """
 
     def __init__(self, particles: pd.DataFrame, diameter: float, evidence: Evidence, two_layers_known: bool = False):
         self.two_layers_known, self.evidence, self.diameter = two_layers_known, evidence, diameter

@@ -166,17 +166,17 @@ def locate(centers: np.ndarray, diameter: float, threshold: float = LOWEST_PEAK)
             exclude_border=False,
         )
         score = peaks[tuple(yx.T)]
-        yx = measure_centroids(peaks, yx, REACH * diameter)
+        _, yx = measure_shares(peaks, yx, REACH * diameter, FLOOR)
         tables.append(pd.DataFrame({"channel": channel, "y": yx[:, 0], "x": yx[:, 1], "score": score}))
     return pd.concat(tables, ignore_index=True)
 
 
-def measure_centroids(image, yx, reach) -> np.ndarray:
-    """Centre of mass of each particle's share of an image: the pixels within reach and nearest to it."""
-    covered = np.argwhere(image > FLOOR)
+def measure_shares(image, yx, reach, floor) -> tuple[np.ndarray, np.ndarray]:
+    """Mass (n,) and its centre (n, 2) of each particle's share of an image: pixels over a floor, near, nearest to it."""
+    covered = np.argwhere(image > floor)
     distance, owner = cKDTree(yx).query(covered, distance_upper_bound=reach)
     near = np.isfinite(distance)
     covered, owner = covered[near], owner[near]
     weight = image[tuple(covered.T)]
     mass = np.bincount(owner, weight, len(yx))
-    return np.stack([np.bincount(owner, weight * c, len(yx)) / mass for c in covered.T], axis=1)
+    return mass, np.stack([np.bincount(owner, weight * c, len(yx)) / mass for c in covered.T], axis=1)

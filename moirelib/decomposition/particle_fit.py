@@ -181,7 +181,7 @@ class FrameFit:
         # The border is held during a round: its costs must be of the same pixels.
         model, solid, prior = self.model.weigh(self.imaging), self.solid, self.prior
         if shared and self.rounds:
-            model = model.weigh(self.imaging, model.block_noise(self.predicted.image))
+            model = replace(model, noise=model.block_noise(self.predicted.image))
         if shared and not self.known and self.rounds in self.searches:
             predicted, solid = self._search(model)
         elif shared and not self.known:

@@ -7,11 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
-from scipy.spatial import cKDTree
 
 from ..crystal.fourier import find_lattice
 from ..crystal.neighbours import SPACING_PER_DIAMETER
-from .network import WORKING_DIAMETER, locate, normalize, predict, resample
+from .network import WORKING_DIAMETER, locate, measure_shares, normalize, predict, resample
 
 #: Particles outside this range of diameters, in nm, are no nanoparticles: the pixel size must be wrong.
 PLAUSIBLE_DIAMETER = (0.5, 500.0)
@@ -158,12 +157,9 @@ def measure_diameter(masks, centers) -> float | None:
     found = locate(centers, WORKING_DIAMETER)
     far_edge = np.array(masks.shape[1:]) - WORKING_DIAMETER
     inner = ((found[["y", "x"]] > WORKING_DIAMETER) & (found[["y", "x"]] < far_edge)).all(axis=1)
-    grid = np.moveaxis(np.indices(masks.shape[1:]), 0, -1).reshape(-1, 2)
     areas: list[float] = []
     for channel, group in found.groupby("channel"):
-        distance, index = cKDTree(group[["y", "x"]]).query(grid, distance_upper_bound=WORKING_DIAMETER)
-        near = np.isfinite(distance)
-        share = np.bincount(index[near], masks[channel].ravel()[near], len(group))
+        share, _ = measure_shares(masks[channel], group[["y", "x"]].to_numpy(), WORKING_DIAMETER, floor=0.0)
         areas.extend(share[inner[group.index]])
     return float(np.sqrt(4 / np.pi * np.median(areas))) if areas else None
 

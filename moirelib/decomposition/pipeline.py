@@ -202,10 +202,9 @@ def convert_to_nm(particles: pd.DataFrame, working, movie, nm: float) -> pd.Data
         # In a movie each frame's positions must be its own, or vibrations would be smoothed away and time could not
         # average the noise. A single frame is best fitted together with the crystal's regularity.
         particles = particles.assign(**{name: particles[f"{name}_likeliest"] for name in LIKELIEST})
-    native = movie.shape[1:]
     inside = particles["y"].between(-0.5, working[0] - 0.5) & particles["x"].between(-0.5, working[1] - 0.5)
     particles = particles.loc[inside, [name for name in particles if not name.endswith("_likeliest")]]
-    y, x = ((particles[c] + 0.5) / (working[k] / native[k]) - 0.5 for k, c in enumerate("yx"))
+    y, x = ((particles[c] + 0.5) / (working[k] / movie.shape[1 + k]) - 0.5 for k, c in enumerate("yx"))
     return particles.assign(
         particle=-1,
         y=y,

@@ -172,7 +172,7 @@ def locate(centers: np.ndarray, diameter: float, threshold: float = LOWEST_PEAK)
 
 
 def measure_shares(image, yx, reach, floor) -> tuple[np.ndarray, np.ndarray]:
-    """Mass (n,) and its centre (n, 2) of each particle's share of an image: pixels over a floor, near, nearest to it."""
+    """Mass (n,) and centre (n, 2) of each particle's share of an image: pixels over a floor, near, nearest to it."""
     covered = np.argwhere(image > floor)
     distance, owner = cKDTree(yx).query(covered, distance_upper_bound=reach)
     near = np.isfinite(distance)

@@ -93,7 +93,7 @@ def split_grains(mesh: Mesh, tolerance: Tolerance) -> np.ndarray:
     def rank_lone(bonds, turns, size):
         return np.where(bonds / BONDS_ACROSS * 2 * np.sin(np.radians(turns) / 2) < LONE, size, np.inf)
 
-    grain = _join_grains(mesh, grain, *mesh.edges.T, rank=rank_lone)
+    grain = _join_grains(mesh, grain, mesh.edges[:, 0], mesh.edges[:, 1], rank_lone)
     names, count = np.unique(grain[grain >= 0], return_counts=True)
     renamed = np.full(mesh.n, -1)
     for k, largest in enumerate(np.argsort(-count, kind="stable")[: np.sum(count >= smallest)]):

@@ -80,6 +80,6 @@ def finish_image(ax: Axes, shape: tuple[int, ...], pixel_size: float, scale_bar:
     box = Rectangle((0.03 * width, 0.85 * height), long + 0.06 * width, 0.125 * height, facecolor="black", alpha=0.6)
     ax.add_patch(box).set(edgecolor="none", zorder=3)
     ax.add_patch(Rectangle((x, y - high), long, high, color="white", linewidth=0, zorder=4))
-    style = {"color": "white", "ha": "center", "va": "bottom", "fontsize": 8, "zorder": 4}
+    style: dict[str, Any] = {"color": "white", "ha": "center", "va": "bottom", "fontsize": 8, "zorder": 4}
     ax.text(x + long / 2, y - 0.028 * height, f"{length:g} nm", **style)
     return ax

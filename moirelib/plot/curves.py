@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import cycle
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -48,7 +49,7 @@ def show_msd(msd: pd.DataFrame, ax: Axes | None = None) -> Axes:
     known = msd["lag_s"].notna().all()
     for layer, rows in msd.groupby("layer"):
         lag, color = rows["lag_s" if known else "lag_frames"], choose_color(layer)
-        style = {"ms": 3, "lw": 1, "color": color, "label": f"layer {layer}"}
+        style: dict[str, Any] = {"ms": 3, "lw": 1, "color": color, "label": f"layer {layer}"}
         ax.errorbar(lag, rows["msd_nm2"], rows["msd_std_nm2"], fmt="o-", **style)
         ax.plot(lag, rows["msd_raw_nm2"], ":", color=color, lw=1)
     ax.set(xlabel="lag / s" if known else "lag / frames", ylabel="mean squared displacement / nm²", ylim=(0, None))

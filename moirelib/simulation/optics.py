@@ -300,7 +300,7 @@ def compose(layers, heights, pixel_size: float, oversampling: int, lens: Lens) -
     spectrum, angle = torch.fft.fft2(wave), _squared_angles(wave, sampling, lens.wavelength)
     if float(angle.max()) > lens.semiangle**2:
         spectrum = spectrum * (angle <= lens.semiangle**2)
-    image = 0.0
+    image = torch.zeros((), device=angle.device)
     for defocus, weight in lens.foci:
         focused = inverse_fft(lens.transfer(angle, defocus).mul_(spectrum))
         image = image + weight * block_mean(_intensity(focused), oversampling)

@@ -261,7 +261,8 @@ def _random_crystal(config, field, lattice, base, rng) -> Layer:
         points, defect = grain_boundary(spacing, angle, misorientation, inclination, center, radius)
     else:
         points, defect = twin_boundary(spacing, angle, int(rng.choice(config.twin_sigmas)), center, radius)
-        inclination = np.degrees(np.arctan2(*np.subtract(defect.end, defect.position)))
+        start, end = np.array([defect.position, defect.end])
+        inclination = np.degrees(np.arctan2(*(end - start)))
         misorientation = 2 * (inclination - angle)
     second = (points - center) @ direction_along(inclination)[1] > 1e-6 * spacing
     return _as_crystal(points, np.where(second, angle + misorientation, angle), spacing, angle, [defect])

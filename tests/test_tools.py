@@ -140,10 +140,10 @@ def test_list_of_real_files_is_what_the_chapters_fetch():
 
 
 def test_absent_real_data_are_named_in_one_line_with_the_way_to_get_them(tmp_path, monkeypatch):
-    def download(name, entry):
+    def download(*_):
         raise OSError("no network")
 
-    monkeypatch.setattr(real_data.data, "_download", download)
+    monkeypatch.setattr(real_data.data.pooch, "retrieve", download)
     monkeypatch.setenv("MOIRELIB_DATA", str(tmp_path))
     present, absent = real_data.split_by_presence()
     assert present == []

@@ -45,7 +45,6 @@ from .lattices import (
     Tolerance as Tolerance,
     find_grains as find_grains,
     fit_lattice as fit_lattice,
-    layer_frames as layer_frames,
     local_lattices as local_lattices,
 )
 from .moire import REGISTRY as REGISTRY, Moire as Moire, fit_moire as fit_moire, registry as registry

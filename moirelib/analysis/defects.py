@@ -94,7 +94,7 @@ def _find_vacancies(layer) -> np.ndarray:
     ring = found = np.stack([local.site[use], local.q[use], local.p[use]])
     found = found[:, :0]
     for _ in range(RINGS):
-        ring = np.stack(find_empty_sites(*ring, tree=tree, known=found[0], spacing=mesh.spacing))
+        ring = np.stack(find_empty_sites(ring[0], ring[1], ring[2], tree, found[0], mesh.spacing))
         found = np.hstack([found, ring])
     if found.shape[1] == 0:
         return np.empty((0, 2))

@@ -74,7 +74,8 @@ def tabulate_frames(
     frames: Iterable[tuple[int, dict[int, np.ndarray]]], names: Collection[str] = FRAME_TABLES
 ) -> dict[str, pd.DataFrame]:
     """Those of `FRAME_TABLES` that are named, of some frames: numbers, and positions (n, 2) of each layer in nm."""
-    lattices, moires, found = [], [], {name: [] for name in FOUND_COLUMNS}
+    lattices, moires = [], []
+    found: dict[str, list[pd.DataFrame]] = {name: [] for name in FOUND_COLUMNS}
     for frame, positions in frames:
         layers = triangulate_layers(positions)
         if "moire" in names and {1, 2} <= set(layers) and (m := fit_moire_of_grains(layers[1], layers[2])):
@@ -84,8 +85,8 @@ def tabulate_frames(
             for grain, fit in enumerate(layer.lattices if "lattice" in names else ()):
                 if fit is not None:
                     psi6 = float(np.nanmean(np.abs(layer.mesh.psi6[layer.grain == grain])))
-                    errors = fit.spacing_std, fit.angle_std
-                    lattices.append((frame, name, grain, fit.spacing, fit.angle, *errors, fit.shear, psi6, fit.n))
+                    values = fit.spacing, fit.angle, fit.spacing_std, fit.angle_std
+                    lattices.append((frame, name, grain, *values, fit.shear, psi6, fit.n))
             if {"defects", "boundaries"} & set(names):
                 one = detect_defects(layer)
                 defects = one.defects

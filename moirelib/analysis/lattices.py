@@ -1,11 +1,10 @@
 """Grains of a layer, lattices of grains and of surroundings; a layer of a frame with all of them (chapter 9)."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import sparse
 from scipy.sparse.csgraph import breadth_first_order, connected_components, minimum_spanning_tree
@@ -23,7 +22,6 @@ from ..crystal.mesh import (
     sixth_turns,
 )
 from ..crystal.neighbours import REACH, check_points, connected_groups, spans_plane, to_complex, to_points
-from ..tables import layers_by_frame
 
 BONDS_ACROSS = 12 / (np.pi * np.sqrt(3))  # bonds that a line crosses per spacing, mean over its directions
 TURN_REACH = 2.3  # spacings on both sides of a bond over which rows are compared
@@ -93,7 +91,7 @@ def split_grains(mesh: Mesh, tolerance: Tolerance) -> np.ndarray:
     def rank_lone(bonds, turns, size):
         return np.where(bonds / BONDS_ACROSS * 2 * np.sin(np.radians(turns) / 2) < LONE, size, np.inf)
 
-    grain = _join_grains(mesh, grain, *mesh.edges.T, rank=rank_lone)
+    grain = _join_grains(mesh, grain, mesh.edges[:, 0], mesh.edges[:, 1], rank_lone)
     names, count = np.unique(grain[grain >= 0], return_counts=True)
     renamed = np.full(mesh.n, -1)
     for k, largest in enumerate(np.argsort(-count, kind="stable")[: np.sum(count >= smallest)]):
@@ -385,11 +383,6 @@ class LayerFrame:
         """The same particles with one grain only, which becomes number 0."""
         alone = np.where(self.grain == number, 0, -1)
         return self if np.array_equal(alone, self.grain) else LayerFrame(self.mesh, self.tolerance, alone)
-
-
-def layer_frames(particles: pd.DataFrame) -> Iterator[tuple[int, dict[int, LayerFrame]]]:
-    """Every frame's number and layers, in rising order of the frames, without layers that `triangulate` leaves out."""
-    return ((frame, triangulate_layers(layers)) for frame, layers in layers_by_frame(particles))
 
 
 def triangulate_layers(layers: dict[int, np.ndarray]) -> dict[int, LayerFrame]:

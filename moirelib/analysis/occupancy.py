@@ -181,7 +181,7 @@ def _measure_steps(rows, count, spacing, fallback) -> list[Motion]:
     # One number for each track of each layer, which other programs' tables may share; own ones for what has no track
     name = np.where(track < 0, -1 - np.arange(len(track)), rows["layer"].to_numpy() * (track.max() + 1) + track)
     order = np.argsort(row, kind="stable")
-    steps = []
+    steps: list[Motion] = []
     for one, other in pairwise(np.split(order, np.searchsorted(row[order], np.arange(1, count)))):
         _, i, j = np.intersect1d(name[one], name[other], assume_unique=True, return_indices=True)
         if len(i) < SHARED_TRACKS:
@@ -311,13 +311,13 @@ def _update_rates(context, group, rates) -> tuple[np.ndarray, dict]:
         g, before = group[t - 1], odds[t - 1]
         odds[t] = (before * stay[g] + attach[g]) / (before * detach[g] + free[g]) * seen_odds[context[t]]
     # Observations; transitions by group: attached, left empty, detached, kept
-    observed, jumps, taken, later = np.zeros((2, 7)), np.zeros((4, 4)), None, 1.0
+    observed, jumps, taken, later = np.zeros((2, 7)), np.zeros((4, 4)), np.empty(0), 1.0
     for t in range(len(odds) - 1, -1, -1):
         after, past = taken, odds[t].copy()
         odds[t] *= later
         taken = odds[t] / (1 + odds[t])
         observed += [np.bincount(context[t], part, 7) for part in (1 - taken, taken)]
-        if after is not None:  # a site that is taken in the next frame was empty, or taken, in this one
+        if t + 1 < len(odds):  # a site that is taken in the next frame was empty, or taken, in this one
             g = group[t]
             came = after * attach[g] / (attach[g] + past * stay[g])
             kept = after - came
@@ -327,15 +327,15 @@ def _update_rates(context, group, rates) -> tuple[np.ndarray, dict]:
             later = (detach[g] + stay[g] * now) / (free[g] + attach[g] * now)
     begun = [np.bincount(group[0], part, 4) for part in (1 - taken, taken)]
 
-    def share(part, rest, guess, most, weight=PRIOR_COUNTS):
-        return np.clip((part + weight * guess) / (part + rest + weight), 1e-5, most)
+    def share(counts, guess, most, weight=PRIOR_COUNTS):
+        return np.clip((counts[0] + weight * guess) / (counts[0] + counts[1] + weight), 1e-5, most)
 
     empty, taken = observed
     usual = {"miss": (taken[2:4], 0.03), "miss_again": (taken[:2], 0.1)}
     usual |= {"false": (empty[1::-1], 0.003), "false_again": (empty[3:1:-1], 0.1)}
-    new: dict = {name: float(share(*count, guess, LARGEST_RATES[name])) for name, (count, guess) in usual.items()}
-    new |= {name: share(*jumps[k : k + 2], 1e-3, FASTEST) for name, k in (("attach", 0), ("detach", 2))}
-    return odds, new | {"taken": share(begun[1], begun[0], 0.5, 0.999, 1)}
+    new: dict = {name: float(share(count, guess, LARGEST_RATES[name])) for name, (count, guess) in usual.items()}
+    new |= {name: share(jumps[k : k + 2], 1e-3, FASTEST) for name, k in (("attach", 0), ("detach", 2))}
+    return odds, new | {"taken": share(begun[::-1], 0.5, 0.999, 1)}
 
 
 def _find_likeliest_path(context, group, rates) -> np.ndarray:

@@ -95,11 +95,11 @@ def _average_tracks(own, lags) -> pd.DataFrame:
             noise[tracks, lag - 1] = np.sum(e[lag:] + e[:-lag], axis=0, where=seen)
             pairs[tracks, lag - 1] = seen.sum(axis=0)
     # Independent steps of a diffusing track of n positions: Qian, Sheetz & Elson (1991), eq. B4; 0 beyond its end
-    n, lag = length[:, None], np.arange(1.0, lags + 1)
-    left = np.maximum(n - lag, 1.0)
-    short = 6 * left**2 * lag / np.maximum(4 * n * lag**2 + 2 * n - lag - 5 * lag**3, 1e-9)
-    long = 1 / (1 + (left**3 - 4 * left**2 * lag + 5 * lag - n) / (6 * left * lag**2))
-    independent = np.where(lag < n, np.where(lag > n / 2, long, short), 0.0)
+    n, delay = length[:, None], np.arange(1.0, lags + 1)
+    left = np.maximum(n - delay, 1.0)
+    short = 6 * left**2 * delay / np.maximum(4 * n * delay**2 + 2 * n - delay - 5 * delay**3, 1e-9)
+    long = 1 / (1 + (left**3 - 4 * left**2 * delay + 5 * delay - n) / (6 * left * delay**2))
+    independent = np.where(delay < n, np.where(delay > n / 2, long, short), 0.0)
     weight = independent * pairs / left
     square, noise = square / np.maximum(pairs, 1), noise / np.maximum(pairs, 1)
     there = np.flatnonzero(pairs.any(axis=0))
@@ -225,7 +225,8 @@ def fit_relaxation(t: ArrayLike, values: ArrayLike, std: ArrayLike | None = None
     gain = float(min(criterion(plain[0], 2), criterion(plain[1], 3)) - criterion(left, 4))
     if not (gain > EVIDENCE and value[2] < np.ptp(x) and value_std[2] < KNOWN * value[2]):
         return replace(none, evidence=gain)
-    return Relaxation(True, *np.stack([value, value_std], axis=1).ravel().tolist(), gain)
+    (final, amplitude, time), (final_std, amplitude_std, time_std) = value.tolist(), value_std.tolist()
+    return Relaxation(True, final, final_std, amplitude, amplitude_std, time, time_std, gain)
 
 
 def _fit_exponential(t, y, std):

@@ -52,4 +52,6 @@ def brillouin_zone(spacing: float, angle: float, divisions: int = 12) -> np.ndar
     q = np.stack([i, j], axis=1)[half & (i + j > 0)] / divisions @ b
     shifts = np.stack(np.meshgrid([-1, 0, 1], [-1, 0, 1]), axis=-1).reshape(-1, 2) @ b
     candidates = q[:, None] - shifts
-    return candidates[np.arange(len(q)), np.argmin(np.linalg.norm(candidates, axis=2), axis=1)]
+    # On the zone's edge several are equally short: the first of them, not the one that rounding makes the shortest.
+    length = np.round(np.linalg.norm(candidates, axis=2) * spacing, 9)
+    return candidates[np.arange(len(q)), np.argmin(length, axis=1)]

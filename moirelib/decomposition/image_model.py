@@ -252,7 +252,7 @@ class ImageModel:
 
     def shared_jacobian(self, predicted: Prediction) -> np.ndarray:
         """Derivatives (pixels, k) of the frame over the noise by `SHARED`; the background follows."""
-        imaging, shape = predicted.imaging, tuple(n + 2 * self.pad for n in self.shape)
+        imaging, shape = predicted.imaging, (self.fine_shape[0] // FINE, self.fine_shape[1] // FINE)
         names, form = self._changes_of_form(predicted.theta, imaging)
         waves = torch.fft.rfft2(block_mean(form))
         transfer, optics = imaging.transfer(shape, self.diameter), select("transfer")

@@ -61,11 +61,11 @@ def assign_layers(
     if not layer.any():
         table = tabulate_one_layer(particles, grains, around)
     else:
-        probability, *likeliest = weigh_evidence(grains, layer, around)
+        probability, grain, fit, odds = weigh_evidence(grains, layer, around)
         second = probability.argmax(axis=1) == 1
         if extent(around.positions[second], around.spacing) > extent(around.positions[~second], around.spacing):
             layer, probability = 1 - layer, probability[:, ::-1]
-        table = tabulate_two_layers(particles, probability, *likeliest, around)
+        table = tabulate_two_layers(particles, probability, grain, fit, odds, around)
     by_size = np.argsort([-grain.members.sum() for grain in grains], kind="stable")
     lattices = [[grains[g].lattice for g in by_size if layer[g] == k and grains[g].lattice] for k in (0, 1)]
     return drop_doubles(table, diameter), lattices

@@ -135,7 +135,7 @@ def decompose(
     scheduler, device = (device, "auto") if "://" in device else (None, device)
     check_pixel_size(movie, diameter)
     model = load_weights(weights, device)
-    layers = model.final_conv.out_channels // 2
+    layers = len(model.state_dict()["final_conv.bias"]) // 2
     if layers != 2:  # `layer_assignment` knows two channels
         raise ValueError(f"{weights} is a network of {layers} layers; decompose takes two apart: pass weights of two")
     diameter_px = None if diameter is None else diameter / movie.pixel_size

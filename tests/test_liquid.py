@@ -8,6 +8,7 @@ import pytest
 from moirelib.simulation import (
     CameraConfig,
     Lens,
+    LibraryConfig,
     LiquidConfig,
     brightness_flicker,
     camera_mtf,
@@ -16,6 +17,7 @@ from moirelib.simulation import (
     liquid_background,
     optical_transfer,
     record,
+    simulate_frame,
 )
 
 CLEAR = LiquidConfig(water=0.0, windows=0.0, beam=0.0, clouds=0.0, blur=0.0)
@@ -74,6 +76,13 @@ def test_an_energy_filter_stops_the_electrons_that_lost_energy():
     assert open_.energy_losses == pytest.approx(250 / 185 + 100 / 144)
     assert filtered.mean_transmission == pytest.approx(open_.mean_transmission * np.exp(-open_.energy_losses))
     assert 1 / filtered.liquid_mean_free_path == pytest.approx(1 / open_.liquid_mean_free_path + 1 / 185)
+
+
+def test_liquid_that_stops_no_electron_is_transparent():
+    liquid = replace(LiquidConfig.published(), zero_loss=False)  # no elastic loss, and electrons that lost energy count
+    assert liquid.mean_transmission == 1.0
+    frame = simulate_frame(replace(LibraryConfig.published(), shape=(64, 64), zero_loss=0.0), 0).frame
+    assert np.isfinite(frame).all()
 
 
 @pytest.mark.parametrize("aperture", [5.0, 10.0])

@@ -1,7 +1,5 @@
 """Shapes: areas, volumes and facets against geometry, and atoms against the solid that carved them."""
 
-import time
-
 import numpy as np
 import pytest
 import torch
@@ -108,22 +106,6 @@ def test_every_particle_of_a_batch_has_its_own_size_and_rotation():
         assert batch.shape == (3, 81, 81)
         assert batch.dtype == torch.float32
         np.testing.assert_allclose(batch[1], one, atol=1e-5)
-
-
-def test_thickness_of_a_thousand_particles_takes_a_fraction_of_a_second():
-    generator = torch.Generator().manual_seed(0)
-    y, x = (
-        torch.rand(1000, 50, 1, generator=generator) * 40 - 20,
-        torch.rand(1000, 1, 50, generator=generator) * 40 - 20,
-    )
-    diameters = 25 + 10 * torch.rand(1000, 1, 1, generator=generator)
-    for shape in SHAPES:
-        times = []
-        for _ in range(3):
-            start = time.perf_counter()
-            particle_thickness(shape, y, x, diameters, diameters, 30.0)
-            times.append(time.perf_counter() - start)
-        assert min(times) < 0.6
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -78,8 +78,9 @@ class LiquidConfig:
 
     @property
     def liquid_mean_free_path(self) -> float:
-        """Thickness of liquid, in nm, that takes all but 1/e of the electrons; for `clean_image`."""
-        return 1 / self._loss_per_nm("water", self.water_elastic_path, self.water_mean_free_path)
+        """Thickness of liquid, in nm, that takes all but 1/e of the electrons; infinite where none are lost."""
+        loss = self._loss_per_nm("water", self.water_elastic_path, self.water_mean_free_path)
+        return 1 / loss if loss else np.inf
 
     @property
     def mean_transmission(self) -> float:

@@ -42,11 +42,13 @@ def registry(
     on a bridge, -1.5 in a hollow; ``offset_y_nm, offset_x_nm`` from the nearest site of the other lattice;
     ``other_grain``, that site's grain, -1 where the other layer is not there.
     """
-    if not isinstance(other, LayerFrame):
+    if isinstance(other, LayerFrame):
+        layer: LayerFrame | None = other
+    else:
         there = check_points(np.reshape(other, (-1, 2)))
-        other = LayerFrame(Mesh(there, spacing), known_grain=grain) if spans_plane(there) else None
+        layer = LayerFrame(Mesh(there, spacing), known_grain=grain) if spans_plane(there) else None
     points = check_points(np.reshape(points, (-1, 2)))
-    u, offset, grain = _place_in_cells(points, other)
+    u, offset, grain = _place_in_cells(points, layer)
     place = np.abs(u[:, None] - _PLACES).argmin(axis=1)
     name = np.where(place == 0, "top", np.where(place < 7, "bridge", "hollow")).astype(object)
     name[~np.isfinite(u)] = ""

@@ -173,7 +173,7 @@ def show_defects(
 def show_boundaries(boundaries: pd.DataFrame, ax: Axes | None = None, pixel_size: float | None = None) -> Axes:
     """Draw grain boundaries (dashed, vermilion) and twin boundaries (solid, green) as lines; of `find_defects`."""
     ax, scale = ax or plt.gca(), 1.0 / (pixel_size or 1.0)
-    for kind, line, color in (("grain", "--", "#D55E00"), ("twin", "-", "#009E73")):
+    for kind, line, color in (("twin", "-", "#009E73"), ("grain", "--", "#D55E00")):
         rows = boundaries[boundaries["kind"] == kind]
         y, x = (scale * rows[[f"{axis}0_nm", f"{axis}1_nm"]].to_numpy(float).T for axis in "yx")
         for first in ax.plot(x, y, line, color=color, lw=2.2, zorder=4)[:1]:

@@ -128,12 +128,12 @@ def _check(scene, pixel_sizes, lenses, oversampling, sampling) -> None:
 def _place_atoms(scene, rng) -> list[list[tuple]]:
     """Displaced atoms, in Å, of every particle by layer, with its centre (y, x, z) and extent in nm."""
 
-    def place(layer, y, x, d):
+    def place(layer, at, d):
         atoms = multislice.vibrate(nanoparticle(scene.shape, d, rng, scene.height, rounding=scene.rounding), rng)
-        atoms.positions += 10 * np.array([x, y, layer.z]) - atoms.cell.lengths() / 2
-        return atoms, (y, x, layer.z), (d, d)
+        atoms.positions += 10 * np.array([*at[::-1], layer.z]) - atoms.cell.lengths() / 2
+        return atoms, (*at, layer.z), (d, d)
 
-    return [[place(k, *at, d) for at, d in zip(k.positions, k.diameters, strict=True)] for k in scene.layers]
+    return [[place(k, at, d) for at, d in zip(k.positions, k.diameters, strict=True)] for k in scene.layers]
 
 
 def _compose_as_library(scene, layers, pixel_size, lenses, oversampling, sampling) -> dict:

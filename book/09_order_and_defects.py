@@ -706,9 +706,11 @@ if real is not None:
         layer_defects.defects, axes[0], real.pixel_size, layer_defects.boundaries, size=14
     )
     size = 0.6 * layer_defects.spacing
-    plot.show_hexatic(points, psi6, axes[1], real.pixel_size, direction=False, size_nm=size)
+    plot.show_hexatic(
+        points, psi6, axes[1], pixel_size=real.pixel_size, direction=False, size_nm=size
+    )
     strain = analysis.strain_map(points, spacing=layer_defects.spacing, grain=layer_defects.grain)
-    plot.show_strain(strain, "rotation_deg", axes[2], real.pixel_size, size_nm=size)
+    plot.show_strain(strain, "rotation_deg", axes[2], pixel_size=real.pixel_size, size_nm=size)
     plt.show()
 
 # %% tags=["remove-input"] mystnb={"markdown_format": "myst"}

@@ -14,7 +14,7 @@ from scipy.spatial import cKDTree
 from ..crystal.lattice import Lattice
 from ..crystal.mesh import Mesh, lattices_around, sixth_turns
 from ..crystal.neighbours import REACH, bonds, check_points, freud_system, neighbour_spacing, to_complex
-from .lattices import check_grain, fit_from_bonds, name_bonds
+from .lattices import LayerFrame, fit_from_bonds, name_bonds
 
 CELLS = 8  # per spacing, of the grid on which the region is drawn
 COVERED = 0.6  # spacings from a particle that belong to the layer's region: a little over half, without gaps inside
@@ -108,7 +108,7 @@ def strain_map(
     ``strain_yy`` and ``strain_xx``); ``neighbours``; ``edge``. NaN without three neighbours in different directions.
     """
     mesh = Mesh(points, spacing)
-    grain = check_grain(grain, mesh)
+    grain = LayerFrame(mesh, known_grain=grain).grain
     local = lattices_around(mesh, REACH, grain)
     table = pd.DataFrame({"y_nm": mesh.points[:, 0], "x_nm": mesh.points[:, 1], "grain": grain})
     q0 = np.full(mesh.n, np.nan + 0j)

@@ -45,23 +45,19 @@ class LayerDefects:
     coordination: np.ndarray  # (n,) neighbours in the triangulation with vacancies filled; 0 at the rim
 
 
-def find_defects(points: ArrayLike, tolerance: Tolerance | None = None) -> LayerDefects:
+def find_defects(points: ArrayLike | LayerFrame, tolerance: Tolerance | None = None) -> LayerDefects:
     """All defects of one layer in one frame; ``tolerance`` says what is a grain and what is a twin.
 
-    Vacancies are empty sites that the lattices around predict. They are filled; in the triangulation of particles and
-    filled sites every edge is named by a lattice vector. Where the three of a triangle do not add up to zero a
-    dislocation is near; their sum over triangles that touch is the Burgers vector (Stukowski & Albe, Modelling Simul.
-    Mater. Sci. Eng. 18, 085001 (2010), in two dimensions).
+    Takes positions, or a `LayerFrame`, which has a tolerance of its own. Vacancies are empty sites that the lattices
+    around predict. They are filled; in the triangulation of particles and filled sites every edge is named by a lattice
+    vector. Where the three of a triangle do not add up to zero a dislocation is near; their sum over triangles that
+    touch is the Burgers vector (Stukowski & Albe, Modelling Simul. Mater. Sci. Eng. 18, 085001 (2010)).
 
     ``defects`` of the result has ``kind`` vacancy, interstitial, dislocation, or disclination that belongs to no
     dislocation; Burgers vectors (y, x) in nm, NaN for kinds without, by which the displacement grows once around the
     core from x towards y; ``in_boundary``, within 1.5 spacings of a boundary. ``boundaries``: see `boundary_table`.
     """
-    return detect_defects(LayerFrame(Mesh(points), tolerance or Tolerance()))
-
-
-def detect_defects(layer: LayerFrame) -> LayerDefects:
-    """The same as `find_defects`, of a layer that is triangulated already."""
+    layer = points if isinstance(points, LayerFrame) else LayerFrame(Mesh(points), tolerance or Tolerance())
     mesh, grain = layer.mesh, layer.grain
     vacancies = _find_vacancies(layer)
     interstitials = _find_interstitials(layer)

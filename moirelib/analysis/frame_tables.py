@@ -6,12 +6,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from ..crystal.mesh import Mesh
+from ..crystal.neighbours import spans_plane
 from ..tables import layers_by_frame, require_columns
 from ..tracking import link_places
 from .boundaries import BOUNDARY_COLUMNS
-from .defects import DEFECT_COLUMNS, detect_defects
-from .lattices import triangulate_layers
-from .moire import fit_moire_of_grains, place_on
+from .defects import DEFECT_COLUMNS, find_defects
+from .lattices import LayerFrame
+from .moire import fit_moire_of_grains, registry
 from .occupancy import Occupancy
 
 FRAME_TABLES = ("lattice", "moire", "defects", "boundaries")
@@ -77,7 +79,7 @@ def tabulate_frames(
     lattices, moires = [], []
     found: dict[str, list[pd.DataFrame]] = {name: [] for name in FOUND_COLUMNS}
     for frame, positions in frames:
-        layers = triangulate_layers(positions)
+        layers = {layer: LayerFrame(Mesh(points)) for layer, points in positions.items() if spans_plane(points)}
         if "moire" in names and {1, 2} <= set(layers) and (m := fit_moire_of_grains(layers[1], layers[2])):
             errors = m.twist_std, m.period_std, m.formula, m.formula_std
             moires.append((frame, m.twist, m.period, *errors, m.rotation, *m.offset, m.offset_std, m.n))
@@ -88,10 +90,10 @@ def tabulate_frames(
                     values = fit.spacing, fit.angle, fit.spacing_std, fit.angle_std
                     lattices.append((frame, name, grain, *values, fit.shear, psi6, fit.n))
             if {"defects", "boundaries"} & set(names):
-                one = detect_defects(layer)
+                one = find_defects(layer)
                 defects = one.defects
                 if 3 - name in layers:
-                    on = place_on(defects[["y_nm", "x_nm"]], layers[3 - name])
+                    on = registry(defects[["y_nm", "x_nm"]], layers[3 - name])
                     defects = defects.join(on[["registry", "coordinate"]])
                 for key, table in (("defects", defects), ("boundaries", one.boundaries)):
                     if len(table):

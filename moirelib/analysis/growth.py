@@ -50,8 +50,7 @@ def growth_events(particles: pd.DataFrame | dict, field_nm: ArrayLike | None = N
                 table.loc[event, "particle"] = tracks[np.where(tracks >= 0, count, 0).argmax()]
         table[["y_nm", "x_nm"]] = one.sites[k]
         table["coordination"] = coordination[k, t - ~came].astype(int)
-        on = _find_registry(one, occupancy, t, one.sites[k])
-        table["registry"], table["coordinate"] = on["registry"].to_numpy(object), on["coordinate"].to_numpy(float)
+        table["registry"], table["coordinate"] = _find_registry(one, occupancy, t, one.sites[k])
         table[["y_frame_nm", "x_frame_nm"]] = one.in_frame(one.sites[k], t)
         tables.append(table)
     table = pd.concat([t for t in tables if len(t)] or tables[:1], ignore_index=True)
@@ -64,18 +63,17 @@ def _find_changes(one: Occupancy) -> tuple[np.ndarray, np.ndarray]:
     return t + 1, k
 
 
-def _find_registry(one, occupancy, rows, points) -> pd.DataFrame:
-    """Registry on the other layer of points (n, 2) of the first frame, each at its own row's time."""
-    columns = ["registry", "coordinate"]
-    table = pd.DataFrame({"registry": "", "coordinate": np.nan}, index=range(len(points)), dtype=object)
+def _find_registry(one, occupancy, rows, points) -> tuple[np.ndarray, np.ndarray]:
+    """Registry and coordinate on the other layer of points (n, 2) of the first frame, each at its own row's time."""
+    name, coordinate = np.full(len(points), "", object), np.full(len(points), np.nan)
     other = occupancy.get(3 - one.layer)
     for row in () if other is None else np.unique(rows):
         some, there = np.flatnonzero(rows == row), other.occupied[row]
         if there.sum() >= FEWEST:
             base = other.in_frame(other.sites[there], row)
             on = registry(one.in_frame(points[some], row), base, other.spacing, other.grain[there])
-            table.loc[some, columns] = on[columns].to_numpy(object)
-    return table
+            name[some], coordinate[some] = on["registry"], on["coordinate"]
+    return name, coordinate
 
 
 def size_table(occupancy: dict[int, Occupancy]) -> pd.DataFrame:
@@ -266,7 +264,7 @@ def site_preference(occupancy: dict[int, Occupancy]) -> SitePreference:
     chosen, chance, offered = _list_choices(one, occupancy, kinds)
     attached, expected = chosen.sum(axis=0), chance.sum(axis=0)
     statistic, p_value = _test_choices(chosen, chance, DRAWS, np.random.default_rng(0))
-    everywhere = _find_registry(one, occupancy, np.full(len(one.sites), len(one.frames) - 1), one.sites)["registry"]
+    everywhere, _ = _find_registry(one, occupancy, np.full(len(one.sites), len(one.frames) - 1), one.sites)
     share = np.array([(everywhere == kind).sum() for kind in kinds]) / max((everywhere != "").sum(), 1)
     table = pd.DataFrame({"registry": kinds, "attached": attached.astype(int), "expected": expected})
     table["expected_std"] = np.sqrt(np.sum(chance * (1 - chance), axis=0))
@@ -287,7 +285,7 @@ def _list_choices(one, occupancy, kinds):
     for row in np.unique(rows):
         free = np.flatnonzero(free_places[row - 1] & one.in_view(places, row))
         touching = taken[row - 1, free]
-        on = _find_registry(one, occupancy, np.full(len(free), row), places[free])["registry"].to_numpy(object)
+        on, _ = _find_registry(one, occupancy, np.full(len(free), row), places[free])
         is_kind = np.stack([on == kind for kind in kinds], axis=1).astype(float)
         offered += is_kind.sum(axis=0)
         for event in k[rows == row]:

@@ -67,11 +67,11 @@ def find_grains(points: ArrayLike, spacing: float | None = None) -> np.ndarray:
     points = check_points(points)
     if len(points) < Tolerance.smallest_grain or not spans_plane(points):
         return np.full(len(points), -1)
-    return split_grains(Mesh(points, spacing), Tolerance())
+    return LayerFrame(Mesh(points, spacing)).grain
 
 
-def split_grains(mesh: Mesh, tolerance: Tolerance) -> np.ndarray:
-    """The same as `find_grains`, of a layer that is triangulated already."""
+def _split_grains(mesh, tolerance) -> np.ndarray:
+    """Grains of a layer that is triangulated already: see `find_grains`."""
     misorientation, smallest = tolerance.grain_misorientation, tolerance.smallest_grain
     near = np.abs(mesh.vector) < 1 + ROUNDING
     i, j = mesh.edges[near].T
@@ -97,14 +97,6 @@ def split_grains(mesh: Mesh, tolerance: Tolerance) -> np.ndarray:
     for k, largest in enumerate(np.argsort(-count, kind="stable")[: np.sum(count >= smallest)]):
         renamed[grain == names[largest]] = k
     return _reassign_beside_boundaries(mesh, _grow_grains(mesh, renamed, i, j), i, j)
-
-
-def check_grain(grain: ArrayLike | None, mesh: Mesh) -> np.ndarray:
-    """Grain of every particle of a mesh, shape (n,): as given, or found for None."""
-    grain = split_grains(mesh, Tolerance()) if grain is None else np.asarray(grain)
-    if grain.shape != (mesh.n,):
-        raise ValueError(f"{grain.size} grains for {mesh.n} positions; pass one for each")
-    return grain
 
 
 def edges_between(grain: np.ndarray, i: np.ndarray, j: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -346,7 +338,7 @@ def local_lattices(
     Falk & Langer, Phys. Rev. E 57, 7192 (1998) for the fit.
     """
     mesh = Mesh(points, spacing)
-    return lattices_around(mesh, reach, None if grain is None else check_grain(grain, mesh))
+    return lattices_around(mesh, reach, None if grain is None else LayerFrame(mesh, known_grain=grain).grain)
 
 
 @dataclass(frozen=True, eq=False)
@@ -360,9 +352,12 @@ class LayerFrame:
     @cached_property
     def grain(self) -> np.ndarray:
         """Grain of each particle, shape (n,): 0, 1, ... by falling size, -1 for none."""
-        if self.known_grain is not None:
-            return check_grain(self.known_grain, self.mesh)
-        return split_grains(self.mesh, self.tolerance)
+        if self.known_grain is None:
+            return _split_grains(self.mesh, self.tolerance)
+        grain = np.asarray(self.known_grain)
+        if grain.shape != (self.mesh.n,):
+            raise ValueError(f"{grain.size} grains for {self.mesh.n} positions; pass one for each")
+        return grain
 
     @cached_property
     def lattices(self) -> list[LatticeFit | None]:
@@ -383,8 +378,3 @@ class LayerFrame:
         """The same particles with one grain only, which becomes number 0."""
         alone = np.where(self.grain == number, 0, -1)
         return self if np.array_equal(alone, self.grain) else LayerFrame(self.mesh, self.tolerance, alone)
-
-
-def triangulate_layers(layers: dict[int, np.ndarray]) -> dict[int, LayerFrame]:
-    """Each layer of a frame, from positions (n, 2) in nm; those without four particles off a line are left out."""
-    return {k: LayerFrame(Mesh(points)) for k, points in layers.items() if spans_plane(points)}

@@ -30,26 +30,25 @@ PHASE_BLOCK = 4.0  # spacings; phases farther apart count as independent
 
 
 def registry(
-    points: ArrayLike, other: ArrayLike, spacing: float | None = None, grain: ArrayLike | None = None
+    points: ArrayLike, other: ArrayLike | LayerFrame, spacing: float | None = None, grain: ArrayLike | None = None
 ) -> pd.DataFrame:
     """Where on the other layer's lattice each point lies, of particles of one layer or defects (n, 2), in nm.
 
     The lattice is the one around: an affine fit over three shells of the nearest particle of the other layer.
-    ``spacing`` and ``grain`` are those of ``other`` (m, 2).
+    ``spacing`` and ``grain`` are those of ``other`` (m, 2), which may also be a `LayerFrame` that has both.
 
     The table has ``y_nm, x_nm``; ``registry`` (top, bridge or hollow, whichever is nearest in the cell; empty where the
     other layer is not there); ``coordinate``, the sum of the cosines of the other lattice's three waves, 3 on top, -1
     on a bridge, -1.5 in a hollow; ``offset_y_nm, offset_x_nm`` from the nearest site of the other lattice;
     ``other_grain``, that site's grain, -1 where the other layer is not there.
     """
-    other = check_points(np.reshape(other, (-1, 2)))
-    return place_on(points, LayerFrame(Mesh(other, spacing), known_grain=grain) if spans_plane(other) else None)
-
-
-def place_on(points: ArrayLike, other: LayerFrame | None) -> pd.DataFrame:
-    """The same as `registry`, on a layer that is triangulated already; None for a layer that is not there."""
+    if isinstance(other, LayerFrame):
+        layer: LayerFrame | None = other
+    else:
+        there = check_points(np.reshape(other, (-1, 2)))
+        layer = LayerFrame(Mesh(there, spacing), known_grain=grain) if spans_plane(there) else None
     points = check_points(np.reshape(points, (-1, 2)))
-    u, offset, grain = _place_in_cells(points, other)
+    u, offset, grain = _place_in_cells(points, layer)
     place = np.abs(u[:, None] - _PLACES).argmin(axis=1)
     name = np.where(place == 0, "top", np.where(place < 7, "bridge", "hollow")).astype(object)
     name[~np.isfinite(u)] = ""

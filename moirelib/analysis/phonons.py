@@ -326,25 +326,22 @@ def largest_grain(motion: Displacements) -> Displacements:
     return motion.select(grain == 0) if grain.max(initial=-1) > 0 else motion
 
 
-def measure_phonons(tracks: pd.DataFrame, **options) -> pd.DataFrame:
+def measure_phonons(
+    tracks: pd.DataFrame,
+    displacements: Callable[[int], Displacements] | None = None,
+    springs: Callable[[Displacements], SpringModel] = fit_springs,
+    **options,
+) -> pd.DataFrame:
     """Phonon dispersion of every layer along Γ-M-K-Γ: the rows of ``phonons.csv``.
 
     Takes tracks and options as `site_displacements` does and gives what `dispersion` does, one layer after the other;
-    of a layer with several grains, the largest one's. ``attrs["note"]`` has a line for each layer that has none, or
-    only those of a part of it; ``attrs["ticks"]`` has each layer's distances of Γ, M, K and Γ.
+    of a layer with several grains, the largest one's. What gives a layer's displacements, and the springs of its
+    largest grain, can be replaced. ``attrs["note"]`` has a line for each layer that has none, or only those of a part
+    of it; ``attrs["ticks"]`` has each layer's distances of Γ, M, K and Γ.
     """
-    return tabulate_phonons(tracks, lambda layer: site_displacements(tracks, layer, **options))
-
-
-def tabulate_phonons(
-    tracks: pd.DataFrame,
-    displacements: Callable[[int], Displacements],
-    springs: Callable[[Displacements], SpringModel] = fit_springs,
-) -> pd.DataFrame:
-    """The same as `measure_phonons`, from what gives a layer's displacements and, of its largest grain, the springs."""
 
     def measure(layer):
-        motion = displacements(layer)
+        motion = displacements(layer) if displacements else site_displacements(tracks, layer, **options)
         grain = largest_grain(motion)
         table, one, all_ = dispersion(grain, model=springs(grain)), len(grain.sites), len(motion.sites)
         if one < all_:

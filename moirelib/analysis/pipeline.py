@@ -5,7 +5,6 @@ import json
 import multiprocessing
 import signal
 import time
-from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -26,7 +25,7 @@ from .frame_tables import FRAME_TABLES, follow_boundaries, follow_defects, tabul
 from .growth import front_table, front_velocity, growth_events, growth_rate, site_preference, size_table
 from .moire import registry
 from .occupancy import Occupancy, occupied_layers
-from .phonons import SpringModel, elastic_constants, fit_springs, tabulate_phonons
+from .phonons import SpringModel, elastic_constants, fit_springs, measure_phonons
 from .relaxation import fit_relaxation, mean_squared_displacement, motion_table, relative_motion
 from .vibrations import group_vibrations, interlayer_correlation, layer_vibrations, measure_every_layer, site_vibrations
 
@@ -230,13 +229,7 @@ def _tabulate_batches(particles, names, workers) -> Iterator[dict[str, pd.DataFr
     context = multiprocessing.get_context("spawn")  # a forked process may hang in a library's threads
     ignore = signal.SIGINT, signal.SIG_IGN  # Ctrl-C reaches all processes; the first one ends the others
     with ProcessPoolExecutor(workers, context, signal.signal, ignore) as pool:
-        waiting: deque = deque()
-        for batch in batches:
-            waiting.append(pool.submit(tabulate, batch))
-            if len(waiting) > 2 * workers:
-                yield waiting.popleft().result()
-        for future in waiting:
-            yield future.result()
+        yield from pool.map(tabulate, batches)
 
 
 def _list_steps(result, tracks, frame_time, dose) -> dict[str, dict[str, Callable[[], pd.DataFrame]]]:
@@ -279,7 +272,7 @@ def _list_steps(result, tracks, frame_time, dose) -> dict[str, dict[str, Callabl
             ),
         },
         "phonons": {
-            "": lambda: tabulate_phonons(tracks, motion_of, fit_once),
+            "": lambda: measure_phonons(tracks, motion_of, fit_once),
             "Elastic constants in kT/nm², and Poisson's ratio": lambda: pd.DataFrame(
                 [{"layer": layer} | asdict(elastic_constants(model)) for layer, model in springs.items()]
             ),

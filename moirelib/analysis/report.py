@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator
 from functools import partial
 from os import PathLike
 from pathlib import Path
+from string import Template
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -32,26 +33,6 @@ def name_files(only: Collection[str] | None = None) -> list[str]:
     drawn = [[*MAPS.get(name, ()), DRAWN[name][0]] for name in tables if name in DRAWN]
     files = [f"{name}.csv" for name in tables] + [f"{file}.png" for files in drawn for file in files]
     return [*files, "report.html", *(["tracks.gif"] if only is None else [])]
-
-
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
-img { max-width: 100%; height: auto; } figcaption { color: #555; } figure { margin: 1rem 0; }
-table { border-collapse: collapse; display: block; overflow-x: auto; } td, th { padding: .2rem .8rem .2rem 0; }
-th { text-align: left; border-bottom: 1px solid #999; } .note { border-left: 4px solid #E69F00; padding-left: .8rem; }
-"""
-PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>{title}</title><style>{style}</style>
-</head>
-<body>
-<h1>{title}</h1>
-{body}
-</body>
-</html>
-"""
 
 
 def write_analysis(
@@ -220,7 +201,8 @@ def render_report(analysis: Analysis, drawn: list[tuple[str, str, bytes]], name:
             image = f'<img alt="{caption}" src="data:image/png;base64,{base64.b64encode(png).decode("ascii")}">'
             parts.append(f"<figure>{image}<figcaption>{caption}</figcaption></figure>")
     title = escape(f"Analysis of {name}" if name else "Analysis")
-    return PAGE.format(title=title, style=STYLE, body="\n".join(parts))
+    page = Path(__file__).with_name("report.html").read_text(encoding="utf-8")
+    return Template(page).substitute(title=title, body="\n".join(parts))
 
 
 def _summarise_lattices(table):

@@ -118,10 +118,8 @@ def bonds(positions: ArrayLike, spacing: float) -> np.ndarray:
 
 def typical_spacing(yx: np.ndarray, layer: np.ndarray, diameter: float) -> float:
     """`nearest_spacing` within layers; estimated from the diameter where no layer has two particles."""
-    try:
-        return nearest_spacing(yx, layer)
-    except ValueError:
-        return SPACING_PER_DIAMETER * diameter
+    largest = np.unique(layer, return_counts=True)[1].max(initial=0)
+    return nearest_spacing(yx, layer) if largest > 1 else SPACING_PER_DIAMETER * diameter
 
 
 Spacings = float | Mapping[int, float]  #: of all layers, or of each layer

@@ -77,17 +77,11 @@ def show_map(
     return ax
 
 
-def show_strain(
-    strain: pd.DataFrame,
-    column: str = "rotation_deg",
-    ax: Axes | None = None,
-    pixel_size: float | None = None,
-    **style: Any,
-) -> Axes:
+def show_strain(strain: pd.DataFrame, column: str = "rotation_deg", ax: Axes | None = None, **style: Any) -> Axes:
     """Draw one column of a `moirelib.analysis.strain_map`, zero in the middle of the colours, strains in percent.
 
     Of ``rotation_deg``, ``dilatation``, ``strain_yy``, ``strain_xx`` and ``strain_yx``. The colours reach to the 98th
-    percentile of the magnitude. ``style``: ``clim, size_nm, alpha, colorbar`` of `show_map`.
+    percentile of the magnitude. ``style``: ``pixel_size, clim, size_nm, alpha, colorbar`` of `show_map`.
     """
     degrees = column.endswith("_deg")
     values = strain[column] * (1 if degrees else 100)
@@ -95,7 +89,7 @@ def show_strain(
     limit = np.percentile(known, 98) if len(known) else 1.0
     label = f"{column.removesuffix('_deg')} / {'degrees' if degrees else '%'}"
     look = {"cmap": "PuOr", "clim": (-limit, limit), "label": label.replace("_", " "), **style}
-    return show_map(strain, values, ax, pixel_size, **look)
+    return show_map(strain, values, ax, **look)
 
 
 def show_registry(registry: pd.DataFrame, ax: Axes | None = None, **style: Any) -> Axes:
@@ -108,16 +102,11 @@ def show_registry(registry: pd.DataFrame, ax: Axes | None = None, **style: Any) 
 
 
 def show_hexatic(
-    points: ArrayLike,
-    psi6: ArrayLike,
-    ax: Axes | None = None,
-    pixel_size: float | None = None,
-    direction: bool = True,
-    **style: Any,
+    points: ArrayLike, psi6: ArrayLike, ax: Axes | None = None, direction: bool = True, **style: Any
 ) -> Axes:
     """Draw ψ6 (n,) of points (n, 2) in nm: its direction, 0 to 60 degrees, as cyclic colour, or its magnitude.
 
-    ``style``: ``size_nm, alpha, colorbar`` of `show_map`.
+    ``style``: ``pixel_size, size_nm, alpha, colorbar`` of `show_map`.
     """
     table = pd.DataFrame(np.asarray(points, float), columns=["y_nm", "x_nm"])
     psi6 = np.asarray(psi6)
@@ -126,7 +115,7 @@ def show_hexatic(
         look = {"cmap": "twilight", "clim": (0, 60), "label": "direction of rows / degrees"}
     else:
         values, look = np.abs(psi6), {"clim": (0, 1), "label": "|ψ6|"}
-    return show_map(table, values, ax, pixel_size, **(look | style))
+    return show_map(table, values, ax, **(look | style))
 
 
 def show_vectors(
@@ -184,13 +173,11 @@ def show_defects(
 def show_boundaries(boundaries: pd.DataFrame, ax: Axes | None = None, pixel_size: float | None = None) -> Axes:
     """Draw grain boundaries (dashed, vermilion) and twin boundaries (solid, green) as lines; of `find_defects`."""
     ax, scale = ax or plt.gca(), 1.0 / (pixel_size or 1.0)
-    seen: set[str] = set()
-    for row in boundaries.itertuples():
-        twin = row.kind == "twin"
-        label = None if row.kind in seen else f"{row.kind} boundary"
-        seen.add(row.kind)
-        y, x = scale * np.array([row.y0_nm, row.y1_nm]), scale * np.array([row.x0_nm, row.x1_nm])
-        ax.plot(x, y, "-" if twin else "--", color="#009E73" if twin else "#D55E00", lw=2.2, label=label, zorder=4)
+    for kind, line, color in (("twin", "-", "#009E73"), ("grain", "--", "#D55E00")):
+        rows = boundaries[boundaries["kind"] == kind]
+        y, x = (scale * rows[[f"{axis}0_nm", f"{axis}1_nm"]].to_numpy(float).T for axis in "yx")
+        for first in ax.plot(x, y, line, color=color, lw=2.2, zorder=4)[:1]:
+            first.set_label(f"{kind} boundary")
     return ax
 
 

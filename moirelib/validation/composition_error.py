@@ -70,24 +70,22 @@ def compare_with_multislice(
     energy = lenses[0].energy
     lift = MARGIN + scene.layers[0].diameters.max() / 2 - scene.layers[0].z  # the atoms' cell begins at height 0
     scene = replace(scene, layers=tuple(replace(layer, z=layer.z + lift) for layer in scene.layers))
-    atoms = _place_atoms(scene, np.random.default_rng(0))
+    placed = _place_atoms(scene, np.random.default_rng(0))
     lone = Atoms("Au", cell=10 * np.array([*scene.field[::-1], 0.4]))
     multislice.exit_waves(lone, energy, sampling)  # plans transforms once
     start, last = time.perf_counter(), scene.layers[-1]
-    positions = np.concatenate([a.positions for particles in atoms for a in particles])
+    positions = np.concatenate([atoms.positions for particles in placed for atoms, *_ in particles])
     depth = np.ceil(10 * (last.z + last.diameters.max() / 2 + MARGIN) / multislice.SLICE) * multislice.SLICE / 10
     everything = Atoms(f"Au{len(positions)}", positions=positions, cell=10 * np.array([*scene.field[::-1], depth]))
     behind = multislice.exit_waves(everything, energy, sampling)[0]
     full = multislice.fresnel_propagate(behind, last.z - depth, sampling, electron_wavelength(energy))
     full_s = time.perf_counter() - start
 
-    def transmit(number, planes):
-        layer, of_layer = scene.layers[number], zip(atoms[number], scene.layers[number].positions, strict=True)
-        places = [(a, (*at, layer.z), (d, d)) for (a, at), d in zip(of_layer, layer.diameters, strict=True)]
-        return [multislice.particle_transmission(*place, energy, sampling, planes) for place in places]
+    def transmit(particles, planes):
+        return [multislice.particle_transmission(*particle, energy, sampling, planes) for particle in particles]
 
-    single = [transmit(number, 1) for number in range(len(atoms))]
-    several = [single[0], *(transmit(number, planes) for number in range(1, len(atoms)))]
+    single = [transmit(particles, 1) for particles in placed]
+    several = [single[0], *(transmit(particles, planes) for particles in placed[1:])]
     waves = {"full": full, "particle": multislice.compose_wave(several, full.shape, sampling, energy)}
     layers = [multislice.compose_wave([particles], full.shape, sampling, energy) for particles in single]
     images: dict = {}
@@ -127,15 +125,15 @@ def _check(scene, pixel_sizes, lenses, oversampling, sampling) -> None:
             )
 
 
-def _place_atoms(scene, rng) -> list[list[Atoms]]:
-    """Displaced atoms of every particle at its place in the scene, in Å, by layer."""
-    layers: list = [[] for _ in scene.layers]
-    for layer, particles in zip(scene.layers, layers, strict=True):
-        for (y, x), d in zip(layer.positions, layer.diameters, strict=True):
-            particle = multislice.vibrate(nanoparticle(scene.shape, d, rng, scene.height, rounding=scene.rounding), rng)
-            particle.positions += 10 * np.array([x, y, layer.z]) - particle.cell.lengths() / 2
-            particles.append(particle)
-    return layers
+def _place_atoms(scene, rng) -> list[list[tuple]]:
+    """Displaced atoms, in Å, of every particle by layer, with its centre (y, x, z) and extent in nm."""
+
+    def place(layer, at, d):
+        atoms = multislice.vibrate(nanoparticle(scene.shape, d, rng, scene.height, rounding=scene.rounding), rng)
+        atoms.positions += 10 * np.array([*at[::-1], layer.z]) - atoms.cell.lengths() / 2
+        return atoms, (*at, layer.z), (d, d)
+
+    return [[place(k, at, d) for at, d in zip(k.positions, k.diameters, strict=True)] for k in scene.layers]
 
 
 def _compose_as_library(scene, layers, pixel_size, lenses, oversampling, sampling) -> dict:

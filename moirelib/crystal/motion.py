@@ -141,7 +141,8 @@ class _Fit:
 
 def _match_frames(before, now, start, reach, shape) -> _Fit:
     """Motion by least squares over pairs of nearest particles, from a start."""
-    motion, scatter, known = start, reach, None
+    motion, scatter = start, reach
+    known: tuple[np.ndarray, ...] = ()
     for _ in range(3):
         i, j = pair_mutually_nearest(motion.apply(before), now, reach)
         if not len(i) or np.array_equal((i, j), known):  # the same pairs would give the same motion

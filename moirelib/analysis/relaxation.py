@@ -34,16 +34,11 @@ def mean_squared_displacement(
     The table has ``layer, lag_frames``; ``lag_s``, NaN without a frame time; ``msd_nm2``; ``msd_std_nm2``, its standard
     error from the scatter of the tracks (NaN for one track); ``msd_raw_nm2``, with the localization error's part;
     ``pairs`` of positions. Tracks are weighted by their independent steps at that lag (Qian, Sheetz & Elson, Biophys.
-    J. 60, 910 (1991), eq. B4), as `trackpy.emsd` does.
+    J. 60, 910 (1991), eq. B4), as `trackpy.emsd` does; particle -1 is left out. ``lags`` is the largest lag in frames.
 
-    Parameters
-    ----------
-    tracks, frame_time, lags : pandas.DataFrame, float, int
-        Tracks, of which particle -1 is left out; time of a frame in s; largest lag in frames, if the movie is so long.
-    motion : dict of int to Occupancy, optional
-        Of the same movie: drift and turn of each layer's lattice are removed. From layers that are not in it, by
-        default all, the mean step of three or more tracks is removed frame by frame, as `trackpy.subtract_drift` does;
-        with it goes 1/n of the independent motion of n particles.
+    Drift and turn of each layer's lattice, from the ``motion`` of the same movie, are removed. From layers that are not
+    in it, by default all, the mean step of three or more tracks is removed frame by frame, as `trackpy.subtract_drift`
+    does; with it goes 1/n of the independent motion of n particles.
     """
     if lags < 1:
         raise ValueError(f"lags must be 1 or more frames, got {lags}")

@@ -282,13 +282,9 @@ def orientational_twins(
     particles from the first to the second; the row, or line half-way between rows, closest to a mirror line of the two
     orientations, and whether it is one to within ``angle``: a twin of orientation on a common lattice.
 
-    Parameters
-    ----------
-    orientation_deg : array_like, shape (n,)
-        Rotation of each particle in the plane, in degrees from x towards y; NaN where not known.
-    symmetry, angle : int, float
-        The outline repeats every 360° / symmetry: 3 for triangular prisms, 4 for cubes. Neighbours turned by more than
-        ``angle`` against each other belong to two domains, in degrees.
+    Orientations (n,) are each particle's rotation in the plane, in degrees from x towards y; NaN where not known. The
+    outline repeats every 360° / symmetry: 3 for triangular prisms, 4 for cubes. Neighbours turned by more than
+    ``angle`` degrees against each other belong to two domains.
     """
     mesh, turn = Mesh(points), np.asarray(orientation_deg, float)
     if turn.shape != (mesh.n,):

@@ -67,23 +67,15 @@ def site_displacements(
 
     Drift and rotation are fitted to every frame by least squares, in turn with the sites until neither changes, so that
     missing frames do not pull sites along. Only slow strain is removed, since uniform strain of a small crystal
-    vibrates too.
+    vibrates too. Particle -1 is left out, and what is seen in fewer than ``min_share`` of the frames.
 
-    Parameters
-    ----------
-    tracks, layer : pandas.DataFrame, int
-        Tracks, of which particle -1 is left out, and the number of the layer.
-    localization_std : float or (float, float), optional
-        One-sigma localization error (y, x) of every particle, in nm; by default the table's.
-    strain, creep : int
-        Degrees of the polynomials in time that the layer's uniform strain follows (1: grows steadily; None removes
-        none), and that every site follows (0: at rest).
-    min_share : float
-        Particles seen in fewer than this share of the frames are left out.
-    drift_window : int
-        Frames over which drift and rotation are smoothed (by a parabola) before they are removed. With 1, thermal
-        motion of the layer as a whole is removed too; more keep it, but are right only where the stage moves smoothly
-        for so long.
+    ``localization_std`` is the one-sigma localization error of every particle in nm, one number or (y, x); by default
+    the table's. ``strain`` and ``creep`` are the degrees of the polynomials in time that the layer's uniform strain
+    follows (1: grows steadily; None removes none), and that every site follows (0: at rest).
+
+    Drift and rotation are smoothed by a parabola over ``drift_window`` frames before they are removed. With 1, thermal
+    motion of the layer as a whole is removed too; more keep it, but are right only where the stage moves smoothly for
+    so long.
     """
     frames, particles, z, error = _arrange_tracks(tracks, layer, min_share)
     seen = np.isfinite(z)

@@ -116,14 +116,9 @@ def follow_defects(
     ``step_y_nm, step_x_nm`` since the frame it was last seen in, ``glide_nm`` and ``climb_nm``, the step's parts along
     and across the Burgers vector (NaN for kinds without).
 
-    Parameters
-    ----------
-    search_range_nm, memory : float, int
-        Farthest that a defect may move from frame to frame, in nm: 1.3 spacings for hops to the next site; and number
-        of frames for which it may be missed.
-    motion : dict of int to Occupancy, optional
-        Of the same movie: steps are those on the layer's own lattice, along the axes of the first frame. Without, steps
-        hold the drift and turn of each layer.
+    A defect may move by the search range, in nm, from frame to frame (1.3 spacings for hops to the next site), and be
+    missed for ``memory`` frames. With the ``motion`` of the same movie, steps are those on the layer's own lattice,
+    along the axes of the first frame; without, they hold the drift and turn of each layer.
     """
     require_columns(defects, ["frame", "layer", *DEFECT_COLUMNS[:5]], "the table of defects")
     if defects.empty:

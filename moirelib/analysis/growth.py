@@ -128,13 +128,9 @@ def growth_rate(
     The table has ``layer, event, frame_start, frame_end, count, rate, low, high``; rates in 1/s, with 95 % intervals.
     Rows with event net have the difference, with a normal interval from the sum of the two counts.
 
-    Parameters
-    ----------
-    events, frames, layers : pandas.DataFrame, array_like of int, iterable of int
-        From `growth_events`; all frame numbers, of frames without events as well; layers, by default those with an
-        event: others have a rate with an upper bound.
-    frame_time, windows : float, int
-        Time of a frame in s, 1 for rates per frame; number of equal windows, each beginning where the last one ended.
+    Takes the events of `growth_events`; all frame numbers, of frames without events as well; the layers, by default
+    those with an event (others have a rate with an upper bound); the time of a frame in s, 1 for rates per frame; and
+    the number of equal windows, each beginning where the last one ended.
     """
     require_columns(events, ["frame", "layer", "event"], "the table of events")
     frames = np.unique(np.asarray(frames))

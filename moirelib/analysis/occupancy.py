@@ -105,18 +105,13 @@ def site_occupancy(
     hidden Markov model (Rabiner, Proc. IEEE 77, 257 (1989)) with two states, taken and empty, has its rates estimated
     from all sites of a layer by the Baum-Welch algorithm, and the likeliest history of every site found by Viterbi's.
     Misses may depend on whether the particle was missed before; attachment and detachment depend on how many neighbours
-    are there. Tracks may be broken and continued under other numbers.
+    are there. Tracks may be broken and continued under other numbers. What was there, or missing, for fewer than
+    ``min_frames`` is a false find, or a miss.
 
-    Parameters
-    ----------
-    particles, min_frames : pandas.DataFrame, int
-        Tracks; what was there, or missing, for fewer frames is a false find, or a miss.
-    field_nm : tuple of float, optional
-        Height and width of the field of view, in nm. By default the extent of all particles: where they fill it, it is
-        taken for the field; where they leave corners free, the crystal ends within the field.
-    border_nm : float, optional
-        Width of the strip along the field's edge in which nothing is said, in nm; 0.6 spacings by default, and none
-        around a crystal that ends within an unknown field.
+    The field of view is (height, width) in nm, by default the extent of all particles: where they fill it, it is taken
+    for the field; where they leave corners free, the crystal ends within the field. Nothing is said in a strip along
+    the field's edge, its width in nm; 0.6 spacings by default, and none around a crystal that ends within an unknown
+    field.
     """
     return dict(occupied_layers(particles, field_nm, border_nm, min_frames))
 

@@ -274,12 +274,8 @@ def dispersion(
     fitted model's. ``attrs`` holds the ``ticks`` of the path and ``shortest_q_per_nm``, below which waves are longer
     than the window and are not measured: they are NaN.
 
-    Parameters
-    ----------
-    motion, path, model : Displacements, SymmetryPath, SpringModel
-        Of one layer, whose sites form one hexagonal grain; by default the model's path, and the model of `fit_springs`.
-    symmetric : bool
-        Average over the three paths that hexagonal symmetry makes equal; False for the one path alone.
+    The layer's sites form one hexagonal grain; path and model are by default the model's path and that of
+    `fit_springs`. ``symmetric`` averages over the three paths that hexagonal symmetry makes equal.
     """
     window = _Window(motion)
     model = fit_springs(motion) if model is None else model

@@ -23,16 +23,11 @@ def write_layer_movie(
     """Write a layer movie, frame by frame, as a TIFF file that Fiji opens with the right scale.
 
     ``tifffile.imread`` and `read_movie` give ``(t, y, x)``, for one frame too. Beyond 4 GB only the first page is
-    described in the file, as ImageJ itself does it: Fiji, tifffile and `read_movie` find all frames.
+    described in the file, as ImageJ itself does it: Fiji, tifffile and `read_movie` find all frames. An older file is
+    replaced; the new one appears only when it is complete.
 
-    Parameters
-    ----------
-    path : path-like
-        File to write; an older one is replaced. It appears only when it is complete.
-    frames : iterable of ndarray of uint8, each (y, x), or array (t, y, x)
-        A generator or a lazy array is written without holding more than a few frames in memory.
-    pixel_size, frame_time : float
-        In nm/pixel, and time between frames in s, which may be left out.
+    Frames are uint8, each (y, x), or an array (t, y, x); of a generator or a lazy array no more than a few are held in
+    memory. Pixel size is in nm/pixel; the time between frames, in s, may be left out.
     """
     path = Path(path)
     pixel_size = override_scale(None, pixel_size, PIXEL_SIZE, path.name)

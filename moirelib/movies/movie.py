@@ -100,13 +100,8 @@ def cut_movie(movie: Movie, frames: str | None = None, roi: str | None = None) -
     """A movie of some frames and of a part of the field of view; the file is not read.
 
     Its frames count from 0, its positions from the part's corner; time and dose of a frame include skipped ones.
-
-    Parameters
-    ----------
-    movie, frames : Movie, str
-        ``"A:B"`` or ``"A:B:STEP"``: from frame A up to but not including B, every STEP-th; numbers may be left out.
-    roi : str, optional
-        ``"Y0:Y1,X0:X1"`` in pixels, from the first up to but not including the last.
+    ``frames`` is ``"A:B"`` or ``"A:B:STEP"``: from A up to but not including B, every STEP-th; numbers may be left out.
+    ``roi`` is ``"Y0:Y1,X0:X1"`` in pixels, from the first up to but not including the last.
     """
     if frames is not None:
         part = _parse_range(frames, len(movie), "frames", movie.name)

@@ -256,10 +256,7 @@ def _library(args: argparse.Namespace) -> None:
 
 
 def _train(args: argparse.Namespace) -> None:
-    """Train the U-Net on a library and write weights and model card.
-
-    An interrupted run goes on from its last checkpoint.
-    """
+    """Train the U-Net on a library, write weights and model card. An interrupted run goes on from its checkpoint."""
     from .decomposition.training import TrainingConfig, train
 
     config = TrainingConfig.fast() if args.fast else TrainingConfig.full()

@@ -1,7 +1,4 @@
-"""Order of a layer: strain, and correlation functions (chapter 9, "Order and defects").
-
-Nothing here calls a particle disordered for the neighbours that the edge of its crystal, or of the frame, took from it.
-"""
+"""Order of a layer, without effects of its edge: strain and correlation functions (chapter 9, "Order and defects")."""
 
 import freud
 import numpy as np

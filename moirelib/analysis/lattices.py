@@ -192,10 +192,7 @@ def _join_grains(mesh, grain, i, j, rank: Callable) -> np.ndarray:
 
 @dataclass(frozen=True)
 class LatticeFit(Lattice):
-    """A lattice fitted to the positions of a grain by least squares; its spacing in nm, and angle, are without strain.
-
-    Site (m, n) lies at origin + m a₁ + n a₂.
-    """
+    """A lattice fitted to the positions of a grain by least squares; its spacing (nm) and angle are without strain."""
 
     origin: np.ndarray  # (y, x) of site (0, 0), nm
     vectors: np.ndarray  # a₁ and a₂, 60° apart before strain, rows (y, x), nm
@@ -204,7 +201,7 @@ class LatticeFit(Lattice):
     residual_std: float  # nm, scatter of particles about their sites, per component
     shear: float  # largest strain without change of area
     n: int  # particles used
-    index: np.ndarray  # (n_points, 2) m and n of each particle, NaN where it has none
+    index: np.ndarray  # (n_points, 2) m and n of each particle, at origin + m a₁ + n a₂; NaN where it has none
 
 
 def fit_lattice(points: ArrayLike) -> LatticeFit:

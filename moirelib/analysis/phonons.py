@@ -1,7 +1,4 @@
-"""Phonons of a layer from the covariance of its displacements: plane waves, springs, dispersion, normal modes.
-
-Positions are (y, x) in nm, wave vectors in radians per nm, stiffnesses in kT/nm². Chapter 8, "Vibrations".
-"""
+"""Phonons from the covariance of displacements: (y, x) in nm, waves in rad/nm, stiffness in kT/nm² (chapter 8)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace

@@ -40,8 +40,7 @@ def write_analysis(
 ) -> None:
     """Write tables, figures and ``report.html`` into an existing folder; ``name`` says what was analysed.
 
-    With ``movie``, and where there are several frames, also ``tracks.gif``, of at most `MOVIE_FRAMES` frames. With
-    ``progress``, a bar is shown.
+    With ``movie``, and where there are several frames, also ``tracks.gif``; with ``progress``, a bar is shown.
     """
     folder, drawn = Path(folder), []
     analysis.write(folder)

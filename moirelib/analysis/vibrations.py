@@ -1,7 +1,4 @@
-"""From tracks to vibrations: displacements from the sites, amplitudes without the localization error, spring constants.
-
-Positions and displacements are (y, x) in nm, spring constants in kT/nm². Phonons are in `phonons`. Chapter 8.
-"""
+"""Vibrations from tracks: displacements and amplitudes (y, x) in nm, spring constants in kT/nm² (chapter 8)."""
 
 from collections.abc import Callable, Mapping
 from itertools import pairwise
@@ -106,10 +103,7 @@ def measure_vibrations(tracks: pd.DataFrame, **options) -> pd.DataFrame:
 def measure_every_layer(
     tracks: pd.DataFrame, measure: Callable[[int], pd.DataFrame]
 ) -> tuple[pd.DataFrame, dict[int, dict]]:
-    """One table of all layers for which ``measure`` gives one, with notes on the others, and the attributes of each.
-
-    The first ValueError of ``measure`` is raised if all layers raise one.
-    """
+    """One table of all layers for which ``measure`` gives one, notes on the others, attributes; ValueError for none."""
     tracks = check_particles(tracks, name="the track table")
     tables, notes, attributes = [], [], {}
     for layer in sorted(tracks["layer"].unique()):

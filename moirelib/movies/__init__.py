@@ -1,7 +1,4 @@
-"""Read movies of any usual microscope format, and write layer movies.
-
-Names are listed in ``__init__.pyi`` and loaded when they are first used.
-"""
+"""Read movies of any usual microscope format, and write layer movies."""
 
 import lazy_loader
 

@@ -44,10 +44,7 @@ def normalize_unit(unit: object) -> str:
 
 
 def find_pixel_size(image: StoredImage, name: str) -> tuple[float | None, tuple[str, ...]]:
-    """Pixel size of a file in nm, the same on both axes, and what to say about it; None where the file carries none.
-
-    Where only one axis has a scale, it is taken for both: the pixels of cameras are square.
-    """
+    """Pixel size of a file in nm, of one axis where the other has no scale, and what to say about it; None for none."""
     if any(_RECIPROCAL.search(normalize_unit(unit)) for _, unit in (image.y, image.x)):
         raise ValueError(
             f"{name} is a diffraction pattern (its pixels are in {normalize_unit(image.x[1])}); give an image, "

@@ -202,10 +202,7 @@ def _choose_display(tiff, page, name: str) -> tuple[Callable[[np.ndarray], np.nd
 
 
 def _find_scales(path, tiff: tifffile.TiffFile, page: tifffile.TiffPage, index: int, images: int) -> list[Scale]:
-    """Scales y, x and t: from ImageJ, OME or the microscope's own tags, else from the resolution in inch or cm.
-
-    The image is number `index` of the file's `images`.
-    """
+    """Scales y, x and t of image `index` of a file's `images`: of ImageJ, OME, the microscope, else in inch or cm."""
     found: dict[str, Scale] = {}
     if tiff.is_imagej:
         (y, x), about = _read_resolution(page), tiff.imagej_metadata or {}

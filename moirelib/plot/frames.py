@@ -85,10 +85,7 @@ def show_split(
     axes: Sequence[Axes] | None = None,
     particles: pd.DataFrame | None = None,
 ) -> Sequence[Axes]:
-    """Show the raw frame, layer 1 and layer 2 side by side: what moirelib does, in one picture.
-
-    Into three axes, by default a new row, which come back. Particles are drawn as circles on the raw frame.
-    """
+    """Show the raw frame, with circles at the particles, and layers 1 and 2 side by side; gives the three axes."""
     if axes is None:
         _, axes = plt.subplots(1, 3, figsize=(9, 3.3), layout="constrained")
     show_frame(frame, pixel_size, axes[0], title="raw frame")

@@ -93,10 +93,7 @@ def show_strain(strain: pd.DataFrame, column: str = "rotation_deg", ax: Axes | N
 
 
 def show_registry(registry: pd.DataFrame, ax: Axes | None = None, **style: Any) -> Axes:
-    """Draw where each particle lies on the other layer (`moirelib.analysis.registry`): the Moiré pattern.
-
-    ``style``: ``pixel_size, size_nm, alpha, colorbar`` of `show_map`.
-    """
+    """Draw where each particle lies on the other layer (`moirelib.analysis.registry`); ``style`` as of `show_map`."""
     look = {"clim": (-1.5, 3.0), "label": "registry (hollow -1.5, bridge -1, top 3)", **style}
     return show_map(registry, registry["coordinate"], ax, **look)
 
@@ -104,10 +101,7 @@ def show_registry(registry: pd.DataFrame, ax: Axes | None = None, **style: Any) 
 def show_hexatic(
     points: ArrayLike, psi6: ArrayLike, ax: Axes | None = None, direction: bool = True, **style: Any
 ) -> Axes:
-    """Draw ψ6 (n,) of points (n, 2) in nm: its direction, 0 to 60 degrees, as cyclic colour, or its magnitude.
-
-    ``style``: ``pixel_size, size_nm, alpha, colorbar`` of `show_map`.
-    """
+    """Draw direction (0 to 60 degrees) or magnitude of ψ6 (n,) at points (n, 2) in nm; ``style`` as of `show_map`."""
     table = pd.DataFrame(np.asarray(points, float), columns=["y_nm", "x_nm"])
     psi6 = np.asarray(psi6)
     if direction:

@@ -147,10 +147,7 @@ def _liquid_path(scene, liquid) -> float | None:
 
 
 def _schedule_growth(scene, config, pixel_size, rng):
-    """Which particles are there in every frame, by layer, and tables of sites and events.
-
-    Positions count from the middle of the first pixel, as in the truth table, not from the field's corner.
-    """
+    """Which particles each frame has, by layer; tables of sites and events, from the middle of the first pixel."""
     growth = config.growth or ((1.0, 1.0),) * len(scene.layers)
     if len(growth) != len(scene.layers):
         raise ValueError(f"growth needs one (start, end) per layer: {len(scene.layers)}, got {len(growth)}")

@@ -62,10 +62,7 @@ def fresnel_propagate(wave: np.ndarray, distance: float, sampling: float, wavele
 
 
 def through_lens(wave: np.ndarray, sampling: float, lens: Lens) -> np.ndarray:
-    """Wave in the image plane, complex64 of shape (y, x): an exit wave behind abTEM's objective lens.
-
-    The focal spread is abTEM's temporal envelope.
-    """
+    """Exit wave in the image plane of abTEM's lens, complex64 (y, x); the focal spread is its temporal envelope."""
     import abtem
 
     ctf = abtem.CTF(energy=lens.energy, semiangle_cutoff=lens.aperture, soft=False)

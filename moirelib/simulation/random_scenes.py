@@ -165,10 +165,7 @@ def _step_back(below):
 
 
 def _random_outline(field, rng, radius, below):
-    """Draw an irregular closed outline within the one below: which points (n, 2) lie in it, made larger by a scale.
-
-    Its mean radius lies in a range of the field's longer side, its middle well inside the outline below.
-    """
+    """Draw an irregular closed outline within the one below: which points (n, 2) lie in it, made larger by a scale."""
     for _ in range(50):
         center = np.asarray(field) * rng.uniform(*OUTLINE_MIDDLE, 2)
         if below(center[None], MIDDLE_INSIDE)[0]:
@@ -305,10 +302,7 @@ def _clip(defect: Defect, field, outline) -> Defect | None:
 
 
 def _separate(points, diameters, corners) -> tuple[np.ndarray, np.ndarray]:
-    """Positions and diameters of particles whose circumscribed circles (`corners` × diameter) do not overlap.
-
-    Pairs move apart by the overlap, several times; where one remains, both become smaller.
-    """
+    """Move particles apart, then make them smaller, until their circles (`corners` × diameter) do not overlap."""
     if len(points) == 0:
         return points, diameters
     circles, scale = corners * diameters, np.ones(len(points))

@@ -132,10 +132,7 @@ def truth_table(scene: Scene, pixel_size: float, frame: int = 0) -> pd.DataFrame
 
 
 def truth_parameters(scene: Scene, pixel_size: float) -> dict:
-    """Truth of a scene beside its particles, in nm and degrees, for the records of libraries and movies.
-
-    Defects are counted from the middle of the first pixel, as in `truth_table`.
-    """
+    """Truth beside particles, in nm and degrees, for records; defects count from the middle of the first pixel."""
     planted = [layer.shift((-pixel_size / 2, -pixel_size / 2)).defects for layer in scene.layers]
     return {
         "pixel_size_nm": float(pixel_size),

@@ -49,7 +49,7 @@ def moire_table(particles: pd.DataFrame) -> pd.DataFrame:
 
 
 def defect_table(particles: pd.DataFrame, other_layer: bool = True) -> pd.DataFrame:
-    """Defects of all layers and frames, as of `find_defects`; by default with ``registry, coordinate`` of `registry`."""
+    """Defects of all layers and frames as of `find_defects`; by default with ``registry, coordinate`` of `registry`."""
     table = tabulate_frames(layers_by_frame(particles), ["defects"])["defects"]
     return table if other_layer else table.drop(columns=["registry", "coordinate"])
 

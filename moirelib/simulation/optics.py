@@ -31,7 +31,7 @@ def electron_wavelength(energy: float) -> float:
 
 @dataclass(frozen=True)
 class Lens:
-    """Objective lens, aperture and electron energy: the published recipe's; a chromatic aberration of 1.4 mm is usual."""
+    """Objective lens, aperture, electron energy: the published recipe's; a chromatic aberration of 1.4 mm is usual."""
 
     energy: float = 200e3  # eV
     aperture: float = 10.0  # mrad, semi-angle of the objective aperture

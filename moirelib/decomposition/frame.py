@@ -52,20 +52,10 @@ def find(frame: np.ndarray, centers: np.ndarray, diameter: float, shared: Shared
     """Find, assign and fit all particles of a frame.
 
     Detection, layers and fit help each other: layers say which sites should hold a particle, the fit says whether they
-    do, and better positions make better layers. Every particle is fitted last to the frame alone, then to the frame and
-    the rows of its layer. Where two layers are nearly alike, the frame is fitted with one layer as well, and the better
-    hypothesis is chosen.
-
-    Parameters
-    ----------
-    frame : ndarray, shape (y, x)
-        Raw frame at working sampling; particles darker than the background.
-    centers : ndarray, shape (channels, y, x)
-        Peaks at particle centres, from `moirelib.decomposition.predict`.
-    diameter : float
-        Expected particle diameter, in pixels.
-    shared : SharedByFrames, optional
-        What is known of the frame from others of its movie; its particles are its own.
+    do, and better positions make better layers. Up to three rounds are made. Where two layers are nearly alike, the
+    frame is fitted with one layer as well, and the better hypothesis is chosen. Takes a raw frame (y, x) at working
+    sampling, particles darker than the background, the peaks of `predict`, the expected diameter (px), and what is
+    known from other frames of the movie; the particles are its own.
     """
     detections = locate(centers, diameter)
     sure = detections["score"] >= LayerCountRules.sure

@@ -28,24 +28,15 @@ ALONE = 20.0  # log-likelihood that a particle without a lattice must add; in si
 class Found:
     """All particles of a frame, fitted to the frame alone; ``…_likeliest``: to the frame and the crystal's regularity.
 
-    Attributes
-    ----------
-    particles : pandas.DataFrame
-        ``layer`` (1 or 2), ``grain``, ``layer_confidence``, ``lattice_fit``, ``score``; ``y, x, diameter`` (px),
-        ``opacity``, ``depth``, one-sigma errors ``y_std, x_std, diameter_std, depth_std``; and ``y_likeliest,
-        x_likeliest, diameter_likeliest, y_std_likeliest, x_std_likeliest`` (px).
-    lattices : list of list of Lattice
-        Of layer 1 and of layer 2, largest grain first.
-    imaging : Imaging or None
-        What the particles share: profile, blur, dark level; None where there are too few particles to measure it.
-    why : str
-        Why the frame was left out; empty where it was not.
+    ``particles`` holds ``layer`` (1 or 2), ``grain``, ``layer_confidence``, ``lattice_fit``, ``score``; ``y, x,
+    diameter`` (px), ``opacity``, ``depth``, one-sigma errors ``y_std, x_std, diameter_std, depth_std``; and
+    ``y_likeliest, x_likeliest, diameter_likeliest, y_std_likeliest, x_std_likeliest`` (px).
     """
 
     particles: pd.DataFrame
-    lattices: list[list[Lattice]]
-    imaging: Imaging | None
-    why: str = ""
+    lattices: list[list[Lattice]]  # of layer 1 and of layer 2, largest grain first
+    imaging: Imaging | None  # profile, blur and dark level that particles share; None where too few show them
+    why: str = ""  # why the frame was left out; empty where it was not
 
 
 def find(frame: np.ndarray, centers: np.ndarray, diameter: float, shared: SharedByFrames | None = None) -> Found:

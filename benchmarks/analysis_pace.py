@@ -1,12 +1,12 @@
 """What `moirelib analyze` costs: seconds of each stage, frames a second, and peak memory against the movie's length.
 
     python benchmarks/analysis_pace.py          2,500 and 5,000 frames of some 600 particles; some ten minutes
-    QUICK=1 python benchmarks/analysis_pace.py  200 and 300 frames of some 250 particles
+    QUICK=1 python benchmarks/analysis_pace.py  100 and 200 frames of some 150 particles
 
 The tables are simulated: two twisted layers that vibrate, drift, turn and grow, with missed particles and broken
 tracks. Each length is analysed as by the command, in a process of its own. A stage whose cost per frame is constant
-takes as many times as long as there are more frames: the growth printed is 1. Both lengths fill tracks.gif with its 200
-frames. The last line is one JSON object of named numbers.
+takes as many times as long as there are more frames: the growth printed is 1. In full, both lengths fill tracks.gif with
+its 200 frames. The last line is one JSON object of named numbers.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SEED = 20261129
 SPACING, SPRING, ERROR = 10.0, 3.0, 0.2  # nm, kT/nm², nm
 MISSED, BROKEN = 0.02, 0.0001  # share of particles missed in a frame; probability per frame that a track breaks
 ATTACHED = 0.1  # share of layer 2 that arrives during the movie
-FULL, QUICK = ((2500, 5000), 600), ((200, 300), 250)  # frames, particles
+FULL, QUICK = ((2500, 5000), 600), ((100, 200), 150)  # frames, particles
 WORKERS = 2
 
 

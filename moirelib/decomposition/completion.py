@@ -56,16 +56,8 @@ def vacant_sites(yx: np.ndarray, layer: np.ndarray, spacings: Spacings, low, hig
     """Places ``layer, y, x`` where a layer's lattice goes on but no particle was found.
 
     Each site is given once, at the mean of what its neighbours predict: a row of two particles goes on as far beyond
-    its end as they are apart.
-
-    Parameters
-    ----------
-    yx, layer : ndarray, shape (n, 2) and (n,)
-        Particles and their layers.
-    spacings : float or mapping of int to float
-        Nearest-neighbour distance, of each layer where they differ, in the particles' unit.
-    low, high : array_like, shape (2,)
-        Corners of the region to look in.
+    its end as they are apart. Takes particles (n, 2) and their layers (n,), the nearest-neighbour distance (of each
+    layer where they differ) and the corners (y, x) of the region to look in, all in one unit.
     """
     tables = [pd.DataFrame({"layer": np.empty(0, int), "y": np.empty(0), "x": np.empty(0)})]
     for k in np.unique(layer):
@@ -125,16 +117,9 @@ def site_odds(sites, site_layer, yx, layer, spacings: Spacings) -> np.ndarray:
 def complete(fit: FrameFit, particles: pd.DataFrame, spacings: Spacings) -> pd.DataFrame:
     """Decide by the frame which particles are missing and which are false.
 
-    What remains comes first, then what is new (``channel`` -1, ``score`` the posterior probability).
-
-    Parameters
-    ----------
-    fit : FrameFit
-        The fitted model of the frame.
-    particles : pandas.DataFrame
-        Its particles, row by row, with ``layer`` and, where that is known, ``lattice_fit``.
-    spacings : float or mapping of int to float
-        Nearest-neighbour distance, of each layer where they differ, in pixels.
+    Takes the fit, its particles row by row, with ``layer`` and, where that is known, ``lattice_fit``, and the
+    nearest-neighbour distance (of each layer where they differ) in pixels. What remains comes first, then what is new
+    (``channel`` -1, ``score`` the posterior probability).
     """
     s, diameter = SETTINGS, fit.model.diameter
     yx, layer = particles[["y", "x"]].to_numpy(), particles["layer"].to_numpy()

@@ -28,44 +28,25 @@ ALONE = 20.0  # log-likelihood that a particle without a lattice must add; in si
 class Found:
     """All particles of a frame, fitted to the frame alone; ``…_likeliest``: to the frame and the crystal's regularity.
 
-    Attributes
-    ----------
-    particles : pandas.DataFrame
-        ``layer`` (1 or 2), ``grain``, ``layer_confidence``, ``lattice_fit``, ``score``; ``y, x, diameter`` (px),
-        ``opacity``, ``depth``, one-sigma errors ``y_std, x_std, diameter_std, depth_std``; and ``y_likeliest,
-        x_likeliest, diameter_likeliest, y_std_likeliest, x_std_likeliest`` (px).
-    lattices : list of list of Lattice
-        Of layer 1 and of layer 2, largest grain first.
-    imaging : Imaging or None
-        What the particles share: profile, blur, dark level; None where there are too few particles to measure it.
-    why : str
-        Why the frame was left out; empty where it was not.
+    ``particles`` holds ``layer`` (1 or 2), ``grain``, ``layer_confidence``, ``lattice_fit``, ``score``; ``y, x,
+    diameter`` (px), ``opacity``, ``depth``, one-sigma errors ``y_std, x_std, diameter_std, depth_std``; and
+    ``y_likeliest, x_likeliest, diameter_likeliest, y_std_likeliest, x_std_likeliest`` (px).
     """
 
     particles: pd.DataFrame
-    lattices: list[list[Lattice]]
-    imaging: Imaging | None
-    why: str = ""
+    lattices: list[list[Lattice]]  # of layer 1 and of layer 2, largest grain first
+    imaging: Imaging | None  # profile, blur and dark level that particles share; None where too few show them
+    why: str = ""  # why the frame was left out; empty where it was not
 
 
 def find(frame: np.ndarray, centers: np.ndarray, diameter: float, shared: SharedByFrames | None = None) -> Found:
     """Find, assign and fit all particles of a frame.
 
     Detection, layers and fit help each other: layers say which sites should hold a particle, the fit says whether they
-    do, and better positions make better layers. Every particle is fitted last to the frame alone, then to the frame and
-    the rows of its layer. Where two layers are nearly alike, the frame is fitted with one layer as well, and the better
-    hypothesis is chosen.
-
-    Parameters
-    ----------
-    frame : ndarray, shape (y, x)
-        Raw frame at working sampling; particles darker than the background.
-    centers : ndarray, shape (channels, y, x)
-        Peaks at particle centres, from `moirelib.decomposition.predict`.
-    diameter : float
-        Expected particle diameter, in pixels.
-    shared : SharedByFrames, optional
-        What is known of the frame from others of its movie; its particles are its own.
+    do, and better positions make better layers. Up to three rounds are made. Where two layers are nearly alike, the
+    frame is fitted with one layer as well, and the better hypothesis is chosen. Takes a raw frame (y, x) at working
+    sampling, particles darker than the background, the peaks of `predict`, the expected diameter (px), and what is
+    known from other frames of the movie; the particles are its own.
     """
     detections = locate(centers, diameter)
     sure = detections["score"] >= LayerCountRules.sure

@@ -25,25 +25,13 @@ def vote(
     """Make the layers of a movie's frames consistent: align the layers' names, then let each particle's track vote.
 
     Particles are followed whatever their layer; the layer only keeps apart particles at one place. Frames share their
-    ambiguities: votes of one track, with a correlation of 1/2, count as 2 n/(n + 1) where there are n of them.
+    ambiguities, so the votes of one track are not independent: with a correlation of 1/2, n of them count as 2 n/(n +
+    1). Takes the tables of `assign_layers`, one per frame; the typical diameter, of which a particle may move a quarter
+    from frame to frame, in the unit of ``y, x``; and the specimen's motion since the first frame, none by default.
 
-    Parameters
-    ----------
-    tables : list of pandas.DataFrame
-        From `assign_layers`, one per frame, in order: ``y, x, score, layer, layer_confidence``.
-    diameter : float
-        Typical particle diameter, in the unit of ``y, x``; particles are followed over up to a quarter of it.
-    motion : list of Motion, optional
-        Of the specimen since the first frame, for each frame; none by default.
-
-    Returns
-    -------
-    tables : list of pandas.DataFrame
-        The same rows with ``layer`` and ``layer_confidence`` of the whole track; layer 1 reaches furthest over all
-        frames. ``grain`` is -1 where the track has another layer than the frame. Of two particles closer than half a
-        diameter in one layer the better is kept.
-    exchanged : list of bool
-        Frames whose layers exchanged their names; their lattices change places too.
+    Gives the same rows with ``layer`` and ``layer_confidence`` of the whole track, layer 1 reaching furthest over all
+    frames, ``grain`` -1 where the track has another layer than the frame, and of two particles closer than half a
+    diameter in one layer the better one; then, which frames' layers (and so their lattices) exchanged their names.
     """
     motion = [Motion()] * len(tables) if motion is None else motion
     still = [one.inverse().apply(table[["y", "x"]].to_numpy()) for one, table in zip(motion, tables, strict=True)]

@@ -36,14 +36,8 @@ def measure_motion(
 ) -> MovieMotion:
     """Motion of the specimen from the particles of all layers together, found step by step.
 
-    Parameters
-    ----------
-    tables : list of pandas.DataFrame
-        Of each frame: ``layer``, ``y, x`` (working px).
-    diameter, shape : float, tuple of float
-        Expected diameter; height and width of the frames (working px).
-    progress : bool
-        Show a progress bar.
+    Takes the frames' tables with ``layer``, ``y, x``, the expected diameter, and height and width of the frames, all in
+    working px.
     """
     places = [table[["y", "x"]].to_numpy() for table in tables]
     spacings = [typical_spacing(yx, table["layer"], diameter) for yx, table in zip(places, tables, strict=True)]

@@ -109,26 +109,12 @@ def resample(image, shape) -> np.ndarray:
 
 @torch.inference_mode()
 def predict(model: torch.nn.Module, image: np.ndarray, tile: int = 512) -> tuple[np.ndarray, np.ndarray]:
-    """Where the particles of each channel are in one image at working sampling, and where their centres are.
+    """Where the particles of each channel are in a raw image (y, x) at working sampling, and where their centres are.
 
-    Channel names are not layer names yet: which channel is which layer may change from place to place, see
-    `moirelib.decomposition.assign_layers`.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-        From `load_weights`.
-    image : ndarray, shape (y, x)
-        Raw, at working sampling.
-    tile : int
-        Images larger than this are predicted in overlapping tiles (MONAI), in pixels.
-
-    Returns
-    -------
-    masks : ndarray, shape (layers, y, x), float32
-        Probability that a pixel is covered by a particle of each channel.
-    centers : ndarray, shape (layers, y, x), float32
-        A peak of height 1 and standard deviation `CENTER_WIDTH` at every particle's centre, as far as it is certain.
+    Both are (layers, y, x), float32: the probability that a pixel is covered by a particle of a channel, and a peak of
+    height 1 and standard deviation `CENTER_WIDTH` at every centre, as far as it is certain. Channels are no layers yet:
+    which is which may change from place to place, see `moirelib.decomposition.assign_layers`. Images larger than
+    ``tile`` pixels are predicted in overlapping tiles (MONAI).
     """
     device = next(model.parameters()).device
     height, width = image.shape
@@ -147,15 +133,9 @@ def predict(model: torch.nn.Module, image: np.ndarray, tile: int = 512) -> tuple
 def locate(centers: np.ndarray, diameter: float, threshold: float = LOWEST_PEAK) -> pd.DataFrame:
     """Find particles in the network's output: ``channel`` (0-based), ``y, x`` (px) and ``score`` (height, 0 to 1).
 
-    Parameters
-    ----------
-    centers : ndarray, shape (channels, y, x)
-        Peaks at particle centres, from `moirelib.decomposition.predict`.
-    diameter : float
-        Expected particle diameter, in pixels of ``centers``.
-    threshold : float
-        Lowest height of a peak. Low by default: false peaks are removed later by the fit to the frame
-        (`moirelib.decomposition.complete`), missed particles are harder to add.
+    Takes the peaks (channels, y, x) of `predict`, the expected diameter (px) and the lowest height of a peak. That is
+    low by default: false peaks are removed later by the fit to the frame (`moirelib.decomposition.complete`), missed
+    particles are harder to add.
     """
     tables = []
     for channel, peaks in enumerate(centers):

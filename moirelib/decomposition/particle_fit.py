@@ -86,11 +86,11 @@ class FrameFit:
         imaging: Imaging | None = None,
         like: FrameFit | None = None,
     ) -> FrameFit:
-        """A fit of a raw frame (y, x), particles darker than the background, that has not begun yet.
+        """A fit of a raw frame (y, x) that has not begun yet; particles are darker than the background.
 
-        ``particles`` holds ``y, x`` (px) and, where known, ``diameter`` (px) and ``depth``; ``diameter`` (px) is the
-        expected one. What particles share is ``imaging`` where that is known from another frame; otherwise it is fitted
-        on from ``like``, another fit of the same frame.
+        ``particles`` hold ``y, x`` (px) and, where known, ``diameter`` (px) and ``depth``; ``diameter`` is the expected
+        one (px). What particles share is ``imaging``, when known from another frame; else it is fitted, on from the fit
+        ``like`` of the same frame where there is one.
         """
         model = ImageModel.look_at(frame, diameter)
         depth = -np.log1p(-min(FIRST_TAKEN * model.contrast, MOST_TAKEN))

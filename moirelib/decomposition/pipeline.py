@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import dask.array as da
 import numpy as np
@@ -65,20 +64,15 @@ class Decomposition:
         OSError if the folder cannot be written.
         """
         with output_folder(folder) as partial:
-            self.write(partial)
-
-    def write(self, folder: Path) -> None:
-        """Write the four files into an existing folder."""
-        folder = Path(folder)
-        for k in (1, 2):
-            images = (np.asarray(self.layers[t, k - 1]) for t in range(len(self.movie)))
-            write_layer_movie(folder / f"layer_{k}.tif", images, self.movie.pixel_size, self.movie.frame_time)
-        # Empty, not -1, where a particle is in no track: trackpy would take -1 for one track of many particles.
-        number = self.particles["particle"].astype("Int64")
-        table = self.particles.assign(particle=number.mask(number < 0))
-        table.to_csv(folder / "particles.csv", index=False, float_format="%.6g", lineterminator="\n")
-        text = json.dumps(self.summary, indent=1)
-        (folder / "summary.json").write_text(text + "\n", encoding="utf-8")
+            for k in (1, 2):
+                images = (np.asarray(self.layers[t, k - 1]) for t in range(len(self.movie)))
+                write_layer_movie(partial / f"layer_{k}.tif", images, self.movie.pixel_size, self.movie.frame_time)
+            # Empty, not -1, where a particle is in no track: trackpy would take -1 for one track of many particles.
+            number = self.particles["particle"].astype("Int64")
+            table = self.particles.assign(particle=number.mask(number < 0))
+            table.to_csv(partial / "particles.csv", index=False, float_format="%.6g", lineterminator="\n")
+            text = json.dumps(self.summary, indent=1)
+            (partial / "summary.json").write_text(text + "\n", encoding="utf-8")
 
 
 def decompose(

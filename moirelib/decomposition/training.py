@@ -63,12 +63,8 @@ def permutation_loss(logits: torch.Tensor, truth: torch.Tensor, window: int = 64
     layers apart everywhere, but name them consistently only as far as it sees. Each is the minimum over permutations of
     (cross-entropy above the truth's own entropy + 1 - Dice of the masks).
 
-    Parameters
-    ----------
-    logits, truth : Tensor, shape (batch, layers, y, x) or (batch, 2 · layers, y, x)
-        Network output and truth, 0 to 1: masks, and perhaps centres.
-    window, layers : int
-        Edge of a window in pixels, and number of layers.
+    Network output and truth, 0 to 1, are masks (batch, layers, y, x), perhaps with centres after them (batch, 2 ·
+    layers, y, x); ``window`` is the edge of a window in pixels.
     """
     per_image = _assignment_loss(logits, truth, max(logits.shape[-2:]), layers)
     return 0.5 * (per_image + _assignment_loss(logits, truth, window, layers))

@@ -5,8 +5,8 @@
 
 The tables are simulated: two twisted layers that vibrate, drift, turn and grow, with missed particles and broken
 tracks. Each length is analysed as by the command, in a process of its own. A stage whose cost per frame is constant
-takes as many times as long as there are more frames: the growth printed is 1. In full, both lengths fill tracks.gif with
-its 200 frames. The last line is one JSON object of named numbers.
+takes as many times as long as there are more frames: the growth printed is 1. In full, both lengths fill tracks.gif
+with its 200 frames. The last line is one JSON object of named numbers.
 """
 
 from __future__ import annotations

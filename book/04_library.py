@@ -599,7 +599,7 @@ plt.show()
 # %%
 from moirelib.simulation import make_sample
 
-print(inspect.getdoc(make_sample).partition("Notes\n-----\n")[2].partition("Explained")[0])
+print(inspect.getdoc(make_sample).partition("\n\n")[2], end="\n\n")
 sample, truth = data.sample()
 print(f"{len(sample)} frames of {sample.shape[1:]} pixels, {sample.pixel_size:.3f} nm/px")
 by_layer = truth.groupby(["layer", "frame"]).size().unstack("layer")

@@ -9,6 +9,8 @@ from .defects import (
     LayerDefects as LayerDefects,
     burgers_circuit as burgers_circuit,
     find_defects as find_defects,
+    follow_boundaries as follow_boundaries,
+    follow_defects as follow_defects,
     orientational_twins as orientational_twins,
 )
 from .displacements import (
@@ -24,8 +26,6 @@ from .displacements import (
 from .frame_tables import (
     boundary_table as boundary_table,
     defect_table as defect_table,
-    follow_boundaries as follow_boundaries,
-    follow_defects as follow_defects,
     lattice_table as lattice_table,
     moire_table as moire_table,
 )
@@ -46,6 +46,13 @@ from .lattices import (
     find_grains as find_grains,
     fit_lattice as fit_lattice,
     local_lattices as local_lattices,
+)
+from .layer_motion import (
+    Relaxation as Relaxation,
+    fit_relaxation as fit_relaxation,
+    mean_squared_displacement as mean_squared_displacement,
+    motion_table as motion_table,
+    relative_motion as relative_motion,
 )
 from .moire import REGISTRY as REGISTRY, Moire as Moire, fit_moire as fit_moire, registry as registry
 from .occupancy import Occupancy as Occupancy, adjacency as adjacency, site_occupancy as site_occupancy
@@ -70,13 +77,6 @@ from .pipeline import (
     analyze as analyze,
     read_particles as read_particles,
     read_recording as read_recording,
-)
-from .relaxation import (
-    Relaxation as Relaxation,
-    fit_relaxation as fit_relaxation,
-    mean_squared_displacement as mean_squared_displacement,
-    motion_table as motion_table,
-    relative_motion as relative_motion,
 )
 from .report import (
     figures as figures,

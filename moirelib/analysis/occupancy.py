@@ -366,3 +366,20 @@ def _drop_short_runs(path, visible, seen, min_frames) -> np.ndarray:
     # Out of view, as last seen; before, as first seen; on the border only, taken if mostly seen
     known = pd.DataFrame(np.where(visible, path, np.nan)).ffill().bfill()
     return known.fillna(pd.Series(seen.mean(axis=0) > 0.5, dtype=float)).to_numpy(bool)
+
+
+def subtract_motion(table: pd.DataFrame, points: ArrayLike, motion: dict[int, Occupancy] | None) -> np.ndarray:
+    """Points (n, 2) in nm of rows (``frame, layer``), where they would be in the first frame, if motion is known."""
+    points = np.array(points, float)
+    for layer, rows in table.groupby("layer").indices.items():
+        own = (motion or {}).get(layer)
+        if own is None:
+            continue
+        frame = table["frame"].to_numpy()[rows]
+        row = np.minimum(np.searchsorted(own.frames, frame), len(own.frames) - 1)
+        if (wrong := own.frames[row] != frame).any():
+            raise ValueError(
+                f"motion of layer {layer} has no frame {frame[wrong][0]}; pass the occupancy of the same movie"
+            )
+        points[rows] = own.in_first_frame(points[rows], row)
+    return points

@@ -10,8 +10,7 @@ from scipy.optimize import curve_fit
 
 from ..crystal.neighbours import to_complex, to_points
 from ..tables import check_particles, require_unique_tracks
-from .frame_tables import subtract_motion
-from .occupancy import Occupancy
+from .occupancy import Occupancy, subtract_motion
 
 MSD_COLUMNS = "layer lag_frames lag_s msd_nm2 msd_std_nm2 msd_raw_nm2 pairs".split()
 TRACKS_AT_ONCE = 64  # so that the memory does not grow with the number of tracks

@@ -20,6 +20,7 @@ from .displacements import (
     coordination_labels as coordination_labels,
     error_variance as error_variance,
     localization_from_covariance as localization_from_covariance,
+    mean_squared_displacement as mean_squared_displacement,
     site_displacements as site_displacements,
     total_variance as total_variance,
 )
@@ -50,7 +51,6 @@ from .lattices import (
 from .layer_motion import (
     Relaxation as Relaxation,
     fit_relaxation as fit_relaxation,
-    mean_squared_displacement as mean_squared_displacement,
     motion_table as motion_table,
     relative_motion as relative_motion,
 )

@@ -1,4 +1,4 @@
-"""From tracks to displacements from the lattice sites, without drift, and their localization error (chapter 8)."""
+"""From tracks to displacements without drift, their localization error and mean square (chapters 8 and 9)."""
 
 from dataclasses import dataclass, replace
 
@@ -11,6 +11,7 @@ from scipy.spatial import cKDTree
 
 from ..crystal.neighbours import REACH, nearest_spacing, to_complex, to_points
 from ..tables import check_particles, require_unique_tracks
+from .occupancy import Occupancy, subtract_motion
 
 MIN_FRAMES = 10  # fewer give no amplitude worth its error bar
 MIN_PARTICLES = 3  # in a frame; two always fit a turned and shifted frame
@@ -23,6 +24,9 @@ LARGEST_LOSS = 0.25  # of the variance, by estimating the sites; slower motion i
 NO_LONGER_CORRELATED = 0.05  # of the covariance of lag 1; below it, or below the noise, lags do not count
 KNOWN_SHARE, KNOWN_SIGMA = 0.2, 4.0  # least covariance of lag 1, over the variance and over its error, to infer lag 0
 BLOCKS = 10  # of the movie, left out one at a time (jackknife)
+MSD_COLUMNS = "layer lag_frames lag_s msd_nm2 msd_std_nm2 msd_raw_nm2 pairs".split()
+TRACKS_AT_ONCE = 64  # so that the memory does not grow with the number of tracks
+SHARED_STEPS = 3  # tracks that go on from one frame to the next; the mean step of fewer may be their own motion
 
 
 @dataclass(frozen=True)
@@ -355,3 +359,90 @@ def total_variance(motion: Displacements) -> tuple[np.ndarray, np.ndarray, np.nd
     samples = seen * share_of_independent_samples(restored, frames) - (motion.creep + 1)
     covariance = np.nanmean(motion.values[..., 0] * motion.values[..., 1], axis=0)
     return total, np.maximum(samples, 1.0), covariance / np.sqrt(kept.prod(axis=1))
+
+
+def mean_squared_displacement(
+    tracks: pd.DataFrame, frame_time: float | None = None, lags: int = 100, motion: dict[int, Occupancy] | None = None
+) -> pd.DataFrame:
+    """Mean squared displacement of each layer's particles in two dimensions, without the localization error's part.
+
+    Errors σ along each axis add 4σ² at every lag, from both ends of a step (Savin & Doyle, Biophys. J. 88, 623 (2005)).
+    This part is taken from the tracks' error bars and subtracted; where there are none, ``attrs["note"]`` says so.
+    Motion during the exposure, which makes short lags smaller, is not corrected for. Particles that vibrate about their
+    sites reach a constant, twice the variance over both axes; particles that diffuse give 4 D t.
+
+    The table has ``layer, lag_frames``; ``lag_s``, NaN without a frame time; ``msd_nm2``; ``msd_std_nm2``, its standard
+    error from the scatter of the tracks (NaN for one track); ``msd_raw_nm2``, with the localization error's part;
+    ``pairs`` of positions. Tracks are weighted by their independent steps at that lag (Qian, Sheetz & Elson, Biophys.
+    J. 60, 910 (1991), eq. B4), as `trackpy.emsd` does; particle -1 is left out. ``lags`` is the largest lag in frames.
+
+    Drift and turn of each layer's lattice, from the ``motion`` of the same movie, are removed. From layers that are not
+    in it, by default all, the mean step of three or more tracks is removed frame by frame, as `trackpy.subtract_drift`
+    does; with it goes 1/n of the independent motion of n particles.
+    """
+    if lags < 1:
+        raise ValueError(f"lags must be 1 or more frames, got {lags}")
+    tracks = check_particles(tracks, name="the track table")
+    require_unique_tracks(tracks)
+    tables, notes = [], []
+    for layer, own in tracks[tracks["particle"] >= 0].groupby("layer"):
+        own = own.sort_values(["particle", "frame"])
+        points, frame = own[["y_nm", "x_nm"]], own["frame"]
+        if layer in (motion or {}):
+            own["z"] = to_complex(subtract_motion(own, points, motion))
+        else:  # the mean step of the layer's tracks is taken for its motion
+            step = points.diff().where((own["particle"].diff() == 0) & (frame.diff() == 1)).groupby(frame)
+            drift = step.mean().where(step.count() >= SHARED_STEPS, 0.0).cumsum()
+            own["z"] = to_complex(points.to_numpy() - drift.loc[frame].to_numpy())
+        error = own.reindex(columns=["y_std_nm", "x_std_nm"]).astype(float).pow(2).sum(axis=1, skipna=False)
+        error = error.where(np.isfinite(error))
+        if error.isna().all():
+            notes.append(f"layer {layer}: no error bars (y_std_nm, x_std_nm), so the localization error's part is left")
+        own["error"] = error.fillna(error.mean()).fillna(0.0)  # unknown ones as the others' mean
+        tables.append(_average_tracks(own, lags).assign(layer=int(layer)))
+    if not tables or not sum(map(len, tables)):
+        raise ValueError("a mean squared displacement needs particles followed over at least 2 frames")
+    table = pd.concat(tables, ignore_index=True)
+    table["lag_s"] = table["lag_frames"] * (np.nan if frame_time is None else frame_time)
+    table = table[MSD_COLUMNS]
+    table.attrs["note"] = "\n".join(notes)
+    return table
+
+
+def _average_tracks(own, lags) -> pd.DataFrame:
+    """Weighted means over the tracks, of rows sorted by particle and frame; ``error`` is a variance over both axes."""
+    frames = own.groupby("particle")["frame"].agg(["min", "max"])
+    length = (frames["max"] - frames["min"]).to_numpy() + 1.0  # frames from a track's first to its last
+    lags = min(lags, int(length.max(initial=1)) - 1)
+    square, noise, pairs = np.zeros((3, len(frames), lags))
+    track = own["particle"].factorize()[0]
+    row = own["frame"].to_numpy() - frames["min"].to_numpy()[track]
+    for k in range(0, len(frames), TRACKS_AT_ONCE):
+        tracks, some = slice(k, k + TRACKS_AT_ONCE), (track >= k) & (track < k + TRACKS_AT_ONCE)
+        at = row[some], track[some] - k  # a row for every frame, a column for every track
+        e = np.zeros((at[0].max() + 1, len(length[tracks])))
+        z = np.full(e.shape, np.nan + 0j)
+        z[at], e[at] = own["z"].to_numpy()[some], own["error"].to_numpy()[some]
+        for lag in range(1, min(lags, len(z) - 1) + 1):
+            step = z[lag:] - z[:-lag]
+            seen = np.isfinite(step)
+            square[tracks, lag - 1] = np.sum(np.abs(step) ** 2, axis=0, where=seen)
+            noise[tracks, lag - 1] = np.sum(e[lag:] + e[:-lag], axis=0, where=seen)
+            pairs[tracks, lag - 1] = seen.sum(axis=0)
+    # Independent steps of a diffusing track of n positions: Qian, Sheetz & Elson (1991), eq. B4; 0 beyond its end
+    n, delay = length[:, None], np.arange(1.0, lags + 1)
+    left = np.maximum(n - delay, 1.0)
+    short = 6 * left**2 * delay / np.maximum(4 * n * delay**2 + 2 * n - delay - 5 * delay**3, 1e-9)
+    long = 1 / (1 + (left**3 - 4 * left**2 * delay + 5 * delay - n) / (6 * left * delay**2))
+    independent = np.where(delay < n, np.where(delay > n / 2, long, short), 0.0)
+    weight = independent * pairs / left
+    square, noise = square / np.maximum(pairs, 1), noise / np.maximum(pairs, 1)
+    there = np.flatnonzero(pairs.any(axis=0))
+    square, noise, weight, pairs = (x[:, there] for x in (square, noise, weight, pairs))
+    total, count = weight.sum(axis=0), (pairs > 0).sum(axis=0)
+    raw, part = (np.sum(weight * x, axis=0) / total for x in (square, noise))
+    scatter = np.sqrt(np.sum((weight * (square - noise - raw + part)) ** 2, axis=0)) / total
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scatter = np.where(count > 1, scatter * np.sqrt(count / (count - 1)), np.nan)
+    columns = {"lag_frames": there + 1, "msd_nm2": raw - part, "msd_std_nm2": scatter, "msd_raw_nm2": raw}
+    return pd.DataFrame(columns | {"pairs": pairs.sum(axis=0).astype(int)})

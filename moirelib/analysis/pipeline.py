@@ -21,10 +21,10 @@ from tqdm import tqdm
 
 from ..tables import TRACK_COLUMNS, check_particles, layers_by_frame, read_particle_table
 from .defects import follow_boundaries, follow_defects
-from .displacements import Displacements, coordination_labels, site_displacements
+from .displacements import Displacements, coordination_labels, mean_squared_displacement, site_displacements
 from .frame_tables import FRAME_TABLES, tabulate_frames
 from .growth import front_table, front_velocity, growth_events, growth_rate, site_preference, size_table
-from .layer_motion import fit_relaxation, mean_squared_displacement, motion_table, relative_motion
+from .layer_motion import fit_relaxation, motion_table, relative_motion
 from .moire import registry
 from .occupancy import Occupancy, occupied_layers
 from .phonons import SpringModel, elastic_constants, fit_springs, measure_phonons

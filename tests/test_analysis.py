@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -307,3 +308,20 @@ def test_the_needed_columns_are_enough(movie):
     result = analyze(movie.loc[(movie["layer"] == 1) & (movie["frame"] < 10), list(NEEDED)])
     assert "vibrations" in result.tables or "vibrations" in result.notes
     assert json.dumps(result.notes)
+
+
+def test_other_processes_are_given_only_some_frames_ahead(monkeypatch):
+    frames = 2000
+    drawn = []
+
+    def layers_by_frame(table):
+        for t in range(frames):
+            drawn.append(t)
+            yield t, {1: np.zeros((0, 2))}
+
+    monkeypatch.setattr(pipeline, "layers_by_frame", layers_by_frame)
+    monkeypatch.setattr(pipeline, "ProcessPoolExecutor", lambda workers, *_: ThreadPoolExecutor(workers))
+    tables = pipeline._tabulate_batches(None, ["lattice"], workers=2)
+    next(tables)
+    assert len(drawn) < 100
+    assert len(list(tables)) + 1 == frames / pipeline.FRAMES_AT_ONCE

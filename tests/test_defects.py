@@ -396,6 +396,18 @@ def test_hops_of_a_vacancy_are_followed_site_by_site():
     assert moves["glide_nm"].isna().all()
 
 
+def test_the_order_of_the_rows_does_not_matter_to_what_is_followed():
+    path = [(0, 0), (0, 0), (1, 0), (1, 1), (1, 1)]
+    frames = [table(noisy(without(crystal(), sites(p, (-6, 2))), 0.3, k), k) for k, p in enumerate(path)]
+    defects = defect_table(pd.concat(frames, ignore_index=True))
+    moves, shuffled = (follow_defects(t, 1.3 * A) for t in (defects, defects.sample(frac=1, random_state=0)))
+    places = ["frame", "y_nm", "x_nm"]
+    both = moves.merge(shuffled, on=places, suffixes=("", "_shuffled"))
+    assert len(both) == len(moves) == 10
+    np.testing.assert_allclose(both["step_y_nm"], both["step_y_nm_shuffled"])
+    np.testing.assert_allclose(both["step_x_nm"], both["step_x_nm_shuffled"])
+
+
 def test_tables_of_frames_that_were_analysed_one_by_one_are_followed():
     frames = [defect_table(table(without(crystal(), sites((0, 0), (-6, 2))), k)) for k in range(3)]
     moves = follow_defects(pd.concat(frames), A)  # every frame's rows have the index 0 and 1

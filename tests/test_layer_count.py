@@ -2,12 +2,13 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 from drawn_frames import square_of_points
 
 from moirelib.crystal import Lattice
-from moirelib.decomposition import Hypothesis, choose_hypothesis
+from moirelib.decomposition import Hypothesis, SharedByFrames, choose_hypothesis, layer_count
 
 
 @pytest.mark.parametrize(
@@ -65,3 +66,17 @@ def test_a_second_layer_that_is_not_alike_is_no_alternative_to_one():
     # In general position its lattice would have shown; here it is an artefact of asking for two.
     one, two = layers_at([7.0], 1.9), layers_at([7.0, 25.0], 1.0, found=1.0)
     assert choose_hypothesis([two, one]) is one
+
+
+def test_second_peaks_of_unlike_layers_are_kept_where_frames_beside_show_one_layer(monkeypatch):
+    # Of one layer a weak peak beside a sure one is a part of the same long particle; of two it may be the other's.
+    one = pd.DataFrame(square_of_points(), columns=["y", "x"]).assign(channel=0, score=0.9)
+    detections = pd.concat([one, one.assign(channel=1, x=one["x"] + 4.0, score=0.2)], ignore_index=True)
+    monkeypatch.setattr(layer_count, "count_layers", lambda *_: 1)
+    monkeypatch.setattr(layer_count, "merge_finds", lambda finds, diameter: kept.append(len(finds)) or finds)
+    monkeypatch.setattr(layer_count, "find_particles", lambda fit, particles, name: (fit, particles))
+    monkeypatch.setattr(layer_count, "name_two_layers", lambda particles, diameter: (particles, [[], []]))
+    monkeypatch.setattr(layer_count.FrameFit, "start", lambda *_: SimpleNamespace(fit=lambda rounds: None))
+    kept = []
+    layer_count.propose_hypotheses(np.ones((64, 64)), detections, 12.0, SharedByFrames(None, None, unlike=True))
+    assert kept == [len(detections)]

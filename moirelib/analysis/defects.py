@@ -357,7 +357,8 @@ def _number_tracks(table, parts, name, search_range, memory) -> pd.DataFrame:
     """A table with a number for each track, sorted by it; places of each part are linked among themselves."""
     number = pd.Series(0, table.index)
     for place in parts:
-        number[place.index] = link_places(place, search_range, memory, narrowest=0.1) + number.max() + 1
+        track = link_places(place, search_range, memory, narrowest=0.1)  # sorted by frame
+        number[track.index] = track + number.max() + 1
     return table.assign(**{name: number - 1}).sort_values([name, "frame"])
 
 

@@ -137,18 +137,16 @@ def _refuse_few_frames(layer, number, what="") -> None:
 
 def _align_frames(z, seen, sites, window):
     """Points (t, n) turned and shifted onto the sites (n,), the shift (t, 2), and the angle (t,) in radians."""
-    center, home, turned = np.zeros((3, len(z)), complex)
-    for t, there in enumerate(seen):  # frame by frame: arrays of a long movie would fill the memory
-        center[t], home[t] = z[t, there].mean(), sites[there].mean()
-        turned[t] = np.vdot(sites[there] - home[t], z[t, there] - center[t])
+    count, middle, there = seen.sum(axis=1), sites.mean(), np.where(seen, z - sites.mean(), 0.0)
+    center, home = there.sum(axis=1) / count, seen @ (sites - middle) / count
+    turned = there @ np.conj(sites - middle) - count * np.conj(home) * center  # sum of conj(s - home) (z - center)
     smooth = make_smoother(window, len(z))[0]
     angle = smooth(np.unwrap(np.angle(turned)))  # from x towards y
     angle = angle - angle.mean()
-    turn, middle = np.exp(1j * angle), sites.mean()
-    drift = smooth(to_points(center - turn * (home - middle) - middle))
-    aligned, shift = z.copy(), to_complex(drift)
-    for t in range(len(z)):
-        aligned[t] = (z[t] - middle - shift[t]) * np.conj(turn[t]) + middle + shift.mean()
+    turn = np.exp(1j * angle)
+    drift = smooth(to_points(center - turn * home))
+    shift = to_complex(drift)
+    aligned = (z - (middle + shift)[:, None]) * np.conj(turn)[:, None] + middle + shift.mean()
     return aligned, drift - drift.mean(axis=0), angle
 
 

@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import signal
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -230,7 +231,12 @@ def _tabulate_batches(particles, names, workers) -> Iterator[dict[str, pd.DataFr
     context = multiprocessing.get_context("spawn")  # a forked process may hang in a library's threads
     ignore = signal.SIGINT, signal.SIG_IGN  # Ctrl-C reaches all processes; the first one ends the others
     with ProcessPoolExecutor(workers, context, signal.signal, ignore) as pool:
-        yield from pool.map(tabulate, batches)
+        waiting: deque = deque()  # a few only: the tables of a long movie would fill the memory
+        for batch in batches:
+            waiting.append(pool.submit(tabulate, batch))
+            if len(waiting) > 2 * workers:
+                yield waiting.popleft().result()
+        yield from (left.result() for left in waiting)
 
 
 def _list_steps(result, tracks, frame_time, dose) -> dict[str, dict[str, Callable[[], pd.DataFrame]]]:

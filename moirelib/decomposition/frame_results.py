@@ -31,7 +31,8 @@ class FrameResults:
     def __init__(self, folder: str | os.PathLike[str] | None, recipe: dict):
         if folder is None:
             self._kept_until_the_end = tempfile.TemporaryDirectory()
-            folder = self._kept_until_the_end.name
+            self.folder = Path(self._kept_until_the_end.name)
+            return
         self.folder = Path(folder)
         text, file = json.dumps(recipe, indent=1, sort_keys=True), self.folder / "recipe.json"
         if not file.is_file() or file.read_text(encoding="utf-8") != text:

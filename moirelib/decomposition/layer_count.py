@@ -122,7 +122,7 @@ def propose_hypotheses(
     as long.
     """
     shared = shared or SharedByFrames(None, None)  # nothing is known
-    asked = 2 if shared.layers == 2 else count_layers(detections, diameter)
+    asked = 2 if shared.unlike or shared.layers == 2 else count_layers(detections, diameter)
     first = fit_hypothesis(frame, detections, diameter, asked, shared.imaging, None, shared.unlike)
     if shared.unlike or first.found == shared.layers or not (asked == 1 or first.alike):
         return [first]

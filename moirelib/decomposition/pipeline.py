@@ -105,7 +105,8 @@ def decompose(
     progress : bool
         Show a progress bar.
     checkpoint : path-like, optional
-        Folder in which each finished frame is kept: the same call goes on where it was stopped.
+        Folder in which each finished frame is kept: the same call goes on where it was stopped. Without, frames of a
+        movie lie in a temporary folder until the end.
 
     Returns
     -------

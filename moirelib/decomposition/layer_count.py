@@ -157,7 +157,7 @@ def fit_hypothesis(
     fit = FrameFit.start(frame, single, diameter, imaging, like).fit(2 if imaging is None else 1)
     fit, particles = find_particles(fit, single, assign)
     particles, lattices = assign(particles)
-    return Hypothesis(2 if unlike else asked, fit, particles, lattices)
+    return Hypothesis(asked, fit, particles, lattices)
 
 
 def try_unlike_layers(best: Hypothesis, frame, detections, diameter) -> Hypothesis:

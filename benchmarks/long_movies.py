@@ -161,7 +161,7 @@ def measure_processes(frames: int, edge: int) -> dict:
         path = write_movie(Path(folder, "movie.tif"), frames, edge, np.random.default_rng((SEED, 2)))
         movie = read_movie(path)
         for workers in (1, 2):
-            with LocalCluster(workers, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster:
+            with LocalCluster(n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster:
                 where = {"diameter": DIAMETER * PIXEL_SIZE, "device": cluster.scheduler_address}
                 decompose(movie.data[: 4 * workers], PIXEL_SIZE, **where)  # until all workers have loaded all
                 start = time.perf_counter()

@@ -18,7 +18,7 @@ from moirelib.cli import main
 def small(tmp_path_factory):
     """One frame of the sample, cropped, without any scale in the file."""
     path = tmp_path_factory.mktemp("movie") / "small.tif"
-    tifffile.imwrite(path, tifffile.imread(data.path("sample.tif"))[0, :256, :256], photometric="minisblack")
+    tifffile.imwrite(path, tifffile.imread(data.path("sample.tif"))[0, :160, :160], photometric="minisblack")
     return path
 
 
@@ -26,7 +26,7 @@ def test_decompose_writes_its_four_files(small, tmp_path, capsys):
     out = tmp_path / "deep" / "out"
     assert main(["decompose", str(small), "--pixel-size", "1.367", "--out", str(out), "--device", "cpu"]) == 0
     assert sorted(f.name for f in out.iterdir()) == ["layer_1.tif", "layer_2.tif", "particles.csv", "summary.json"]
-    assert tifffile.imread(out / "layer_2.tif").shape == (1, 256, 256)
+    assert tifffile.imread(out / "layer_2.tif").shape == (1, 160, 160)
     table = pd.read_csv(out / "particles.csv")
     assert table["particle"].isna().all()  # one frame: no tracks
     counts = json.loads((out / "summary.json").read_text())["particles"]

@@ -18,24 +18,54 @@ from moirelib.output import output_folder
 from moirelib.validation import score_particles, semi_real_moire
 
 
+def crop(sample, frames, start, stop):
+    """The first frames of a square part of the sample, with the particles that are in it."""
+    movie, truth = sample
+    data = movie.data[:frames, start:stop, start:stop]
+    part = Movie(data, movie.pixel_size, movie.frame_time, movie.name)
+    edges = start - 0.5, stop - 0.5
+    seen = truth[(truth["frame"] < frames) & truth["y"].between(*edges) & truth["x"].between(*edges)]
+    return part, seen.assign(**{f"{c}_nm": (seen[c] - start) * movie.pixel_size for c in ("y", "x")})
+
+
+def score(result, truth):
+    field = tuple(n * result.movie.pixel_size for n in result.movie.shape[1:])
+    return score_particles(result.particles, truth, truth["diameter_nm"].median(), field)
+
+
 @pytest.fixture(scope="module")
-def sample():
+def whole_sample():
     return data.sample()
 
 
 @pytest.fixture(scope="module")
+def sample(whole_sample):
+    return crop(whole_sample, 2, 0, 224)
+
+
+@pytest.fixture(scope="module")
 def result(sample):
-    movie, _ = sample
-    return decompose(Movie(movie.data[:2], movie.pixel_size, movie.frame_time, movie.name), device="cpu")
+    return decompose(sample[0], device="cpu")
+
+
+@pytest.fixture(scope="module")
+def small(whole_sample):
+    """One frame of a few spacings: the particles found and those that are there."""
+    movie, truth = crop(whole_sample, 1, 100, 260)
+    return decompose(movie.frame(0), pixel_size=movie.pixel_size, device="cpu"), truth
 
 
 def test_sample_comes_apart(sample, result):
-    movie, truth = sample
-    field = tuple(n * movie.pixel_size for n in movie.shape[1:])
-    scores = score_particles(result.particles, truth[truth["frame"] < 2], truth["diameter_nm"].median(), field)
+    scores = score(result, sample[1])
     assert scores["f1"] > 0.98
     assert scores["assignment"] > 0.99
     assert scores["rmse_nm"] < 2.0
+
+
+@pytest.mark.slow
+def test_the_whole_sample_comes_apart(whole_sample):
+    movie, truth = crop(whole_sample, 2, 0, max(whole_sample[0].shape[1:]))
+    assert score(decompose(movie, device="cpu"), truth)["f1"] > 0.98
 
 
 def test_weights_of_three_layers_are_refused(sample, tmp_path):
@@ -107,13 +137,8 @@ def test_bright_particles_are_found_as_well(sample, result):
     np.testing.assert_allclose(*counts, rtol=0.06)
 
 
-def test_a_field_of_a_few_spacings_keeps_two_layers(sample):
-    movie, truth = sample
-    crop = (slice(100, 260), slice(100, 260))
-    truth = truth[(truth["frame"] == 0) & truth["y"].between(99.5, 259.5) & truth["x"].between(99.5, 259.5)]
-    truth = truth.assign(**{c: truth[c] - 100 * movie.pixel_size for c in ("y_nm", "x_nm")})
-    small = decompose(movie.frame(0)[crop], pixel_size=movie.pixel_size, device="cpu")
-    assert score_particles(small.particles, truth, 30.0, (160 * movie.pixel_size,) * 2)["f1"] > 0.9
+def test_a_field_of_a_few_spacings_keeps_two_layers(small):
+    assert score(*small)["f1"] > 0.9
 
 
 @pytest.mark.slow
@@ -163,8 +188,8 @@ def test_no_error_bar_is_as_wide_as_a_particle(result):
     assert (result.particles["y_std_nm"] < 0.4 * result.particles["diameter_nm"].median()).all()
 
 
-def test_single_image_is_not_linked(sample):
-    single = decompose(sample[0].frame(0)[:200, :200], pixel_size=1.367, device="cpu")
+def test_single_image_is_not_linked(small):
+    single, _ = small
     assert single.layers.shape[0] == 1
     assert (single.particles["particle"] == -1).all()
 

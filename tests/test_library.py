@@ -1,5 +1,6 @@
 """The training library: reproducible, resumable, honest about half-finished stores."""
 
+import inspect
 import json
 import os
 import signal
@@ -37,6 +38,21 @@ def test_same_seed_gives_the_same_bytes_whatever_the_workers(tmp_path):
     make_library(tmp_path / "two", SMALL, seed=7, workers=2, progress=False)
     for a, b in zip(contents(tmp_path / "one"), contents(tmp_path / "two"), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_as_many_workers_are_started_as_asked_for(tmp_path, monkeypatch):
+    from dask import distributed
+
+    class Refused(Exception):
+        """Instead of starting any worker."""
+
+    def look(*args, **kwargs):
+        raise Refused(inspect.signature(cluster).bind(*args, **kwargs).arguments["n_workers"])
+
+    cluster = distributed.LocalCluster
+    monkeypatch.setattr(distributed, "LocalCluster", look)
+    with pytest.raises(Refused, match="^5$"):
+        make_library(tmp_path / "library", SMALL, seed=7, workers=5, progress=False)
 
 
 def test_interrupted_library_goes_on_and_repeats_nothing(tmp_path, monkeypatch):

@@ -94,7 +94,7 @@ def test_several_movies_have_a_folder_each_and_one_failure_stops_no_other(movie,
 def test_a_cluster_that_loses_a_worker_gives_the_same_result(movie, result):
     from dask.distributed import LocalCluster
 
-    with LocalCluster(2, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster:
+    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster:
         victim = next(iter(cluster.workers.values())).pid
         threading.Timer(5.0, os.kill, (victim, signal.SIGKILL)).start()
         other = decompose(movie[0], pixel_size=PIXEL_SIZE, device=cluster.scheduler_address)

@@ -204,11 +204,11 @@ def make_library(
     group = _create_store(Path(path), config, seed)
     missing = np.flatnonzero(np.asarray(group["done"][:]) == 0).tolist()
     batches = [missing[i : i + BATCH] for i in range(0, len(missing), BATCH)]
-    local = {"threads_per_worker": 1, "dashboard_address": ":0", "processes": workers > 1}
+    local = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": ":0", "processes": workers > 1}
     with (
         # Dask would have workers return every array's memory to the system at once, which halves their speed.
         dask.config.set({"distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT}),
-        contextlib.nullcontext(scheduler) if scheduler else LocalCluster(workers, **local) as address,
+        contextlib.nullcontext(scheduler) if scheduler else LocalCluster(**local) as address,
         Client(address) as client,
         tqdm(total=len(missing), disable=not progress, desc="library", unit="image") as bar,
     ):

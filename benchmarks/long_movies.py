@@ -27,7 +27,7 @@ import beer_lambert  # noqa: E402
 SEED = 20261130
 EDGE, SPACING, DIAMETER, TWIST = 28, 12.0, 8.4, 12.0  # px, px, px, degrees: some 12 particles
 PIXEL_SIZE = 2.0  # nm
-FRAMES, KILLED_FRAMES, CLUSTER_FRAMES = 5000, 200, 200
+FRAMES, KILLED_FRAMES, CLUSTER_FRAMES = 5000, 200, 60
 AFTER = 100  # frames, after which memory is to be flat
 KILLS = 3
 PATIENCE = 0.5  # s between two looks at a process
@@ -161,7 +161,9 @@ def measure_processes(frames: int, edge: int) -> dict:
         path = write_movie(Path(folder, "movie.tif"), frames, edge, np.random.default_rng((SEED, 2)))
         movie = read_movie(path)
         for workers in (1, 2):
-            with LocalCluster(n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster:
+            with LocalCluster(
+                n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=":0"
+            ) as cluster:
                 where = {"diameter": DIAMETER * PIXEL_SIZE, "device": cluster.scheduler_address}
                 decompose(movie.data[: 4 * workers], PIXEL_SIZE, **where)  # until all workers have loaded all
                 start = time.perf_counter()

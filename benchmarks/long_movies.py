@@ -10,11 +10,13 @@ The last line is one JSON object of named numbers.
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +29,7 @@ import beer_lambert  # noqa: E402
 SEED = 20261130
 EDGE, SPACING, DIAMETER, TWIST = 28, 12.0, 8.4, 12.0  # px, px, px, degrees: some 12 particles
 PIXEL_SIZE = 2.0  # nm
-FRAMES, KILLED_FRAMES, CLUSTER_FRAMES = 5000, 200, 60
+FRAMES, CLUSTER_FRAMES = 5000, 60
 AFTER = 100  # frames, after which memory is to be flat
 KILLS = 3
 PATIENCE = 0.5  # s between two looks at a process
@@ -58,7 +60,8 @@ class Run:
         command = [sys.executable, "-m", "moirelib", "decompose", str(movie), "--out", str(out), "--device", "cpu"]
         command += ["--diameter", str(DIAMETER * PIXEL_SIZE)]
         self.kept, self.memory = out / "unfinished", []
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        half = os.environ | {"OMP_NUM_THREADS": str(max(os.cpu_count() // 2, 1))}
+        self.process = subprocess.Popen(command, env=half, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def list_finished(self) -> list[Path]:
         """Files of the frames that are kept; at its end the command deletes them."""
@@ -88,14 +91,30 @@ class Run:
         self.process.wait()
 
 
-def measure_memory(frames: int, edge: int) -> dict:
-    """Current and peak memory, after `AFTER` frames, while frames are computed, and through the last steps."""
-    with tempfile.TemporaryDirectory() as folder:
+def measure_memory_and_kills(frames: int, edge: int) -> dict:
+    """One movie run to its end and, beside it, with kills, each with half the threads: memory; files that differ."""
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(1) as beside:
         movie = write_movie(Path(folder, "movie.tif"), frames, edge, np.random.default_rng(SEED))
-        run, start = Run(movie, Path(folder, "out")), time.perf_counter()
-        run.wait()
-        seconds = time.perf_counter() - start
-        rows = sum(1 for _ in Path(folder, "out", "particles.csv").open()) - 1
+        whole, killed = Path(folder, "whole"), Path(folder, "killed")
+        again = beside.submit(kill_and_go_on, movie, killed, frames)
+        numbers = measure_memory(movie, whole, frames)
+        again = again.result()
+        names = sorted({file.name for out in (whole, killed) for file in out.iterdir()})
+        differ = [name for name in names if read_bytes(whole / name) != read_bytes(killed / name)]
+    return numbers | {
+        "killed_times": 2 * KILLS,
+        "killed_files": len(names),
+        "killed_files_that_differ": len(differ),
+        "killed_frames_computed_again": again,
+    }
+
+
+def measure_memory(movie: Path, out: Path, frames: int) -> dict:
+    """Current and peak memory, after `AFTER` frames, while frames are computed, and through the last steps."""
+    run, start = Run(movie, out), time.perf_counter()
+    run.wait()
+    seconds = time.perf_counter() - start
+    rows = sum(1 for _ in Path(out, "particles.csv").open()) - 1
     done, memory = np.array(run.memory).T
     after = min(AFTER, frames // 2)
     first = done < after  # up to there
@@ -105,7 +124,6 @@ def measure_memory(frames: int, edge: int) -> dict:
     peaks = float(memory[first].max(initial=at)), float(memory[last[0] :].max())
     return {
         "long_frames": frames,
-        "long_edge_px": edge,
         "long_particles": rows,
         "long_s_per_frame": seconds / frames,
         f"long_mb_at_frame_{after}": at,
@@ -117,32 +135,20 @@ def measure_memory(frames: int, edge: int) -> dict:
     }
 
 
-def measure_kills(frames: int, edge: int) -> dict:
-    """Files that differ after `KILLS` kills, and finished frames that were computed again."""
-    with tempfile.TemporaryDirectory() as folder:
-        movie = write_movie(Path(folder, "movie.tif"), frames, edge, np.random.default_rng((SEED, 1)))
-        whole, killed = Path(folder, "whole"), Path(folder, "killed")
-        Run(movie, whole).wait()
-        again = 0
-        for k in range(KILLS):
-            run = Run(movie, killed)
-            run.wait(frames * (k + 1) // (KILLS + 1))
-            run.kill()
-            before = {file: file.stat().st_mtime_ns for file in run.list_finished()}
-            run = Run(movie, killed)
-            run.wait(min(len(before) + 2, frames))
-            run.kill()
-            again += sum(file.stat().st_mtime_ns != when for file, when in before.items())
-        Run(movie, killed).wait()
-        names = sorted({file.name for out in (whole, killed) for file in out.iterdir()})
-        differ = [name for name in names if read_bytes(whole / name) != read_bytes(killed / name)]
-    return {
-        "killed_times": 2 * KILLS,
-        "killed_frames": frames,
-        "killed_files": len(names),
-        "killed_files_that_differ": len(differ),
-        "killed_frames_computed_again": again,
-    }
+def kill_and_go_on(movie: Path, out: Path, frames: int) -> int:
+    """Run with `KILLS` kills all over the movie, each followed by a second one; finished frames computed again."""
+    again = 0
+    for k in range(KILLS):
+        run = Run(movie, out)
+        run.wait(frames * (k + 1) // (KILLS + 1))
+        run.kill()
+        before = {file: file.stat().st_mtime_ns for file in run.list_finished()}
+        run = Run(movie, out)
+        run.wait(min(len(before) + 2, frames))
+        run.kill()
+        again += sum(file.stat().st_mtime_ns != when for file, when in before.items())
+    Run(movie, out).wait()
+    return again
 
 
 def read_bytes(file: Path) -> bytes | None:
@@ -180,8 +186,7 @@ def measure_processes(frames: int, edge: int) -> dict:
 def measure(frames: int = FRAMES, edge: int = EDGE) -> dict:
     """All numbers by name."""
     parts = {
-        "memory": lambda: measure_memory(frames, edge),
-        "kills": lambda: measure_kills(min(KILLED_FRAMES, frames), edge),
+        "memory and kills": lambda: measure_memory_and_kills(frames, edge),
         "processes": lambda: measure_processes(min(CLUSTER_FRAMES, frames), edge),
     }
     numbers: dict = {}

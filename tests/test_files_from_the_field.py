@@ -1,11 +1,15 @@
 """Files as users have them: each kind of trouble that they report in public, on a small input of our own."""
 
+import logging
 import struct
 import subprocess
 import sys
+import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import cloudpickle
 import dask.array as da
 import numpy as np
 import pytest
@@ -748,6 +752,39 @@ def test_a_video_is_decoded_only_up_to_the_frame_asked_for(tmp_path, monkeypatch
     assert decoded[1:] == ["gray"] * 4
     movie.frame(4)
     assert decoded[1:] == ["gray"] * 5
+
+
+def test_a_copy_of_a_video_goes_on_where_the_original_stood(tmp_path, monkeypatch):
+    movie = read_movie(write_video(tmp_path / "movie.avi", FRAMES))
+    movie.frame(3)
+    monkeypatch.setattr(pictures.subprocess, "Popen", None)  # no decoder can be started
+    np.testing.assert_array_equal(cloudpickle.loads(cloudpickle.dumps(movie)).frame(4), FRAMES[4])
+
+
+def test_a_file_that_is_long_in_opening_holds_up_no_other(tmp_path, monkeypatch):
+    slow_may_end, slow_began = threading.Event(), threading.Event()
+
+    def read_slowly(path, read=pictures.read_picture):
+        if path.name == "slow.png":
+            slow_began.set()
+            assert slow_may_end.wait(60)
+        return read(path)
+
+    monkeypatch.setattr(pictures, "read_picture", read_slowly)
+    for name in ("slow.png", "quick.png"):
+        Image.fromarray(FRAMES[0]).save(tmp_path / name)
+    filters, level = list(warnings.filters), logging.getLogger("tifffile").level
+    with ThreadPoolExecutor(2) as pool:
+        slow = pool.submit(read_movie, tmp_path / "slow.png", 1.0)
+        assert slow_began.wait(60)
+        quick = pool.submit(read_movie, tmp_path / "quick.png", 1.0)
+        try:
+            assert quick.result(timeout=60).shape == (1, *FRAMES[0].shape)
+            assert logging.getLogger("tifffile").level > logging.CRITICAL  # for the other, still
+        finally:
+            slow_may_end.set()
+        slow.result()
+    assert (warnings.filters, logging.getLogger("tifffile").level) == (filters, level)
 
 
 # --- What is said -----------------------------------------------------------------------------------------------------

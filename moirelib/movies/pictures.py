@@ -27,13 +27,13 @@ _MOST_RUNNING = 4  # decoders kept open
 _lock = threading.Lock()
 
 
-def _read_decoded(path: Path, decode: Callable[[Path], Iterator[np.ndarray]], i: int) -> np.ndarray:
-    """Frame `i` of `decode`: those asked for in rising order are decoded once, an earlier one starts it again."""
-    key = (path, decode, path.stat().st_mtime_ns)  # another file of this name does not go on where this one stood
+def _read_decoded(path: Path, decode: Callable[..., Iterator[np.ndarray]], how: tuple, i: int) -> np.ndarray:
+    """Frame `i` of `decode(path, *how)`: those in rising order are decoded once, an earlier one starts it again."""
+    key = (path, decode, how, path.stat().st_mtime_ns)  # another file of this name does not go on where this one stood
     with _lock:
         following, frames = _running.pop(key, (0, None))
         if frames is None or i < following:
-            following, frames = 0, decode(path)
+            following, frames = 0, decode(path, *how)
         frame = next(itertools.islice(frames, i - following, None), None)
         if frame is None:
             raise ValueError("the file ends before this frame")
@@ -50,7 +50,7 @@ def read_picture(path: Path) -> StoredImage:
         milliseconds = picture.info.get("duration", 0) if n > 1 else 0
     shape, dtype = (n, height, width), np.dtype(_GREY_TYPES.get(mode, "uint8"))
     require_plausible(path, n, width * height * dtype.itemsize)
-    read = partial(_read_decoded, path, decode_picture) if n > 1 else partial(_read_only, path)
+    read = partial(_read_decoded, path, decode_picture, ()) if n > 1 else partial(_read_only, path)
     frames = stack_frames(read, shape, dtype)
     notes: tuple[str, ...] = ("the alpha channel is left out",) if mode in _HAVE_ALPHA else ()
     notes += (_PLAYBACK,) if milliseconds else ()
@@ -89,9 +89,8 @@ def read_video(path: Path) -> StoredImage:
         for first in itertools.islice(frames, 1):
             to_grey(first, lossy=True)
     pixels, dtype = ("gray16le", "uint16") if _DEEP.search(stream["pixels"]) else ("gray", "uint8")
-    decode = partial(decode_video, shape=(height, width), pixels=pixels)
-    rate = float(stream["fps"] or 0)
-    stack = stack_frames(partial(_read_decoded, path, decode), (n, height, width), np.dtype(dtype))
+    rate, read = float(stream["fps"] or 0), partial(_read_decoded, path, decode_video, ((height, width), pixels))
+    stack = stack_frames(read, (n, height, width), np.dtype(dtype))
     return StoredImage(stack, t=(1 / rate if rate else 0, "s"), notes=(_PLAYBACK,))
 
 

@@ -1,11 +1,12 @@
 """Read a file of any format; what readers give, and what they share: lazy frames, plain errors for damaged files."""
 
+import contextlib
 import gc
 import importlib
 import logging
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,10 @@ MOST_COMPRESSION = 1032  # times; the limit of deflate (zlib's documentation), w
 COLOUR_TOLERANCE = 5  # of 255; lossy compression changes grey values that much from colour to colour
 Scale = tuple[Any, str | None]  # size of a step and its unit, as the file gives them
 Item = TypeVar("Item")
-_quiet = threading.Lock()  # warnings and logs are silenced for all threads at once
+
+_counting = threading.Lock()
+_inside: list[int] = []  # threads that read a file; warnings and logs are silenced for all threads at once
+_restore = contextlib.ExitStack()  # what the last of them undoes
 
 
 @dataclass(frozen=True)
@@ -59,11 +63,7 @@ def read_file(path: Path) -> StoredImage:
         raise ValueError(f"{path.name} is empty (0 bytes); copy or export it again")
     module, function = kind.reader.split(".")
     read = getattr(importlib.import_module(f".{module}", __package__), function)
-    with _quiet, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        levels = {logger: logger.level for logger in map(logging.getLogger, ("tifffile", "rsciio"))}
-        for logger in levels:
-            logger.setLevel(logging.CRITICAL + 1)
+    with silence():
         try:
             return read(path)
         except PermissionError:
@@ -75,9 +75,26 @@ def read_file(path: Path) -> StoredImage:
         except Exception as error:  # struct.error, KeyError, IndexError, ...: each decoder raises its own
             why = f"damaged, truncated or not such a file ({describe_error(error)}); copy or export it again"
             raise ValueError(f"{path.name} cannot be read as {kind.name}: {why}") from error
-        finally:
-            for logger, level in levels.items():
-                logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """No warnings and logs of libraries that read files, in all threads, until the last of them has left."""
+    with _counting:
+        if not _inside:
+            _restore.enter_context(warnings.catch_warnings())
+            warnings.simplefilter("ignore")
+            for logger in map(logging.getLogger, ("tifffile", "rsciio")):
+                _restore.callback(logger.setLevel, logger.level)
+                logger.setLevel(logging.CRITICAL + 1)
+        _inside.append(threading.get_ident())
+    try:
+        yield
+    finally:
+        with _counting:
+            _inside.pop()
+            if not _inside:
+                _restore.close()
 
 
 def describe_error(error: Exception) -> str:

@@ -10,13 +10,12 @@ The last line is one JSON object of named numbers.
 from __future__ import annotations
 
 import json
-import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +30,9 @@ EDGE, SPACING, DIAMETER, TWIST = 28, 12.0, 8.4, 12.0  # px, px, px, degrees: som
 PIXEL_SIZE = 2.0  # nm
 FRAMES, CLUSTER_FRAMES = 5000, 60
 AFTER = 100  # frames, after which memory is to be flat
-KILLS = 3
+KILLS = 3  # and one before them
+LEFT = 300  # frames, in which the kills are
+KEPT = "unfinished"  # folder of finished frames, in that of the results
 PATIENCE = 0.5  # s between two looks at a process
 
 
@@ -53,28 +54,28 @@ def write_movie(path: Path, frames: int, edge: int, rng: np.random.Generator) ->
     return path
 
 
+def list_finished(folder: Path) -> list[Path]:
+    """Files of the frames that are kept; at its end the command deletes them."""
+    try:
+        return [file for file in folder.iterdir() if re.fullmatch(r"frame-\d+\.npz", file.name)]
+    except FileNotFoundError:
+        return []
+
+
 class Run:
     """`moirelib decompose` of a movie in a process of its own."""
 
     def __init__(self, movie: Path, out: Path):
         command = [sys.executable, "-m", "moirelib", "decompose", str(movie), "--out", str(out), "--device", "cpu"]
         command += ["--diameter", str(DIAMETER * PIXEL_SIZE)]
-        self.kept, self.memory = out / "unfinished", []
-        half = os.environ | {"OMP_NUM_THREADS": str(max(os.cpu_count() // 2, 1))}
-        self.process = subprocess.Popen(command, env=half, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-    def list_finished(self) -> list[Path]:
-        """Files of the frames that are kept; at its end the command deletes them."""
-        try:
-            return [file for file in self.kept.iterdir() if re.fullmatch(r"frame-\d+\.npz", file.name)]
-        except FileNotFoundError:
-            return []
+        self.kept, self.memory = out / KEPT, []
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def wait(self, finished: float = np.inf) -> None:
         """Wait until so many frames are finished, or for the end; memory (MB) is looked at meanwhile."""
         process = psutil.Process(self.process.pid)
         while self.process.poll() is None:
-            done = len(self.list_finished())
+            done = len(list_finished(self.kept))
             try:
                 self.memory.append((done, process.memory_info().rss / 1e6))
             except psutil.NoSuchProcess:
@@ -92,26 +93,31 @@ class Run:
 
 
 def measure_memory_and_kills(frames: int, edge: int) -> dict:
-    """One movie run to its end and, beside it, with kills, each with half the threads: memory; files that differ."""
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(1) as beside:
+    """One movie run to its end, and again from what a kill shortly before its end leaves, with more kills after it."""
+    left = min(LEFT, frames // 2)
+    with tempfile.TemporaryDirectory() as folder:
         movie = write_movie(Path(folder, "movie.tif"), frames, edge, np.random.default_rng(SEED))
         whole, killed = Path(folder, "whole"), Path(folder, "killed")
-        again = beside.submit(kill_and_go_on, movie, killed, frames)
-        numbers = measure_memory(movie, whole, frames)
-        again = again.result()
+        numbers = measure_memory(movie, whole, frames, frames - left, killed)
+        again = kill_and_go_on(movie, killed, frames, left)
         names = sorted({file.name for out in (whole, killed) for file in out.iterdir()})
         differ = [name for name in names if read_bytes(whole / name) != read_bytes(killed / name)]
     return numbers | {
-        "killed_times": 2 * KILLS,
+        "killed_times": 1 + KILLS,
         "killed_files": len(names),
         "killed_files_that_differ": len(differ),
         "killed_frames_computed_again": again,
     }
 
 
-def measure_memory(movie: Path, out: Path, frames: int) -> dict:
-    """Current and peak memory, after `AFTER` frames, while frames are computed, and through the last steps."""
+def measure_memory(movie: Path, out: Path, frames: int, copied_at: int, copy: Path) -> dict:
+    """Current and peak memory, after `AFTER` frames, while frames are computed, and through the last steps.
+
+    When ``copied_at`` frames are finished, the folder is copied: that is what SIGKILL leaves at that moment.
+    """
     run, start = Run(movie, out), time.perf_counter()
+    run.wait(copied_at)
+    shutil.copytree(run.kept, copy / KEPT)
     run.wait()
     seconds = time.perf_counter() - start
     rows = sum(1 for _ in Path(out, "particles.csv").open()) - 1
@@ -135,16 +141,13 @@ def measure_memory(movie: Path, out: Path, frames: int) -> dict:
     }
 
 
-def kill_and_go_on(movie: Path, out: Path, frames: int) -> int:
-    """Run with `KILLS` kills all over the movie, each followed by a second one; finished frames computed again."""
+def kill_and_go_on(movie: Path, out: Path, frames: int, left: int) -> int:
+    """Go on with the last frames through `KILLS` kills; finished frames that were computed again."""
     again = 0
     for k in range(KILLS):
+        before = {file: file.stat().st_mtime_ns for file in list_finished(out / KEPT)}
         run = Run(movie, out)
-        run.wait(frames * (k + 1) // (KILLS + 1))
-        run.kill()
-        before = {file: file.stat().st_mtime_ns for file in run.list_finished()}
-        run = Run(movie, out)
-        run.wait(min(len(before) + 2, frames))
+        run.wait(frames - left + left * (k + 1) // (KILLS + 1))
         run.kill()
         again += sum(file.stat().st_mtime_ns != when for file, when in before.items())
     Run(movie, out).wait()

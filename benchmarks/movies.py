@@ -87,7 +87,7 @@ def film_other(seed, twist, shifts, size):
 
 def score_movie(images, truth) -> dict:
     """Layers, tracks, and the defects and growth events that are none."""
-    result = moirelib.decompose(images, pixel_size=PIXEL_SIZE, frame_time=1.0, device="cpu")
+    result = moirelib.decompose(images, pixel_size=PIXEL_SIZE, device="cpu")
     field, found = np.array(images.shape[1:]) * PIXEL_SIZE, result.particles
     analysis = moirelib.analyze(found, field)
     tables = {name: analysis.tables.get(name, ()) for name in ("defects", "growth")}

@@ -761,6 +761,7 @@ for name, part in (
 # - **Give the diameter** (`diameter=`, `--diameter`) if the estimate in `summary.json` is wrong. The estimate uses the
 #   central part of three frames (first, middle and last); clouds, a large empty middle or two sizes of
 #   particles mislead it.
+# - **Give the number of layers** (`layers=`, `--layers`) if you know it. Then no other number is tried.
 # - **Read the note in the summary first.** It says whether there is a second lattice, and whether the field holds a
 #   Moiré period. With less than one period in view, positions are still good, but layers are a guess.
 # - **Slanted columns look like two layers.** In the real frame most columns look elongated, and the network sees two

@@ -115,6 +115,7 @@ def _add_movie_commands(commands: Any) -> None:
     p.add_argument("--pixel-size", type=float, metavar="NM", help="nm per pixel; needed where the file has no scale")
     p.add_argument("--frame-time", type=float, metavar="S", help="seconds per frame; needed where the file has none")
     p.add_argument("--diameter", type=float, metavar="NM", help="rough particle diameter; estimated when not given")
+    p.add_argument("--layers", type=int, choices=[1, 2], help="how many there are; found when not given")
     p.add_argument("--weights", metavar="FILE", help="other network weights (.safetensors)")
     p.add_argument("--frames", metavar="A:B:STEP", help="only these frames, as in Python: 100:200, ::10")
     p.add_argument("--roi", metavar="Y0:Y1,X0:X1", help="only this part of the field of view, in pixels")
@@ -199,8 +200,8 @@ def _decompose_one(args: argparse.Namespace, path: str, out: str) -> None:
         pass  # a folder that cannot be written is refused now, not after hours
     movie = cut_movie(read_movie(path, args.pixel_size, args.frame_time), args.frames, args.roi)
     where, kept = args.scheduler or args.device, os.path.join(out, "unfinished")
-    options = {"diameter": args.diameter, "weights": args.weights, "device": where, "checkpoint": kept}
-    result = decompose(movie, progress=True, **options)
+    known = {"diameter": args.diameter, "layers": args.layers, "weights": args.weights}
+    result = decompose(movie, **known, device=where, progress=True, checkpoint=kept)
     result.save(out)
     shutil.rmtree(kept, ignore_errors=True)
     s = result.summary

@@ -24,12 +24,14 @@ def small(tmp_path_factory):
 
 def test_decompose_writes_its_four_files(small, tmp_path, capsys):
     out = tmp_path / "deep" / "out"
-    assert main(["decompose", str(small), "--pixel-size", "1.367", "--out", str(out), "--device", "cpu"]) == 0
+    assert main(["decompose", str(small), "--pixel-size", "1.367", "--layers", "2", "--out", str(out)]) == 0
     assert sorted(f.name for f in out.iterdir()) == ["layer_1.tif", "layer_2.tif", "particles.csv", "summary.json"]
     assert tifffile.imread(out / "layer_2.tif").shape == (1, 160, 160)
     table = pd.read_csv(out / "particles.csv")
     assert table["particle"].isna().all()  # one frame: no tracks
-    counts = json.loads((out / "summary.json").read_text())["particles"]
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["given"] == {"layers": 2, "diameter_nm": None}
+    counts = summary["particles"]
     assert counts["layer_1"] + counts["layer_2"] == len(table)
     assert "particles" in capsys.readouterr().out
 

@@ -188,6 +188,24 @@ def test_no_error_bar_is_as_wide_as_a_particle(result):
     assert (result.particles["y_std_nm"] < 0.4 * result.particles["diameter_nm"].median()).all()
 
 
+def test_as_many_layers_are_found_as_are_given(whole_sample):
+    movie, _ = crop(whole_sample, 1, 100, 196)
+    one, two = (decompose(movie, diameter=30.0, layers=layers, device="cpu") for layers in (1, 2))
+    assert set(one.particles["layer"]) == {1}
+    assert one.summary["given"] == {"layers": 1, "diameter_nm": 30.0}
+    assert "One layer" in one.summary["note"]
+    assert "as given" in one.summary["note"]
+    assert set(two.particles["layer"]) == {1, 2}
+    with pytest.raises(ValueError, match="layers is 3: one or two are taken apart"):
+        decompose(movie, layers=3, device="cpu")
+
+
+def test_a_size_that_was_estimated_is_said_to_be(small):
+    assert "give the diameter" in small[0].summary["note"]
+    noise = np.random.default_rng(0).poisson(300.0, (128, 128)).astype(float)
+    assert "diameter" not in decompose(noise, pixel_size=1.0, diameter=20.0, device="cpu").summary["note"]
+
+
 def test_single_image_is_not_linked(small):
     single, _ = small
     assert single.layers.shape[0] == 1

@@ -68,6 +68,20 @@ def test_a_second_layer_that_is_not_alike_is_no_alternative_to_one():
     assert choose_hypothesis([two, one]) is one
 
 
+@pytest.mark.parametrize(("layers", "asked"), [(1, [1]), (2, [2, "unlike"])])
+def test_where_layers_are_given_no_other_number_is_tried(layers, asked, monkeypatch):
+    def fit(frame, detections, diameter, asked, imaging, like, unlike=False):
+        tried.append("unlike" if unlike else asked)
+        return layers_at([7.0, 30.0] if unlike else [7.0], 1.0, found=1.0)
+
+    tried, given = [], SharedByFrames(layers=layers, given=True)
+    monkeypatch.setattr(layer_count, "fit_hypothesis", fit)
+    monkeypatch.setattr(layer_count, "show_two_layers", lambda *_: pytest.fail("nobody asked"))
+    hypotheses = layer_count.propose_hypotheses(None, None, 12.0, given)
+    best = layer_count.try_unlike_layers(choose_hypothesis(hypotheses), None, None, 12.0, given)
+    assert (tried, best.found) == (asked, layers)
+
+
 def test_second_peaks_of_unlike_layers_are_kept_where_frames_beside_show_one_layer(monkeypatch):
     # Of one layer a weak peak beside a sure one is a part of the same long particle; of two it may be the other's.
     one = pd.DataFrame(square_of_points(), columns=["y", "x"]).assign(channel=0, score=0.9)

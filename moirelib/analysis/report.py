@@ -242,18 +242,12 @@ def _summarise_vibrations(table):
 # Of each table, its heading in the report, and what is shown of it there
 SECTIONS = {
     "lattice": ("Lattices", _summarise_lattices),
-    "moire": (
-        "Moiré",
-        lambda table: table[["twist_deg", "twist_std_deg", "period_nm", "period_std_nm"]].median().to_frame().T,
-    ),
+    "moire": ("Moiré", lambda t: t[["twist_deg", "twist_std_deg", "period_nm", "period_std_nm"]].median().to_frame().T),
     "defects": ("Point defects and dislocations", _count_kinds),
     "boundaries": ("Grain and twin boundaries", _count_kinds),
     "motion": ("Drift and turn", _summarise_motion),
     "msd": ("Mean squared displacement", _summarise_displacement),
     "vibrations": ("Vibrations", _summarise_vibrations),
-    "phonons": (
-        "Phonons",
-        lambda table: table.groupby(["layer", "branch"])["stiffness_kt_nm2"].agg(["min", "max"]).reset_index(),
-    ),
-    "growth": ("Growth", lambda table: table.groupby(["layer", "event"]).size().rename("events").reset_index()),
+    "phonons": ("Phonons", lambda t: t.groupby(["layer", "branch"]).stiffness_kt_nm2.agg(["min", "max"]).reset_index()),
+    "growth": ("Growth", lambda t: t.groupby(["layer", "event"]).size().rename("events").reset_index()),
 }

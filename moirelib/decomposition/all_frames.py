@@ -43,7 +43,7 @@ class FrameJob:
     shape: tuple[int, int]  # (y, x) of the whole frame
     working: tuple[int, int]  # the same at working sampling
     corner: tuple[int, int] = (0, 0)  # (y, x) of the image's first pixel in the whole frame
-    shared: SharedByFrames | None = None
+    shared: SharedByFrames = SharedByFrames()
 
     def run(self, image: np.ndarray) -> Found:
         """Find the particles of a frame, or of the part of it that holds an image; places are those of the whole."""
@@ -135,7 +135,8 @@ def describe_run(movie: Movie, job: FrameJob) -> dict:
     digest = hashlib.sha256(b"".join(image.tobytes() for image in look_at(movie)))
     weights_sha = hashlib.sha256(Path(job.weights or weights_path()).read_bytes()).hexdigest()
     about = {k: v for k, v in asdict(job).items() if k not in ("weights", "shared", "corner")}
-    return {"moirelib": __version__, "movie": digest.hexdigest(), "frames": len(movie), "weights": weights_sha} | about
+    about |= {"moirelib": __version__, "movie": digest.hexdigest(), "frames": len(movie), "weights": weights_sha}
+    return about | {"layers": job.shared.layers}
 
 
 def find_in_all_frames(movie: Movie, job: FrameJob, results: FrameResults, scheduler, progress: bool) -> list[Found]:
@@ -173,12 +174,12 @@ def list_jobs(movie, names, job, results, learnt, bar) -> Iterator[tuple[str, Fr
             results.put(name, Found(pd.DataFrame(), [[], []], None, checked.why))
             bar.update()
             continue
-        yield name, replace(job, corner=checked.corner, shared=choose_shared(learnt, t)), checked.image
+        yield name, replace(job, corner=checked.corner, shared=choose_shared(learnt, t, job.shared)), checked.image
 
 
 def learn_shared(movie, job, results, run) -> dict[int, SharedByFrames]:
     """What the particles of some frames share, by frame."""
-    n, learnt = len(movie), {}
+    n, learnt, told = len(movie), {}, job.shared
     wanted = [0] if n < SHORT else [0, n - 1] if n < LONG else [0, n // 2, n - 1]
     for places in (wanted, [n // 2, n // 4, 3 * n // 4]):  # the second where the first hold no particles
         jobs = {}
@@ -191,16 +192,16 @@ def learn_shared(movie, job, results, run) -> dict[int, SharedByFrames]:
             found = results.get(name)
             if found.imaging is not None:
                 layers, unlike = found.particles["layer"].nunique(), has_unlike_lattices(found.lattices)
-                learnt[int(name[-6:])] = SharedByFrames(found.imaging, layers, unlike)
+                learnt[int(name[-6:])] = SharedByFrames(found.imaging, told.layers or layers, unlike, told.given)
         if learnt:
             break
     return learnt
 
 
-def choose_shared(learnt: dict[int, SharedByFrames], t: int) -> SharedByFrames | None:
+def choose_shared(learnt: dict[int, SharedByFrames], t: int, given: SharedByFrames) -> SharedByFrames:
     """What is shared, of the nearest frame that it is known of; layers as on both sides of it, if these agree."""
     if not learnt:
-        return None
+        return given
     nearest = learnt[min(learnt, key=lambda k: abs(k - t))]
     sides = [[k for k in learnt if k <= t][-1:], [k for k in learnt if k >= t][:1]]
     layers = {learnt[k].layers for side in sides for k in side}

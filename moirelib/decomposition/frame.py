@@ -7,13 +7,7 @@ import pandas as pd
 
 from ..crystal.lattice import Lattice
 from .layer_assignment import assign_layers
-from .layer_count import (
-    LayerCountRules,
-    SharedByFrames,
-    choose_hypothesis,
-    propose_hypotheses,
-    try_unlike_layers,
-)
+from .layer_count import LayerCountRules, SharedByFrames, choose_hypothesis, propose_hypotheses, try_unlike_layers
 from .network import locate
 from .particle_fit import FrameFit
 from .profile_and_blur import Imaging
@@ -21,6 +15,7 @@ from .profile_and_blur import Imaging
 LIKELIEST = ["y", "x", "diameter", "y_std", "x_std"]
 FEWEST = 3  # particles, by hand; fewer share too little to fit what particles share
 NOISE = 0.25  # by hand on simulated noise: where a smaller share of the peaks is sure, unsure ones are noise
+UNKNOWN = SharedByFrames()
 ALONE = 20.0  # log-likelihood that a particle without a lattice must add; in simulated noise, peaks reach some 10
 
 
@@ -39,7 +34,7 @@ class Found:
     why: str = ""  # why the frame was left out; empty where it was not
 
 
-def find(frame: np.ndarray, centers: np.ndarray, diameter: float, shared: SharedByFrames | None = None) -> Found:
+def find(frame: np.ndarray, centers: np.ndarray, diameter: float, shared: SharedByFrames = UNKNOWN) -> Found:
     """Find, assign and fit all particles of a frame.
 
     Detection, layers and fit help each other: layers say which sites should hold a particle, the fit says whether they
@@ -52,12 +47,12 @@ def find(frame: np.ndarray, centers: np.ndarray, diameter: float, shared: Shared
     sure = detections["score"] >= LayerCountRules.sure
     detections = detections[sure].reset_index(drop=True) if sure.mean() < NOISE else detections
     if len(detections) < FEWEST:
-        return find_single_particles(frame, detections, diameter)
+        return find_single_particles(frame, detections, diameter, shared)
     best = choose_hypothesis(propose_hypotheses(frame, detections, diameter, shared))
-    if shared is None:  # in a movie, the frames that it learns from decide
-        best = try_unlike_layers(best, frame, detections, diameter)
+    if shared.imaging is None or shared.given:  # in a movie, the frames that it learns from decide, if no user does
+        best = try_unlike_layers(best, frame, detections, diameter, shared)
     if len(best.particles) < FEWEST:
-        return find_single_particles(frame, best.particles, diameter)
+        return find_single_particles(frame, best.particles, diameter, shared)
     free = best.fit.with_particles(best.particles).fit(1)
     particles = free.result(best.particles)
     in_rows = free.with_particles(particles, in_rows=True).fit(1, shared=False)
@@ -69,9 +64,9 @@ def add_likeliest(particles: pd.DataFrame, likeliest: pd.DataFrame) -> pd.DataFr
     return particles.assign(**{f"{name}_likeliest": likeliest[name].to_numpy() for name in LIKELIEST})
 
 
-def find_single_particles(frame, detections, diameter) -> Found:
+def find_single_particles(frame, detections, diameter, shared) -> Found:
     """One or two particles, or none: without a lattice, only those that the frame clearly shows are kept."""
-    particles = assign_layers(detections, diameter)[0]
+    particles = assign_layers(detections, diameter, layers=shared.layers if shared.given else None)[0]
     while len(particles):
         fit = FrameFit.start(frame, particles, diameter).fit(3)
         clear = fit.evidence() > ALONE

@@ -51,9 +51,9 @@ def assign_layers(
         around = Surroundings(particles, diameter, evidence or Evidence(), two_layers_known=layers == 2)
         grains = find_overlapping_grains(around)
     if not grains:  # too few particles for a lattice: their channels, with the confidence of a guess
-        first = particles["channel"].isin(particles["channel"].value_counts().index[:1])
+        first = particles["channel"].isin(particles["channel"].value_counts().index[:1]) | (layers == 1)
         table = particles.assign(layer=np.where(first, 1, 2), grain=-1, layer_confidence=0.5, lattice_fit=0.0)
-        return table.reset_index(drop=True), [[], []]
+        return drop_doubles(table, diameter).reset_index(drop=True), [[], []]
     layer = np.zeros(len(grains), int) if layers == 1 else assign_grains(grains, around)
     grains, layer = join_similar_grains(grains, layer, around)
     if layers != 1 and not layer.any():

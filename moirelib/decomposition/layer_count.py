@@ -107,13 +107,14 @@ def choose_hypothesis(hypotheses: list[Hypothesis]) -> Hypothesis:
 class SharedByFrames:
     """What the frames of a movie have in common, known from some of them."""
 
-    imaging: Imaging | None  # profile, blur and dark level, where known
-    layers: int | None  # number of layers; None where the frames that were looked at differ
+    imaging: Imaging | None = None  # profile, blur and dark level, where known
+    layers: int | None = None  # number of layers; None where the frames that were looked at differ
     unlike: bool = False  # whether they are two layers that only `unlike_layers` tells apart
+    given: bool = False  # whether the number of layers is the user's
 
 
 def propose_hypotheses(
-    frame: np.ndarray, detections: pd.DataFrame, diameter: float, shared: SharedByFrames | None = None
+    frame: np.ndarray, detections: pd.DataFrame, diameter: float, shared: SharedByFrames
 ) -> list[Hypothesis]:
     """The hypothesis that the detections suggest and, where another number of layers is as likely, that one too.
 
@@ -121,10 +122,10 @@ def propose_hypotheses(
     as many layers as the movie has, that number is kept: decided in every frame anew it would flicker, and take twice
     as long.
     """
-    shared = shared or SharedByFrames(None, None)  # nothing is known
-    asked = 2 if shared.unlike or shared.layers == 2 else count_layers(detections, diameter)
+    asked = shared.layers if shared.given else 2 if shared.unlike or shared.layers == 2 else None
+    asked = asked or count_layers(detections, diameter)
     first = fit_hypothesis(frame, detections, diameter, asked, shared.imaging, None, shared.unlike)
-    if shared.unlike or first.found == shared.layers or not (asked == 1 or first.alike):
+    if shared.given or shared.unlike or first.found == shared.layers or not (asked == 1 or first.alike):
         return [first]
     other = 2 if asked == 1 else first.found - 1
     return [first, fit_hypothesis(frame, detections, diameter, other, shared.imaging, first.fit)]
@@ -160,12 +161,17 @@ def fit_hypothesis(
     return Hypothesis(asked, fit, particles, lattices)
 
 
-def try_unlike_layers(best: Hypothesis, frame, detections, diameter) -> Hypothesis:
-    """Two layers of unlike lattices, where the particles show two and these explain clearly more than a single one."""
-    if best.found > 1 or not show_two_layers(merge_finds(detections, diameter), diameter):
+def try_unlike_layers(best: Hypothesis, frame, detections, diameter, shared: SharedByFrames) -> Hypothesis:
+    """Two layers of unlike lattices, where the particles show two and these explain clearly more than a single one.
+
+    Where two are given and lattices show one, they are unlike.
+    """
+    if best.found > 1 or (shared.given and shared.layers == 1):
+        return best
+    if not shared.given and not show_two_layers(merge_finds(detections, diameter), diameter):
         return best
     two = fit_hypothesis(frame, detections, diameter, 2, None, best.fit, unlike=True)
-    return best if two.found < 2 or two.alike or best.is_enough(two) else two
+    return best if two.found < 2 or (not shared.given and (two.alike or best.is_enough(two))) else two
 
 
 def has_unlike_lattices(lattices: list[list[Lattice]]) -> bool:

@@ -16,6 +16,7 @@ from .all_frames import FrameJob, describe_run, find_in_all_frames, look_at
 from .frame import LIKELIEST, Found
 from .frame_checks import leave_noise_out
 from .frame_results import FrameResults
+from .layer_count import SharedByFrames
 from .layer_voting import vote
 from .movie_motion import MovieMotion, measure_motion, take_motion_off
 from .network import WORKING_DIAMETER, load_weights
@@ -78,8 +79,8 @@ class Decomposition:
 def decompose(
     movie,
     pixel_size: float | None = None,
-    frame_time: float | None = None,
     diameter: float | None = None,
+    layers: int | None = None,
     weights=None,
     device: str = "auto",
     progress: bool = False,
@@ -93,10 +94,10 @@ def decompose(
         A movie from `read_movie`, a file, or an array of shape (t, y, x) or (y, x).
     pixel_size : float, optional
         In nm/pixel; needed where the movie does not carry it.
-    frame_time : float, optional
-        In s.
     diameter : float, optional
         Rough particle diameter in nm; estimated from up to three frames when not given.
+    layers : int, optional
+        How many layers there are, 1 or 2; each frame shows how many when not given.
     weights : path-like, optional
         Network weights; the shipped ones by default.
     device : str
@@ -116,8 +117,8 @@ def decompose(
     Raises
     ------
     ValueError
-        If the pixel size is missing or absurd, the particles are under 4 pixels wide, no frame holds an image, or the
-        weights are not of two layers.
+        If the pixel size is missing or absurd, the particles are under 4 pixels wide, no frame holds an image, there
+        are to be more than two layers, or the weights are of another number.
 
     Notes
     -----
@@ -126,18 +127,21 @@ def decompose(
     (tracks, twist ...) is left out, with a warning and a line in ``summary["problems"]`` and ``summary["note"]``.
     """
     problems: list[str] = []  # what failed after the last frame
-    movie = as_movie(movie, pixel_size, frame_time)
+    movie = as_movie(movie, pixel_size)
+    if layers not in (None, 1, 2):
+        raise ValueError(f"layers is {layers}: one or two are taken apart; pass 1 or 2, or leave it out")
     scheduler, device = (device, "auto") if "://" in device else (None, device)
     check_pixel_size(movie, diameter)
     model = load_weights(weights, device)
-    layers = len(model.state_dict()["final_conv.bias"]) // 2
-    if layers != 2:  # `layer_assignment` knows two channels
-        raise ValueError(f"{weights} is a network of {layers} layers; decompose takes two apart: pass weights of two")
+    channels = len(model.state_dict()["final_conv.bias"]) // 2
+    if channels != 2:  # `layer_assignment` knows two
+        raise ValueError(f"{weights} is a network of {channels} layers; decompose takes two apart: pass weights of two")
     diameter_px = None if diameter is None else diameter / movie.pixel_size
     diameter_px, polarity = estimate_size_and_polarity(look_at(movie), model, diameter_px)
     check_diameter(diameter_px, movie)
     working = find_working_shape(movie.shape[1:], diameter_px)
-    job = FrameJob(None if weights is None else str(weights), device, polarity, movie.shape[1:], working)
+    shared, file = SharedByFrames(layers=layers, given=layers is not None), None if weights is None else str(weights)
+    job = FrameJob(file, device, polarity, movie.shape[1:], working, shared=shared)
     results = FrameResults(checkpoint, describe_run(movie, job))
     frames = leave_noise_out(find_in_all_frames(movie, job, results, scheduler, progress))
     left_out = [{"frame": t, "why": found.why} for t, found in enumerate(frames) if found.why]
@@ -149,7 +153,8 @@ def decompose(
     nm = movie.pixel_size * np.sqrt(np.prod(movie.shape[1:]) / np.prod(working))
     particles = convert_to_nm(particles, working, movie, nm)
     particles = link_tracks(particles, LONGEST_STEP * WORKING_DIAMETER, problems)[COLUMNS]
-    summary = summarize(movie, particles, lattices, nm, weights, device, problems)
+    given = {"layers": layers, "diameter_nm": diameter}
+    summary = summarize(movie, particles, lattices, nm, given, weights, device, problems)
     lost = "What was left out is not listed"
     summary |= keep_going(problems, lost, {}, lambda: describe_frames(left_out, counts, motion, summary["note"]))
     return Decomposition(drawn, particles, summary, movie)

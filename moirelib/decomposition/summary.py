@@ -16,6 +16,7 @@ from .network import choose_device
 
 #: Smallest share of the particles in layer 2 (set by hand): fewer are false finds upon a single layer.
 SMALLEST_LAYER = 0.03
+SIZE_ESTIMATED = "The particles' size was estimated: if circles do not fit, give the diameter."
 LISTED = 8  # frames that a note names
 
 
@@ -32,7 +33,7 @@ def keep_going(problems: list[str], lost: str, instead, step: Callable):
         return instead
 
 
-def summarize(movie, table: pd.DataFrame, lattices: list, nm: float, weights, device, problems: list[str]) -> dict:
+def summarize(movie, table: pd.DataFrame, lattices: list, nm: float, given: dict, weights, device, problems) -> dict:
     """What goes into ``summary.json``; ``nm`` is the size of a working pixel, ``lattices`` those of every frame."""
     from .. import __version__
 
@@ -41,9 +42,10 @@ def summarize(movie, table: pd.DataFrame, lattices: list, nm: float, weights, de
     field = np.array(movie.shape[1:]) * movie.pixel_size / nm
     unknown = {"spacing_nm": {"layer_1": None, "layer_2": None}, "twist_deg": None}
     measured = keep_going(problems, "Spacings and twist are missing", unknown, lambda: measure_lattices(lattices, nm))
-    note = keep_going(problems, "The note is missing", "", lambda: write_note(counts, measured, lattices, field))
+    note = keep_going(problems, "The note is missing", "", lambda: write_note(counts, measured, lattices, field, given))
     lost = "The weights' checksum is missing"
     sha256 = keep_going(problems, lost, None, lambda: hashlib.sha256(path.read_bytes()).hexdigest())
+    size = SIZE_ESTIMATED if given["diameter_nm"] is None and len(table) else ""
     return {
         "moirelib": __version__,
         "movie": movie.name,
@@ -55,11 +57,12 @@ def summarize(movie, table: pd.DataFrame, lattices: list, nm: float, weights, de
         "notes": list(movie.notes),
         "weights": {"file": path.name, "sha256": sha256},
         "device": str(choose_device(device)),
+        "given": given,
         "particles": counts,
         "diameter_nm": round_median(table["diameter_nm"]) if len(table) else None,
         "working_pixel_size_nm": float(nm),
         **measured,
-        "note": " ".join(filter(None, [note, *(f"{problem}." for problem in problems)])),
+        "note": " ".join(filter(None, [note, size, *(f"{problem}." for problem in problems)])),
         "problems": problems,
     }
 
@@ -96,7 +99,7 @@ def round_median(values) -> float | None:
     return round(float(np.median(values)), 4) if len(values) else None
 
 
-def write_note(counts: dict, measured: dict, lattices: list, field) -> str:
+def write_note(counts: dict, measured: dict, lattices: list, field, given: dict) -> str:
     """One line that says what was found and how far it can be trusted; ``field`` in working pixels."""
     spacing, twist, total = list(measured["spacing_nm"].values()), measured["twist_deg"], sum(counts.values())
     if total == 0:
@@ -104,7 +107,8 @@ def write_note(counts: dict, measured: dict, lattices: list, field) -> str:
     if spacing[0] is None:
         return "No lattice found: the layers are the network's channels (layer_confidence 0.5)."
     if counts["layer_2"] < SMALLEST_LAYER * total:
-        return f"One layer, spacing {spacing[0]:.1f} nm: no second lattice found in this field of view."
+        why = "as given" if given["layers"] == 1 else "no second lattice found in this field of view"
+        return f"One layer, spacing {spacing[0]:.1f} nm: {why}."
     if spacing[1] is None:
         upper = f"{counts['layer_2']} particles upon it that show no lattice of their own"
         return f"One layer, spacing {spacing[0]:.1f} nm, and {upper}."

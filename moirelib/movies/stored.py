@@ -21,7 +21,6 @@ MOST_COMPRESSION = 1032  # times; the limit of deflate (zlib's documentation), w
 COLOUR_TOLERANCE = 5  # of 255; lossy compression changes grey values that much from colour to colour
 Scale = tuple[Any, str | None]  # size of a step and its unit, as the file gives them
 Item = TypeVar("Item")
-
 _counting = threading.Lock()
 _inside: list[int] = []  # threads that read a file; warnings and logs are silenced for all threads at once
 _restore = contextlib.ExitStack()  # what the last of them undoes

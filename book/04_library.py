@@ -22,7 +22,7 @@
 # - film a lattice that vibrates, drifts, turns and grows, and know every {term}`track`
 # - find the phonons that were planted in a movie
 #
-# Needs [chapter 3](03_liquid) · CPU · 40 seconds (fast), five minutes (full) · 1.9 GB (full 3.6 GB)
+# Needs [chapter 3](03_liquid) · CPU · 40 seconds (fast), five minutes (full) · 1.9 GB (full 3.9 GB)
 # ```
 #
 # A network becomes independent of everything that varies in its training images, and relies on everything that does not.

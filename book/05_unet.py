@@ -47,6 +47,7 @@ from moirelib import data, read_movie
 from moirelib.decomposition import (
     CENTER_WIDTH,
     WORKING_DIAMETER,
+    LibraryCrops,
     TrainingConfig,
     build_unet,
     load_weights,
@@ -56,7 +57,6 @@ from moirelib.decomposition import (
     resample,
     train,
 )
-from moirelib.decomposition.training import LibraryCrops
 from moirelib.plot import LAYER_COLORS, show_frame, show_layers
 from moirelib.simulation import (
     LatticeConfig,

@@ -40,7 +40,7 @@ from scipy.ndimage import gaussian_filter
 
 import moirelib
 from moirelib import data, plot
-from moirelib.crystal import find_lattice, match
+from moirelib.crystal import SPACING_PER_DIAMETER, find_lattice, match
 from moirelib.decomposition import (
     WORKING_DIAMETER,
     load_weights,
@@ -140,7 +140,8 @@ def plausibility(frame, diameter_px, view=224):
     found = found - gaussian_filter(found, 1.4 * WORKING_DIAMETER)
     r = np.corrcoef(found.ravel(), -normalize(gaussian_filter(image, 1.0)).ravel())[0, 1]
     points = locate(centers, WORKING_DIAMETER)[["y", "x"]].to_numpy()
-    strength = find_lattice(points, 1.35 * WORKING_DIAMETER)[1] if len(points) >= 8 else 1.0
+    usual = SPACING_PER_DIAMETER * WORKING_DIAMETER
+    strength = find_lattice(points, usual)[1] if len(points) >= 8 else 1.0
     return np.arctanh(r) * np.sqrt(image.size * strength)
 
 

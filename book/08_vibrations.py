@@ -502,7 +502,7 @@ pd.DataFrame(
 # eigenvectors of the covariance of all $2n$ coordinates, with the inverse eigenvalues as stiffnesses. Shifts and
 # rotation of the layer were removed with the drift, so $2n - 3$ modes remain, to be estimated from $T$ frames. The
 # eigenvalues of a sample spread by about $\sqrt{2n/T}$ to both sides, so the stiffest modes come out too stiff. This
-# bias falls as $1/T$. `normal_modes` therefore computes the modes from all frames and from halves, and extrapolates to
+# bias falls as $1/T$. `find_normal_modes` therefore computes the modes from all frames and from halves, and extrapolates to
 # $1/T = 0$ {cite:p}`henkes2012,maggs2015`.
 
 # %%

@@ -107,9 +107,9 @@ six_nearest = cKDTree(base).query(base, k=7)[1][:, 1:]
 dy, dx = np.moveaxis(base[six_nearest] - base[:, None], -1, 0)
 naive = np.abs(np.exp(6j * np.arctan2(dy, dx)).mean(axis=1))
 print(
-    f"by hand against freud: {np.nanmax(abs(psi6_by_hand(base, 1.35 * spacing) - psi6)):.1e} at most"
+    f"by hand against freud: {np.nanmax(abs(psi6_by_hand(base, crystal.REACH * spacing) - psi6)):.1e} at most"
 )
-for name, values in (("within 1.35 spacings", np.abs(psi6)), ("six nearest", naive)):
+for name, values in ((f"within {crystal.REACH} spacings", np.abs(psi6)), ("six nearest", naive)):
     print(f"{name}: inside {values[~edge].mean():.3f}, at the edge {values[edge].mean():.3f}")
 
 # %% [markdown]
@@ -716,7 +716,7 @@ if real is not None:
 # %% tags=["remove-input"] mystnb={"markdown_format": "myst"}
 if real is not None:
     positions = layer_defects.defects[["y_nm", "x_nm"]].to_numpy(float)
-    around = cKDTree(points).query_ball_point(positions, 1.35 * layer_defects.spacing)
+    around = cKDTree(points).query_ball_point(positions, crystal.REACH * layer_defects.spacing)
     mean = np.nanmean(np.abs(psi6))
     low = sum(np.nanmean(np.abs(psi6[near])) < mean for near in around if near)
     if low:

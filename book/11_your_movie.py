@@ -35,6 +35,7 @@ MOVIE = (
 PIXEL_SIZE = None  # nm per pixel; None takes it from the file
 FRAME_TIME = None  # seconds per frame; None takes it from the file
 DIAMETER = None  # approximate particle diameter in nm; None estimates it
+LAYERS = None  # how many layers there are, 1 or 2; None finds out
 FRAMES = None  # which frames to use, as "0:500" or "::10"; None for all
 ROI = None  # which part of the field, as "0:512,0:512" (rows, columns in pixels); None for all
 OUT = None  # folder for the results; None for a temporary one
@@ -90,7 +91,7 @@ for ax, t in zip(axes, (0, len(movie) // 2, len(movie) - 1), strict=True):
 
 # %%
 start = time.perf_counter()
-result = moirelib.decompose(movie, diameter=DIAMETER, progress=True)
+result = moirelib.decompose(movie, diameter=DIAMETER, layers=LAYERS, progress=True)
 seconds = time.perf_counter() - start
 table, summary = result.particles, result.summary
 print(summary["note"])
@@ -282,9 +283,9 @@ plt.show()
 # | `pixel size is missing` | the file contains none (many TIFF exports) | set `PIXEL_SIZE` from the microscope's calibration |
 # | circles much larger or smaller than the particles | size estimated wrongly | set `DIAMETER`; measure one particle on the screen, in nm |
 # | circles between the particles | contrast reversed by defocus, or the automatic choice of dark or bright particles was wrong | look at the raw frame; pass `-movie.data.astype(float)` with its pixel size |
-# | "no second lattice found in this field of view", but you see two | twist near zero, or a second layer of very few particles | pass `layers=2` and look at both layers; record a larger field if neither convinces |
+# | "no second lattice found in this field of view", but you see two | twist near zero, or a second layer of very few particles | set `LAYERS = 2` and look at both layers; record a larger field if neither convinces |
 # | "which particle is in which layer is uncertain" | the field holds less than one Moiré period | record a larger field; use rows with high `layer_confidence` |
-# | layer 2 appears in a single-layer movie | strained or polycrystalline base layer, false finds off the lattice | pass `layers=1`, if you know that there is one; otherwise look at `layer_confidence` and `score` |
+# | layer 2 appears in a single-layer movie | strained or polycrystalline base layer, false finds off the lattice | set `LAYERS = 1`, if you know that there is one; otherwise look at `layer_confidence` and `score` |
 # | layers exchanged after some frame | few particles in common with the frame before | cut the movie there; compare `by_frame` above |
 # | "frames left out" in the note | they are black, saturated, incomplete, copies, only noise or cannot be read | `summary["left_out"]` says which and why; tracks go on across them |
 # | a black, white or NaN border; a strip of text under the image | alignment; export with an information strip | nothing: both are cut off, and positions still count from the frame's corner |

@@ -35,10 +35,10 @@ from moirelib import data
 #
 # | | layer-resolved F1 | F1, layers ignored | right layer | mask IoU | position RMSE |
 # |---|---|---|---|---|---|
-# | shipped sample (eight frames, 30 nm spheres, 9° twist, 10.6 e/Å²) | 0.999 | 0.999 | 1.000 | 0.96 | 0.23 nm |
-# | published recipe (12 scenes of standing rods, 35 nm, nearly opaque overlaps) | 0.994 | 0.996 | 0.998 | 0.91 | 0.76 nm |
-# | all ranges of the training library (12 scenes, some too faint for the eye) | 0.935 | 0.952 | 0.976 | 0.73 | 0.81 nm |
-# | real one-layer frame, 1024 × 1024 | | | 100 % in layer 1 | | d10 103.1 nm (102–104 known) |
+# | shipped sample (eight frames, 30 nm spheres, 9° twist, 10.6 e/Å²) | 0.997 | 0.997 | 1.000 | 0.96 | 0.28 nm |
+# | published recipe (12 scenes of standing rods, 35 nm, nearly opaque overlaps) | 0.993 | 0.995 | 0.998 | 0.92 | 0.75 nm |
+# | all ranges of the training library (12 scenes, some too faint for the eye) | 0.942 | 0.959 | 0.977 | 0.73 | 0.82 nm |
+# | real one-layer frame, 1024 × 1024 | | | 100 % in layer 1 | | d10 103.3 nm (102–104 known) |
 #
 # - The two middle rows are independent tests, with one exception: one constant of the fit was lowered with two of the
 #   library's scenes in view. It limits how much an unusual size or depth counts against a particle (8 instead of 12 in

@@ -36,5 +36,10 @@ from .profile_and_blur import Imaging as Imaging
 from .same_layer import SameLayer as SameLayer, load_same_layer as load_same_layer, weigh_pairs as weigh_pairs
 from .same_layer_training import draw_points as draw_points, train_same_layer as train_same_layer
 from .summary import twist_note as twist_note
-from .training import TrainingConfig as TrainingConfig, permutation_loss as permutation_loss, train as train
+from .training import (
+    LibraryCrops as LibraryCrops,
+    TrainingConfig as TrainingConfig,
+    permutation_loss as permutation_loss,
+    train as train,
+)
 from .unlike_layers import cut as cut, find_groups as find_groups

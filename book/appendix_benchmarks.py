@@ -51,7 +51,8 @@ from moirelib import data
 #
 # All methods get the same held-out scenes. All but moirelib also get the true diameter, and trackpy also gets the true
 # layer of each find. `make bench-layers` repeats the comparison in hours, `QUICK=1 make bench-layers` a part of it in
-# minutes.
+# minutes. The table was measured on commit 7a27e46; of the part that `QUICK=1` repeats, all 96 numbers were the same on
+# commit 15fb889.
 
 # %%
 bench = json.loads(data.path("bench_layers.json").read_text(encoding="utf-8"))

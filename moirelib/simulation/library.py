@@ -86,10 +86,10 @@ class LibraryConfig:
     @classmethod
     def published(cls) -> LibraryConfig:
         """The recipe of published simulations of liquid-phase TEM of Moiré lattices: 700 nm at 512 pixels."""
-        ranges = fix(mean_free_path=35.0, defocus=0.0, spherical_aberration=1.2, dose=10.6, water=250.0, wedge=0.0)
-        ranges |= fix(blur=0.0, beam=1.0, mtf_power=1.0, exposure=0.5, offset=0.0)
+        ranges = fix(mean_free_path=35.0, defocus=0.0, spherical_aberration=Lens.spherical_aberration, dose=10.6)
+        ranges |= fix(water=250.0, wedge=0.0, blur=0.0, beam=1.0, mtf_power=1.0, exposure=0.5, offset=0.0)
         ranges |= {"disk_radius": (8.0, 10.0), "readout_noise": (20.0, 40.0)}
-        ranges |= {"energies": (200e3,), "apertures": (10.0,), "saturation": (65535.0,)}
+        ranges |= {"energies": (Lens.energy,), "apertures": (Lens.aperture,), "saturation": (65535.0,)}
         chances: dict = {"tabulated": 0.0, "zero_loss": 1.0, "disk_blurred": 1.0, "clouded": 0.0, "shadowed": 0.0}
         lattice = LatticeConfig.published()
         return cls(**ranges, **chances, lattice=lattice, pixel_size=1.367, elastic_loss=False, gain=10.7)

@@ -125,7 +125,7 @@ def _inelastic_scale(energy: float) -> float:
     return float(path / usual)
 
 
-def elastic_mean_free_path(material: str, energy: float = 200e3, aperture: float = 10.0) -> float:
+def elastic_mean_free_path(material: str, energy: float = Lens.energy, aperture: float = Lens.aperture) -> float:
     """Mean free path to elastic scattering beyond the objective aperture in "water" or "silicon nitride", in nm.
 
     Λ (1 + (aperture / θ)²), where Λ grows as the square of the electron's speed and θ as its wavelength. Source: Lenz,

@@ -31,7 +31,7 @@ def vibrate(atoms: Atoms, rng: np.random.Generator) -> Atoms:
 
 
 def exit_waves(
-    atoms: Atoms, energy: float = 200e3, sampling: float = 0.01, slices: Sequence[int] | None = None
+    atoms: Atoms, energy: float = Lens.energy, sampling: float = 0.01, slices: Sequence[int] | None = None
 ) -> np.ndarray:
     """Multislice a plane wave through atoms: complex64 waves of shape (len(slices), y, x).
 
@@ -72,7 +72,7 @@ def through_lens(wave: np.ndarray, sampling: float, lens: Lens) -> np.ndarray:
 
 
 def particle_exit_wave(
-    atoms: Atoms, energy: float = 200e3, aperture: float = 10.0, sampling: float = 0.01
+    atoms: Atoms, energy: float = Lens.energy, aperture: float = Lens.aperture, sampling: float = 0.01
 ) -> np.ndarray:
     """Full-atom multislice of one particle (in Å) behind an aperture, in focus, without aberrations; complex (y, x)."""
     return through_lens(exit_waves(atoms, energy, sampling)[0], sampling, Lens.ideal(energy, aperture))
@@ -153,7 +153,7 @@ class ParticleTransmission:
 
 
 def particle_transmission(
-    atoms: Atoms, center, extent, energy: float = 200e3, sampling: float = 0.01, planes: int = 1
+    atoms: Atoms, center, extent, energy: float = Lens.energy, sampling: float = 0.01, planes: int = 1
 ) -> ParticleTransmission:
     """Full-atom multislice of one particle of a scene, turned into a multiplicative transmission.
 
@@ -185,7 +185,7 @@ def particle_transmission(
     return ParticleTransmission((row, column), tuple(heights), np.stack(values))
 
 
-def compose_wave(layers, shape, sampling: float, energy: float = 200e3) -> np.ndarray:
+def compose_wave(layers, shape, sampling: float, energy: float = Lens.energy) -> np.ndarray:
     """Wave behind stacked layers from their particles' transmissions, in the mid-plane of the last layer; complex64.
 
     Layers, in the beam's order, are sequences of `ParticleTransmission` that share their planes; the shape is (y, x).

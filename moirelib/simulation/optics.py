@@ -45,7 +45,7 @@ class Lens:
             raise ValueError(f"a lens needs a positive energy and aperture and no negative focal spread, got {self}")
 
     @classmethod
-    def ideal(cls, energy: float = 200e3, aperture: float = 10.0, defocus: float = 0.0) -> Lens:
+    def ideal(cls, energy: float = energy, aperture: float = aperture, defocus: float = 0.0) -> Lens:
         """A lens without aberrations; energy in eV, aperture in mrad, defocus in nm."""
         return cls(energy, aperture, defocus, spherical_aberration=0.0, chromatic_aberration=0.0)
 
@@ -79,11 +79,11 @@ class Transmission:
     thickness: np.ndarray  # (n,) nm, from 0, evenly spaced
     wave: np.ndarray  # (orientations, n) complex, mean of the exit wave: what is coherent with the incident plane wave
     intensity: np.ndarray  # (orientations, n) fraction of electrons within the aperture, with those scattered by atoms
-    energy: float = 200e3  # eV
-    aperture: float = 10.0  # mrad, semi-angle of the objective aperture
+    energy: float = Lens.energy  # eV
+    aperture: float = Lens.aperture  # mrad, semi-angle of the objective aperture
 
     @classmethod
-    def load(cls, path=None, energy: float = 200e3, aperture: float = 10.0) -> Transmission:
+    def load(cls, path=None, energy: float = Lens.energy, aperture: float = Lens.aperture) -> Transmission:
         """Read one energy (eV) and aperture (mrad) of a tabulated file; the shipped one for gold by default."""
         if path is None:
             from ..data import path as data_path

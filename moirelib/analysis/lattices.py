@@ -34,6 +34,7 @@ LONE = 1.5  # dislocations; a boundary that holds fewer is no boundary
 FEWEST = 6  # particles of a lattice: twice the three complex numbers that are fitted
 OUTLIER = 5.0  # standard deviations of the residuals; farther particles sit on no site
 CLOSE = 0.05  # spacings; nearer particles are never outliers
+MAD_TO_STD = 1.4826  # standard deviation / median of |x|, of a Gaussian (`particle_prior` rounds it to 1.48)
 GOOD_BOND = 0.3  # spacings between a bond and the lattice vector it is named by
 SURE_BOND = 0.25  # spacings; bonds this good are right about the numbers of their sites
 CONTRADICTIONS = 3  # sure bonds that contradict the numbers of their sites: a dislocation
@@ -234,7 +235,7 @@ def fit_members(mesh: Mesh, members: np.ndarray) -> LatticeFit | None:
         # z = c + q w + p w*: q is spacing and direction, p the shear
         c, q, p = coefficients = inverse @ (np.conj(design.T) @ mesh.z[known])
         residual = mesh.z[known] - design @ coefficients
-        scatter = 1.4826 * np.median(np.abs(residual.view(float)))  # standard deviation of a Gaussian
+        scatter = MAD_TO_STD * np.median(np.abs(residual.view(float)))
         keep = np.abs(residual) < max(OUTLIER * scatter, CLOSE * mesh.spacing)
         if keep.all() or last:
             break

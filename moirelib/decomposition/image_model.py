@@ -42,7 +42,7 @@ LEAST_NOISE = 1e-6  # of the contrast, so that a frame without noise has finite 
 # Noise at the scale of a particle.
 BLOCKS = 3  # per diameter: blocks whose means show the noise, that of the camera's correlated pixels included
 LEAST_FREE = 0.3  # share of blocks that stays free, however many numbers are fitted
-STD_TO_MAD = 0.6745  # median of |x| / standard deviation, of a Gaussian
+STD_TO_MAD = 0.6745  # median of |x| / standard deviation, of a Gaussian: 1 / 1.4826
 
 
 def soft_profile(rho2, depth, exponent, slopes: bool = True):

@@ -13,7 +13,7 @@ from .profile_and_blur import DEPTH, DIAMETER
 
 # Values without a source were set by hand.
 
-MAD_TO_STD = 1.48  # standard deviation / median of |x|, of a Gaussian
+MAD_TO_STD = 1.48  # standard deviation / median of |x|, of a Gaussian; 1.4826, rounded
 REACH = 0.5  # diameters that the fit may move a particle
 ALONE = 0.85  # diameters to the nearest other particle from which on one overlaps none
 ENOUGH_ALONE = 20  # particles for a median that is known to a quarter of their spread

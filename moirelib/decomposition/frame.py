@@ -13,7 +13,6 @@ from .particle_fit import FrameFit
 from .profile_and_blur import Imaging
 
 LIKELIEST = ["y", "x", "diameter", "y_std", "x_std"]
-FEWEST = 3  # particles, by hand; fewer share too little to fit what particles share
 NOISE = 0.25  # by hand on simulated noise: where a smaller share of the peaks is sure, unsure ones are noise
 UNKNOWN = SharedByFrames()
 ALONE = 20.0  # log-likelihood that a particle without a lattice must add; in simulated noise, peaks reach some 10
@@ -46,12 +45,12 @@ def find(frame: np.ndarray, centers: np.ndarray, diameter: float, shared: Shared
     detections = locate(centers, diameter)
     sure = detections["score"] >= LayerCountRules.sure
     detections = detections[sure].reset_index(drop=True) if sure.mean() < NOISE else detections
-    if len(detections) < FEWEST:
+    if len(detections) < LayerCountRules.fewest:
         return find_single_particles(frame, detections, diameter, shared)
     best = choose_hypothesis(propose_hypotheses(frame, detections, diameter, shared))
     if shared.imaging is None or shared.given:  # in a movie, the frames that it learns from decide, if no user does
         best = try_unlike_layers(best, frame, detections, diameter, shared)
-    if len(best.particles) < FEWEST:
+    if len(best.particles) < LayerCountRules.fewest:
         return find_single_particles(frame, best.particles, diameter, shared)
     free = best.fit.with_particles(best.particles).fit(1)
     particles = free.result(best.particles)

@@ -12,6 +12,10 @@ from .overlapping_grains import Grain, add_loose_layer, assign_grains, find_over
 
 DOUBLE_REACH = 0.5  # diameters (geometry): half-transparent particles of one layer touch, they do not overlap by half
 
+# Rounds, by hand: of all evidence; of pairs, whose messages go on from call to call; of the share of double finds.
+ROUNDS, PAIR_ROUNDS, SHARE_ROUNDS = 10, 5, 10
+DAMPING, LARGEST_ODDS = 0.5, 30  # of messages, by hand: kept share, against oscillation; limit for a finite arctanh
+
 
 def assign_layers(
     particles: pd.DataFrame, diameter: float, evidence: Evidence | None = None, layers: int | None = None
@@ -71,7 +75,7 @@ def assign_layers(
     return drop_doubles(table, diameter), lattices
 
 
-def weigh_evidence(grains: list[Grain], layer: np.ndarray, around: Surroundings, rounds: int = 10):
+def weigh_evidence(grains: list[Grain], layer: np.ndarray, around: Surroundings, rounds: int = ROUNDS):
     """Weigh all evidence on every particle until it agrees with its neighbours (mean field).
 
     Gives the probability (n, 2) of either layer and, (n,), the likeliest grain, the fit to its lattice, and the odds of
@@ -108,7 +112,7 @@ def weigh_channels(probability, around) -> np.ndarray:
     return sign * 2 * np.arctanh(evidence.channel * agreement)
 
 
-def exclude_pairs(log_odds, messages, pairs, strength, rounds: int = 5) -> tuple[np.ndarray, np.ndarray]:
+def exclude_pairs(log_odds, messages, pairs, strength, rounds: int = PAIR_ROUNDS) -> tuple[np.ndarray, np.ndarray]:
     """Log-odds of the first layer, given pairs (k, 2) that are unlikely to be in one layer (belief propagation).
 
     ``strength`` (k,) is the log-odds against one layer. Messages (2, k) go both ways along every pair, damped; those of
@@ -118,7 +122,8 @@ def exclude_pairs(log_odds, messages, pairs, strength, rounds: int = 5) -> tuple
     for _ in range(rounds):
         total = log_odds + np.bincount(i, messages[0], n) + np.bincount(j, messages[1], n)
         back = np.stack([total[j] - messages[1], total[i] - messages[0]])
-        messages = 0.5 * messages + np.arctanh(against * np.tanh(np.clip(back, -30, 30) / 2))
+        new = 2 * np.arctanh(against * np.tanh(np.clip(back, -LARGEST_ODDS, LARGEST_ODDS) / 2))
+        messages = DAMPING * messages + (1 - DAMPING) * new
     return log_odds + np.bincount(i, messages[0], n) + np.bincount(j, messages[1], n), messages
 
 
@@ -136,7 +141,7 @@ def tabulate_two_layers(particles, probability, grain, fit, odds, around: Surrou
 def judge_doubles(odds) -> np.ndarray:
     """Which double finds are two particles, one in each layer; their share is learnt from all of them."""
     share = 0.5
-    for _ in range(10):
+    for _ in range(SHARE_ROUNDS):
         real = share * odds / (share * odds + 1 - share)
         share = (real.sum() + 1) / (len(odds) + 2)
     return real > 0.5 if len(odds) else np.empty(0, bool)

@@ -31,6 +31,7 @@ class LayerCountRules:
     frame of one layer in view.
     """
 
+    fewest: int = 3  # by hand; particles; fewer share too little to fit what particles share
     sure: float = 0.3  # S; score from which a peak of the network is a particle, whatever its neighbours are
     found_twice: float = 0.85  # R; share of sure peaks that a single layer keeps where the network found it twice
     beside: float = 0.9  # R; diameters; unsure peaks of a single layer nearer to a sure one are the same long particle
@@ -147,9 +148,8 @@ def fit_hypothesis(
 
     What the particles share is ``imaging`` or, if that is not known, fitted on from the fit ``like``.
     """
-    assign: Callable = partial(assign_layers, diameter=diameter, layers=asked)
-    if unlike:
-        assign = partial(name_two_layers, diameter=diameter)
+    name_layers: Callable = name_two_layers if unlike else partial(assign_layers, layers=asked)
+    assign = partial(name_layers, diameter=diameter)
     if asked == 1:
         detections = drop_second_peaks(detections, diameter)
     # A particle that the network put into both channels is one until the frame shows two: fitted as two, it would fall
@@ -213,7 +213,7 @@ def find_particles(fit: FrameFit, particles: pd.DataFrame, assign: Callable) -> 
         spacings = layer_spacings(particles[["y", "x"]].to_numpy(), layer, fit.model.diameter)
         fit = fit.with_particles(particles, in_rows=True).fit(1)
         particles = complete(fit, fit.table(particles), spacings)
-        if len(particles) < 3:
+        if len(particles) < RULES.fewest:
             break
         fit = fit.with_particles(particles, in_rows=True).fit(1)
         fit, particles = settle_overlaps(fit, fit.table(particles), spacings)

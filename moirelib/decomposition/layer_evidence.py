@@ -51,6 +51,8 @@ class GrainSettings:
     channel_agreement: float = 0.4  # S; log-odds for a pair in one channel, against one in two
     channel_reach: float = 2.0  # S; spacings up to which channels are compared
     sharpening: float = 4.0  # S; steepness with which a division of the graph spreads
+    spreading_rounds: int = 10  # by hand; in which a division of the graph spreads
+    on_side: float = 0.5  # by hand; membership (0 to 1) from which a particle counts for the size of a part
     deepest: int = 2  # S; a copy is split at most this often again
 
     # Layers of grains.

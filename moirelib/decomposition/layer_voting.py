@@ -15,6 +15,7 @@ from .layer_evidence import Evidence
 LAYER_STEP = 0.15  # diameters that a change of layer counts in tracks; by hand: less than `LONGEST_STEP`
 LONGEST_STEP = 0.25  # diameters; longest step of a track from frame to frame, motion taken off; by hand
 MEMORY = 2  # frames for which a particle may be missed and still keep its track; by hand
+ROUNDS = 30  # of messages between tracks that meet, from none; by hand
 NARROWING = 0.8  # factor by which steps are made shorter where particles are crowded; by hand
 SAME_PARTICLE = 0.5  # diameters (geometry): a particle further away may be another one
 
@@ -91,4 +92,4 @@ def keep_apart(log_odds, track, movie, diameter) -> np.ndarray:
         near.append(np.sort(track[rows[pairs]], axis=1))
     met = np.unique(np.concatenate(near), axis=0)
     met = met[met[:, 0] != met[:, 1]]
-    return exclude_pairs(log_odds, np.zeros((2, len(met))), met, np.full(len(met), Evidence.touching), rounds=30)[0]
+    return exclude_pairs(log_odds, np.zeros((2, len(met))), met, np.full(len(met), Evidence.touching), ROUNDS)[0]

@@ -18,8 +18,13 @@ CENTER_WIDTH = 1.5  # working pixels, standard deviation of the peaks that mark 
 LOWEST_PEAK = 0.08  # height, where a particle that the network is sure of reaches 1
 SMOOTHING = 1 / 20  # standard deviation: less than half of the network's own peak width
 SEPARATION = 0.3  # of two peaks of one channel
-REACH = 0.35  # of a peak: pixels that count for its centre
-FLOOR = 0.02  # height of pixels that count
+REACH, FLOOR = 0.35, 0.02  # of pixels that count for a peak's centre: distance at most, height at least
+
+# What the network sees, by hand: the shipped weights were trained with these numbers.
+BACKGROUND, CONTRAST = 1.4, 2  # working diameters, standard deviations of the local mean and of the local contrast
+LEAST_CONTRAST = 0.25  # of the whole image's variance, added to the local one: contrast grows at most twofold
+GREATEST = 6  # local standard deviations; brighter and darker pixels are cut off
+OVERLAP = 0.25  # of neighbouring tiles, share of their edge; by hand
 
 
 def build_unet(layers: int = 2) -> torch.nn.Module:
@@ -28,15 +33,9 @@ def build_unet(layers: int = 2) -> torch.nn.Module:
     It maps normalised images (batch, 1, y, x) to logits (batch, 2 · layers, y, x): the masks of all nanoparticle
     layers, where their particles are, then their centres. y and x are multiples of 16.
     """
-    return BasicUNet(
-        spatial_dims=2,
-        in_channels=1,
-        out_channels=2 * layers,
-        features=(24, 32, 64, 128, 256, 24),
-        act=("LeakyReLU", {"negative_slope": 0.1, "inplace": True}),
-        norm="batch",
-        upsample="deconv",
-    )
+    kind: dict = {"act": ("LeakyReLU", {"negative_slope": 0.1, "inplace": True}), "norm": "batch", "upsample": "deconv"}
+    channels: dict = {"in_channels": 1, "out_channels": 2 * layers, "features": (24, 32, 64, 128, 256, 24)}
+    return BasicUNet(spatial_dims=2, **channels, **kind)
 
 
 def save_weights(model: torch.nn.Module, path) -> None:
@@ -89,10 +88,10 @@ def normalize(image: np.ndarray) -> np.ndarray:
     """
     image = np.asarray(image, dtype=np.float32)
     image = image - image.mean()
-    flat = image - gaussian_filter(image, 1.4 * WORKING_DIAMETER, mode="reflect", truncate=3)
-    variance = gaussian_filter(flat * flat, 2 * WORKING_DIAMETER, mode="reflect", truncate=3)
-    floor = 0.25 * np.mean(flat * flat) + np.finfo(np.float32).tiny
-    return np.clip(flat / np.sqrt(variance + floor), -6, 6)
+    flat = image - gaussian_filter(image, BACKGROUND * WORKING_DIAMETER, mode="reflect", truncate=3)
+    variance = gaussian_filter(flat * flat, CONTRAST * WORKING_DIAMETER, mode="reflect", truncate=3)
+    floor = LEAST_CONTRAST * np.mean(flat * flat) + np.finfo(np.float32).tiny
+    return np.clip(flat / np.sqrt(variance + floor), -GREATEST, GREATEST)
 
 
 def resample(image, shape) -> np.ndarray:
@@ -116,16 +115,15 @@ def predict(model: torch.nn.Module, image: np.ndarray, tile: int = 512) -> tuple
     which is which may change from place to place, see `moirelib.decomposition.assign_layers`. Images larger than
     ``tile`` pixels are predicted in overlapping tiles (MONAI).
     """
-    device = next(model.parameters()).device
     height, width = image.shape
     pad = [(0, -height % 16), (0, -width % 16)]
     padded = np.pad(normalize(image), pad, mode="reflect" if min(image.shape) > 16 else "edge")
-    batch = torch.from_numpy(padded)[None, None].to(device)
+    batch = torch.from_numpy(padded)[None, None].to(next(model.parameters()).device)
     if max(padded.shape) <= tile:
         logits = model(batch)
     else:
         roi = tuple(min(tile, n) for n in padded.shape)
-        logits = sliding_window_inference(batch, roi, 2, model, overlap=0.25, mode="gaussian")
+        logits = sliding_window_inference(batch, roi, 2, model, overlap=OVERLAP, mode="gaussian")
     masks, centers = torch.sigmoid(logits)[0, :, :height, :width].float().cpu().numpy().reshape(2, -1, height, width)
     return masks, centers
 
@@ -139,12 +137,8 @@ def locate(centers: np.ndarray, diameter: float, threshold: float = LOWEST_PEAK)
     """
     tables = []
     for channel, peaks in enumerate(centers):
-        yx = peak_local_max(
-            gaussian_filter(peaks, SMOOTHING * diameter, mode="nearest"),
-            min_distance=max(int(SEPARATION * diameter), 1),
-            threshold_abs=threshold,
-            exclude_border=False,
-        )
+        smooth, apart = gaussian_filter(peaks, SMOOTHING * diameter, mode="nearest"), max(int(SEPARATION * diameter), 1)
+        yx = peak_local_max(smooth, min_distance=apart, threshold_abs=threshold, exclude_border=False)
         score = peaks[tuple(yx.T)]
         _, yx = measure_shares(peaks, yx, REACH * diameter, FLOOR)
         tables.append(pd.DataFrame({"channel": channel, "y": yx[:, 0], "x": yx[:, 1], "score": score}))

@@ -42,9 +42,7 @@ def find_overlapping_grains(around: Surroundings) -> list[Grain]:
     grains = []
     for g, piece in find_pieces(label, fit[np.arange(around.count), label] > GRAINS.in_grain, around):
         lattice = polish_lattice(around.positions[piece], np.ones(len(piece)), lattices[g])
-        mask = np.zeros(around.count)
-        mask[piece] = 1.0
-        grains.append(Grain(lattice, mask))
+        grains.append(Grain(lattice, np.isin(np.arange(around.count), piece).astype(float)))
     return sorted(grains, key=lambda grain: -grain.members.sum())[: GRAINS.grains]
 
 
@@ -98,7 +96,7 @@ def split_copies(group: list[Grain], around, depth: int = 0) -> list[Grain]:
     side, agreement_cut = split_in_two(member, [grain.lattice for grain in group], around)
     parts = [np.maximum(sign * side, 0) for sign in (1, -1)]
     fewest = max(GRAINS.fewest, GRAINS.smallest_lattice * around.count)
-    if min(np.sum(part > 0.5) for part in parts) < fewest or agreement_cut > 0:
+    if min(np.sum(part > GRAINS.on_side) for part in parts) < fewest or agreement_cut > 0:
         return [whole]
     copies = [replace(whole, members=part) for part in parts]
     if depth == GRAINS.deepest:
@@ -119,8 +117,7 @@ def split_in_two(member, lattices, around) -> tuple[np.ndarray, float]:
     first, second = eigsh(normal, k=2, which="LA", tol=1e-3, v0=start)[1].T[::-1]
     # Domains that hardly touch can be combined either way: the best of four starts.
     trials = [spread_division(normal, v, GRAINS.sharpening) for v in (first, second, first + second, first - second)]
-    vector = max(trials, key=lambda v: v @ graph @ v)
-    side[member] = vector
+    side[member] = vector = max(trials, key=lambda v: v @ graph @ v)
     return side, float((vector > 0) @ graph @ (vector < 0))
 
 
@@ -140,7 +137,7 @@ def compare_pairs(member, lattices, around) -> sparse.csr_matrix:
     return around.symmetric_matrix(agreement, pairs)[member][:, member]
 
 
-def spread_division(graph, vector, steepness, rounds: int = 10) -> np.ndarray:
+def spread_division(graph, vector, steepness, rounds: int = GRAINS.spreading_rounds) -> np.ndarray:
     """Let a division of a signed graph spread from where it is clear to where it is not; -1 to 1."""
     vector = vector / np.sqrt(np.mean(vector**2))
     for _ in range(rounds):

@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter
 
 from ..crystal.fourier import find_lattice
 from ..crystal.neighbours import SPACING_PER_DIAMETER
-from .network import WORKING_DIAMETER, locate, measure_shares, normalize, predict, resample
+from .network import BACKGROUND, WORKING_DIAMETER, locate, measure_shares, normalize, predict, resample
 
 #: Particles outside this range of diameters, in nm, are no nanoparticles: the pixel size must be wrong.
 PLAUSIBLE_DIAMETER = (0.5, 500.0)
@@ -25,7 +25,6 @@ class SizeSearch:
     across: float = 3  # particles along the frame's shorter side, at least
     widest: float = 1.2  # smallest diameters that the search spans at least
     view: int = 224  # working pixels; side of the part of a frame that is looked at: some ten spacings
-    background: float = 1.4  # working diameters; slower changes of what the network finds do not count
     smoothing: float = 1.0  # working pixels, of the frame
     fewest: int = 8  # particles of a lattice; fewer count as so many at random
     sure: float = 0.5  # mean score of the finds from which the network sees particles well
@@ -139,7 +138,7 @@ def measure_fit(frame, model, diameter) -> DiameterFit:
     image = crop_middle(frame, diameter)
     masks, centers = predict(model, image)
     found = masks.sum(axis=0)
-    found = found - gaussian_filter(found, SEARCH.background * WORKING_DIAMETER)
+    found = found - gaussian_filter(found, BACKGROUND * WORKING_DIAMETER)  # as `normalize` does to the frame
     dark = -normalize(gaussian_filter(image, SEARCH.smoothing))
     correlation = np.mean(found * dark) / np.sqrt(np.mean(found**2) * np.mean(dark**2) + 1e-12)
     z = np.arctanh(np.clip(correlation, -0.9999, 0.9999))

@@ -13,6 +13,7 @@ NEIGHBOURS = 64  # particles around each that the network sees
 MOST_LAYERS = 3
 CERTAIN = 4.0  # log-odds at which one pair's evidence is cut off: one in 50 pairs misleads even where all is clear
 WAVES = 24  # learnt plane waves that describe where a neighbour is
+SOFTENING = 0.2  # diameters, added to a distance before it is inverted; by hand, the weights were trained with it
 FEATURES = 4 + 2 * WAVES + 3
 
 
@@ -41,7 +42,7 @@ class SameLayer(nn.Module):
         """
         distance = step.norm(dim=-1, keepdim=True)
         phase = step @ self.waves
-        where = torch.cat([step, distance, 1 / (distance + 0.2), torch.sin(phase), torch.cos(phase)], dim=-1)
+        where = torch.cat([step, distance, 1 / (distance + SOFTENING), torch.sin(phase), torch.cos(phase)], dim=-1)
         tokens = self.enter(torch.cat([where, alike], dim=-1))
         tokens = torch.cat([self.middle.expand(len(tokens), -1, -1), tokens], dim=1)
         absent = nn.functional.pad(~present, (1, 0), value=False)

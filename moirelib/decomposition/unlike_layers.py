@@ -30,9 +30,10 @@ SHOWN = -100.0  # log-odds that two particles that the frame shows upon each oth
 #: `make bench-families`: up to 0.13 in one layer, 0.44 and more in two.
 SEEN = 0.2
 TEMPERATURE = 19.0  # log-odds of pairs that count as one, as they share errors (benchmarks/calibrate_cut.py)
-STARTS = 12  # of the mean field, on different leading eigenvectors
 COOLING = np.geomspace(1.5, 40, 40)  # inverse temperatures of the mean field
-SWEEPS = 30  # of single particles that change their layer
+START_SHARPNESS = 4  # inverse temperature of a start: how clearly it follows the eigenvectors; by hand
+STARTS, SWEEPS = 12, 30  # of the mean field, on different eigenvectors; of single particles that change their layer
+DENSE = 4, 8  # times the layers, and more: up to so many particles have all eigenvectors computed; by hand
 
 
 def merge_finds(detections: pd.DataFrame, diameter: float) -> pd.DataFrame:
@@ -132,9 +133,8 @@ def settle(graph, layer, layers: int) -> np.ndarray:
         if not len(wrong):
             break
         for k in wrong:
-            start, end = graph.indptr[k : k + 2]
-            of = layer[graph.indices[start:end]]
-            layer[k] = np.bincount(of, graph.data[start:end], layers).argmax()
+            row = slice(*graph.indptr[k : k + 2])
+            layer[k] = np.bincount(layer[graph.indices[row]], graph.data[row], layers).argmax()
     return layer
 
 
@@ -143,14 +143,14 @@ def cool(graph, layers: int, rng: np.random.Generator) -> list[np.ndarray]:
     n = graph.shape[0]
     scale = sparse.diags(1 / np.sqrt(np.asarray(abs(graph).sum(axis=1)).ravel() + 1))
     normed = (scale @ graph @ scale).tocsr()
-    if n > 4 * layers + 8:
+    if n > DENSE[0] * layers + DENSE[1]:
         vectors = eigsh(normed, k=layers + 2, which="LA", v0=np.ones(n))[1]
     else:
         vectors = np.linalg.eigh(normed.toarray())[1][:, -layers - 2 :]
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True) + 1e-9
     found = []
     for _ in range(STARTS):
-        x = softmax(4 * vectors @ vectors[rng.choice(n, layers, replace=False)].T, axis=1)
+        x = softmax(START_SHARPNESS * vectors @ vectors[rng.choice(n, layers, replace=False)].T, axis=1)
         for cold in COOLING:
             x = softmax(cold * (normed @ x), axis=1)
         found.append(x.argmax(axis=1))
@@ -172,5 +172,4 @@ def cut(graph: sparse.csr_matrix, layers: int, rng: np.random.Generator) -> np.n
         starts += [settle(between, layer, layers)[groups] for layer in cool(between, layers, rng)]
     else:
         starts.append(groups)
-    found = [settle(graph, start, layers) for start in starts]
-    return max(found, key=lambda layer: measure_energy(graph, layer))
+    return max((settle(graph, start, layers) for start in starts), key=lambda layer: measure_energy(graph, layer))

@@ -89,7 +89,6 @@ def test_stalled_kernel_is_given_up_and_a_slow_one_is_not(tmp_path, capsys):
     assert slow.cost.seconds > 6
     assert re.search(r"slow: still running after 0 min, \d+ % of a core, cell \d", capsys.readouterr().out)
     assert stalled.error.startswith("the kernel stalled: less than 1 % of a core in 0.05 min, in cell 2, which begins")
-    assert stalled.cost.seconds < 60
 
 
 def test_kernel_that_dies_is_told_from_an_error(tmp_path):

@@ -30,7 +30,7 @@ from .network import WORKING_DIAMETER, load_weights, predict, resample
 
 SHORT, LONG = 20, 100  # frames; shorter movies learn from one frame, longer ones from three, others from two
 WAITING = 2  # frames that are read ahead, per worker
-PATIENCE = 10.0  # s, for a Dask scheduler to answer
+PATIENCE = 60.0  # s, for a Dask scheduler to answer, on a slow machine too
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,12 @@ class FrameJob:
         found = find(sampled, predict(load_model(self.weights, self.device), sampled)[1], WORKING_DIAMETER, self.shared)
         if image.shape == self.shape:
             return found
+        places = {}
         for axis, name in enumerate("yx"):
             for column in (name, f"{name}_likeliest"):
                 native = (found.particles[column] + 0.5) * image.shape[axis] / inner[axis] + self.corner[axis]
-                found.particles[column] = native * zoom[axis] - 0.5
-        return found
+                places[column] = native * zoom[axis] - 0.5
+        return replace(found, particles=found.particles.assign(**places))
 
 
 load_model = lru_cache(maxsize=1)(load_weights)  # the network, read once in every process

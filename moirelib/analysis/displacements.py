@@ -248,7 +248,8 @@ def pool_covariance(motion: Displacements, lags: int | None = None):
 
 
 def restore_mean(covariance: np.ndarray, frames: int, creep: int):
-    """Autocovariance about the true sites; their mean of T frames scatters by (c_0 + 2 Σ c_k)/T: that share (2,)."""
+    """Autocovariance about the true sites, and the share (2,) of variance lost by estimating them."""
+    # The estimate of a site, the mean of T frames, scatters by (c_0 + 2 Σ c_k (1 - k/T)) / T.
     restored, falloff = covariance.copy(), 1 - np.arange(len(covariance)) / frames
     for _ in range(10):
         correlated = np.where(_find_connected_lags(restored, frames, creep), restored, 0)

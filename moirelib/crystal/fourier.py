@@ -98,6 +98,6 @@ def _measure_strength(points, weights, lattice) -> float:
 
 
 def lattice_distance(one: Lattice, other: Lattice) -> float:
-    """Of two lattices' first-order wave vectors, times the spacing: about 7.3 times the twist in radians."""
+    """Distance between nearest first-order wave vectors of two lattices, times the spacing: 7.3 per radian of twist."""
     step = one.wave_vectors[0] - np.concatenate([other.wave_vectors, -other.wave_vectors])
     return float(np.min(np.hypot(*step.T)) * one.spacing)

@@ -157,7 +157,7 @@ def _match_frames(before, now, start, reach, shape) -> _Fit:
 
 
 def _weigh(fits: list[_Fit], sharpest: float, reach: float) -> list[np.ndarray]:
-    """What each particle adds to the log-likelihood of each candidate, over that of a shift that is none of them.
+    """For each candidate, the log-likelihood ratio of each particle: this candidate against a wrong shift.
 
     Where frames overlap, a particle is found in both, scattered about its place (Gaussian), or missed in one. A wrong
     shift does the same, only worse: how much worse is seen from the other candidates, so that a perfect lattice decides

@@ -131,7 +131,7 @@ def spacing_of(spacings: Spacings, layer) -> float:
 
 
 def layer_spacings(yx: np.ndarray, layer: np.ndarray, diameter: float) -> dict[int, float]:
-    """Spacing of each layer: `typical_spacing`, but its own where that is another one."""
+    """Spacing of each layer: the common one, or its own where they differ by more than 10 %."""
     usual, of = typical_spacing(yx, layer, diameter), {}
     for k in np.unique(layer):
         points = yx[layer == k]

@@ -166,9 +166,9 @@ def choose_worst(posterior, yx, reach) -> np.ndarray:
 def settle_overlaps(fit: FrameFit, particles: pd.DataFrame, spacings: Spacings) -> tuple[FrameFit, pd.DataFrame]:
     """Decide between one particle and two wherever two of different layers overlap closely, or could.
 
-    Tested are two found particles close to each other, and a vacant site of one layer under or over a particle of the
-    other. Both answers are fitted to the frame, for all places at once. The squared residuals around each place decide,
-    with the odds of its lattice and how usual the sizes and depths would be: two thin particles can make up one.
+    It tests close pairs of finds, and vacant sites under or over a particle. Both answers are fitted to the frame, for
+    all places at once. The squared residuals around each place decide, with the odds of its lattice and how usual the
+    sizes and depths would be: two thin particles can make up one.
 
     Parameters are those of `complete`. Gives the fit of the last answer tried, to go on from, and the particles;
     ``shown`` marks those of places where there are two.

@@ -135,7 +135,7 @@ class Surroundings:
         self.lattice = find_strongest(self.positions, np.ones(self.count), low, high, self.channel_sign)[0]
         self.spacing = self.lattice.spacing
         tree = cKDTree(self.positions)
-        # Pairs (m, 2) near enough to know of each other, and how far apart they are.
+        # Pairs (m, 2) within the reach of the evidence, and their distances.
         self.pairs = tree.query_pairs(evidence.cutoff * evidence.reach * self.spacing, output_type="ndarray")
         self.pair_distance = np.hypot(*(self.positions[self.pairs[:, 0]] - self.positions[self.pairs[:, 1]]).T)
         # What neighbours count (n, n) for a lattice's local phase, and for which grain is here; 0 on the diagonal.
@@ -152,7 +152,7 @@ class Surroundings:
         self.double_finds = doubles[~shown[doubles].all(axis=1)]
         nearest = tree.query(self.positions, k=2)[0][:, 1] / self.spacing
         close = nearest[nearest < GRAINS.too_near]
-        # Of those whose nearest neighbour is too near for one layer, how many are still clearly apart from it.
+        # Share of the particles in close pairs that are still clearly apart.
         self.share_apart = np.mean(close > GRAINS.apart) if len(close) else 0.0
 
     def _weigh_neighbours(self, width):

@@ -384,8 +384,8 @@ def fit_particles(
 def fit_shared(model: ImageModel, predicted: Prediction, steps: int, solid: float) -> tuple[Prediction, float]:
     """Damped Gauss-Newton steps of what all particles share, their mean size and depth included; also the cost.
 
-    ``solid`` is the exponent of a common solid: blur hides much of the profile, and what the frame does not contradict
-    is taken to be one.
+    ``solid`` is the exponent of a common solid. A prior pulls the exponent towards this solid, because blur hides the
+    profile.
 
     ``scipy.optimize.least_squares`` would not do: each step has a prior about where the fit stands (`SHARED`), which is
     no residual, and bounds that clip every particle by itself; and it decomposes the matrix of all pixels.

@@ -1,8 +1,8 @@
 """Two layers of unlike lattices, told apart from where the particles are (chapter 7, "Particles").
 
-A network says of each two neighbours whether they lie in one layer, and the graph of these log-odds is cut in two: a
-Potts model, of all namings the likeliest has the largest sum of the log-odds within layers. The network knows no common
-spacing. It is asked where the lattices (`layer_assignment`) show one layer only.
+A network says of each two neighbours whether they lie in one layer, and the graph of these log-odds is cut in two.
+This is a Potts model: the likeliest assignment has the largest sum of log-odds within layers. The network knows no
+common spacing. It is asked where the lattices (`layer_assignment`) show one layer only.
 """
 
 from functools import lru_cache

@@ -236,8 +236,7 @@ def _export(args: argparse.Namespace) -> None:
     from .analysis.pipeline import read_particles
     from .decomposition.atoms import to_atoms
 
-    frames = to_atoms(read_particles(args.folder), args.gap)
-    part = f"{args.out}.part"
+    frames, part = to_atoms(read_particles(args.folder), args.gap), f"{args.out}.part"
     ase.io.write(part, frames, format=args.format)
     os.replace(part, args.out)
     print(f"{len(frames)} frame(s), {sum(map(len, frames))} particles -> {args.out}")

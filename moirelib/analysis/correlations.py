@@ -120,8 +120,7 @@ def strain_map(
     stretch, shear = q * turn / q0, p * np.conj(turn) / np.conj(q0)
     # The right factor of the polar decomposition: what remains without the rotation.
     rotation = np.angle(stretch)
-    shear = shear * np.exp(-1j * rotation)
-    mean = np.abs(stretch) - 1
+    shear, mean = shear * np.exp(-1j * rotation), np.abs(stretch) - 1
     table["strain_yy"], table["strain_xx"] = mean - shear.real, mean + shear.real
     table["strain_yx"] = shear.imag
     table["dilatation"] = np.abs(stretch) ** 2 - np.abs(shear) ** 2 - 1

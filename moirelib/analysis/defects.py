@@ -63,8 +63,7 @@ def find_defects(points: ArrayLike | LayerFrame, tolerance: Tolerance | None = N
     """
     layer = points if isinstance(points, LayerFrame) else LayerFrame(Mesh(points), tolerance or Tolerance())
     mesh, grain = layer.mesh, layer.grain
-    vacancies = _find_vacancies(layer)
-    interstitials = _find_interstitials(layer)
+    vacancies, interstitials = _find_vacancies(layer), _find_interstitials(layer)
     filled = Mesh(np.concatenate([mesh.points, vacancies]), mesh.spacing) if len(vacancies) else mesh
     cores, burgers = _locate_dislocations(filled)
     neighbours = np.bincount(filled.edges.ravel(), minlength=filled.n)
@@ -98,8 +97,7 @@ def _find_vacancies(layer) -> np.ndarray:
         found = np.hstack([found, ring])
     if found.shape[1] == 0:
         return np.empty((0, 2))
-    site = to_points(found[0])
-    around = to_points(_list_neighbour_sites(*found))
+    site, around = to_points(found[0]), to_points(_list_neighbour_sites(*found))
     nearest = tree.query(around)[0]
     particles = np.sum(nearest < TAKEN * mesh.spacing, axis=1)
     distance, index = cKDTree(site).query(around)

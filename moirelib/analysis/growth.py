@@ -297,8 +297,7 @@ def _test_choices(chosen, chance, draws, rng) -> tuple[float, float]:
     covariance = np.diag(chance.sum(axis=0)) - chance.T @ chance
     if np.abs(covariance).max() < 1e-9:  # no attachment had a choice
         return np.nan, np.nan
-    inverse = np.linalg.pinv(covariance, rcond=1e-9)
-    left = np.sum(chosen - chance, axis=0)
+    inverse, left = np.linalg.pinv(covariance, rcond=1e-9), np.sum(chosen - chance, axis=0)
     statistic = float(left @ inverse @ left)
     edge = np.cumsum(chance, axis=1)[:, None, :-1]
     pick = (rng.random((len(chance), draws))[:, :, None] > edge).sum(axis=-1)

@@ -56,8 +56,7 @@ def relative_motion(occupancy: dict[int, Occupancy]) -> pd.DataFrame:
     table = pd.DataFrame({"frame": one.frames, "twist_change_deg": twist, "offset_y_nm": y, "offset_x_nm": x})
     turn_variance, shift_variance = 0.0, 0.0  # of each frame's rotation, in rad², and of the middle's shift, in nm²
     for own in (one, two):
-        step = to_complex(own.sites)
-        count = np.maximum(own.seen.sum(axis=1), 1e-9)
+        step, count = to_complex(own.sites), np.maximum(own.seen.sum(axis=1), 1e-9)
         center = own.seen @ step / count
         square = np.maximum(np.sum(own.seen * np.abs(step - center[:, None]) ** 2, axis=1), 1e-300)
         turn_variance += own.scatter**2 / square

@@ -117,8 +117,7 @@ def fit_moire_of_grains(first: LayerFrame, second: LayerFrame) -> Moire | None:
     if first.main_lattice is None or second.main_lattice is None:
         return None
     (base_grain, one), (grain, other) = first.main_lattice, second.main_lattice
-    base = first.of_grain(base_grain)
-    points = second.mesh.points[second.grain == grain]
+    base, points = first.of_grain(base_grain), second.mesh.points[second.grain == grain]
     u, _, on_grain = _place_in_cells(points, base)
     on = on_grain == 0
     if on.sum() < FEWEST:
@@ -153,8 +152,7 @@ def _fit_phase_gradient(z, phase, spacing):
     """Wave vector k and constants of the phases φ_j = Re(k* exp(-iπj/3) z) + c_j, modulo 2π; variances of both."""
     size = max(np.ptp(z.real), np.ptp(z.imag), spacing)
     axis = np.arange(-LARGEST_WAVE / spacing, LARGEST_WAVE / spacing, WAVE_STEP / size)
-    power = np.zeros((len(axis), len(axis)))
-    design = np.zeros((3, len(z), 5))
+    power, design = np.zeros((len(axis), len(axis))), np.zeros((3, len(z), 5))
     for j in range(3):
         local = np.conj(_TURNS[j]) * z
         wave = np.exp(-1j * np.outer(axis, local.imag)) * np.exp(1j * phase[:, j])

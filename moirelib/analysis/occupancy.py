@@ -226,8 +226,7 @@ def _measure_layer(layer, rows, frames, motion, spacing, field, border, min_fram
 
 def _find_sites(rest, spacing):
     """Where positions without motion (complex) pile up, and which pile each belongs to, -1 for none."""
-    step = spacing / CELLS
-    low = np.array([rest.real.min(), rest.imag.min()]) - spacing
+    step, low = spacing / CELLS, np.array([rest.real.min(), rest.imag.min()]) - spacing
     column, line = ((np.stack([rest.real, rest.imag], axis=1) - low) / step).astype(int).T
     shape = np.array([column.max(), line.max()]) + 1 + int(spacing / step)
     heap = np.bincount(column * shape[1] + line, minlength=shape.prod()).reshape(shape).astype(float)

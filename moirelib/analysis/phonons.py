@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -198,8 +199,7 @@ def fit_springs(motion: Displacements, shells: int = 2) -> SpringModel:
             f"the localization error explains all displacements of layer {motion.layer}; no springs to fit"
         )
     scale = 1 / (3 * typical)  # kT/nm²
-    basis = _spring_basis(window.around(q), lattice.spacing, lattice.angle, shells)
-    power = _diagonal(total)
+    basis, power = _spring_basis(window.around(q), lattice.spacing, lattice.angle, shells), _diagonal(total)
     spread = np.sqrt(np.einsum("ma,mb->mab", power, power) / samples[:, None, None])
 
     def residual(parameters):
@@ -274,13 +274,11 @@ def dispersion(
     The layer's sites form one hexagonal grain; path and model are by default the model's path and that of
     `fit_springs`. ``symmetric`` averages over the three paths that hexagonal symmetry makes equal.
     """
-    window = _Window(motion)
-    model = fit_springs(motion) if model is None else model
+    window, model = _Window(motion), fit_springs(motion) if model is None else model
     path = symmetry_path(model.spacing, model.angle) if path is None else path
     around = _add_surrounding_waves(path, SMOOTH / model.spacing)
     turned = [around.turn(60.0 * k) for k in range(3 if symmetric else 1)]
-    spectra = [_measure_spectrum(motion, p.wave_vectors, window.weight) for p in turned]
-    q = path.wave_vectors
+    spectra, q = [_measure_spectrum(motion, p.wave_vectors, window.weight) for p in turned], path.wave_vectors
     count = len(q)
 
     def average(matrices):  # over the equivalent paths, then over the neighbours of each point
@@ -294,15 +292,13 @@ def dispersion(
     # the covariance |⟨a b*⟩|² + |⟨a b⟩|²
     wave = np.exp(-1j * around.wave_vectors.reshape(count, -1, 2) @ motion.sites.T) * window.weight  # (m, s, n)
     overlap = sum(np.abs(wave @ other.transpose(0, 2, 1)) ** 2 for other in (wave.conj(), wave))
-    share = overlap.mean(axis=(1, 2)) / np.sum(window.weight**2) ** 2
-    expected = model.dynamical_matrix(q)
+    share, expected = overlap.mean(axis=(1, 2)) / np.sum(window.weight**2) ** 2, model.dynamical_matrix(q)
     blurred = _invert_safely(model.dynamical_matrix(window.around(around.wave_vectors)))
     blurred = _turn_to_branches(np.einsum("s,msij->mij", window.power, blurred), around).reshape(count, -1, 2, 2)
     ratio = np.sqrt(_diagonal(_turn_to_branches(_invert_safely(expected), path)) / _diagonal(blurred.mean(axis=1)))
     matrix = _invert_covariance(power * ratio[:, :, None] * ratio[:, None, :], samples / share, realness)
     matrix[np.hypot(*q.T) < window.shortest] = np.nan
-    stiffness = _diagonal(matrix)
-    scatter = _diagonal(total) / _diagonal(power) * np.sqrt(share / samples)[:, None]
+    stiffness, scatter = _diagonal(matrix), _diagonal(total) / _diagonal(power) * np.sqrt(share / samples)[:, None]
     scatter = np.hypot(scatter, DOUBT * np.abs(ratio**2 - 1))
     table = pd.DataFrame({"layer": motion.layer, "branch": np.repeat(["longitudinal", "transverse"], count)})
     table["q_y_per_nm"], table["q_x_per_nm"] = np.tile(q.T, 2)
@@ -323,7 +319,7 @@ def measure_phonons(
     tracks: pd.DataFrame,
     displacements: Callable[[int], Displacements] | None = None,
     springs: Callable[[Displacements], SpringModel] = fit_springs,
-    **options,
+    **options: Any,
 ) -> pd.DataFrame:
     """Phonon dispersion of every layer along Γ-M-K-Γ: the rows of ``phonons.csv``.
 
@@ -410,8 +406,7 @@ def find_normal_modes(motion: Displacements) -> NormalModes:
     values, vectors = eigh(covariance(u))
     # One after the other: every second frame of a fast film says nearly as much as all of them.
     halves = np.mean([eigh(covariance(part), eigvals_only=True) for part in np.array_split(u, 2)], axis=0)
-    vectors = frame @ vectors
-    corrected = np.sort(2 * values - halves)[::-1] - error.mean()
+    vectors, corrected = frame @ vectors, np.sort(2 * values - halves)[::-1] - error.mean()
     with np.errstate(divide="ignore"):
         stiffness = 1 / np.maximum(corrected, 0.0)
     raw = 1 / np.maximum(values[::-1], 1e-300)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -60,11 +61,9 @@ def site_vibrations(motion: Displacements, confidence: float = 0.95) -> pd.DataF
     total, samples, covariance = total_variance(motion)
     tail = 0.5 * (1 - confidence)
     low, high = (total * samples / chi2.ppf(share, samples) for share in (1 - tail, tail))
-    z = norm.ppf(0.5 + confidence / 2)
-    variance = total - error
+    z, variance = norm.ppf(0.5 + confidence / 2), total - error
     # interval of a difference from the intervals of its terms (MOVER)
-    low = variance - np.hypot(total - low, z * error_spread)
-    high = variance + np.hypot(high - total, z * error_spread)
+    low, high = variance - np.hypot(total - low, z * error_spread), variance + np.hypot(high - total, z * error_spread)
     table = pd.DataFrame({"particle": motion.particles, "layer": motion.layer})
     table["y_nm"], table["x_nm"] = motion.sites.T
     table["frames"] = motion.seen
@@ -91,7 +90,7 @@ def _stiffness(variance):
         return 1 / np.maximum(variance, 0.0)
 
 
-def measure_vibrations(tracks: pd.DataFrame, **options) -> pd.DataFrame:
+def measure_vibrations(tracks: pd.DataFrame, **options: Any) -> pd.DataFrame:
     """Amplitude and spring constant of every particle of every layer: the rows of ``vibrations.csv``.
 
     Takes tracks and options as `site_displacements` does (``localization_std, strain, creep, min_share, drift_window``)
@@ -190,8 +189,7 @@ def _measure_anisotropy(tensor, spread) -> dict:
     trace = tensor[0] + tensor[1]
     parts = np.array([tensor[1] - tensor[0], 2 * tensor[2]])  # xx - yy and 2 xy turn by twice the angle
     mix = np.array([[-1.0, 1, 0], [0, 0, 2]])
-    cov = mix @ spread @ mix.T
-    size = np.hypot(*parts)
+    cov, size = mix @ spread @ mix.T, np.hypot(*parts)
     ratio = (trace + size) / (trace - size) if trace > size else np.nan
     along = parts / max(size, 1e-300)
     error = 2 * np.sqrt(max(along @ cov @ along, 0)) * trace / (trace - size) ** 2 if trace > size else np.nan

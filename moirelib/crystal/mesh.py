@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.spatial import Delaunay, cKDTree
 
 from .neighbours import FLAT_MESSAGE, bonds, check_points, hexatic, neighbour_spacing, spans_plane, to_complex
@@ -50,7 +51,7 @@ class Mesh:
         Lattice vector of each edge, the row direction (rad) it is counted from, and its distance from it in spacings.
     """
 
-    def __init__(self, points, spacing: float | None = None):
+    def __init__(self, points: ArrayLike, spacing: float | None = None) -> None:
         self.points = check_points(points)
         if not spans_plane(self.points):
             raise ValueError(FLAT_MESSAGE.format(len(self.points)))
@@ -124,14 +125,12 @@ def lattices_around(mesh: Mesh, reach: float, grain: np.ndarray | None = None) -
     near = (np.abs(step - w) < ON_SITE) & ((w != 0) | (i == j))
     i, j, w = i[near], j[near], w[near] * np.exp(1j * angle[i[near]])
     design = np.stack([np.ones_like(w), w, np.conj(w)], axis=1)  # (pairs, 3)
-    normal = np.zeros((n, 3, 3), complex)
-    right = np.zeros((n, 3), complex)
+    normal, right = np.zeros((n, 3, 3), complex), np.zeros((n, 3), complex)
     np.add.at(normal, i, np.conj(design)[:, :, None] * design[:, None, :])
     np.add.at(right, i, np.conj(design) * (z[j] - z[i])[:, None])
     count = np.bincount(i, minlength=n) - 1
     condition = np.linalg.cond(np.where(np.isfinite(normal), normal, 0) + 1e-12 * np.eye(3))
-    solvable = (count >= 3) & (condition < WELL_CONDITIONED)
-    inverse = np.full((n, 3, 3), np.nan + 0j)
+    solvable, inverse = (count >= 3) & (condition < WELL_CONDITIONED), np.full((n, 3, 3), np.nan + 0j)
     inverse[solvable] = np.linalg.inv(normal[solvable])
     c, q, p = np.einsum("nab,nb->an", inverse, right)
     left = z[j] - z[i] - c[i] - q[i] * w - p[i] * np.conj(w)

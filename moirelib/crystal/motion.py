@@ -108,8 +108,7 @@ def estimate_motion(
 def _find_candidates(expected, before, now, spacing) -> np.ndarray:
     """Shifts (complex) at which most particles of both frames coincide, once the expected turn is taken off."""
     turned = to_points(expected.turn * to_complex(before))
-    cell = CELL * spacing
-    low = np.minimum(turned.min(axis=0), now.min(axis=0))
+    cell, low = CELL * spacing, np.minimum(turned.min(axis=0), now.min(axis=0))
     size = [next_fast_len(int(n) + 1) for n in (np.maximum(turned.max(axis=0), now.max(axis=0)) - low) / cell]
     grids = []
     for points in (turned, now):

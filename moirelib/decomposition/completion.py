@@ -52,7 +52,9 @@ ON_SITE, ROWS = 0.25, 2  # a particle this near to where so many rows go on is o
 ITSELF = 0.4  # a particle this near is on the site, not beside it
 
 
-def vacant_sites(yx: np.ndarray, layer: np.ndarray, spacings: Spacings, low, high) -> pd.DataFrame:
+def vacant_sites(
+    yx: np.ndarray, layer: np.ndarray, spacings: Spacings, low: np.ndarray, high: np.ndarray
+) -> pd.DataFrame:
     """Places ``layer, y, x`` where a layer's lattice goes on but no particle was found.
 
     Each site is given once, at the mean of what its neighbours predict: a row of two particles goes on as far beyond
@@ -103,7 +105,9 @@ def merge_near(points, reach) -> np.ndarray:
     return np.reshape(means, (-1, 2))
 
 
-def site_odds(sites, site_layer, yx, layer, spacings: Spacings) -> np.ndarray:
+def site_odds(
+    sites: np.ndarray, site_layer: np.ndarray, yx: np.ndarray, layer: np.ndarray, spacings: Spacings
+) -> np.ndarray:
     """Log-odds that a site holds a particle, by how many of its neighbours in its layer are there."""
     odds = np.empty(len(sites))
     for k in np.unique(site_layer):
@@ -139,8 +143,7 @@ def complete(fit: FrameFit, particles: pd.DataFrame, spacings: Spacings) -> pd.D
         gain = np.where(on_site, gain, np.minimum(gain, s.cloud_limit))
     faint = particles["depth"] < s.faint * particles["depth"].median()
     kept = particles[~(choose_worst(expected + gain, yx, s.rivals * diameter) | faint)]
-    sites = find_sites(fit, kept, spacings)
-    blobs = find_dark_blobs(fit)
+    sites, blobs = find_sites(fit, kept, spacings), find_dark_blobs(fit)
     sites = pd.concat([sites, blobs[nearest_distance(blobs, sites) > s.new_distance * nearest]], ignore_index=True)
     # Under or over another particle the test is another one: `settle_overlaps`.
     sites = sites[nearest_distance(sites, kept) > s.overlap * diameter]
@@ -154,8 +157,7 @@ def choose_worst(posterior, yx, reach) -> np.ndarray:
 
     Each may be a stand-in for the others: once it is gone, they are needed.
     """
-    goes = np.zeros(len(yx), bool)
-    tree = cKDTree(yx)
+    goes, tree = np.zeros(len(yx), bool), cKDTree(yx)
     for i in np.argsort(posterior):
         if posterior[i] >= 0:
             break
@@ -174,8 +176,7 @@ def settle_overlaps(fit: FrameFit, particles: pd.DataFrame, spacings: Spacings) 
     ``shown`` marks those of places where there are two.
     """
     s, diameter = SETTINGS, fit.model.diameter
-    reach = s.overlap * diameter
-    sites = find_sites(fit, particles, spacings)
+    reach, sites = s.overlap * diameter, find_sites(fit, particles, spacings)
     tested = (nearest_distance(sites, particles) < reach) & (sites["odds"] > s.least_odds)
     vacant = sites[tested].reset_index(drop=True)
     nearer = min(s.found_overlap * min((spacing_of(spacings, k) for k in particles["layer"]), default=diameter), reach)
@@ -199,8 +200,7 @@ def compare_answers(one: FrameFit, two: FrameFit, places: np.ndarray) -> np.ndar
     squares, odd = [], []
     for fit in (one, two):
         squares.append(gaussian_filter(fit.residual.numpy().astype(float) ** 2, width)[at])
-        near = cKDTree(fit.theta[:, :2].numpy().astype(float)).query_ball_point(places, reach)
-        oddness = fit.oddness()
+        near, oddness = cKDTree(fit.theta[:, :2].numpy().astype(float)).query_ball_point(places, reach), fit.oddness()
         odd.append(np.array([oddness[some].sum() for some in near]))
     area = 2 * np.pi * width**2  # a Gaussian of height 1 over the residuals around a place
     return 0.5 * area / two.misfit * (squares[0] - squares[1]) + odd[0] - odd[1]

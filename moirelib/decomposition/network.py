@@ -1,5 +1,7 @@
 """The network: a U-Net with one output channel per layer, in which peaks are particles (chapter 5, "U-Net")."""
 
+from collections.abc import Sequence
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -38,14 +40,14 @@ def build_unet(layers: int = 2) -> torch.nn.Module:
     return BasicUNet(spatial_dims=2, **channels, **kind)
 
 
-def save_weights(model: torch.nn.Module, path) -> None:
+def save_weights(model: torch.nn.Module, path: str | PathLike[str]) -> None:
     """Write weights as ``.safetensors``."""
     from safetensors.torch import save_file
 
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, str(path))
 
 
-def load_weights(path=None, device: str = "auto") -> torch.nn.Module:
+def load_weights(path: str | PathLike[str] | None = None, device: str = "auto") -> torch.nn.Module:
     """Read a trained network, ready to predict; its number of layers is that of the weights.
 
     ``path`` names a ``.safetensors`` file, by default the shipped weights; ``device`` is ``"auto"``, ``"cpu"``,
@@ -94,7 +96,7 @@ def normalize(image: np.ndarray) -> np.ndarray:
     return np.clip(flat / np.sqrt(variance + floor), -GREATEST, GREATEST)
 
 
-def resample(image, shape) -> np.ndarray:
+def resample(image: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     """Resample an image or stack (..., y, x) to another shape (y', x') over the same field of view.
 
     Averages when the pixels get larger. A point at pixel coordinate c of the input lies at ``(c + 0.5) * y' / y - 0.5``

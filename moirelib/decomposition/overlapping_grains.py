@@ -106,8 +106,7 @@ def split_copies(group: list[Grain], around, depth: int = 0) -> list[Grain]:
 
 def split_in_two(member, lattices, around) -> tuple[np.ndarray, float]:
     """Side (-1 to 1; 0 for particles that are no members) in the best split in two, and the agreement it cuts."""
-    side = np.zeros(around.count)
-    graph = compare_pairs(member, lattices, around)
+    side, graph = np.zeros(around.count), compare_pairs(member, lattices, around)
     if graph.count_nonzero() == 0 or graph.shape[0] < 2 * GRAINS.fewest:  # strewn or few: nothing to split by
         return side, 0.0
     # Normalized by the pairs of each particle, and 1, so that a particle with hardly any does not count much.

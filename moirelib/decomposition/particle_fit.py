@@ -101,8 +101,7 @@ class FrameFit:
         if like is not None and imaging is None:
             shared, usual, std, solid, searches = like.imaging, like.prior.usual, like.prior.std, like.solid, ()
         theta = to_theta(particles, usual)
-        model = model.place(theta)
-        prior = ParticlePrior(theta[:, :2].clone(), diameter, usual, std)
+        model, prior = model.place(theta), ParticlePrior(theta[:, :2].clone(), diameter, usual, std)
         return cls(model, model.render(theta, shared), prior, solid, imaging is not None, searches=searches)
 
     @property
@@ -137,8 +136,7 @@ class FrameFit:
         spacings = layer_spacings(yx, layer, self.model.diameter)
         rows, (free, error) = rows_of_three(yx, layer, spacings), self._locate_without_rows()
         bend = free[rows[:, 0]] + free[rows[:, 2]] - 2 * free[rows[:, 1]]
-        noise = np.sqrt((error[rows] ** 2) @ np.square(BEND))
-        std = np.ones(len(rows))
+        noise, std = np.sqrt((error[rows] ** 2) @ np.square(BEND)), np.ones(len(rows))
         for k in np.unique(layer):
             mine, spacing = layer[rows[:, 1]] == k, spacings[k]
             # Well located particles show best how regular the crystal is.
@@ -158,8 +156,7 @@ class FrameFit:
 
         Positions that were fitted with rows would make the rows look too straight.
         """
-        prior = self.prior.with_population(self.theta)
-        residual = self.model.residual(self.predicted.image).flatten()
+        prior, residual = self.prior.with_population(self.theta), self.model.residual(self.predicted.image).flatten()
         step, variance = solve_step(self.jacobian, residual, prior, self.theta, GENTLE)
         free = prior.bound(self.theta + step)[:, :2].numpy().astype(float)
         # Neighbours add about the same error everywhere in the frame: a sample of the particles shows it.
@@ -222,7 +219,7 @@ class FrameFit:
         return self.model.residual(self.predicted.image)
 
     @cached_property
-    def jacobian(self):
+    def jacobian(self) -> Jacobian:
         """Derivatives of the frame by each particle's parameters, over the noise."""
         return self.model.jacobian(self.predicted)
 
@@ -271,14 +268,12 @@ class FrameFit:
         Natural logarithm, divided by `misfit`. With ``candidates`` (``y, x`` in px) it is of particles of usual size
         and depth that are not in the fit.
         """
-        present = candidates is None
-        theta = self.theta
+        present, theta = candidates is None, self.theta
         if candidates is not None:
             yx = torch.from_numpy(candidates[["y", "x"]].to_numpy(np.float32, copy=True))
             theta = torch.cat([yx, self.prior.usual.expand(len(yx), 2)], dim=1)
         windows, index = self._changes(theta, present)
-        along = (windows * self.residual.flatten()[index]).sum(1)
-        size = (windows**2).sum(1).clamp(min=1e-12)
+        along, size = (windows * self.residual.flatten()[index]).sum(1), (windows**2).sum(1).clamp(min=1e-12)
         # A particle may be thinner or darker than usual: the best amplitude of a range counts.
         amplitude = torch.ones(()) if present else (along / size).clamp(THINNEST, DARKEST)
         gain = (amplitude * along - 0.5 * amplitude**2 * size).numpy().astype(float) / self.misfit
@@ -308,8 +303,7 @@ class FrameFit:
         columns = self.jacobian.matrix()
         overlap = (columns @ sparse_rows(windows.numpy(), index.numpy(), columns.shape[1]).T).toarray()
         normal = (columns @ columns.T + sparse.diags(self.prior.diagonal().numpy().ravel())).tocsr()
-        yx = self.theta[:, :2].numpy()
-        regained = np.zeros(len(rows))
+        yx, regained = self.theta[:, :2].numpy(), np.zeros(len(rows))
         near = cKDTree(yx).query_ball_point(yx[rows], STAND_INS * self.model.diameter)
         for k, (i, around) in enumerate(zip(rows, near, strict=True)):
             own = (4 * np.array([j for j in around if j != i], int)[:, None] + np.arange(4)).ravel()
@@ -337,8 +331,7 @@ def solve_step(
 
     By conjugate gradients, preconditioned with each particle's own block.
     """
-    gradient = jacobian.transposed(residual) + prior.gradient(theta)
-    blocks = jacobian.blocks()
+    gradient, blocks = jacobian.transposed(residual) + prior.gradient(theta), jacobian.blocks()
     own = prior.std**-2 + damping * torch.diagonal(blocks, dim1=1, dim2=2)
     inverse = torch.linalg.inv(blocks + torch.diag_embed(prior.diagonal() + damping * blocks.diagonal(dim1=1, dim2=2)))
     x, r = torch.zeros_like(gradient), gradient

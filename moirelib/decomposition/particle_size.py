@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from scipy.ndimage import gaussian_filter
 
 from ..crystal.fourier import find_lattice
@@ -80,7 +81,7 @@ def estimate_size_and_polarity(frames: list[np.ndarray], model, diameter_px) -> 
     return max(trials, key=lambda trial: trial[0].significance)[1:]
 
 
-def estimate_diameter(frame: np.ndarray, model) -> float:
+def estimate_diameter(frame: np.ndarray, model: torch.nn.Module) -> float:
     """Particle diameter in pixels of a raw frame (y, x), from what a network finds at several magnifications.
 
     The network knows particles of `WORKING_DIAMETER` pixels. At a magnification near the right one, what it finds
@@ -104,8 +105,7 @@ def settle_diameter(frame, model, trials, fits, name: str) -> tuple[float, Diame
     """The diameter that is rated highest, corrected; ``name`` is that of the rating in `DiameterFit`."""
     ratings = [getattr(fit, name) for fit in fits]
     best = int(np.argmax(np.abs(ratings)))
-    polarity = np.sign(ratings[best])
-    corrected = trials[best]
+    polarity, corrected = np.sign(ratings[best]), trials[best]
     for _ in range(SEARCH.corrections):  # by the size of what the network finds
         measured = measure_diameter(*predict(model, crop_middle(polarity * frame, corrected)))
         if measured is None:
@@ -141,8 +141,7 @@ def measure_fit(frame, model, diameter) -> DiameterFit:
     found = found - gaussian_filter(found, BACKGROUND * WORKING_DIAMETER)  # as `normalize` does to the frame
     dark = -normalize(gaussian_filter(image, SEARCH.smoothing))
     correlation = np.mean(found * dark) / np.sqrt(np.mean(found**2) * np.mean(dark**2) + 1e-12)
-    z = np.arctanh(np.clip(correlation, -0.9999, 0.9999))
-    finds = locate(centers, WORKING_DIAMETER)
+    z, finds = np.arctanh(np.clip(correlation, -0.9999, 0.9999)), locate(centers, WORKING_DIAMETER)
     points, strength, order = finds[["y", "x"]].to_numpy(), 1.0, 1 / SEARCH.fewest
     if len(points) >= SEARCH.fewest:
         strength = find_lattice(points, SPACING_PER_DIAMETER * WORKING_DIAMETER)[1]
@@ -153,8 +152,7 @@ def measure_fit(frame, model, diameter) -> DiameterFit:
 
 def measure_diameter(masks, centers) -> float | None:
     """Median diameter, in working pixels, of disks as large as each particle's share of its channel's mask."""
-    found = locate(centers, WORKING_DIAMETER)
-    far_edge = np.array(masks.shape[1:]) - WORKING_DIAMETER
+    found, far_edge = locate(centers, WORKING_DIAMETER), np.array(masks.shape[1:]) - WORKING_DIAMETER
     inner = ((found[["y", "x"]] > WORKING_DIAMETER) & (found[["y", "x"]] < far_edge)).all(axis=1)
     areas: list[float] = []
     for channel, group in found.groupby("channel"):

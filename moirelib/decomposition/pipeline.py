@@ -2,10 +2,12 @@
 
 import json
 from dataclasses import dataclass, replace
+from os import PathLike
 
 import dask.array as da
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from ..movies.layer_movie_writing import write_layer_movie
 from ..movies.movie import Movie
@@ -59,7 +61,7 @@ class Decomposition:
 
         return to_atoms(self.particles, gap)
 
-    def save(self, folder) -> None:
+    def save(self, folder: str | PathLike[str]) -> None:
         """Write ``layer_1.tif``, ``layer_2.tif``, ``particles.csv`` and ``summary.json``, all or none of them.
 
         OSError if the folder cannot be written.
@@ -77,14 +79,14 @@ class Decomposition:
 
 
 def decompose(
-    movie,
+    movie: Movie | ArrayLike | da.Array | str | PathLike[str],
     pixel_size: float | None = None,
     diameter: float | None = None,
     layers: int | None = None,
-    weights=None,
+    weights: str | PathLike[str] | None = None,
     device: str = "auto",
     progress: bool = False,
-    checkpoint=None,
+    checkpoint: str | PathLike[str] | None = None,
 ) -> Decomposition:
     """Take a movie of a Moiré lattice apart, layer by layer.
 
@@ -136,7 +138,7 @@ def decompose(
     channels = len(model.state_dict()["final_conv.bias"]) // 2
     if channels != 2:  # `layer_assignment` knows two
         raise ValueError(f"{weights} is a network of {channels} layers; decompose takes two apart: pass weights of two")
-    diameter_px = None if diameter is None else diameter / movie.pixel_size
+    diameter_px = None if diameter is None else diameter / movie.pixel_size  # type: ignore[operator]  # checked
     diameter_px, polarity = estimate_size_and_polarity(look_at(movie), model, diameter_px)
     check_diameter(diameter_px, movie)
     working = find_working_shape(movie.shape[1:], diameter_px)
@@ -168,8 +170,7 @@ def follow_layers(frames: list[Found], working, problems: list[str], progress: b
     """
     used = [t for t, found in enumerate(frames) if not found.why]
     tables = [frames[t].particles for t in used]
-    still = MovieMotion.none(len(tables))
-    lost = "The specimen's motion is not taken off"
+    still, lost = MovieMotion.none(len(tables)), "The specimen's motion is not taken off"
     motion = keep_going(problems, lost, still, lambda: measure_motion(tables, WORKING_DIAMETER, working, progress))
     lost = "The layers are those of each frame by itself, not made consistent over the movie"
     as_found = tables, [False] * len(tables)
@@ -233,8 +234,7 @@ def render_layer(particles: pd.DataFrame, working, shape) -> np.ndarray:
     ``particles`` holds ``y_likeliest, x_likeliest, diameter_likeliest`` in working pixels; ``working`` and ``shape``
     are (y, x) of the working frame and of the result. Covered fraction of each pixel, 0 to 255 (uint8).
     """
-    out = np.zeros(shape, np.float32)
-    zoom = np.array(shape) / np.array(working)
+    out, zoom = np.zeros(shape, np.float32), np.array(shape) / np.array(working)
     yx = (particles[["y_likeliest", "x_likeliest"]].to_numpy() + 0.5) * zoom - 0.5
     radius = 0.5 * particles["diameter_likeliest"].to_numpy() * np.sqrt(zoom.prod())
     for (y, x), r in zip(yx, radius, strict=True):

@@ -3,11 +3,13 @@
 A small set transformer (Lee et al., ICML (2019)) looks at the particles nearest to each particle.
 """
 
+from os import PathLike
+
 import numpy as np
 import torch
 from scipy import sparse
 from scipy.spatial import cKDTree
-from torch import nn
+from torch import Tensor, nn
 
 NEIGHBOURS = 64  # particles around each that the network sees
 MOST_LAYERS = 3
@@ -23,7 +25,7 @@ class SameLayer(nn.Module):
     Lengths are particle diameters.
     """
 
-    def __init__(self, width: int = 64, depth: int = 4, heads: int = 4):
+    def __init__(self, width: int = 64, depth: int = 4, heads: int = 4) -> None:
         super().__init__()
         self.waves = nn.Parameter(torch.randn(2, WAVES) * 2.5)
         self.enter = nn.Linear(FEATURES, width)
@@ -34,14 +36,13 @@ class SameLayer(nn.Module):
         self.layers = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU())
         self.count = nn.Linear(width, MOST_LAYERS)
 
-    def forward(self, step, alike, present):
+    def forward(self, step: Tensor, alike: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         """Log-odds (n, k) of one layer, and logits (n, 3) of one, two or three layers around.
 
         ``step`` (n, k, 2) goes from the particle in the middle to its neighbours, ``alike`` (n, k, 3) is of
         `describe_pairs`, and ``present`` (n, k) is False where there are fewer neighbours.
         """
-        distance = step.norm(dim=-1, keepdim=True)
-        phase = step @ self.waves
+        distance, phase = step.norm(dim=-1, keepdim=True), step @ self.waves
         where = torch.cat([step, distance, 1 / (distance + SOFTENING), torch.sin(phase), torch.cos(phase)], dim=-1)
         tokens = self.enter(torch.cat([where, alike], dim=-1))
         tokens = torch.cat([self.middle.expand(len(tokens), -1, -1), tokens], dim=1)
@@ -66,12 +67,11 @@ def describe_pairs(own, near, size: np.ndarray, channel: np.ndarray) -> np.ndarr
 
     ``size`` (n,) is each particle's diameter over the usual one, ``channel`` (n,) from -1 to 1, 0 where unknown.
     """
-    size = np.log(size)
-    product = channel[near] * channel[own][:, None]
+    size, product = np.log(size), channel[near] * channel[own][:, None]
     return np.stack([4 * (size[near] - size[own][:, None]), product, product != 0], axis=-1).astype(np.float32)
 
 
-def load_same_layer(path=None) -> SameLayer:
+def load_same_layer(path: str | PathLike[str] | None = None) -> SameLayer:
     """Read the trained network, by default the shipped one."""
     from safetensors.torch import load_file
 
@@ -85,15 +85,16 @@ def load_same_layer(path=None) -> SameLayer:
 BATCH = 256  # particles that the network sees at once: bounds memory
 
 
-def weigh_pairs(model, points, size, channel) -> tuple[sparse.csr_matrix, np.ndarray]:
+def weigh_pairs(
+    model: SameLayer, points: np.ndarray, size: np.ndarray, channel: np.ndarray
+) -> tuple[sparse.csr_matrix, np.ndarray]:
     """Symmetric log-odds (n, n) that two particles lie in one layer, and the probability (n, 3) of 1, 2, 3 layers here.
 
     ``points`` (n, 2) in diameters.
     """
     n = len(points)
     near, present = find_neighbours(points)
-    alike = describe_pairs(np.arange(n), near, size, channel)
-    step = (points[near] - points[:, None]).astype(np.float32)
+    alike, step = describe_pairs(np.arange(n), near, size, channel), (points[near] - points[:, None]).astype(np.float32)
     odds, counts = [], []
     with torch.inference_mode():
         for rows in np.array_split(np.arange(n), max(n // BATCH, 1)):

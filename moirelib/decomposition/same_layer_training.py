@@ -8,6 +8,7 @@ import math
 import platform
 import time
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -44,8 +45,7 @@ def draw_points(rng: np.random.Generator, kind: str | None = None, layers: int |
     field = spacing * rng.uniform(4, 9) if rng.random() < 0.2 else spacing * rng.uniform(9, 22)
     angle, sign = rng.uniform(0, 60), rng.choice([-1, 1])
     many = rng.integers(5, 16) if rng.random() < 0.25 else rng.integers(1, 6)
-    centres = rng.uniform(-field / 2, field / 2, (many, 2))
-    turns = rng.uniform(0, 60, many)
+    centres, turns = rng.uniform(-field / 2, field / 2, (many, 2)), rng.uniform(0, 60, many)
     drawn, cells = [], []
     for k in range(layers):
         differs = k and kind in ("unequal", "mixed")
@@ -85,8 +85,7 @@ def hexagonal(spacing, degrees, field) -> np.ndarray:
 
 def draw_layer(rng, spacing, degrees, centres, field) -> np.ndarray:
     """Places of a layer of one or more grains, strained, with defects and scatter."""
-    points = np.empty((0, 2))
-    tree = cKDTree(centres)
+    points, tree = np.empty((0, 2)), cKDTree(centres)
     for g, turn in enumerate(degrees):
         grain = hexagonal(spacing, turn, field) + rng.uniform(-spacing, spacing, 2)
         grain = grain[(np.abs(grain) < field / 2 + spacing).all(axis=1)]
@@ -110,8 +109,7 @@ def spoil(rng, places, layer, size, cells, field) -> Points:
     inside = (np.abs(places) < field / 2).all(axis=1)
     places, layer, size = places[inside], layer[inside], size[inside]
     reach = rng.uniform(0.05, 0.35)  # particles nearer to each other are often found as one
-    lost = np.zeros(len(places), bool)
-    rate = rng.choice([0.3, 0.6, 0.95])
+    lost, rate = np.zeros(len(places), bool), rng.choice([0.3, 0.6, 0.95])
     for i, j in cKDTree(places).query_pairs(reach, output_type="ndarray") if len(places) > 1 else ():
         if not (lost[i] or lost[j]) and rng.random() < rate:
             lost[j] = True
@@ -122,8 +120,7 @@ def spoil(rng, places, layer, size, cells, field) -> Points:
     wrong = rng.uniform(-field / 2, field / 2, (false, 2))
     places = np.concatenate([places + rng.choice([0.005, 0.02, 0.04]) * rng.normal(size=places.shape), wrong])
     layer = np.concatenate([layer, -1 - np.arange(false)])
-    size = np.concatenate([size, np.exp(rng.normal(0, 0.2, false))])
-    known = rng.random() < 0.7
+    size, known = np.concatenate([size, np.exp(rng.normal(0, 0.2, false))]), rng.random() < 0.7
     size = size * np.exp(rng.uniform(0.01, 0.2) * rng.normal(size=len(size))) if known else np.ones(len(size))
     channel = draw_channels(rng, places, layer, cells, field)
     return Points(places * math.exp(rng.normal(0, 0.08)), layer, size, channel)
@@ -183,7 +180,9 @@ def measure_loss(model, batch):
     return (pairs * weight).sum() / weight.sum(), nn.functional.cross_entropy(counts, count)
 
 
-def train_same_layer(out, minutes: float = 85.0, seed: int = 0, start=None, command: str = "") -> dict:
+def train_same_layer(
+    out: str | PathLike, minutes: float = 85.0, seed: int = 0, start: str | PathLike | None = None, command: str = ""
+) -> dict:
     """Train on points drawn on the fly, on one thread; write the weights and, beside them, a card, which it gives.
 
     The weights are a running mean over some hundred steps. How many steps there are depends on the machine.

@@ -2,7 +2,7 @@
 
 import hashlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -69,8 +69,7 @@ def summarize(movie, table: pd.DataFrame, lattices: list, nm: float, given: dict
 
 def describe_frames(left_out: list[dict], counts: dict[int, int], motion: MovieMotion, note: str) -> dict:
     """Which frames were left out, which hold suspiciously little, before which the motion is not sure; and the note."""
-    doubtful = find_doubtful(counts)
-    undecided = list(motion.undecided)
+    doubtful, undecided = find_doubtful(counts), list(motion.undecided)
     other = "before which the specimen may have moved by other lattice vectors"
     said = {
         f"left out: {join_numbers([one['frame'] for one in left_out])} (see left_out)": left_out,
@@ -120,15 +119,14 @@ def write_note(counts: dict, measured: dict, lattices: list, field, given: dict)
     return f"{note} {sorted(doubts)[len(doubts) // 2]}".strip()  # what most frames say
 
 
-def twist_note(first: Lattice, second: Lattice, field) -> str:
+def twist_note(first: Lattice, second: Lattice, field: Iterable[float]) -> str:
     """Say how far the field of view allows to tell two layers apart; empty where they are told apart well.
 
     Two lattices are told apart by their waves alone where the field holds a Moiré period. In a smaller field only pairs
     too near for one layer and the network's channels tell them apart. ``first`` and ``second`` are the largest lattice
     of each layer; ``field`` is the height and width of the field of view, in the lattices' unit.
     """
-    period = moire_period(first.spacing, second.angle - first.angle, second.spacing)
-    view = min(field)
+    period, view = moire_period(first.spacing, second.angle - first.angle, second.spacing), min(field)
     if period <= view:
         return ""
     twist = fold_hexagonal(second.angle - first.angle)

@@ -11,6 +11,7 @@ import subprocess
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from functools import partial
+from os import PathLike
 from pathlib import Path
 
 import lightning
@@ -135,8 +136,7 @@ class LibraryCrops(Dataset):
     def _crop(self, k, view, rng):
         """Image of a part of the source as one crop, and its truth: masks, then centres."""
         index, edge = int(self.indices[k]), self.config.crop
-        shape = np.array(self.library["frame"].shape[1:])
-        room = 0.5 * np.abs(view).sum(axis=1) * edge
+        shape, room = np.array(self.library["frame"].shape[1:]), 0.5 * np.abs(view).sum(axis=1) * edge
         middle = np.array([rng.uniform(min(r, n - r), max(r, n - r)) for r, n in zip(room, shape, strict=True)]) - 0.5
         low = np.clip(np.floor(middle - room - 4), 0, None).astype(int)
         high = np.minimum(np.ceil(middle + room + 5).astype(int), shape)
@@ -259,8 +259,8 @@ class LayerUNet(lightning.LightningModule):
 
 
 def train(
-    library,
-    out,
+    library: str | PathLike[str],
+    out: str | PathLike[str],
     config: TrainingConfig | None = None,
     seed: int = 0,
     device: str = "auto",
@@ -284,12 +284,11 @@ def train(
         Processes that prepare crops beside the training; 8 with CUDA and none without by default. More than none asks
         a script on Windows or macOS to guard its start with ``if __name__ == "__main__"``.
     """
-    config, out, commit = config or TrainingConfig.full(), Path(out), describe_commit()
-    group = open_library(library)
-    count = group["frame"].shape[0]
+    config, out, commit, group = config or TrainingConfig.full(), Path(out), describe_commit(), open_library(library)
+    count = group["frame"].shape[0]  # type: ignore[union-attr]  # an array
     split = count - max(1, round(config.validation * count))
     lightning.seed_everything(seed, verbose=False)
-    module = LayerUNet(config, group["mask"].shape[1])
+    module = LayerUNet(config, group["mask"].shape[1])  # type: ignore[union-attr]  # likewise
     hours = fit(module, LibraryCrops(group, range(split), config, seed), config, out, device, workers)
     scores = validate(module.model, LibraryCrops(group, range(split, count), config, seed, augment=False))
     stretches = np.array_split(module.curve, min(CURVE, len(module.curve)))
@@ -322,8 +321,7 @@ def describe_commit() -> str | None:
 
 def fit(module, crops, config, out, device="auto", workers=None, longest: timedelta | None = None) -> float:
     """Run Lightning's loop, from the last checkpoint if any, until steps or time are over; hours over all runs."""
-    folder = out.with_name(out.name + ".checkpoints")
-    kind = choose_device(device).type
+    folder, kind = out.with_name(out.name + ".checkpoints"), choose_device(device).type
     # An "epoch" is the stretch between two checkpoints: Lightning resumes cleanly only from the end of one.
     saver = lightning.pytorch.callbacks.ModelCheckpoint(folder, "last", save_top_k=1, enable_version_counter=False)
     clock = lightning.pytorch.callbacks.Timer(longest, interval="epoch")

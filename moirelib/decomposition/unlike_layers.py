@@ -166,8 +166,7 @@ def cut(graph: sparse.csr_matrix, layers: int, rng: np.random.Generator) -> np.n
     inside = sparse.csr_matrix((np.ones(n), (np.arange(n), groups)))
     between = (inside.T @ graph @ inside).tolil()
     between.setdiag(0)
-    between = between.tocsr()
-    starts = cool(graph, layers, rng)
+    between, starts = between.tocsr(), cool(graph, layers, rng)
     if inside.shape[1] > layers:
         starts += [settle(between, layer, layers)[groups] for layer in cool(between, layers, rng)]
     else:

@@ -36,8 +36,7 @@ def read_tiff(path: Path) -> StoredImage:
             if root.is_file() and root != path and root.suffix.lower() in (".tif", ".tiff"):
                 return read_tiff(root)
             notes += [f"only the frames in this part are read: {root.name}, which describes the set, is not beside it"]
-        intact = _follow_pages(path, tiff)
-        every = list(tiff.series)
+        intact, every = _follow_pages(path, tiff), list(tiff.series)
         chosen, part = _choose_movie(every, path)
         page, n = chosen[0].keyframe, _count_frames(chosen, path.name)
         paths, offsets, there, raw = _find_pages(chosen, n)

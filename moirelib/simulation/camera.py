@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.fft import irfft2, next_fast_len, rfft2, rfftfreq
 
 from .liquid import LiquidConfig, blur_reach, liquid_background, optical_transfer
@@ -55,7 +56,7 @@ class CameraConfig:
         return cls(dose=0.034, mtf=(0.81, 0.5, 0.25), readout_noise=0.1, gain=28.0, offset=20.0)
 
 
-def camera_mtf(frequency, values: tuple[float, float, float] = (0.81, 0.62, 0.28)) -> np.ndarray:
+def camera_mtf(frequency: ArrayLike, values: tuple[float, float, float] = (0.81, 0.62, 0.28)) -> np.ndarray:
     """Modulation transfer function of the camera, in cycles/pixel; ``values`` are those at 0.1, 0.2 and 0.5.
 
     Monotone: straight lines in log MTF through (0, 1) and the three values, continued beyond 0.5.

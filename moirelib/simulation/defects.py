@@ -1,6 +1,7 @@
 """Displacement fields of dislocations and point defects; grain and twin boundaries (chapter 1)."""
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.spatial import cKDTree
 
 from ..crystal.lattice import commensurate_angles, fold_hexagonal, hexagonal_lattice
@@ -10,7 +11,9 @@ CLOSEST = 0.8  # spacings: nearer particles of two grains would overlap; a choic
 ON_LINE = 1e-6  # spacings: rounding error of a site on a boundary
 
 
-def dislocation_displacement(points, core, burgers, poisson_ratio: float = 1 / 3) -> np.ndarray:
+def dislocation_displacement(
+    points: ArrayLike, core: ArrayLike, burgers: ArrayLike, poisson_ratio: float = 1 / 3
+) -> np.ndarray:
     """Displacement around an edge dislocation in a two-dimensional isotropic crystal, (y, x) in nm, shape (n, 2).
 
     It grows by the Burgers vector b once around the core, from x towards y, and jumps by b across the half line from
@@ -20,8 +23,7 @@ def dislocation_displacement(points, core, burgers, poisson_ratio: float = 1 / 3
     """
     burgers = np.asarray(burgers, float)
     b = np.hypot(*burgers)
-    along, across = burgers / b, np.array([burgers[1], -burgers[0]]) / b
-    r = np.asarray(points, float) - core
+    along, across, r = burgers / b, np.array([burgers[1], -burgers[0]]) / b, np.asarray(points, float) - core
     x, y = r @ along, r @ across
     r2 = x * x + y * y
     glide = np.arctan2(y, x) + (1 + poisson_ratio) / 2 * x * y / r2
@@ -29,7 +31,7 @@ def dislocation_displacement(points, core, burgers, poisson_ratio: float = 1 / 3
     return b / (2 * np.pi) * (glide[:, None] * along + climb[:, None] * across)
 
 
-def dilatation_displacement(points, center, area: float) -> np.ndarray:
+def dilatation_displacement(points: ArrayLike, center: ArrayLike, area: float) -> np.ndarray:
     """Displacement (n, 2) that makes room for an area at a point of a two-dimensional crystal: area / (2π r), outwards.
 
     In nm and nm², without compression anywhere but at the centre; one cell (√3/2 a²) makes room for an interstitial.
@@ -39,7 +41,13 @@ def dilatation_displacement(points, center, area: float) -> np.ndarray:
 
 
 def grain_boundary(
-    spacing: float, angle: float, misorientation: float, inclination: float, center, radius: float, closest=None
+    spacing: float,
+    angle: float,
+    misorientation: float,
+    inclination: float,
+    center: ArrayLike,
+    radius: float,
+    closest: float | None = None,
 ) -> tuple[np.ndarray, Defect]:
     """Two grains of one lattice that meet at a straight line: points (y, x) in nm, shape (n, 2), and the boundary.
 
@@ -57,7 +65,9 @@ def grain_boundary(
     return np.concatenate([first, second]), boundary
 
 
-def twin_boundary(spacing: float, angle: float, sigma: int, center, radius: float) -> tuple[np.ndarray, Defect]:
+def twin_boundary(
+    spacing: float, angle: float, sigma: int, center: ArrayLike, radius: float
+) -> tuple[np.ndarray, Defect]:
     """A symmetric tilt boundary: one grain is the mirror image of the other across a line of coincident sites.
 
     Points and defect as of `grain_boundary`; the centre is a coincident site. The boundary runs along the lattice
@@ -80,8 +90,7 @@ def twin_boundary(spacing: float, angle: float, sigma: int, center, radius: floa
     for value in along[near]:
         if all(abs(value - k) >= closest for k in kept):
             kept.append(value)
-    on_line = np.outer(kept, line)
-    first = points[2 * depth >= closest]
+    on_line, first = np.outer(kept, line), points[2 * depth >= closest]
     first = first[far_from(first, on_line, closest)]
     mirrored = first - 2 * (first @ normal)[:, None] * normal
     boundary = _boundary("twin boundary", center, radius * line, float(twist), int(sigma))

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from scipy.sparse import coo_array
 from scipy.spatial import cKDTree
 
@@ -18,7 +19,7 @@ def growth_schedule(
     start: float = 0.2,
     end: float = 1.0,
     detachment: float = 0.0,
-    preference=None,
+    preference: ArrayLike | None = None,
 ) -> tuple[np.ndarray, pd.DataFrame]:
     """When each particle of a layer is there in a movie in which the layer grows or dissolves.
 
@@ -48,8 +49,7 @@ def growth_schedule(
         rim = np.flatnonzero(present & (touches @ present <= RIM))
         left = rim[rng.random(rim.size) < detachment].tolist() if frame and detachment > 0 else []
         present[left] = False
-        changes = list(left)
-        goal = round((start + (end - start) * frame / max(frames - 1, 1)) * n)
+        changes, goal = list(left), round((start + (end - start) * frame / max(frames - 1, 1)) * n)
         while present.sum() != goal:
             touching = touches @ present
             if present.sum() > goal:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -106,13 +108,12 @@ class SimulatedFrame:
     parameters: dict
 
 
-def simulate_frame(config: LibraryConfig, seed) -> SimulatedFrame:
+def simulate_frame(config: LibraryConfig, seed: int | Sequence[int]) -> SimulatedFrame:
     """Simulate one frame of the library, from lattice to camera; same seed, same bytes."""
     rng = np.random.default_rng(seed)
     if config.recipe and rng.random() < config.recipe:
         config = replace(LibraryConfig.published(), shape=config.shape)
-    spacing = np.exp(rng.uniform(*np.log(config.lattice.spacing)))
-    pixel_size = config.pixel_size
+    spacing, pixel_size = np.exp(rng.uniform(*np.log(config.lattice.spacing))), config.pixel_size
     if pixel_size is None:
         diameter_px = np.exp(rng.uniform(*np.log(config.diameter_px)))
         pixel_size = spacing * np.mean(config.lattice.diameter_ratio) / diameter_px
@@ -136,8 +137,7 @@ def simulate_frame(config: LibraryConfig, seed) -> SimulatedFrame:
 
 
 def _random_liquid(config, lens, spacing, diameter, depth, pixel_size, rng) -> LiquidConfig:
-    zero_loss = bool(rng.random() < config.zero_loss)
-    wedge = rng.uniform(*config.wedge)
+    zero_loss, wedge = bool(rng.random() < config.zero_loss), rng.uniform(*config.wedge)
     liquid = replace(
         LiquidConfig() if config.elastic_loss else LiquidConfig.published(),
         lens=lens,
@@ -162,8 +162,7 @@ def _random_camera(config, liquid, pixel_size, rng) -> CameraConfig:
     # Small particles are filmed at high magnification, where a camera pixel receives few electrons at a given dose.
     dose = float(np.exp(rng.uniform(*np.log(config.dose))))
     electrons = dose * (10 * pixel_size) ** 2 * liquid.mean_transmission
-    saturation = float(rng.choice(config.saturation))
-    exposure = float(np.exp(rng.uniform(*np.log(config.exposure))))
+    saturation, exposure = float(rng.choice(config.saturation)), float(np.exp(rng.uniform(*np.log(config.exposure))))
     gain = min(config.gain, exposure * saturation / electrons)
     noise, power = rng.uniform(*config.readout_noise), rng.uniform(*config.mtf_power)
     fine, finer, finest = CameraConfig.published().mtf
@@ -181,13 +180,13 @@ def _random_camera(config, liquid, pixel_size, rng) -> CameraConfig:
 
 
 def make_library(
-    path,
+    path: str | PathLike[str],
     config: LibraryConfig | None = None,
     seed: int = 0,
     workers: int = 2,
     scheduler: str | None = None,
     progress: bool = True,
-):
+) -> zarr.Group:
     """Simulate a library into a Zarr store, in parallel; an interrupted run goes on where it stopped.
 
     The group that comes back is ``images.zarr`` in the folder ``path``, with arrays ``frame`` (n, y, x) uint16,
@@ -218,11 +217,11 @@ def make_library(
     return open_library(path)
 
 
-def open_library(path):
+def open_library(path: str | PathLike[str]) -> zarr.Group:
     """Open a finished library for reading; a ValueError says what is missing in the folder."""
     try:
         group = zarr.open_group(str(Path(path) / "images.zarr"), mode="r")
-        done = np.asarray(group["done"][:])
+        done = np.asarray(group["done"][:])  # type: ignore[index]  # an array
     except (KeyError, OSError) as error:
         raise ValueError(f"{path} is not a moirelib library; make one with moirelib library --out {path}") from error
     if not done.all():
@@ -254,8 +253,7 @@ def _create_store(path: Path, config: LibraryConfig, seed: int):
 
 def _write_images(path, indices, config, seed) -> int:
     """Simulate and store some images; ``done`` is set last, so a killed run never counts half an image."""
-    group = zarr.open_group(str(Path(path) / "images.zarr"), mode="r+")
-    threads = torch.get_num_threads()
+    group, threads = zarr.open_group(str(Path(path) / "images.zarr"), mode="r+"), torch.get_num_threads()
     torch.set_num_threads(1)  # one process per core is faster than several threads in each
     try:
         for i in indices:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 from ase.units import _c, _e, _me
+from numpy.typing import ArrayLike
 from scipy.fft import irfft2, next_fast_len, rfft2
 from scipy.ndimage import zoom
 from scipy.special import j1
@@ -151,7 +152,7 @@ def chromatic_blur(energy_loss: float = 22.0, lens: Lens | None = None) -> float
     return float(lens.semiangle * 1e6 * lens.chromatic_aberration * energy_loss / lens.energy * relativistic)
 
 
-def optical_transfer(frequency, liquid: LiquidConfig) -> np.ndarray:
+def optical_transfer(frequency: ArrayLike, liquid: LiquidConfig) -> np.ndarray:
     """Transfer function of all blur before the camera, at frequencies in 1/nm; 1 at 0: no electron is lost.
 
     An electron loses energy a Poisson number n of times. The microscopist focuses what is seen, so the mean loss is in
@@ -190,8 +191,7 @@ def liquid_background(
     y, x = (np.linspace(-0.5, 0.5, n, dtype=np.float32) for n in shape)
     y, x = y[:, None], x[None, :]
     cy, cx = rng.uniform(-BEAM_CENTER, BEAM_CENTER, 2)
-    exponent = -liquid.beam * ((y - cy) ** 2 + (x - cx) ** 2)
-    t = rng.uniform(0, 2 * np.pi)
+    exponent, t = -liquid.beam * ((y - cy) ** 2 + (x - cx) ** 2), rng.uniform(0, 2 * np.pi)
     along = y * np.float32(np.sin(t)) + x * np.float32(np.cos(t)) - rng.uniform(*SHADOW_EDGE)
     shade = 1 - liquid.shadow / (1 + np.exp(along / rng.uniform(*SHADOW_WIDTH)))
     drawn = rng.uniform(0, 360)  # drawn in any case, so that a chosen direction leaves the clouds as they are

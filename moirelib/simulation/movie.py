@@ -1,7 +1,9 @@
 """Simulated movies with their truth: tracks, vibrations, drift, growth (chapter 4)."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +65,7 @@ class SimulatedMovie:
     brightness: np.ndarray  # (t,) of the beam, 1 on average
     parameters: dict  # seed, movie, liquid, camera, lens, lattices and planted defects (in nm, as in the truth)
 
-    def save(self, folder, name: str) -> None:
+    def save(self, folder: str | PathLike[str], name: str) -> None:
         """Write ``name.tif`` with its calibration, ``name_truth.csv, name_sites.csv, name_events.csv, name.json``."""
         import tifffile
 
@@ -78,7 +80,9 @@ class SimulatedMovie:
         (Path(folder) / f"{name}.json").write_text(text + "\n", encoding="utf-8")
 
 
-def scene_with_margin(config: LatticeConfig, field, rng: np.random.Generator, margin: float, spacing=None) -> Scene:
+def scene_with_margin(
+    config: LatticeConfig, field: Sequence[float], rng: np.random.Generator, margin: float, spacing: float | None = None
+) -> Scene:
     """Draw a scene whose lattices reach beyond the field by a margin (nm), so that drift brings new particles in.
 
     The scene's field is ``field``; positions outside it are negative or larger. Planted defects move along.
@@ -92,7 +96,7 @@ def simulate_movie(
     scene: Scene,
     pixel_size: float,
     config: MovieConfig,
-    seed,
+    seed: int | Sequence[int],
     liquid: LiquidConfig | None = None,
     camera: CameraConfig | None = None,
     mean_free_path: float | None = None,
@@ -106,8 +110,7 @@ def simulate_movie(
     """
     rng = np.random.default_rng(seed)
     liquid, camera = liquid or LiquidConfig(), camera or CameraConfig()
-    table = table_for(liquid.lens, transmission)
-    liquid_path = _liquid_path(scene, liquid)
+    table, liquid_path = table_for(liquid.lens, transmission), _liquid_path(scene, liquid)
     present, sites, events = _schedule_growth(scene, config, pixel_size, rng)
     displacements = [_displacements(layer, config, rng) for layer in scene.layers]
     steps = np.asarray(config.drift) + config.drift_walk * rng.standard_normal((config.frames, 2))
@@ -184,7 +187,7 @@ def _move(scene, displacements, drift, rotation, present) -> Scene:
     return replace(scene, layers=tuple(layers))
 
 
-def make_sample(folder, seed: int = 2028) -> SimulatedMovie:
+def make_sample(folder: str | PathLike[str], seed: int = 2028) -> SimulatedMovie:
     """Remake the shipped sample in a folder: a short simulated movie of two twisted layers, and its truth.
 
     Gold spheres of 30 nm, 39 nm apart, twisted by 9°, at 10.6 e/Å² per frame. Both layers are elastic, with springs of

@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from os import PathLike
 from typing import Any
 
 import numpy as np
 import torch
 from ase import Atoms
 from ase.build import bulk
+from numpy.typing import ArrayLike
 from scipy.fft import fft2, fftfreq, ifft2
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
@@ -84,13 +86,10 @@ def crystal_slab(width: float, thickness: float, rng: np.random.Generator, mater
     The box repeats across the beam; one of two atoms that its repetition brings closer than 0.2 nm is left out.
     """
     edge = 10 * lattice_constant(material)
-    cell = bulk(material, "fcc", a=edge, cubic=True)
-    box = 10 * np.array([width, width, thickness])
+    cell, box = bulk(material, "fcc", a=edge, cubic=True), 10 * np.array([width, width, thickness])
     n = int(np.ceil(np.linalg.norm(box) / edge)) + 2
-    corner = np.arange(n) - n / 2
-    turn = Rotation.random(random_state=rng)
-    plane = np.stack(np.meshgrid(corner, corner, indexing="ij"), axis=-1).reshape(-1, 2)
-    found = []
+    corner, turn = np.arange(n) - n / 2, Rotation.random(random_state=rng)
+    plane, found = np.stack(np.meshgrid(corner, corner, indexing="ij"), axis=-1).reshape(-1, 2), []
     for i in corner:  # plane by plane: of all cells of the cube few reach a slim box
         at = edge * turn.apply(np.insert(plane, 0, i, axis=1)) + box / 2
         near = at[np.all((at > -6) & (at < box + 6), axis=1)]
@@ -116,7 +115,9 @@ class TransmissionConfig:
     material: str = "Au"  # symbol of an fcc metal; atoms vibrate as gold's do
 
 
-def tabulate_transmission(path, config: TransmissionConfig | None = None, seed: int = 0, progress: bool = True) -> None:
+def tabulate_transmission(
+    path: str | PathLike[str], config: TransmissionConfig | None = None, seed: int = 0, progress: bool = True
+) -> None:
     """Tabulate what a metal transmits against its thickness, from full-atom multislice; ``moirelib transmission``.
 
     At every depth the ``.npz``, for `Transmission.load`, holds the wave's mean, which stays coherent with the incident
@@ -153,7 +154,7 @@ class ParticleTransmission:
 
 
 def particle_transmission(
-    atoms: Atoms, center, extent, energy: float = Lens.energy, sampling: float = 0.01, planes: int = 1
+    atoms: Atoms, center: ArrayLike, extent: tuple, energy: float = Lens.energy, sampling: float = 0.01, planes: int = 1
 ) -> ParticleTransmission:
     """Full-atom multislice of one particle of a scene, turned into a multiplicative transmission.
 
@@ -163,18 +164,15 @@ def particle_transmission(
     particle's centre (y, x, z) and extent (lateral diameter, height) are in nm.
     """
     center, step, wavelength = np.asarray(center, float), SLICE / 10, electron_wavelength(energy)
-    half = np.array([extent[0], extent[0], extent[1]]) / 2 + MARGIN
-    grain = np.array([sampling, sampling, step])
+    half, grain = np.array([extent[0], extent[0], extent[1]]) / 2 + MARGIN, np.array([sampling, sampling, step])
     low = np.round((center - half) / grain) * grain
-    size = np.ceil(2 * half / grain) * grain
-    window = atoms.copy()
+    size, window = np.ceil(2 * half / grain) * grain, atoms.copy()
     window.set_cell(10 * size[[1, 0, 2]])
     window.positions -= 10 * low[[1, 0, 2]]
     bounds = center[2] + extent[1] * (np.arange(planes + 1) / planes - 0.5)
     ends = np.round((bounds[1:] - low[2]) / step).astype(int)
     ends[-1] = round(size[2] / step)
-    waves = exit_waves(window, energy, sampling, ends - 1)
-    heights = 0.5 * (bounds[:-1] + bounds[1:])
+    waves, heights = exit_waves(window, energy, sampling, ends - 1), 0.5 * (bounds[:-1] + bounds[1:])
     values, before, at = [], None, 0.0
     for wave, end, height in zip(waves, low[2] + ends * step, heights, strict=True):
         value = fresnel_propagate(wave, height - end, sampling, wavelength)
@@ -185,13 +183,14 @@ def particle_transmission(
     return ParticleTransmission((row, column), tuple(heights), np.stack(values))
 
 
-def compose_wave(layers, shape, sampling: float, energy: float = Lens.energy) -> np.ndarray:
+def compose_wave(
+    layers: Sequence[Sequence], shape: tuple[int, int], sampling: float, energy: float = Lens.energy
+) -> np.ndarray:
     """Wave behind stacked layers from their particles' transmissions, in the mid-plane of the last layer; complex64.
 
     Layers, in the beam's order, are sequences of `ParticleTransmission` that share their planes; the shape is (y, x).
     """
-    wave, wavelength = np.ones(shape, np.complex64), electron_wavelength(energy)
-    at = layers[0][0].heights[0]
+    wave, wavelength, at = np.ones(shape, np.complex64), electron_wavelength(energy), layers[0][0].heights[0]
     for particles in layers:
         for plane, height in enumerate(particles[0].heights):
             wave = fresnel_propagate(wave, height - at, sampling, wavelength)
@@ -219,9 +218,7 @@ def reduce_transmission(
     # A coarse sample sits in the middle of the fine ones it stands for.
     shift = [np.exp(2j * np.pi * np.fft.fftfreq(m, coarse) * 0.5 * (coarse - sampling)) for m in n]
     low = fft2(wave, workers=-1)[np.ix_(rows, columns)] * shift[0][:, None] * shift[1]
-    low = ifft2(low) * (np.prod(n) / wave.size)
-    lens = Lens.ideal(energy, aperture)
-    passed = np.abs(through_lens(wave, sampling, lens)) ** 2
-    carried = np.abs(through_lens(low, coarse, lens)) ** 2
+    low, lens = ifft2(low) * (np.prod(n) / wave.size), Lens.ideal(energy, aperture)
+    passed, carried = np.abs(through_lens(wave, sampling, lens)) ** 2, np.abs(through_lens(low, coarse, lens)) ** 2
     remainder = block_mean(passed, factor) - carried
     return torch.from_numpy(low.astype(np.complex64)), torch.from_numpy(remainder.astype(np.float32))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -83,7 +85,7 @@ class Transmission:
     aperture: float = Lens.aperture  # mrad, semi-angle of the objective aperture
 
     @classmethod
-    def load(cls, path=None, energy: float = Lens.energy, aperture: float = Lens.aperture) -> Transmission:
+    def load(cls, path: Any = None, energy: float = Lens.energy, aperture: float = Lens.aperture) -> Transmission:
         """Read one energy (eV) and aperture (mrad) of a tabulated file; the shipped one for gold by default."""
         if path is None:
             from ..data import path as data_path
@@ -120,14 +122,15 @@ class Transmission:
         passed = np.interp([low, high], self.thickness, self.mean_intensity)
         return float((high - low) / np.log(passed[0] / passed[1]))
 
-    def lookup(self, mean_free_path: float | None = None, greatest: float = 120.0, step: float = THICKNESS_STEP):
+    def lookup(
+        self, mean_free_path: float | None = None, greatest: float = 120.0, step: float = THICKNESS_STEP
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Fine tables (orientations, n) against thickness, 0 to the greatest (nm): coherent wave, incoherent remainder.
 
         Beyond the table loss and phase go on as in its last half, on average. A ``mean_free_path`` Λ (nm) replaces the
         tabulated loss by exp(-t/Λ), for materials and apertures quoted that way.
         """
-        t = np.arange(0.0, greatest + 2 * step, step)
-        half = self.thickness.size // 2
+        t, half = np.arange(0.0, greatest + 2 * step, step), self.thickness.size // 2
 
         def extend(rows):
             slope = np.mean(rows[:, -1] - rows[:, half]) / (self.thickness[-1] - self.thickness[half])
@@ -223,8 +226,7 @@ def clean_image(
             raise ValueError(f"{name} must be positive (nm), got {path}")
     if lens is None:
         lens = Lens() if transmission is None else Lens(transmission.energy, transmission.aperture)
-    transmission = table_for(lens, transmission)
-    shape = _pixels(scene, pixel_size)
+    transmission, shape = table_for(lens, transmission), _pixels(scene, pixel_size)
     reach = lens.semiangle * (abs(lens.defocus) + 3 * lens.focal_spread) / pixel_size
     margin = int(np.clip(np.ceil(reach), *MARGINS))
     # Fourier transforms are periodic: without a border, defocus would carry electrons from one edge to the other. The
@@ -269,7 +271,9 @@ def _layer_transmission(scene, number, pixel_size, oversampling, transmission, p
     return full_wave, remainder.flatten()[index].where(covered, 0) if remainder.any() else None
 
 
-def compose(layers, heights, pixel_size: float, oversampling: int, lens: Lens) -> torch.Tensor:
+def compose(
+    layers: Sequence[tuple], heights: Sequence[float], pixel_size: float, oversampling: int, lens: Lens
+) -> torch.Tensor:
     """Image of stacked layers from their transmissions: fraction of the incident electrons per pixel.
 
     A float32 tensor in the shape of the layers over the oversampling; the sum is conserved as far as the aperture lets
@@ -281,8 +285,7 @@ def compose(layers, heights, pixel_size: float, oversampling: int, lens: Lens) -
     intensity that it does not carry (None for nothing). Heights are those of their mid-planes in nm; a lens without
     defocus is in focus at the last one.
     """
-    sampling = pixel_size / oversampling
-    wave = None
+    sampling, wave = pixel_size / oversampling, None
     scattered: list[tuple] = []  # intensity that each layer scattered, and its height
     for i, (coherent, remainder) in enumerate(layers):
         passing = _intensity(coherent) if remainder is None else _intensity(coherent) + remainder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -81,7 +82,7 @@ class LatticeConfig:
     twin_sigmas: tuple[int, ...] = (7, 13, 19)
 
     @classmethod
-    def plain(cls, **changes) -> LatticeConfig:
+    def plain(cls, **changes: Any) -> LatticeConfig:
         """Two layers that fill the field, without point defects, dislocations, boundaries and edges; and changes."""
         nothing = {"vacancies": (0.0, 0.0), "interstitials": (0.0, 0.0), "dislocations": 0.0, "boundary": 0.0}
         return cls(**{**nothing, "single_layer": 0.0, "island": 0.0, "edge": 0.0, **changes})
@@ -102,7 +103,9 @@ def _fill_field(points, scale: float = 1.0) -> np.ndarray:
     return np.ones(len(points), bool)
 
 
-def random_scene(config: LatticeConfig, field, rng: np.random.Generator, spacing: float | None = None) -> Scene:
+def random_scene(
+    config: LatticeConfig, field: Sequence[float], rng: np.random.Generator, spacing: float | None = None
+) -> Scene:
     """Draw one scene of stacked hexagonal layers, each within the outline of the one below.
 
     It has ``config.layers`` layers; all but the first are empty for a single-layer scene. The circumscribed circles of
@@ -123,8 +126,7 @@ def random_scene(config: LatticeConfig, field, rng: np.random.Generator, spacing
     single = rng.random() < config.single_layer
     layers = [_random_layer(config, field, size, lattice, outline, True, rng)]
     for _ in range(config.layers - 1):
-        lattice = _upper_lattice(config, lattice, size, rng)
-        island = rng.random() < config.island
+        lattice, island = _upper_lattice(config, lattice, size, rng), rng.random() < config.island
         outline = _random_outline(field, rng, ISLAND_RADIUS, outline) if island else _step_back(outline)
         layer = _random_layer(config, field, size, lattice, outline, False, rng)
         z = layers[-1].z + particle_height(shape, diameter, height, rounding) + rng.uniform(*config.gap)
@@ -135,8 +137,7 @@ def random_scene(config: LatticeConfig, field, rng: np.random.Generator, spacing
 def _random_particle(config, spacing, rng) -> tuple[str, float, float, float]:
     """Shape, mean diameter, height (nm) and rounding that the particles of a scene have in common."""
     share = np.array([_SHARES[shape] for shape in config.shapes])
-    shape = str(rng.choice(config.shapes, p=share / share.sum()))
-    rounding = float(rng.uniform(*config.rounding))
+    shape, rounding = str(rng.choice(config.shapes, p=share / share.sum())), float(rng.uniform(*config.rounding))
     scale, sizes = (spacing, config.diameter_ratio) if config.diameter is None else (1, config.diameter)
     diameter = scale * rng.uniform(*sizes)
     diameter = float(min(diameter, MEAN_FILL * spacing / circumscribed_ratio(shape, rounding)))
@@ -171,8 +172,7 @@ def _random_outline(field, rng, radius, below):
         if below(center[None], MIDDLE_INSIDE)[0]:
             break
     amplitude = 0.25 * rng.standard_normal(OUTLINE_WAVES.size) / OUTLINE_WAVES
-    phase = rng.uniform(0, 2 * np.pi, OUTLINE_WAVES.size)
-    mean_radius = rng.uniform(*radius) * max(field)
+    phase, mean_radius = rng.uniform(0, 2 * np.pi, OUTLINE_WAVES.size), rng.uniform(*radius) * max(field)
 
     def contains(points, scale=1.0):
         y, x = (points - center).T
@@ -203,8 +203,7 @@ def _random_layer(config, field, size, lattice, outline, base, rng) -> Layer:
     n, points = len(crystal), crystal.positions
     points = points + rng.uniform(*config.position_std) * spacing * rng.standard_normal(points.shape)
     scatter = rng.uniform(*config.diameter_std) * np.clip(rng.standard_normal(n), -SIZE_CUT, SIZE_CUT)
-    sizes = np.minimum(diameter * (1 + scatter), FILL * spacing / corners)
-    aligned = rng.random() < config.aligned
+    sizes, aligned = np.minimum(diameter * (1 + scatter), FILL * spacing / corners), rng.random() < config.aligned
     rotations = crystal.rotations + ROW_SCATTER * rng.standard_normal(n) if aligned else rng.uniform(0, 360, n)
     orientations, planted = rng.integers(0, 2**15, n), tuple(defect for defect in defects if defect)
     own = {"ids": None, "rotations": rotations, "orientations": orientations, "defects": planted}
@@ -222,8 +221,7 @@ def _hollow(points, at) -> np.ndarray:
 def _plant_dislocation(crystal, point, rng) -> Layer:
     """An edge dislocation near a point, with its Burgers vector along one of the three rows, either way."""
     one, other, apex = _hollow(crystal.positions, point)[rng.permutation(3)]
-    core = (one + other + apex) / 3
-    burgers = (other - one) * crystal.spacing / np.hypot(*(other - one))
+    core, burgers = (one + other + apex) / 3, (other - one) * crystal.spacing / np.hypot(*(other - one))
     if (apex - core) @ [burgers[1], -burgers[0]] < 0:  # the extra half row begins at the apex: the looser core
         burgers = -burgers
     moved = crystal.displace(lambda points: dislocation_displacement(points, core, burgers))
@@ -279,10 +277,8 @@ def _random_site(crystal, field, outline, rng) -> np.ndarray:
 
 def _slow_displacement(field, strain, rng):
     """A smooth displacement field of the given strain amplitude: two plane waves longer than half the field."""
-    q = 2 * np.pi * rng.uniform(-1.0, 1.0, (2, 2)) / max(field)
-    direction = rng.standard_normal((2, 2))
-    phase = rng.uniform(0, 2 * np.pi, 2)
-    size = 0.5 * strain / np.maximum(np.linalg.norm(q, axis=1), 1 / max(field))
+    q, direction = 2 * np.pi * rng.uniform(-1.0, 1.0, (2, 2)) / max(field), rng.standard_normal((2, 2))
+    phase, size = rng.uniform(0, 2 * np.pi, 2), 0.5 * strain / np.maximum(np.linalg.norm(q, axis=1), 1 / max(field))
     direction *= (size / np.linalg.norm(direction, axis=1))[:, None]
     return lambda points: np.sin(points @ q.T + phase) @ direction
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from ..crystal.lattice import fold_hexagonal
 from .shapes import particle_height
@@ -50,12 +53,12 @@ class Layer:
     def __len__(self) -> int:
         return len(self.positions)
 
-    def select(self, keep) -> Layer:
+    def select(self, keep: ArrayLike) -> Layer:
         """The particles chosen by a boolean mask or an index array; defects and lattice stay as they are."""
         arrays = ("positions", "diameters", "ids", "rotations", "orientations")
         return replace(self, **{name: getattr(self, name)[np.asarray(keep)] for name in arrays})
 
-    def displace(self, displacement) -> Layer:
+    def displace(self, displacement: Callable[[np.ndarray], np.ndarray]) -> Layer:
         """The layer with particles and planted defects moved by a function of the position, (n, 2) to (n, 2) nm."""
         defects = []
         for defect in self.defects:
@@ -64,7 +67,7 @@ class Layer:
             defects.append(replace(defect, position=start, end=end[0] if end else None))
         return replace(self, positions=self.positions + displacement(self.positions), defects=tuple(defects))
 
-    def shift(self, by) -> Layer:
+    def shift(self, by: ArrayLike) -> Layer:
         """The layer moved by (y, x) nm, its planted defects with it."""
         return self.displace(lambda points: np.asarray(by, float))
 
@@ -147,7 +150,7 @@ def truth_parameters(scene: Scene, pixel_size: float) -> dict:
     }
 
 
-def finite(value):
+def finite(value: Any) -> Any:
     """Truth as JSON can hold it: NaN (a single layer's twist) becomes null, infinity the text "inf"."""
     if isinstance(value, dict):
         return {k: finite(v) for k, v in value.items()}

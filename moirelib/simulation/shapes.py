@@ -76,7 +76,15 @@ def particle_height(shape: str, diameter: float, height: float = 0.0, rounding: 
     return float(diameter * (core + 2 * rounding))
 
 
-def particle_thickness(shape: str, y, x, diameter, rotation=0.0, height: float = 0.0, rounding: float = 0.1):
+def particle_thickness(
+    shape: str,
+    y: torch.Tensor,
+    x: torch.Tensor,
+    diameter: torch.Tensor | float,
+    rotation: torch.Tensor | float = 0.0,
+    height: float = 0.0,
+    rounding: float = 0.1,
+) -> torch.Tensor:
     """Thickness of a particle along the beam in nm, 0 outside it: float32 on the device of ``y``.
 
     Takes offsets from the centre (y, x) and the equivalent circular diameter of the projection (area π d²/4) as tensors
@@ -114,8 +122,7 @@ def _rounded_wall(distance, diameter, height, rounding: float):
     height = torch.as_tensor(height, dtype=torch.float32, device=distance.device)
     if rounding == 0:
         return height * (distance <= 0)
-    rim = torch.minimum(rounding * diameter, 0.5 * height)
-    u = (distance / (rounding * diameter)).clamp_(0, 1)
+    rim, u = torch.minimum(rounding * diameter, 0.5 * height), (distance / (rounding * diameter)).clamp_(0, 1)
     wall = (1 - (4 * u - 3).clamp_(min=0).square_()).sqrt_()  # the outer quarter of the rim, down to the middle
     return (height - 2 * rim) * wall + 2 * rim * (1 - u * u).sqrt_()
 
@@ -145,8 +152,7 @@ def _octahedron_top(y, x, side: float, radius: float) -> np.ndarray:
     """Upper surface of an octahedron (edge √3 side) plus a ball, above its middle; minus infinity outside."""
     t = np.radians([30.0, 150.0, 270.0])
     upper = np.stack([side * np.cos(t), side * np.sin(t), np.full(3, side / np.sqrt(2))], axis=1)  # (x, y, z)
-    lower = -upper
-    top = np.full(np.broadcast_shapes(np.shape(y), np.shape(x)), -np.inf)
+    lower, top = -upper, np.full(np.broadcast_shapes(np.shape(y), np.shape(x)), -np.inf)
     for face in [upper] + [np.array([upper[i], upper[i - 1], lower[i - 2]]) for i in range(3)]:
         top = np.maximum(top, _face_top(y, x, face, radius))
     for i in range(3):  # the lower facet's edges are hidden below
@@ -172,8 +178,7 @@ def _edge_top(y, x, start, end, radius) -> np.ndarray:
     """Upper surface of the ball swept along an edge, its ends included."""
     length = np.hypot(*(end - start)[:2])
     ex, ey = (end - start)[:2] / length
-    slope = (end - start)[2] / length
-    along = (x - start[0]) * ex + (y - start[1]) * ey
+    slope, along = (end - start)[2] / length, (x - start[0]) * ex + (y - start[1]) * ey
     reach = radius**2 - (y - start[1]) ** 2 - (x - start[0]) ** 2 + along**2  # squared half chord of the ball's path
     # the ball that reaches highest above a point lies a little up the edge from it
     ball = np.clip(along + np.sqrt(np.maximum(reach, 0)) * slope / np.hypot(1, slope), 0, length)
@@ -210,13 +215,11 @@ def nanoparticle(
     axis = ((torch.arange(400) + 0.5) / 400 - 0.5) * width
     thickness = particle_thickness(shape, axis[:, None], axis, diameter, 0.0, height, rounding)
     volume = float(thickness.sum(dtype=torch.float64)) * (width / 400) ** 2  # nm³
-    wanted = volume / (lattice_constant(material) ** 3 / 4)
-    cuts = []
+    wanted, cuts = volume / (lattice_constant(material) ** 3 / 4), []
     for _ in range(POSITIONS if shape in _POLYGONS and diameter < FEW_PLANES else 1):
         points = _lattice_points(crystal, size, rng.random(3))
         cuts.append(points[_inside(shape, points, diameter, height, rotation, rounding)])
-    points = min(cuts, key=lambda p: abs(len(p) - wanted))
-    cell = 10 * (size + 2 * VACUUM)
+    points, cell = min(cuts, key=lambda p: abs(len(p) - wanted)), 10 * (size + 2 * VACUUM)
     return Atoms(f"{material}{len(points)}", positions=10 * points + cell / 2, cell=cell, pbc=False)
 
 

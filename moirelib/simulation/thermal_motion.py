@@ -1,6 +1,7 @@
 """Elastic vibrations: a harmonic crystal of nanoparticles with springs between nearest neighbours (chapter 1)."""
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.linalg import eigh
 from scipy.sparse import coo_array, csc_array, eye_array, vstack
 from scipy.sparse.linalg import splu
@@ -8,7 +9,9 @@ from scipy.sparse.linalg import splu
 from ..crystal.neighbours import bonds
 
 
-def stiffness_matrix(positions, spacing: float, spring_constant: float, site_stiffness: float = 0.0) -> csc_array:
+def stiffness_matrix(
+    positions: ArrayLike, spacing: float, spring_constant: float, site_stiffness: float = 0.0
+) -> csc_array:
     """Second derivatives of the elastic energy in kT/nm², shape (2n, 2n): E = ½ uᵀ K u with u = y0, x0, y1, x1, ...
 
     Every spring is unstretched at the sites (n, 2), (y, x) in nm. Springs of bonds and to the sites are in kT/nm².
@@ -22,15 +25,14 @@ def _stretch_matrix(positions, spacing) -> csc_array:
     positions = np.asarray(positions, float)
     pairs = bonds(positions, spacing)
     step = positions[pairs[:, 1]] - positions[pairs[:, 0]]
-    unit = step / np.linalg.norm(step, axis=1, keepdims=True)
-    row = np.repeat(np.arange(len(pairs)), 4)
+    unit, row = step / np.linalg.norm(step, axis=1, keepdims=True), np.repeat(np.arange(len(pairs)), 4)
     column = (2 * pairs[:, :, None] + [0, 1]).reshape(-1)  # y and x of the first particle, then of the second
     value = np.concatenate([-unit, unit], axis=1).reshape(-1)
     return csc_array(coo_array((value, (row, column)), shape=(len(pairs), 2 * len(positions))))
 
 
 def thermal_displacements(
-    positions,
+    positions: np.ndarray,
     spacing: float,
     spring_constant: float,
     frames: int,
@@ -72,7 +74,7 @@ def thermal_displacements(
 
 
 def dynamical_matrix(
-    wave_vectors, spacing: float, angle: float, spring_constant: float, site_stiffness: float = 0.0
+    wave_vectors: ArrayLike, spacing: float, angle: float, spring_constant: float, site_stiffness: float = 0.0
 ) -> np.ndarray:
     """Stiffness of plane waves in an infinite hexagonal crystal of springs between nearest neighbours.
 

@@ -6,6 +6,7 @@ Images (y, x) are in counts; ``spacing`` is the distance of nearest neighbours, 
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.ndimage import gaussian_filter
 from skimage.feature import peak_local_max
 from skimage.util import view_as_blocks
@@ -13,7 +14,7 @@ from skimage.util import view_as_blocks
 RINGS = 18  # in Fourier space, over which a spectrum is averaged
 
 
-def noise_autocorrelation(image, lags: Sequence[int] = (1, 2, 3), smoothing: float = 5.0) -> np.ndarray:
+def noise_autocorrelation(image: ArrayLike, lags: Sequence[int] = (1, 2, 3), smoothing: float = 5.0) -> np.ndarray:
     """Autocorrelation of the noise of one frame at some lags in pixels, mean over both axes; 1 is perfect correlation.
 
     Noise is what a Gaussian average (``smoothing`` pixels) leaves. White noise gives -0.01: the average contains the
@@ -26,7 +27,7 @@ def noise_autocorrelation(image, lags: Sequence[int] = (1, 2, 3), smoothing: flo
     return np.array(pairs) / np.mean(noise**2)
 
 
-def noise_spectra(image, tile: int = 32) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def noise_spectra(image: ArrayLike, tile: int = 32) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean counts (n,) of every square tile of a frame, frequencies, and power spectrum (n, tile, tile) of its noise.
 
     At frequencies that the specimen does not reach, electron counting gives gain · MTF² · (mean - offset). A
@@ -40,12 +41,11 @@ def noise_spectra(image, tile: int = 32) -> tuple[np.ndarray, np.ndarray, np.nda
     surface = np.stack([np.ones_like(y), y, x, y * x, y * y, x * x]).reshape(6, -1).T
     noise = (tiles - tiles @ np.linalg.pinv(surface).T @ surface.T).reshape(-1, tile, tile)
     window = np.outer(np.hanning(tile), np.hanning(tile))
-    power = np.abs(np.fft.fft2(noise * window)) ** 2 / np.sum(window**2)
-    k = np.fft.fftfreq(tile)
+    power, k = np.abs(np.fft.fft2(noise * window)) ** 2 / np.sum(window**2), np.fft.fftfreq(tile)
     return tiles.mean(axis=1), np.hypot(k[:, None], k[None, :]), power
 
 
-def background_spectrum(image, pixel_size: float) -> tuple[np.ndarray, np.ndarray]:
+def background_spectrum(image: ArrayLike, pixel_size: float) -> tuple[np.ndarray, np.ndarray]:
     """Power spectrum of everything in a frame but its lattice, in rings of equal width in log frequency, by nm/pixel.
 
     A lattice fills few samples of a ring, so it does not change the ring's *median*, which is ln 2 of the mean power of
@@ -66,14 +66,13 @@ def background_spectrum(image, pixel_size: float) -> tuple[np.ndarray, np.ndarra
     return np.array(frequency), np.array([np.median(power[m]) for m in members]) / np.log(2)
 
 
-def average_particle(image, spacing: float) -> tuple[np.ndarray, int]:
+def average_particle(image: ArrayLike, spacing: float) -> tuple[np.ndarray, int]:
     """Mean image of a dark particle and its surroundings, and the number of particles.
 
     The image is (2 n + 1, 2 n + 1), where n is the spacing rounded to pixels, over the mean brightness around (Gaussian
     of one spacing). Particles are the dark spots at least 0.6 spacings apart and a spacing from the border.
     """
-    image = np.asarray(image, dtype=float)
-    n = round(spacing)
+    image, n = np.asarray(image, dtype=float), round(spacing)
     smooth = gaussian_filter(image, 0.1 * spacing) - gaussian_filter(image, 0.5 * spacing)
     found = peak_local_max(-smooth, min_distance=int(0.6 * spacing), exclude_border=n)
     if len(found) == 0:
@@ -82,7 +81,7 @@ def average_particle(image, spacing: float) -> tuple[np.ndarray, int]:
     return np.mean([relative[y - n : y + n + 1, x - n : x + n + 1] for y, x in found], axis=0), len(found)
 
 
-def particle_contrast(image, spacing: float) -> float:
+def particle_contrast(image: ArrayLike, spacing: float) -> float:
     """How much darker particles are than the liquid between them: 1 - I(particle) / I(between).
 
     Means of the `average_particle` within 0.1 spacings of its centre and in the ring from 0.45 to 0.55 spacings.
@@ -93,7 +92,7 @@ def particle_contrast(image, spacing: float) -> float:
     return float(1 - particle[r < 0.1].mean() / particle[np.abs(r - 0.5) < 0.05].mean())
 
 
-def frame_statistics(image, spacing: float, region=np.s_[:, :]) -> dict[str, float]:
+def frame_statistics(image: ArrayLike, spacing: float, region: tuple[slice, slice] = np.s_[:, :]) -> dict[str, float]:
     """Mean, quantiles, noise of a frame, and the contrast in a ``region`` (slices) that particles fill."""
     image = np.asarray(image, dtype=float)
     quantiles = (1, 5, 25, 50, 75, 95, 99)

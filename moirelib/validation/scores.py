@@ -4,6 +4,7 @@ from itertools import permutations
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from ..crystal.matching import match
 from ..tables import require_columns
@@ -12,7 +13,11 @@ MATCHING_RADIUS = 0.3  # diameters between a particle found and a true one, at m
 
 
 def score_particles(
-    found: pd.DataFrame, truth: pd.DataFrame, diameter_nm: float, field_nm, matching_radius: float = MATCHING_RADIUS
+    found: pd.DataFrame,
+    truth: pd.DataFrame,
+    diameter_nm: float,
+    field_nm: ArrayLike,
+    matching_radius: float = MATCHING_RADIUS,
 ) -> dict:
     """Score a particle table against its truth: detection, layer assignment and position.
 
@@ -67,7 +72,14 @@ def _tally(found, truth, keys, reach, border, field) -> tuple[float, float, floa
     return f1, float(right / pairs), float(np.sqrt(np.concatenate(squares).mean()))
 
 
-def score_layers(found: pd.DataFrame, layers, truth: pd.DataFrame, masks, diameter_nm: float, field_nm) -> dict:
+def score_layers(
+    found: pd.DataFrame,
+    layers: ArrayLike,
+    truth: pd.DataFrame,
+    masks: ArrayLike,
+    diameter_nm: float,
+    field_nm: ArrayLike,
+) -> dict:
     """Score particles and layer images together, under one order of the layers.
 
     Takes found layer images and true masks, (t, 2, y, x) or (2, y, x), 0 to 1 or 0 to 255, and the rest as
@@ -84,7 +96,7 @@ def score_layers(found: pd.DataFrame, layers, truth: pd.DataFrame, masks, diamet
     return max(scores, key=lambda score: (score["f1"], score["mask_iou"]))
 
 
-def mask_iou(layers, masks) -> float:
+def mask_iou(layers: ArrayLike, masks: ArrayLike) -> float:
     """Intersection over union, 0 to 1, of images and masks of both layers as of `score_layers`, in their best order."""
     a, b = (_binary(x) for x in (layers, masks))
     return max(_iou(a, b), _iou(a[..., ::-1, :, :], b))
@@ -102,7 +114,7 @@ def _iou(a, b) -> float:
 
 
 def score_events(
-    found: pd.DataFrame, truth: pd.DataFrame, reach_nm: float, frames: int = 2, counts=None
+    found: pd.DataFrame, truth: pd.DataFrame, reach_nm: float, frames: int = 2, counts: ArrayLike | None = None
 ) -> dict[str, float]:
     """Recall and precision of events against a simulation's truth: pairs are one to one, of one layer and kind.
 

@@ -1,8 +1,10 @@
 """A Moiré image with known layers, made of a real single-layer frame (chapter 6)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.ndimage import gaussian_filter, map_coordinates
 
 
@@ -16,7 +18,7 @@ class SemiRealMoire:
     twist_angle: float  # degrees, from layer 1 to layer 2
     pivot: tuple[float, float]  # (y, x) in this frame; layer 2 is layer 1's source turned about it
 
-    def turn(self, points) -> np.ndarray:
+    def turn(self, points: ArrayLike) -> np.ndarray:
         """Where points (y, x) of the source, in this frame's pixels, lie in the turned layer."""
         t = np.radians(self.twist_angle)
         y, x = (np.asarray(points, float) - self.pivot).T
@@ -24,7 +26,11 @@ class SemiRealMoire:
 
 
 def semi_real_moire(
-    frame: np.ndarray, diameter: float, twist_angle: float = 15.0, size: int | None = None, center=None
+    frame: np.ndarray,
+    diameter: float,
+    twist_angle: float = 15.0,
+    size: int | None = None,
+    center: Sequence[int] | None = None,
 ) -> SemiRealMoire:
     """Multiply a real single-layer frame without offset with its turned copy: known layers, real background and noise.
 

@@ -13,6 +13,7 @@ from datetime import timedelta
 from functools import partial
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import lightning
 import numpy as np
@@ -96,10 +97,9 @@ class LibraryCrops(Dataset):
     Each is an image (1, y, x) and its truth (2 · layers, y, x): masks, then centres.
     """
 
-    def __init__(self, library, indices, config: TrainingConfig, seed: int, augment: bool = True):
+    def __init__(self, library: Any, indices: Any, config: TrainingConfig, seed: int, augment: bool = True) -> None:
         self.library, self.indices, self.config = library, np.asarray(indices), config
-        self.seed, self.augment = seed, augment
-        folder = Path(library.store.root).parent / "truth"
+        self.seed, self.augment, folder = seed, augment, Path(library.store.root).parent / "truth"
         truth = [json.loads((folder / f"{i}.json").read_text(encoding="utf-8")) for i in self.indices]
         # Every image's diameter in pixels sets its zoom; truth is used for that in training only.
         self.diameters = np.array([t["diameter_nm"] / t["pixel_size_nm"] for t in truth])
@@ -108,7 +108,7 @@ class LibraryCrops(Dataset):
     def __len__(self) -> int:
         return self.config.steps * self.config.batch if self.augment else len(self.indices)
 
-    def __getitem__(self, i: int):
+    def __getitem__(self, i: int) -> tuple[torch.Tensor, torch.Tensor]:
         rng = np.random.default_rng((self.seed, i))
         k = int(rng.integers(len(self.indices))) if self.augment else i % len(self.indices)
         image, truth = self._crop(k, self._view(k, rng), rng)

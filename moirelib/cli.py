@@ -39,9 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _describe_error(error: ValueError | OSError) -> str:
+def _describe_error(error: Exception) -> str:
     """The message of an error in one line; one of the operating system becomes "No such file or directory: FILE"."""
-    text = str(error)
+    text = str(error) if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: {error}"
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         text = f"{error.strerror}: {error.filename}"
     return " ".join(text.split())
@@ -180,7 +180,7 @@ def _decompose(args: argparse.Namespace) -> None:
     for movie, name in zip(args.movies, names, strict=True):
         try:
             _decompose_one(args, movie, args.out if len(names) == 1 else os.path.join(args.out, name))
-        except (ValueError, OSError) as error:
+        except Exception as error:  # any: the other movies are still to come
             if len(names) == 1:
                 raise
             failed.append(movie)
@@ -199,7 +199,10 @@ def _decompose_one(args: argparse.Namespace, path: str, out: str) -> None:
     with output_folder(out):
         pass  # a folder that cannot be written is refused now, not after hours
     movie = cut_movie(read_movie(path, args.pixel_size, args.frame_time), args.frames, args.roi)
-    where, kept = args.scheduler or args.device, os.path.join(out, "unfinished")
+    for note in movie.notes:
+        print(f"moirelib: {path}: {note}", file=sys.stderr)
+    scheduler = args.scheduler if not args.scheduler or "://" in args.scheduler else f"tcp://{args.scheduler}"
+    where, kept = scheduler or args.device, os.path.join(out, "unfinished")
     known = {"diameter": args.diameter, "layers": args.layers, "weights": args.weights}
     result = decompose(movie, **known, device=where, progress=True, checkpoint=kept)
     result.save(out)

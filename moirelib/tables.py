@@ -43,6 +43,8 @@ def check_particles(
     whole = [c for c in columns if c in ("frame", "particle", "layer")]
     if any(np.any(numbers[c].to_numpy() % 1) for c in whole) or (numbers["frame"] < 0).any():
         raise ValueError(f"{name}: {', '.join(whole)} must be whole numbers, frames from 0 on; number them anew")
+    if large := [c for c in whole if (numbers[c].abs() >= (MOST_FRAMES if c == "frame" else 2**53)).any()]:
+        raise ValueError(f"{name}: {', '.join(large)} holds a number that cannot be; correct it or number them anew")
     types = {c: np.dtype(int if c in whole else float) for c in columns}
     return table.assign(**{c: numbers[c].astype(types[c]) for c in columns if table[c].dtype != types[c]})
 
@@ -64,6 +66,7 @@ def layers_by_frame(particles: pd.DataFrame) -> Iterator[tuple[int, dict[int, np
         yield int(frame), {int(k): own[["y_nm", "x_nm"]].to_numpy() for k, own in rows.groupby("layer")}
 
 
+MOST_FRAMES = 10**7  # by hand: a day at 100 frames a second; analyses make room for all frames up to the last one
 _SEPARATORS = {"\t": "tabs", ";": "semicolons", ",": "commas", "|": "bars", r"\s+": "spaces"}
 _HEAD = 65536  # bytes that are looked at to tell how a table is written
 _HEADER_ROWS = 4  # most that a header has: TrackMate writes names, long names, short names and units

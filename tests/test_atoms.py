@@ -37,6 +37,13 @@ def test_the_gap_is_the_usual_diameter_unless_it_is_given():
     assert to_atoms(particles())[0].positions[1, 2] == pytest.approx(310.0)  # median of 30, 30, 32, 34 nm
 
 
+def test_particles_without_a_diameter_need_a_gap():
+    table = particles().drop(columns="diameter_nm")
+    with pytest.raises(ValueError, match="no column diameter_nm, so the gap .* must be given"):
+        to_atoms(table)
+    assert to_atoms(table, gap=25.0)[0].positions[1, 2] == pytest.approx(250.0)
+
+
 @pytest.mark.parametrize(("table", "gap"), [(particles().iloc[:0], None), (particles(), 0.0), (particles(), -3.0)])
 def test_nothing_and_impossible_gaps_are_refused(table, gap):
     with pytest.raises(ValueError, match="no particles|positive"):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import warnings
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from movie_files import (
 from PIL import Image
 from rsciio import hspy
 
+from moirelib.cli import main
 from moirelib.movies import as_movie, pictures, read_movie
 from moirelib.movies.calibration import NANOMETRES, convert_scale
 from moirelib.movies.formats import FORMATS, list_formats
@@ -734,6 +736,24 @@ def test_opening_and_one_frame_read_a_small_part_of_a_long_file(kind, tmp_path):
         movie.frame(33)
     assert bytes_read() - before < 0.25 * frames.nbytes
     np.testing.assert_array_equal(movie.frame(33), frames[33])
+
+
+def test_16_bit_colours_are_refused_not_read_as_8_bits(tmp_path):
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0))  # 8 x 8, 16 bits, red green blue
+    rows = zlib.compress(b"".join(b"\0" + np.full((8, 3), 300 + y, ">u2").tobytes() for y in range(8)))
+    path = tmp_path / "colours.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", rows) + chunk(b"IEND", b""))
+    with pytest.raises(ValueError, match=r"colours.png holds 16-bit colours; save it as a 16-bit grey"):
+        read_movie(path)
+
+
+def test_what_was_decided_about_a_file_is_told_on_the_command_line(tmp_path, capsys):
+    path = write_mrc(tmp_path / "bytes.mrc", stack("uint8"))
+    assert main(["decompose", str(path), "--pixel-size", "1000", "--out", str(tmp_path / "out")]) == 2
+    assert "read as signed, as the standard says" in capsys.readouterr().err
 
 
 def test_a_video_is_decoded_only_up_to_the_frame_asked_for(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from hypothesis import given, strategies as st
 
 from moirelib.crystal import Lattice
 from moirelib.decomposition import Found, Imaging
-from moirelib.decomposition.all_frames import choose_shared, find_image
+from moirelib.decomposition.all_frames import FrameJob, choose_shared, find_image, find_in_all_frames
 from moirelib.decomposition.frame_checks import check_frame, find_doubtful, leave_noise_out
 from moirelib.decomposition.frame_results import FrameResults, read_found, share_table, write_found
 from moirelib.decomposition.layer_count import SharedByFrames
@@ -135,6 +135,43 @@ def test_what_was_found_in_a_frame_is_kept_to_the_last_bit(tmp_path):
     left_out = Found(pd.DataFrame(), [[], []], None, "frame 3 is black")
     write_found(tmp_path / "two.npz", left_out)
     assert read_found(tmp_path / "two.npz").why == "frame 3 is black"
+
+
+def test_a_frame_without_any_find_is_kept_too(tmp_path):
+    none = found(4).particles.iloc[:0].assign(shown=[])  # no row says what type this column has
+    write_found(tmp_path / "none.npz", Found(none.astype({"shown": object}), [[], []], None))
+    back = read_found(tmp_path / "none.npz").particles
+    assert (len(back), list(back)) == (0, list(none))
+
+
+def test_a_frame_that_fails_ends_no_run_and_is_tried_again(tmp_path, monkeypatch):
+    def run(job, image):
+        tried.append(int(image[0, 0]))
+        if tried[-1] == movie.frame(2)[0, 0] and broken:
+            raise ZeroDivisionError("no such luck")
+        return found(6)
+
+    movie, tried, broken = as_movie(frames(5), pixel_size=1.0), [], True
+    job, results = FrameJob(None, "cpu", 1.0, (40, 60), (40, 60)), FrameResults(tmp_path / "kept", {})
+    monkeypatch.setattr(FrameJob, "run", run)
+    computed = find_in_all_frames(movie, job, results, None, False)
+    assert [one.why for one in computed if one.why] == [
+        "its particles could not be found (ZeroDivisionError: no such luck)"
+    ]
+    assert [len(one.particles) for one in computed] == [6, 6, 0, 6, 6]
+    tried, broken = [], False
+    assert [len(one.particles) for one in find_in_all_frames(movie, job, results, None, False)] == [6] * 5
+    assert tried == [int(movie.frame(2)[0, 0])]
+
+
+def test_a_movie_of_which_every_frame_fails_is_an_error(monkeypatch):
+    def run(job, image):
+        raise MemoryError("too much")
+
+    monkeypatch.setattr(FrameJob, "run", run)
+    job = FrameJob(None, "cpu", 1.0, (40, 60), (40, 60))
+    with pytest.raises(ValueError, match=r"no frame of .* could be computed; .*MemoryError: too much"):
+        find_in_all_frames(as_movie(frames(3), pixel_size=1.0), job, FrameResults(None, {}), None, False)
 
 
 def test_results_of_other_settings_are_not_taken(tmp_path):

@@ -102,6 +102,14 @@ def test_a_cluster_that_loses_a_worker_gives_the_same_result(movie, result):
     np.testing.assert_array_equal(other.layers, result.layers)
 
 
+def test_a_scheduler_may_be_given_without_its_protocol(movie, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(all_frames, "PATIENCE", 0.5)
+    write_layer_movie(tmp_path / "movie.tif", movie[0], PIXEL_SIZE)
+    given = ["--diameter", str(DIAMETER * PIXEL_SIZE), "--scheduler", "127.0.0.1:1", "--out", str(tmp_path / "out")]
+    assert main(["decompose", str(tmp_path / "movie.tif"), *given]) == 2
+    assert "no Dask scheduler at tcp://127.0.0.1:1" in capsys.readouterr().err
+
+
 def test_a_scheduler_that_is_not_there_is_named(movie, monkeypatch):
     monkeypatch.setattr(all_frames, "PATIENCE", 0.5)
     with pytest.raises(OSError, match="no Dask scheduler at tcp://127.0.0.1:1"):

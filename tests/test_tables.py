@@ -30,6 +30,8 @@ def tracks():
         (lambda t: t.assign(frame=t["frame"].where(t.index != 0)), "frame in data row 1 is not a number"),
         (lambda t: t.assign(layer="base"), "layer in data row 1 is not a number"),
         (lambda t: t.assign(frame=t["frame"] + 0.5), "must be whole numbers"),
+        (lambda t: t.assign(frame=t["frame"].where(t.index != 0, 10**9)), "frame holds a number that cannot be"),
+        (lambda t: t.assign(particle=1e300), "particle holds a number that cannot be"),
         (lambda t: t.assign(frame=t["frame"] - 6), "frames from 0 on"),
     ],
 )

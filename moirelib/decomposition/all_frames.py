@@ -30,6 +30,7 @@ from .network import WORKING_DIAMETER, load_weights, predict, resample
 
 SHORT, LONG = 20, 100  # frames; shorter movies learn from one frame, longer ones from three, others from two
 WAITING = 2  # frames that are read ahead, per worker
+FAILED = "its particles could not be found"  # how the reason begins why a frame is left out
 PATIENCE = 60.0  # s, for a Dask scheduler to answer, on a slow machine too
 
 
@@ -108,7 +109,12 @@ def start_workers(scheduler: str | None) -> Iterator[Callable]:
                 if not pending:
                     return
                 for future in wait_for_one(list(pending)).done:
-                    yield pending.pop(future), future.result()
+                    try:
+                        found = future.result()
+                    except Exception as error:  # any, a lost worker too: one frame must not end a run of thousands
+                        why = f"{FAILED} ({type(error).__name__}: {' '.join(str(error).split())})"
+                        found = Found(pd.DataFrame(), [[], []], None, why)
+                    yield pending.pop(future), found
 
         yield run
 
@@ -148,16 +154,22 @@ def find_in_all_frames(movie: Movie, job: FrameJob, results: FrameResults, sched
         _, image, corner = find_image(movie, 0)
         return [replace(job, corner=corner).run(image)]
     look = {"total": len(movie), "disable": not progress, "desc": "decompose", "unit": "frame"}
-    names, particles = [f"frame-{t:06d}" for t in range(len(movie))], 0
-    with start_workers(scheduler) as run, tqdm(**look) as bar:
+    names, failed = [f"frame-{t:06d}" for t in range(len(movie))], {}
+    finished = [len(results.get(name).particles) for name in names if results.has(name)]
+    particles = sum(finished)
+    with start_workers(scheduler) as run, tqdm(**look, initial=len(finished)) as bar:
         learnt = learn_shared(movie, job, results, run)
-        bar.update(sum(map(results.has, names)))
         for name, found in run(list_jobs(movie, names, job, results, learnt, bar)):
-            results.put(name, found)
+            if found.why:  # not kept: the next run tries again
+                failed[name] = found
+            else:
+                results.put(name, found)
             particles += len(found.particles)
             bar.set_postfix(particles=particles, refresh=False)
             bar.update()
-    return share_table(map(results.get, names))
+    if len(failed) == len(names):
+        raise ValueError(f"no frame of {movie.name} could be computed; {failed[names[0]].why}")
+    return share_table(failed.get(name) or results.get(name) for name in names)
 
 
 def list_jobs(movie, names, job, results, learnt, bar) -> Iterator[tuple[str, FrameJob, np.ndarray]]:
@@ -188,8 +200,9 @@ def learn_shared(movie, job, results, run) -> dict[int, SharedByFrames]:
             near, image, corner = find_image(movie, t)
             jobs[f"shared-{near:06d}"] = replace(job, corner=corner), image
         for name, found in run((name, *work) for name, work in jobs.items() if not results.has(name)):
-            results.put(name, found)
-        for name in sorted(jobs):
+            if not found.why:
+                results.put(name, found)
+        for name in filter(results.has, sorted(jobs)):
             found = results.get(name)
             if found.imaging is not None:
                 layers, unlike = found.particles["layer"].nunique(), has_unlike_lattices(found.lattices)

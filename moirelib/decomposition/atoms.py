@@ -27,10 +27,12 @@ def to_atoms(particles: pd.DataFrame, gap: float | None = None) -> list[Atoms]:
     Raises
     ------
     ValueError
-        If there are no particles, or the gap is not positive.
+        If there are no particles, or the gap is not positive or not known.
     """
     if len(particles) == 0:
         raise ValueError("there are no particles to export")
+    if gap is None and "diameter_nm" not in particles:
+        raise ValueError("the particles have no column diameter_nm, so the gap between layers must be given, in nm")
     gap = float(particles["diameter_nm"].median()) if gap is None else gap
     if not gap > 0:
         raise ValueError(f"the gap between layers must be a positive number of nm, got {gap}")
@@ -41,7 +43,8 @@ def to_atoms(particles: pd.DataFrame, gap: float | None = None) -> list[Atoms]:
         atoms = Atoms("X" * len(table), positions=NM_TO_ANGSTROM * places, pbc=False)
         atoms.info["frame"] = int(frame)
         atoms.set_array("layer", table["layer"].to_numpy(int))
-        atoms.set_array("diameter", NM_TO_ANGSTROM * table["diameter_nm"].to_numpy(float))
+        if "diameter_nm" in table:
+            atoms.set_array("diameter", NM_TO_ANGSTROM * table["diameter_nm"].to_numpy(float))
         if "particle" in table:
             atoms.set_array("particle", table["particle"].fillna(-1).to_numpy(int))
         if "layer_confidence" in table:

@@ -79,7 +79,9 @@ def write_found(path: Path, found: Found) -> None:
     """Write what was found in a frame."""
     imaging = np.array(list(asdict(found.imaging).values()) if found.imaging else [], float)
     lattices = [(k, one.spacing, one.angle) for k, layer in enumerate(found.lattices) for one in layer]
-    columns = {f"column {name}": found.particles[name].to_numpy() for name in found.particles}
+    # A column without a row has no type of its own, and objects cannot be read again.
+    table = found.particles.astype(dict.fromkeys(found.particles.select_dtypes(object), float))
+    columns = {f"column {name}": table[name].to_numpy() for name in table}
     np.savez(path, imaging=imaging, lattices=np.array(lattices, float).reshape(-1, 3), why=found.why, **columns)
 
 

@@ -78,6 +78,8 @@ print(
     f"{movie.name}: {len(movie)} frame(s) of {movie.shape[1]} × {movie.shape[2]} pixels, {movie.data.dtype}"
 )
 print(f"pixel size {movie.pixel_size} nm, field {field} nm, frame time {movie.frame_time} s")
+for note in movie.notes:
+    print("note:", note)
 
 # %% mystnb={"figure": {"caption": "First, middle and last frame of the movie. Does the field drift, does the focus change, do layers grow or dissolve?", "name": "fig-your-frames"}}
 fig, axes = plt.subplots(1, 3, figsize=(9, 3.3), layout="constrained")
@@ -281,6 +283,15 @@ plt.show()
 # | what you see | probable reason | what to do |
 # |---|---|---|
 # | `pixel size is missing` | the file contains none (many TIFF exports) | set `PIXEL_SIZE` from the microscope's calibration |
+# | "no pixel size is taken from the file" | the header holds a placeholder, such as 1.000 Å, a diffraction unit, or two axes that disagree | set `PIXEL_SIZE` |
+# | "the bytes are read as signed" | an MRC file of bytes does not say whether they have a sign | look at a frame: if bright places are dark, export it again with 16 bits |
+# | "is in colour", "holds 16-bit colours" | a screenshot, a colour table, an overlay burned into the frames | export the recorded grey data, with 8 or 16 bits |
+# | "has 4 dimensions" | channels or slices besides time | save one channel and slice as a stack (t, y, x) |
+# | a note that frames are missing or that only a part is read | an OME set or a split recording of which parts lie elsewhere, or that was stopped | put all parts into one folder, without renaming them |
+# | frames of two recordings in one movie | numbered files are joined in natural order; `movie.notes` says which | put each recording into a folder of its own |
+# | "run pip install 'moirelib[video]'"; times are those of playback | AVI, MP4, MOV, MKV | install it; set `FRAME_TIME` from the recording's log |
+# | "damaged, truncated or not such a file", "is empty" | a copy that was interrupted, a wrong ending of the name | copy or export it again |
+# | "has no column ..." in `moirelib analyze` | a table of another program, in pixels or with other names | the message lists the columns that were found; rename them, or pass `--pixel-size` |
 # | circles much larger or smaller than the particles | size estimated wrongly | set `DIAMETER`; measure one particle on the screen, in nm |
 # | circles between the particles | contrast reversed by defocus, or the automatic choice of dark or bright particles was wrong | look at the raw frame; pass `-movie.data.astype(float)` with its pixel size |
 # | "no second lattice found in this field of view", but you see two | twist near zero, or a second layer of very few particles | set `LAYERS = 2` and look at both layers; record a larger field if neither convinces |

@@ -738,6 +738,20 @@ def test_opening_and_one_frame_read_a_small_part_of_a_long_file(kind, tmp_path):
     np.testing.assert_array_equal(movie.frame(33), frames[33])
 
 
+def test_images_that_are_in_the_file_but_not_read_are_told(tmp_path):
+    frames = stack("uint16", (6, 20, 30))
+    for i in range(0, 6, 2):
+        tifffile.imwrite(tmp_path / "stacks.tif", frames[i : i + 2], append=i > 0)
+    movie = read_movie(tmp_path / "stacks.tif")
+    assert (len(movie), movie.notes[-1][:35]) == (2, "the file holds several images or st")
+    tifffile.imwrite(tmp_path / "few.ome.tif", frames, metadata={"axes": "TYX"}, compression="zlib")
+    raw = (tmp_path / "few.ome.tif").read_bytes()
+    (tmp_path / "few.ome.tif").write_bytes(raw.replace(b'SizeT="6"', b'SizeT="3"'))
+    movie = read_movie(tmp_path / "few.ome.tif")
+    assert len(movie) == 3
+    assert "the file holds 6 images but announces 3; the others are not read" in movie.notes
+
+
 def test_16_bit_colours_are_refused_not_read_as_8_bits(tmp_path):
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

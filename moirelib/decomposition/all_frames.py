@@ -88,7 +88,8 @@ def start_workers(scheduler: str | None) -> Iterator[Callable]:
         if scheduler is None:
             # One thread for each of several frames is faster than several threads for each frame.
             pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
-            submit: Callable[..., Any] = close.enter_context(pool).submit
+            close.callback(pool.shutdown, cancel_futures=True)  # a stopped run does not wait for jobs in the queue
+            submit: Callable[..., Any] = pool.submit
             wait_for_one: Callable[..., Any] = partial(wait, return_when=FIRST_COMPLETED)
         else:
             from dask import distributed

@@ -36,7 +36,7 @@ def read_tiff(path: Path) -> StoredImage:
             if root.is_file() and root != path and root.suffix.lower() in (".tif", ".tiff"):
                 return read_tiff(root)
             notes += [f"only the frames in this part are read: {root.name}, which describes the set, is not beside it"]
-        intact, every = _follow_pages(path, tiff), list(tiff.series)
+        (intact, pages), every = _follow_pages(path, tiff), list(tiff.series)
         chosen, part = _choose_movie(every, path)
         page, n = chosen[0].keyframe, _count_frames(chosen, path.name)
         paths, offsets, there, raw = _find_pages(chosen, n)
@@ -56,6 +56,10 @@ def read_tiff(path: Path) -> StoredImage:
     notes += [*palette_notes, *_describe_missing(there, n)]
     if len(chosen) > 1:
         notes.append(f"{len(chosen)} images of one size are taken for the frames of one movie")
+    elif part:
+        notes.append(f"the file holds several images or stacks, of which one is read: {part}")
+    elif pages > n:
+        notes.append(f"the file holds {pages} images but announces {n}; the others are not read")
     if colours >= 0 and page.shape[colours] in (2, 4):
         notes.append("the alpha channel is left out")
     files = tuple(dict.fromkeys(paths)) if isinstance(paths, tuple) else ()
@@ -125,8 +129,8 @@ def _describe_missing(there: Sequence[int], n: int) -> Iterator[str]:
         yield f"{len(there)} of the {n} frames that the file announces are there; left out: {listed} (counted from 0)"
 
 
-def _follow_pages(path: Path, tiff: tifffile.TiffFile) -> bool:
-    """Whether the chain of pages comes to its end; refuses a circle, which tifffile would follow for minutes."""
+def _follow_pages(path: Path, tiff: tifffile.TiffFile) -> tuple[bool, int]:
+    """Whether the chain of pages comes to its end, and their number; refuses a circle, which tifffile would follow."""
     layout, file, seen = tiff.tiff, tiff.filehandle, set()
     page = tiff.pages.first.offset
     while page:
@@ -139,8 +143,8 @@ def _follow_pages(path: Path, tiff: tifffile.TiffFile) -> bool:
             file.seek(page + layout.tagnosize + tags * layout.tagsize)
             (page,) = struct.unpack(layout.offsetformat, file.read(layout.offsetsize))
         except (struct.error, ValueError):  # beyond the end of the file
-            return False
-    return True
+            return False, len(seen)
+    return True, len(seen)
 
 
 def _require_whole(path: Path, tiff: tifffile.TiffFile, chosen: Movie, intact: bool) -> None:

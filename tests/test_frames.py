@@ -169,9 +169,10 @@ def test_a_movie_of_which_every_frame_fails_is_an_error(monkeypatch):
         raise MemoryError("too much")
 
     monkeypatch.setattr(FrameJob, "run", run)
-    job = FrameJob(None, "cpu", 1.0, (40, 60), (40, 60))
+    job, stack = FrameJob(None, "cpu", 1.0, (40, 60), (40, 60)), frames(3)
+    stack[1] = 0  # left out before
     with pytest.raises(ValueError, match=r"no frame of .* could be computed; .*MemoryError: too much"):
-        find_in_all_frames(as_movie(frames(3), pixel_size=1.0), job, FrameResults(None, {}), None, False)
+        find_in_all_frames(as_movie(stack, pixel_size=1.0), job, FrameResults(None, {}), None, False)
 
 
 def test_results_of_other_settings_are_not_taken(tmp_path):

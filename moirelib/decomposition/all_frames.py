@@ -168,9 +168,10 @@ def find_in_all_frames(movie: Movie, job: FrameJob, results: FrameResults, sched
             particles += len(found.particles)
             bar.set_postfix(particles=particles, refresh=False)
             bar.update()
-    if len(failed) == len(names):
-        raise ValueError(f"no frame of {movie.name} could be computed; {failed[names[0]].why}")
-    return share_table(failed.get(name) or results.get(name) for name in names)
+    every = share_table(failed.get(name) or results.get(name) for name in names)
+    if failed and all(found.why for found in every):
+        raise ValueError(f"no frame of {movie.name} could be computed; {next(iter(failed.values())).why}")
+    return every
 
 
 def list_jobs(movie, names, job, results, learnt, bar) -> Iterator[tuple[str, FrameJob, np.ndarray]]:

@@ -47,7 +47,7 @@ def read_picture(path: Path) -> StoredImage:
     """A picture or an animation, which carry no scale."""
     with Image.open(path) as picture:
         (width, height), n, mode = picture.size, getattr(picture, "n_frames", 1), picture.mode
-        if picture.format == "PNG" and mode not in _GREY_TYPES and path.read_bytes()[24:25] == b"\x10":
+        if picture.format == "PNG" and mode not in _GREY_TYPES and np.fromfile(path, np.uint8, 1, offset=24)[0] == 16:
             raise UnusableFile(f"{path.name} holds 16-bit colours; save it as a 16-bit grey PNG or TIFF")
         milliseconds = picture.info.get("duration", 0) if n > 1 else 0
     shape, dtype = (n, height, width), np.dtype(_GREY_TYPES.get(mode, "uint8"))

@@ -43,7 +43,7 @@ from scipy.spatial import cKDTree
 
 import moirelib
 from moirelib import data, plot
-from moirelib.crystal import estimate_motion, find_lattice, hexagonal_lattice, match
+from moirelib.crystal import Motion, estimate_motion, find_lattice, hexagonal_lattice, match
 from moirelib.decomposition import (
     WORKING_DIAMETER,
     FrameFit,
@@ -607,15 +607,15 @@ plt.show()
 first = find(images[0], centers[0], WORKING_DIAMETER)
 shared = SharedByFrames(first.imaging, layers=first.particles["layer"].nunique())
 tables = [
-    find(image, peaks, WORKING_DIAMETER, shared).particles
-    for image, peaks in zip(images, centers, strict=True)
+    find(image, peaks, WORKING_DIAMETER, shared).particles.assign(frame=t)
+    for t, (image, peaks) in enumerate(zip(images, centers, strict=True))
 ]
 
 
-def in_nm(table, t):
+def in_nm(table):
     """Positions in pixels of the movie and in nm; pixel centres are at integers in both."""
     scale = nm / movie.pixel_size  # movie pixels per working pixel
-    table = table.assign(frame=t, **{c: (table[c] + 0.5) * scale - 0.5 for c in "yx"})
+    table = table.assign(**{c: (table[c] + 0.5) * scale - 0.5 for c in "yx"})
     table = table.assign(**{f"{c}_nm": table[c] * movie.pixel_size for c in "yx"})
     widths = ("y_std", "x_std", "diameter", "diameter_std")
     return table.assign(**{f"{c}_nm": table[c] * nm for c in widths})
@@ -626,12 +626,12 @@ diameter = truth["diameter_nm"].median()
 field = np.array(movie.shape[1:]) * movie.pixel_size
 true_first = truth[truth["frame"] == 0]
 unfitted = dict(y_std=0, x_std=0, diameter=WORKING_DIAMETER, diameter_std=0)
-from_network = assign_layers(located.assign(**unfitted), WORKING_DIAMETER)[0]
+from_network = assign_layers(located.assign(frame=0, **unfitted), WORKING_DIAMETER)[0]
 steps = {
-    "network, layers by lattices": in_nm(from_network, 0),
-    "find: completed and fitted": in_nm(tables[0], 0),
+    "network, layers by lattices": in_nm(from_network),
+    "find: completed and fitted": in_nm(tables[0]),
     "the same, crystal included": in_nm(
-        tables[0].assign(y=tables[0]["y_likeliest"], x=tables[0]["x_likeliest"]), 0
+        tables[0].assign(y=tables[0]["y_likeliest"], x=tables[0]["x_likeliest"])
     ),
 }
 scored = pd.DataFrame(
@@ -718,16 +718,18 @@ for t in range(8):
     wrong = rng.random(len(true)) < 0.15
     seen = seen.assign(channel=(true["layer"] - 1 + wrong) % 2, score=1.0, true=true["layer"])
     seen = seen[rng.random(len(true)) > missing].reset_index(drop=True)
-    named = assign_layers(seen, width)[0]
+    named = assign_layers(seen, width)[0].assign(frame=t)
     named_frames.append(named.assign(layer=3 - named["layer"]) if t == 5 else named)
-voted, exchanged = vote(named_frames, width)
-for name, group in (("each frame alone", named_frames), ("after the vote", voted)):
-    print(f"{name:17}", [round(float(np.mean(f["layer"] == f["true"])), 3) for f in group])
+named = pd.concat(named_frames, ignore_index=True)
+voted, exchanged = vote(named, width, [Motion()] * 8)  # in a specimen at rest
+for name, group in (("each frame alone", named), ("after the vote", voted)):
+    right = (group["layer"] == group["true"]).groupby(group["frame"]).mean()
+    print(f"{name:17}", right.round(3).to_list())
 print("names exchanged back in frames", np.flatnonzero(exchanged))
 
 # %%
-voted, exchanged = vote(tables, WORKING_DIAMETER)
-table = pd.concat([in_nm(f, t) for t, f in enumerate(voted)], ignore_index=True)
+together = pd.concat(tables, ignore_index=True)
+table = in_nm(vote(together, WORKING_DIAMETER, [Motion()] * frames)[0])
 columns = (
     "frame layer layer_confidence score y_nm x_nm y_std_nm x_std_nm diameter_nm diameter_std_nm"
 )

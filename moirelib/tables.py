@@ -4,10 +4,12 @@ import codecs
 import re
 import warnings
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 PARTICLE_COLUMNS = ("frame", "layer", "y_nm", "x_nm")  # what an analysis of single frames needs; lengths in nm
 #: What an analysis of motion needs; ``particle`` is the track's number, -1 where there is none.
@@ -64,6 +66,11 @@ def layers_by_frame(particles: pd.DataFrame) -> Iterator[tuple[int, dict[int, np
     """Frame number, and positions (n, 2) of each layer in it as (y, x) in nm, in rising order of the frames."""
     for frame, rows in check_particles(particles, PARTICLE_COLUMNS).groupby("frame"):
         yield int(frame), {int(k): own[["y_nm", "x_nm"]].to_numpy() for k, own in rows.groupby("layer")}
+
+
+def rows_of_frames(frame: ArrayLike, frames: int) -> list[slice]:
+    """Rows of each of so many frames, from 0 on, in a table of rising ``frame``."""
+    return [slice(*ends) for ends in pairwise(np.searchsorted(frame, np.arange(frames + 1)).tolist())]
 
 
 MOST_FRAMES = 10**7  # by hand: a day at 100 frames a second; analyses make room for all frames up to the last one

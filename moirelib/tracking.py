@@ -23,9 +23,10 @@ def link_places(
         ``search_range``, shortened by the factor ``step``.
     """
     trackpy.quiet()
-    crowded = {"adaptive_stop": narrowest * search_range, "adaptive_step": step}
+    how = {"adaptive_stop": narrowest * search_range, "adaptive_step": step, "memory": memory}
+    how["link_strategy"] = "recursive"  # numba's would first be compiled, which takes 55 MB and some seconds
     columns = [c for c in places if c != "frame"]
-    return trackpy.link(places, search_range, memory=memory, pos_columns=columns, **crowded)["particle"]
+    return trackpy.link(places, search_range, pos_columns=columns, **how)["particle"]
 
 
 def link_particles(

@@ -13,6 +13,7 @@ import moirelib
 from moirelib import data
 from moirelib.crystal import Lattice, hexagonal_lattice
 from moirelib.decomposition import COLUMNS, Found, build_unet, decompose, pipeline, save_weights, summary
+from moirelib.decomposition.frame_results import FoundInFrames
 from moirelib.movies import Movie
 from moirelib.output import output_folder
 from moirelib.validation import score_particles, semi_real_moire
@@ -313,7 +314,7 @@ def decompose_computed(monkeypatch):
     def run(*frames):
         monkeypatch.setattr(pipeline, "estimate_size_and_polarity", lambda frames, model, diameter: (16.0, 1.0))
         monkeypatch.setattr(pipeline, "find_working_shape", lambda shape, diameter: (192, 192))
-        monkeypatch.setattr(pipeline, "find_in_all_frames", lambda *_: list(frames))
+        monkeypatch.setattr(pipeline, "find_in_all_frames", lambda *_: FoundInFrames.join(frames))
         images = np.random.default_rng(0).normal(100, 5, (len(frames), 192, 192))
         return decompose(images, pixel_size=1.0, device="cpu")
 

@@ -11,7 +11,7 @@ from moirelib.crystal import Lattice
 from moirelib.decomposition import Found, Imaging
 from moirelib.decomposition.all_frames import FrameJob, choose_shared, find_image, find_in_all_frames
 from moirelib.decomposition.frame_checks import check_frame, find_doubtful, leave_noise_out
-from moirelib.decomposition.frame_results import FrameResults, read_found, share_table, write_found
+from moirelib.decomposition.frame_results import FoundInFrames, FrameResults, read_found, write_found
 from moirelib.decomposition.layer_count import SharedByFrames
 from moirelib.movies import as_movie, cut_movie
 
@@ -99,24 +99,24 @@ def test_frames_with_suspiciously_few_particles_are_doubtful():
 def test_a_frame_without_a_sure_particle_is_left_out_where_others_hold_many():
     movie, noise = [found(20), found(20), found(20)], found(4)
     noise.particles["score"] = 0.1
-    kept = leave_noise_out([movie[0], noise, *movie[1:]])
-    assert [one.why[:26] for one in kept] == ["", "frame 1 holds only noise: ", "", ""]
-    assert (len(kept[1].particles), kept[1].lattices) == (0, [[], []])
-    few = [found(5), noise, found(5)]  # says nothing in a movie of few particles
-    assert leave_noise_out(few) == few
+    kept = leave_noise_out(FoundInFrames.join([movie[0], noise, *movie[1:]]))
+    assert [why[:26] for why in kept.why] == ["", "frame 1 holds only noise: ", "", ""]
+    assert (kept.counts().tolist(), kept.used.tolist(), kept.lattices[1]) == ([20, 0, 20, 20], [0, 2, 3], [[], []])
+    few = FoundInFrames.join([found(5), noise, found(5)])  # says nothing in a movie of few particles
+    assert leave_noise_out(few) is few
 
 
 def test_particles_of_all_frames_lie_in_one_table():
     empty = Found(pd.DataFrame(), [[], []], None, "frame 1 is black")
-    shared = share_table([found(5), empty, found(3)])
-    assert [len(one.particles) for one in shared] == [5, 0, 3]
-    assert shared[1].why == empty.why
-    for one, n in ((shared[0], 5), (shared[2], 3)):
+    joined = FoundInFrames.join([found(5), empty, found(3)])
+    assert joined.counts().tolist() == [5, 0, 3]
+    assert joined.why == ["", empty.why, ""]
+    assert joined.particles["layer"].dtype == int
+    for t, n in ((0, 5), (2, 3)):
+        one = joined.particles[joined.particles["frame"] == t]
         for name in ("layer", "y", "x", "score"):
-            np.testing.assert_array_equal(one.particles[name], found(n).particles[name])
-        assert one.lattices == found(n).lattices
-        assert one.particles["layer"].dtype == int
-    assert np.shares_memory(shared[0].particles["y"].to_numpy(), shared[2].particles["y"].to_numpy().base)
+            np.testing.assert_array_equal(one[name], found(n).particles[name])
+        assert joined.lattices[t] == found(n).lattices
 
 
 def found(n=5):
@@ -155,12 +155,10 @@ def test_a_frame_that_fails_ends_no_run_and_is_tried_again(tmp_path, monkeypatch
     job, results = FrameJob(None, "cpu", 1.0, (40, 60), (40, 60)), FrameResults(tmp_path / "kept", {})
     monkeypatch.setattr(FrameJob, "run", run)
     computed = find_in_all_frames(movie, job, results, None, False)
-    assert [one.why for one in computed if one.why] == [
-        "its particles could not be found (ZeroDivisionError: no such luck)"
-    ]
-    assert [len(one.particles) for one in computed] == [6, 6, 0, 6, 6]
+    assert computed.why == ["", "", "its particles could not be found (ZeroDivisionError: no such luck)", "", ""]
+    assert computed.counts().tolist() == [6, 6, 0, 6, 6]
     tried, broken = [], False
-    assert [len(one.particles) for one in find_in_all_frames(movie, job, results, None, False)] == [6] * 5
+    assert find_in_all_frames(movie, job, results, None, False).counts().tolist() == [6] * 5
     assert tried == [int(movie.frame(2)[0, 0])]
 
 

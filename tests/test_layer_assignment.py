@@ -8,7 +8,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 from scipy.special import expit, logit
 
-from moirelib.crystal import Lattice, extent, find_lattice, fold_hexagonal, hexagonal_lattice, moire_period
+from moirelib.crystal import Lattice, Motion, extent, find_lattice, fold_hexagonal, hexagonal_lattice, moire_period
 from moirelib.decomposition import Evidence, assign_layers, measure_motion, twist_note, vote
 from moirelib.decomposition.layer_evidence import Surroundings
 from moirelib.decomposition.overlapping_grains import split_in_two
@@ -269,7 +269,7 @@ def test_mistakes_are_where_confidence_is_low(judged):
 
 
 def movie(frames=6, wrong=0.05, confidence=0.9, drift=(0.0, 0.0), exchanged=(), seed=0):
-    """Tables of a base all over the field and an island, with a share of the particles in the wrong layer."""
+    """Particles of a base all over the field and an island, with a share of the particles in the wrong layer."""
     rng = np.random.default_rng(seed)
     base = crystal(7.0, 320.0) - 60.0  # reaches beyond the field of 200, which drifts over it
     island = hexagonal_lattice(SPACING, 19.0, (100.0, 100.0), 60.0)
@@ -280,56 +280,59 @@ def movie(frames=6, wrong=0.05, confidence=0.9, drift=(0.0, 0.0), exchanged=(), 
         seen = np.flatnonzero(np.all((here > 0) & (here < 200), axis=1))
         layer = np.where(rng.random(len(seen)) < wrong, 3 - truth[seen], truth[seen])
         layer = 3 - layer if t in exchanged else layer
-        table = pd.DataFrame({"y": here[seen, 0], "x": here[seen, 1], "score": 0.9, "layer": layer, "grain": layer - 1})
+        table = pd.DataFrame({"frame": t, "y": here[seen, 0], "x": here[seen, 1], "score": 0.9, "layer": layer})
         tables.append(table.assign(layer_confidence=confidence, truth=truth[seen], identity=seen))
-    return tables
+    return pd.concat(tables, ignore_index=True)
 
 
-def wrong_share(tables):
-    tables = pd.concat(tables)
-    return np.mean(tables["layer"] != tables["truth"])
+def wrong_share(table):
+    return np.mean(table["layer"] != table["truth"])
+
+
+def rest(frames):
+    return [Motion()] * frames
+
+
+def follow(table, frames):
+    return measure_motion(table, frames, D, (200, 200)).since_first
 
 
 @pytest.mark.parametrize("exchanged", [(), (1, 4), (0, 1, 2, 4)])
 def test_names_are_aligned_over_frames(exchanged):
-    voted, said = vote(movie(exchanged=exchanged), D)
+    voted, said = vote(movie(exchanged=exchanged), D, rest(6))
     assert said == [t in exchanged for t in range(6)]
     assert wrong_share(voted) < 0.01
 
 
 @pytest.mark.parametrize("drift", [(0.0, 0.0), (5.0, 2.0)])
 def test_a_mistake_in_one_frame_is_corrected_by_the_track(drift):
-    tables = movie(wrong=0.0, drift=drift)
-    shown = set.intersection(*(set(table["identity"]) for table in tables))
-    alone = tables[3].index[tables[3]["identity"].isin(shown)][::9]
-    tables[3].loc[alone, ["layer", "grain"]] = 3 - tables[3].loc[alone, "layer"].to_numpy()[:, None] - [0, 1]
-    assert wrong_share(tables) > 0.005
-    voted, _ = vote(tables, D, measure_motion(tables, D, (200, 200)).since_first)
-    assert wrong_share(voted) == 0
-    assert (voted[3].loc[voted[3]["identity"].isin(tables[3].loc[alone, "identity"]), "grain"] == -1).all()
-    assert (voted[2]["grain"] == voted[2]["layer"] - 1).all()
+    table = movie(wrong=0.0, drift=drift)
+    seen = table.groupby("identity")["frame"].transform("size")
+    alone = table.index[(table["frame"] == 3) & (seen == 6)][::9]
+    table.loc[alone, "layer"] = 3 - table.loc[alone, "layer"]
+    assert wrong_share(table) > 0.005
+    assert wrong_share(vote(table, D, follow(table, 6))[0]) == 0
 
 
 def test_a_drifting_movie_is_followed_over_more_than_a_spacing():
-    tables = movie(frames=10, drift=(5.0, 2.0), exchanged=(3, 7))
-    voted, said = vote(tables, D, measure_motion(tables, D, (200, 200)).since_first)
+    table = movie(frames=10, drift=(5.0, 2.0), exchanged=(3, 7))
+    voted, said = vote(table, D, follow(table, 10))
     assert said == [t in (3, 7) for t in range(10)]
     assert wrong_share(voted) < 0.3 * wrong_share(movie(frames=10, drift=(5.0, 2.0)))
 
 
 @pytest.mark.parametrize("empty", [0, 2, 5])
 def test_empty_frames_are_survived(empty):
-    tables = movie(wrong=0.0, exchanged=(3,))
-    tables[empty] = assign_layers(pd.DataFrame({"channel": [], "y": [], "x": [], "score": []}), D)[0]
-    voted, _ = vote(tables, D)
-    assert [len(table) for table in voted] == [len(table) for table in tables]
-    assert wrong_share([table for table in voted if len(table)]) == 0
+    table = movie(wrong=0.0, exchanged=(3,))
+    table = table[table["frame"] != empty]
+    voted, _ = vote(table, D, rest(6))
+    assert np.bincount(voted["frame"]).tolist() == np.bincount(table["frame"]).tolist()
+    assert wrong_share(voted) == 0
 
 
 def test_a_movie_without_particles_stays_empty():
-    nothing = assign_layers(pd.DataFrame({"channel": [], "y": [], "x": [], "score": []}), D)[0]
-    voted, said = vote([nothing, nothing], D)
-    assert [len(table) for table in voted] == [0, 0]
+    voted, said = vote(movie().iloc[:0], D, rest(2))
+    assert len(voted) == 0
     assert said == [False, False]
 
 
@@ -338,14 +341,14 @@ def test_votes_of_one_track_share_their_ambiguities():
     for frames in (1, 5, 20):
         points = crystal(7.0, 200.0)
         table = pd.DataFrame({"y": points[:, 0], "x": points[:, 1], "score": 0.9, "layer": 1, "layer_confidence": 0.8})
-        voted, _ = vote([table] * frames, D)
+        table = pd.concat([table.assign(frame=t) for t in range(frames)], ignore_index=True)
+        voted, _ = vote(table, D, rest(frames))
         expected = expit(logit(0.8) * 2 * frames / (frames + 1))
-        np.testing.assert_allclose(pd.concat(voted)["layer_confidence"], expected, rtol=1e-6)
+        np.testing.assert_allclose(voted["layer_confidence"], expected, rtol=1e-6)
 
 
 def test_layer_1_reaches_furthest_over_the_whole_movie():
-    tables = movie(wrong=0.0, exchanged=range(6))
-    voted, said = vote(tables, D)
+    voted, said = vote(movie(wrong=0.0, exchanged=range(6)), D, rest(6))
     assert said == [True] * 6
     assert wrong_share(voted) == 0
 

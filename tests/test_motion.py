@@ -66,24 +66,23 @@ def test_motions_add_up_and_go_back():
     np.testing.assert_allclose(one.inverse().apply(one.apply(points)), points)
 
 
-def tables(rng, steps, slide=(0.0, 0.0), empty=()):
-    """Particle tables of a specimen whose layer 2 also slides on layer 1."""
+def make_movie(rng, steps, slide=(0.0, 0.0), empty=()):
+    """Particles of all frames of a specimen whose layer 2 also slides on layer 1."""
     layers, frames = specimen(rng), []
     for t, shift in enumerate(np.cumsum(steps, axis=0)):
         seen = []
         for k, points in enumerate(layers, start=1):
             moved = shift + (t * np.array(slide) if k == 2 else 0)
             here = view([points], Motion(shift=complex(moved[1], moved[0])), rng)
-            seen.append(pd.DataFrame({"layer": k, "y": here[:, 0], "x": here[:, 1]}))
-        table = pd.concat(seen, ignore_index=True)
-        frames.append(table.iloc[:0] if t in empty else table)
-    return frames
+            seen.append(pd.DataFrame({"frame": t, "layer": k, "y": here[:, 0], "x": here[:, 1]}))
+        frames += seen if t not in empty else []
+    return pd.concat(frames, ignore_index=True)
 
 
 def test_motion_adds_up_over_a_movie_with_a_jump_and_an_empty_frame():
     steps = np.array([(0.0, 0.0), (7.0, 3.0), (7.0, 3.0), (-45.0, 20.0), (7.0, 3.0)])
-    movie = tables(np.random.default_rng(4), steps, empty=(2,))
-    motion = measure_motion(movie, 12.0, SHAPE)
+    movie = make_movie(np.random.default_rng(4), steps, empty=(2,))
+    motion = measure_motion(movie, len(steps), 12.0, SHAPE)
     assert motion.undecided == ()
     for t, shift in enumerate(np.cumsum(steps, axis=0)):
         if t != 2:
@@ -93,10 +92,11 @@ def test_motion_adds_up_over_a_movie_with_a_jump_and_an_empty_frame():
 
 def test_a_layer_that_slides_on_the_other_rests_once_its_own_motion_is_off():
     steps = np.array([(0.0, 0.0), *[(7.0, 3.0)] * 5])
-    movie = tables(np.random.default_rng(5), steps, slide=(0.4, -0.3))
-    movie = take_motion_off(movie, measure_motion(movie, 12.0, SHAPE), SHAPE)
+    movie = make_movie(np.random.default_rng(5), steps, slide=(0.4, -0.3))
+    movie = take_motion_off(movie, measure_motion(movie, len(steps), 12.0, SHAPE), SHAPE)
     for layer in (1, 2):
-        first, last = (table.loc[table["layer"] == layer, ["y_still", "x_still"]].to_numpy() for table in movie[::5])
+        mine = movie[movie["layer"] == layer]
+        first, last = (mine.loc[mine["frame"] == t, ["y_still", "x_still"]].to_numpy() for t in (0, 5))
         apart = np.abs(first[:, None] - last[None]).max(axis=2).min(axis=1)
         inner = np.all((first > 60) & (first < 228), axis=1)
         assert np.quantile(apart[inner], 0.9) < 0.12 * SPACING

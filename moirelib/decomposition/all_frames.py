@@ -24,7 +24,7 @@ from ..data import weights_path
 from ..movies.movie import Movie
 from .frame import Found, find
 from .frame_checks import check_frame
-from .frame_results import FrameResults, share_table
+from .frame_results import FoundInFrames, FrameResults
 from .layer_count import SharedByFrames, has_unlike_lattices
 from .network import WORKING_DIAMETER, load_weights, predict, resample
 
@@ -147,13 +147,13 @@ def describe_run(movie: Movie, job: FrameJob) -> dict:
     return about | {"layers": job.shared.layers}
 
 
-def find_in_all_frames(movie: Movie, job: FrameJob, results: FrameResults, scheduler, progress: bool) -> list[Found]:
+def find_in_all_frames(movie: Movie, job: FrameJob, results: FrameResults, scheduler, progress: bool) -> FoundInFrames:
     """Particles of all frames; those of frames that were computed before are taken from the results."""
     from tqdm import tqdm
 
     if len(movie) == 1:
         _, image, corner = find_image(movie, 0)
-        return [replace(job, corner=corner).run(image)]
+        return FoundInFrames.join([replace(job, corner=corner).run(image)])
     look = {"total": len(movie), "disable": not progress, "desc": "decompose", "unit": "frame"}
     names, failed = [f"frame-{t:06d}" for t in range(len(movie))], {}
     finished = [len(results.get(name).particles) for name in names if results.has(name)]
@@ -168,8 +168,8 @@ def find_in_all_frames(movie: Movie, job: FrameJob, results: FrameResults, sched
             particles += len(found.particles)
             bar.set_postfix(particles=particles, refresh=False)
             bar.update()
-    every = share_table(failed.get(name) or results.get(name) for name in names)
-    if failed and all(found.why for found in every):
+    every = FoundInFrames.join(failed.get(name) or results.get(name) for name in names)
+    if failed and all(every.why):
         raise ValueError(f"no frame of {movie.name} could be computed; {next(iter(failed.values())).why}")
     return every
 

@@ -1,11 +1,11 @@
 """Which frames of a movie hold an image: borders are cut off, broken frames left out (chapter 11, "Your movie")."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from ..movies.movie import Movie
-from .frame import Found
+from .frame_results import FoundInFrames
 from .layer_count import LayerCountRules
 
 # Set by hand: what is left of a frame must show a lattice.
@@ -62,17 +62,16 @@ def find_inner(varied: np.ndarray) -> slice:
     return slice(int(inside[0]), int(inside[-1]) + 1) if len(inside) else slice(0, 0)
 
 
-def leave_noise_out(frames: list[Found]) -> list[Found]:
+def leave_noise_out(found: FoundInFrames) -> FoundInFrames:
     """The frames of a movie; one without a sure particle is left out where the usual frame holds `ENOUGH` of them."""
-    sure = {t: int((f.particles["score"] >= LayerCountRules.sure).sum()) for t, f in enumerate(frames) if not f.why}
-    usual = float(np.median(list(sure.values()))) if sure else 0.0
+    particles, used = found.particles, found.used
+    frame_of_sure = particles.loc[particles["score"] >= LayerCountRules.sure, "frame"]
+    sure = np.bincount(frame_of_sure, minlength=len(found.why))[used]
+    usual = float(np.median(sure)) if len(used) else 0.0
+    if usual < ENOUGH:
+        return found
     why = "frame {} holds only noise: none of its particles is sure, while the usual frame holds {:.0f} that are"
-    return [
-        replace(found, particles=found.particles.iloc[:0], lattices=[[], []], why=why.format(t, usual))
-        if usual >= ENOUGH and sure.get(t) == 0
-        else found
-        for t, found in enumerate(frames)
-    ]
+    return found.leave_out({int(t): why.format(t, usual) for t in used[sure == 0]})
 
 
 def find_doubtful(counts: dict[int, int]) -> list[int]:

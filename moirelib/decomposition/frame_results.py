@@ -1,24 +1,24 @@
 """Keep what was found in each frame, so that a run that was stopped goes on (chapter 11, "Your movie")."""
 
+from __future__ import annotations
+
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterable
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from ..crystal.lattice import Lattice
-from .frame import Found
+from .frame import LIKELIEST, Found
 from .profile_and_blur import Imaging
 
 #: Columns of `Found.particles` that are needed once all frames are computed.
-NEEDED = (
-    "layer y x diameter y_std x_std diameter_std score layer_confidence y_likeliest x_likeliest diameter_likeliest"
-).split()
+NEEDED = [*LIKELIEST, *(f"{name}_likeliest" for name in LIKELIEST), "diameter_std", "score", "layer_confidence", "layer"]
 
 
 class FrameResults:
@@ -53,19 +53,44 @@ class FrameResults:
         write_whole(self.folder / f"{name}.npz", lambda part: write_found(part, found))
 
 
-def share_table(frames: Iterable[Found]) -> list[Found]:
-    """The same frames; their particles, of which the columns `NEEDED` are kept, are parts of one table.
+@dataclass(frozen=True)
+class FoundInFrames:
+    """What was found in all frames of a movie, in one table: thousands of tables take several times the memory."""
 
-    Thousands of tables take several times the memory.
-    """
-    numbers, rest, none = [], [], pd.DataFrame()
-    for found in frames:
-        numbers.append(found.particles.reindex(columns=NEEDED).to_numpy(float))
-        rest.append(replace(found, particles=none))
-    ends = np.cumsum([0, *map(len, numbers)])
-    table = pd.DataFrame(np.concatenate(numbers), columns=NEEDED)
-    table = table.assign(layer=table["layer"].astype(int))
-    return [replace(found, particles=table.iloc[slice(*ends[t : t + 2])]) for t, found in enumerate(rest)]
+    particles: pd.DataFrame  # ``frame``, in rising order, and the columns `NEEDED`
+    lattices: list[list[list[Lattice]]]  # of each frame and layer, largest grain first
+    why: list[str]  # why a frame was left out; empty where it was not
+
+    @classmethod
+    def join(cls, frames: Iterable[Found]) -> FoundInFrames:
+        """Gather the frames of a movie, in their order."""
+        numbers: list[np.ndarray] = []
+        lattices: list[list[list[Lattice]]] = []
+        why: list[str] = []
+        for found in frames:
+            numbers.append(found.particles.reindex(columns=NEEDED).to_numpy(float))
+            lattices.append(found.lattices)
+            why.append(found.why)
+        table = pd.DataFrame(np.concatenate(numbers), columns=NEEDED)
+        frame = np.repeat(np.arange(len(numbers)), [len(rows) for rows in numbers])
+        return cls(table.assign(layer=table["layer"].astype(int), frame=frame), lattices, why)
+
+    @property
+    def used(self) -> np.ndarray:
+        """Numbers of the frames that were not left out."""
+        return np.flatnonzero([not why for why in self.why])
+
+    def counts(self) -> np.ndarray:
+        """Particles of every frame."""
+        return np.bincount(self.particles["frame"], minlength=len(self.why))
+
+    def leave_out(self, why: dict[int, str]) -> FoundInFrames:
+        """The same without the particles of some frames, by the reasons for it."""
+        particles = self.particles[~self.particles["frame"].isin(list(why))]
+        lattices, said = list(self.lattices), list(self.why)
+        for t, reason in why.items():
+            lattices[t], said[t] = [[], []], reason
+        return FoundInFrames(particles, lattices, said)
 
 
 def write_whole(path: Path, write) -> None:

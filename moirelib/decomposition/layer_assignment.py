@@ -157,12 +157,17 @@ def tabulate_one_layer(particles, grains: list[Grain], around: Surroundings) -> 
 
 def drop_doubles(table, diameter) -> pd.DataFrame:
     """Keep the better of two particles of one layer that are closer than half a diameter."""
-    keep = np.ones(len(table), bool)
     quality = (table["score"] * table["layer_confidence"]).to_numpy()
-    points, layer = table[["y", "x"]].to_numpy(), table["layer"].to_numpy()
+    keep = find_better(table[["y", "x"]].to_numpy(), table["layer"].to_numpy(), quality, diameter)
+    return (table if keep.all() else table[keep]).reset_index(drop=True)
+
+
+def find_better(points, layer, quality, diameter) -> np.ndarray:
+    """Whether each particle is kept (n,), where of two that one layer cannot hold the one of better quality is."""
+    keep = np.ones(len(points), bool)
     pairs = cKDTree(points).query_pairs(DOUBLE_REACH * diameter, output_type="ndarray")
     pairs = pairs[layer[pairs[:, 0]] == layer[pairs[:, 1]]]
     for i, j in pairs[np.argsort(-quality[pairs].max(axis=1), kind="stable")]:
         if keep[i] and keep[j]:
             keep[i if quality[i] < quality[j] else j] = False
-    return (table if keep.all() else table[keep]).reset_index(drop=True)
+    return keep

@@ -10,6 +10,7 @@ import pandas as pd
 
 from ..crystal.motion import Motion, estimate_motion
 from ..crystal.neighbours import typical_spacing
+from ..tables import rows_of_frames
 
 USUAL = 5  # frames over which the usual step is taken; a jump among them is none
 TRUST = 50.0  # log-likelihood; a layer moves by lattice vectors of its own only where nothing else is possible
@@ -32,34 +33,35 @@ class MovieMotion:
 
 
 def measure_motion(
-    tables: list[pd.DataFrame], diameter: float, shape: tuple[float, float], progress: bool = False
+    particles: pd.DataFrame, frames: int, diameter: float, shape: tuple[float, float], progress: bool = False
 ) -> MovieMotion:
     """Motion of the specimen from the particles of all layers together, found step by step.
 
-    Takes the frames' tables with ``layer``, ``y, x``, the expected diameter, and height and width of the frames, all in
-    working px.
+    Takes the particles of so many frames, in one table with ``frame``, from 0 and in rising order, ``layer``, ``y, x``;
+    the expected diameter, and height and width of the frames, all in working px.
     """
-    places = [table[["y", "x"]].to_numpy() for table in tables]
-    spacings = [typical_spacing(yx, table["layer"], diameter) for yx, table in zip(places, tables, strict=True)]
-    spacing = float(np.median(spacings)) if spacings else diameter
+    rows, yx = rows_of_frames(particles["frame"], frames), particles[["y", "x"]].to_numpy()
+    layer = particles["layer"].to_numpy()
+    spacing = float(np.median([typical_spacing(yx[now], layer[now], diameter) for now in rows]))
+    places = [yx[now] for now in rows]
     since_first, steps, undecided = follow_steps(places, spacing, shape, None, "motion" if progress else "")
     return MovieMotion(since_first, steps, spacing, undecided)
 
 
-def take_motion_off(tables, motion: MovieMotion, shape, progress: bool = False) -> list[pd.DataFrame]:
-    """The tables with ``y_still, x_still``: where particles would be if their layer had not moved since the start.
+def take_motion_off(particles: pd.DataFrame, motion: MovieMotion, shape, progress: bool = False) -> pd.DataFrame:
+    """The table with ``y_still, x_still``: where particles would be if their layer had not moved since the start.
 
     Layers slide on each other: each layer's own steps are looked for near those of the specimen.
     """
-    tables = [table.assign(y_still=table["y"], x_still=table["x"]) for table in tables]
-    for layer in (1, 2):
-        mine = [(table["layer"] == layer).to_numpy() for table in tables]
-        places = [table.loc[rows, ["y", "x"]].to_numpy() for table, rows in zip(tables, mine, strict=True)]
+    yx = particles[["y", "x"]].to_numpy()
+    still = yx.copy()
+    for layer, mine in particles.groupby("layer").indices.items():
+        frames = rows_of_frames(particles["frame"].to_numpy()[mine], len(motion.steps))
+        places = [yx[mine[now]] for now in frames]
         bar = f"motion of layer {layer}" if progress else ""
         since_first = follow_steps(places, motion.spacing, shape, motion.steps, bar)[0]
-        for table, rows, yx, moved in zip(tables, mine, places, since_first, strict=True):
-            table.loc[rows, ["y_still", "x_still"]] = moved.inverse().apply(yx)
-    return tables
+        still[mine] = np.concatenate([moved.inverse().apply(p) for p, moved in zip(places, since_first, strict=True)])
+    return particles.assign(y_still=still[:, 0], x_still=still[:, 1])
 
 
 def follow_steps(places, spacing, shape, known: list[Motion] | None, bar: str):

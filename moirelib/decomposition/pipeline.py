@@ -15,9 +15,9 @@ from ..movies.reading import as_movie
 from ..output import output_folder
 from ..tracking import link_particles
 from .all_frames import FrameJob, describe_run, find_in_all_frames, look_at
-from .frame import LIKELIEST, Found
+from .frame import LIKELIEST
 from .frame_checks import leave_noise_out
-from .frame_results import FrameResults
+from .frame_results import FoundInFrames, FrameResults
 from .layer_count import SharedByFrames
 from .layer_voting import vote
 from .movie_motion import MovieMotion, measure_motion, take_motion_off
@@ -145,11 +145,10 @@ def decompose(
     shared, file = SharedByFrames(layers=layers, given=layers is not None), None if weights is None else str(weights)
     job = FrameJob(file, device, polarity, movie.shape[1:], working, shared=shared)
     results = FrameResults(checkpoint, describe_run(movie, job))
-    frames = leave_noise_out(find_in_all_frames(movie, job, results, scheduler, progress))
-    left_out = [{"frame": t, "why": found.why} for t, found in enumerate(frames) if found.why]
-    counts = {t: len(found.particles) for t, found in enumerate(frames) if not found.why}
-    particles, lattices, motion = follow_layers(frames, working, problems, progress and len(movie) > 1)
-    del frames  # from here on, one table is held
+    found = leave_noise_out(find_in_all_frames(movie, job, results, scheduler, progress))
+    left_out = [{"frame": t, "why": why} for t, why in enumerate(found.why) if why]
+    counts = dict(zip(found.used.tolist(), found.counts()[found.used].tolist(), strict=True))
+    particles, lattices, motion = follow_layers(found, working, problems, progress and len(movie) > 1)
     drawn = draw_layers(particles, working, movie.shape)
     # Size of a working pixel in nm; the two axes differ by rounding only.
     nm = movie.pixel_size * np.sqrt(np.prod(movie.shape[1:]) / np.prod(working))
@@ -162,26 +161,25 @@ def decompose(
     return Decomposition(drawn, particles, summary, movie)
 
 
-def follow_layers(frames: list[Found], working, problems: list[str], progress: bool):
+def follow_layers(found: FoundInFrames, working, problems: list[str], progress: bool):
     """Particles of all frames, their layers made consistent over the movie; lattices of every frame; the motion.
 
     Particles have ``frame`` and ``y_still, x_still``, where they would be if their layer had not moved since the first
     frame (working px). If the motion or the vote fails, frames are as they were found.
     """
-    used = [t for t, found in enumerate(frames) if not found.why]
-    tables = [frames[t].particles for t in used]
-    still, lost = MovieMotion.none(len(tables)), "The specimen's motion is not taken off"
-    motion = keep_going(problems, lost, still, lambda: measure_motion(tables, WORKING_DIAMETER, working, progress))
+    used, frames = found.used, len(found.used)
+    particles = found.particles.assign(frame=np.searchsorted(used, found.particles["frame"]))  # without gaps
+    still, lost = MovieMotion.none(frames), "The specimen's motion is not taken off"
+    diameter = WORKING_DIAMETER
+    motion = keep_going(problems, lost, still, lambda: measure_motion(particles, frames, diameter, working, progress))
     lost = "The layers are those of each frame by itself, not made consistent over the movie"
-    as_found = tables, [False] * len(tables)
-    tables, exchanged = keep_going(problems, lost, as_found, lambda: vote(tables, WORKING_DIAMETER, motion.since_first))
-    lattices = [frames[t].lattices[:: -1 if swap else 1] for t, swap in zip(used, exchanged, strict=True)]
-    lost = "The motion of each layer is not taken off"
-    tables = keep_going(problems, lost, tables, lambda: take_motion_off(tables, motion, working, progress))
-    particles = pd.concat(tables, ignore_index=True).assign(frame=np.repeat(used, [len(table) for table in tables]))
-    if "y_still" not in particles:
-        particles = particles.assign(y_still=particles["y"], x_still=particles["x"])
-    return particles, lattices, replace(motion, undecided=tuple(used[t] for t in motion.undecided))
+    as_found = particles, [False] * frames
+    voted, exchanged = keep_going(problems, lost, as_found, lambda: vote(particles, diameter, motion.since_first))
+    lattices = [found.lattices[t][:: -1 if swap else 1] for t, swap in zip(used, exchanged, strict=True)]
+    lost, unmoved = "The motion of each layer is not taken off", voted.assign(y_still=voted["y"], x_still=voted["x"])
+    voted = keep_going(problems, lost, unmoved, lambda: take_motion_off(voted, motion, working, progress))
+    undecided = tuple(used[list(motion.undecided)].tolist())
+    return voted.assign(frame=used[voted["frame"]]), lattices, replace(motion, undecided=undecided)
 
 
 def link_tracks(table: pd.DataFrame, search_range: float, problems: list[str]) -> pd.DataFrame:
@@ -219,7 +217,7 @@ def convert_to_nm(particles: pd.DataFrame, working, movie, nm: float) -> pd.Data
 def draw_layers(particles: pd.DataFrame, working, shape) -> da.Array:
     """Layer movies (t, 2, y, x), each image drawn when it is looked at; parameters as for `render_layer`."""
     outlines = particles[[f"{name}_likeliest" for name in ("y", "x", "diameter")]]
-    rows = particles.reset_index().groupby(["frame", "layer"]).indices
+    rows = particles.groupby(["frame", "layer"]).indices
 
     def draw_block(block_id=None):
         t, k = block_id[:2]

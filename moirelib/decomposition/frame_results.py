@@ -18,7 +18,7 @@ from .frame import LIKELIEST, Found
 from .profile_and_blur import Imaging
 
 #: Columns of `Found.particles` that are needed once all frames are computed.
-NEEDED = [*LIKELIEST, *(f"{name}_likeliest" for name in LIKELIEST), "diameter_std", "score", "layer_confidence", "layer"]
+NEEDED = ["layer", "layer_confidence", "score", "diameter_std", *LIKELIEST, *(f"{c}_likeliest" for c in LIKELIEST)]
 
 
 class FrameResults:

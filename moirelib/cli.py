@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+UNFINISHED = "unfinished"  # folder of finished frames, in that of the results; gone once all movies are done
 _EXAMPLES = """\
 examples:
   moirelib decompose movie.dm4 --out movie_layers
@@ -176,10 +177,10 @@ def _decompose(args: argparse.Namespace) -> None:
     names = [os.path.splitext(os.path.basename(os.path.normpath(movie)))[0] for movie in args.movies]
     if len(set(names)) < len(names):
         raise ValueError(f"two movies have the same name ({', '.join(sorted(names))}); decompose them one by one")
-    failed = []
-    for movie, name in zip(args.movies, names, strict=True):
+    folders, failed = [os.path.join(args.out, name) if len(names) > 1 else args.out for name in names], []
+    for movie, out in zip(args.movies, folders, strict=True):
         try:
-            _decompose_one(args, movie, args.out if len(names) == 1 else os.path.join(args.out, name))
+            _decompose_one(args, movie, out)
         except Exception as error:  # any: the other movies are still to come
             if len(names) == 1:
                 raise
@@ -187,10 +188,12 @@ def _decompose(args: argparse.Namespace) -> None:
             print(f"moirelib: {movie}: {_describe_error(error)}", file=sys.stderr)
     if failed:
         raise ValueError(f"{len(failed)} of {len(names)} movies failed: {', '.join(failed)}")
+    for out in folders:  # until now, the same command would have computed no frame again
+        shutil.rmtree(os.path.join(out, UNFINISHED), ignore_errors=True)
 
 
 def _decompose_one(args: argparse.Namespace, path: str, out: str) -> None:
-    """Decompose one movie. Finished frames are kept in the folder ``unfinished`` until all is written."""
+    """Decompose one movie. Finished frames are kept in a folder `UNFINISHED` of its results."""
     from .decomposition.pipeline import decompose
     from .movies.movie import cut_movie
     from .movies.reading import read_movie
@@ -202,11 +205,10 @@ def _decompose_one(args: argparse.Namespace, path: str, out: str) -> None:
     for note in movie.notes:
         print(f"moirelib: {path}: {note}", file=sys.stderr)
     scheduler = args.scheduler if not args.scheduler or "://" in args.scheduler else f"tcp://{args.scheduler}"
-    where, kept = scheduler or args.device, os.path.join(out, "unfinished")
+    where, kept = scheduler or args.device, os.path.join(out, UNFINISHED)
     known = {"diameter": args.diameter, "layers": args.layers, "weights": args.weights}
     result = decompose(movie, **known, device=where, progress=True, checkpoint=kept)
     result.save(out)
-    shutil.rmtree(kept, ignore_errors=True)
     s = result.summary
     print(f"{s['frames']} frame(s), {s['particles']['layer_1']} + {s['particles']['layer_2']} particles -> {out}")
     print(s["note"])

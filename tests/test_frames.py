@@ -162,6 +162,17 @@ def test_a_frame_that_fails_ends_no_run_and_is_tried_again(tmp_path, monkeypatch
     assert tried == [int(movie.frame(2)[0, 0])]
 
 
+@pytest.mark.parametrize("broken", [b"", b"PK half a file", None])
+def test_a_finished_frame_that_cannot_be_read_is_computed_again(tmp_path, broken):
+    results = FrameResults(tmp_path / "kept", {})
+    for name in ("frame-000000", "frame-000001"):
+        results.put(name, found())
+    file = tmp_path / "kept" / "frame-000001.npz"
+    file.write_bytes(file.read_bytes()[:-200] if broken is None else broken)
+    results.drop_unreadable(["frame-000000", "frame-000001", "frame-000002"])
+    assert [results.has(f"frame-{t:06d}") for t in range(3)] == [True, False, False]
+
+
 def test_a_movie_of_which_every_frame_fails_is_an_error(monkeypatch):
     def run(job, image):
         raise MemoryError("too much")

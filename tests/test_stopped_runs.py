@@ -53,7 +53,7 @@ def test_a_black_frame_is_left_out_and_its_neighbours_are_linked(result):
 
 
 def files(folder):
-    return {file.name: file.read_bytes() for file in folder.iterdir()}
+    return {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
 
 
 @pytest.mark.slow
@@ -80,14 +80,23 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(movie, result, tmp_path, monkey
     assert len(pd.read_csv(tmp_path / "whole" / "particles.csv")) == len(result.particles)
 
 
-def test_several_movies_have_a_folder_each_and_one_failure_stops_no_other(movie, tmp_path, capsys):
+def test_several_movies_have_a_folder_each_and_one_failure_stops_no_other(movie, tmp_path, capsys, monkeypatch):
     write_layer_movie(tmp_path / "good.tif", movie[0][:1], PIXEL_SIZE)
     (tmp_path / "bad.tif").write_bytes(b"no picture")
     paths = [str(tmp_path / name) for name in ("bad.tif", "good.tif")]
-    assert main(["decompose", *paths, "--device", "cpu", "--out", str(tmp_path / "out"), "--roi", "0:80,0:80"]) == 2
+    command = ["decompose", *paths, "--device", "cpu", "--out", str(tmp_path / "out"), "--roi", "0:80,0:80"]
+    assert main(command) == 2
     assert "1 of 2 movies failed" in capsys.readouterr().err
-    assert (tmp_path / "out" / "good" / "particles.csv").is_file()
+    written = files(tmp_path / "out" / "good")
     assert not (tmp_path / "out" / "bad").exists()
+    # The same command computes no frame of the good one again, and leaves nothing but results once all are there.
+    run, edges = FrameJob.run, []
+    monkeypatch.setattr(FrameJob, "run", lambda job, image: edges.append(len(image)) or run(job, image))
+    write_layer_movie(tmp_path / "bad.tif", movie[0][1:2, :70, :70], PIXEL_SIZE)
+    assert main(command) == 0
+    assert edges == [70]
+    assert files(tmp_path / "out" / "good") == written
+    assert set(written) == {"layer_1.tif", "layer_2.tif", "particles.csv", "summary.json"}
 
 
 @pytest.mark.slow

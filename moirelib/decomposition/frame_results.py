@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -47,6 +48,14 @@ class FrameResults:
     def get(self, name: str) -> Found:
         """What was kept under a name."""
         return read_found(self.folder / f"{name}.npz")
+
+    def drop_unreadable(self, names: Iterable[str]) -> None:
+        """Forget what cannot be read, as after a power cut, so that it is computed again."""
+        for name in filter(self.has, names):
+            try:
+                self.get(name)
+            except (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile):
+                (self.folder / f"{name}.npz").unlink()
 
     def put(self, name: str, found: Found) -> None:
         """Keep what was found."""
@@ -112,7 +121,7 @@ def write_found(path: Path, found: Found) -> None:
 
 def read_found(path: Path) -> Found:
     """Read what `write_found` wrote; the same to the last bit."""
-    with np.load(path) as file:
+    with open(path, "rb") as raw, np.load(raw) as file:
         columns = {name.removeprefix("column "): file[name] for name in file.files if name.startswith("column ")}
         lattices = [[Lattice(*row[1:].tolist()) for row in file["lattices"] if row[0] == k] for k in (0, 1)]
         imaging = Imaging(*file["imaging"].tolist()) if len(file["imaging"]) else None

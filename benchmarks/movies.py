@@ -4,13 +4,15 @@
     QUICK=1 make bench-movies    4 frames of a smaller field, one movie of each
 
 Both movies of a pair show the same specimen without defects and without growth; the moving one drifts by half a spacing
-a frame and jumps by three spacings once. Then follows what `moirelib analyze` costs (`analysis_pace.py`) and, not with
-QUICK=1, long movies (`long_movies.py`). The last line is one JSON object of named numbers.
+a frame and jumps by three spacings once. Then follow, without QUICK=1, pairs in which an island grows and pairs of
+elastic layers, long enough to show phonons; what `moirelib analyze` costs (`analysis_pace.py`); and, without QUICK=1,
+long movies (`long_movies.py`). The last line is one JSON object of named numbers.
 """
 
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import analysis_pace
@@ -21,8 +23,14 @@ from measuring import run
 
 import moirelib
 from moirelib.crystal import match
-from moirelib.simulation import LatticeConfig, MovieConfig, scene_with_margin, simulate_movie
-from moirelib.validation import score_particles
+from moirelib.simulation import (
+    LatticeConfig,
+    MovieConfig,
+    scene_with_margin,
+    simulate_movie,
+    thermal_displacements,
+)
+from moirelib.validation import score_events, score_particles
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
@@ -32,6 +40,9 @@ SEED = 4242
 SIZE, QUICK_SIZE, PIXEL_SIZE = 288, 224, 1.6  # pixels, pixels, nm
 SPACING, DIAMETER = 24.0, 16.8  # pixels
 DRIFT, JUMP = 0.5, 3.0  # spacings a frame, spacings
+VIBRATION = 0.02  # spacings
+GROWTH, GROWTH_FRAMES, ISLAND = (0.8, 1.0), 12, 0.3  # share of layer 2 at first and last; of the field, its radius
+SPRING, PHONON_FRAMES = 1.5, 40  # kT/nm², of elastic layers
 
 
 def measure_motion(quick: bool) -> dict:
@@ -52,37 +63,108 @@ def score_pair(film, rng, frames: int, size: int) -> dict:
     shifts[frames // 2 :] += rng.choice([-1.0, 1.0], 2) * JUMP * SPACING / np.sqrt(2)
     scores = {}
     for kind, path in (("still", 0 * shifts), ("moving", shifts)):
-        images, truth = film(seed, twist, path, size)
+        images, truth, _ = film(seed, twist, path, size)
         scores |= {f"{kind}_{key}": value for key, value in score_movie(images, truth).items()}
     ratio = scores["moving_vibration_nm"] / scores["still_vibration_nm"]
     return scores | {"f1_lost": scores["still_f1"] - scores["moving_f1"], "vibration_moving_over_still": ratio}
 
 
-def film_ours(seed, twist, shifts, size):
-    """A movie of moirelib's simulator, and its truth with ``y_nm, x_nm``."""
+def measure_growth(quick: bool) -> dict:
+    """Events of an island that grows in the middle of the field, in still and in moving movies.
+
+    The specimen drifts there and back. Events count where the site is in view for some frames before and after.
+    """
+    numbers: dict = {}
+    if quick:
+        return numbers
+    frames, away = np.arange(GROWTH_FRAMES)[:, None], GROWTH_FRAMES // 2
+    path = DRIFT * SPACING * (away / 2 - abs(frames - away)) * [[0.8, 0.6]]
+    path[away + 3 :] += JUMP * SPACING / np.sqrt(2)
+    for name, film in (("abtem", film_ours), ("beer_lambert", film_other)):
+        for kind, shifts in (("still", 0 * path), ("moving", path - path[0])):
+            images, truth, events = film(SEED + 1, 12.0, shifts, SIZE, growth=True)
+            found = moirelib.decompose(images, pixel_size=PIXEL_SIZE, device="cpu").particles
+            field = np.array(images.shape[1:]) * PIXEL_SIZE
+            table = moirelib.analyze(found, field).tables["growth"]
+            scores = score_events(table, events, SPACING * PIXEL_SIZE / 2, counts=see_events(events, shifts, field))
+            numbers |= {f"growth_{name}_{kind}_{key}": scores[key] for key in ("recall", "precision", "true")}
+    return numbers
+
+
+def see_events(events, shifts, field) -> np.ndarray:
+    """Whether the sites of events are well in view, from two frames before to two frames after them."""
+    seen = np.ones(len(events), bool)
+    for k in range(-2, 3):
+        t = np.clip(events["frame"] + k, 0, len(shifts) - 1)
+        place = events[["y_nm", "x_nm"]].to_numpy() + PIXEL_SIZE * shifts[t]
+        seen &= np.all((place > SPACING * PIXEL_SIZE) & (place < field - SPACING * PIXEL_SIZE), axis=1)
+    return seen
+
+
+def measure_phonons(quick: bool) -> dict:
+    """Shear modulus of elastic layers over the planted one, in still and in moving movies."""
+    numbers: dict = {}
+    if quick:
+        return numbers
+    planted = np.sqrt(3) / 4 * SPRING  # of springs between nearest neighbours
+    step = np.random.default_rng((SEED, 9)).uniform(-DRIFT, DRIFT, (PHONON_FRAMES, 2)) * SPACING
+    for name, film in (("abtem", film_ours), ("beer_lambert", film_other)):
+        for kind, shifts in (("still", 0 * step), ("moving", step - step[0])):
+            images = film(SEED + 2, 12.0, shifts, QUICK_SIZE, elastic=True)[0]
+            found = moirelib.decompose(images, pixel_size=PIXEL_SIZE, device="cpu").particles
+            analysis = moirelib.analyze(found, np.array(images.shape[1:]) * PIXEL_SIZE)
+            tables = analysis.summaries.get("phonons", {})
+            shear = pd.concat(tables).get("shear", pd.Series()) if tables else pd.Series()
+            numbers[f"phonons_{name}_{kind}_shear_over_planted"] = shear.mean() / planted
+    return numbers
+
+
+def film_ours(seed, twist, shifts, size, growth=False, elastic=False):
+    """A movie of moirelib's simulator, its truth with ``y_nm, x_nm``, and its events."""
     config = LatticeConfig.plain(
         shapes=("sphere",),
         diameter_ratio=(DIAMETER / SPACING,) * 2,
         twist_angle=(twist, twist),
         position_std=(0.01, 0.01),
         strain=(0.0, 0.0),
+        island=float(growth),
     )
     rng = np.random.default_rng((seed, 1))
     margin = PIXEL_SIZE * (np.abs(shifts).max() + 2 * SPACING)
     scene = scene_with_margin(config, (size * PIXEL_SIZE,) * 2, rng, margin, spacing=SPACING * PIXEL_SIZE)
-    steps = [(t, *(PIXEL_SIZE * step)) for t, step in enumerate(np.diff(shifts, axis=0), start=1)]
-    movie = MovieConfig(frames=len(shifts), vibration=0.02 * SPACING * PIXEL_SIZE, jumps=tuple(steps))
+    steps = tuple((t, *(PIXEL_SIZE * step)) for t, step in enumerate(np.diff(shifts, axis=0), start=1))
+    movie = MovieConfig(len(shifts), vibration=VIBRATION * SPACING * PIXEL_SIZE, jumps=steps)
+    movie = replace(movie, growth=((1.0, 1.0), GROWTH)) if growth else movie
+    movie = replace(movie, vibration=0.0, spring_constant=SPRING) if elastic else movie
     filmed = simulate_movie(scene, PIXEL_SIZE, movie, (seed, 2))
-    return filmed.frames, filmed.truth
+    return filmed.frames, filmed.truth, filmed.events
 
 
-def film_other(seed, twist, shifts, size):
-    """A movie of the tests' simulator, which shares no code with moirelib, and its truth."""
-    images, truth = beer_lambert.simulate_movie(
-        np.random.default_rng((seed, 3)), shifts, size, SPACING, DIAMETER, twist
-    )
+def film_other(seed, twist, shifts, size, growth=False, elastic=False):
+    """A movie of the tests' simulator, which shares no code with moirelib, its truth and its events."""
+    rng, grown = np.random.default_rng((seed, 3)), []
+
+    def arrive(points):
+        """The first frame of each particle: from the middle outwards, within a disk; others never come."""
+        away = np.hypot(*(points - size / 2).T)
+        rank = away.argsort().argsort() / (away < ISLAND * size).sum()
+        frame = np.clip(np.ceil((rank - GROWTH[0]) / (GROWTH[1] - GROWTH[0]) * (len(shifts) - 1)), 0, None)
+        frame[away >= ISLAND * size] = np.inf
+        new = (frame > 0) & np.isfinite(frame)
+        grown.append(np.column_stack([frame[new], PIXEL_SIZE * points[new]]))
+        return frame
+
+    def displace(points):
+        """Thermal displacements; only the images come from the other simulator."""
+        nm = thermal_displacements(PIXEL_SIZE * points, PIXEL_SIZE * SPACING, SPRING, len(shifts), rng)
+        return nm / PIXEL_SIZE
+
+    options = {"arrival": arrive if growth else None, "displace": displace if elastic else None}
+    images, truth = beer_lambert.simulate_movie(rng, shifts, size, SPACING, DIAMETER, twist, **options)
     table = pd.DataFrame(truth, columns=["frame", "particle", "layer", "y", "x"])
-    return images, table.assign(y_nm=table["y"] * PIXEL_SIZE, x_nm=table["x"] * PIXEL_SIZE)
+    events = pd.DataFrame(grown[0] if grown else np.empty((0, 3)), columns=["frame", "y_nm", "x_nm"])
+    events = events.astype({"frame": int}).assign(layer=2, event="attach")
+    return images, table.assign(y_nm=table["y"] * PIXEL_SIZE, x_nm=table["x"] * PIXEL_SIZE), events
 
 
 def score_movie(images, truth) -> dict:
@@ -140,6 +222,8 @@ if __name__ == "__main__":
     run(
         __doc__,
         motion=measure_motion,
+        growth=measure_growth,
+        phonons=measure_phonons,
         analysis=analysis_pace.measure,
         long=lambda quick: {} if quick else long_movies.measure(),
     )

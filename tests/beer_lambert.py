@@ -215,7 +215,16 @@ def expose(rng, specimen, diameter, size, shape, absorption, blur, electrons, re
 
 
 def simulate_movie(
-    rng, shifts, size=288, spacing=24.0, diameter=16.8, twist=12.0, absorption=0.9, vacancies=0.0, vibration=0.02
+    rng,
+    shifts,
+    size=288,
+    spacing=24.0,
+    diameter=16.8,
+    twist=12.0,
+    absorption=0.9,
+    vibration=0.02,
+    arrival=None,
+    displace=None,
 ):
     """Film two layers of spheres that move together: frames (t, y, x) and the truth.
 
@@ -227,7 +236,13 @@ def simulate_movie(
         Of the specimen (y, x) in every frame, px.
     vibration : float
         Displacement of each particle in each frame, standard deviation / spacing.
-    size, spacing, diameter, twist, absorption, vacancies
+    arrival : callable, optional
+        Gives the first frame (n,) of each particle of layer 2, of which it takes the places (n, 2) in px; all are there
+        from the start by default.
+    displace : callable, optional
+        Gives the displacements (t, n, 2) of a layer's particles, of which it takes the places (n, 2), in px; by default
+        they are independent.
+    size, spacing, diameter, twist
         As for `simulate`, the diameter in px.
 
     Returns
@@ -237,15 +252,21 @@ def simulate_movie(
         Of every particle in view: frame, particle, layer, y, x (px).
     """
     margin = np.abs(shifts).max() + 2 * diameter
-    specimen = make_specimen(rng, size, spacing, diameter, twist, 0.01, vacancies, False, margin)
+    specimen = make_specimen(rng, size, spacing, diameter, twist, 0.01, 0.0, False, margin)
+    moved = None if displace is None else [displace(points) for points in specimen]
+    first = [np.zeros(len(specimen[0])), np.zeros(len(specimen[1])) if arrival is None else arrival(specimen[1])]
     light, frames, truth = slow_light(rng, size, 0.1), [], []
     for t, shift in enumerate(np.asarray(shifts)):
-        now = [points + shift + vibration * spacing * rng.standard_normal(points.shape) for points in specimen]
-        frames.append(expose(rng, now, diameter, size, "sphere", absorption, 0.06, 120.0, 1.5, light)[0])
+        now = [
+            points + shift + (vibration * spacing * rng.standard_normal(points.shape) if moved is None else moved[k][t])
+            for k, points in enumerate(specimen)
+        ]
+        there = [points[came <= t] for points, came in zip(now, first, strict=True)]
+        frames.append(expose(rng, there, diameter, size, "sphere", 0.9, 0.06, 120.0, 1.5, light)[0])
         number = 0
-        for layer, points in enumerate(now, start=1):
-            for y, x in points:
-                if -0.5 <= min(y, x) and max(y, x) < size - 0.5:
+        for layer, (points, came) in enumerate(zip(now, first, strict=True), start=1):
+            for (y, x), when in zip(points, came, strict=True):
+                if when <= t and -0.5 <= min(y, x) and max(y, x) < size - 0.5:
                     truth.append((t, number, layer, y, x))
                 number += 1
     return np.array(frames), truth

@@ -10,7 +10,7 @@ from scipy.spatial import cKDTree
 
 from ..crystal.lattice import Lattice
 from ..crystal.mesh import Mesh, lattices_around, sixth_turns
-from ..crystal.neighbours import REACH, bonds, check_points, freud_system, neighbour_spacing, to_complex
+from ..crystal.neighbours import NEIGHBOUR_REACH, bonds, check_points, freud_system, neighbour_spacing, to_complex
 from .lattices import LayerFrame, fit_from_bonds, name_bonds
 
 CELLS = 8  # per spacing, of the grid on which the region is drawn
@@ -106,7 +106,7 @@ def strain_map(
     """
     mesh = Mesh(points, spacing)
     grain = LayerFrame(mesh, known_grain=grain).grain
-    local = lattices_around(mesh, REACH, grain)
+    local = lattices_around(mesh, NEIGHBOUR_REACH, grain)
     table = pd.DataFrame({"y_nm": mesh.points[:, 0], "x_nm": mesh.points[:, 1], "grain": grain})
     q0 = np.full(mesh.n, np.nan + 0j)
     if reference is not None:

@@ -9,7 +9,7 @@ from scipy.fft import irfft, next_fast_len, rfft
 from scipy.signal import savgol_coeffs, savgol_filter
 from scipy.spatial import cKDTree
 
-from ..crystal.neighbours import REACH, nearest_spacing, to_complex, to_points
+from ..crystal.neighbours import NEIGHBOUR_REACH, nearest_spacing, to_complex, to_points
 from ..tables import check_particles, require_unique_tracks
 from .occupancy import Occupancy, subtract_motion
 
@@ -211,11 +211,11 @@ def coordination_labels(sites: ArrayLike) -> np.ndarray:
         return np.full(len(sites), "edge")
     a, tree = nearest_spacing(sites), cKDTree(sites)
     labels = np.full(len(sites), "bulk", dtype="<U7")
-    for i, near in enumerate(tree.query_ball_point(sites, REACH * a)):  # itself included
+    for i, near in enumerate(tree.query_ball_point(sites, NEIGHBOUR_REACH * a)):  # itself included
         if len(near) <= 6:
             holes = 2 * sites[i] - sites[near]  # opposite a neighbour there should be one
             holes = holes[tree.query(holes)[0] > FREE * a]
-            enclosed = [len(around) >= ENCLOSED for around in tree.query_ball_point(holes, REACH * a)]
+            enclosed = [len(around) >= ENCLOSED for around in tree.query_ball_point(holes, NEIGHBOUR_REACH * a)]
             labels[i] = "vacancy" if enclosed and all(enclosed) else "edge"
     return labels
 

@@ -21,7 +21,7 @@ from ..crystal.mesh import (
     nearest_vector,
     sixth_turns,
 )
-from ..crystal.neighbours import REACH, check_points, connected_groups, spans_plane, to_complex, to_points
+from ..crystal.neighbours import NEIGHBOUR_REACH, check_points, connected_groups, spans_plane, to_complex, to_points
 
 BONDS_ACROSS = 12 / (np.pi * np.sqrt(3))  # bonds that a line crosses per spacing, mean over its directions
 TURN_REACH = 2.3  # spacings on both sides of a bond over which rows are compared
@@ -327,7 +327,7 @@ def sum_by_blocks(z, size, design, inverse, residual) -> np.ndarray | None:
 
 
 def local_lattices(
-    points: ArrayLike, spacing: float | None = None, reach: float = REACH, grain: ArrayLike | None = None
+    points: ArrayLike, spacing: float | None = None, reach: float = NEIGHBOUR_REACH, grain: ArrayLike | None = None
 ) -> LocalLattices:
     """Affine fit of a hexagonal lattice to each particle's neighbours within ``reach`` spacings, of the same ``grain``.
 

@@ -10,7 +10,7 @@ from scipy.spatial import cKDTree
 
 from ..crystal.lattice import moire_period
 from ..crystal.mesh import SIXTH_TURN, Mesh, nearest_vector, sixth_turns
-from ..crystal.neighbours import REACH, check_points, spans_plane, to_complex, to_points
+from ..crystal.neighbours import NEIGHBOUR_REACH, check_points, spans_plane, to_complex, to_points
 from .lattices import LayerFrame, sum_by_blocks
 
 #: Coordinate of the three kinds of places on a hexagonal lattice: the sum of the cosines of its three waves.
@@ -68,7 +68,7 @@ def _place_in_cells(points, other):
     distance, nearest = tree.query(points)
     nearest = use[nearest]
     covered = distance < COVERED * mesh.spacing
-    covered |= tree.query_ball_point(points, REACH * mesh.spacing, return_length=True) >= COVERING
+    covered |= tree.query_ball_point(points, NEIGHBOUR_REACH * mesh.spacing, return_length=True) >= COVERING
     q, p, u = local.q[nearest], local.p[nearest], local.place(nearest, to_complex(points))
     u = np.where(covered, u - nearest_vector(u), np.nan)
     # One frame for all particles of a grain, so that places can be compared

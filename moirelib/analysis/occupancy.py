@@ -20,7 +20,7 @@ from skimage.morphology import disk
 
 from ..crystal.matching import pair_mutually_nearest
 from ..crystal.motion import Motion, fit_similarity
-from ..crystal.neighbours import REACH, neighbour_spacing, spans_plane, to_complex, to_points
+from ..crystal.neighbours import NEIGHBOUR_REACH, neighbour_spacing, spans_plane, to_complex, to_points
 from ..tables import check_particles, require_unique_tracks
 from .lattices import find_grains
 
@@ -271,7 +271,7 @@ def _estimate_histories(seen, visible, sites, spacing, min_frames):
 
 def adjacency(sites: np.ndarray, spacing: float) -> csr_array:
     """Which sites (n, 2) are neighbours, for a spacing in nm: sparse ones, shape (n, n)."""
-    i, j = cKDTree(sites).query_pairs(REACH * spacing, output_type="ndarray").T
+    i, j = cKDTree(sites).query_pairs(NEIGHBOUR_REACH * spacing, output_type="ndarray").T
     return csr_array((np.ones(2 * len(i)), (np.r_[i, j], np.r_[j, i])), shape=(len(sites),) * 2)
 
 

@@ -20,7 +20,7 @@ from .mesh import (
 )
 from .motion import Motion as Motion, MotionEstimate as MotionEstimate, estimate_motion as estimate_motion
 from .neighbours import (
-    REACH as REACH,
+    NEIGHBOUR_REACH as NEIGHBOUR_REACH,
     SPACING_PER_DIAMETER as SPACING_PER_DIAMETER,
     bonds as bonds,
     check_points as check_points,

@@ -8,7 +8,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 
-from .axes import add_ellipses, choose_color, find_spacing, finish_map, place_points, place_table
+from ..crystal.neighbours import nearest_spacing
+from .axes import add_ellipses, choose_color, finish_map, place_points, place_table
 
 
 def show_displacements(motion: Any, frame: int = 0, ax: Axes | None = None, magnify: float = 10.0) -> Axes:
@@ -40,7 +41,7 @@ def show_amplitudes(
     values, vectors = np.linalg.eigh(tensor)
     axes = 2 * np.sqrt(np.maximum(values, 0))  # diameters: minor, major
     if magnify is None:
-        magnify = find_spacing(sites) / 3 / np.mean(axes) if known.any() else 1.0
+        magnify = nearest_spacing(sites, otherwise=1.0) / 3 / np.mean(axes) if known.any() else 1.0
     turn = np.degrees(np.arctan2(vectors[:, 0, 1], vectors[:, 1, 1]))
     look = {"cmap": "cividis", "edgecolors": "none", "array": np.sqrt(variance[known].mean(axis=1)), **style}
     add_ellipses(ax, magnify * axes[:, 1], magnify * axes[:, 0], turn, sites[known], **look)
@@ -65,7 +66,7 @@ def show_map(
     ax, where = place_table(table, ax, pixel_size)
     values = np.ma.masked_invalid(np.asarray(values, float))
     if size_nm is None:
-        size_nm = find_spacing(table[["y_nm", "x_nm"]].to_numpy(float))
+        size_nm = nearest_spacing(table[["y_nm", "x_nm"]], otherwise=1.0)
     width = np.full(len(table), size_nm / (pixel_size or 1.0))
     known = values.compressed()
     look = {"cmap": "cividis", "clim": np.percentile(known, [2, 98]) if known.size else (0, 1), **style}

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from ..crystal.lattice import hexagonal_lattice
-from ..crystal.neighbours import REACH
+from ..crystal.neighbours import NEIGHBOUR_REACH
 from .defects import (
     dilatation_displacement,
     direction_along,
@@ -195,7 +195,7 @@ def _random_layer(config, field, size, lattice, outline, base, rng) -> Layer:
     crystal = crystal.displace(_slow_displacement(field, rng.uniform(*config.strain), rng))
     crystal = crystal.select(outline(crystal.positions))
     fraction, points = rng.uniform(*config.vacancies), crystal.positions
-    neighbours = cKDTree(points).query_ball_point(points, REACH * spacing, return_length=True) - 1
+    neighbours = cKDTree(points).query_ball_point(points, NEIGHBOUR_REACH * spacing, return_length=True) - 1
     empty = (rng.random(len(points)) < fraction) & (neighbours >= INNER_NEIGHBOURS) & (crystal.ids < sites)
     vacancies = [Defect("vacancy", as_pair(point)) for point in points[empty]]
     defects = [_clip(defect, field, outline) for defect in (*crystal.defects, *vacancies)]

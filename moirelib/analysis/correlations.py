@@ -13,9 +13,10 @@ from ..crystal.mesh import Mesh, lattices_around, sixth_turns
 from ..crystal.neighbours import NEIGHBOUR_REACH, bonds, check_points, freud_system, neighbour_spacing, to_complex
 from .lattices import LayerFrame, fit_from_bonds, name_bonds
 
-CELLS = 8  # per spacing, of the grid on which the region is drawn
-COVERED = 0.6  # spacings from a particle that belong to the layer's region: a little over half, without gaps inside
-EDGE_GAP = 150.0  # degrees without a neighbour: between 120 beside a vacancy and 180 at a straight edge
+REGION_CELLS = 8  # per spacing (by hand), of the grid on which the region is drawn
+COVERED = 0.6  # spacings (geometry) from a particle that belong to the region: over 1/√3, without gaps inside
+EDGE_GAP = 150.0  # degrees without a neighbour (geometry): between 120 beside a vacancy and 180 at a straight edge
+FEWEST_REFERENCE_BONDS = 7  # of a grain (by hand) whose mean lattice is a reference
 
 
 def hexatic_correlation(points: ArrayLike, psi6: ArrayLike, r_max: float, bin_width: float) -> pd.DataFrame:
@@ -52,7 +53,7 @@ def radial_distribution(
     spacing = neighbour_spacing(points) if spacing is None else spacing
     edges = np.arange(0, r_max + bin_width, bin_width)
     pairs = np.diff(cKDTree(points).count_neighbors(cKDTree(points), np.nextafter(edges, 0))) // 2
-    step = spacing / CELLS
+    step = spacing / REGION_CELLS
     grid = np.ones(np.ceil((np.ptp(points, axis=0) + 2 * spacing) / step).astype(int), bool)
     grid[tuple(np.rint((points - points.min(axis=0) + spacing) / step).astype(int).T)] = False
     region = (distance_transform_edt(grid) * step < COVERED * spacing).astype(float)
@@ -112,7 +113,7 @@ def strain_map(
     if reference is not None:
         q0[:] = reference.spacing * np.exp(1j * np.radians(reference.angle))
     for name in np.unique(grain[grain >= 0]) if reference is None else ():
-        if len((named := name_bonds(mesh, grain == name))[0]) > 6:
+        if len((named := name_bonds(mesh, grain == name))[0]) >= FEWEST_REFERENCE_BONDS:
             q0[grain == name] = fit_from_bonds(mesh, *named)[0]
     known = np.isfinite(local.q) & np.isfinite(q0)
     q, p, q0 = (np.where(known, value, 1.0) for value in (local.q, local.p, q0))

@@ -21,20 +21,23 @@ from .occupancy import Occupancy, subtract_motion
 
 DEFECT_COLUMNS = "kind y_nm x_nm burgers_y_nm burgers_x_nm in_boundary".split()  # of a table of defects
 BOUNDARY_ENDS = "y0_nm x0_nm y1_nm x1_nm".split()
-REGULAR = 0.13  # spacings of scatter about the lattice around; where there is more, no site is predicted
-FREE = 0.55  # spacings from a predicted site within which there is no particle: the site is empty
-SAME_SITE = 0.4  # spacings between predictions of one site
-TAKEN = 0.5  # spacings from a site within which it is taken
-EMPTY = 0.69  # spacings; a vacancy has no particle nearer, not even one that is displaced
+# Lengths in spacings. By hand where no reason is given, on crystals with planted defects.
+REGULAR = 0.13  # scatter about the lattice around; where there is more, no site is predicted
+FEWEST_FOR_SITE = 4  # neighbours of a particle whose lattice predicts sites
+FREE_SITE = 0.55  # from a predicted site, within which there is no particle: the site is empty
+SAME_EMPTY_SITE = 0.4  # between predictions of one site
+TAKEN = 0.5  # from a site, within which it is taken
+EMPTY = 0.69  # a vacancy has no particle nearer, not even one that is displaced
 FEWEST_AROUND = 5  # neighbours of a vacancy
-RINGS = 3  # of empty sites that a hole may be wide
-CROWDED = 0.93  # spacings to the nearest neighbour; an interstitial has a nearer one
-OFF_SITE = 0.3  # spacings from the sites of the lattice around
-INTERSTITIAL_REACH = 1.2, 3.1  # spacings from an interstitial, whose sites are predicted there; nearer is distorted
+HOLE_RINGS = 3  # of empty sites that a hole may be wide
+CROWDED = 0.93  # to the nearest neighbour; an interstitial has a nearer one
+OFF_SITE = 0.3  # from the sites of the lattice around
+INTERSTITIAL_REACH = 1.2, 3.1  # from an interstitial, whose sites are predicted there; nearer is distorted
 INTERSTITIAL_VOTES = 6, 0.75, 0.5  # fewest predictions; share of them off site; share of them whose site is taken
-PARTNER_REACH = 2.3  # spacings: a five- and a seven-fold particle up to so far apart are one dislocation
-RIM_CIRCLE = 0.95  # spacings, radius of the circle of a triangle beyond which it belongs to a hole or a bay of the edge
-RING = 1.2, 3.2  # spacings around a core, where the rows' direction is measured
+NOT_ZERO = 0.5  # lattice vectors are whole numbers: half of one tells a sum from zero
+PARTNER_REACH = 2.3  # a five- and a seven-fold particle up to so far apart are one dislocation
+RIM_CIRCLE = 0.95  # radius of the circle of a triangle, beyond which it belongs to a hole (1) or a bay of the edge
+CORE_RING = 1.2, 3.2  # around a core, where the rows' direction is measured
 _HEXAGON = np.exp(1j * SIXTH_TURN * np.arange(6))
 
 
@@ -89,10 +92,10 @@ def _find_regular(layer) -> np.ndarray:
 def _find_vacancies(layer) -> np.ndarray:
     """Empty sites (k, 2) that have at least five of their six neighbours: particles, or empty sites like themselves."""
     mesh, local, tree = layer.mesh, layer.surroundings, cKDTree(layer.mesh.points)
-    use = _find_regular(layer) & (local.neighbours >= 4)
+    use = _find_regular(layer) & (local.neighbours >= FEWEST_FOR_SITE)
     ring = found = np.stack([local.site[use], local.q[use], local.p[use]])
     found = found[:, :0]
-    for _ in range(RINGS):
+    for _ in range(HOLE_RINGS):
         ring = np.stack(find_empty_sites(ring[0], ring[1], ring[2], tree, found[0], mesh.spacing))
         found = np.hstack([found, ring])
     if found.shape[1] == 0:
@@ -125,13 +128,13 @@ def find_empty_sites(
     """
     predicted = _list_neighbour_sites(site, q, p)
     own = np.broadcast_to(np.arange(len(site))[:, None], predicted.shape)
-    free = tree.query(to_points(predicted))[0] > FREE * spacing
+    free = tree.query(to_points(predicted))[0] > FREE_SITE * spacing
     if len(known):
         free &= cKDTree(to_points(known)).query(to_points(predicted))[0] > TAKEN * spacing
     predicted, own = predicted[free], own[free]
     if len(predicted) == 0:
         return (np.empty(0, complex),) * 3
-    i, j = cKDTree(to_points(predicted)).query_pairs(SAME_SITE * spacing, output_type="ndarray").T
+    i, j = cKDTree(to_points(predicted)).query_pairs(SAME_EMPTY_SITE * spacing, output_type="ndarray").T
     name = connected_groups(len(predicted), i, j)
     # Neighbours know their rows up to 60°; one frame for each site's mean.
     first = q[own][np.unique(name, return_index=True)[1]][name]
@@ -193,18 +196,18 @@ def _locate_dislocations(mesh: Mesh) -> tuple[np.ndarray, np.ndarray]:
         row = np.angle(mesh.smooth[np.unique(mesh.triangles[triangles])].sum()) / 6
         return -np.sum(closure[triangles] * sixth_turns(frame[triangles], row)), row
 
-    for group in _group_triangles(np.flatnonzero(np.abs(closure) > 0.5), mesh.triangles):
+    for group in _group_triangles(np.flatnonzero(np.abs(closure) > NOT_ZERO), mesh.triangles):
         size = np.abs(sum_closures(group)[0])
-        if rim[mesh.triangles[group]].any() or size < 0.5:
+        if rim[mesh.triangles[group]].any() or size < NOT_ZERO:
             continue
         # several dislocations where the Burgers vector is not the shortest and edges divide the group
         for part in [group] if np.abs(size - 1) <= ROUNDING else _group_triangles(group, mesh.of_triangle[0]):
             vector, row = sum_closures(part)
-            if np.abs(vector) > 0.5:
+            if np.abs(vector) > NOT_ZERO:
                 center = mesh.z[mesh.triangles[part]].mean()
                 # The row around the core, where the rotation that it causes averages out
                 distance = np.abs(mesh.z - center) / mesh.spacing
-                ring = (distance > RING[0]) & (distance < RING[1]) & np.isfinite(mesh.psi6)
+                ring = (distance > CORE_RING[0]) & (distance < CORE_RING[1]) & np.isfinite(mesh.psi6)
                 if ring.any():
                     around = np.angle(mesh.psi6[ring].sum()) / 6
                     row = around + SIXTH_TURN * np.rint((row - around) / SIXTH_TURN)

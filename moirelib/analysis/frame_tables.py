@@ -11,7 +11,7 @@ from ..tables import layers_by_frame
 from .boundaries import BOUNDARY_COLUMNS
 from .defects import DEFECT_COLUMNS, find_defects
 from .lattices import LayerFrame
-from .moire import fit_moire_of_grains, registry
+from .moire import find_facing_layer, fit_moire_of_grains, registry
 
 FRAME_TABLES = ("lattice", "moire", "defects", "boundaries")
 FOUND_COLUMNS = {
@@ -85,8 +85,8 @@ def tabulate_frames(
             if {"defects", "boundaries"} & set(names):
                 one = find_defects(layer)
                 defects = one.defects
-                if 3 - name in layers:
-                    on = registry(defects[["y_nm", "x_nm"]], layers[3 - name])
+                if (facing := find_facing_layer(name, layers)) is not None:
+                    on = registry(defects[["y_nm", "x_nm"]], layers[facing])
                     defects = defects.join(on[["registry", "coordinate"]])
                 for key, table in (("defects", defects), ("boundaries", one.boundaries)):
                     if len(table):

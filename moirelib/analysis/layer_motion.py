@@ -11,9 +11,14 @@ from scipy.optimize import curve_fit
 from ..crystal.neighbours import to_complex, to_points
 from .occupancy import Occupancy
 
-FEWEST_VALUES, FEWEST_TIMES = 8, 4  # for three parameters
-KNOWN = 0.5  # of the time constant: largest standard error of one that is known
-EVIDENCE = 6.0  # by which Akaike's criterion must prefer an exponential to a constant and to a straight line
+FEWEST_VALUES, FEWEST_TIMES = 8, 4  # for three parameters (by hand)
+TIME_KNOWN = 0.5  # of the time constant (by hand): largest standard error of one that is known
+EVIDENCE = 6.0  # by which Akaike's criterion must prefer an exponential (by hand; a likelihood ratio of 20)
+END_SHARE = 8  # the first and the last 1/8 of the values show where the fit starts (by hand)
+SHORTEST_TIME, LONGEST_TIME = 0.2, 20  # bounds of the time constant, in median steps and in lengths of the data
+FIRST_TIMES = 0.1, 0.3  # of the data's length, from which the fit starts (by hand): a fast and a slow one
+MOST_EVALUATIONS = 2000  # of the model; a fit that needs more has failed (by hand)
+LARGEST_CORRELATION = 0.9  # of successive residuals (by hand); the sum over a movie's lags says no more
 
 
 def motion_table(occupancy: dict[int, Occupancy], dose: float | None = None) -> pd.DataFrame:
@@ -125,7 +130,7 @@ def fit_relaxation(t: ArrayLike, values: ArrayLike, std: ArrayLike | None = None
 
     plain = [(y - np.polyval(np.polyfit(x, y, degree, w=1 / error), x)) / error for degree in (0, 1)]
     gain = float(min(criterion(plain[0], 2), criterion(plain[1], 3)) - criterion(left, 4))
-    if not (gain > EVIDENCE and value[2] < np.ptp(x) and value_std[2] < KNOWN * value[2]):
+    if not (gain > EVIDENCE and value[2] < np.ptp(x) and value_std[2] < TIME_KNOWN * value[2]):
         return replace(none, evidence=gain)
     (final, amplitude, time), (final_std, amplitude_std, time_std) = value.tolist(), value_std.tolist()
     return Relaxation(True, final, final_std, amplitude, amplitude_std, time, time_std, gain)
@@ -137,13 +142,14 @@ def _fit_exponential(t, y, std):
     def model(t, final, amplitude, log_time):
         return final + amplitude * np.exp(-t / np.exp(log_time))
 
-    few, fits = max(len(y) // 8, 2), []
-    low, high = np.log(0.2 * np.median(np.diff(np.unique(t)))), np.log(20 * np.ptp(t))
+    few, fits = max(len(y) // END_SHARE, 2), []
+    low = np.log(SHORTEST_TIME * np.median(np.diff(np.unique(t))))
+    high = np.log(LONGEST_TIME * np.ptp(t))
     bounds = ([-np.inf, -np.inf, low], [np.inf, np.inf, high])
-    for share in (0.1, 0.3):
+    for share in FIRST_TIMES:
         start = (y[-few:].mean(), y[:few].mean() - y[-few:].mean(), np.log(share * np.ptp(t)))
         with contextlib.suppress(RuntimeError):
-            value, covariance = curve_fit(model, t, y, start, std, bounds=bounds, max_nfev=2000)
+            value, covariance = curve_fit(model, t, y, start, std, bounds=bounds, max_nfev=MOST_EVALUATIONS)
             fits.append((value, covariance, (y - model(t, *value)) / std))
     if not fits:
         return None
@@ -156,5 +162,5 @@ def _fit_exponential(t, y, std):
 def _error_inflation(left) -> float:
     """Factor of the errors for residuals correlated from one time to the next."""
     power = np.sum(left**2)
-    r = float(np.clip(np.sum(left[1:] * left[:-1]) / power, 0, 0.9)) if power > 0 else 0.0
+    r = float(np.clip(np.sum(left[1:] * left[:-1]) / power, 0, LARGEST_CORRELATION)) if power > 0 else 0.0
     return float(np.sqrt((1 + r) / (1 - r)))

@@ -23,16 +23,18 @@ from .vibrations import measure_every_layer
 
 INTERIOR = 7  # sites inside the edge: a hexagon five rows wide. Fewer have no extent for a wave to run over
 CONNECTED = 9.0  # times the noise of |ρ|²: correlation in time is followed while it is above (three sigma)
-LARGEST_LOSS = 0.5  # of a wave's power, by removing the sites' means
+LARGEST_WAVE_LOSS = 0.5  # of a wave's power, by removing the sites' means (by hand)
 SHORTEST_WAVE = 2.0  # rad over the window's size; below, leakage from longer waves outweighs what is there
 LONGEST_WAVE = 1.0  # rad over the window's size; motion of still longer waves went with drift and rotation
 WAVES_AT_ONCE = 64  # all waves of a long movie would fill the memory
-CONFIDENCE = 0.95  # of the bound of the localization error
+BOUND_CONFIDENCE = 0.95  # of the bound of the localization error
 SHELLS = (1.0, 0.0), (np.sqrt(3), 30.0), (2.0, 0.0)  # bonds to shells of neighbours: spacings, degrees from a row
-BLUR_REACH = 5.0  # rad over the window's size: the window's spectrum is negligible beyond
-DOUBT = 0.1  # share of the correction for blur that may be wrong
-SMOOTH = 0.35  # over the spacing: radius of the circle of wave vectors that are averaged into each,
-LARGEST_CIRCLE = 0.3  # but no more of the distance from Γ
+BLUR_REACH, BLUR_STEPS = 5.0, 17  # rad over the window's size: its spectrum is negligible beyond; samples along an axis
+WAVES_PER_WINDOW, DIVISIONS = 6, (6, 20)  # of the zone, in shortest waves along a row, within these bounds (by hand)
+BLUR_DOUBT = 0.1  # share of the correction for blur that may be wrong (by hand)
+SMOOTH = 0.35  # rad over the spacing (by hand): radius of the circle of wave vectors that are averaged into each,
+LARGEST_SMOOTH = 0.3  # but no more of the distance from Γ (by hand)
+FIRST_SPRINGS, LEAST_SPRINGS = (0.01, 1.0), (1e-4, 1e-3)  # hold and nearest neighbours, in typical stiffnesses
 
 
 class _Window:
@@ -53,7 +55,7 @@ class _Window:
         r = sites - share @ sites
         size = np.sqrt(share @ np.sum(r**2, axis=1))
         self.shortest, self.cut = SHORTEST_WAVE / size, LONGEST_WAVE / size
-        axis = np.linspace(-BLUR_REACH / size, BLUR_REACH / size, 17)
+        axis = np.linspace(-BLUR_REACH / size, BLUR_REACH / size, BLUR_STEPS)
         self.steps = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)
         power = np.abs(np.exp(-1j * self.steps @ r.T) @ self.weight) ** 2
         self.power = power / power.sum()
@@ -68,7 +70,7 @@ class _Window:
     def resolved_waves(self) -> tuple[Lattice, np.ndarray]:
         """Lattice of the sites, and nearly independent waves of its Brillouin zone (m, 2) that the window resolves."""
         lattice, _ = find_lattice(self.sites, nearest_spacing(self.sites))
-        divisions = int(np.clip(round(6 / (self.shortest * lattice.spacing)), 6, 20))
+        divisions = int(np.clip(round(WAVES_PER_WINDOW / (self.shortest * lattice.spacing)), *DIVISIONS))
         q = brillouin_zone(lattice.spacing, lattice.angle, divisions)
         return lattice, q[np.hypot(*q.T) > self.shortest]
 
@@ -108,7 +110,7 @@ def _count_independent_samples(amplitude: np.ndarray, creep: int):
     # Per frame 1 / (1 + 2 Σ |ρ|²) for the power, by the slower polarization, and 1 / (1 + 2 Σ ρ) for the mean
     samples = frames / (1 + 2 * np.sum(np.abs(later) ** 2, axis=0)) - (creep + 1)
     lost = (creep + 1) / frames * (1 + 2 * np.sum(later.real, axis=0))
-    return np.maximum(samples.min(axis=1), 1.0), 1 - np.clip(lost, 0, LARGEST_LOSS)
+    return np.maximum(samples.min(axis=1), 1.0), 1 - np.clip(lost, 0, LARGEST_WAVE_LOSS)
 
 
 def plane_wave_stiffness(motion: Displacements, wave_vectors: ArrayLike) -> np.ndarray:
@@ -143,7 +145,7 @@ def localization_bound(motion: Displacements) -> np.ndarray:
     without = replace(motion, localization_std=np.zeros(motion.sites.shape))
     _, power, samples, realness = _measure_spectrum(without, q, window.weight)
     degrees = 2 * samples / (1 + realness**2)
-    upper = _diagonal(power) * (degrees / chi2.ppf((1 - CONFIDENCE) / len(q), degrees))[:, None]
+    upper = _diagonal(power) * (degrees / chi2.ppf((1 - BOUND_CONFIDENCE) / len(q), degrees))[:, None]
     return np.sqrt(upper.min(axis=0))
 
 
@@ -208,7 +210,7 @@ def fit_springs(motion: Displacements, shells: int = 2) -> SpringModel:
         return np.concatenate([difference.real.ravel(), difference.imag[:, 1]])
 
     start, low = np.zeros(1 + 2 * shells), np.full(1 + 2 * shells, -np.inf)
-    start[:2], low[:2] = (0.01, 1.0), (1e-4, 1e-3)
+    start[:2], low[:2] = FIRST_SPRINGS, LEAST_SPRINGS
     fit = least_squares(residual, start, bounds=(low, np.inf), x_scale=0.1)
     covariance = np.linalg.pinv(fit.jac.T @ fit.jac) * scale**2
     found, misfit = fit.x * scale, float(2 * fit.cost / (len(fit.fun) - len(start)))
@@ -299,7 +301,7 @@ def dispersion(
     matrix = _invert_covariance(power * ratio[:, :, None] * ratio[:, None, :], samples / share, realness)
     matrix[np.hypot(*q.T) < window.shortest] = np.nan
     stiffness, scatter = _diagonal(matrix), _diagonal(total) / _diagonal(power) * np.sqrt(share / samples)[:, None]
-    scatter = np.hypot(scatter, DOUBT * np.abs(ratio**2 - 1))
+    scatter = np.hypot(scatter, BLUR_DOUBT * np.abs(ratio**2 - 1))
     table = pd.DataFrame({"layer": motion.layer, "branch": np.repeat(["longitudinal", "transverse"], count)})
     table["q_y_per_nm"], table["q_x_per_nm"] = np.tile(q.T, 2)
     table["distance_per_nm"] = np.tile(path.distance, 2)
@@ -328,17 +330,20 @@ def measure_phonons(
     largest grain, can be replaced. ``attrs["note"]`` has a line for each layer that has none, or only those of a part
     of it; ``attrs["ticks"]`` has each layer's distances of Γ, M, K and Γ.
     """
+    ticks = {}
 
     def measure(layer):
         motion = displacements(layer) if displacements else site_displacements(tracks, layer, **options)
         grain = largest_grain(motion)
-        table, one, all_ = dispersion(grain, model=springs(grain)), len(grain.sites), len(motion.sites)
-        if one < all_:
-            table.attrs["note"] = f"several grains; phonons of the largest, {one} of {all_} sites"
+        table = dispersion(grain, model=springs(grain))
+        ticks[layer] = table.attrs["ticks"]
+        if len(grain.sites) < len(motion.sites):
+            sites = f"{len(grain.sites)} of {len(motion.sites)} sites"
+            table.attrs["note"] = f"several grains; phonons of the largest, {sites}"
         return table
 
-    table, attributes = measure_every_layer(tracks, measure)
-    table.attrs["ticks"] = {layer: own["ticks"] for layer, own in attributes.items()}
+    table = measure_every_layer(tracks, measure)
+    table.attrs["ticks"] = ticks
     return table
 
 
@@ -350,7 +355,7 @@ def _add_surrounding_waves(path, radius) -> SymmetryPath:
     """Each wave vector and six on a circle around it, seven times as many; the circle shrinks towards Γ."""
     t = np.radians(60.0 * np.arange(6))
     ring = np.concatenate([np.zeros((1, 2)), np.stack([np.sin(t), np.cos(t)], axis=1)])
-    radius = np.minimum(radius, LARGEST_CIRCLE * np.linalg.norm(path.wave_vectors, axis=1))
+    radius = np.minimum(radius, LARGEST_SMOOTH * np.linalg.norm(path.wave_vectors, axis=1))
     q = path.wave_vectors[:, None] + radius[:, None, None] * ring
     along = np.repeat(path.longitudinal, len(ring), axis=0)
     return SymmetryPath(q.reshape(-1, 2), along, np.repeat(path.distance, len(ring)), path.ticks)

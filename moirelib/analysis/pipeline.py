@@ -22,17 +22,23 @@ from tqdm import tqdm
 
 from ..tables import TRACK_COLUMNS, check_particles, layers_by_frame, read_particle_table
 from .defects import follow_boundaries, follow_defects
-from .displacements import Displacements, coordination_labels, mean_squared_displacement, site_displacements
+from .displacements import (
+    ERROR_BARS,
+    Displacements,
+    coordination_labels,
+    mean_squared_displacement,
+    site_displacements,
+)
 from .frame_tables import FRAME_TABLES, tabulate_frames
 from .growth import front_table, front_velocity, growth_events, growth_rate, site_preference, size_table
 from .layer_motion import fit_relaxation, motion_table, relative_motion
-from .moire import registry
+from .moire import find_facing_layer, registry
 from .occupancy import Occupancy, occupied_layers
 from .phonons import SpringModel, elastic_constants, fit_springs, measure_phonons
 from .vibrations import group_vibrations, interlayer_correlation, layer_vibrations, measure_every_layer, site_vibrations
 
 NEEDED = TRACK_COLUMNS  # that a table must have
-USED = (*NEEDED, "y_std_nm", "x_std_nm")
+USED = (*NEEDED, *ERROR_BARS)
 #: Tables in the order of the report; each is written as NAME.csv.
 TABLES = (*FRAME_TABLES, "motion", "msd", "vibrations", "phonons", "growth")
 ON_SITES = {"defects", "boundaries", "motion", "msd", "growth"}  # these need the motion of each layer's lattice
@@ -160,8 +166,8 @@ def analyze(
     names, result = choose_tables(only), Analysis(_check_not_empty(particles, "the table"))
     stage = partial(result.stage, show=progress)
     _add_frame_tables(result, names, stage, workers)
-    linked, used = result.particles["particle"] >= 0, [c for c in USED if c in result.particles]
-    tracks = result.particles[used] if linked.all() else result.particles.loc[linked, used]
+    tracks = result.particles.reindex(columns=USED)  # error bars that are not known become NaN
+    tracks = tracks[tracks["particle"] >= 0]
     frames = result.particles["frame"].nunique()
     if frames < 2 or tracks.empty:
         why = "one frame" if frames < 2 else "no linked particles"
@@ -253,12 +259,9 @@ def _list_steps(result, tracks, frame_time, dose) -> dict[str, dict[str, Callabl
                 motions[layer] = motion_of(layer)
         return motions
 
-    def compare(function):
-        motions = {layer: known()[layer] for layer in (1, 2) if layer in known()}
-        return function(motions) if len(motions) == 2 else pd.DataFrame()
-
     def label_by_registry(motion):
-        return registry(motion.sites, known()[3 - motion.layer].sites)["registry"].replace("", np.nan).to_numpy()
+        other = known()[find_facing_layer(motion.layer, known())]
+        return registry(motion.sites, other.sites)["registry"].replace("", np.nan).to_numpy()
 
     def fit_once(grain):
         return springs.setdefault(grain.layer, fit_springs(grain))
@@ -267,15 +270,17 @@ def _list_steps(result, tracks, frame_time, dose) -> dict[str, dict[str, Callabl
         "motion": {"": lambda: motion_table(occupancy, dose)},
         "msd": {"": lambda: mean_squared_displacement(tracks, frame_time, motion=occupancy)},
         "vibrations": {
-            "": lambda: measure_every_layer(tracks, lambda layer: site_vibrations(motion_of(layer)))[0],
+            "": lambda: measure_every_layer(tracks, lambda layer: site_vibrations(motion_of(layer))),
             "Layers as a whole": lambda: pd.DataFrame(
                 [{"layer": layer} | layer_vibrations(motion) for layer, motion in known().items()],
                 columns=["layer", *LAYER_NUMBERS],
             ),
             "By coordination": lambda: _group_amplitudes(known(), lambda motion: coordination_labels(motion.sites)),
-            "By place on the other layer": lambda: compare(lambda both: _group_amplitudes(both, label_by_registry)),
-            "Correlation of the two layers' displacements, by distance": lambda: compare(
-                lambda both: interlayer_correlation(both[1], both[2])
+            "By place on the other layer": lambda: (
+                _group_amplitudes(known(), label_by_registry) if len(known()) > 1 else pd.DataFrame()
+            ),
+            "Correlation of the two layers' displacements, by distance": lambda: (
+                interlayer_correlation(known()[1], known()[2]) if {1, 2} <= set(known()) else pd.DataFrame()
             ),
         },
         "phonons": {

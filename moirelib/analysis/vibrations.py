@@ -96,15 +96,13 @@ def measure_vibrations(tracks: pd.DataFrame, **options: Any) -> pd.DataFrame:
     Takes tracks and options as `site_displacements` does (``localization_std, strain, creep, min_share, drift_window``)
     and gives what `site_vibrations` does. ``attrs["note"]`` names the layers that allow less, or nothing at all.
     """
-    return measure_every_layer(tracks, lambda layer: site_vibrations(site_displacements(tracks, layer, **options)))[0]
+    return measure_every_layer(tracks, lambda layer: site_vibrations(site_displacements(tracks, layer, **options)))
 
 
-def measure_every_layer(
-    tracks: pd.DataFrame, measure: Callable[[int], pd.DataFrame]
-) -> tuple[pd.DataFrame, dict[int, dict]]:
-    """One table of all layers for which ``measure`` gives one, notes on the others, attributes; ValueError for none."""
+def measure_every_layer(tracks: pd.DataFrame, measure: Callable[[int], pd.DataFrame]) -> pd.DataFrame:
+    """One table of all layers for which ``measure`` gives one, with a note on the others; ValueError for none."""
     tracks = check_particles(tracks, name="the track table")
-    tables, notes, attributes = [], [], {}
+    tables, notes = [], []
     for layer in sorted(tracks["layer"].unique()):
         try:
             table = measure(layer)
@@ -114,12 +112,11 @@ def measure_every_layer(
         if table.attrs.get("note"):
             notes.append(f"layer {layer}: {table.attrs['note']}")
         tables.append(table)
-        attributes[layer], table.attrs = {k: v for k, v in table.attrs.items() if k != "note"}, {}
     if not tables:
         raise ValueError(notes[0] if notes else "the table holds no tracks; link particles first")
     result = pd.concat(tables, ignore_index=True)
     result.attrs = {"note": "\n".join(notes)}
-    return result, attributes
+    return result
 
 
 def layer_vibrations(motion: Displacements, spacing: float | None = None) -> dict:

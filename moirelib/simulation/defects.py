@@ -7,7 +7,7 @@ from scipy.spatial import cKDTree
 from ..crystal.lattice import commensurate_angles, fold_hexagonal, hexagonal_lattice
 from .scene import Defect, as_pair
 
-CLOSEST = 0.8  # spacings: nearer particles of two grains would overlap; a choice
+CLOSEST_PARTICLES = 0.8  # spacings: nearer particles of two grains would overlap; a choice
 ON_LINE = 1e-6  # spacings: rounding error of a site on a boundary
 
 
@@ -60,7 +60,7 @@ def grain_boundary(
     first, second = (hexagonal_lattice(spacing, angle + turn, center, radius) for turn in (0.0, misorientation))
     first = first[(first - center) @ normal < ON_LINE * spacing]
     second = second[(second - center) @ normal > ON_LINE * spacing]
-    second = second[far_from(second, first, CLOSEST * spacing if closest is None else closest)]
+    second = second[far_from(second, first, CLOSEST_PARTICLES * spacing if closest is None else closest)]
     boundary = _boundary("grain boundary", center, radius * line, fold_hexagonal(misorientation))
     return np.concatenate([first, second]), boundary
 
@@ -80,7 +80,7 @@ def twin_boundary(
         known = ", ".join(map(str, commensurate_angles(max(sigma, 50))["sigma"].unique()))
         raise ValueError(f"a hexagonal lattice has no twin boundary of Σ {sigma}; Σ is one of {known}, ...")
     _, twist, m, n = found.iloc[0]
-    closest = CLOSEST * spacing
+    closest = CLOSEST_PARTICLES * spacing
     line, normal = direction_along(angle + np.degrees(np.arctan2(np.sqrt(3) / 2 * n, m + n / 2)))
     points = hexagonal_lattice(spacing, angle, (0.0, 0.0), radius)
     along, depth = points @ line, -(points @ normal)

@@ -21,8 +21,8 @@ from .shapes import lattice_constant
 # (Gao & Peng, Acta Cryst. A 55, 926, 1999).
 GOLD_VIBRATION = 0.00886
 SLICE = 2.0  # Å, multislice step: about one atomic layer of gold
-MARGIN = 1.0  # nm, empty border around a particle
-CLOSEST = 2.0  # Å; atoms nearer than this overlap (gold's neighbours are 2.88 Å apart)
+PARTICLE_MARGIN = 1.0  # nm, empty border around a particle
+CLOSEST_ATOMS = 2.0  # Å; atoms nearer than this overlap (gold's neighbours are 2.88 Å apart)
 
 
 def vibrate(atoms: Atoms, rng: np.random.Generator) -> Atoms:
@@ -97,7 +97,7 @@ def crystal_slab(width: float, thickness: float, rng: np.random.Generator, mater
         found.append(points[np.all((points >= 0) & (points < box), axis=1)])
     points = np.concatenate(found)
     tree = cKDTree(points, boxsize=[box[0], box[1], 10 * box[2]])
-    close = tree.query_pairs(CLOSEST, output_type="ndarray")
+    close = tree.query_pairs(CLOSEST_ATOMS, output_type="ndarray")
     points = np.delete(points, np.unique(close.max(axis=1)), axis=0) if len(close) else points
     return Atoms(f"{material}{len(points)}", positions=points, cell=box, pbc=False)
 
@@ -164,7 +164,8 @@ def particle_transmission(
     particle's centre (y, x, z) and extent (lateral diameter, height) are in nm.
     """
     center, step, wavelength = np.asarray(center, float), SLICE / 10, electron_wavelength(energy)
-    half, grain = np.array([extent[0], extent[0], extent[1]]) / 2 + MARGIN, np.array([sampling, sampling, step])
+    half = np.array([extent[0], extent[0], extent[1]]) / 2 + PARTICLE_MARGIN
+    grain = np.array([sampling, sampling, step])
     low = np.round((center - half) / grain) * grain
     size, window = np.ceil(2 * half / grain) * grain, atoms.copy()
     window.set_cell(10 * size[[1, 0, 2]])

@@ -22,7 +22,7 @@ OVERSAMPLING = 3
 THICKNESS_STEP = 0.05  # nm, of the table that thickness is looked up in: rounding errs by 0.1 % of a 35 nm path
 MARGINS = 4, 64  # px, least and greatest border around a field; the greatest bounds memory
 LEAST_DISK = 0.1  # px, radius; a smaller disk dims the finest detail by less than 1.3 %
-BATCH = 8_000_000  # samples of particle windows computed at once: some hundred megabytes
+SAMPLES_AT_ONCE = 8_000_000  # samples of particle windows computed at once: some hundred megabytes
 
 
 def electron_wavelength(energy: float) -> float:
@@ -170,7 +170,7 @@ def _rasterize(scene: Scene, number: int, pixel_size: float, oversampling: int, 
     thickness = torch.zeros(rows * columns, device=device)
     orientation = torch.zeros(rows * columns, dtype=torch.int32, device=device)
     # Batches keep memory to some hundred megabytes whatever the number of particles.
-    for part in np.array_split(np.arange(len(layer)), 1 + len(layer) * width**2 // BATCH):
+    for part in np.array_split(np.arange(len(layer)), 1 + len(layer) * width**2 // SAMPLES_AT_ONCE):
         center = torch.as_tensor(layer.positions[part] / fine, dtype=torch.float64, device=device)
         samples = (torch.floor(center).long() - width // 2 + 1)[:, :, None] + torch.arange(width, device=device)
         y, x = (fine * (samples + 0.5 - center[:, :, None])).float().unbind(1)  # nm, (n, width)

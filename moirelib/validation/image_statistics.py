@@ -11,7 +11,7 @@ from scipy.ndimage import gaussian_filter
 from skimage.feature import peak_local_max
 from skimage.util import view_as_blocks
 
-RINGS = 18  # in Fourier space, over which a spectrum is averaged
+SPECTRUM_RINGS = 18  # in Fourier space, over which a spectrum is averaged
 
 
 def noise_autocorrelation(image: ArrayLike, lags: Sequence[int] = (1, 2, 3), smoothing: float = 5.0) -> np.ndarray:
@@ -59,8 +59,8 @@ def background_spectrum(image: ArrayLike, pixel_size: float) -> tuple[np.ndarray
     power = np.abs(np.fft.rfft2(relative * window)) ** 2 / np.sum(window**2) * pixel_size**2
     k = np.hypot(np.fft.fftfreq(image.shape[0], pixel_size)[:, None], np.fft.rfftfreq(image.shape[1], pixel_size))
     # The window mixes each frequency with its two neighbours, and the lowest with the mean that was subtracted.
-    edges = np.geomspace(1.6 / (min(image.shape) * pixel_size), 0.5 / pixel_size, RINGS + 1)
-    rings = np.digitize(k, edges) == np.arange(1, RINGS + 1)[:, None, None]
+    edges = np.geomspace(1.6 / (min(image.shape) * pixel_size), 0.5 / pixel_size, SPECTRUM_RINGS + 1)
+    rings = np.digitize(k, edges) == np.arange(1, SPECTRUM_RINGS + 1)[:, None, None]
     members = rings[np.count_nonzero(rings, axis=(1, 2)) >= 10]
     frequency = [np.exp(np.log(k[m]).mean()) for m in members]
     return np.array(frequency), np.array([np.median(power[m]) for m in members]) / np.log(2)

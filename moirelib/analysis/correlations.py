@@ -92,9 +92,12 @@ def edge_particles(points: ArrayLike, spacing: float | None = None) -> np.ndarra
 
 
 def strain_map(
-    points: ArrayLike, reference: Lattice | None = None, spacing: float | None = None, grain: ArrayLike | None = None
+    points: ArrayLike | LayerFrame,
+    reference: Lattice | None = None,
+    spacing: float | None = None,
+    grain: ArrayLike | None = None,
 ) -> pd.DataFrame:
-    """Strain and rotation at each particle, from its nearest neighbours.
+    """Strain and rotation at each particle, from its nearest neighbours; points may be a `LayerFrame`, with its grains.
 
     Neighbours of the ideal lattice at w are found at q w + p w*; against the reference q₀ the deformation takes z to
     (q/q₀) z + (p/q₀*) z*, exactly. The ``reference`` is an unstrained lattice; by default the mean of the lattices
@@ -105,8 +108,8 @@ def strain_map(
     standard deviation of half the dilatation, of ``strain_yx`` and of the rotation in rad (√2 times as much of
     ``strain_yy`` and ``strain_xx``); ``neighbours``; ``edge``. NaN without three neighbours in different directions.
     """
-    mesh = Mesh(points, spacing)
-    grain = LayerFrame(mesh, known_grain=grain).grain
+    layer = points if isinstance(points, LayerFrame) else LayerFrame(Mesh(points, spacing), known_grain=grain)
+    mesh, grain = layer.mesh, layer.grain
     local = lattices_around(mesh, NEIGHBOUR_REACH, grain)
     table = pd.DataFrame({"y_nm": mesh.points[:, 0], "x_nm": mesh.points[:, 1], "grain": grain})
     q0 = np.full(mesh.n, np.nan + 0j)

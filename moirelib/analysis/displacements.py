@@ -76,17 +76,15 @@ def site_displacements(
 ) -> Displacements:
     """Displacements of a layer's particles from their sites, with drift, rotation and slow strain removed.
 
-    Drift and rotation are fitted to every frame by least squares, in turn with the sites until neither changes, so that
-    missing frames do not pull sites along. Only slow strain is removed, since uniform strain of a small crystal
-    vibrates too. Particle -1 is left out, and what is seen in fewer than ``min_share`` of the frames.
+    Drift and rotation are fitted to every frame by least squares, in turn with the sites, so that missing frames do not
+    pull sites along. Only slow strain is removed: uniform strain of a small crystal vibrates too. Particle -1 is left
+    out, and what is seen in fewer than ``min_share`` of the frames.
 
     ``localization_std`` is the one-sigma localization error of every particle in nm, one number or (y, x); by default
     the table's. ``strain`` and ``creep`` are the degrees of the polynomials in time that the layer's uniform strain
-    follows (1: grows steadily; None removes none), and that every site follows (0: at rest).
-
-    Drift and rotation are smoothed by a parabola over ``drift_window`` frames before they are removed. With 1, thermal
-    motion of the layer as a whole is removed too; more keep it, but are right only where the stage moves smoothly for
-    so long.
+    follows (1: grows steadily; None removes none), and that every site follows (0: at rest). A ``drift_window`` of 1
+    removes thermal motion of the layer as a whole as well; a longer one, in frames, removes drift and rotation smoothed
+    by a running parabola, which is right where the stage moves smoothly for so long.
     """
     frames, particles, z, error = _arrange_tracks(tracks, layer, min_share)
     seen = np.isfinite(z)
@@ -216,7 +214,7 @@ def coordination_labels(sites: ArrayLike) -> np.ndarray:
     """Say of every site (n, 2), in nm, whether it is in the bulk, next to a vacancy, or at the edge; str, shape (n,).
 
     ``bulk`` has six neighbours; of a ``vacancy`` a neighbour is missing whose place at least four other particles
-    enclose; else ``edge``. The border of the field of view counts as edge: what is behind it is not seen.
+    enclose; else ``edge``, as at the border of the field of view.
     """
     sites = np.asarray(sites, float)
     if len(sites) < 2:
@@ -236,7 +234,7 @@ def autocovariance(motion: Displacements, lags: int | None = None) -> np.ndarray
     """Covariance of displacements some frames apart, mean over the particles, (lags + 1, 2) along y and x in nm².
 
     ``lags`` is the largest lag in equally spaced frames, a quarter of the movie by default. Lag 0 holds the
-    localization error's variance as well. What removing the sites' means took is put back.
+    localization error's variance as well.
     """
     if lags is not None and lags < 1:
         raise ValueError(f"lags must be 1 or more frames, got {lags}")
@@ -300,11 +298,10 @@ class Localization:
 def localization_from_covariance(motion: Displacements) -> Localization:
     """Estimate the localization error from the frame-to-frame covariance of displacements.
 
-    Errors of different frames are independent, so they add to the variance (lag 0) and to no other lag of the
-    autocovariance. Motion is correlated, so lags 1 to 3 are continued to lag 0 as an exponential whose rate may change
-    with time. NaN where lag 1 keeps less than a fifth of the variance, or less than four times its own error: motion is
-    too fast for the frame rate. Only an average over the layer is estimated. Vestergaard, Blainey & Flyvbjerg, Phys.
-    Rev. E 89, 022726 (2014), for free diffusion.
+    Errors are independent from frame to frame, so they add to lag 0 of the autocovariance only. Motion is correlated:
+    lags 1 to 3 are continued to lag 0 as an exponential whose rate may change with time. NaN where motion is too fast
+    for the frame rate: lag 1 keeps less than a fifth of the variance, or less than four times its own error. Only an
+    average over the layer is estimated. For free diffusion: Vestergaard et al., Phys. Rev. E 89, 022726 (2014).
     """
     full = autocovariance(motion)
     if len(full) < 4:
@@ -377,14 +374,14 @@ def mean_squared_displacement(
     """Mean squared displacement of each layer's particles in two dimensions, without the localization error's part.
 
     Errors σ along each axis add 4σ² at every lag, from both ends of a step (Savin & Doyle, Biophys. J. 88, 623 (2005)).
-    This part is taken from the tracks' error bars and subtracted; where there are none, ``attrs["note"]`` says so.
-    Motion during the exposure, which makes short lags smaller, is not corrected for. Particles that vibrate about their
-    sites reach a constant, twice the variance over both axes; particles that diffuse give 4 D t.
+    This part is subtracted where the tracks have error bars; else ``attrs["note"]`` says so. Motion during the
+    exposure makes short lags smaller. Particles that vibrate about their sites reach a constant, twice the variance
+    over both axes; particles that diffuse give 4 D t.
 
-    The table has ``layer, lag_frames``; ``lag_s``, NaN without a frame time; ``msd_nm2``; ``msd_std_nm2``, its standard
-    error from the scatter of the tracks (NaN for one track); ``msd_raw_nm2``, with the localization error's part;
-    ``pairs`` of positions. Tracks are weighted by their independent steps at that lag (Qian, Sheetz & Elson, Biophys.
-    J. 60, 910 (1991), eq. B4), as `trackpy.emsd` does; particle -1 is left out. ``lags`` is the largest lag in frames.
+    The table has ``layer, lag_frames``, up to ``lags``; ``lag_s``, NaN without a frame time; ``msd_nm2``;
+    ``msd_std_nm2``, its standard error from the scatter of the tracks (NaN for one track); ``msd_raw_nm2``, with the
+    localization error's part; ``pairs`` of positions. Tracks, other than -1, are weighted by their independent steps
+    (Qian, Sheetz & Elson, Biophys. J. 60, 910 (1991), eq. B4), as `trackpy.emsd` does.
 
     Drift and turn of each layer's lattice, from the ``motion`` of the same movie, are removed. From layers that are not
     in it, by default all, the mean step of three or more tracks is removed frame by frame, as `trackpy.subtract_drift`

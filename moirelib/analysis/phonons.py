@@ -15,7 +15,7 @@ from scipy.stats import chi2
 
 from ..crystal.brillouin import SymmetryPath, brillouin_zone, symmetry_path
 from ..crystal.fourier import find_lattice
-from ..crystal.lattice import Lattice
+from ..crystal.lattice import Lattice, unit_vectors
 from ..crystal.neighbours import nearest_spacing
 from .displacements import Displacements, coordination_labels, require_error, site_displacements, total_variance
 from .lattices import find_grains
@@ -117,8 +117,7 @@ def plane_wave_stiffness(motion: Displacements, wave_vectors: ArrayLike) -> np.n
     """Dynamical matrix of a layer, from the spectrum of its displacements, at wave vectors (m, 2) in radians per nm.
 
     D(q) = ⟨u(q) u†(q)⟩⁻¹ in kT/nm², shape (m, 2, 2), (y, x) order; NaN where the localization error explains all that
-    was measured. A window that falls to zero at the layer's edge keeps its softer particles out; it blurs q: see
-    `dispersion`. Keim, Maret, Herz & von Grünberg, Phys. Rev. Lett. 92, 215504 (2004).
+    was measured. A window keeps the softer particles at the layer's edge out, but blurs q: see `dispersion`.
     """
     return _invert_covariance(*_measure_spectrum(motion, np.asarray(wave_vectors, float), _Window(motion).weight)[1:])
 
@@ -135,10 +134,10 @@ def _invert_covariance(matrix: np.ndarray, samples: np.ndarray, realness: np.nda
 def localization_bound(motion: Displacements) -> np.ndarray:
     """Largest localization error that the spectrum of a layer's displacements allows, with a confidence of 95 %.
 
-    Upper bound of the error's root mean square over the particles, along y and x in nm, shape (2,); known errors are
-    not used. Errors of different particles add the same to the power of every wave, also of that with the least. Each
-    power has the interval of chi-square; the least upper end counts, with Bonferroni's correction for having chosen it.
-    No correlation in time is needed. Errors shared by neighbours are not bounded.
+    Upper bound of the error's root mean square over the particles, along y and x in nm, shape (2,). Errors of different
+    particles add the same to the power of every wave, also of the weakest: the least upper end of the powers' intervals
+    (chi-square) counts, with Bonferroni's correction for having chosen it. Known errors are not used, and no
+    correlation in time. Errors shared by neighbours are not bounded.
     """
     window = _Window(motion)
     _, q = window.resolved_waves()
@@ -175,8 +174,7 @@ def _spring_basis(wave_vectors, spacing, angle, shells) -> np.ndarray:
     q = np.asarray(wave_vectors, float)
     terms = [np.broadcast_to(np.eye(2), (*q.shape[:-1], 2, 2))]
     for length, turn in SHELLS[:shells]:
-        t = np.radians(angle + turn + np.array([0.0, 60.0, 120.0]))
-        unit = np.stack([np.sin(t), np.cos(t)], axis=1)
+        unit = unit_vectors(angle + turn + np.array([0.0, 60.0, 120.0]))
         weight = 2 * (1 - np.cos(q @ (length * spacing * unit).T))
         along = np.einsum("...b,bi,bj->...ij", weight, unit, unit)
         terms += [along, weight.sum(axis=-1)[..., None, None] * np.eye(2) - along]
@@ -186,9 +184,9 @@ def _spring_basis(wave_vectors, spacing, angle, shells) -> np.ndarray:
 def fit_springs(motion: Displacements, shells: int = 2) -> SpringModel:
     """Fit force constants of the lattice (Born and von Kármán) to the spectrum of a layer's displacements.
 
-    Its sites form one hexagonal grain. ``shells`` of neighbours are bonded, 1 to 3. The model's spectrum, blurred by
-    the window as the measured one is, is fitted to that all over the Brillouin zone by weighted least squares. The
-    spectrum is not inverted, so noise does no harm, and waves longer than the window are left out.
+    Its sites form one hexagonal grain; 1 to 3 ``shells`` of neighbours are bonded. The model's spectrum, blurred by the
+    window, is fitted to the measured one all over the Brillouin zone, but for waves longer than the window. No spectrum
+    is inverted, so noise does not bias the fit.
     """
     if shells not in (1, 2, 3):
         raise ValueError(f"springs reach over 1, 2 or 3 shells of neighbours, got {shells}")
@@ -244,7 +242,7 @@ def elastic_constants(model: SpringModel) -> ElasticConstants:
     For long waves D(q) = s + A M q², with the hold s on every particle, the area A = √3/2 a² of a site, and the modulus
     M = λ + 2μ of longitudinal and μ of transverse waves.
     """
-    # Sums over a shell's three bonds at angles θ to q: cos⁴θ gives 9/8, cos²θ sin²θ 3/8, times the length squared
+    # Sums over a shell's three bonds at angles θ to q: cos⁴θ gives 9/8, cos²θ sin²θ 3/8, times the squared length
     shell = np.array([[9.0, 3.0], [3.0, 9.0]]) / 8 / np.sqrt(0.75)  # (branch, central and sideways)
     slopes = np.hstack([shell * length**2 for length, _ in SHELLS[: len(model.central)]])
     longitudinal, shear = slopes @ np.stack([model.central, model.sideways], axis=1).ravel()
@@ -261,20 +259,19 @@ def dispersion(
 ) -> pd.DataFrame:
     """Phonon dispersion of a layer along Γ-M-K-Γ.
 
-    Plane waves as in Keim, Maret, Herz & von Grünberg, Phys. Rev. Lett. 92, 215504 (2004). The localization error's
-    variance is subtracted from the power of every wave, and the inverse corrected for as few samples as are independent
-    in time. A finite window averages the spectrum over neighbouring q: the ratio of the model's spectrum before and
-    after such averages is taken out. Neighbouring points share waves and scatter alike. In a lattice that is not
-    symmetric, by strain or by the particles' shape, branches mix: see `plane_wave_stiffness`.
+    Plane waves as in Keim, Maret, Herz & von Grünberg, Phys. Rev. Lett. 92, 215504 (2004), without the localization
+    error's variance, and corrected for the number of samples that are independent in time. The window averages the
+    spectrum over neighbouring q, which the ratio of the model's spectra without and with this average corrects.
+    Neighbouring points scatter alike. Branches mix where the lattice is not symmetric: see `plane_wave_stiffness`.
 
     The table has ``layer, branch`` (``longitudinal`` or ``transverse``), ``q_y_per_nm, q_x_per_nm`` (rad/nm),
-    ``distance_per_nm`` along the path, ``stiffness_kt_nm2`` and ``stiffness_std_kt_nm2``, its standard error with a
-    tenth of the correction for blur; NaN where the localization error explains all of the power; ``model_kt_nm2``, the
-    fitted model's. ``attrs`` holds the ``ticks`` of the path and ``shortest_q_per_nm``, below which waves are longer
-    than the window and are not measured: they are NaN.
+    ``distance_per_nm`` along the path; ``stiffness_kt_nm2`` and ``stiffness_std_kt_nm2``, its standard error with a
+    tenth of the correction for blur, NaN for waves longer than the window (``attrs["shortest_q_per_nm"]``) and where
+    the localization error explains all of the power; ``model_kt_nm2``, the fitted model's. ``attrs["ticks"]`` are the
+    distances of Γ, M, K and Γ.
 
-    The layer's sites form one hexagonal grain; path and model are by default the model's path and that of
-    `fit_springs`. ``symmetric`` averages over the three paths that hexagonal symmetry makes equal.
+    The layer's sites form one hexagonal grain, whose path and `fit_springs` are the defaults. ``symmetric`` averages
+    over the three paths that hexagonal symmetry makes equal.
     """
     window, model = _Window(motion), fit_springs(motion) if model is None else model
     path = symmetry_path(model.spacing, model.angle) if path is None else path
@@ -325,10 +322,9 @@ def measure_phonons(
 ) -> pd.DataFrame:
     """Phonon dispersion of every layer along Γ-M-K-Γ: the rows of ``phonons.csv``.
 
-    Takes tracks and options as `site_displacements` does and gives what `dispersion` does, one layer after the other;
-    of a layer with several grains, the largest one's. What gives a layer's displacements, and the springs of its
-    largest grain, can be replaced. ``attrs["note"]`` has a line for each layer that has none, or only those of a part
-    of it; ``attrs["ticks"]`` has each layer's distances of Γ, M, K and Γ.
+    Takes tracks and options as `site_displacements` does and gives what `dispersion` does of each layer's largest
+    grain; what gives displacements and springs can be replaced. ``attrs["note"]`` names layers without phonons, or with
+    those of a part only; ``attrs["ticks"]`` holds the ticks of each layer.
     """
     ticks = {}
 
@@ -353,8 +349,7 @@ def _diagonal(matrices) -> np.ndarray:
 
 def _add_surrounding_waves(path, radius) -> SymmetryPath:
     """Each wave vector and six on a circle around it, seven times as many; the circle shrinks towards Γ."""
-    t = np.radians(60.0 * np.arange(6))
-    ring = np.concatenate([np.zeros((1, 2)), np.stack([np.sin(t), np.cos(t)], axis=1)])
+    ring = np.concatenate([np.zeros((1, 2)), unit_vectors(60.0 * np.arange(6))])
     radius = np.minimum(radius, LARGEST_SMOOTH * np.linalg.norm(path.wave_vectors, axis=1))
     q = path.wave_vectors[:, None] + radius[:, None, None] * ring
     along = np.repeat(path.longitudinal, len(ring), axis=0)
@@ -372,8 +367,8 @@ def _turn_to_branches(matrices, path) -> np.ndarray:
 class NormalModes:
     """Normal modes of a finite layer, from the softest to the stiffest."""
 
-    # (m,) of the m = 2n - 3 modes other than the layer's own shifts and turn, or of all 2n if these were kept
-    # (``drift_window``), in kT/nm²; corrected for few frames and localization error; inf where nothing is left
+    # (m,) in kT/nm², corrected for few frames and localization error, inf where nothing is left; m = 2n - 3, or 2n
+    # where the layer's own shifts and turn were kept (``drift_window``)
     stiffness: np.ndarray
     stiffness_raw: np.ndarray  # (m,) the same without the corrections
     shapes: np.ndarray  # (m, n, 2) unit vectors of each mode (y, x), of the sample covariance
@@ -383,11 +378,10 @@ class NormalModes:
 def find_normal_modes(motion: Displacements) -> NormalModes:
     """Normal modes of a layer, or of some of its particles (`Displacements.select`), from their displacements.
 
-    The stiffnesses are the inverse eigenvalues of the covariance matrix, which spread in proportion to 1/T for a finite
-    number T of frames (Marchenko & Pastur). So those of all frames and of halves of the movie are extrapolated to 1/T =
-    0, and the localization error's variance is subtracted. The shapes are not corrected: in the middle of the spectrum
-    they are mixtures. Henkes, Brito & Dauchot, Soft Matter 8, 6092 (2012); Maggs & Schindler, Europhys. Lett. 109,
-    48005 (2015).
+    The eigenvalues of the covariance matrix, inverse stiffnesses, spread in proportion to 1/T for a finite number T of
+    frames (Marchenko & Pastur). Those of all frames and of halves are extrapolated to 1/T = 0, and the localization
+    error's variance is subtracted. Shapes are not corrected: in the middle of the spectrum they are mixtures. Henkes,
+    Brito & Dauchot, Soft Matter 8, 6092 (2012); Maggs & Schindler, Europhys. Lett. 109, 48005 (2015).
     """
     u = motion.values.reshape(len(motion.values), -1)
     frames, modes = u.shape
@@ -422,9 +416,9 @@ def find_normal_modes(motion: Displacements) -> NormalModes:
 def density_of_states(stiffness: ArrayLike, bins: int | ArrayLike = 20) -> tuple[np.ndarray, np.ndarray]:
     """Density of vibrational states over ω = √(stiffness), the frequency of a particle of unit mass; its integral is 1.
 
-    Takes stiffnesses in kT/nm² of normal modes, or of waves that fill the Brillouin zone (`brillouin_zone`); what is
-    not finite and positive is left out. ``bins`` is their number, or their edges in √kT/nm. Returns the middles of the
-    bins, in √kT/nm, and the density, shape (b,). In a liquid motion is overdamped: ω is a measure of stiffness.
+    Takes stiffnesses in kT/nm² of normal modes, or of waves of a `brillouin_zone`, those that are finite and positive.
+    ``bins`` is their number, or their edges in √kT/nm. Returns the middles of the bins, in √kT/nm, and the density,
+    shape (b,). In a liquid motion is overdamped: ω is a measure of stiffness.
     """
     stiffness = np.asarray(stiffness, float).ravel()
     known = stiffness[np.isfinite(stiffness) & (stiffness > 0)]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .lattice import Lattice
+from .lattice import Lattice, unit_vectors
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class SymmetryPath:
 
 def symmetry_path(spacing: float, angle: float, points: int = 36) -> SymmetryPath:
     """So many wave vectors along Γ-M-K-Γ of a lattice with a spacing in nm, in nearly equal steps over M and K."""
-    to_m, to_k = (np.array([np.sin(t), np.cos(t)]) for t in np.radians([angle + 30, angle]))
+    to_m, to_k = unit_vectors([angle + 30, angle])
     m, k = 2 * np.pi / (np.sqrt(3) * spacing) * to_m, 4 * np.pi / (3 * spacing) * to_k
     lengths = np.linalg.norm([m, k - m, k], axis=1)
     counts = np.maximum(np.round(points * lengths / lengths.sum()).astype(int), 2)

@@ -13,13 +13,17 @@ def fold_hexagonal(angle: float) -> float:
     return float(abs((angle + 30.0) % 60.0 - 30.0))
 
 
+def unit_vectors(degrees: ArrayLike) -> np.ndarray:
+    """Vectors (..., 2) of length 1, (y, x), in directions from x towards y."""
+    t = np.radians(degrees)
+    return np.stack([np.sin(t), np.cos(t)], axis=-1)
+
+
 def hexagonal_lattice(spacing: float, angle: float, center: ArrayLike, radius: float) -> np.ndarray:
     """Points (n, 2) of a hexagonal lattice within a circle about one of them, the center (y, x); lengths in nm."""
     n = int(np.ceil(radius / spacing / np.sin(np.pi / 3))) + 1
     i, j = np.meshgrid(np.arange(-n, n + 1), np.arange(-n, n + 1), indexing="ij")
-    t = np.radians([angle, angle + 60.0])
-    basis = spacing * np.stack([np.sin(t), np.cos(t)], axis=1)  # rows are (y, x)
-    points = np.stack([i.ravel(), j.ravel()], axis=1) @ basis
+    points = np.stack([i.ravel(), j.ravel()], axis=1) @ (spacing * unit_vectors([angle, angle + 60.0]))
     return points[np.hypot(*points.T) <= radius] + np.asarray(center, float)
 
 
@@ -33,8 +37,7 @@ class Lattice:
     @property
     def wave_vectors(self) -> np.ndarray:
         """Three first-order reciprocal vectors (y, x), 60° apart, shape (3, 2), in radians per unit length."""
-        t = np.radians(self.angle + 30.0 + 60.0 * np.arange(3))
-        return 4 * np.pi / (np.sqrt(3) * self.spacing) * np.stack([np.sin(t), np.cos(t)], axis=1)
+        return 4 * np.pi / (np.sqrt(3) * self.spacing) * unit_vectors(self.angle + 30.0 + 60.0 * np.arange(3))
 
 
 def moire_period(spacing: float, twist_angle: float, other_spacing: float | None = None) -> float:

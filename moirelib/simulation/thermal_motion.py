@@ -6,6 +6,7 @@ from scipy.linalg import eigh
 from scipy.sparse import coo_array, csc_array, eye_array, vstack
 from scipy.sparse.linalg import splu
 
+from ..crystal.lattice import unit_vectors
 from ..crystal.neighbours import bonds
 
 
@@ -82,8 +83,7 @@ def dynamical_matrix(
     thermal displacements u is its inverse: ⟨u_i(q) u_j*(q)⟩ = D⁻¹_ij with u(q) = Σ u exp(-i q·r) / √n. Source: Ashcroft
     and Mermin, Solid State Physics (1976), chapter 22.
     """
-    t = np.radians(angle + np.array([0.0, 60.0, 120.0]))
-    unit = np.stack([np.sin(t), np.cos(t)], axis=1)  # one of each pair of opposite neighbours
+    unit = unit_vectors(angle + np.array([0.0, 60.0, 120.0]))  # one of each pair of opposite neighbours
     phase = np.asarray(wave_vectors, float) @ (spacing * unit).T  # (..., 3)
     weight = 2 * spring_constant * (1 - np.cos(phase))
     return np.einsum("...b,bi,bj->...ij", weight, unit, unit) + site_stiffness * np.eye(2)

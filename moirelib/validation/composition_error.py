@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from ase import Atoms
 
+from ..crystal.lattice import unit_vectors
 from ..simulation import multislice
 from ..simulation.optics import OVERSAMPLING, Lens, Transmission, block_mean, clean_image, compose, electron_wavelength
 from ..simulation.scene import Layer, Scene
@@ -40,8 +41,7 @@ def overlapping_clusters(diameter: float = 4.0, field: float = 21.6) -> Scene:
     """
     layers = []
     for i, (angle, shift) in enumerate([(3.0, (-0.075, -0.075)), (18.0, (0.15, 0.125))]):
-        t = np.radians(angle + 60 * np.arange(6))
-        ring = CLUSTER_SPACING * diameter * np.stack([np.sin(t), np.cos(t)], axis=1)
+        ring = CLUSTER_SPACING * diameter * unit_vectors(angle + 60 * np.arange(6))
         at = np.concatenate([[[0.0, 0.0]], ring]) + field / 2 + diameter * np.array(shift)
         z = VACUUM + diameter / 2 + i * (diameter + 1.0)
         layers.append(Layer(at, np.full(7, diameter), CLUSTER_SPACING * diameter, angle, z))

@@ -35,10 +35,6 @@ def score_particles(
     return max(scores, key=lambda score: score["f1"])
 
 
-#: Layer number found -> layer number of the truth, both ways round.
-ORDERS = ({1: 1, 2: 2}, {1: 2, 2: 1})
-
-
 def _score_order(found, truth, names, diameter_nm, field_nm, matching_radius=MATCHING_RADIUS) -> dict:
     """Particle scores under one order of the layers."""
     reach, border = matching_radius * diameter_nm, diameter_nm / 2
@@ -82,14 +78,15 @@ def score_layers(
 ) -> dict:
     """Score particles and layer images together, under one order of the layers.
 
-    Takes found layer images and true masks, (t, 2, y, x) or (2, y, x), 0 to 1 or 0 to 255, and the rest as
-    `score_particles`. Gives its scores, ``mask_accuracy`` (fraction of pixels of both layers that are rightly covered
-    or not) and ``mask_iou`` (intersection over union of each layer, averaged). The layers may be exchanged once for
-    all: the order of the higher ``f1`` counts or, if both are equal, of ``mask_iou``.
+    Takes found layer images and true masks, (t, layer, y, x) or (layer, y, x), 0 to 1 or 0 to 255, and the rest as
+    `score_particles`. Gives its scores, ``mask_accuracy`` (fraction of pixels of all layers that are rightly covered or
+    not) and ``mask_iou`` (intersection over union of each layer, averaged). Of equal ``f1``, the order of the highest
+    ``mask_iou`` counts.
     """
     a, b = (_binary(x) for x in (layers, masks))
     scores = []
-    for names, ordered in zip(ORDERS, (a, a[..., ::-1, :, :]), strict=True):
+    for order, ordered in _list_orders(a):
+        names = {number + 1: true for true, number in enumerate(order, start=1)}
         score = _score_order(found, truth, names, diameter_nm, field_nm)
         iou = np.mean([_iou(ordered[..., k, :, :], b[..., k, :, :]) for k in range(b.shape[-3])])
         scores.append(score | {"mask_accuracy": float(np.mean(ordered == b)), "mask_iou": float(iou)})
@@ -97,9 +94,14 @@ def score_layers(
 
 
 def mask_iou(layers: ArrayLike, masks: ArrayLike) -> float:
-    """Intersection over union, 0 to 1, of images and masks of both layers as of `score_layers`, in their best order."""
+    """Intersection over union, 0 to 1, of images and masks of all layers as of `score_layers`, in their best order."""
     a, b = (_binary(x) for x in (layers, masks))
-    return max(_iou(a, b), _iou(a[..., ::-1, :, :], b))
+    return max(_iou(ordered, b) for _, ordered in _list_orders(a))
+
+
+def _list_orders(layers) -> list[tuple[tuple[int, ...], np.ndarray]]:
+    """Every order of the layers, and their images (..., layer, y, x) in it."""
+    return [(order, layers[..., order, :, :]) for order in permutations(range(layers.shape[-3]))]
 
 
 def _binary(x) -> np.ndarray:

@@ -77,14 +77,13 @@ def site_displacements(
     """Displacements of a layer's particles from their sites, with drift, rotation and slow strain removed.
 
     Drift and rotation are fitted to every frame by least squares, in turn with the sites, so that missing frames do not
-    pull sites along. Only slow strain is removed: uniform strain of a small crystal vibrates too. Particle -1 is left
-    out, and what is seen in fewer than ``min_share`` of the frames.
+    pull sites along. Left out are particle -1 and what is seen in fewer than ``min_share`` of the frames. The one-sigma
+    ``localization_std`` in nm, one number or (y, x), replaces the table's.
 
-    ``localization_std`` is the one-sigma localization error of every particle in nm, one number or (y, x); by default
-    the table's. ``strain`` and ``creep`` are the degrees of the polynomials in time that the layer's uniform strain
-    follows (1: grows steadily; None removes none), and that every site follows (0: at rest). A ``drift_window`` of 1
-    removes thermal motion of the layer as a whole as well; a longer one, in frames, removes drift and rotation smoothed
-    by a running parabola, which is right where the stage moves smoothly for so long.
+    ``strain`` and ``creep`` are the degrees of the polynomials in time that the layer's uniform strain follows (1:
+    grows steadily; None removes none), and every site (0: at rest). A ``drift_window`` of 1 removes thermal motion of
+    the layer as a whole as well; a longer one, in frames, keeps it where the stage moves smoothly (a parabola) for so
+    long.
     """
     frames, particles, z, error = _arrange_tracks(tracks, layer, min_share)
     seen = np.isfinite(z)
@@ -213,8 +212,8 @@ def _rigid_motion_leverage(sites, seen):
 def coordination_labels(sites: ArrayLike) -> np.ndarray:
     """Say of every site (n, 2), in nm, whether it is in the bulk, next to a vacancy, or at the edge; str, shape (n,).
 
-    ``bulk`` has six neighbours; of a ``vacancy`` a neighbour is missing whose place at least four other particles
-    enclose; else ``edge``, as at the border of the field of view.
+    ``bulk`` has six neighbours; of a ``vacancy`` a neighbour is missing whose place four others or more enclose; else
+    ``edge``.
     """
     sites = np.asarray(sites, float)
     if len(sites) < 2:
@@ -233,8 +232,8 @@ def coordination_labels(sites: ArrayLike) -> np.ndarray:
 def autocovariance(motion: Displacements, lags: int | None = None) -> np.ndarray:
     """Covariance of displacements some frames apart, mean over the particles, (lags + 1, 2) along y and x in nm².
 
-    ``lags`` is the largest lag in equally spaced frames, a quarter of the movie by default. Lag 0 holds the
-    localization error's variance as well.
+    ``lags`` is the largest lag, a quarter of the movie by default. Lag 0 holds the localization error's variance as
+    well.
     """
     if lags is not None and lags < 1:
         raise ValueError(f"lags must be 1 or more frames, got {lags}")
@@ -298,10 +297,9 @@ class Localization:
 def localization_from_covariance(motion: Displacements) -> Localization:
     """Estimate the localization error from the frame-to-frame covariance of displacements.
 
-    Errors are independent from frame to frame, so they add to lag 0 of the autocovariance only. Motion is correlated:
-    lags 1 to 3 are continued to lag 0 as an exponential whose rate may change with time. NaN where motion is too fast
-    for the frame rate: lag 1 keeps less than a fifth of the variance, or less than four times its own error. Only an
-    average over the layer is estimated. For free diffusion: Vestergaard et al., Phys. Rev. E 89, 022726 (2014).
+    Errors are independent from frame to frame, so they add to lag 0 only; motion is correlated, so its lags 1 to 3 are
+    continued to lag 0. NaN where motion is too fast for the frame rate. Only an average over the layer is estimated.
+    For free diffusion: Vestergaard, Blainey & Flyvbjerg, Phys. Rev. E 89, 022726 (2014).
     """
     full = autocovariance(motion)
     if len(full) < 4:
@@ -373,19 +371,17 @@ def mean_squared_displacement(
 ) -> pd.DataFrame:
     """Mean squared displacement of each layer's particles in two dimensions, without the localization error's part.
 
-    Errors σ along each axis add 4σ² at every lag, from both ends of a step (Savin & Doyle, Biophys. J. 88, 623 (2005)).
-    This part is subtracted where the tracks have error bars; else ``attrs["note"]`` says so. Motion during the
-    exposure makes short lags smaller. Particles that vibrate about their sites reach a constant, twice the variance
-    over both axes; particles that diffuse give 4 D t.
+    Errors σ along each axis add 4σ² at every lag (Savin & Doyle, Biophys. J. 88, 623 (2005)); this part is subtracted
+    where the tracks have error bars, else ``attrs["note"]`` says so. Motion during the exposure makes short lags
+    smaller. Particles that vibrate about their sites reach a constant; particles that diffuse give 4 D t.
 
     The table has ``layer, lag_frames``, up to ``lags``; ``lag_s``, NaN without a frame time; ``msd_nm2``;
     ``msd_std_nm2``, its standard error from the scatter of the tracks (NaN for one track); ``msd_raw_nm2``, with the
     localization error's part; ``pairs`` of positions. Tracks, other than -1, are weighted by their independent steps
     (Qian, Sheetz & Elson, Biophys. J. 60, 910 (1991), eq. B4), as `trackpy.emsd` does.
 
-    Drift and turn of each layer's lattice, from the ``motion`` of the same movie, are removed. From layers that are not
-    in it, by default all, the mean step of three or more tracks is removed frame by frame, as `trackpy.subtract_drift`
-    does; with it goes 1/n of the independent motion of n particles.
+    The ``motion`` of each layer's lattice in the same movie is removed. Without it, the mean step of three or more
+    tracks is, as `trackpy.subtract_drift` does; with it goes 1/n of the independent motion of n particles.
     """
     if lags < 1:
         raise ValueError(f"lags must be 1 or more frames, got {lags}")

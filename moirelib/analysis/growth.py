@@ -31,11 +31,10 @@ def growth_events(particles: pd.DataFrame | dict, field_nm: ArrayLike | None = N
     Takes particles and field as `site_occupancy` does, or what it returned. A hop to a free site is a detachment there
     and an attachment here. What drift carries in or out of view makes no event.
 
-    The table has ``frame``, the first in which the particle is there, or no longer there; ``layer``; ``event``,
-    attachment or detachment; ``particle``, the track seen there longest after attachment, or before detachment (-1 for
-    none); ``y_nm, x_nm``, the site in the first frame; ``coordination``, taken neighbour sites in the layer just after
-    attachment or before detachment; ``registry, coordinate`` as in `registry`; ``y_frame_nm, x_frame_nm``, the site in
-    that frame.
+    The table has ``frame``, the first with, or without, the particle; ``layer``; ``event``, attachment or detachment;
+    ``particle``, the track seen there longest after or before (-1 for none); ``y_nm, x_nm``, the site in the first
+    frame; ``coordination``, taken neighbour sites in the layer; ``registry, coordinate`` as in `registry`;
+    ``y_frame_nm, x_frame_nm``, the site in that frame.
     """
     occupancy = particles if isinstance(particles, dict) else site_occupancy(particles, field_nm)
     tables = [pd.DataFrame(columns=EVENT_COLUMNS)]
@@ -87,8 +86,8 @@ def size_table(occupancy: dict[int, Occupancy]) -> pd.DataFrame:
 
     The table has ``frame, layer``; ``number`` of taken sites in view; ``area_nm2``, number times the lattice cell √3/2
     a²; ``radius_nm`` of a disk of that area; ``attached, detached``, events so far; ``carried``, net number that drift
-    carried into view so far; ``free_edge_sites``, free places of the lattice in view with a taken neighbour, also those
-    that no frame ever fills.
+    carried into view so far; ``free_edge_sites``, free places in view with a taken neighbour, also those that are never
+    filled.
     """
     columns = "frame layer number area_nm2 radius_nm attached detached carried free_edge_sites".split()
     tables = [pd.DataFrame(columns=columns)]
@@ -134,9 +133,8 @@ def growth_rate(
     The table has ``layer, event, frame_start, frame_end, count, rate, low, high``; rates in 1/s, with 95 % intervals.
     Rows with event net have the difference, with a normal interval from the sum of the two counts.
 
-    Takes the events of `growth_events`; all frame numbers, of frames without events as well; the layers, by default
-    those with an event (others have a rate with an upper bound); the time of a frame in s, 1 for rates per frame; and
-    the number of equal windows, each beginning where the last one ended.
+    Takes `growth_events`; all frame numbers; the layers, by default those with an event (others have an upper bound);
+    the time of a frame in s, 1 for rates per frame; and the number of equal windows.
     """
     require_columns(events, ["frame", "layer", "event"], "the table of events")
     frames = np.unique(np.asarray(frames))
@@ -168,10 +166,9 @@ def front_table(occupancy: dict[int, Occupancy], directions: int = 8, center: Ar
     """How far the edge of each layer is from its centre, along several directions.
 
     The radius is that of a sector with the area of its particles: r² = √3 a² N / φ, for N of them and its angle φ. The
-    table has ``frame, layer, direction_deg, radius_nm, y_nm, x_nm, number``: the front's place in the first frame's
-    coordinates, NaN where that edge is not in view, and the number of particles in the sector. The first of so many
-    directions is x, the next lies towards y. The centre (y, x), in nm in the first frame, is by default the middle of
-    the sites that are taken from the start, or of all.
+    table has ``frame, layer, direction_deg``, from x towards y; ``radius_nm, y_nm, x_nm``, the front's place in the
+    first frame's coordinates, NaN where that edge is not in view; ``number`` of particles in the sector. The centre (y,
+    x), in nm in the first frame, is by default the middle of the sites that are taken from the start, or of all.
     """
     if directions < 3:
         raise ValueError(f"fronts need at least 3 directions, got {directions}")
@@ -201,12 +198,11 @@ def front_table(occupancy: dict[int, Occupancy], directions: int = 8, center: Ar
 
 
 def front_velocity(fronts: pd.DataFrame, frame_time: float = 1.0) -> pd.DataFrame:
-    """Mean velocity of the front along every direction, from `front_table` and the time of a frame in s.
+    """Mean velocity of the front along every direction, from `front_table` and the time of a frame in s (1: per frame).
 
-    With a time of 1, velocities are per frame. Arrivals are random, so only the ends of the front's way tell the
-    velocity, and the steps' scatter its error. The table has ``layer, direction_deg, velocity_nm_per_s,
-    velocity_std_nm_per_s, frame_start, frame_end``: first and last of three or more frames in which the front is in
-    view.
+    Arrivals are random, so only the ends of the front's way tell the velocity, and the steps' scatter its error. The
+    table has ``layer, direction_deg, velocity_nm_per_s, velocity_std_nm_per_s, frame_start, frame_end``: first and last
+    of three or more frames in which the front is in view.
     """
     require_columns(fronts, ["frame", "layer", "direction_deg", "radius_nm"], "the table of fronts")
     rows = []
@@ -227,8 +223,7 @@ def front_velocity(fronts: pd.DataFrame, frame_time: float = 1.0) -> pd.DataFram
 def defect_numbers(defects: pd.DataFrame, particles: pd.DataFrame) -> pd.DataFrame:
     """Number of defects of every kind, layer and frame: ``frame, layer, kind, number, particles, per_particle``.
 
-    Takes ``frame, layer, kind`` of `moirelib.analysis.defect_table`, and ``frame, layer`` of the particles they were
-    found among, which names frames without any defect.
+    Takes a `defect_table` and the particles they were found among, which name frames without any defect.
     """
     key = ["frame", "layer", "kind"]
     require_columns(defects, key, "the table of defects")
@@ -252,9 +247,9 @@ class SitePreference:
 def site_preference(occupancy: dict[int, Occupancy]) -> SitePreference:
     """Test whether particles of layer 2 attach more often on top, bridge or hollow sites than free edge sites offer.
 
-    Each attachment is one choice among the free lattice sites that had as many taken neighbours in the frame before: a
-    conditional (matched) test (McFadden, in Frontiers in Econometrics, ed. Zarembka, 105 (1974)), which does not take a
-    preference for well coordinated sites for one. Sites that the movie never fills count too.
+    Each attachment is one choice among the free lattice sites, also those never filled, that had as many taken
+    neighbours in the frame before: a conditional test (McFadden, in Frontiers in Econometrics, ed. Zarembka, 105
+    (1974)), which takes no preference for well coordinated sites for one.
 
     ``table`` of the result has ``registry`` on layer 1; ``attached``, counted; ``expected, expected_std``, without
     preference; their ``ratio`` with a 95 % interval (``low, high``); ``share_free``, share of the registry among all

@@ -117,7 +117,7 @@ def plane_wave_stiffness(motion: Displacements, wave_vectors: ArrayLike) -> np.n
     """Dynamical matrix of a layer, from the spectrum of its displacements, at wave vectors (m, 2) in radians per nm.
 
     D(q) = ⟨u(q) u†(q)⟩⁻¹ in kT/nm², shape (m, 2, 2), (y, x) order; NaN where the localization error explains all that
-    was measured. A window keeps the softer particles at the layer's edge out, but blurs q: see `dispersion`.
+    was measured. A window keeps the edge's softer particles out, but blurs q: see `dispersion`.
     """
     return _invert_covariance(*_measure_spectrum(motion, np.asarray(wave_vectors, float), _Window(motion).weight)[1:])
 
@@ -134,10 +134,9 @@ def _invert_covariance(matrix: np.ndarray, samples: np.ndarray, realness: np.nda
 def localization_bound(motion: Displacements) -> np.ndarray:
     """Largest localization error that the spectrum of a layer's displacements allows, with a confidence of 95 %.
 
-    Upper bound of the error's root mean square over the particles, along y and x in nm, shape (2,). Errors of different
-    particles add the same to the power of every wave, also of the weakest: the least upper end of the powers' intervals
-    (chi-square) counts, with Bonferroni's correction for having chosen it. Known errors are not used, and no
-    correlation in time. Errors shared by neighbours are not bounded.
+    Upper bound of the error's root mean square over the particles, along y and x in nm, shape (2,): errors add the same
+    to the power of every wave, also of the weakest. Bonferroni's correction allows for its choice. Known errors are not
+    used. Errors shared by neighbours are not bounded.
     """
     window = _Window(motion)
     _, q = window.resolved_waves()
@@ -184,9 +183,8 @@ def _spring_basis(wave_vectors, spacing, angle, shells) -> np.ndarray:
 def fit_springs(motion: Displacements, shells: int = 2) -> SpringModel:
     """Fit force constants of the lattice (Born and von Kármán) to the spectrum of a layer's displacements.
 
-    Its sites form one hexagonal grain; 1 to 3 ``shells`` of neighbours are bonded. The model's spectrum, blurred by the
-    window, is fitted to the measured one all over the Brillouin zone, but for waves longer than the window. No spectrum
-    is inverted, so noise does not bias the fit.
+    The sites form one hexagonal grain; 1 to 3 ``shells`` of neighbours are bonded. The model's spectrum, blurred by the
+    window, is fitted to the measured one for all waves of the Brillouin zone that the window resolves.
     """
     if shells not in (1, 2, 3):
         raise ValueError(f"springs reach over 1, 2 or 3 shells of neighbours, got {shells}")
@@ -259,10 +257,9 @@ def dispersion(
 ) -> pd.DataFrame:
     """Phonon dispersion of a layer along Γ-M-K-Γ.
 
-    Plane waves as in Keim, Maret, Herz & von Grünberg, Phys. Rev. Lett. 92, 215504 (2004), without the localization
-    error's variance, and corrected for the number of samples that are independent in time. The window averages the
-    spectrum over neighbouring q, which the ratio of the model's spectra without and with this average corrects.
-    Neighbouring points scatter alike. Branches mix where the lattice is not symmetric: see `plane_wave_stiffness`.
+    Keim, Maret, Herz & von Grünberg, Phys. Rev. Lett. 92, 215504 (2004); without the localization error's variance, and
+    corrected for few independent samples and for the window, which averages over neighbouring q. Neighbouring points
+    scatter alike. Branches mix where strain or shape break the symmetry: see `plane_wave_stiffness`.
 
     The table has ``layer, branch`` (``longitudinal`` or ``transverse``), ``q_y_per_nm, q_x_per_nm`` (rad/nm),
     ``distance_per_nm`` along the path; ``stiffness_kt_nm2`` and ``stiffness_std_kt_nm2``, its standard error with a
@@ -270,8 +267,8 @@ def dispersion(
     the localization error explains all of the power; ``model_kt_nm2``, the fitted model's. ``attrs["ticks"]`` are the
     distances of Γ, M, K and Γ.
 
-    The layer's sites form one hexagonal grain, whose path and `fit_springs` are the defaults. ``symmetric`` averages
-    over the three paths that hexagonal symmetry makes equal.
+    The sites form one hexagonal grain, whose path and `fit_springs` are the defaults. ``symmetric`` averages over the
+    three paths that hexagonal symmetry makes equal.
     """
     window, model = _Window(motion), fit_springs(motion) if model is None else model
     path = symmetry_path(model.spacing, model.angle) if path is None else path
@@ -322,9 +319,9 @@ def measure_phonons(
 ) -> pd.DataFrame:
     """Phonon dispersion of every layer along Γ-M-K-Γ: the rows of ``phonons.csv``.
 
-    Takes tracks and options as `site_displacements` does and gives what `dispersion` does of each layer's largest
-    grain; what gives displacements and springs can be replaced. ``attrs["note"]`` names layers without phonons, or with
-    those of a part only; ``attrs["ticks"]`` holds the ticks of each layer.
+    Takes tracks and options as `site_displacements` does and gives `dispersion` of each layer's largest grain; what
+    gives displacements and springs can be replaced. ``attrs["note"]`` names layers without phonons, or with those of a
+    part; ``attrs["ticks"]`` holds the ticks of each layer.
     """
     ticks = {}
 
@@ -378,9 +375,8 @@ class NormalModes:
 def find_normal_modes(motion: Displacements) -> NormalModes:
     """Normal modes of a layer, or of some of its particles (`Displacements.select`), from their displacements.
 
-    The eigenvalues of the covariance matrix, inverse stiffnesses, spread in proportion to 1/T for a finite number T of
-    frames (Marchenko & Pastur). Those of all frames and of halves are extrapolated to 1/T = 0, and the localization
-    error's variance is subtracted. Shapes are not corrected: in the middle of the spectrum they are mixtures. Henkes,
+    Stiffnesses are inverse eigenvalues of the covariance matrix, extrapolated to infinitely many frames and without the
+    localization error's variance. Shapes are not corrected: in the middle of the spectrum they are mixtures. Henkes,
     Brito & Dauchot, Soft Matter 8, 6092 (2012); Maggs & Schindler, Europhys. Lett. 109, 48005 (2015).
     """
     u = motion.values.reshape(len(motion.values), -1)
@@ -416,9 +412,9 @@ def find_normal_modes(motion: Displacements) -> NormalModes:
 def density_of_states(stiffness: ArrayLike, bins: int | ArrayLike = 20) -> tuple[np.ndarray, np.ndarray]:
     """Density of vibrational states over ω = √(stiffness), the frequency of a particle of unit mass; its integral is 1.
 
-    Takes stiffnesses in kT/nm² of normal modes, or of waves of a `brillouin_zone`, those that are finite and positive.
-    ``bins`` is their number, or their edges in √kT/nm. Returns the middles of the bins, in √kT/nm, and the density,
-    shape (b,). In a liquid motion is overdamped: ω is a measure of stiffness.
+    Takes stiffnesses in kT/nm² of normal modes or of waves of a `brillouin_zone`; the number of bins, or their edges in
+    √kT/nm. Returns the middles of the bins, in √kT/nm, and the density, shape (b,). In a liquid motion is overdamped: ω
+    is a measure of stiffness.
     """
     stiffness = np.asarray(stiffness, float).ravel()
     known = stiffness[np.isfinite(stiffness) & (stiffness > 0)]

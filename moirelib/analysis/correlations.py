@@ -22,9 +22,9 @@ FEWEST_REFERENCE_BONDS = 7  # of a grain (by hand) whose mean lattice is a refer
 def hexatic_correlation(points: ArrayLike, psi6: ArrayLike, r_max: float, bin_width: float) -> pd.DataFrame:
     """Correlation function g6(r) of the bond-orientational order ψ6 (n,) of points (n, 2), as from `hexatic`.
 
-    The mean of ψ6*(0) ψ6(r) over pairs of particles, real part, over that of |ψ6|². It stays near 1 in a crystal,
-    decays algebraically in a hexatic, exponentially in a liquid, and needs no edge correction. The table has ``r_nm,
-    g6, pairs``, up to ``r_max`` in bins of ``bin_width``, in nm. Particles with NaN are left out.
+    The mean of ψ6*(0) ψ6(r) over pairs of particles, real part, over that of |ψ6|²: near 1 in a crystal, algebraic in a
+    hexatic, exponential in a liquid. It needs no edge correction. The table has ``r_nm, g6, pairs``, up to ``r_max`` in
+    bins of ``bin_width``, in nm.
     """
     points, psi6 = check_points(points), np.asarray(psi6)
     _refuse_bins(r_max, bin_width)
@@ -75,8 +75,7 @@ def _refuse_bins(r_max, bin_width) -> None:
 def edge_particles(points: ArrayLike, spacing: float | None = None) -> np.ndarray:
     """Which particles lie at the edge of their crystal or of the frame, bool, shape (n,).
 
-    An edge particle sees two neighbours in succession 150° or more apart: 180° at a straight edge, 60° inside, 120°
-    beside a single vacancy.
+    An edge particle sees two neighbours in succession `EDGE_GAP` degrees or more apart.
     """
     points = check_points(points)
     spacing = neighbour_spacing(points) if spacing is None else spacing
@@ -100,8 +99,7 @@ def strain_map(
     """Strain and rotation at each particle, from its nearest neighbours; points may be a `LayerFrame`, with its grains.
 
     Neighbours of the ideal lattice at w are found at q w + p w*; against the reference q₀ the deformation takes z to
-    (q/q₀) z + (p/q₀*) z*, exactly. The ``reference`` is an unstrained lattice; by default the mean of the lattices
-    around all particles of each grain.
+    (q/q₀) z + (p/q₀*) z*, exactly. The ``reference`` is an unstrained lattice, by default the mean one of each grain.
 
     The table has ``y_nm, x_nm, grain``; ``strain_yy, strain_xx, strain_yx``; ``dilatation`` (relative change of area),
     ``shear`` (half the difference of the principal strains), ``rotation_deg`` from x towards y; ``strain_std``, one

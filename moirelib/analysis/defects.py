@@ -56,13 +56,13 @@ def find_defects(points: ArrayLike | LayerFrame, tolerance: Tolerance | None = N
     """All defects of one layer in one frame; ``tolerance`` says what is a grain and what is a twin.
 
     Takes positions, or a `LayerFrame`, which has a tolerance of its own. Vacancies are empty sites that the lattices
-    around predict. They are filled; in the triangulation of particles and filled sites every edge is named by a lattice
-    vector. Where the three of a triangle do not add up to zero a dislocation is near; their sum over triangles that
-    touch is the Burgers vector (Stukowski & Albe, Modelling Simul. Mater. Sci. Eng. 18, 085001 (2010)).
+    around predict. Where the lattice vectors of a triangle's edges do not add up to zero a dislocation is near; their
+    sum over triangles that touch is the Burgers vector (Stukowski & Albe, Modelling Simul. Mater. Sci. Eng. 18, 085001
+    (2010)).
 
     ``defects`` of the result has ``kind`` vacancy, interstitial, dislocation, or disclination that belongs to no
-    dislocation; Burgers vectors (y, x) in nm, NaN for kinds without, by which the displacement grows once around the
-    core from x towards y; ``in_boundary``, within 1.5 spacings of a boundary. ``boundaries``: see `boundary_table`.
+    dislocation; Burgers vectors (y, x) in nm, by which the displacement grows once around the core from x towards y,
+    else NaN; ``in_boundary``, within 1.5 spacings of a boundary. ``boundaries``: see `boundary_table`.
     """
     layer = points if isinstance(points, LayerFrame) else LayerFrame(Mesh(points), tolerance or Tolerance())
     mesh, grain = layer.mesh, layer.grain
@@ -240,8 +240,8 @@ def burgers_circuit(points: ArrayLike, center: ArrayLike, radius: float, spacing
     """Sum (y, x) of all Burgers vectors within a circle about ``center``, in nm, along the rows at the circuit's start.
 
     The circuit follows the outer edge of the triangles whose centres lie within ``radius``, in nm; it may enclose a
-    hole. The frame of the lattice vectors is carried along it; with a net disclination inside it does not come back to
-    itself, and there is no Burgers vector. ValueError if no triangle lies inside, or those inside do not hang together.
+    hole. There is no Burgers vector with a net disclination inside. ValueError if no triangle lies inside, or those
+    inside do not hang together.
     """
     mesh = Mesh(points, spacing)
     middle = mesh.z[mesh.triangles].mean(axis=1) if len(mesh.triangles) else np.empty(0, complex)
@@ -282,14 +282,13 @@ def orientational_twins(
 ) -> tuple[np.ndarray, pd.DataFrame]:
     """Domains in which anisotropic particles are turned alike, and which of them are twins of each other.
 
-    Returned are the domain of each particle, 0, 1, ... by falling size, -1 for particles that share their orientation
-    with no neighbour; and a table of domains that meet, ``domain0, domain1, turn_deg, mirror_deg, twin``: turn of the
+    Returned are the domain of each particle, by falling size from 0, -1 for particles that share their orientation with
+    no neighbour; and a table of domains that meet, ``domain0, domain1, turn_deg, mirror_deg, twin``: turn of the
     particles from the first to the second; the row, or line half-way between rows, closest to a mirror line of the two
     orientations, and whether it is one to within ``angle``: a twin of orientation on a common lattice.
 
-    Orientations (n,) are each particle's rotation in the plane, in degrees from x towards y; NaN where not known. The
-    outline repeats every 360° / symmetry: 3 for triangular prisms, 4 for cubes. Neighbours turned by more than
-    ``angle`` degrees against each other belong to two domains.
+    Orientations (n,) are in degrees from x towards y; NaN where not known. The outline repeats every 360° / symmetry: 3
+    for triangular prisms, 4 for cubes. Neighbours turned by more than ``angle`` degrees belong to two domains.
     """
     mesh, turn = Mesh(points), np.asarray(orientation_deg, float)
     if turn.shape != (mesh.n,):
@@ -325,12 +324,12 @@ def follow_defects(
 
     Dislocations are linked only if their Burgers vectors agree: a spacing of difference counts like a search range. The
     table of `defect_table` comes back with ``defect``, one number per defect over all frames, layers and kinds;
-    ``step_y_nm, step_x_nm`` since the frame it was last seen in, ``glide_nm`` and ``climb_nm``, the step's parts along
+    ``step_y_nm, step_x_nm`` since the frame it was last seen in; ``glide_nm`` and ``climb_nm``, the step's parts along
     and across the Burgers vector (NaN for kinds without).
 
-    A defect may move by the search range, in nm, from frame to frame (1.3 spacings for hops to the next site), and be
-    missed for ``memory`` frames. With the ``motion`` of the same movie, steps are those on the layer's own lattice,
-    along the axes of the first frame; without, they hold the drift and turn of each layer.
+    A defect may move by the search range from frame to frame (1.3 spacings for hops to the next site), and be missed
+    for ``memory`` frames. With the ``motion`` of the same movie, steps are those on the layer's own lattice, along the
+    axes of the first frame; without, they hold the drift and turn of each layer.
     """
     require_columns(defects, ["frame", "layer", *DEFECT_COLUMNS[:5]], "the table of defects")
     if defects.empty:

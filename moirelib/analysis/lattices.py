@@ -63,12 +63,11 @@ class Tolerance:
 def find_grains(points: ArrayLike, spacing: float | None = None) -> np.ndarray:
     """Contiguous regions of one orientation: each particle's grain, shape (n,), by falling size from 0; -1 for none.
 
-    An edge between neighbours is cut where the mean ψ6 on its two sides, within 2.3 spacings, is turned by more than
+    An edge between neighbours is cut where the mean ψ6 on its two sides turns by more than
     `Tolerance.grain_misorientation`: slow bending changes little over such a distance, a boundary all. Regions grow
-    together from particles without a cut edge, so that a lone dislocation or a single gap in a boundary decides
-    nothing. Regions are joined whose lattices agree where they meet, or that meet along a line too short to hold more
-    than one dislocation by Frank's formula (Phil. Mag. 42, 809 (1951)). Smaller ones than `Tolerance.smallest_grain`
-    are no grain.
+    from particles without a cut edge. Regions are joined whose lattices agree where they meet, or that meet along a
+    line too short for two dislocations by Frank's formula (Phil. Mag. 42, 809 (1951)). Smaller ones than
+    `Tolerance.smallest_grain` are no grain.
     """
     points = check_points(points)
     if len(points) < Tolerance.smallest_grain or not spans_plane(points):
@@ -213,10 +212,10 @@ class LatticeFit(Lattice):
 def fit_lattice(points: ArrayLike) -> LatticeFit:
     """Lattice vectors of a grain (n, 2), in nm, with their errors, by least squares over all its sites.
 
-    Particles are numbered by walking from neighbour to neighbour, over the most regular bonds first; then origin and
-    vectors follow from linear regression of the positions on the numbers. Where residuals are not independent, as under
-    slow strain, the errors are those of blocks of five spacings that are (Cameron & Miller, J. Human Resources 50, 317
-    (2015)). Where bonds contradict the numbers, around a dislocation, vectors come from the bonds alone: less precise.
+    Particles are numbered by walking from neighbour to neighbour, over the most regular bonds first; vectors follow
+    from linear regression of positions on numbers. Under slow strain the errors are those of independent blocks
+    (Cameron & Miller, J. Human Resources 50, 317 (2015)). Around a dislocation, where bonds contradict the numbers,
+    vectors come from the bonds alone: less precise.
     """
     mesh = Mesh(points)
     fit = fit_members(mesh, np.ones(mesh.n, bool))
@@ -337,8 +336,7 @@ def local_lattices(
     """Affine fit of a hexagonal lattice to each particle's neighbours within ``reach`` spacings, of the same ``grain``.
 
     `NEIGHBOUR_REACH` takes the first shell of neighbours, `THREE_SHELLS` three. NaN where fewer than three neighbours
-    in different directions are near; those off the lattice's sites are left out. Falk & Langer, Phys. Rev. E 57, 7192
-    (1998) for the fit.
+    in different directions are near. Falk & Langer, Phys. Rev. E 57, 7192 (1998).
     """
     mesh = Mesh(points, spacing)
     return lattices_around(mesh, reach, None if grain is None else LayerFrame(mesh, known_grain=grain).grain)

@@ -25,7 +25,7 @@ def motion_table(occupancy: dict[int, Occupancy], dose: float | None = None) -> 
     """Drift and turn of every layer in every frame, from what `site_occupancy` returns, and the dose so far.
 
     The table has ``frame, layer``; ``y_nm, x_nm``, shift of the middle of the layer's sites since the first frame;
-    ``turn_deg``, its rotation since then, from x towards y; with ``dose``, that of a frame in electrons/Å², also
+    ``turn_deg``, its rotation, from x towards y; with ``dose``, that of a frame in electrons/Å², also
     ``cumulative_dose_e_per_A2`` up to the frame's end, counted from frame 0.
     """
     if not occupancy:
@@ -44,10 +44,9 @@ def relative_motion(occupancy: dict[int, Occupancy]) -> pd.DataFrame:
     """Motion of layer 2 against layer 1 since the first frame, from what `site_occupancy` returns.
 
     Unlike the offset of a Moiré lattice, sliding is not only known up to a lattice vector. It is zero where one layer
-    had fewer than twelve particles, since then both are taken to move alike. The table has ``frame, twist_change_deg``
-    (rotation of layer 2 against layer 1, from x towards y) and ``offset_y_nm, offset_x_nm``, how far the middle of
-    layer 2 has slid on layer 1, along the axes of the first frame; one standard deviation of each frame,
-    ``twist_std_deg, offset_std_nm`` (huge where nothing was seen).
+    had too few particles for a motion of its own. The table has ``frame, twist_change_deg`` (rotation of layer 2
+    against layer 1, from x towards y) and ``offset_y_nm, offset_x_nm``, how far the middle of layer 2 has slid on layer
+    1, along the axes of the first frame; one standard deviation of each frame, ``twist_std_deg, offset_std_nm``.
     """
     if not {1, 2} <= set(occupancy):
         raise ValueError(f"relative motion needs layers 1 and 2, got {sorted(occupancy)}; pass the occupancy of both")
@@ -74,7 +73,6 @@ class Relaxation:
     """Exponential approach to a final value, y = final + amplitude exp(-(t - first t)/time), in the units of the fit.
 
     Where ``supported`` is False, the data do not show one: ``final`` is the mean, and amplitude and time are NaN.
-    Errors are one standard deviation.
     """
 
     supported: bool
@@ -97,11 +95,10 @@ class Relaxation:
 def fit_relaxation(t: ArrayLike, values: ArrayLike, std: ArrayLike | None = None) -> Relaxation:
     """Fit an exponential relaxation where the data support one.
 
-    Times are in any unit and order, values (n,) of any quantity, their NaN left out; ``std`` are relative weights,
-    equal by default: errors come from the scatter. Not supported where the corrected Akaike criterion (Hurvich & Tsai,
-    Biometrika 76, 297 (1989)) does not prefer it by `EVIDENCE`, the time constant is longer than the data or not known
-    to within half of itself, or there are fewer than 8 values or 4 different times. Where residuals of successive times
-    are alike, errors are larger by sqrt((1 + r)/(1 - r)) for their correlation r.
+    Times are in any unit and order, values (n,) of any quantity, their NaN left out; ``std`` are relative weights:
+    errors come from the scatter. Not supported where the corrected Akaike criterion (Hurvich & Tsai, Biometrika 76, 297
+    (1989)) does not prefer it by `EVIDENCE`, the time constant is longer than the data or not known to within half of
+    itself, or there are fewer than 8 values or 4 different times. Correlated residuals make errors larger.
     """
     x, y = np.asarray(t, float), np.asarray(values, float)
     error = np.ones_like(y) if std is None else np.asarray(std, float)

@@ -36,13 +36,11 @@ def registry(
 ) -> pd.DataFrame:
     """Where on the other layer's lattice each point lies, of particles of one layer or defects (n, 2), in nm.
 
-    The lattice is the one around: an affine fit over three shells of the nearest particle of the other layer.
-    ``spacing`` and ``grain`` are those of ``other`` (m, 2), which may also be a `LayerFrame` that has both.
-
-    The table has ``y_nm, x_nm``; ``registry`` (top, bridge or hollow, whichever is nearest in the cell; empty where the
-    other layer is not there); ``coordinate``, the sum of the cosines of the other lattice's three waves, 3 on top, -1
-    on a bridge, -1.5 in a hollow; ``offset_y_nm, offset_x_nm`` from the nearest site of the other lattice;
-    ``other_grain``, that site's grain, -1 where the other layer is not there.
+    ``spacing`` and ``grain`` are those of ``other`` (m, 2), which may also be a `LayerFrame` that has both. The table
+    has ``y_nm, x_nm``; ``registry`` (top, bridge or hollow, whichever is nearest in the cell; empty where the other
+    layer is not there); ``coordinate``, the sum of the cosines of the other lattice's three waves, as in `REGISTRY`;
+    ``offset_y_nm, offset_x_nm`` from the nearest site of the lattice around; ``other_grain``, that site's grain, -1
+    where there is none.
     """
     if isinstance(other, LayerFrame):
         layer: LayerFrame | None = other
@@ -108,10 +106,9 @@ class Moire:
 def fit_moire(first: ArrayLike, second: ArrayLike) -> Moire:
     """Twist, offset and Moiré period of two layers, measured from the registry of their particles.
 
-    Takes positions (y, x) in nm, shapes (n, 2) and (m, 2), of one grain of each layer. Each particle of the second
-    layer has three phases, of the waves of the first layer's lattice around it. Their gradient along the second layer
-    is found by a periodogram and refined by least squares; the period is 4π/√3 over it. The formula takes the same
-    number from spacings and angles of the two fitted lattices; the two differ where one layer gave way to the other.
+    Takes positions (y, x) in nm, shapes (n, 2) and (m, 2), of one grain of each layer. The period comes from the
+    gradient of the registry's phases along the second layer; the formula takes the same number from spacings and angles
+    of the two fitted lattices. The two differ where one layer gave way to the other.
     """
     one, other = (LayerFrame(mesh, known_grain=np.zeros(mesh.n, int)) for mesh in (Mesh(first), Mesh(second)))
     moire = fit_moire_of_grains(one, other)

@@ -1,7 +1,6 @@
-"""Sites of a growing layer, and which of them are taken in every frame.
+"""Sites of a growing layer, and which of them are taken in every frame (chapter 10).
 
-Tracks break, particles are missed, false finds come and go. Growth is therefore read from *sites*: places of a layer's
-lattice that a particle may take, and whether each is taken, frame by frame. Chapter 10.
+Tracks break, particles are missed, false finds come and go: growth is read from *sites*, places of a layer's lattice.
 """
 
 from collections.abc import Iterator
@@ -108,15 +107,13 @@ def site_occupancy(
 
     Motion from frame to frame comes from tracks that both frames share; positions without it pile up at the sites. A
     hidden Markov model (Rabiner, Proc. IEEE 77, 257 (1989)) with two states, taken and empty, has its rates estimated
-    from all sites of a layer by the Baum-Welch algorithm, and the likeliest history of every site found by Viterbi's.
-    Misses may depend on whether the particle was missed before; attachment and detachment depend on how many neighbours
-    are there. Tracks may be broken and continued under other numbers. What was there, or missing, for fewer than
-    ``min_frames`` is a false find, or a miss.
+    from all sites of a layer (Baum-Welch), and the likeliest history of every site found (Viterbi). Misses may depend
+    on whether the particle was missed before, changes on how many neighbours are there. Tracks may be broken. What was
+    there, or missing, for fewer than ``min_frames`` is a false find, or a miss.
 
     The field of view is (height, width) in nm, by default the extent of all particles: where they fill it, it is taken
-    for the field; where they leave corners free, the crystal ends within the field. Nothing is said in a strip along
-    the field's edge, its width in nm; 0.6 spacings by default, and none around a crystal that ends within an unknown
-    field.
+    for the field; else the crystal ends within it. Nothing is said in a strip along the field's edge, ``border_nm``
+    wide; 0.6 spacings by default, and none around a crystal that ends within an unknown field.
     """
     return dict(occupied_layers(particles, field_nm, border_nm, min_frames))
 
@@ -299,8 +296,7 @@ def _observation_odds(rates) -> np.ndarray:
 def _update_rates(context, group, rates) -> tuple[np.ndarray, dict]:
     """Odds (t, n) that each site is taken, and rates from expected counts and a prior of `PRIOR_COUNTS`, within bounds.
 
-    The odds of taken against empty hold all there is: those of the past run forward, those of the future backward, and
-    their product counts.
+    The odds of the past run forward, those of the future backward; their product counts.
     """
     seen_odds, attach, detach = _observation_odds(rates), rates["attach"], rates["detach"]
     stay, free = 1 - detach, 1 - attach

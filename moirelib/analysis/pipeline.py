@@ -83,10 +83,9 @@ class Analysis:
 def read_particles(folder: str | PathLike, pixel_size: float | None = None) -> pd.DataFrame:
     """Read and check ``particles.csv`` of a decomposition's folder, or of any other.
 
-    Also the only other table in a folder, or a file by its name, written as `moirelib.tables.read_particle_table` says.
-    Needed are the columns `NEEDED`; lengths in nm, ``frame`` from 0, ``particle`` -1 or empty where unlinked. A table
-    in pixels needs `pixel_size` (nm/pixel), unless ``summary.json`` in the folder has it. OSError if there is no such
-    file, ValueError if it is no table of particles.
+    Also the only other table in a folder, or a file by its name, as `moirelib.tables.read_particle_table` takes it,
+    with the columns `NEEDED`. A table in pixels needs `pixel_size` (nm/pixel), unless ``summary.json`` in the folder
+    has it. OSError if there is no such file, ValueError if it is no table of particles.
     """
     file = Path(folder)
     if not file.is_file() and (file / "particles.csv").is_file():
@@ -111,8 +110,7 @@ def _check_not_empty(table, name) -> pd.DataFrame:
 def read_recording(folder: str | PathLike) -> dict[str, Any]:
     """What ``summary.json`` in a folder says of the recording, as `analyze` takes it; None where it does not say.
 
-    ``field_nm``, height and width of the frames; ``frame_time`` in s, from ``frame_time_s``; ``dose`` in electrons/Å²
-    per frame, from ``dose_e_per_A2``.
+    ``field_nm``, height and width of the frames; ``frame_time`` in s; ``dose`` in electrons/Å² per frame.
     """
     summary, known = _read_summary(Path(folder)), dict[str, Any](field_nm=None)
     with contextlib.suppress(ValueError, KeyError, TypeError):

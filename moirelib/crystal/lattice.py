@@ -55,9 +55,9 @@ def moire_period(spacing: float, twist_angle: float, other_spacing: float | None
 def commensurate_angles(max_sigma: int) -> pd.DataFrame:
     """Twists at which two equal hexagonal lattices share a lattice of coincident sites, one in Σ up to ``max_sigma``.
 
-    Turning by θ with cos θ = (m² + 4 m n + n²) / (2 (m² + m n + n²)) brings the vector (n, m) onto (m, n). For coprime
-    m > n, Σ = m² + m n + n², or a third of it where m - n is a multiple of 3; the latter repeat twists that the former
-    give, and are left out. Ranganathan, Acta Cryst. 21, 197 (1966); Shallcross et al., Phys. Rev. B 81, 165105 (2010).
+    Turning by θ with cos θ = (m² + 4 m n + n²) / (2 (m² + m n + n²)) brings the vector (n, m) onto (m, n), for coprime
+    m > n; Σ = m² + m n + n². Where m - n is a multiple of 3 twists repeat and are left out. Ranganathan, Acta Cryst.
+    21, 197 (1966); Shallcross et al., Phys. Rev. B 81, 165105 (2010).
 
     The table has ``sigma, twist_deg`` (0 to 30), ``m, n``, sorted by Σ. The vector m a₁ + n a₂ is the shortest of the
     coincidence lattice, and the mirror line of a symmetric tilt boundary of this Σ.

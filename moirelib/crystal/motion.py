@@ -1,7 +1,7 @@
 """How a specimen moved from one frame to another, from its particles alone (chapter 7, "Particles").
 
-A lattice shifted by one of its own vectors looks the same, but for its edges, vacancies and displaced particles. So
-candidates for the shift come from the cross-correlation of both frames' particles, and a likelihood chooses.
+A shifted lattice looks the same, but for its edges, vacancies and displaced particles. So candidates for the shift come
+from the cross-correlation of both frames' particles, and a likelihood chooses.
 """
 
 from __future__ import annotations
@@ -160,9 +160,8 @@ def _match_frames(before, now, start, reach, shape) -> _Fit:
 def _weigh(fits: list[_Fit], sharpest: float, reach: float) -> list[np.ndarray]:
     """For each candidate, the log-likelihood ratio of each particle: this candidate against a wrong shift.
 
-    Where frames overlap, a particle is found in both, scattered about its place (Gaussian), or missed in one. A wrong
-    shift does the same, only worse: how much worse is seen from the other candidates, so that a perfect lattice decides
-    nothing.
+    Where frames overlap, a particle is found in both, scattered about its place (Gaussian), or missed in one. How much
+    worse a wrong shift is follows from the other candidates, so that a perfect lattice decides nothing.
     """
     pairs = np.array([len(fit.squared) for fit in fits])
     good = [fit for fit, n in zip(fits, pairs, strict=True) if n >= max(COMPARABLE * pairs.max(), 1)]

@@ -92,8 +92,8 @@ def hexatic(points: ArrayLike, spacing: float | None = None) -> np.ndarray:
 
     The mean of exp(6iα) over the neighbours' directions α, from x towards y; NaN with fewer than two neighbours. Its
     magnitude is 1 in a perfect lattice, also at a straight edge and beside a vacancy; a sixth of its argument is the
-    direction of a row. Nelson & Halperin, Phys. Rev. B 19, 2457 (1979); computed by freud (Comput. Phys. Commun. 254,
-    107275 (2020)).
+    direction of a row. Nelson & Halperin, Phys. Rev. B 19, 2457 (1979); by freud (Comput. Phys. Commun. 254, 107275
+    (2020)).
     """
     points = check_points(points)
     if len(points) < 2:

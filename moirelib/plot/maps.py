@@ -24,11 +24,11 @@ def show_displacements(motion: Any, frame: int = 0, ax: Axes | None = None, magn
 def show_amplitudes(
     vibrations: pd.DataFrame, ax: Axes | None = None, magnify: float | None = None, **style: Any
 ) -> Axes:
-    """Draw the vibration of every site (`site_vibrations`) as an ellipse of one sigma, coloured by its amplitude.
+    """Draw the vibration of every site (`site_vibrations`) as an ellipse of one sigma, coloured by √⟨|u|²⟩/√2 in nm.
 
-    The last collection can be given a colour bar: √⟨|u|²⟩/√2 in nm. Sites whose amplitude is not above the localization
-    error are dots. By default the mean ellipse becomes a third of the spacing wide. ``style`` goes to
-    `matplotlib.collections.EllipseCollection`, such as ``cmap, clim``.
+    The last collection can be given a colour bar. Sites whose amplitude is not above the localization error are dots.
+    By default the mean ellipse becomes a third of the spacing wide. ``style`` goes to `EllipseCollection` of
+    matplotlib.
     """
     ax = ax or plt.gca()
     sites = vibrations[["y_nm", "x_nm"]].to_numpy()
@@ -60,8 +60,8 @@ def show_map(
 ) -> Axes:
     """Draw a value for every particle of a table as a coloured disk, in light grey for NaN.
 
-    Disks of the diameter ``size_nm`` touch by default. ``style`` goes to `matplotlib.collections.EllipseCollection`:
-    ``cmap, alpha``, or ``clim``, the values of the first and last colour, by default the 2nd and 98th percentile.
+    Disks of the diameter ``size_nm`` touch by default. ``style`` goes to `EllipseCollection` of matplotlib: ``cmap,
+    alpha``, or ``clim``, the values of the first and last colour, by default the 2nd and 98th percentile.
     """
     ax, where = place_table(table, ax, pixel_size)
     values = np.ma.masked_invalid(np.asarray(values, float))

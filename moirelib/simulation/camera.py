@@ -16,11 +16,9 @@ FILTER_MARGIN = 16  # px that a frame is mirrored by before filtering: the camer
 
 @dataclass(frozen=True)
 class CameraConfig:
-    """Dose and detector.
+    """Dose and detector: the published recipe's, with hot and dead pixels of the real frame of chapter 3.
 
-    Dose, MTF and readout noise are the published recipe's; hot and dead pixels those of the real frame of chapter 3
-    (one of each in 1024 × 1024). By default counts are electrons on a pedestal that keeps five standard deviations of
-    readout noise above zero.
+    By default counts are electrons on a pedestal that keeps five standard deviations of readout noise above zero.
     """
 
     dose: float = 10.6  # electrons/Å² and frame on the specimen

@@ -17,9 +17,9 @@ def dislocation_displacement(
     """Displacement around an edge dislocation in a two-dimensional isotropic crystal, (y, x) in nm, shape (n, 2).
 
     It grows by the Burgers vector b once around the core, from x towards y, and jumps by b across the half line from
-    the core towards -b; a lattice does not notice. No point may lie on the core. Poisson's ratio, in two dimensions, is
-    1/3 for equal springs between nearest neighbours. Source: Anderson, Hirth and Lothe, Theory of Dislocations (2017),
-    section 3.4, with ν/(1 - ν) as the two-dimensional ratio; Seung and Nelson, Phys. Rev. A 38, 1005 (1988).
+    the core towards -b. No point may lie on the core. Poisson's ratio, in two dimensions, is 1/3 for equal springs
+    between nearest neighbours. Anderson, Hirth and Lothe, Theory of Dislocations (2017), section 3.4, with ν/(1 - ν) as
+    the two-dimensional ratio; Seung and Nelson, Phys. Rev. A 38, 1005 (1988).
     """
     burgers = np.asarray(burgers, float)
     b = np.hypot(*burgers)
@@ -52,9 +52,9 @@ def grain_boundary(
     """Two grains of one lattice that meet at a straight line: points (y, x) in nm, shape (n, 2), and the boundary.
 
     The first grain has the angle, the second is turned by the misorientation and lies to the +90° side of the boundary,
-    which runs along the inclination, all in degrees from x towards y, through the centre (y, x). This is a point of
-    both lattices and the centre of the circle (radius in nm) that is filled. Particles of the second grain nearer than
-    ``closest`` (nm, 0.8 spacings by default) to one of the first are left out.
+    which runs along the inclination, all in degrees from x towards y. The centre (y, x) is a point of both lattices, of
+    the boundary, and of the circle (radius in nm) that is filled. Particles of the second grain nearer than ``closest``
+    (nm, 0.8 spacings by default) to one of the first are left out.
     """
     line, normal = direction_along(inclination)
     first, second = (hexagonal_lattice(spacing, angle + turn, center, radius) for turn in (0.0, misorientation))
@@ -70,10 +70,9 @@ def twin_boundary(
 ) -> tuple[np.ndarray, Defect]:
     """A symmetric tilt boundary: one grain is the mirror image of the other across a line of coincident sites.
 
-    Points and defect as of `grain_boundary`; the centre is a coincident site. The boundary runs along the lattice
-    vector (m, n) of `commensurate_angles`, for a reciprocal density of coincident sites Σ of 7, 13, 19, ... Coincident
-    sites on the line, a √Σ apart, are there once; a particle nearer than 0.8 spacings to its own mirror image is merged
-    with it.
+    Points and defect as of `grain_boundary`; the centre is a coincident site. The boundary runs along the vector (m, n)
+    of `commensurate_angles`, for a Σ of 7, 13, 19, ... A particle nearer than 0.8 spacings to its own mirror image is
+    merged with it, so that coincident sites on the line, a √Σ apart, are there once.
     """
     found = commensurate_angles(sigma).query("sigma == @sigma")
     if found.empty:

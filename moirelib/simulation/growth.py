@@ -28,9 +28,9 @@ def growth_schedule(
     that keeps the rim compact. Particles without a chain of neighbours to the middle never appear, unless all are there
     from the start.
 
-    Of the complete layer's particles the fraction ``start`` is there in the first frame, ``end`` in the last; the
-    number changes evenly. A particle at the rim leaves again with the probability ``detachment`` per frame; others
-    attach instead. ``preference`` (n,) says how much likelier each site is taken than another with as many neighbours.
+    The fraction ``start`` of the layer is there in the first frame, ``end`` in the last; the number changes evenly. A
+    particle at the rim leaves again with the probability ``detachment`` per frame. ``preference`` (n,) says how much
+    likelier each site is taken than another with as many neighbours.
 
     Returned are the particles that are present, bool of shape (frames, n), and the events in their order: ``frame,
     particle, event`` (``attach`` or ``detach``), ``y_nm, x_nm``; ``frame`` is the first with, or without, the particle.

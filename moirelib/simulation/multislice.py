@@ -37,9 +37,9 @@ def exit_waves(
 ) -> np.ndarray:
     """Multislice a plane wave through atoms: complex64 waves of shape (len(slices), y, x).
 
-    They are band-limited by abTEM (Madsen & Susi, Open Res. Europe 1, 24 (2021)) to two thirds of the sampling's limit.
-    Atoms are in Å, in an orthorhombic cell, which is periodic across the beam; the beam runs along z. The wave is kept
-    after each of the ``slices`` of 0.2 nm; only at the cell's end by default.
+    abTEM (Madsen & Susi, Open Res. Europe 1, 24 (2021)) limits their band to two thirds of the sampling's. Atoms are in
+    Å, in an orthorhombic cell, periodic across the beam, which runs along z. The wave is kept after each of the
+    ``slices`` of 0.2 nm; only at the cell's end by default.
     """
     import abtem
 
@@ -121,8 +121,7 @@ def tabulate_transmission(
     """Tabulate what a metal transmits against its thickness, from full-atom multislice; ``moirelib transmission``.
 
     At every depth the ``.npz``, for `Transmission.load`, holds the wave's mean, which stays coherent with the incident
-    plane wave, and the intensity that passes each aperture, with what atoms scattered by small angles. The
-    configuration is that of the shipped table by default.
+    plane wave, and the intensity that passes each aperture. By default the configuration is that of the shipped table.
     """
     from tqdm import tqdm
 
@@ -159,9 +158,9 @@ def particle_transmission(
     """Full-atom multislice of one particle of a scene, turned into a multiplicative transmission.
 
     It has so many ``planes``, one for each of equal parts of the height: the wave behind a part over the wave before
-    it, both propagated to the part's mid-plane. One plane is exact for a plane wave; a wave that an earlier layer has
-    modulated needs more, since it meets each part where that part is. Atoms (in Å) are at their place in the scene; the
-    particle's centre (y, x, z) and extent (lateral diameter, height) are in nm.
+    it, both propagated to the part's mid-plane. One is exact for a plane wave; behind an earlier layer more are needed.
+    Atoms (in Å) are at their place in the scene; the particle's centre (y, x, z) and extent (lateral diameter, height)
+    in nm.
     """
     center, step, wavelength = np.asarray(center, float), SLICE / 10, electron_wavelength(energy)
     half = np.array([extent[0], extent[0], extent[1]]) / 2 + PARTICLE_MARGIN
@@ -208,8 +207,8 @@ def reduce_transmission(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Reduce a layer's complex transmission from atomic to coarser sampling (both in nm) without losing electrons.
 
-    The ratio of the samplings is whole and divides the shape. Returns a pair as `compose` takes it: the transmission's
-    low frequencies, complex64, and the intensity that the aperture passes but they do not carry, float32.
+    The ratio of the samplings is whole and divides the shape. Returns a pair as `compose` takes it: low frequencies,
+    complex64, and the intensity that the aperture passes but they do not carry, float32.
     """
     factor = round(coarse / sampling)
     if abs(factor * sampling - coarse) > 1e-6 * coarse or any(size % factor for size in wave.shape):

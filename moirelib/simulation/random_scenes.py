@@ -109,9 +109,9 @@ def random_scene(
     """Draw one scene of stacked hexagonal layers, each within the outline of the one below.
 
     It has ``config.layers`` layers; all but the first are empty for a single-layer scene. The circumscribed circles of
-    a layer's particles never overlap: particles too close to each other move apart, and become smaller where there is
-    no room. Defects that were planted in the field are listed in each layer, where they are in the strained crystal
-    before independent displacements. ``field`` is (height, width) in nm, ``spacing`` that of layer 1, by default drawn.
+    a layer's particles never overlap: those too close move apart, and become smaller where there is no room. Defects
+    that were planted in the field are listed in each layer, where they are in the strained crystal before independent
+    displacements. ``field`` is (height, width) in nm, ``spacing`` that of layer 1, by default drawn.
     """
     if config.layers < 1:
         raise ValueError(f"a scene needs at least 1 layer, got {config.layers}")

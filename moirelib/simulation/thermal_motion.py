@@ -45,12 +45,12 @@ def thermal_displacements(
 
     They are Gaussian with the inverse of the `stiffness_matrix` as covariance, exactly. A weak spring from every
     particle to its site (``site_stiffness``, in kT/nm², by default 0.02 spring constants) holds the crystal as a whole,
-    and particles with too few bonds, as friction on the layer below or the window would.
+    and particles with too few bonds.
 
     With a ``correlation_time`` every vibration mode of stiffness λ decays as exp(-t/τ) with τ in proportion to 1/λ:
     overdamped motion in a liquid, without hydrodynamic interactions. The time, in frames, is τ of one particle whose
-    neighbours are held (λ = 3 spring constants plus the site's); long waves are slower; 0 draws every frame anew. It
-    needs all modes: 6 seconds for 1500 particles on one core, where independent frames take milliseconds.
+    neighbours are held (λ = 3 spring constants plus the site's); 0 draws every frame anew. It needs all modes: 6
+    seconds for 1500 particles on one core, where independent frames take milliseconds.
     """
     site_stiffness = 0.02 * spring_constant if site_stiffness is None else site_stiffness
     if not (spring_constant > 0 and site_stiffness > 0):
@@ -79,9 +79,9 @@ def dynamical_matrix(
 ) -> np.ndarray:
     """Stiffness of plane waves in an infinite hexagonal crystal of springs between nearest neighbours.
 
-    D(q) in kT/nm², shape (..., 2, 2) in (y, x) order, at wave vectors (..., 2) in radians per nm. The spectrum of
-    thermal displacements u is its inverse: ⟨u_i(q) u_j*(q)⟩ = D⁻¹_ij with u(q) = Σ u exp(-i q·r) / √n. Source: Ashcroft
-    and Mermin, Solid State Physics (1976), chapter 22.
+    D(q) in kT/nm², shape (..., 2, 2) in (y, x) order, at wave vectors (..., 2) in radians per nm: the inverse of the
+    spectrum ⟨u_i(q) u_j*(q)⟩ of thermal displacements, u(q) = Σ u exp(-i q·r) / √n. Ashcroft and Mermin, Solid State
+    Physics (1976), chapter 22.
     """
     unit = unit_vectors(angle + np.array([0.0, 60.0, 120.0]))  # one of each pair of opposite neighbours
     phase = np.asarray(wave_vectors, float) @ (spacing * unit).T  # (..., 3)

@@ -58,11 +58,11 @@ def compare_with_multislice(
 ) -> Comparison:
     """Compute one small scene atom by atom and from its particles, in one run.
 
-    Both sides hold the same atoms at the same displaced places, so the difference is the composition's alone. Every
-    ``pixel size / (oversampling · sampling)`` (nm) must be whole and divide the field. Lenses are of one energy, no two
-    of the same aperture and defocus; by default without aberrations at 200 keV, with apertures of 5 and 10 mrad and a
-    defocus of 0, 200 and 1000 nm. Particles above the first layer have so many ``planes`` in the method ``particle``;
-    ``oversampling`` is that of ``library`` and ``table``, ``sampling`` that of the full-atom wave, in nm.
+    Both sides hold the same atoms at the same displaced places. Every ``pixel size / (oversampling · sampling)`` (nm)
+    must be whole and divide the field. Lenses are of one energy, no two of the same aperture and defocus; by default
+    without aberrations at 200 keV, with apertures of 5 and 10 mrad and a defocus of 0, 200 and 1000 nm. Particles above
+    the first layer have so many ``planes`` in the method ``particle``; ``oversampling`` is that of ``library`` and
+    ``table``, ``sampling`` that of the full-atom wave, in nm.
     """
     if lenses is None:
         lenses = [Lens.ideal(aperture=a, defocus=d) for a in (5.0, 10.0) for d in (0.0, 200.0, 1000.0)]

@@ -22,8 +22,8 @@ def score_particles(
     """Score a particle table against its truth: detection, layer assignment and position.
 
     Tables are of ``frame, layer, y_nm, x_nm``; typical diameter of a particle, and height and width of the field of
-    view, in nm. True particles whose centre is within half a diameter from the border do not count. Pairs are no
-    farther apart than ``matching_radius``, in diameters.
+    view, in nm. True particles within half a diameter from the border do not count. Pairs are no farther apart than
+    ``matching_radius``, in diameters.
 
     Scores are ``f1`` (a particle counts only in its right layer), ``f1_agnostic`` (layers ignored), ``assignment``
     (fraction of matched particles in the right layer), ``rmse_nm`` (root mean square distance of the layer-resolved
@@ -122,8 +122,8 @@ def score_events(
 
     Takes tables of ``frame, layer, event, y_nm, x_nm``, positions in the first frame; the truth may say attach and
     detach. Pairs are no farther apart than ``reach_nm`` (half a spacing) and so many ``frames``. True events that
-    ``counts`` (n,) leaves out do not count for the recall and may be found without loss of precision. Scores are
-    ``recall, precision, true, found, matched, rmse_frames``.
+    ``counts`` (n,) leaves out may be missed or found without loss. Scores are ``recall, precision, true, found,
+    matched, rmse_frames``.
     """
     for table, name in ((found, "the table of events found"), (truth, "the table of true events")):
         require_columns(table, ["frame", "layer", "event", "y_nm", "x_nm"], name)

@@ -85,7 +85,7 @@ def _split_where_bent(middle, mesh, one, other, divisions: int = MOST_DIVISIONS)
     if len(middle) < FEWEST_LINE_BONDS:
         return
     segment = _fit_line(middle, mesh, one, other)
-    if segment is None or segment.length < SHORTEST * mesh.spacing:
+    if segment.length < SHORTEST * mesh.spacing:
         return
     along, across = segment.seen(middle)
     bent = np.quantile(np.abs(across), STRAIGHT_SHARE) > STRAIGHT_WITHIN * mesh.spacing
@@ -106,8 +106,6 @@ def _fit_line(middle, mesh, one, other):
     near = cKDTree(to_points(middle)).query(mesh.points)[0] < GAP * mesh.spacing
     z = np.concatenate([mesh.z[near & one], mesh.z[near & other]]) - center
     side = np.concatenate([-np.ones(np.sum(near & one)), np.ones(np.sum(near & other))])
-    if len(np.unique(side)) < 2:
-        return None
     width, reach = LINE_WIDTH * mesh.spacing, max(np.ptp(np.real(middle * np.exp(-1j * start))) / 2, mesh.spacing)
     if np.mean(side * np.imag(z * np.exp(-1j * start))) < 0:
         start += np.pi  # the second grain lies to the +90° side

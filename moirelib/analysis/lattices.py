@@ -90,9 +90,8 @@ def _split_grains(mesh, tolerance) -> np.ndarray:
     # Grains that meet along a line without a turn of the rows are one.
     grain = _join_grains(mesh, grain, i, j, lambda _, turns, size: np.where(turns > misorientation, np.inf, turns))
 
-    # A boundary holds a dislocation every a / (2 sin(θ/2)). A lone one turns the corner of a field that it cuts off as
-    # much as a boundary of that length would. Smaller grains are joined first: splinters must not make a boundary look
-    # short. All edges count: those between two grains are often too long for neighbours.
+    # A boundary holds a dislocation every a / (2 sin(θ/2)). Smaller grains are joined first: splinters must not make a
+    # boundary look short. All edges count: those between two grains are often too long for neighbours.
     def rank_lone(bonds, turns, size):
         return np.where(bonds / BONDS_ACROSS * 2 * np.sin(np.radians(turns) / 2) < LONE, size, np.inf)
 

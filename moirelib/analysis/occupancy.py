@@ -3,7 +3,7 @@
 Tracks break, particles are missed, false finds come and go: growth is read from *sites*, places of a layer's lattice.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate, pairwise
@@ -62,10 +62,9 @@ class Occupancy:
     spacing: float  # nearest-neighbour distance, in nm
     field: tuple  # least and largest (y, x) in view, in nm
     border: float  # width of the strip along the field's edge in which nothing is said, in nm
-    # estimated probabilities: ``miss`` and ``false`` of a particle or an empty site after a frame in which it was
-    # seen right, ``miss_again`` and ``false_again`` after one in which it was not; ``taken`` of a site in the first
-    # frame; ``attach`` and ``detach`` of a site per frame; these three are arrays for sites with 0, 1 to 2, 3 to 4,
-    # and 5 or more taken neighbours
+    # estimated probabilities: ``miss`` of a particle and ``false`` of an empty site, ``_again`` after a frame in which
+    # it was seen wrong; ``taken`` in the first frame, ``attach`` and ``detach`` per frame, of sites with 0, 1 to 2, 3
+    # to 4, and 5 or more taken neighbours
     rates: dict
     scatter: float = float("nan")  # nm, one sigma of finds about their sites, per axis: motion and localization error
 
@@ -101,7 +100,11 @@ class Occupancy:
 
 
 def site_occupancy(
-    particles: pd.DataFrame, field_nm: ArrayLike | None = None, border_nm: float | None = None, min_frames: int = 3
+    particles: pd.DataFrame,
+    field_nm: ArrayLike | None = None,
+    border_nm: float | None = None,
+    min_frames: int = 3,
+    after_layer: Callable[[], object] = lambda: None,
 ) -> dict[int, Occupancy]:
     """Find each layer's sites, and decide for every frame which are taken: an `Occupancy` per layer that has one.
 
@@ -109,19 +112,12 @@ def site_occupancy(
     hidden Markov model (Rabiner, Proc. IEEE 77, 257 (1989)) with two states, taken and empty, has its rates estimated
     from all sites of a layer (Baum-Welch), and the likeliest history of every site found (Viterbi). Misses may depend
     on whether the particle was missed before, changes on how many neighbours are there. Tracks may be broken. What was
-    there, or missing, for fewer than ``min_frames`` is a false find, or a miss.
+    there, or missing, for fewer than ``min_frames`` is a false find, or a miss. ``after_layer`` is called after each.
 
     The field of view is (height, width) in nm, by default the extent of all particles: where they fill it, it is taken
     for the field; else the crystal ends within it. Nothing is said in a strip along the field's edge, ``border_nm``
     wide; 0.6 spacings by default, and none around a crystal that ends within an unknown field.
     """
-    return dict(occupied_layers(particles, field_nm, border_nm, min_frames))
-
-
-def occupied_layers(
-    particles: pd.DataFrame, field_nm: ArrayLike | None = None, border_nm: float | None = None, min_frames: int = 3
-) -> Iterator[tuple[int, Occupancy]]:
-    """The same as `site_occupancy`, one layer after the other."""
     table = check_particles(particles)
     require_unique_tracks(table)
     frames, row = np.unique(table["frame"], return_inverse=True)
@@ -137,7 +133,7 @@ def occupied_layers(
         if size.shape != (2,) or not (size > 0).all():
             raise ValueError(f"field_nm is height and width in nm, got {field_nm}")
         field = (0.0, 0.0), tuple(size)
-    whole = _measure_steps(table, len(frames), _measure_spacing(table), None)
+    whole, found = _measure_steps(table, len(frames), _measure_spacing(table), None), {}
     for layer in np.unique(table["layer"]):
         rows = table[table["layer"] == layer]
         spacing = _measure_spacing(rows)
@@ -148,7 +144,9 @@ def occupied_layers(
         border = usual if border_nm is None else float(border_nm)
         steps = _measure_steps(rows, len(frames), spacing, whole)
         motion = list(accumulate(steps, lambda before, step: step.after(before), initial=Motion()))
-        yield int(layer), _measure_layer(int(layer), rows, frames, motion, spacing, field, border, min_frames)
+        found[int(layer)] = _measure_layer(int(layer), rows, frames, motion, spacing, field, border, min_frames)
+        after_layer()
+    return found
 
 
 def _fills_rectangle(z, extent, spacing) -> bool:
@@ -377,8 +375,6 @@ def subtract_motion(table: pd.DataFrame, points: ArrayLike, motion: dict[int, Oc
         frame = table["frame"].to_numpy()[rows]
         row = np.minimum(np.searchsorted(own.frames, frame), len(own.frames) - 1)
         if (wrong := own.frames[row] != frame).any():
-            raise ValueError(
-                f"motion of layer {layer} has no frame {frame[wrong][0]}; pass the occupancy of the same movie"
-            )
+            raise ValueError(f"motion of layer {layer} has no frame {frame[wrong][0]}; pass that of the same movie")
         points[rows] = own.in_first_frame(points[rows], row)
     return points

@@ -13,9 +13,8 @@ from scipy.optimize import least_squares
 from scipy.spatial import cKDTree
 from scipy.stats import chi2
 
-from ..crystal.brillouin import SymmetryPath, brillouin_zone, symmetry_path
 from ..crystal.fourier import find_lattice
-from ..crystal.lattice import Lattice, unit_vectors
+from ..crystal.lattice import Lattice, SymmetryPath, brillouin_zone, symmetry_path, unit_vectors
 from ..crystal.neighbours import nearest_spacing
 from .displacements import Displacements, coordination_labels, require_error, site_displacements, total_variance
 from .lattices import find_grains
@@ -193,9 +192,7 @@ def fit_springs(motion: Displacements, shells: int = 2) -> SpringModel:
     total, measured, samples, _ = _measure_spectrum(motion, q, window.weight)
     typical = np.median(_diagonal(measured).sum(axis=1)) / 2
     if not typical > 0:
-        raise ValueError(
-            f"the localization error explains all displacements of layer {motion.layer}; no springs to fit"
-        )
+        raise ValueError(f"the localization error explains all motion of layer {motion.layer}; no springs to fit")
     scale = 1 / (3 * typical)  # kT/nm²
     basis, power = _spring_basis(window.around(q), lattice.spacing, lattice.angle, shells), _diagonal(total)
     spread = np.sqrt(np.einsum("ma,mb->mab", power, power) / samples[:, None, None])
@@ -382,10 +379,7 @@ def find_normal_modes(motion: Displacements) -> NormalModes:
     u = motion.values.reshape(len(motion.values), -1)
     frames, modes = u.shape
     if frames < modes:
-        raise ValueError(
-            f"{frames} frames cannot give {modes} normal modes; film more frames or select fewer particles "
-            "(Displacements.select)"
-        )
+        raise ValueError(f"{frames} frames cannot give {modes} normal modes; film more, or select fewer particles")
     error = require_error(motion, "normal modes")
     frame, r = np.eye(modes), motion.sites - motion.sites.mean(axis=0)
     if np.sum(1 - motion.kept) >= 2:  # of three degrees of freedom: the layer's shifts and turn are gone

@@ -33,7 +33,7 @@ from .frame_tables import FRAME_TABLES, tabulate_frames
 from .growth import front_table, front_velocity, growth_events, growth_rate, site_preference, size_table
 from .layer_motion import fit_relaxation, motion_table, relative_motion
 from .moire import find_facing_layer, registry
-from .occupancy import Occupancy, occupied_layers
+from .occupancy import Occupancy, site_occupancy
 from .phonons import SpringModel, elastic_constants, fit_springs, measure_phonons
 from .vibrations import group_vibrations, interlayer_correlation, layer_vibrations, measure_every_layer, site_vibrations
 
@@ -149,17 +149,11 @@ def analyze(
 ) -> Analysis:
     """Vibrations, phonons, lattices, Moiré, defects, boundaries, motion and growth of a particle table.
 
-    What the table does not allow is left out, with a note.
-
-    Parameters
-    ----------
-    particles, frame_time, dose : pandas.DataFrame, float, float
-        Table with the columns `NEEDED`, and ``y_std_nm, x_std_nm`` where known; s; electrons/Å² per frame.
-    field_nm : tuple of float, optional
-        Height and width of the field of view, in nm: what drift carries over its edges has not grown.
-    progress, workers, only : bool, int, collection of str
-        Show a progress bar for each stage; processes that share the frames of a long movie; names of the wanted tables,
-        all `TABLES` by default. What they need is computed too, but not kept.
+    The table has the columns `NEEDED`, and ``y_std_nm, x_std_nm`` where known. What it does not allow is left out, with
+    a note. The field of view is (height, width) in nm: what drift carries over its edges has not grown. ``only`` names
+    the wanted tables, all `TABLES` by default; what they need is computed too, but not kept. ``progress`` shows a bar
+    for each stage; so many ``workers`` (processes) share the frames of a long movie. ``frame_time`` is in s, ``dose``
+    in electrons/Å² per frame.
     """
     names, result = choose_tables(only), Analysis(_check_not_empty(particles, "the table"))
     stage = partial(result.stage, show=progress)
@@ -175,9 +169,7 @@ def analyze(
         if ON_SITES & set(names):
             with stage("sites", result.particles["layer"].nunique(), "layer") as bar:
                 try:
-                    for layer, one in occupied_layers(result.particles, field_nm):
-                        result.occupancy[layer] = one
-                        bar.update()
+                    result.occupancy = site_occupancy(result.particles, field_nm, after_layer=bar.update)
                 except ValueError as error:
                     result.notes |= {name: str(error) for name in ("motion", "growth") if name in names}
         for name, steps in _list_steps(result, tracks, frame_time, dose).items():

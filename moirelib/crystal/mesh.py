@@ -11,9 +11,7 @@ from .neighbours import bonds, hexatic, neighbour_spacing, require_plane, to_com
 THREE_SHELLS = 2.15  # spacings (geometry): beyond the third neighbours at 2, before the fourth at √7
 SIXTH_TURN = np.pi / 3  # rad: what a hexagonal lattice may be turned by without a change
 ROUNDING = 0.1  # spacings; lattice vectors are whole numbers of spacings, so this only absorbs rounding
-# Spacings, of the circle around a triangle's corners (by hand): around a vacancy it is 1, around three side by side
-# 2/√3; larger circles belong to triangles along the rim and in larger holes.
-LARGEST_CIRCUMRADIUS = 1.35
+LARGEST_CIRCUMRADIUS = 1.35  # spacings (by hand), of a triangle: 1 around a vacancy; more along the rim, in holes
 NEIGHBOUR_OFF_SITE = 0.3  # spacings (by hand) from its lattice site; farther ones belong to another lattice
 WELL_CONDITIONED = 1e3  # condition number of a fit to neighbours (by hand); more for neighbours in a single row
 

@@ -78,14 +78,9 @@ def estimate_motion(
 ) -> MotionEstimate:
     """Estimate how the particles of one frame (n, 2) moved to those of another (m, 2), over up to a frame's width.
 
-    Parameters
-    ----------
-    before, now, spacing, shape : ndarray, ndarray, float, tuple of float
-        Particles of both frames, of all layers or of one; spacing within a layer; height and width, all in one unit.
-    expected : Motion, optional
-        Tried as well, and chosen where the particles decide nothing; no motion by default.
-    trust : float
-        Log-likelihood that another motion than the expected one must explain beyond what decides otherwise.
+    Takes particles of both frames, of all layers or of one; the spacing within a layer; height and width; all in one
+    unit. The ``expected`` motion, by default none, is tried as well, and chosen where the particles decide nothing;
+    ``trust`` is the log-likelihood that another one must explain beyond what decides otherwise.
     """
     expected = Motion() if expected is None else expected
     if min(len(before), len(now)) == 0:

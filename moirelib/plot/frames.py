@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, cast
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.animation import FuncAnimation
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
@@ -21,9 +23,6 @@ from PIL import Image
 from .axes import OUTLINES, add_ellipses, choose_color, finish_image, finish_map
 
 if TYPE_CHECKING:
-    from matplotlib.animation import FuncAnimation
-    from matplotlib.artist import Artist
-
     from ..movies.movie import Movie
 
 
@@ -118,8 +117,6 @@ def animate_tracks(
     Particles (``frame, particle, layer, y_nm, x_nm``) that are not linked have no track, which reaches back over a
     ``trail`` of frames. Axes are new by default and in nm; a `moirelib.movies.Movie` is shown below the particles.
     """
-    from matplotlib.animation import FuncAnimation  # slow to import, seldom needed
-
     ax = plt.subplots(figsize=(5, 5), layout="constrained")[1] if ax is None else ax
     painter = _TrackPainter(particles, ax, movie, trail)
     times = [int(t) for t in np.unique(painter.time)]

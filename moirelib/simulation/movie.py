@@ -43,9 +43,7 @@ class MovieConfig:
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} of a movie must be 0 or more, got {getattr(self, name)}")
         if not all(0 < frame < self.frames for frame, *_ in self.jumps):
-            raise ValueError(
-                f"jumps of a movie of {self.frames} frames lie before frames 1 to {self.frames - 1}, got {self.jumps}"
-            )
+            raise ValueError(f"jumps of this movie lie before frames 1 to {self.frames - 1}, got {self.jumps}")
         if not 0 <= self.detachment <= 1:
             raise ValueError(f"detachment is a probability, got {self.detachment}")
 

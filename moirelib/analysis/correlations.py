@@ -22,9 +22,9 @@ FEWEST_REFERENCE_BONDS = 7  # of a grain (by hand) whose mean lattice is a refer
 def hexatic_correlation(points: ArrayLike, psi6: ArrayLike, r_max: float, bin_width: float) -> pd.DataFrame:
     """Correlation function g6(r) of the bond-orientational order ψ6 (n,) of points (n, 2), as from `hexatic`.
 
-    The mean of ψ6*(0) ψ6(r) over pairs of particles, real part, over that of |ψ6|²: near 1 in a crystal, algebraic in a
-    hexatic, exponential in a liquid. It needs no edge correction. The table has ``r_nm, g6, pairs``, up to ``r_max`` in
-    bins of ``bin_width``, in nm.
+    The real mean of ψ6*(0) ψ6(r) over pairs of particles, over that of |ψ6|²: near 1 in a crystal, algebraic in a
+    hexatic, exponential in a liquid. The table has ``r_nm, g6, pairs``, up to ``r_max`` in bins of ``bin_width``, in
+    nm.
     """
     points, psi6 = check_points(points), np.asarray(psi6)
     _refuse_bins(r_max, bin_width)

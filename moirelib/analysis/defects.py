@@ -56,9 +56,8 @@ def find_defects(points: ArrayLike | LayerFrame, tolerance: Tolerance | None = N
     """All defects of one layer in one frame; ``tolerance`` says what is a grain and what is a twin.
 
     Takes positions, or a `LayerFrame`, which has a tolerance of its own. Vacancies are empty sites that the lattices
-    around predict. Where the lattice vectors of a triangle's edges do not add up to zero a dislocation is near; their
-    sum over triangles that touch is the Burgers vector (Stukowski & Albe, Modelling Simul. Mater. Sci. Eng. 18, 085001
-    (2010)).
+    around predict; the sum of the lattice vectors around triangles that touch is a Burgers vector (Stukowski & Albe,
+    Modelling Simul. Mater. Sci. Eng. 18, 085001 (2010)).
 
     ``defects`` of the result has ``kind`` vacancy, interstitial, dislocation, or disclination that belongs to no
     dislocation; Burgers vectors (y, x) in nm, by which the displacement grows once around the core from x towards y,
@@ -240,8 +239,7 @@ def burgers_circuit(points: ArrayLike, center: ArrayLike, radius: float, spacing
     """Sum (y, x) of all Burgers vectors within a circle about ``center``, in nm, along the rows at the circuit's start.
 
     The circuit follows the outer edge of the triangles whose centres lie within ``radius``, in nm; it may enclose a
-    hole. There is no Burgers vector with a net disclination inside. ValueError if no triangle lies inside, or those
-    inside do not hang together.
+    hole, but no net disclination. ValueError if no triangle lies inside, or those inside do not hang together.
     """
     mesh = Mesh(points, spacing)
     middle = mesh.z[mesh.triangles].mean(axis=1) if len(mesh.triangles) else np.empty(0, complex)
@@ -323,9 +321,8 @@ def follow_defects(
     """Link defects of one kind from frame to frame: hops of vacancies, glide and climb of dislocations.
 
     Dislocations are linked only if their Burgers vectors agree: a spacing of difference counts like a search range. The
-    table of `defect_table` comes back with ``defect``, one number per defect over all frames, layers and kinds;
-    ``step_y_nm, step_x_nm`` since the frame it was last seen in; ``glide_nm`` and ``climb_nm``, the step's parts along
-    and across the Burgers vector (NaN for kinds without).
+    table of `defect_table` comes back with ``defect``, a number; ``step_y_nm, step_x_nm`` since the frame it was last
+    seen in; ``glide_nm`` and ``climb_nm``, the step's parts along and across the Burgers vector (else NaN).
 
     A defect may move by the search range from frame to frame (1.3 spacings for hops to the next site), and be missed
     for ``memory`` frames. With the ``motion`` of the same movie, steps are those on the layer's own lattice, along the

@@ -82,8 +82,7 @@ def site_displacements(
 
     ``strain`` and ``creep`` are the degrees of the polynomials in time that the layer's uniform strain follows (1:
     grows steadily; None removes none), and every site (0: at rest). A ``drift_window`` of 1 removes thermal motion of
-    the layer as a whole as well; a longer one, in frames, keeps it where the stage moves smoothly (a parabola) for so
-    long.
+    the layer as a whole as well; a longer one, in frames, keeps it where the stage moves smoothly.
     """
     frames, particles, z, error = _arrange_tracks(tracks, layer, min_share)
     seen = np.isfinite(z)
@@ -212,8 +211,7 @@ def _rigid_motion_leverage(sites, seen):
 def coordination_labels(sites: ArrayLike) -> np.ndarray:
     """Say of every site (n, 2), in nm, whether it is in the bulk, next to a vacancy, or at the edge; str, shape (n,).
 
-    ``bulk`` has six neighbours; of a ``vacancy`` a neighbour is missing whose place four others or more enclose; else
-    ``edge``.
+    ``bulk`` has six neighbours; at a ``vacancy`` one is missing whose place four others or more enclose; else ``edge``.
     """
     sites = np.asarray(sites, float)
     if len(sites) < 2:
@@ -232,8 +230,7 @@ def coordination_labels(sites: ArrayLike) -> np.ndarray:
 def autocovariance(motion: Displacements, lags: int | None = None) -> np.ndarray:
     """Covariance of displacements some frames apart, mean over the particles, (lags + 1, 2) along y and x in nm².
 
-    ``lags`` is the largest lag, a quarter of the movie by default. Lag 0 holds the localization error's variance as
-    well.
+    ``lags`` is the largest lag, a quarter of the movie by default. Lag 0 holds the localization error's variance too.
     """
     if lags is not None and lags < 1:
         raise ValueError(f"lags must be 1 or more frames, got {lags}")

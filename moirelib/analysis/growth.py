@@ -32,9 +32,8 @@ def growth_events(particles: pd.DataFrame | dict, field_nm: ArrayLike | None = N
     and an attachment here. What drift carries in or out of view makes no event.
 
     The table has ``frame``, the first with, or without, the particle; ``layer``; ``event``, attachment or detachment;
-    ``particle``, the track seen there longest after or before (-1 for none); ``y_nm, x_nm``, the site in the first
-    frame; ``coordination``, taken neighbour sites in the layer; ``registry, coordinate`` as in `registry`;
-    ``y_frame_nm, x_frame_nm``, the site in that frame.
+    ``particle``, the track seen there longest (-1 for none); ``y_nm, x_nm``, the site in the first frame;
+    ``coordination``; ``registry, coordinate`` as in `registry`; ``y_frame_nm, x_frame_nm``, in that frame.
     """
     occupancy = particles if isinstance(particles, dict) else site_occupancy(particles, field_nm)
     tables = [pd.DataFrame(columns=EVENT_COLUMNS)]
@@ -86,8 +85,7 @@ def size_table(occupancy: dict[int, Occupancy]) -> pd.DataFrame:
 
     The table has ``frame, layer``; ``number`` of taken sites in view; ``area_nm2``, number times the lattice cell √3/2
     a²; ``radius_nm`` of a disk of that area; ``attached, detached``, events so far; ``carried``, net number that drift
-    carried into view so far; ``free_edge_sites``, free places in view with a taken neighbour, also those that are never
-    filled.
+    carried into view; ``free_edge_sites``, free places in view with a taken neighbour.
     """
     columns = "frame layer number area_nm2 radius_nm attached detached carried free_edge_sites".split()
     tables = [pd.DataFrame(columns=columns)]
@@ -200,9 +198,9 @@ def front_table(occupancy: dict[int, Occupancy], directions: int = 8, center: Ar
 def front_velocity(fronts: pd.DataFrame, frame_time: float = 1.0) -> pd.DataFrame:
     """Mean velocity of the front along every direction, from `front_table` and the time of a frame in s (1: per frame).
 
-    Arrivals are random, so only the ends of the front's way tell the velocity, and the steps' scatter its error. The
-    table has ``layer, direction_deg, velocity_nm_per_s, velocity_std_nm_per_s, frame_start, frame_end``: first and last
-    of three or more frames in which the front is in view.
+    The ends of the front's way tell the velocity, the steps' scatter its error. The table has ``layer, direction_deg,
+    velocity_nm_per_s, velocity_std_nm_per_s, frame_start, frame_end``: first and last of its three or more frames in
+    view.
     """
     require_columns(fronts, ["frame", "layer", "direction_deg", "radius_nm"], "the table of fronts")
     rows = []

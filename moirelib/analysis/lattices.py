@@ -64,10 +64,9 @@ def find_grains(points: ArrayLike, spacing: float | None = None) -> np.ndarray:
     """Contiguous regions of one orientation: each particle's grain, shape (n,), by falling size from 0; -1 for none.
 
     An edge between neighbours is cut where the mean ψ6 on its two sides turns by more than
-    `Tolerance.grain_misorientation`: slow bending changes little over such a distance, a boundary all. Regions grow
-    from particles without a cut edge. Regions are joined whose lattices agree where they meet, or that meet along a
-    line too short for two dislocations by Frank's formula (Phil. Mag. 42, 809 (1951)). Smaller ones than
-    `Tolerance.smallest_grain` are no grain.
+    `Tolerance.grain_misorientation`: slow bending changes little over such a distance, a boundary all. Regions are
+    joined whose lattices agree where they meet, or that meet along a line too short for two dislocations by Frank's
+    formula (Phil. Mag. 42, 809 (1951)). Those smaller than `Tolerance.smallest_grain` are no grain.
     """
     points = check_points(points)
     if len(points) < Tolerance.smallest_grain or not spans_plane(points):
@@ -211,10 +210,9 @@ class LatticeFit(Lattice):
 def fit_lattice(points: ArrayLike) -> LatticeFit:
     """Lattice vectors of a grain (n, 2), in nm, with their errors, by least squares over all its sites.
 
-    Particles are numbered by walking from neighbour to neighbour, over the most regular bonds first; vectors follow
-    from linear regression of positions on numbers. Under slow strain the errors are those of independent blocks
-    (Cameron & Miller, J. Human Resources 50, 317 (2015)). Around a dislocation, where bonds contradict the numbers,
-    vectors come from the bonds alone: less precise.
+    Particles are numbered from neighbour to neighbour; vectors follow from regression of positions on numbers. Under
+    slow strain the errors are those of independent blocks (Cameron & Miller, J. Human Resources 50, 317 (2015)). Around
+    a dislocation, where bonds contradict the numbers, vectors come from the bonds alone: less precise.
     """
     mesh = Mesh(points)
     fit = fit_members(mesh, np.ones(mesh.n, bool))

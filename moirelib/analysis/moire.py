@@ -37,10 +37,9 @@ def registry(
     """Where on the other layer's lattice each point lies, of particles of one layer or defects (n, 2), in nm.
 
     ``spacing`` and ``grain`` are those of ``other`` (m, 2), which may also be a `LayerFrame` that has both. The table
-    has ``y_nm, x_nm``; ``registry`` (top, bridge or hollow, whichever is nearest in the cell; empty where the other
-    layer is not there); ``coordinate``, the sum of the cosines of the other lattice's three waves, as in `REGISTRY`;
-    ``offset_y_nm, offset_x_nm`` from the nearest site of the lattice around; ``other_grain``, that site's grain, -1
-    where there is none.
+    has ``y_nm, x_nm``; ``registry`` (top, bridge or hollow, the nearest; empty where the other layer is not there);
+    ``coordinate``, the sum of the cosines of the other lattice's three waves, as in `REGISTRY`; ``offset_y_nm,
+    offset_x_nm`` from its nearest site; ``other_grain``, that site's grain, -1 where there is none.
     """
     if isinstance(other, LayerFrame):
         layer: LayerFrame | None = other

@@ -134,8 +134,8 @@ def localization_bound(motion: Displacements) -> np.ndarray:
     """Largest localization error that the spectrum of a layer's displacements allows, with a confidence of 95 %.
 
     Upper bound of the error's root mean square over the particles, along y and x in nm, shape (2,): errors add the same
-    to the power of every wave, also of the weakest. Bonferroni's correction allows for its choice. Known errors are not
-    used. Errors shared by neighbours are not bounded.
+    to the power of every wave, also of the weakest (with Bonferroni's correction). Errors shared by neighbours are not
+    bounded.
     """
     window = _Window(motion)
     _, q = window.resolved_waves()
@@ -264,8 +264,7 @@ def dispersion(
     the localization error explains all of the power; ``model_kt_nm2``, the fitted model's. ``attrs["ticks"]`` are the
     distances of Γ, M, K and Γ.
 
-    The sites form one hexagonal grain, whose path and `fit_springs` are the defaults. ``symmetric`` averages over the
-    three paths that hexagonal symmetry makes equal.
+    The sites form one grain, by default with its path and springs. ``symmetric`` averages over equivalent paths.
     """
     window, model = _Window(motion), fit_springs(motion) if model is None else model
     path = symmetry_path(model.spacing, model.angle) if path is None else path
@@ -316,9 +315,8 @@ def measure_phonons(
 ) -> pd.DataFrame:
     """Phonon dispersion of every layer along Γ-M-K-Γ: the rows of ``phonons.csv``.
 
-    Takes tracks and options as `site_displacements` does and gives `dispersion` of each layer's largest grain; what
-    gives displacements and springs can be replaced. ``attrs["note"]`` names layers without phonons, or with those of a
-    part; ``attrs["ticks"]`` holds the ticks of each layer.
+    Takes tracks and options as `site_displacements` does and gives `dispersion` of each layer's largest grain. What
+    gives displacements and springs can be replaced. ``attrs`` has a note on layers without, and the ticks.
     """
     ticks = {}
 
@@ -406,9 +404,8 @@ def find_normal_modes(motion: Displacements) -> NormalModes:
 def density_of_states(stiffness: ArrayLike, bins: int | ArrayLike = 20) -> tuple[np.ndarray, np.ndarray]:
     """Density of vibrational states over ω = √(stiffness), the frequency of a particle of unit mass; its integral is 1.
 
-    Takes stiffnesses in kT/nm² of normal modes or of waves of a `brillouin_zone`; the number of bins, or their edges in
-    √kT/nm. Returns the middles of the bins, in √kT/nm, and the density, shape (b,). In a liquid motion is overdamped: ω
-    is a measure of stiffness.
+    Takes stiffnesses in kT/nm² of normal modes or of waves of a `brillouin_zone`, and bins: their number, or edges in
+    √kT/nm. Returns their middles and the density, shape (b,).
     """
     stiffness = np.asarray(stiffness, float).ravel()
     known = stiffness[np.isfinite(stiffness) & (stiffness > 0)]

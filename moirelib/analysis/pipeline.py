@@ -151,9 +151,8 @@ def analyze(
 
     The table has the columns `NEEDED`, and ``y_std_nm, x_std_nm`` where known. What it does not allow is left out, with
     a note. The field of view is (height, width) in nm: what drift carries over its edges has not grown. ``only`` names
-    the wanted tables, all `TABLES` by default; what they need is computed too, but not kept. ``progress`` shows a bar
-    for each stage; so many ``workers`` (processes) share the frames of a long movie. ``frame_time`` is in s, ``dose``
-    in electrons/Å² per frame.
+    the wanted tables, all `TABLES` by default. ``progress`` shows a bar for each stage; so many ``workers`` (processes)
+    share the frames. ``frame_time`` is in s, ``dose`` in e/Å² per frame.
     """
     names, result = choose_tables(only), Analysis(_check_not_empty(particles, "the table"))
     stage = partial(result.stage, show=progress)

@@ -38,9 +38,8 @@ def pn_per_um(spring_constant: float | np.ndarray, temperature: float = 298.15) 
 def site_vibrations(motion: Displacements, confidence: float = 0.95) -> pd.DataFrame:
     """Amplitude and spring constant of every site, along y and x, with the localization error's part subtracted.
 
-    Intervals are those of chi-square with the number of independent samples: they suppose Gaussian displacements, and
-    error bars that are right and independent from frame to frame. Without error bars the localization error is
-    estimated (`localization_from_covariance`).
+    Intervals suppose Gaussian displacements (chi-square), and error bars that are right and independent from frame to
+    frame. Without error bars the localization error is estimated (`localization_from_covariance`).
 
     The table has a row per particle: ``particle, layer, y_nm, x_nm, frames``; for each axis, here y: ``std_raw_y_nm``
     as measured, ``localization_y_nm``, ``std_y_nm`` of the motion alone (NaN where the error explains all of it), its
@@ -85,8 +84,7 @@ def _stiffness(variance):
 def measure_vibrations(tracks: pd.DataFrame, **options: Any) -> pd.DataFrame:
     """Amplitude and spring constant of every particle of every layer: the rows of ``vibrations.csv``.
 
-    Takes tracks and options as `site_displacements` does and gives what `site_vibrations` does. ``attrs["note"]`` names
-    the layers that allow less, or nothing at all.
+    Takes what `site_displacements` does and gives what `site_vibrations` does, with a note on layers that allow less.
     """
     return measure_every_layer(tracks, lambda layer: site_vibrations(site_displacements(tracks, layer, **options)))
 
@@ -120,10 +118,9 @@ def layer_vibrations(motion: Displacements, spacing: float | None = None) -> dic
 
     The result has ``variance_y_nm2, variance_y_std_nm2`` (mean over the sites, error's part subtracted),
     ``std_raw_y_nm, std_y_nm, k_y_kt_nm2`` and the same along x; ``anisotropy, anisotropy_std``, the ratio of the
-    largest to the smallest mean variance over directions, ``major_axis_deg`` from x towards y and ``isotropy_p``, the
-    probability of so much anisotropy in isotropic motion; ``lindemann`` = √⟨|u|²⟩ / a; ``lindemann_relative`` = ⟨|u_i -
-    u_j|²⟩ / (2a²) of neighbours; ``layer_jitter_y_nm, layer_jitter_x_nm``, fast motion of the whole layer that was
-    removed as drift; ``independent_frames``; ``note``.
+    largest to the smallest mean variance over directions, ``major_axis_deg`` from x towards y and its probability in
+    isotropic motion, ``isotropy_p``; ``lindemann`` = √⟨|u|²⟩ / a; ``lindemann_relative`` = ⟨|u_i - u_j|²⟩ / (2a²) of
+    neighbours; ``layer_jitter_y_nm, layer_jitter_x_nm``, of the whole layer; ``independent_frames``; ``note``.
     """
     error, error_spread, note = error_variance(motion)
     total, _, _ = total_variance(motion)
@@ -194,8 +191,7 @@ def group_vibrations(table: pd.DataFrame, labels: Mapping[int, str] | ArrayLike)
 
     Takes a table of `site_vibrations` and each particle's group, such as ``bulk`` or ``top``, as a mapping of its
     number or an array (n,). The result, indexed by group, has ``sites, variance_nm2`` (mean over sites and both axes,
-    error's part subtracted), ``variance_std_nm2`` from the scatter of its sites (too small where soft waves move a
-    whole group), ``std_nm, k_kt_nm2``.
+    error's part subtracted), ``variance_std_nm2`` from the scatter of its sites, ``std_nm, k_kt_nm2``.
     """
     group = table["particle"].map(labels) if hasattr(labels, "keys") else pd.Series(np.asarray(labels), table.index)
     total = 0.5 * (table["std_raw_y_nm"] ** 2 + table["std_raw_x_nm"] ** 2)

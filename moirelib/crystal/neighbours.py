@@ -34,8 +34,7 @@ def neighbour_spacing(points: ArrayLike) -> float:
 def nearest_spacing(points: np.ndarray, layer: np.ndarray | None = None, otherwise: float | None = None) -> float:
     """Median distance of points (n, 2) to their nearest neighbour, of the same layer where layers (n,) are given.
 
-    Noise makes it smaller than `neighbour_spacing`: for mean positions, or as a scale. Two points of a layer suffice;
-    without them ``otherwise``, or ValueError.
+    For mean positions, as noise makes it smaller, or as a scale. Of fewer than two points ``otherwise``, or ValueError.
     """
     points = np.asarray(points, float)
     groups = [points] if layer is None else [points[layer == k] for k in np.unique(layer)]
@@ -91,9 +90,8 @@ def hexatic(points: ArrayLike, spacing: float | None = None) -> np.ndarray:
     """Bond-orientational order ψ6 (n,) of each particle over the neighbours that it has, within `NEIGHBOUR_REACH`.
 
     The mean of exp(6iα) over the neighbours' directions α, from x towards y; NaN with fewer than two neighbours. Its
-    magnitude is 1 in a perfect lattice, also at a straight edge and beside a vacancy; a sixth of its argument is the
-    direction of a row. Nelson & Halperin, Phys. Rev. B 19, 2457 (1979); by freud (Comput. Phys. Commun. 254, 107275
-    (2020)).
+    magnitude is 1 in a perfect lattice, also at an edge; a sixth of its argument is the direction of a row. Nelson &
+    Halperin, Phys. Rev. B 19, 2457 (1979); by freud (Comput. Phys. Commun. 254, 107275 (2020)).
     """
     points = check_points(points)
     if len(points) < 2:

@@ -26,9 +26,8 @@ def show_amplitudes(
 ) -> Axes:
     """Draw the vibration of every site (`site_vibrations`) as an ellipse of one sigma, coloured by √⟨|u|²⟩/√2 in nm.
 
-    The last collection can be given a colour bar. Sites whose amplitude is not above the localization error are dots.
-    By default the mean ellipse becomes a third of the spacing wide. ``style`` goes to `EllipseCollection` of
-    matplotlib.
+    Sites whose amplitude is not above the localization error are dots. By default the mean ellipse becomes a third of
+    the spacing wide. ``style`` goes to `EllipseCollection` of matplotlib.
     """
     ax = ax or plt.gca()
     sites = vibrations[["y_nm", "x_nm"]].to_numpy()

@@ -25,8 +25,7 @@ def growth_schedule(
 
     Growth starts at the middle. A particle attaches where it touches at least one other, with a probability that grows
     as the square of the number it touches: an Eden model (Proc. 4th Berkeley Symp. Math. Stat. Prob. 4, 223 (1961))
-    that keeps the rim compact. Particles without a chain of neighbours to the middle never appear, unless all are there
-    from the start.
+    that keeps the rim compact. Particles without a chain of neighbours to the middle never appear.
 
     The fraction ``start`` of the layer is there in the first frame, ``end`` in the last; the number changes evenly. A
     particle at the rim leaves again with the probability ``detachment`` per frame. ``preference`` (n,) says how much

@@ -192,8 +192,7 @@ def make_library(
     The group that comes back is ``images.zarr`` in the folder ``path``, with arrays ``frame`` (n, y, x) uint16,
     ``mask`` (n, layer, y, x) uint8, ``pixel_size`` (n,) in nm, ``done`` (n,); ``truth/i.json`` beside it holds each
     image's parameters and particles. Image i is drawn from (seed, i), whatever the number of workers: local processes
-    (Dask), or those of the Dask ``scheduler`` at an address, which see ``path``. The configuration is
-    ``LibraryConfig.full()`` by default.
+    (Dask), or those of the Dask ``scheduler`` at an address, which see ``path``.
     """
     import dask
     from dask.distributed import Client, LocalCluster, as_completed

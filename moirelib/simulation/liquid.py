@@ -153,8 +153,7 @@ def chromatic_blur(energy_loss: float = 22.0, lens: Lens | None = None) -> float
 def optical_transfer(frequency: ArrayLike, liquid: LiquidConfig) -> np.ndarray:
     """Transfer function of all blur before the camera, at frequencies in 1/nm; 1 at 0: no electron is lost.
 
-    Electrons with n losses of energy, a Poisson number whose mean is in focus, fill a disk of radius |n - mean| times
-    `chromatic_blur` of one loss.
+    Electrons with n losses of energy (Poisson) fill a disk of radius |n - mean| times `chromatic_blur` of one loss.
     """
     k = np.asarray(frequency, dtype=float)
 
@@ -183,8 +182,7 @@ def liquid_background(
 ) -> np.ndarray:
     """Smooth intensity without particles: beam, shadow, clouds, and the loss in liquid and windows.
 
-    Fraction of the incident electrons, float32 of a shape in pixels. Beam, shadow side, wedge direction and clouds are
-    drawn.
+    Fraction of the incident electrons, float32. Beam, shadow side, wedge direction and clouds are drawn at random.
     """
     y, x = (np.linspace(-0.5, 0.5, n, dtype=np.float32) for n in shape)
     y, x = y[:, None], x[None, :]

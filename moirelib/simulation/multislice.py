@@ -38,8 +38,8 @@ def exit_waves(
     """Multislice a plane wave through atoms: complex64 waves of shape (len(slices), y, x).
 
     abTEM (Madsen & Susi, Open Res. Europe 1, 24 (2021)) limits their band to two thirds of the sampling's. Atoms are in
-    Å, in an orthorhombic cell, periodic across the beam, which runs along z. The wave is kept after each of the
-    ``slices`` of 0.2 nm; only at the cell's end by default.
+    Å, in an orthorhombic cell, periodic across the beam, which runs along z. It is kept after each of the ``slices``,
+    by default the last.
     """
     import abtem
 
@@ -158,9 +158,8 @@ def particle_transmission(
     """Full-atom multislice of one particle of a scene, turned into a multiplicative transmission.
 
     It has so many ``planes``, one for each of equal parts of the height: the wave behind a part over the wave before
-    it, both propagated to the part's mid-plane. One is exact for a plane wave; behind an earlier layer more are needed.
-    Atoms (in Å) are at their place in the scene; the particle's centre (y, x, z) and extent (lateral diameter, height)
-    in nm.
+    it, both propagated to the part's mid-plane. Behind an earlier layer one is not enough. Atoms (in Å) are at their
+    place in the scene; the particle's centre (y, x, z) and extent (lateral diameter, height) in nm.
     """
     center, step, wavelength = np.asarray(center, float), SLICE / 10, electron_wavelength(energy)
     half = np.array([extent[0], extent[0], extent[1]]) / 2 + PARTICLE_MARGIN

@@ -127,8 +127,8 @@ class Transmission:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Fine tables (orientations, n) against thickness, 0 to the greatest (nm): coherent wave, incoherent remainder.
 
-        Beyond the table loss and phase go on as in its last half, on average. A ``mean_free_path`` Λ (nm) replaces the
-        tabulated loss by exp(-t/Λ).
+        Beyond the table they go on as in its last half. A mean free path Λ (nm) replaces the tabulated loss by
+        exp(-t/Λ).
         """
         t, half = np.arange(0.0, greatest + 2 * step, step), self.thickness.size // 2
 

@@ -43,9 +43,8 @@ def thermal_displacements(
 ) -> np.ndarray:
     """Draw displacements (y, x) of an elastic crystal in thermal equilibrium, in nm, shape (frames, n, 2).
 
-    They are Gaussian with the inverse of the `stiffness_matrix` as covariance, exactly. A weak spring from every
-    particle to its site (``site_stiffness``, in kT/nm², by default 0.02 spring constants) holds the crystal as a whole,
-    and particles with too few bonds.
+    They are Gaussian with the inverse of the `stiffness_matrix` as covariance. A weak spring from every particle to its
+    site (``site_stiffness``, by default 0.02 spring constants) holds the crystal as a whole, and loose particles.
 
     With a ``correlation_time`` every vibration mode of stiffness λ decays as exp(-t/τ) with τ in proportion to 1/λ:
     overdamped motion in a liquid, without hydrodynamic interactions. The time, in frames, is τ of one particle whose
@@ -80,8 +79,8 @@ def dynamical_matrix(
     """Stiffness of plane waves in an infinite hexagonal crystal of springs between nearest neighbours.
 
     D(q) in kT/nm², shape (..., 2, 2) in (y, x) order, at wave vectors (..., 2) in radians per nm: the inverse of the
-    spectrum ⟨u_i(q) u_j*(q)⟩ of thermal displacements, u(q) = Σ u exp(-i q·r) / √n. Ashcroft and Mermin, Solid State
-    Physics (1976), chapter 22.
+    spectrum ⟨u_i(q) u_j*(q)⟩ of thermal displacements, u(q) = Σ u exp(-i q·r) / √n. Ashcroft and Mermin (1976), chapter
+    22.
     """
     unit = unit_vectors(angle + np.array([0.0, 60.0, 120.0]))  # one of each pair of opposite neighbours
     phase = np.asarray(wave_vectors, float) @ (spacing * unit).T  # (..., 3)

@@ -46,8 +46,8 @@ def real_frame_twin(
     """Simulate a twin of the real frame: counts (size, size) uint16, on its scale less 32768, and its true scene.
 
     The scene holds the middle of every column in layer 1. Pixels are 2.593 nm. Lattice and liquid are by default
-    `real_frame_lattice` and ``LiquidConfig.real_frame()``. Columns lean by nm (0 for upright particles); their mean
-    free path, in nm, is fitted to the contrast.
+    `real_frame_lattice` and ``LiquidConfig.real_frame()``. Columns lean by nm; their mean free path is fitted to the
+    contrast.
     """
     rng = np.random.default_rng(seed)
     lattice, liquid = lattice or real_frame_lattice(), liquid or LiquidConfig.real_frame()

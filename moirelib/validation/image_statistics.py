@@ -48,8 +48,7 @@ def background_spectrum(image: ArrayLike, pixel_size: float) -> tuple[np.ndarray
 
     A lattice does not change a ring's *median*, which is ln 2 of the mean power of a random field; the result is
     divided by that. Rings of fewer than ten samples are left out. Frequencies (n,) in 1/nm are geometric means; the
-    power (n,), in nm², is that of the relative intensity: the variance of image / mean is its integral over
-    frequencies.
+    power (n,), in nm², is that of the relative intensity: its integral is the variance of image / mean.
     """
     image = np.asarray(image, dtype=float)
     window = np.outer(*(np.hanning(n) for n in image.shape))

@@ -21,9 +21,8 @@ def score_particles(
 ) -> dict:
     """Score a particle table against its truth: detection, layer assignment and position.
 
-    Tables are of ``frame, layer, y_nm, x_nm``; typical diameter of a particle, and height and width of the field of
-    view, in nm. True particles within half a diameter from the border do not count. Pairs are no farther apart than
-    ``matching_radius``, in diameters.
+    Tables are of ``frame, layer, y_nm, x_nm``; a typical diameter, and height and width of the field, are in nm. True
+    particles within half a diameter from the border do not count. Pairs lie within ``matching_radius`` diameters.
 
     Scores are ``f1`` (a particle counts only in its right layer), ``f1_agnostic`` (layers ignored), ``assignment``
     (fraction of matched particles in the right layer), ``rmse_nm`` (root mean square distance of the layer-resolved
@@ -80,8 +79,7 @@ def score_layers(
 
     Takes found layer images and true masks, (t, layer, y, x) or (layer, y, x), 0 to 1 or 0 to 255, and the rest as
     `score_particles`. Gives its scores, ``mask_accuracy`` (fraction of pixels of all layers that are rightly covered or
-    not) and ``mask_iou`` (intersection over union of each layer, averaged). Of equal ``f1``, the order of the highest
-    ``mask_iou`` counts.
+    not) and ``mask_iou`` (intersection over union of each layer, averaged).
     """
     a, b = (_binary(x) for x in (layers, masks))
     scores = []
@@ -122,8 +120,7 @@ def score_events(
 
     Takes tables of ``frame, layer, event, y_nm, x_nm``, positions in the first frame; the truth may say attach and
     detach. Pairs are no farther apart than ``reach_nm`` (half a spacing) and so many ``frames``. True events that
-    ``counts`` (n,) leaves out may be missed or found without loss. Scores are ``recall, precision, true, found,
-    matched, rmse_frames``.
+    ``counts`` (n,) leaves out do not matter. Scores are ``recall, precision, true, found, matched, rmse_frames``.
     """
     for table, name in ((found, "the table of events found"), (truth, "the table of true events")):
         require_columns(table, ["frame", "layer", "event", "y_nm", "x_nm"], name)

@@ -10,12 +10,12 @@ from scipy.spatial import cKDTree
 from scipy.stats import chi2
 
 from ..crystal.mesh import THREE_SHELLS
-from ..crystal.neighbours import spans_plane, to_complex, to_points
+from ..crystal.neighbours import adjacency, spans_plane, to_complex, to_points
 from ..tables import require_columns
 from .defects import find_empty_sites
 from .lattices import local_lattices
 from .moire import FEWEST_ON_LAYER, REGISTRY, find_facing_layer, registry
-from .occupancy import Occupancy, adjacency, site_occupancy
+from .occupancy import Occupancy, site_occupancy
 
 COUNT_CONFIDENCE = 0.95  # of the intervals of counts
 EVENT_COLUMNS = "frame layer event particle y_nm x_nm coordination registry coordinate y_frame_nm x_frame_nm".split()

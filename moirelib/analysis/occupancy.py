@@ -12,14 +12,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.ndimage import find_objects, gaussian_filter, label
-from scipy.sparse import csr_array
 from scipy.spatial import cKDTree
 from skimage.feature import peak_local_max
 from skimage.morphology import disk
 
 from ..crystal.matching import pair_mutually_nearest
 from ..crystal.motion import Motion, fit_similarity
-from ..crystal.neighbours import ENOUGH_FOR_SPACING, bonds, neighbour_spacing, spans_plane, to_complex, to_points
+from ..crystal.neighbours import ENOUGH_FOR_SPACING, adjacency, neighbour_spacing, spans_plane, to_complex, to_points
 from ..tables import check_particles, require_unique_tracks
 from .lattices import find_grains
 
@@ -267,12 +266,6 @@ def _estimate_histories(seen, visible, sites, spacing, min_frames):
         old = new
     path = _find_likeliest_path(context, _group_by_neighbours(state, near), rates)
     return _drop_short_runs(path, visible, seen, min_frames), rates
-
-
-def adjacency(sites: np.ndarray, spacing: float) -> csr_array:
-    """Which sites (n, 2) are neighbours, for a spacing in nm: sparse ones, shape (n, n)."""
-    i, j = bonds(sites, spacing).T
-    return csr_array((np.ones(2 * len(i)), (np.r_[i, j], np.r_[j, i])), shape=(len(sites),) * 2)
 
 
 def _group_by_neighbours(taken, near) -> np.ndarray:

@@ -25,6 +25,7 @@ from .motion import Motion as Motion, MotionEstimate as MotionEstimate, estimate
 from .neighbours import (
     NEIGHBOUR_REACH as NEIGHBOUR_REACH,
     SPACING_PER_DIAMETER as SPACING_PER_DIAMETER,
+    adjacency as adjacency,
     bonds as bonds,
     check_points as check_points,
     connected_groups as connected_groups,

@@ -112,12 +112,18 @@ def connected_groups(n: int, i: np.ndarray, j: np.ndarray) -> np.ndarray:
     return connected_components(sparse.coo_array((np.ones(len(i)), (i, j)), shape=(n, n)), directed=False)[1]
 
 
-def bonds(positions: ArrayLike, spacing: float) -> np.ndarray:
-    """Pairs (m, 2) of nearest neighbours, as indices, the smaller one first: within `NEIGHBOUR_REACH`."""
+def adjacency(positions: ArrayLike, spacing: float, reach: float = NEIGHBOUR_REACH) -> sparse.csr_array:
+    """Which positions (n, 2) are `bonds` apart: sparse ones, shape (n, n)."""
+    i, j = bonds(positions, spacing, reach).T
+    return sparse.csr_array((np.ones(2 * len(i)), (np.r_[i, j], np.r_[j, i])), shape=(len(positions),) * 2)
+
+
+def bonds(positions: ArrayLike, spacing: float, reach: float = NEIGHBOUR_REACH) -> np.ndarray:
+    """Pairs (m, 2) of neighbours within so many spacings, as indices, the smaller one first."""
     positions = np.asarray(positions, float)
     if len(positions) == 0:
         return np.empty((0, 2), int)
-    return np.sort(cKDTree(positions).query_pairs(NEIGHBOUR_REACH * spacing, output_type="ndarray"), axis=1)
+    return np.sort(cKDTree(positions).query_pairs(reach * spacing, output_type="ndarray"), axis=1)
 
 
 def typical_spacing(yx: np.ndarray, layer: np.ndarray, diameter: float) -> float:

@@ -3,9 +3,8 @@
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy.sparse import coo_array
-from scipy.spatial import cKDTree
 
+from ..crystal.neighbours import adjacency
 from .scene import Layer
 
 TOUCH = 1.4  # spacings, farthest centre of a particle that another touches
@@ -40,8 +39,7 @@ def growth_schedule(
         raise ValueError(f"preference is one number of 0 or more for each of {len(layer)} particles")
     n, preference = len(layer), 1 if preference is None else np.asarray(preference, float)
     middle = np.hypot(*(layer.positions - layer.positions.mean(axis=0)).T) if n else np.empty(0)
-    i, j = cKDTree(layer.positions).query_pairs(TOUCH * layer.spacing, output_type="ndarray").T if n else ([], [])
-    touches = coo_array((np.ones(2 * len(i)), (np.r_[i, j].astype(int), np.r_[j, i].astype(int))), (n, n)).tocsr()
+    touches = adjacency(layer.positions, layer.spacing, TOUCH)
     present = np.full(n, start == 1)  # then patches that no chain of neighbours joins are there as well
     states, events = [], []
     for frame in range(frames):

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import zarr
+from tqdm import tqdm
 
 from .camera import CameraConfig, record
 from .liquid import LiquidConfig
@@ -196,7 +197,6 @@ def make_library(
     """
     import dask
     from dask.distributed import Client, LocalCluster, as_completed
-    from tqdm import tqdm
 
     config = LibraryConfig.full() if config is None else config
     group = _create_store(Path(path), config, seed)

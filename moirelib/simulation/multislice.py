@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from scipy.fft import fft2, fftfreq, ifft2
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
+from tqdm import tqdm
 
 from .optics import Lens, block_mean, electron_wavelength
 from .shapes import lattice_constant
@@ -123,8 +124,6 @@ def tabulate_transmission(
     At every depth the ``.npz``, for `Transmission.load`, holds the wave's mean, which stays coherent with the incident
     plane wave, and the intensity that passes each aperture. By default the configuration is that of the shipped table.
     """
-    from tqdm import tqdm
-
     c, rng = config or TransmissionConfig(), np.random.default_rng(seed)
     depths = np.arange(0, int(c.thickness) + 1, dtype=np.float32)
     slices = (round(10 / SLICE) * np.arange(1, depths.size) - 1).tolist()  # the last one of every nanometre

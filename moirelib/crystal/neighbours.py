@@ -112,7 +112,7 @@ def connected_groups(n: int, i: np.ndarray, j: np.ndarray) -> np.ndarray:
     return connected_components(sparse.coo_array((np.ones(len(i)), (i, j)), shape=(n, n)), directed=False)[1]
 
 
-def adjacency(positions: ArrayLike, spacing: float, reach: float = NEIGHBOUR_REACH) -> sparse.csr_array:
+def adjacency(positions: np.ndarray, spacing: float, reach: float = NEIGHBOUR_REACH) -> sparse.csr_array:
     """Which positions (n, 2) are `bonds` apart: sparse ones, shape (n, n)."""
     i, j = bonds(positions, spacing, reach).T
     return sparse.csr_array((np.ones(2 * len(i)), (np.r_[i, j], np.r_[j, i])), shape=(len(positions),) * 2)

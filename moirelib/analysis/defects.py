@@ -92,10 +92,10 @@ def _find_vacancies(layer) -> np.ndarray:
     """Empty sites (k, 2) that have at least five of their six neighbours: particles, or empty sites like themselves."""
     mesh, local, tree = layer.mesh, layer.surroundings, cKDTree(layer.mesh.points)
     use = _find_regular(layer) & (local.neighbours >= FEWEST_FOR_SITE)
-    ring = found = np.stack([local.site[use], local.q[use], local.p[use]])
-    found = found[:, :0]
+    ring = np.stack([local.site, local.q, local.p])[:, use]
+    found = ring[:, :0]
     for _ in range(HOLE_RINGS):
-        ring = np.stack(find_empty_sites(ring[0], ring[1], ring[2], tree, found[0], mesh.spacing))
+        ring = find_empty_sites(ring, tree, found[0], mesh.spacing)
         found = np.hstack([found, ring])
     if found.shape[1] == 0:
         return np.empty((0, 2))
@@ -117,22 +117,21 @@ def _list_neighbour_sites(site, q, p) -> np.ndarray:
     return site[:, None] + q[:, None] * _HEXAGON + p[:, None] * np.conj(_HEXAGON)
 
 
-def find_empty_sites(
-    site: np.ndarray, q: np.ndarray, p: np.ndarray, tree: cKDTree, known: np.ndarray, spacing: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Neighbouring sites of some (n,) that are empty, each once: the mean of what its neighbours predict.
+def find_empty_sites(around: np.ndarray, tree: cKDTree, known: np.ndarray, spacing: float) -> np.ndarray:
+    """Neighbouring sites of some that are empty, each once: the mean of what its neighbours predict.
 
-    Takes sites, q and p of the lattice around, as in `LocalLattices`, the tree of the particles, and known empty sites;
-    returns the same three of the new ones, (m,). Lengths in nm.
+    Takes sites, q and p (3, n) of the lattice around, as in `LocalLattices`, the tree of the particles, and known empty
+    sites; returns the same three of the new ones, (3, m). Lengths in nm.
     """
-    predicted = _list_neighbour_sites(site, q, p)
-    own = np.broadcast_to(np.arange(len(site))[:, None], predicted.shape)
+    _, q, p = around
+    predicted = _list_neighbour_sites(*around)
+    own = np.broadcast_to(np.arange(len(q))[:, None], predicted.shape)
     free = tree.query(to_points(predicted))[0] > FREE_SITE * spacing
     if len(known):
         free &= cKDTree(to_points(known)).query(to_points(predicted))[0] > TAKEN * spacing
     predicted, own = predicted[free], own[free]
     if len(predicted) == 0:
-        return (np.empty(0, complex),) * 3
+        return np.empty((3, 0), complex)
     i, j = cKDTree(to_points(predicted)).query_pairs(SAME_EMPTY_SITE * spacing, output_type="ndarray").T
     name = connected_groups(len(predicted), i, j)
     # Neighbours know their rows up to 60°; one frame for each site's mean.
@@ -142,7 +141,7 @@ def find_empty_sites(
     def average(values):
         return (np.bincount(name, values.real) + 1j * np.bincount(name, values.imag)) / np.bincount(name)
 
-    return average(predicted), average(q[own] * turn), average(p[own] * np.conj(turn))
+    return np.stack([average(predicted), average(q[own] * turn), average(p[own] * np.conj(turn))])
 
 
 def _find_interstitials(layer) -> np.ndarray:

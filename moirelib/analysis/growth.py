@@ -108,10 +108,9 @@ def size_table(occupancy: dict[int, Occupancy]) -> pd.DataFrame:
 def _find_free_places(one) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Sites and, after them, lattice sites around (n, 2); taken neighbours, and which are free beside some (t, n)."""
     local = local_lattices(one.sites, one.spacing, THREE_SHELLS)
-    use = local.good
-    tree, none = cKDTree(one.sites), np.empty(0, complex)
-    around, _, _ = find_empty_sites(local.site[use], local.q[use], local.p[use], tree, none, one.spacing)
-    places = np.concatenate([one.sites, to_points(around)])
+    around = np.stack([local.site, local.q, local.p])[:, local.good]
+    empty = find_empty_sites(around, cKDTree(one.sites), np.empty(0), one.spacing)[0]
+    places = np.concatenate([one.sites, to_points(empty)])
     there = np.zeros((len(one.frames), len(places)), bool)
     there[:, : len(one.sites)] = one.occupied
     touching = (adjacency(places, one.spacing) @ there.T.astype(float)).T

@@ -33,9 +33,8 @@ def motion_table(occupancy: dict[int, Occupancy], dose: float | None = None) -> 
     tables = []
     for layer, one in occupancy.items():
         y, x = one.drift.T
-        tables.append(
-            pd.DataFrame({"frame": one.frames, "layer": layer, "y_nm": y, "x_nm": x, "turn_deg": one.rotation})
-        )
+        columns = {"frame": one.frames, "layer": layer, "y_nm": y, "x_nm": x, "turn_deg": one.rotation}
+        tables.append(pd.DataFrame(columns))
     table = pd.concat(tables, ignore_index=True).sort_values(["frame", "layer"], ignore_index=True)
     return table if dose is None else table.assign(cumulative_dose_e_per_A2=dose * (table["frame"] + 1.0))
 

@@ -22,13 +22,7 @@ from tqdm import tqdm
 
 from ..tables import TRACK_COLUMNS, check_particles, layers_by_frame, read_particle_table
 from .defects import follow_boundaries, follow_defects
-from .displacements import (
-    ERROR_BARS,
-    Displacements,
-    coordination_labels,
-    mean_squared_displacement,
-    site_displacements,
-)
+from .displacements import ERROR_BARS, coordination_labels, mean_squared_displacement, site_displacements
 from .frame_tables import FRAME_TABLES, tabulate_frames
 from .growth import front_table, front_velocity, growth_events, growth_rate, site_preference, size_table
 from .layer_motion import fit_relaxation, motion_table, relative_motion
@@ -240,8 +234,8 @@ def _list_steps(result, tracks, frame_time, dose) -> dict[str, dict[str, Callabl
     motion_of = cache(partial(site_displacements, tracks))
 
     @cache
-    def known() -> dict[int, Displacements]:
-        """By layer, where the tracks allow them; the notes give the reason where they do not."""
+    def known():
+        """Displacements by layer, where the tracks allow them; the notes give the reason where they do not."""
         motions = {}
         for layer in sorted(tracks["layer"].unique()):
             with contextlib.suppress(ValueError):
@@ -309,8 +303,8 @@ def _list_growth_steps(result) -> dict[str, Callable[[], pd.DataFrame]]:
     }
 
 
-def _group_amplitudes(motions, label: Callable[[Displacements], np.ndarray]) -> pd.DataFrame:
-    """Amplitudes of every layer's sites by their labels; sites without one are left out."""
+def _group_amplitudes(motions, label) -> pd.DataFrame:
+    """Amplitudes of every layer's sites by what ``label`` gives for its displacements; sites without are left out."""
     tables = [
         group_vibrations(site_vibrations(motion), label(motion)).reset_index().assign(layer=layer)
         for layer, motion in motions.items()

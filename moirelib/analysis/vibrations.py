@@ -17,6 +17,7 @@ from ..tables import check_particles
 from .displacements import (
     AXES,
     MIN_FRAMES,
+    SHARE_OF_MOVIE,
     Displacements,
     error_variance,
     make_smoother,
@@ -27,7 +28,10 @@ from .displacements import (
     total_variance,
 )
 
+# By hand where no reason is given.
 JITTER_WINDOW = 15  # frames; slower motion of the layer counts as drift
+LARGEST_FOLLOWED = 0.9  # share of the jitter that the running parabola may follow, by which the rest is scaled up
+NULL_MARGIN = 10  # layers are shuffled by shifts in time of at least a movie's length over this
 
 
 def pn_per_um(spring_constant: float | np.ndarray, temperature: float = 298.15) -> float | np.ndarray:
@@ -132,7 +136,7 @@ def layer_vibrations(motion: Displacements, spacing: float | None = None) -> dic
     spread = spread + np.diag([*np.nan_to_num(error_spread**2), 0.0])
     a = nearest_spacing(motion.sites) if spacing is None else spacing
     smooth, share = make_smoother(JITTER_WINDOW, len(motion.drift))  # about a running parabola
-    jitter = np.sqrt(np.mean((motion.drift - smooth(motion.drift)) ** 2, axis=0) / (1 - min(share, 0.9)))
+    jitter = np.sqrt(np.mean((motion.drift - smooth(motion.drift)) ** 2, axis=0) / (1 - min(share, LARGEST_FOLLOWED)))
     columns = {"variance_{}_nm2": variance, "variance_{}_std_nm2": spread_total, "layer_jitter_{}_nm": jitter}
     columns |= {"std_raw_{}_nm": np.sqrt(raw), "std_{}_nm": _root_if_positive(variance)}
     columns["k_{}_kt_nm2"] = _stiffness(variance)
@@ -159,7 +163,7 @@ def _average_tensor(motion, total):
     # Frames / (1 + 2 Σ ρ), summed up to the first lag at which ρ falls below twice its own noise
     frames, length = len(u), next_fast_len(2 * len(u), real=True)
     power = np.abs(rfft(per_frame - mean, length, axis=0)) ** 2
-    rho = irfft(power, length, axis=0)[: frames // 4 + 2]
+    rho = irfft(power, length, axis=0)[: frames // SHARE_OF_MOVIE + 2]
     rho = rho / np.maximum(rho[0], 1e-300)
     connected = np.logical_and.accumulate(rho >= 2 / np.sqrt(frames), axis=0)
     shares = 1 / (1 + 2 * np.sum((rho * connected)[1:], axis=0))
@@ -232,7 +236,8 @@ def interlayer_correlation(
         seen.append(rfft(np.isfinite(motion.values[k]).astype(float), axis=0))
     rng = np.random.default_rng(seed)
     # a shift in time keeps the correlation of each layer and breaks that between them
-    shifts = [0, *rng.integers(len(frames) // 10, len(frames) - len(frames) // 10, shuffles)]
+    shortest = len(frames) // NULL_MARGIN
+    shifts = [0, *rng.integers(shortest, len(frames) - shortest, shuffles)]
 
     def sum_at_all_lags(a, b, near):  # over pairs and axes, for every cyclic shift in time
         spectrum = sum(np.sum(a[:, i].conj() * b[:, j], axis=1) for i, j in zip(near["i"], near["j"], strict=True))

@@ -320,8 +320,8 @@ def follow_defects(
     """Link defects of one kind from frame to frame: hops of vacancies, glide and climb of dislocations.
 
     Dislocations are linked only if their Burgers vectors agree: a spacing of difference counts like a search range. The
-    table of `defect_table` comes back with ``defect``, a number; ``step_y_nm, step_x_nm`` since the frame it was last
-    seen in; ``glide_nm`` and ``climb_nm``, the step's parts along and across the Burgers vector (else NaN).
+    table of `defect_table` comes back with ``defect``, a number for each; ``step_y_nm, step_x_nm`` since the frame it
+    was last seen in; ``glide_nm`` and ``climb_nm``, the step's parts along and across the Burgers vector (else NaN).
 
     A defect may move by the search range from frame to frame (1.3 spacings for hops to the next site), and be missed
     for ``memory`` frames. With the ``motion`` of the same movie, steps are those on the layer's own lattice, along the

@@ -33,7 +33,8 @@ def growth_events(particles: pd.DataFrame | dict, field_nm: ArrayLike | None = N
 
     The table has ``frame``, the first with, or without, the particle; ``layer``; ``event``, attachment or detachment;
     ``particle``, the track seen there longest (-1 for none); ``y_nm, x_nm``, the site in the first frame;
-    ``coordination``; ``registry, coordinate`` as in `registry`; ``y_frame_nm, x_frame_nm``, in that frame.
+    ``coordination``, taken neighbours; ``registry, coordinate`` as in `registry`; ``y_frame_nm, x_frame_nm``, in that
+    frame.
     """
     occupancy = particles if isinstance(particles, dict) else site_occupancy(particles, field_nm)
     tables = [pd.DataFrame(columns=EVENT_COLUMNS)]

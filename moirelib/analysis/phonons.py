@@ -405,7 +405,7 @@ def density_of_states(stiffness: ArrayLike, bins: int | ArrayLike = 20) -> tuple
     """Density of vibrational states over ω = √(stiffness), the frequency of a particle of unit mass; its integral is 1.
 
     Takes stiffnesses in kT/nm² of normal modes or of waves of a `brillouin_zone`, and bins: their number, or edges in
-    √kT/nm. Returns their middles and the density, shape (b,).
+    √kT/nm. Returns their middles and the density, shape (b,). Motion in a liquid is overdamped.
     """
     stiffness = np.asarray(stiffness, float).ravel()
     known = stiffness[np.isfinite(stiffness) & (stiffness > 0)]

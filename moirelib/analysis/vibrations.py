@@ -124,7 +124,7 @@ def layer_vibrations(motion: Displacements, spacing: float | None = None) -> dic
     ``std_raw_y_nm, std_y_nm, k_y_kt_nm2`` and the same along x; ``anisotropy, anisotropy_std``, the ratio of the
     largest to the smallest mean variance over directions, ``major_axis_deg`` from x towards y and its probability in
     isotropic motion, ``isotropy_p``; ``lindemann`` = √⟨|u|²⟩ / a; ``lindemann_relative`` = ⟨|u_i - u_j|²⟩ / (2a²) of
-    neighbours; ``layer_jitter_y_nm, layer_jitter_x_nm``, of the whole layer; ``independent_frames``; ``note``.
+    neighbours; ``layer_jitter_y_nm, layer_jitter_x_nm``, fast motion of the layer; ``independent_frames``; ``note``.
     """
     error, error_spread, note = error_variance(motion)
     total, _, _ = total_variance(motion)

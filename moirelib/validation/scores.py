@@ -79,7 +79,7 @@ def score_layers(
 
     Takes found layer images and true masks, (t, layer, y, x) or (layer, y, x), 0 to 1 or 0 to 255, and the rest as
     `score_particles`. Gives its scores, ``mask_accuracy`` (fraction of pixels of all layers that are rightly covered or
-    not) and ``mask_iou`` (intersection over union of each layer, averaged).
+    not) and ``mask_iou`` (intersection over union of each layer, averaged; it decides between equal ``f1``).
     """
     a, b = (_binary(x) for x in (layers, masks))
     scores = []
@@ -120,7 +120,7 @@ def score_events(
 
     Takes tables of ``frame, layer, event, y_nm, x_nm``, positions in the first frame; the truth may say attach and
     detach. Pairs are no farther apart than ``reach_nm`` (half a spacing) and so many ``frames``. True events that
-    ``counts`` (n,) leaves out do not matter. Scores are ``recall, precision, true, found, matched, rmse_frames``.
+    ``counts`` (n,) leaves out do not count. Scores are ``recall, precision, true, found, matched, rmse_frames``.
     """
     for table, name in ((found, "the table of events found"), (truth, "the table of true events")):
         require_columns(table, ["frame", "layer", "event", "y_nm", "x_nm"], name)

@@ -14,7 +14,7 @@ GRID_CELLS = 3  # per spacing (geometry): the grid reaches to 3π = 9.4 rad per 
 SMALLEST_GRID = 128  # cells along an edge (by hand), so that a peak of few points is sampled too
 POLISH_STEPS = 6  # Newton steps (by hand); a start within a peak needs fewer
 FARTHEST_SPACING = 0.9, 1.1  # of the start (by hand), that polishing may reach: it stays on its peak
-LEAST_SPREAD = 1e-3  # spacings², added to the points' covariance: points in a row have none across it
+LEAST_COVARIANCE = 1e-3  # spacings², added to the points' covariance: points in a row have none across it
 
 
 def find_lattice(points: np.ndarray, spacing: float, weights: ArrayLike | None = None) -> tuple[Lattice, float]:
@@ -83,7 +83,7 @@ def polish_lattice(points: np.ndarray, weights: np.ndarray, lattice: Lattice) ->
     """
     total = np.abs(weights) / np.abs(weights).sum()
     r = points - total @ points
-    spread = (total * r.T) @ r + LEAST_SPREAD * lattice.spacing**2 * np.eye(2)
+    spread = (total * r.T) @ r + LEAST_COVARIANCE * lattice.spacing**2 * np.eye(2)
     longest = 1 / np.sqrt(np.trace(spread))
     best, turn = lattice, np.exp(-1j * np.radians(60 * np.arange(3)))
     for _ in range(POLISH_STEPS):

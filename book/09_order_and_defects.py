@@ -86,7 +86,7 @@ print([f"layer {k}: {len(points)} particles" for k, points in enumerate(layers, 
 # the {term}`hexatic order parameter`, has magnitude 1 in a perfect lattice. A sixth of its argument is the direction of
 # the rows. The mean runs over the *existing* neighbours, and their choice matters. The *six nearest* of an edge
 # particle include second neighbours, whose directions are 30° off. The neighbours by Voronoi cells reach around the
-# edge. All particles within 1.35 spacings, half-way to the second shell, are a good choice everywhere.
+# edge. All particles nearer than half-way to the second shell, at √3 spacings, are a good choice everywhere.
 
 
 # %%
@@ -101,15 +101,15 @@ def psi6_by_hand(points, reach):
 
 
 base = layers[0]
-psi6 = crystal.hexatic(base)
+psi6, reach = crystal.hexatic(base), crystal.NEIGHBOUR_REACH  # reach in spacings
 edge = analysis.edge_particles(base)
 six_nearest = cKDTree(base).query(base, k=7)[1][:, 1:]
 dy, dx = np.moveaxis(base[six_nearest] - base[:, None], -1, 0)
 naive = np.abs(np.exp(6j * np.arctan2(dy, dx)).mean(axis=1))
 print(
-    f"by hand against freud: {np.nanmax(abs(psi6_by_hand(base, crystal.REACH * spacing) - psi6)):.1e} at most"
+    f"by hand against freud: {np.nanmax(abs(psi6_by_hand(base, reach * spacing) - psi6)):.1e} at most"
 )
-for name, values in ((f"within {crystal.REACH} spacings", np.abs(psi6)), ("six nearest", naive)):
+for name, values in ((f"within {reach} spacings", np.abs(psi6)), ("six nearest", naive)):
     print(f"{name}: inside {values[~edge].mean():.3f}, at the edge {values[edge].mean():.3f}")
 
 # %% [markdown]
@@ -716,7 +716,7 @@ if real is not None:
 # %% tags=["remove-input"] mystnb={"markdown_format": "myst"}
 if real is not None:
     positions = layer_defects.defects[["y_nm", "x_nm"]].to_numpy(float)
-    around = cKDTree(points).query_ball_point(positions, crystal.REACH * layer_defects.spacing)
+    around = cKDTree(points).query_ball_point(positions, reach * layer_defects.spacing)
     mean = np.nanmean(np.abs(psi6))
     low = sum(np.nanmean(np.abs(psi6[near])) < mean for near in around if near)
     if low:
@@ -785,7 +785,7 @@ print("a short line has an uncertain inclination, so find_defects allows it a la
 # %% [markdown]
 # ## Summary
 #
-# - $\psi_6$ over the neighbours within 1.35 spacings works equally well at the edge and inside.
+# - $\psi_6$ over the neighbours nearer than half-way to the second shell works equally well at the edge and inside.
 # - Lattice vectors come from numbering all sites and least squares; their errors allow for strain. Twist, offset and
 #   {term}`registry` follow. The phases of the registry give the Moiré period independently of the formula.
 # - Strain and rotation come from an affine fit to the neighbours of each particle.
@@ -810,4 +810,4 @@ print("a short line has an uncertain inclination, so find_defects allows it a la
 # - **The Moiré period** needs an overlap region of about one period; in a smaller region its error is large.
 # - **The mean squared displacement** of many frames hides rare events: a few hops among thousands of vibrations. Look
 #   at single tracks too. Tracks that change particle look like hops.
-# - **Large strain** (beyond some 10 %) moves neighbours out of the reach of 1.35 spacings.
+# - **Large strain** (beyond some 10 %) moves neighbours out of `crystal.NEIGHBOUR_REACH`.

@@ -103,6 +103,7 @@ def test_all_spacings_agree_in_a_perfect_lattice(spacing, angle):
     assert neighbour_spacing(points) == pytest.approx(spacing)
     assert nearest_spacing(points) == pytest.approx(spacing)
     assert typical_spacing(points, np.ones(len(points), int), 0.0) == pytest.approx(spacing)
+    assert nearest_spacing(points[:1], otherwise=3.0) == 3.0  # a particle alone has no neighbour
 
 
 @quick

@@ -16,6 +16,7 @@ from moirelib.analysis import (
     orientational_twins,
     site_occupancy,
 )
+from moirelib.analysis.moire import find_facing_layer
 from moirelib.crystal import commensurate_angles, hexagonal_lattice
 from moirelib.simulation import dilatation_displacement, dislocation_displacement, grain_boundary, twin_boundary
 
@@ -367,6 +368,13 @@ def test_defects_know_where_they_are_on_the_other_layer():
     assert found["registry"].isna()[2]  # no second layer in that frame
     expected = "frame layer kind y_nm x_nm burgers_y_nm burgers_x_nm in_boundary registry coordinate"
     assert found.columns.tolist() == expected.split()
+
+
+@pytest.mark.parametrize(
+    ("layer", "layers", "facing"), [(1, [1, 2], 2), (2, [1, 2], 1), (3, [1, 2, 3], 2), (1, [1], None)]
+)
+def test_a_layer_faces_the_next_one_below_and_the_lowest_the_next_one_above(layer, layers, facing):
+    assert find_facing_layer(layer, layers) == facing
 
 
 def test_tables_are_empty_where_there_is_nothing_and_say_what_is_missing():

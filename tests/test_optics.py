@@ -244,6 +244,6 @@ def test_batches_of_particles_give_the_same_layer(monkeypatch):
     layer = Layer(rng.uniform(0, 100, (40, 2)), rng.uniform(8, 12, 40), 12.0, 0.0)
     scene = Scene((layer,), (100.0, 100.0))
     whole = optics._rasterize(scene, 1, 1.0, 3)
-    monkeypatch.setattr(optics, "BATCH", 5000)
+    monkeypatch.setattr(optics, "SAMPLES_AT_ONCE", 5000)
     for a, b in zip(whole, optics._rasterize(scene, 1, 1.0, 3), strict=True):
         torch.testing.assert_close(a, b)

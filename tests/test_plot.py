@@ -8,6 +8,7 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 from moirelib import plot
+from moirelib.plot.axes import choose_color
 
 
 @pytest.fixture
@@ -37,9 +38,9 @@ def test_layers_are_drawn_in_their_colours(ax):
 
 
 def test_particles_are_circles_of_their_diameter(ax):
-    table = pd.DataFrame({"layer": [1, 2], "y": [5.0, 9.0], "x": [6.0, 3.0], "diameter_nm": [4.0, 8.0]})
+    table = pd.DataFrame({"layer": [1, 2, 3], "y": [5.0, 9, 1], "x": [6.0, 3, 1], "diameter_nm": [4.0, 8, 2]})
     plot.show_particles(table, ax, pixel_size=2.0)
-    assert [c.get_widths()[0] for c in ax.collections] == [2.0, 4.0]
+    assert [c.get_widths()[0] for c in ax.collections] == [2.0, 4.0, 1.0]
     plot.show_particles(table, ax, layer=2)
     np.testing.assert_array_equal(ax.collections[-1].get_offsets(), [[3.0, 9.0]])
 
@@ -50,6 +51,16 @@ def test_split_shows_one_layer_per_panel():
     axes = plot.show_split(np.random.default_rng(0).normal(size=(8, 8)), layers, 1.0)
     assert axes[1].images[0].get_array().max() > 0.4
     assert axes[2].images[0].get_array().max() == 0
+    plt.close(axes[0].figure)
+
+
+def test_three_layers_have_three_colours_and_panels(ax):
+    layers = np.zeros((3, 8, 8), bool)
+    layers[2, :, :4] = True
+    plot.show_layers(layers, 1.0, ax)
+    np.testing.assert_allclose(ax.images[0].get_array()[0, 0], to_rgb(choose_color(3)), atol=1e-6)
+    axes = plot.show_split(np.random.default_rng(0).normal(size=(8, 8)), layers, 1.0)
+    assert len(axes) == 4
     plt.close(axes[0].figure)
 
 

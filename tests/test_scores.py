@@ -77,6 +77,11 @@ def test_mask_iou_counts_pixels_and_ignores_names():
     assert mask_iou((255 * a).astype(np.uint8), b) == pytest.approx(4 / 5)
 
 
+def test_layers_of_any_number_are_put_into_their_best_order():
+    masks = np.eye(3)[:, None, :]  # three layers that cover a pixel each
+    assert mask_iou(masks[[2, 0, 1]], masks) == 1
+
+
 def squares(*sides):
     """A layer stack of one frame with a square of each side length in its own layer."""
     stack = np.zeros((2, 40, 40))

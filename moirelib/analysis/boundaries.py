@@ -19,17 +19,25 @@ BOUNDARY_COLUMNS = (
     "grain0 grain1"
 ).split()
 
-BESIDE = 1.5  # spacings; a defect nearer to the bonds between two grains belongs to their boundary
-GAP = 2.2  # spacings between bonds of one boundary; also how far particles beside a boundary are used to place it
-SHORTEST = 4.0  # spacings; a shorter boundary has no direction
-BENT = 1.1  # spacings that nine tenths of a straight segment's bonds stay within
-LINE_WIDTH = 0.25  # spacings over which one grain gives way to the other
-LATTICE_REACH = 10.0  # spacings beside a boundary in which a bent grain has a lattice of its own there
+# Lengths in spacings. By hand where no reason is given, on boundaries of known angle and sigma.
+BESIDE = 1.5  # a defect nearer to the bonds between two grains belongs to their boundary
+GAP = 2.2  # between bonds of one boundary; also how far particles beside a boundary are used to place it
+SHORTEST = 4.0  # a shorter boundary has no direction
+STRAIGHT_WITHIN, STRAIGHT_SHARE = 1.1, 0.9  # that this share of a straight segment's bonds stay within
+MOST_DIVISIONS = 3  # of a bent boundary, each into two
+MIDDLE_PART = 0.35  # of a segment's length to both sides of its middle, where it may be divided
+FEWEST_LINE_BONDS = 4  # of a segment
+LINE_WIDTH = 0.25  # over which one grain gives way to the other
+LINE_PRIOR = 1e-3  # of the fit's two parameters, inverse variance over two: separated grains fix the line no better
+LATTICE_REACH = 10.0  # beside a boundary, in which a bent grain has a lattice of its own there
+LATTICE_OVERHANG = 3.0  # beyond the ends of a boundary, the same
 FEWEST_BESIDE = 40  # particles of such a lattice
-MIRROR_SLACK = 0.35  # spacings that the mirror line may lie beside the fitted boundary
+LARGEST_PART = 0.8  # of a grain; a larger part beside the boundary is the grain
+SIGNIFICANT = 3.0  # standard deviations of a turn, and of an inclination
+MIRROR_SLACK, MIRROR_LINES = 0.35, 71  # that the mirror line may lie beside the fitted boundary; tried every 0.01
 LARGEST_SIGMA = 50  # reciprocal densities of coincident sites that are looked up
-CORE_REACH = 1.6  # spacings from a boundary within which its dislocations lie
-CORE_SIZE = 1.5  # spacings: farthest that the five- and the seven-fold particle of one dislocation are apart
+CORE_REACH = 1.6  # from a boundary, within which its dislocations lie
+CORE_SIZE = 1.5  # farthest that the five- and the seven-fold particle of one dislocation are apart
 
 
 def in_boundary(where: np.ndarray, mesh: Mesh, grain: np.ndarray) -> np.ndarray:
@@ -72,20 +80,20 @@ class _Segment:
         return local.real, local.imag
 
 
-def _split_where_bent(middle, mesh, one, other, depth: int = 3):
+def _split_where_bent(middle, mesh, one, other, divisions: int = MOST_DIVISIONS):
     """Straight segments of a piece of boundary: divided where it bends."""
-    if len(middle) < 4:
+    if len(middle) < FEWEST_LINE_BONDS:
         return
     segment = _fit_line(middle, mesh, one, other)
-    if segment is None or segment.length < SHORTEST * mesh.spacing:
+    if segment.length < SHORTEST * mesh.spacing:
         return
     along, across = segment.seen(middle)
-    bent = np.quantile(np.abs(across), 0.9) > BENT * mesh.spacing
-    if bent and depth > 0 and segment.length > 2 * SHORTEST * mesh.spacing:
-        inner = np.abs(along) < 0.35 * segment.length  # not at the ends, so that both parts have a length
+    bent = np.quantile(np.abs(across), STRAIGHT_SHARE) > STRAIGHT_WITHIN * mesh.spacing
+    if bent and divisions > 0 and segment.length > 2 * SHORTEST * mesh.spacing:
+        inner = np.abs(along) < MIDDLE_PART * segment.length
         at = along[inner][np.abs(across[inner]).argmax()] if inner.any() else 0.0
         for half in (middle[along <= at], middle[along > at]):
-            yield from _split_where_bent(half, mesh, one, other, depth - 1)
+            yield from _split_where_bent(half, mesh, one, other, divisions - 1)
         return
     yield segment
 
@@ -98,15 +106,13 @@ def _fit_line(middle, mesh, one, other):
     near = cKDTree(to_points(middle)).query(mesh.points)[0] < GAP * mesh.spacing
     z = np.concatenate([mesh.z[near & one], mesh.z[near & other]]) - center
     side = np.concatenate([-np.ones(np.sum(near & one)), np.ones(np.sum(near & other))])
-    if len(np.unique(side)) < 2:
-        return None
     width, reach = LINE_WIDTH * mesh.spacing, max(np.ptp(np.real(middle * np.exp(-1j * start))) / 2, mesh.spacing)
     if np.mean(side * np.imag(z * np.exp(-1j * start))) < 0:
         start += np.pi  # the second grain lies to the +90° side
 
     def loss(x):
         depth = np.imag(z * np.exp(-1j * (start + x[0] * width / reach))) / width - x[1]
-        return np.logaddexp(0, -side * depth).sum() + 1e-3 * x @ x
+        return np.logaddexp(0, -side * depth).sum() + LINE_PRIOR * x @ x
 
     best = minimize(loss, np.zeros(2), method="BFGS")
     angle, shift = start + best.x[0] * width / reach, best.x[1] * width
@@ -135,7 +141,7 @@ def _describe_segment(segment, layer, pair, filled, coordination) -> list[dict]:
     twin = (
         1 < sigma <= tolerance.max_sigma
         and abs(deviation) <= tolerance.misorientation / np.sqrt(sigma)
-        and abs(asymmetry) <= max(tolerance.asymmetry, 3 * segment.inclination_std)
+        and abs(asymmetry) <= max(tolerance.asymmetry, SIGNIFICANT * segment.inclination_std)
         and mismatch <= tolerance.mismatch * spacing
     )
     # Dislocations are pairs of a five- and a seven-fold particle along the boundary
@@ -169,12 +175,12 @@ def _fit_lattice_beside(segment, layer, grain) -> LatticeFit | None:
     whole, mesh, members = layer.lattices[grain], layer.mesh, layer.grain == grain
     along, across = segment.seen(mesh.z)
     beside = members & (np.abs(across) < LATTICE_REACH * mesh.spacing)
-    beside &= np.abs(along) < segment.length / 2 + 3 * mesh.spacing
-    part = fit_members(mesh, beside) if FEWEST_BESIDE <= beside.sum() < 0.8 * members.sum() else None
+    beside &= np.abs(along) < segment.length / 2 + LATTICE_OVERHANG * mesh.spacing
+    part = fit_members(mesh, beside) if FEWEST_BESIDE <= beside.sum() < LARGEST_PART * members.sum() else None
     if whole is None or part is None:
         return whole
     bend = (part.angle - whole.angle + 30) % 60 - 30
-    return part if abs(bend) > 3 * np.hypot(part.angle_std, whole.angle_std) else whole
+    return part if abs(bend) > SIGNIFICANT * np.hypot(part.angle_std, whole.angle_std) else whole
 
 
 def _measure_mirror_mismatch(middle, one, other, mirror, spacing) -> float:
@@ -186,6 +192,6 @@ def _measure_mirror_mismatch(middle, one, other, mirror, spacing) -> float:
         sites.append(to_complex((lattice.origin + np.rint(steps) @ lattice.vectors)[None])[0])
     site, other_site = sites
     image = middle + axis**2 * np.conj(site - middle)
-    images = image + 2j * axis * np.linspace(-MIRROR_SLACK, MIRROR_SLACK, 71) * spacing
+    images = image + 2j * axis * np.linspace(-MIRROR_SLACK, MIRROR_SLACK, MIRROR_LINES) * spacing
     u = (images - other_site) / (other.spacing * np.exp(1j * np.radians(other.angle)))  # in the cell of the second
     return float(np.min(np.abs(u - nearest_vector(u))) * other.spacing)

@@ -10,20 +10,21 @@ from scipy.spatial import cKDTree
 
 from ..crystal.lattice import Lattice
 from ..crystal.mesh import Mesh, lattices_around, sixth_turns
-from ..crystal.neighbours import REACH, bonds, check_points, freud_system, neighbour_spacing, to_complex
+from ..crystal.neighbours import NEIGHBOUR_REACH, bonds, check_points, freud_system, neighbour_spacing, to_complex
 from .lattices import LayerFrame, fit_from_bonds, name_bonds
 
-CELLS = 8  # per spacing, of the grid on which the region is drawn
-COVERED = 0.6  # spacings from a particle that belong to the layer's region: a little over half, without gaps inside
-EDGE_GAP = 150.0  # degrees without a neighbour: between 120 beside a vacancy and 180 at a straight edge
+REGION_CELLS = 8  # per spacing (by hand), of the grid on which the region is drawn
+COVERED = 0.6  # spacings (geometry) from a particle that belong to the region: over 1/√3, without gaps inside
+EDGE_GAP = 150.0  # degrees without a neighbour (geometry): between 120 beside a vacancy and 180 at a straight edge
+FEWEST_REFERENCE_BONDS = 7  # of a grain (by hand) whose mean lattice is a reference
 
 
 def hexatic_correlation(points: ArrayLike, psi6: ArrayLike, r_max: float, bin_width: float) -> pd.DataFrame:
     """Correlation function g6(r) of the bond-orientational order ψ6 (n,) of points (n, 2), as from `hexatic`.
 
-    The mean of ψ6*(0) ψ6(r) over pairs of particles, real part, over that of |ψ6|². It stays near 1 in a crystal,
-    decays algebraically in a hexatic, exponentially in a liquid, and needs no edge correction. The table has ``r_nm,
-    g6, pairs``, up to ``r_max`` in bins of ``bin_width``, in nm. Particles with NaN are left out.
+    The real mean of ψ6*(0) ψ6(r) over pairs of particles, over that of |ψ6|²: near 1 in a crystal, algebraic in a
+    hexatic, exponential in a liquid. The table has ``r_nm, g6, pairs``, up to ``r_max`` in bins of ``bin_width``, in
+    nm.
     """
     points, psi6 = check_points(points), np.asarray(psi6)
     _refuse_bins(r_max, bin_width)
@@ -52,7 +53,7 @@ def radial_distribution(
     spacing = neighbour_spacing(points) if spacing is None else spacing
     edges = np.arange(0, r_max + bin_width, bin_width)
     pairs = np.diff(cKDTree(points).count_neighbors(cKDTree(points), np.nextafter(edges, 0))) // 2
-    step = spacing / CELLS
+    step = spacing / REGION_CELLS
     grid = np.ones(np.ceil((np.ptp(points, axis=0) + 2 * spacing) / step).astype(int), bool)
     grid[tuple(np.rint((points - points.min(axis=0) + spacing) / step).astype(int).T)] = False
     region = (distance_transform_edt(grid) * step < COVERED * spacing).astype(float)
@@ -74,8 +75,7 @@ def _refuse_bins(r_max, bin_width) -> None:
 def edge_particles(points: ArrayLike, spacing: float | None = None) -> np.ndarray:
     """Which particles lie at the edge of their crystal or of the frame, bool, shape (n,).
 
-    An edge particle sees two neighbours in succession 150° or more apart: 180° at a straight edge, 60° inside, 120°
-    beside a single vacancy.
+    An edge particle sees two neighbours in succession `EDGE_GAP` degrees or more apart.
     """
     points = check_points(points)
     spacing = neighbour_spacing(points) if spacing is None else spacing
@@ -91,28 +91,30 @@ def edge_particles(points: ArrayLike, spacing: float | None = None) -> np.ndarra
 
 
 def strain_map(
-    points: ArrayLike, reference: Lattice | None = None, spacing: float | None = None, grain: ArrayLike | None = None
+    points: ArrayLike | LayerFrame,
+    reference: Lattice | None = None,
+    spacing: float | None = None,
+    grain: ArrayLike | None = None,
 ) -> pd.DataFrame:
-    """Strain and rotation at each particle, from its nearest neighbours.
+    """Strain and rotation at each particle, from its nearest neighbours; points may be a `LayerFrame`, with its grains.
 
     Neighbours of the ideal lattice at w are found at q w + p w*; against the reference q₀ the deformation takes z to
-    (q/q₀) z + (p/q₀*) z*, exactly. The ``reference`` is an unstrained lattice; by default the mean of the lattices
-    around all particles of each grain.
+    (q/q₀) z + (p/q₀*) z*, exactly. The ``reference`` is an unstrained lattice, by default the mean one of each grain.
 
     The table has ``y_nm, x_nm, grain``; ``strain_yy, strain_xx, strain_yx``; ``dilatation`` (relative change of area),
     ``shear`` (half the difference of the principal strains), ``rotation_deg`` from x towards y; ``strain_std``, one
     standard deviation of half the dilatation, of ``strain_yx`` and of the rotation in rad (√2 times as much of
     ``strain_yy`` and ``strain_xx``); ``neighbours``; ``edge``. NaN without three neighbours in different directions.
     """
-    mesh = Mesh(points, spacing)
-    grain = LayerFrame(mesh, known_grain=grain).grain
-    local = lattices_around(mesh, REACH, grain)
+    layer = points if isinstance(points, LayerFrame) else LayerFrame(Mesh(points, spacing), known_grain=grain)
+    mesh, grain = layer.mesh, layer.grain
+    local = lattices_around(mesh, NEIGHBOUR_REACH, grain)
     table = pd.DataFrame({"y_nm": mesh.points[:, 0], "x_nm": mesh.points[:, 1], "grain": grain})
     q0 = np.full(mesh.n, np.nan + 0j)
     if reference is not None:
         q0[:] = reference.spacing * np.exp(1j * np.radians(reference.angle))
     for name in np.unique(grain[grain >= 0]) if reference is None else ():
-        if len((named := name_bonds(mesh, grain == name))[0]) > 6:
+        if len((named := name_bonds(mesh, grain == name))[0]) >= FEWEST_REFERENCE_BONDS:
             q0[grain == name] = fit_from_bonds(mesh, *named)[0]
     known = np.isfinite(local.q) & np.isfinite(q0)
     q, p, q0 = (np.where(known, value, 1.0) for value in (local.q, local.p, q0))

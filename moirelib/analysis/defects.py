@@ -21,20 +21,23 @@ from .occupancy import Occupancy, subtract_motion
 
 DEFECT_COLUMNS = "kind y_nm x_nm burgers_y_nm burgers_x_nm in_boundary".split()  # of a table of defects
 BOUNDARY_ENDS = "y0_nm x0_nm y1_nm x1_nm".split()
-REGULAR = 0.13  # spacings of scatter about the lattice around; where there is more, no site is predicted
-FREE = 0.55  # spacings from a predicted site within which there is no particle: the site is empty
-SAME_SITE = 0.4  # spacings between predictions of one site
-TAKEN = 0.5  # spacings from a site within which it is taken
-EMPTY = 0.69  # spacings; a vacancy has no particle nearer, not even one that is displaced
+# Lengths in spacings. By hand where no reason is given, on crystals with planted defects.
+REGULAR = 0.13  # scatter about the lattice around; where there is more, no site is predicted
+FEWEST_FOR_SITE = 4  # neighbours of a particle whose lattice predicts sites
+FREE_SITE = 0.55  # from a predicted site, within which there is no particle: the site is empty
+SAME_EMPTY_SITE = 0.4  # between predictions of one site
+TAKEN = 0.5  # from a site, within which it is taken
+EMPTY = 0.69  # a vacancy has no particle nearer, not even one that is displaced
 FEWEST_AROUND = 5  # neighbours of a vacancy
-RINGS = 3  # of empty sites that a hole may be wide
-CROWDED = 0.93  # spacings to the nearest neighbour; an interstitial has a nearer one
-OFF_SITE = 0.3  # spacings from the sites of the lattice around
-INTERSTITIAL_REACH = 1.2, 3.1  # spacings from an interstitial, whose sites are predicted there; nearer is distorted
+HOLE_RINGS = 3  # of empty sites that a hole may be wide
+CROWDED = 0.93  # to the nearest neighbour; an interstitial has a nearer one
+OFF_SITE = 0.3  # from the sites of the lattice around
+INTERSTITIAL_REACH = 1.2, 3.1  # from an interstitial, whose sites are predicted there; nearer is distorted
 INTERSTITIAL_VOTES = 6, 0.75, 0.5  # fewest predictions; share of them off site; share of them whose site is taken
-PARTNER_REACH = 2.3  # spacings: a five- and a seven-fold particle up to so far apart are one dislocation
-RIM_CIRCLE = 0.95  # spacings, radius of the circle of a triangle beyond which it belongs to a hole or a bay of the edge
-RING = 1.2, 3.2  # spacings around a core, where the rows' direction is measured
+NOT_ZERO = 0.5  # lattice vectors are whole numbers: half of one tells a sum from zero
+PARTNER_REACH = 2.3  # a five- and a seven-fold particle up to so far apart are one dislocation
+RIM_CIRCLE = 0.95  # radius of the circle of a triangle, beyond which it belongs to a hole (1) or a bay of the edge
+CORE_RING = 1.2, 3.2  # around a core, where the rows' direction is measured
 _HEXAGON = np.exp(1j * SIXTH_TURN * np.arange(6))
 
 
@@ -53,13 +56,12 @@ def find_defects(points: ArrayLike | LayerFrame, tolerance: Tolerance | None = N
     """All defects of one layer in one frame; ``tolerance`` says what is a grain and what is a twin.
 
     Takes positions, or a `LayerFrame`, which has a tolerance of its own. Vacancies are empty sites that the lattices
-    around predict. They are filled; in the triangulation of particles and filled sites every edge is named by a lattice
-    vector. Where the three of a triangle do not add up to zero a dislocation is near; their sum over triangles that
-    touch is the Burgers vector (Stukowski & Albe, Modelling Simul. Mater. Sci. Eng. 18, 085001 (2010)).
+    around predict; the sum of the lattice vectors around triangles that touch is a Burgers vector (Stukowski & Albe,
+    Modelling Simul. Mater. Sci. Eng. 18, 085001 (2010)).
 
     ``defects`` of the result has ``kind`` vacancy, interstitial, dislocation, or disclination that belongs to no
-    dislocation; Burgers vectors (y, x) in nm, NaN for kinds without, by which the displacement grows once around the
-    core from x towards y; ``in_boundary``, within 1.5 spacings of a boundary. ``boundaries``: see `boundary_table`.
+    dislocation; Burgers vectors (y, x) in nm, by which the displacement grows once around the core from x towards y,
+    else NaN; ``in_boundary``, within 1.5 spacings of a boundary. ``boundaries``: see `boundary_table`.
     """
     layer = points if isinstance(points, LayerFrame) else LayerFrame(Mesh(points), tolerance or Tolerance())
     mesh, grain = layer.mesh, layer.grain
@@ -89,11 +91,11 @@ def _find_regular(layer) -> np.ndarray:
 def _find_vacancies(layer) -> np.ndarray:
     """Empty sites (k, 2) that have at least five of their six neighbours: particles, or empty sites like themselves."""
     mesh, local, tree = layer.mesh, layer.surroundings, cKDTree(layer.mesh.points)
-    use = _find_regular(layer) & (local.neighbours >= 4)
-    ring = found = np.stack([local.site[use], local.q[use], local.p[use]])
-    found = found[:, :0]
-    for _ in range(RINGS):
-        ring = np.stack(find_empty_sites(ring[0], ring[1], ring[2], tree, found[0], mesh.spacing))
+    use = _find_regular(layer) & (local.neighbours >= FEWEST_FOR_SITE)
+    ring = np.stack([local.site, local.q, local.p])[:, use]
+    found = ring[:, :0]
+    for _ in range(HOLE_RINGS):
+        ring = find_empty_sites(ring, tree, found[0], mesh.spacing)
         found = np.hstack([found, ring])
     if found.shape[1] == 0:
         return np.empty((0, 2))
@@ -115,23 +117,22 @@ def _list_neighbour_sites(site, q, p) -> np.ndarray:
     return site[:, None] + q[:, None] * _HEXAGON + p[:, None] * np.conj(_HEXAGON)
 
 
-def find_empty_sites(
-    site: np.ndarray, q: np.ndarray, p: np.ndarray, tree: cKDTree, known: np.ndarray, spacing: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Neighbouring sites of some (n,) that are empty, each once: the mean of what its neighbours predict.
+def find_empty_sites(around: np.ndarray, tree: cKDTree, known: np.ndarray, spacing: float) -> np.ndarray:
+    """Neighbouring sites of some that are empty, each once: the mean of what its neighbours predict.
 
-    Takes sites, q and p of the lattice around, as in `LocalLattices`, the tree of the particles, and known empty sites;
-    returns the same three of the new ones, (m,). Lengths in nm.
+    Takes sites, q and p (3, n) of the lattice around, as in `LocalLattices`, the tree of the particles, and known empty
+    sites; returns the same three of the new ones, (3, m). Lengths in nm.
     """
-    predicted = _list_neighbour_sites(site, q, p)
-    own = np.broadcast_to(np.arange(len(site))[:, None], predicted.shape)
-    free = tree.query(to_points(predicted))[0] > FREE * spacing
+    _, q, p = around
+    predicted = _list_neighbour_sites(*around)
+    own = np.broadcast_to(np.arange(len(q))[:, None], predicted.shape)
+    free = tree.query(to_points(predicted))[0] > FREE_SITE * spacing
     if len(known):
         free &= cKDTree(to_points(known)).query(to_points(predicted))[0] > TAKEN * spacing
     predicted, own = predicted[free], own[free]
     if len(predicted) == 0:
-        return (np.empty(0, complex),) * 3
-    i, j = cKDTree(to_points(predicted)).query_pairs(SAME_SITE * spacing, output_type="ndarray").T
+        return np.empty((3, 0), complex)
+    i, j = cKDTree(to_points(predicted)).query_pairs(SAME_EMPTY_SITE * spacing, output_type="ndarray").T
     name = connected_groups(len(predicted), i, j)
     # Neighbours know their rows up to 60°; one frame for each site's mean.
     first = q[own][np.unique(name, return_index=True)[1]][name]
@@ -140,7 +141,7 @@ def find_empty_sites(
     def average(values):
         return (np.bincount(name, values.real) + 1j * np.bincount(name, values.imag)) / np.bincount(name)
 
-    return average(predicted), average(q[own] * turn), average(p[own] * np.conj(turn))
+    return np.stack([average(predicted), average(q[own] * turn), average(p[own] * np.conj(turn))])
 
 
 def _find_interstitials(layer) -> np.ndarray:
@@ -193,18 +194,18 @@ def _locate_dislocations(mesh: Mesh) -> tuple[np.ndarray, np.ndarray]:
         row = np.angle(mesh.smooth[np.unique(mesh.triangles[triangles])].sum()) / 6
         return -np.sum(closure[triangles] * sixth_turns(frame[triangles], row)), row
 
-    for group in _group_triangles(np.flatnonzero(np.abs(closure) > 0.5), mesh.triangles):
+    for group in _group_triangles(np.flatnonzero(np.abs(closure) > NOT_ZERO), mesh.triangles):
         size = np.abs(sum_closures(group)[0])
-        if rim[mesh.triangles[group]].any() or size < 0.5:
+        if rim[mesh.triangles[group]].any() or size < NOT_ZERO:
             continue
         # several dislocations where the Burgers vector is not the shortest and edges divide the group
         for part in [group] if np.abs(size - 1) <= ROUNDING else _group_triangles(group, mesh.of_triangle[0]):
             vector, row = sum_closures(part)
-            if np.abs(vector) > 0.5:
+            if np.abs(vector) > NOT_ZERO:
                 center = mesh.z[mesh.triangles[part]].mean()
                 # The row around the core, where the rotation that it causes averages out
                 distance = np.abs(mesh.z - center) / mesh.spacing
-                ring = (distance > RING[0]) & (distance < RING[1]) & np.isfinite(mesh.psi6)
+                ring = (distance > CORE_RING[0]) & (distance < CORE_RING[1]) & np.isfinite(mesh.psi6)
                 if ring.any():
                     around = np.angle(mesh.psi6[ring].sum()) / 6
                     row = around + SIXTH_TURN * np.rint((row - around) / SIXTH_TURN)
@@ -237,8 +238,7 @@ def burgers_circuit(points: ArrayLike, center: ArrayLike, radius: float, spacing
     """Sum (y, x) of all Burgers vectors within a circle about ``center``, in nm, along the rows at the circuit's start.
 
     The circuit follows the outer edge of the triangles whose centres lie within ``radius``, in nm; it may enclose a
-    hole. The frame of the lattice vectors is carried along it; with a net disclination inside it does not come back to
-    itself, and there is no Burgers vector. ValueError if no triangle lies inside, or those inside do not hang together.
+    hole, but no net disclination. ValueError if no triangle lies inside, or those inside do not hang together.
     """
     mesh = Mesh(points, spacing)
     middle = mesh.z[mesh.triangles].mean(axis=1) if len(mesh.triangles) else np.empty(0, complex)
@@ -279,14 +279,13 @@ def orientational_twins(
 ) -> tuple[np.ndarray, pd.DataFrame]:
     """Domains in which anisotropic particles are turned alike, and which of them are twins of each other.
 
-    Returned are the domain of each particle, 0, 1, ... by falling size, -1 for particles that share their orientation
-    with no neighbour; and a table of domains that meet, ``domain0, domain1, turn_deg, mirror_deg, twin``: turn of the
+    Returned are the domain of each particle, by falling size from 0, -1 for particles that share their orientation with
+    no neighbour; and a table of domains that meet, ``domain0, domain1, turn_deg, mirror_deg, twin``: turn of the
     particles from the first to the second; the row, or line half-way between rows, closest to a mirror line of the two
     orientations, and whether it is one to within ``angle``: a twin of orientation on a common lattice.
 
-    Orientations (n,) are each particle's rotation in the plane, in degrees from x towards y; NaN where not known. The
-    outline repeats every 360° / symmetry: 3 for triangular prisms, 4 for cubes. Neighbours turned by more than
-    ``angle`` degrees against each other belong to two domains.
+    Orientations (n,) are in degrees from x towards y; NaN where not known. The outline repeats every 360° / symmetry: 3
+    for triangular prisms, 4 for cubes. Neighbours turned by more than ``angle`` degrees belong to two domains.
     """
     mesh, turn = Mesh(points), np.asarray(orientation_deg, float)
     if turn.shape != (mesh.n,):
@@ -321,13 +320,12 @@ def follow_defects(
     """Link defects of one kind from frame to frame: hops of vacancies, glide and climb of dislocations.
 
     Dislocations are linked only if their Burgers vectors agree: a spacing of difference counts like a search range. The
-    table of `defect_table` comes back with ``defect``, one number per defect over all frames, layers and kinds;
-    ``step_y_nm, step_x_nm`` since the frame it was last seen in, ``glide_nm`` and ``climb_nm``, the step's parts along
-    and across the Burgers vector (NaN for kinds without).
+    table of `defect_table` comes back with ``defect``, a number for each; ``step_y_nm, step_x_nm`` since the frame it
+    was last seen in; ``glide_nm`` and ``climb_nm``, the step's parts along and across the Burgers vector (else NaN).
 
-    A defect may move by the search range, in nm, from frame to frame (1.3 spacings for hops to the next site), and be
-    missed for ``memory`` frames. With the ``motion`` of the same movie, steps are those on the layer's own lattice,
-    along the axes of the first frame; without, they hold the drift and turn of each layer.
+    A defect may move by the search range from frame to frame (1.3 spacings for hops to the next site), and be missed
+    for ``memory`` frames. With the ``motion`` of the same movie, steps are those on the layer's own lattice, along the
+    axes of the first frame; without, they hold the drift and turn of each layer.
     """
     require_columns(defects, ["frame", "layer", *DEFECT_COLUMNS[:5]], "the table of defects")
     if defects.empty:

@@ -9,24 +9,31 @@ from scipy.fft import irfft, next_fast_len, rfft
 from scipy.signal import savgol_coeffs, savgol_filter
 from scipy.spatial import cKDTree
 
-from ..crystal.neighbours import REACH, nearest_spacing, to_complex, to_points
+from ..crystal.neighbours import NEIGHBOUR_REACH, nearest_spacing, to_complex, to_points
 from ..tables import check_particles, require_unique_tracks
 from .occupancy import Occupancy, subtract_motion
 
+# By hand where no reason is given.
 MIN_FRAMES = 10  # fewer give no amplitude worth its error bar
 MIN_PARTICLES = 3  # in a frame; two always fit a turned and shifted frame
-SITES_AT_REST = 1e-5  # nm; the sites have converged when they move by less
+SITES_AT_REST, MOST_SITE_ROUNDS = 1e-5, 100  # nm; sites have converged when they move by less, or after so many rounds
+FRAMES_PER_DEGREE = 5  # of a polynomial in time; a higher degree would follow the vibrations
+SHORTEST_PARABOLA = 5  # frames; a parabola through three follows every point
 AXES = ("y", "x")
-FREE = 0.5  # spacings; a place with no particle nearer is free
+ERROR_BARS = ["y_std_nm", "x_std_nm"]  # columns of a table, one sigma of each position, where they are known
+FREE_PLACE = 0.5  # spacings; a place with no particle nearer is free
 ENCLOSED = 5  # particles around a free place that make it a vacancy
 SHARE_OF_MOVIE = 4  # lags up to the movie's length over this are used
-LARGEST_LOSS = 0.25  # of the variance, by estimating the sites; slower motion is not resolved by the movie
+LARGEST_SITE_LOSS = 0.25  # of the variance, by estimating the sites; slower motion is not resolved by the movie
+LARGEST_PARTICLE_LOSS = 0.6  # the same of one particle, which is seen in few frames
+RESTORE_ROUNDS = 10  # of lost covariance and the covariance that it was lost of
 NO_LONGER_CORRELATED = 0.05  # of the covariance of lag 1; below it, or below the noise, lags do not count
 KNOWN_SHARE, KNOWN_SIGMA = 0.2, 4.0  # least covariance of lag 1, over the variance and over its error, to infer lag 0
-BLOCKS = 10  # of the movie, left out one at a time (jackknife)
+CURVATURE_DOUBT = 0.5  # of what the curvature adds to the continuation to lag 0: its error
+JACKKNIFE_BLOCKS = 10  # of the movie, left out one at a time
 MSD_COLUMNS = "layer lag_frames lag_s msd_nm2 msd_std_nm2 msd_raw_nm2 pairs".split()
 TRACKS_AT_ONCE = 64  # so that the memory does not grow with the number of tracks
-SHARED_STEPS = 3  # tracks that go on from one frame to the next; the mean step of fewer may be their own motion
+TRACKS_FOR_DRIFT = 3  # that go on from one frame to the next; the mean step of fewer may be their own motion
 
 
 @dataclass(frozen=True)
@@ -69,23 +76,19 @@ def site_displacements(
 ) -> Displacements:
     """Displacements of a layer's particles from their sites, with drift, rotation and slow strain removed.
 
-    Drift and rotation are fitted to every frame by least squares, in turn with the sites until neither changes, so that
-    missing frames do not pull sites along. Only slow strain is removed, since uniform strain of a small crystal
-    vibrates too. Particle -1 is left out, and what is seen in fewer than ``min_share`` of the frames.
+    Drift and rotation are fitted to every frame by least squares, in turn with the sites, so that missing frames do not
+    pull sites along. Left out are particle -1 and what is seen in fewer than ``min_share`` of the frames. The one-sigma
+    ``localization_std`` in nm, one number or (y, x), replaces the table's.
 
-    ``localization_std`` is the one-sigma localization error of every particle in nm, one number or (y, x); by default
-    the table's. ``strain`` and ``creep`` are the degrees of the polynomials in time that the layer's uniform strain
-    follows (1: grows steadily; None removes none), and that every site follows (0: at rest).
-
-    Drift and rotation are smoothed by a parabola over ``drift_window`` frames before they are removed. With 1, thermal
-    motion of the layer as a whole is removed too; more keep it, but are right only where the stage moves smoothly for
-    so long.
+    ``strain`` and ``creep`` are the degrees of the polynomials in time that the layer's uniform strain follows (1:
+    grows steadily; None removes none), and every site (0: at rest). A ``drift_window`` of 1 removes thermal motion of
+    the layer as a whole as well; a longer one, in frames, keeps it where the stage moves smoothly.
     """
     frames, particles, z, error = _arrange_tracks(tracks, layer, min_share)
     seen = np.isfinite(z)
     sites = np.nanmean(z - np.nanmean(z, axis=1, keepdims=True), axis=0)
     sites += np.nanmean(z) - sites.mean()
-    for _ in range(100):
+    for _ in range(MOST_SITE_ROUNDS):
         aligned, drift, angle = _align_frames(z, seen, sites, drift_window)
         if strain is not None:
             _remove_slow_strain(aligned, seen, sites, strain)
@@ -121,10 +124,15 @@ def _arrange_tracks(tracks, layer, min_share):
     some = np.isfinite(z).sum(axis=1) >= MIN_PARTICLES
     _refuse_few_frames(layer, some.sum(), f" of at least {MIN_PARTICLES} particles")
     left = np.isfinite(z[some]).any(axis=0)
-    bars = tracks.reindex(columns=["y_std_nm", "x_std_nm"]).astype(float) ** 2
-    error = np.sqrt(bars.where(np.isfinite(bars)).groupby(tracks["particle"]).mean().to_numpy())[left]
+    error = np.sqrt(_square_errors(tracks).groupby(tracks["particle"]).mean().to_numpy())[left]
     known = np.isfinite(error).all()
     return x.index.to_numpy()[some], x.columns.to_numpy()[left], z[np.ix_(some, left)], error if known else None
+
+
+def _square_errors(tracks) -> pd.DataFrame:
+    """Variance of each position in nm² by the table's error bars; NaN where they are not known."""
+    squares = tracks.reindex(columns=ERROR_BARS).astype(float) ** 2
+    return squares.where(np.isfinite(squares))
 
 
 def _refuse_few_frames(layer, number, what="") -> None:
@@ -154,7 +162,7 @@ def make_smoother(window: int, frames: int):
     """Function that smooths a series by a running parabola, and the share of white noise's variance that it follows."""
     window = min(window, frames)
     window -= 1 - window % 2  # odd
-    if window < 5:
+    if window < SHORTEST_PARABOLA:
         return (lambda series: series), 1.0
     center = savgol_coeffs(window, 2)[window // 2]
     return (lambda series: savgol_filter(series, window, 2, axis=0)), center
@@ -176,8 +184,8 @@ def _remove_slow_strain(aligned, seen, sites, degree) -> None:
 
 
 def _legendre_basis(frames, degree):
-    """Polynomials in time (t, degree + 1), with at least five frames per degree."""
-    return np.polynomial.legendre.legvander(np.linspace(-1, 1, frames), min(degree, frames // 5))
+    """Polynomials in time (t, degree + 1), of a lower degree where frames are few."""
+    return np.polynomial.legendre.legvander(np.linspace(-1, 1, frames), min(degree, frames // FRAMES_PER_DEGREE))
 
 
 def _fit_slow_path(z, seen, degree):
@@ -203,19 +211,18 @@ def _rigid_motion_leverage(sites, seen):
 def coordination_labels(sites: ArrayLike) -> np.ndarray:
     """Say of every site (n, 2), in nm, whether it is in the bulk, next to a vacancy, or at the edge; str, shape (n,).
 
-    ``bulk`` has six neighbours; of a ``vacancy`` a neighbour is missing whose place at least four other particles
-    enclose; else ``edge``. The border of the field of view counts as edge: what is behind it is not seen.
+    ``bulk`` has six neighbours; at a ``vacancy`` one is missing whose place four others or more enclose; else ``edge``.
     """
     sites = np.asarray(sites, float)
     if len(sites) < 2:
         return np.full(len(sites), "edge")
     a, tree = nearest_spacing(sites), cKDTree(sites)
     labels = np.full(len(sites), "bulk", dtype="<U7")
-    for i, near in enumerate(tree.query_ball_point(sites, REACH * a)):  # itself included
+    for i, near in enumerate(tree.query_ball_point(sites, NEIGHBOUR_REACH * a)):  # itself included
         if len(near) <= 6:
             holes = 2 * sites[i] - sites[near]  # opposite a neighbour there should be one
-            holes = holes[tree.query(holes)[0] > FREE * a]
-            enclosed = [len(around) >= ENCLOSED for around in tree.query_ball_point(holes, REACH * a)]
+            holes = holes[tree.query(holes)[0] > FREE_PLACE * a]
+            enclosed = [len(around) >= ENCLOSED for around in tree.query_ball_point(holes, NEIGHBOUR_REACH * a)]
             labels[i] = "vacancy" if enclosed and all(enclosed) else "edge"
     return labels
 
@@ -223,8 +230,7 @@ def coordination_labels(sites: ArrayLike) -> np.ndarray:
 def autocovariance(motion: Displacements, lags: int | None = None) -> np.ndarray:
     """Covariance of displacements some frames apart, mean over the particles, (lags + 1, 2) along y and x in nm².
 
-    ``lags`` is the largest lag in equally spaced frames, a quarter of the movie by default. Lag 0 holds the
-    localization error's variance as well. What removing the sites' means took is put back.
+    ``lags`` is the largest lag, a quarter of the movie by default. Lag 0 holds the localization error's variance too.
     """
     if lags is not None and lags < 1:
         raise ValueError(f"lags must be 1 or more frames, got {lags}")
@@ -251,10 +257,10 @@ def restore_mean(covariance: np.ndarray, frames: int, creep: int):
     """Autocovariance about the true sites, and the share (2,) of variance lost by estimating them."""
     # The estimate of a site, the mean of T frames, scatters by (c_0 + 2 Σ c_k (1 - k/T)) / T.
     restored, falloff = covariance.copy(), 1 - np.arange(len(covariance)) / frames
-    for _ in range(10):
+    for _ in range(RESTORE_ROUNDS):
         correlated = np.where(_find_connected_lags(restored, frames, creep), restored, 0)
         lost = (creep + 1) / frames * (correlated[0] + 2 * np.sum(falloff[1:, None] * correlated[1:], axis=0))
-        lost = np.clip(lost, 0, LARGEST_LOSS * covariance[0])
+        lost = np.clip(lost, 0, LARGEST_SITE_LOSS * covariance[0])
         restored = covariance + lost
     return restored, lost / np.maximum(restored[0], 1e-300)
 
@@ -288,17 +294,15 @@ class Localization:
 def localization_from_covariance(motion: Displacements) -> Localization:
     """Estimate the localization error from the frame-to-frame covariance of displacements.
 
-    Errors of different frames are independent, so they add to the variance (lag 0) and to no other lag of the
-    autocovariance. Motion is correlated, so lags 1 to 3 are continued to lag 0 as an exponential whose rate may change
-    with time. NaN where lag 1 keeps less than a fifth of the variance, or less than four times its own error: motion is
-    too fast for the frame rate. Only an average over the layer is estimated. Vestergaard, Blainey & Flyvbjerg, Phys.
-    Rev. E 89, 022726 (2014), for free diffusion.
+    Errors are independent from frame to frame, so they add to lag 0 only; motion is correlated, so its lags 1 to 3 are
+    continued to lag 0. NaN where motion is too fast for the frame rate. Only an average over the layer is estimated.
+    For free diffusion: Vestergaard, Blainey & Flyvbjerg, Phys. Rev. E 89, 022726 (2014).
     """
     full = autocovariance(motion)
     if len(full) < 4:
         unknown = np.full(2, np.nan)
         return Localization(unknown, unknown, unknown, "too few frames for the autocovariance")
-    blocks = np.array_split(np.arange(len(motion.values)), BLOCKS)
+    blocks = np.array_split(np.arange(len(motion.values)), JACKKNIFE_BLOCKS)
     # NaN instead of the frames left out keeps the lags right.
     left_out = (np.isin(np.arange(len(motion.values)), block)[:, None, None] for block in blocks)
     motions = (replace(motion, values=np.where(gone, np.nan, motion.values)) for gone in left_out)
@@ -314,9 +318,8 @@ def localization_from_covariance(motion: Displacements) -> Localization:
         lags = np.vstack([full[None, 1:4, axis], parts[:, 1:4, axis]])
         value, *left = np.exp(np.log(np.maximum(lags, 1e-300)) @ weights)
         estimate[axis] = full[0, axis] - np.clip(value, 0, full[0, axis])
-        # half of what the curvature adds to the continuation counts as error
         linear = full[1, axis] ** 2 / full[2, axis] if full[2, axis] > 0 else full[1, axis]
-        error[axis] = np.hypot(_jackknife(np.array(left)), 0.5 * abs(value - linear))
+        error[axis] = np.hypot(_jackknife(np.array(left)), CURVATURE_DOUBT * abs(value - linear))
     note = ""
     if not known.all():
         axes = " and ".join(a for a, k in zip(AXES, known, strict=True) if not k)
@@ -330,7 +333,7 @@ def localization_from_covariance(motion: Displacements) -> Localization:
 
 def _jackknife(parts) -> np.ndarray:
     """Standard error of an estimate from those with one block left out each (blocks, ...)."""
-    return np.sqrt((1 - 1 / BLOCKS) * np.sum((parts - parts.mean(axis=0)) ** 2, axis=0))
+    return np.sqrt((1 - 1 / JACKKNIFE_BLOCKS) * np.sum((parts - parts.mean(axis=0)) ** 2, axis=0))
 
 
 def error_variance(motion: Displacements) -> tuple[np.ndarray, np.ndarray, str]:
@@ -353,7 +356,7 @@ def total_variance(motion: Displacements) -> tuple[np.ndarray, np.ndarray, np.nd
     """Variance (n, 2) of motion and error in nm², its independent samples (n, 2), covariance (n,) of y and x in nm²."""
     frames, seen = len(motion.values), motion.seen[:, None]
     restored, share = restore_mean(pool_covariance(motion), frames, motion.creep)
-    kept = motion.kept * (1 - np.minimum(share * frames / seen, 0.6))
+    kept = motion.kept * (1 - np.minimum(share * frames / seen, LARGEST_PARTICLE_LOSS))
     total = np.nanmean(motion.values**2, axis=0) / kept
     samples = seen * share_of_independent_samples(restored, frames) - (motion.creep + 1)
     covariance = np.nanmean(motion.values[..., 0] * motion.values[..., 1], axis=0)
@@ -365,19 +368,17 @@ def mean_squared_displacement(
 ) -> pd.DataFrame:
     """Mean squared displacement of each layer's particles in two dimensions, without the localization error's part.
 
-    Errors σ along each axis add 4σ² at every lag, from both ends of a step (Savin & Doyle, Biophys. J. 88, 623 (2005)).
-    This part is taken from the tracks' error bars and subtracted; where there are none, ``attrs["note"]`` says so.
-    Motion during the exposure, which makes short lags smaller, is not corrected for. Particles that vibrate about their
-    sites reach a constant, twice the variance over both axes; particles that diffuse give 4 D t.
+    Errors σ along each axis add 4σ² at every lag (Savin & Doyle, Biophys. J. 88, 623 (2005)); this part is subtracted
+    where the tracks have error bars, else ``attrs["note"]`` says so. Motion during the exposure makes short lags
+    smaller. Particles that vibrate about their sites reach a constant; particles that diffuse give 4 D t.
 
-    The table has ``layer, lag_frames``; ``lag_s``, NaN without a frame time; ``msd_nm2``; ``msd_std_nm2``, its standard
-    error from the scatter of the tracks (NaN for one track); ``msd_raw_nm2``, with the localization error's part;
-    ``pairs`` of positions. Tracks are weighted by their independent steps at that lag (Qian, Sheetz & Elson, Biophys.
-    J. 60, 910 (1991), eq. B4), as `trackpy.emsd` does; particle -1 is left out. ``lags`` is the largest lag in frames.
+    The table has ``layer, lag_frames``, up to ``lags``; ``lag_s``, NaN without a frame time; ``msd_nm2``;
+    ``msd_std_nm2``, its standard error from the scatter of the tracks (NaN for one track); ``msd_raw_nm2``, with the
+    localization error's part; ``pairs`` of positions. Tracks, other than -1, are weighted by their independent steps
+    (Qian, Sheetz & Elson, Biophys. J. 60, 910 (1991), eq. B4), as `trackpy.emsd` does.
 
-    Drift and turn of each layer's lattice, from the ``motion`` of the same movie, are removed. From layers that are not
-    in it, by default all, the mean step of three or more tracks is removed frame by frame, as `trackpy.subtract_drift`
-    does; with it goes 1/n of the independent motion of n particles.
+    The ``motion`` of each layer's lattice in the same movie is removed. Without it, the mean step of three or more
+    tracks is, as `trackpy.subtract_drift` does; with it goes 1/n of the independent motion of n particles.
     """
     if lags < 1:
         raise ValueError(f"lags must be 1 or more frames, got {lags}")
@@ -391,10 +392,9 @@ def mean_squared_displacement(
             own["z"] = to_complex(subtract_motion(own, points, motion))
         else:  # the mean step of the layer's tracks is taken for its motion
             step = points.diff().where((own["particle"].diff() == 0) & (frame.diff() == 1)).groupby(frame)
-            drift = step.mean().where(step.count() >= SHARED_STEPS, 0.0).cumsum()
+            drift = step.mean().where(step.count() >= TRACKS_FOR_DRIFT, 0.0).cumsum()
             own["z"] = to_complex(points.to_numpy() - drift.loc[frame].to_numpy())
-        error = own.reindex(columns=["y_std_nm", "x_std_nm"]).astype(float).pow(2).sum(axis=1, skipna=False)
-        error = error.where(np.isfinite(error))
+        error = _square_errors(own).sum(axis=1, skipna=False)
         if error.isna().all():
             notes.append(f"layer {layer}: no error bars (y_std_nm, x_std_nm), so the localization error's part is left")
         own["error"] = error.fillna(error.mean()).fillna(0.0)  # unknown ones as the others' mean

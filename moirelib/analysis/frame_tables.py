@@ -11,7 +11,7 @@ from ..tables import layers_by_frame
 from .boundaries import BOUNDARY_COLUMNS
 from .defects import DEFECT_COLUMNS, find_defects
 from .lattices import LayerFrame
-from .moire import fit_moire_of_grains, registry
+from .moire import find_facing_layer, fit_moire_of_grains, registry
 
 FRAME_TABLES = ("lattice", "moire", "defects", "boundaries")
 FOUND_COLUMNS = {
@@ -28,9 +28,8 @@ MOIRE_COLUMNS = (
 def lattice_table(particles: pd.DataFrame) -> pd.DataFrame:
     """Lattices of every grain of every layer and frame; grains are numbered in each frame anew, by falling size.
 
-    The table has ``frame, layer, grain, spacing_nm, angle_deg, spacing_std_nm, angle_std_deg, shear, psi6, n``: angle
-    of a row from x towards y (0 to 60 degrees), standard deviations, mean |ψ6| of the grain's particles, particles
-    used.
+    The table has ``frame, layer, grain, spacing_nm, angle_deg`` (of a row, 0 to 60, from x towards y),
+    ``spacing_std_nm, angle_std_deg, shear, psi6`` (mean |ψ6|) and ``n``, the particles used.
     """
     return tabulate_frames(layers_by_frame(particles), ["lattice"])["lattice"]
 
@@ -38,8 +37,7 @@ def lattice_table(particles: pd.DataFrame) -> pd.DataFrame:
 def moire_table(particles: pd.DataFrame) -> pd.DataFrame:
     """Twist, offset and Moiré period of the largest grains of layers 1 and 2, in frames where they lie on each other.
 
-    The table has ``frame, twist_deg, period_nm, twist_std_deg, period_std_nm, formula_nm, formula_std_nm, rotation_deg,
-    offset_y_nm, offset_x_nm, offset_std_nm, n``: see `Moire`.
+    The table has `MOIRE_COLUMNS`: see `Moire`.
     """
     return tabulate_frames(layers_by_frame(particles), ["moire"])["moire"]
 
@@ -55,12 +53,11 @@ def boundary_table(particles: pd.DataFrame) -> pd.DataFrame:
 
     The table has ``frame, layer``; ``kind``, twin where the two sides are mirror images across the boundary with a low
     Σ, else grain; ``y0_nm, x0_nm, y1_nm, x1_nm``, the ends; ``misorientation_deg`` (0 to 30) and ``inclination_deg`` (0
-    to 180, from x towards y) with standard deviations; nearest ``sigma`` (1: a low-angle boundary) and the
-    misorientation's ``sigma_deviation_deg`` from it; ``asymmetry_deg``, of the boundary from the lattices' mirror line;
-    ``mirror_mismatch_nm``, of one lattice from the other's mirror image; ``dislocations``, pairs of five- and
-    seven-fold particles along it, their mean ``dislocation_spacing_nm`` (NaN for fewer than two) and Frank's
-    ``frank_spacing_nm``, a / (2 sin(θ/2)); the grains' numbers. See Brandon, Acta Metall. 14, 1479 (1966); Read &
-    Shockley, Phys. Rev. 78, 275 (1950).
+    to 180, from x towards y) with standard deviations; nearest ``sigma`` (1: a low-angle boundary; Brandon, Acta
+    Metall. 14, 1479 (1966)) and the misorientation's ``sigma_deviation_deg`` from it; ``asymmetry_deg``, of the
+    boundary from the lattices' mirror line; ``mirror_mismatch_nm``, of one lattice from the other's mirror image;
+    ``dislocations``, pairs of five- and seven-fold particles along it, their mean ``dislocation_spacing_nm`` and
+    Frank's ``frank_spacing_nm``, a / (2 sin(θ/2)) (Read & Shockley, Phys. Rev. 78, 275 (1950)); the grains' numbers.
     """
     return tabulate_frames(layers_by_frame(particles), ["boundaries"])["boundaries"]
 
@@ -85,8 +82,8 @@ def tabulate_frames(
             if {"defects", "boundaries"} & set(names):
                 one = find_defects(layer)
                 defects = one.defects
-                if 3 - name in layers:
-                    on = registry(defects[["y_nm", "x_nm"]], layers[3 - name])
+                if (facing := find_facing_layer(name, layers)) is not None:
+                    on = registry(defects[["y_nm", "x_nm"]], layers[facing])
                     defects = defects.join(on[["registry", "coordinate"]])
                 for key, table in (("defects", defects), ("boundaries", one.boundaries)):
                     if len(table):

@@ -10,16 +10,19 @@ from scipy.spatial import cKDTree
 from scipy.stats import chi2
 
 from ..crystal.mesh import THREE_SHELLS
-from ..crystal.neighbours import spans_plane, to_complex, to_points
+from ..crystal.neighbours import adjacency, spans_plane, to_complex, to_points
 from ..tables import require_columns
 from .defects import find_empty_sites
 from .lattices import local_lattices
-from .moire import FEWEST, REGISTRY, registry
-from .occupancy import Occupancy, adjacency, site_occupancy
+from .moire import FEWEST_ON_LAYER, REGISTRY, find_facing_layer, registry
+from .occupancy import Occupancy, site_occupancy
 
-CONFIDENCE = 0.95  # of the intervals of counts
+COUNT_CONFIDENCE = 0.95  # of the intervals of counts
 EVENT_COLUMNS = "frame layer event particle y_nm x_nm coordination registry coordinate y_frame_nm x_frame_nm".split()
-DRAWS = 5000  # of the exact test
+DRAWS = 5000  # of the exact test: p-values of 0.05 come out within 0.003
+MIDDLE = 0.3  # spacings from the centre (by hand); a particle there is shared by all sectors
+FEWEST_FOR_CENTER = 3  # sites taken from the start, whose middle is the centre
+FEWEST_FOR_VELOCITY = 3  # frames: two always lie on a line
 
 
 def growth_events(particles: pd.DataFrame | dict, field_nm: ArrayLike | None = None) -> pd.DataFrame:
@@ -28,11 +31,10 @@ def growth_events(particles: pd.DataFrame | dict, field_nm: ArrayLike | None = N
     Takes particles and field as `site_occupancy` does, or what it returned. A hop to a free site is a detachment there
     and an attachment here. What drift carries in or out of view makes no event.
 
-    The table has ``frame``, the first in which the particle is there, or no longer there; ``layer``; ``event``,
-    attachment or detachment; ``particle``, the track seen there longest after attachment, or before detachment (-1 for
-    none); ``y_nm, x_nm``, the site in the first frame; ``coordination``, taken neighbour sites in the layer just after
-    attachment or before detachment; ``registry, coordinate`` as in `registry`; ``y_frame_nm, x_frame_nm``, the site in
-    that frame.
+    The table has ``frame``, the first with, or without, the particle; ``layer``; ``event``, attachment or detachment;
+    ``particle``, the track seen there longest (-1 for none); ``y_nm, x_nm``, the site in the first frame;
+    ``coordination``, taken neighbours; ``registry, coordinate`` as in `registry`; ``y_frame_nm, x_frame_nm``, in that
+    frame.
     """
     occupancy = particles if isinstance(particles, dict) else site_occupancy(particles, field_nm)
     tables = [pd.DataFrame(columns=EVENT_COLUMNS)]
@@ -66,10 +68,13 @@ def _find_changes(one: Occupancy) -> tuple[np.ndarray, np.ndarray]:
 def _find_registry(one, occupancy, rows, points) -> tuple[np.ndarray, np.ndarray]:
     """Registry and coordinate on the other layer of points (n, 2) of the first frame, each at its own row's time."""
     name, coordinate = np.full(len(points), "", object), np.full(len(points), np.nan)
-    other = occupancy.get(3 - one.layer)
-    for row in () if other is None else np.unique(rows):
+    facing = find_facing_layer(one.layer, occupancy)
+    if facing is None:
+        return name, coordinate
+    other = occupancy[facing]
+    for row in np.unique(rows):
         some, there = np.flatnonzero(rows == row), other.occupied[row]
-        if there.sum() >= FEWEST:
+        if there.sum() >= FEWEST_ON_LAYER:
             base = other.in_frame(other.sites[there], row)
             on = registry(one.in_frame(points[some], row), base, other.spacing, other.grain[there])
             name[some], coordinate[some] = on["registry"], on["coordinate"]
@@ -81,8 +86,7 @@ def size_table(occupancy: dict[int, Occupancy]) -> pd.DataFrame:
 
     The table has ``frame, layer``; ``number`` of taken sites in view; ``area_nm2``, number times the lattice cell √3/2
     a²; ``radius_nm`` of a disk of that area; ``attached, detached``, events so far; ``carried``, net number that drift
-    carried into view so far; ``free_edge_sites``, free places of the lattice in view with a taken neighbour, also those
-    that no frame ever fills.
+    carried into view; ``free_edge_sites``, free places in view with a taken neighbour.
     """
     columns = "frame layer number area_nm2 radius_nm attached detached carried free_edge_sites".split()
     tables = [pd.DataFrame(columns=columns)]
@@ -96,7 +100,7 @@ def size_table(occupancy: dict[int, Occupancy]) -> pd.DataFrame:
             table[name] = np.bincount(t[one.occupied[t, k] == kind], minlength=len(number)).cumsum()
         table["carried"] = number - number[0] - table["attached"] + table["detached"]
         table["free_edge_sites"] = 0
-        if len(one.sites) >= 4 and spans_plane(one.sites):
+        if spans_plane(one.sites):
             table["free_edge_sites"] = _find_free_places(one)[2].sum(axis=1)
         tables.append(table)
     return pd.concat(tables[1:] or tables, ignore_index=True)
@@ -105,10 +109,9 @@ def size_table(occupancy: dict[int, Occupancy]) -> pd.DataFrame:
 def _find_free_places(one) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Sites and, after them, lattice sites around (n, 2); taken neighbours, and which are free beside some (t, n)."""
     local = local_lattices(one.sites, one.spacing, THREE_SHELLS)
-    use = local.good
-    tree, none = cKDTree(one.sites), np.empty(0, complex)
-    around, _, _ = find_empty_sites(local.site[use], local.q[use], local.p[use], tree, none, one.spacing)
-    places = np.concatenate([one.sites, to_points(around)])
+    around = np.stack([local.site, local.q, local.p])[:, local.good]
+    empty = find_empty_sites(around, cKDTree(one.sites), np.empty(0), one.spacing)[0]
+    places = np.concatenate([one.sites, to_points(empty)])
     there = np.zeros((len(one.frames), len(places)), bool)
     there[:, : len(one.sites)] = one.occupied
     touching = (adjacency(places, one.spacing) @ there.T.astype(float)).T
@@ -128,9 +131,8 @@ def growth_rate(
     The table has ``layer, event, frame_start, frame_end, count, rate, low, high``; rates in 1/s, with 95 % intervals.
     Rows with event net have the difference, with a normal interval from the sum of the two counts.
 
-    Takes the events of `growth_events`; all frame numbers, of frames without events as well; the layers, by default
-    those with an event (others have a rate with an upper bound); the time of a frame in s, 1 for rates per frame; and
-    the number of equal windows, each beginning where the last one ended.
+    Takes `growth_events`; all frame numbers; the layers, by default those with an event (others have an upper bound);
+    the time of a frame in s, 1 for rates per frame; and the number of equal windows.
     """
     require_columns(events, ["frame", "layer", "event"], "the table of events")
     frames = np.unique(np.asarray(frames))
@@ -142,7 +144,7 @@ def growth_rate(
         for start, end in zip(edges[:-1], edges[1:], strict=True):
             here = events[(events["layer"] == layer) & (events["frame"] > start) & (events["frame"] <= end)]
             came, left = (int((here["event"] == kind).sum()) for kind in ("attachment", "detachment"))
-            spread = np.sqrt(chi2.ppf(CONFIDENCE, 1) * max(came + left, 1))
+            spread = np.sqrt(chi2.ppf(COUNT_CONFIDENCE, 1) * max(came + left, 1))
             intervals = {"attachment": (came, *poisson_interval(came)), "detachment": (left, *poisson_interval(left))}
             intervals["net"] = came - left, came - left - spread, came - left + spread
             for kind, interval in intervals.items():
@@ -153,7 +155,7 @@ def growth_rate(
 
 def poisson_interval(count: int) -> tuple[float, float]:
     """Exact (Garwood) interval of a Poisson mean."""
-    tail = (1 - CONFIDENCE) / 2
+    tail = (1 - COUNT_CONFIDENCE) / 2
     low = chi2.ppf(tail, 2 * count) / 2 if count > 0 else 0.0
     return float(low), float(chi2.ppf(1 - tail, 2 * count + 2) / 2)
 
@@ -162,10 +164,9 @@ def front_table(occupancy: dict[int, Occupancy], directions: int = 8, center: Ar
     """How far the edge of each layer is from its centre, along several directions.
 
     The radius is that of a sector with the area of its particles: r² = √3 a² N / φ, for N of them and its angle φ. The
-    table has ``frame, layer, direction_deg, radius_nm, y_nm, x_nm, number``: the front's place in the first frame's
-    coordinates, NaN where that edge is not in view, and the number of particles in the sector. The first of so many
-    directions is x, the next lies towards y. The centre (y, x), in nm in the first frame, is by default the middle of
-    the sites that are taken from the start, or of all.
+    table has ``frame, layer, direction_deg``, from x towards y; ``radius_nm, y_nm, x_nm``, the front's place in the
+    first frame's coordinates, NaN where that edge is not in view; ``number`` of particles in the sector. The centre (y,
+    x), in nm in the first frame, is by default the middle of the sites that are taken from the start, or of all.
     """
     if directions < 3:
         raise ValueError(f"fronts need at least 3 directions, got {directions}")
@@ -176,11 +177,11 @@ def front_table(occupancy: dict[int, Occupancy], directions: int = 8, center: Ar
     angle = width * np.arange(directions)
     away = np.stack([np.sin(angle), np.cos(angle)], axis=1)
     for one in (one for one in occupancy.values() if len(one.sites)):
-        first = one.sites[one.occupied[0]] if one.occupied[0].sum() >= 3 else one.sites
+        first = one.sites[one.occupied[0]] if one.occupied[0].sum() >= FEWEST_FOR_CENTER else one.sites
         start = first.mean(axis=0) if center is None else np.asarray(center, float)
         step = to_complex(one.sites - start)
         sector = np.rint(np.angle(step) / width).astype(int) % directions
-        middle = np.abs(step)[:, None] < 0.3 * one.spacing  # the middle particle is shared by all
+        middle = np.abs(step)[:, None] < MIDDLE * one.spacing
         number = one.occupied @ np.where(middle, 1 / directions, sector[:, None] == np.arange(directions))
         radius = np.sqrt(np.sqrt(3) * one.spacing**2 * number / width)
         place = start + radius[:, :, None] * away
@@ -195,11 +196,10 @@ def front_table(occupancy: dict[int, Occupancy], directions: int = 8, center: Ar
 
 
 def front_velocity(fronts: pd.DataFrame, frame_time: float = 1.0) -> pd.DataFrame:
-    """Mean velocity of the front along every direction, from `front_table` and the time of a frame in s.
+    """Mean velocity of the front along every direction, from `front_table` and the time of a frame in s (1: per frame).
 
-    With a time of 1, velocities are per frame. Arrivals are random, so only the ends of the front's way tell the
-    velocity, and the steps' scatter its error. The table has ``layer, direction_deg, velocity_nm_per_s,
-    velocity_std_nm_per_s, frame_start, frame_end``: first and last of three or more frames in which the front is in
+    The ends of the front's way tell the velocity, the steps' scatter its error. The table has ``layer, direction_deg,
+    velocity_nm_per_s, velocity_std_nm_per_s, frame_start, frame_end``: first and last of its three or more frames in
     view.
     """
     require_columns(fronts, ["frame", "layer", "direction_deg", "radius_nm"], "the table of fronts")
@@ -207,7 +207,7 @@ def front_velocity(fronts: pd.DataFrame, frame_time: float = 1.0) -> pd.DataFram
     seen = fronts.dropna(subset=["radius_nm"]).sort_values("frame", kind="stable")
     for direction, table in seen.groupby(["layer", "direction_deg"]):
         frame, radius = table[["frame", "radius_nm"]].to_numpy(float).T
-        if len(frame) < 3:
+        if len(frame) < FEWEST_FOR_VELOCITY:
             continue
         time = (frame[-1] - frame[0]) * frame_time
         velocity = (radius[-1] - radius[0]) / time
@@ -221,8 +221,7 @@ def front_velocity(fronts: pd.DataFrame, frame_time: float = 1.0) -> pd.DataFram
 def defect_numbers(defects: pd.DataFrame, particles: pd.DataFrame) -> pd.DataFrame:
     """Number of defects of every kind, layer and frame: ``frame, layer, kind, number, particles, per_particle``.
 
-    Takes ``frame, layer, kind`` of `moirelib.analysis.defect_table`, and ``frame, layer`` of the particles they were
-    found among, which names frames without any defect.
+    Takes a `defect_table` and the particles they were found among, which name frames without any defect.
     """
     key = ["frame", "layer", "kind"]
     require_columns(defects, key, "the table of defects")
@@ -246,9 +245,9 @@ class SitePreference:
 def site_preference(occupancy: dict[int, Occupancy]) -> SitePreference:
     """Test whether particles of layer 2 attach more often on top, bridge or hollow sites than free edge sites offer.
 
-    Each attachment is one choice among the free lattice sites that had as many taken neighbours in the frame before: a
-    conditional (matched) test (McFadden, in Frontiers in Econometrics, ed. Zarembka, 105 (1974)), which does not take a
-    preference for well coordinated sites for one. Sites that the movie never fills count too.
+    Each attachment is one choice among the free lattice sites, also those never filled, that had as many taken
+    neighbours in the frame before: a conditional test (McFadden, in Frontiers in Econometrics, ed. Zarembka, 105
+    (1974)), which takes no preference for well coordinated sites for one.
 
     ``table`` of the result has ``registry`` on layer 1; ``attached``, counted; ``expected, expected_std``, without
     preference; their ``ratio`` with a 95 % interval (``low, high``); ``share_free``, share of the registry among all

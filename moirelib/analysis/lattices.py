@@ -21,24 +21,29 @@ from ..crystal.mesh import (
     nearest_vector,
     sixth_turns,
 )
-from ..crystal.neighbours import REACH, check_points, connected_groups, spans_plane, to_complex, to_points
+from ..crystal.neighbours import NEIGHBOUR_REACH, check_points, connected_groups, spans_plane, to_complex, to_points
 
 BONDS_ACROSS = 12 / (np.pi * np.sqrt(3))  # bonds that a line crosses per spacing, mean over its directions
+# By hand where no reason is given, on crystals of known grains and dislocations.
 TURN_REACH = 2.3  # spacings on both sides of a bond over which rows are compared
+OWN_SIDE = 0.1  # spacings ahead of a bond's end, up to which a particle lies on its side
 SMALLEST_CORE = 4  # particles; fewer with no cut bond are no start of a grain
 GROWTH_STEPS = 30  # rings of particles that a grain may take in
+LEAST_VOTE = 0.01  # of a neighbour whose rows do not fit, where the best fit counts 2
 MEETING_REACH = 4.0  # spacings from where two grains meet: rows there are compared
 CONTINUATION = 3.0  # spacings over which a grain's lattice is continued to a particle beside a boundary
+CONTINUED = 2  # predictions at least, of a lattice that is continued
 CLEARER = 0.05  # spacings by which a particle beside a boundary must lie nearer to the other grain's lattice
 LONE = 1.5  # dislocations; a boundary that holds fewer is no boundary
-FEWEST = 6  # particles of a lattice: twice the three complex numbers that are fitted
-OUTLIER = 5.0  # standard deviations of the residuals; farther particles sit on no site
-CLOSE = 0.05  # spacings; nearer particles are never outliers
+FEWEST_OF_LATTICE = 6  # particles: twice the three complex numbers that are fitted
+FARTHEST_OF_SITE = 5.0  # standard deviations of the residuals; farther particles sit on no site
+CLOSE = 0.05  # spacings; nearer particles sit on their site in any case
 MAD_TO_STD = 1.4826  # standard deviation / median of |x|, of a Gaussian (`particle_prior` rounds it to 1.48)
 GOOD_BOND = 0.3  # spacings between a bond and the lattice vector it is named by
 SURE_BOND = 0.25  # spacings; bonds this good are right about the numbers of their sites
 CONTRADICTIONS = 3  # sure bonds that contradict the numbers of their sites: a dislocation
-BLOCK = 5.0  # spacings; residuals farther apart count as independent
+LEAST_MISFIT = 1e-3  # spacings, added to each bond's: among perfect bonds short ways are taken
+ERROR_BLOCK = 5.0  # spacings; residuals farther apart count as independent
 FEWEST_BLOCKS = 8  # fewer do not give a variance of their own
 CORRELATED = 1.5  # ratio of the blocks' error to that of independent residuals, above which residuals are not
 
@@ -58,12 +63,10 @@ class Tolerance:
 def find_grains(points: ArrayLike, spacing: float | None = None) -> np.ndarray:
     """Contiguous regions of one orientation: each particle's grain, shape (n,), by falling size from 0; -1 for none.
 
-    An edge between neighbours is cut where the mean ψ6 on its two sides, within 2.3 spacings, is turned by more than
-    `Tolerance.grain_misorientation`: slow bending changes little over such a distance, a boundary all. Regions grow
-    together from particles without a cut edge, so that a lone dislocation or a single gap in a boundary decides
-    nothing. Regions are joined whose lattices agree where they meet, or that meet along a line too short to hold more
-    than one dislocation by Frank's formula (Phil. Mag. 42, 809 (1951)). Smaller ones than `Tolerance.smallest_grain`
-    are no grain.
+    An edge between neighbours is cut where the mean ψ6 on its two sides turns by more than
+    `Tolerance.grain_misorientation`: slow bending changes little over such a distance, a boundary all. Regions are
+    joined whose lattices agree where they meet, or that meet along a line too short for two dislocations by Frank's
+    formula (Phil. Mag. 42, 809 (1951)). Those smaller than `Tolerance.smallest_grain` are no grain.
     """
     points = check_points(points)
     if len(points) < Tolerance.smallest_grain or not spans_plane(points):
@@ -86,9 +89,8 @@ def _split_grains(mesh, tolerance) -> np.ndarray:
     # Grains that meet along a line without a turn of the rows are one.
     grain = _join_grains(mesh, grain, i, j, lambda _, turns, size: np.where(turns > misorientation, np.inf, turns))
 
-    # A boundary holds a dislocation every a / (2 sin(θ/2)). A lone one turns the corner of a field that it cuts off as
-    # much as a boundary of that length would. Smaller grains are joined first: splinters must not make a boundary look
-    # short. All edges count: those between two grains are often too long for neighbours.
+    # A boundary holds a dislocation every a / (2 sin(θ/2)). Smaller grains are joined first: splinters must not make a
+    # boundary look short. All edges count: those between two grains are often too long for neighbours.
     def rank_lone(bonds, turns, size):
         return np.where(bonds / BONDS_ACROSS * 2 * np.sin(np.radians(turns) / 2) < LONE, size, np.inf)
 
@@ -121,7 +123,7 @@ def _measure_turns_across(mesh, i, j) -> np.ndarray:
     for one, other in ((i, j), (j, i)):
         edge, k = near[one].tocoo().coords
         along = np.real(np.conj(mesh.z[other] - mesh.z[one])[edge] * (mesh.z[k] - mesh.z[one][edge]))
-        own = along < 0.1 * mesh.spacing**2
+        own = along < OWN_SIDE * mesh.spacing**2
         parts = (np.bincount(edge[own], part[k[own]], len(one)) for part in (psi6.real, psi6.imag))
         side.append(to_complex(np.stack([*parts][::-1], axis=1)))
     return np.degrees(np.abs(np.angle(side[0] * np.conj(side[1])))) / 6
@@ -140,7 +142,7 @@ def _grow_grains(mesh, grain, i, j) -> np.ndarray:
         row = np.array([np.angle(np.nansum(mesh.psi6[grain == name])) / 6 for name in names])
         fits = 1 + np.cos(6 * (np.angle(mesh.z[other] - mesh.z[one]) - row[column]))  # the bond that would be shared
         vote = np.zeros((mesh.n, len(names)))
-        np.add.at(vote, (one, column), fits + 0.01)
+        np.add.at(vote, (one, column), fits + LEAST_VOTE)
         reached = np.unique(one)
         grain[reached] = names[vote[reached].argmax(axis=1)]
     return grain
@@ -163,7 +165,7 @@ def _reassign_beside_boundaries(mesh, grain, i, j) -> np.ndarray:
     key = near["i"] * names + grain[inside[near["j"]]]
     count = np.bincount(key, minlength=len(beside) * names).reshape(-1, names)
     misfit = np.bincount(key, np.abs(u - nearest_vector(u)), count.size).reshape(-1, names)
-    misfit = np.where(count >= 2, misfit / np.maximum(count, 1), np.inf)
+    misfit = np.where(count >= CONTINUED, misfit / np.maximum(count, 1), np.inf)
     own = misfit[np.arange(len(beside)), grain[beside]]
     better = misfit.min(axis=1) < own - CLEARER
     grain = grain.copy()
@@ -208,10 +210,9 @@ class LatticeFit(Lattice):
 def fit_lattice(points: ArrayLike) -> LatticeFit:
     """Lattice vectors of a grain (n, 2), in nm, with their errors, by least squares over all its sites.
 
-    Particles are numbered by walking from neighbour to neighbour, over the most regular bonds first; then origin and
-    vectors follow from linear regression of the positions on the numbers. Where residuals are not independent, as under
-    slow strain, the errors are those of blocks of five spacings that are (Cameron & Miller, J. Human Resources 50, 317
-    (2015)). Where bonds contradict the numbers, around a dislocation, vectors come from the bonds alone: less precise.
+    Particles are numbered from neighbour to neighbour; vectors follow from regression of positions on numbers. Under
+    slow strain the errors are those of independent blocks (Cameron & Miller, J. Human Resources 50, 317 (2015)). Around
+    a dislocation, where bonds contradict the numbers, vectors come from the bonds alone: less precise.
     """
     mesh = Mesh(points)
     fit = fit_members(mesh, np.ones(mesh.n, bool))
@@ -226,7 +227,7 @@ def fit_members(mesh: Mesh, members: np.ndarray) -> LatticeFit | None:
     site = _number_sites(mesh, *named)
     known = np.isfinite(site)
     for last in (False, False, True):  # without those that sit on no site
-        if known.sum() < FEWEST:
+        if known.sum() < FEWEST_OF_LATTICE:
             return None
         center = site[known].mean()
         w = site[known] - center
@@ -236,7 +237,7 @@ def fit_members(mesh: Mesh, members: np.ndarray) -> LatticeFit | None:
         c, q, p = coefficients = inverse @ (np.conj(design.T) @ mesh.z[known])
         residual = mesh.z[known] - design @ coefficients
         scatter = MAD_TO_STD * np.median(np.abs(residual.view(float)))
-        keep = np.abs(residual) < max(OUTLIER * scatter, CLOSE * mesh.spacing)
+        keep = np.abs(residual) < max(FARTHEST_OF_SITE * scatter, CLOSE * mesh.spacing)
         if keep.all() or last:
             break
         known[np.flatnonzero(known)[~keep]] = False
@@ -275,7 +276,7 @@ def _number_sites(mesh, i, j, vector, misfit) -> np.ndarray:
     site = np.full(mesh.n, np.nan + 0j)
     if len(i) == 0:
         return site
-    tree = minimum_spanning_tree(sparse.coo_array((misfit + 1e-3, (i, j)), shape=(mesh.n, mesh.n)))
+    tree = minimum_spanning_tree(sparse.coo_array((misfit + LEAST_MISFIT, (i, j)), shape=(mesh.n, mesh.n)))
     label = connected_components(tree, directed=False)[1]
     largest = np.flatnonzero(label == np.bincount(label).argmax())
     start = largest[np.abs(mesh.z[largest] - mesh.z[largest].mean()).argmin()]
@@ -304,7 +305,7 @@ def _estimate_errors(z, design, inverse, residual, q, column):
     n, parameters = design.shape
     variance = np.sum(np.abs(residual) ** 2) / max(2 * (n - parameters), 1)  # per component
     plain = np.sqrt(variance * inverse[column, column].real)
-    blocks = sum_by_blocks(z, BLOCK * np.abs(q), design, inverse, residual)
+    blocks = sum_by_blocks(z, ERROR_BLOCK * np.abs(q), design, inverse, residual)
     if blocks is None:
         return plain, plain
     ahead = blocks[:, column] * np.exp(-1j * np.angle(q))
@@ -327,13 +328,12 @@ def sum_by_blocks(z, size, design, inverse, residual) -> np.ndarray | None:
 
 
 def local_lattices(
-    points: ArrayLike, spacing: float | None = None, reach: float = REACH, grain: ArrayLike | None = None
+    points: ArrayLike, spacing: float | None = None, reach: float = NEIGHBOUR_REACH, grain: ArrayLike | None = None
 ) -> LocalLattices:
     """Affine fit of a hexagonal lattice to each particle's neighbours within ``reach`` spacings, of the same ``grain``.
 
-    A reach of 1.35 takes the first shell of neighbours, 2.15 three. NaN where fewer than three neighbours in different
-    directions are near. Neighbours farther than 0.3 spacings from a lattice site as the particle sees it are left out.
-    Falk & Langer, Phys. Rev. E 57, 7192 (1998) for the fit.
+    `NEIGHBOUR_REACH` takes the first shell of neighbours, `THREE_SHELLS` three. NaN where fewer than three neighbours
+    in different directions are near. Falk & Langer, Phys. Rev. E 57, 7192 (1998).
     """
     mesh = Mesh(points, spacing)
     return lattices_around(mesh, reach, None if grain is None else LayerFrame(mesh, known_grain=grain).grain)

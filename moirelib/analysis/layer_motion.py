@@ -11,16 +11,21 @@ from scipy.optimize import curve_fit
 from ..crystal.neighbours import to_complex, to_points
 from .occupancy import Occupancy
 
-FEWEST_VALUES, FEWEST_TIMES = 8, 4  # for three parameters
-KNOWN = 0.5  # of the time constant: largest standard error of one that is known
-EVIDENCE = 6.0  # by which Akaike's criterion must prefer an exponential to a constant and to a straight line
+FEWEST_VALUES, FEWEST_TIMES = 8, 4  # for three parameters (by hand)
+TIME_KNOWN = 0.5  # of the time constant (by hand): largest standard error of one that is known
+EVIDENCE = 6.0  # by which Akaike's criterion must prefer an exponential (by hand; a likelihood ratio of 20)
+END_SHARE = 8  # the first and the last 1/8 of the values show where the fit starts (by hand)
+SHORTEST_TIME, LONGEST_TIME = 0.2, 20  # bounds of the time constant, in median steps and in lengths of the data
+FIRST_TIMES = 0.1, 0.3  # of the data's length, from which the fit starts (by hand): a fast and a slow one
+MOST_EVALUATIONS = 2000  # of the model; a fit that needs more has failed (by hand)
+LARGEST_CORRELATION = 0.9  # of successive residuals (by hand); the sum over a movie's lags says no more
 
 
 def motion_table(occupancy: dict[int, Occupancy], dose: float | None = None) -> pd.DataFrame:
     """Drift and turn of every layer in every frame, from what `site_occupancy` returns, and the dose so far.
 
     The table has ``frame, layer``; ``y_nm, x_nm``, shift of the middle of the layer's sites since the first frame;
-    ``turn_deg``, its rotation since then, from x towards y; with ``dose``, that of a frame in electrons/Å², also
+    ``turn_deg``, its rotation, from x towards y; with ``dose``, that of a frame in electrons/Å², also
     ``cumulative_dose_e_per_A2`` up to the frame's end, counted from frame 0.
     """
     if not occupancy:
@@ -28,9 +33,8 @@ def motion_table(occupancy: dict[int, Occupancy], dose: float | None = None) -> 
     tables = []
     for layer, one in occupancy.items():
         y, x = one.drift.T
-        tables.append(
-            pd.DataFrame({"frame": one.frames, "layer": layer, "y_nm": y, "x_nm": x, "turn_deg": one.rotation})
-        )
+        columns = {"frame": one.frames, "layer": layer, "y_nm": y, "x_nm": x, "turn_deg": one.rotation}
+        tables.append(pd.DataFrame(columns))
     table = pd.concat(tables, ignore_index=True).sort_values(["frame", "layer"], ignore_index=True)
     return table if dose is None else table.assign(cumulative_dose_e_per_A2=dose * (table["frame"] + 1.0))
 
@@ -39,10 +43,9 @@ def relative_motion(occupancy: dict[int, Occupancy]) -> pd.DataFrame:
     """Motion of layer 2 against layer 1 since the first frame, from what `site_occupancy` returns.
 
     Unlike the offset of a Moiré lattice, sliding is not only known up to a lattice vector. It is zero where one layer
-    had fewer than twelve particles, since then both are taken to move alike. The table has ``frame, twist_change_deg``
-    (rotation of layer 2 against layer 1, from x towards y) and ``offset_y_nm, offset_x_nm``, how far the middle of
-    layer 2 has slid on layer 1, along the axes of the first frame; one standard deviation of each frame,
-    ``twist_std_deg, offset_std_nm`` (huge where nothing was seen).
+    had too few particles for a motion of its own. The table has ``frame, twist_change_deg`` (rotation of layer 2
+    against layer 1, from x towards y) and ``offset_y_nm, offset_x_nm``, how far the middle of layer 2 has slid on layer
+    1, along the axes of the first frame; one standard deviation of each frame, ``twist_std_deg, offset_std_nm``.
     """
     if not {1, 2} <= set(occupancy):
         raise ValueError(f"relative motion needs layers 1 and 2, got {sorted(occupancy)}; pass the occupancy of both")
@@ -69,7 +72,6 @@ class Relaxation:
     """Exponential approach to a final value, y = final + amplitude exp(-(t - first t)/time), in the units of the fit.
 
     Where ``supported`` is False, the data do not show one: ``final`` is the mean, and amplitude and time are NaN.
-    Errors are one standard deviation.
     """
 
     supported: bool
@@ -92,11 +94,10 @@ class Relaxation:
 def fit_relaxation(t: ArrayLike, values: ArrayLike, std: ArrayLike | None = None) -> Relaxation:
     """Fit an exponential relaxation where the data support one.
 
-    Times are in any unit and order, values (n,) of any quantity, their NaN left out; ``std`` are relative weights,
-    equal by default: errors come from the scatter. Not supported where the corrected Akaike criterion (Hurvich & Tsai,
-    Biometrika 76, 297 (1989)) does not prefer it by `EVIDENCE`, the time constant is longer than the data or not known
-    to within half of itself, or there are fewer than 8 values or 4 different times. Where residuals of successive times
-    are alike, errors are larger by sqrt((1 + r)/(1 - r)) for their correlation r.
+    Times are in any unit and order, values (n,) of any quantity, their NaN left out; ``std`` are relative weights:
+    errors come from the scatter. Not supported where the corrected Akaike criterion (Hurvich & Tsai, Biometrika 76, 297
+    (1989)) does not prefer it by `EVIDENCE`, the time constant is longer than the data or not known to within half of
+    itself, or there are fewer than 8 values or 4 different times. Correlated residuals make errors larger.
     """
     x, y = np.asarray(t, float), np.asarray(values, float)
     error = np.ones_like(y) if std is None else np.asarray(std, float)
@@ -125,7 +126,7 @@ def fit_relaxation(t: ArrayLike, values: ArrayLike, std: ArrayLike | None = None
 
     plain = [(y - np.polyval(np.polyfit(x, y, degree, w=1 / error), x)) / error for degree in (0, 1)]
     gain = float(min(criterion(plain[0], 2), criterion(plain[1], 3)) - criterion(left, 4))
-    if not (gain > EVIDENCE and value[2] < np.ptp(x) and value_std[2] < KNOWN * value[2]):
+    if not (gain > EVIDENCE and value[2] < np.ptp(x) and value_std[2] < TIME_KNOWN * value[2]):
         return replace(none, evidence=gain)
     (final, amplitude, time), (final_std, amplitude_std, time_std) = value.tolist(), value_std.tolist()
     return Relaxation(True, final, final_std, amplitude, amplitude_std, time, time_std, gain)
@@ -137,13 +138,14 @@ def _fit_exponential(t, y, std):
     def model(t, final, amplitude, log_time):
         return final + amplitude * np.exp(-t / np.exp(log_time))
 
-    few, fits = max(len(y) // 8, 2), []
-    low, high = np.log(0.2 * np.median(np.diff(np.unique(t)))), np.log(20 * np.ptp(t))
+    few, fits = max(len(y) // END_SHARE, 2), []
+    low = np.log(SHORTEST_TIME * np.median(np.diff(np.unique(t))))
+    high = np.log(LONGEST_TIME * np.ptp(t))
     bounds = ([-np.inf, -np.inf, low], [np.inf, np.inf, high])
-    for share in (0.1, 0.3):
+    for share in FIRST_TIMES:
         start = (y[-few:].mean(), y[:few].mean() - y[-few:].mean(), np.log(share * np.ptp(t)))
         with contextlib.suppress(RuntimeError):
-            value, covariance = curve_fit(model, t, y, start, std, bounds=bounds, max_nfev=2000)
+            value, covariance = curve_fit(model, t, y, start, std, bounds=bounds, max_nfev=MOST_EVALUATIONS)
             fits.append((value, covariance, (y - model(t, *value)) / std))
     if not fits:
         return None
@@ -156,5 +158,5 @@ def _fit_exponential(t, y, std):
 def _error_inflation(left) -> float:
     """Factor of the errors for residuals correlated from one time to the next."""
     power = np.sum(left**2)
-    r = float(np.clip(np.sum(left[1:] * left[:-1]) / power, 0, 0.9)) if power > 0 else 0.0
+    r = float(np.clip(np.sum(left[1:] * left[:-1]) / power, 0, LARGEST_CORRELATION)) if power > 0 else 0.0
     return float(np.sqrt((1 + r) / (1 - r)))

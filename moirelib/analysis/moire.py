@@ -1,5 +1,6 @@
 """How two layers lie on each other: registry of every particle, twist, Moiré period and offset (chapter 9)."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,23 +11,24 @@ from scipy.spatial import cKDTree
 
 from ..crystal.lattice import moire_period
 from ..crystal.mesh import SIXTH_TURN, Mesh, nearest_vector, sixth_turns
-from ..crystal.neighbours import REACH, check_points, spans_plane, to_complex, to_points
+from ..crystal.neighbours import NEIGHBOUR_REACH, check_points, spans_plane, to_complex, to_points
 from .lattices import LayerFrame, sum_by_blocks
 
 #: Coordinate of the three kinds of places on a hexagonal lattice: the sum of the cosines of its three waves.
 REGISTRY = {"top": 3.0, "bridge": -1.0, "hollow": -1.5}
-COVERED = 0.8  # spacings; a point lies on the other layer where a particle of it is this near,
-COVERING = 3  # or where it has so many neighbours: on a vacancy
-FEWEST = 6  # particles of a Moiré lattice, and of a layer that others lie on
+ON_LAYER = 0.8  # spacings (by hand); a point lies on the other layer where a particle of it is this near,
+COVERING = 3  # or where it has so many neighbours (by hand): on a vacancy
+FEWEST_ON_LAYER = 6  # particles of a Moiré lattice, and of a layer that others lie on (by hand)
 _PLACES = np.array(
     [0, *(0.5 * np.exp(1j * SIXTH_TURN * np.arange(6))), *(np.exp(1j * SIXTH_TURN * (np.arange(6) + 0.5)) / np.sqrt(3))]
 )
 _TURNS = np.exp(1j * SIXTH_TURN * np.arange(3))
 _WAVES = 4 * np.pi / np.sqrt(3) * np.exp(1j * SIXTH_TURN * (np.arange(3) + 0.5))
-LARGEST_WAVE = 4.0  # rad per spacing; steeper phases would turn by more than 180° from particle to particle
-WAVE_STEP = 1.2  # rad over the layer's size: fine enough for a peak of the periodogram
-SECOND_PEAK = 0.75  # of the highest; lower peaks are no candidates
-PHASE_BLOCK = 4.0  # spacings; phases farther apart count as independent
+LARGEST_WAVE = 4.0  # rad per spacing (geometry): steeper phases turn by more than 180° from particle to particle
+WAVE_STEP = 1.2  # rad over the layer's size (by hand): a peak of the periodogram is some 2π wide
+SECOND_PEAK = 0.75  # of the highest (by hand); lower peaks are no candidates
+PHASE_BLOCK = 4.0  # spacings (by hand); phases farther apart count as independent
+REFINEMENTS = 6  # linearised least-squares steps (by hand); later ones change nothing
 
 
 def registry(
@@ -34,13 +36,10 @@ def registry(
 ) -> pd.DataFrame:
     """Where on the other layer's lattice each point lies, of particles of one layer or defects (n, 2), in nm.
 
-    The lattice is the one around: an affine fit over three shells of the nearest particle of the other layer.
-    ``spacing`` and ``grain`` are those of ``other`` (m, 2), which may also be a `LayerFrame` that has both.
-
-    The table has ``y_nm, x_nm``; ``registry`` (top, bridge or hollow, whichever is nearest in the cell; empty where the
-    other layer is not there); ``coordinate``, the sum of the cosines of the other lattice's three waves, 3 on top, -1
-    on a bridge, -1.5 in a hollow; ``offset_y_nm, offset_x_nm`` from the nearest site of the other lattice;
-    ``other_grain``, that site's grain, -1 where the other layer is not there.
+    ``spacing`` and ``grain`` are those of ``other`` (m, 2), which may also be a `LayerFrame` that has both. The table
+    has ``y_nm, x_nm``; ``registry`` (top, bridge or hollow, the nearest; empty where the other layer is not there);
+    ``coordinate``, the sum of the cosines of the other lattice's three waves, as in `REGISTRY`; ``offset_y_nm,
+    offset_x_nm`` from its nearest site; ``other_grain``, that site's grain, -1 where there is none.
     """
     if isinstance(other, LayerFrame):
         layer: LayerFrame | None = other
@@ -57,18 +56,24 @@ def registry(
     return table.assign(offset_y_nm=offset.imag, offset_x_nm=offset.real, other_grain=grain)
 
 
+def find_facing_layer(layer: int, layers: Iterable[int]) -> int | None:
+    """The layer that a layer lies on: the next one below, above for the lowest; None for a layer alone."""
+    others = [k for k in layers if k != layer]
+    return max((k for k in others if k < layer), default=min(others, default=None))
+
+
 def _place_in_cells(points, other):
     """Place of points in the other layer's cell, in spacings along its rows, in nm, and its grain; NaN, -1 for none."""
     nowhere = np.full(len(points), complex(np.nan, np.nan))
-    if other is None or other.mesh.n < FEWEST or len(points) == 0 or not other.surroundings.good.any():
+    if other is None or other.mesh.n < FEWEST_ON_LAYER or len(points) == 0 or not other.surroundings.good.any():
         return nowhere, nowhere, np.full(len(points), -1)
     mesh, grain, local = other.mesh, other.grain, other.surroundings
     use = np.flatnonzero(local.good)
     tree = cKDTree(mesh.points[use])
     distance, nearest = tree.query(points)
     nearest = use[nearest]
-    covered = distance < COVERED * mesh.spacing
-    covered |= tree.query_ball_point(points, REACH * mesh.spacing, return_length=True) >= COVERING
+    covered = distance < ON_LAYER * mesh.spacing
+    covered |= tree.query_ball_point(points, NEIGHBOUR_REACH * mesh.spacing, return_length=True) >= COVERING
     q, p, u = local.q[nearest], local.p[nearest], local.place(nearest, to_complex(points))
     u = np.where(covered, u - nearest_vector(u), np.nan)
     # One frame for all particles of a grain, so that places can be compared
@@ -100,10 +105,9 @@ class Moire:
 def fit_moire(first: ArrayLike, second: ArrayLike) -> Moire:
     """Twist, offset and Moiré period of two layers, measured from the registry of their particles.
 
-    Takes positions (y, x) in nm, shapes (n, 2) and (m, 2), of one grain of each layer. Each particle of the second
-    layer has three phases, of the waves of the first layer's lattice around it. Their gradient along the second layer
-    is found by a periodogram and refined by least squares; the period is 4π/√3 over it. The formula takes the same
-    number from spacings and angles of the two fitted lattices; the two differ where one layer gave way to the other.
+    Takes positions (y, x) in nm, shapes (n, 2) and (m, 2), of one grain of each layer. The period comes from the
+    gradient of the registry's phases along the second layer; the formula takes the same number from spacings and angles
+    of the two fitted lattices. The two differ where one layer gave way to the other.
     """
     one, other = (LayerFrame(mesh, known_grain=np.zeros(mesh.n, int)) for mesh in (Mesh(first), Mesh(second)))
     moire = fit_moire_of_grains(one, other)
@@ -120,7 +124,7 @@ def fit_moire_of_grains(first: LayerFrame, second: LayerFrame) -> Moire | None:
     base, points = first.of_grain(base_grain), second.mesh.points[second.grain == grain]
     u, _, on_grain = _place_in_cells(points, base)
     on = on_grain == 0
-    if on.sum() < FEWEST:
+    if on.sum() < FEWEST_ON_LAYER:
         return None
     z, u = to_complex(points[on]), u[on]
     phase = np.real(np.conj(_WAVES) * u[:, None])
@@ -175,7 +179,7 @@ def _fit_phase_gradient(z, phase, spacing):
 
 def _refine_wave(k, z, phase, design):
     """Wave vector, constants and residual phases (3n,) after least squares from a start on the right peak."""
-    for _ in range(6):
+    for _ in range(REFINEMENTS):
         model = np.stack([np.real(np.conj(k * t) * z) for t in _TURNS], axis=1)
         constants = np.angle(np.exp(1j * (phase - model)).sum(axis=0))
         left = np.angle(np.exp(1j * (phase - model - constants))).T.ravel()

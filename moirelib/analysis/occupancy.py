@@ -1,10 +1,9 @@
-"""Sites of a growing layer, and which of them are taken in every frame.
+"""Sites of a growing layer, and which of them are taken in every frame (chapter 10).
 
-Tracks break, particles are missed, false finds come and go. Growth is therefore read from *sites*: places of a layer's
-lattice that a particle may take, and whether each is taken, frame by frame. Chapter 10.
+Tracks break, particles are missed, false finds come and go: growth is read from *sites*, places of a layer's lattice.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate, pairwise
@@ -13,32 +12,36 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.ndimage import find_objects, gaussian_filter, label
-from scipy.sparse import csr_array
 from scipy.spatial import cKDTree
 from skimage.feature import peak_local_max
 from skimage.morphology import disk
 
 from ..crystal.matching import pair_mutually_nearest
 from ..crystal.motion import Motion, fit_similarity
-from ..crystal.neighbours import REACH, neighbour_spacing, spans_plane, to_complex, to_points
+from ..crystal.neighbours import ENOUGH_FOR_SPACING, adjacency, neighbour_spacing, spans_plane, to_complex, to_points
 from ..tables import check_particles, require_unique_tracks
 from .lattices import find_grains
 
+# All by hand where no reason is given, on simulated movies of development seeds.
 FILLED = 0.93  # share of a rectangle that particles cover where the field's edges cut them off
-FEWEST_IN_FRAME = 7  # particles of a frame that has a spacing: one and its neighbours
 ROWS_AT_ONCE = 100_000  # of a table, in a tree; all of a long movie would fill the memory
 FULLEST_FRAMES = 5  # frames of each layer in which the spacing is measured
 SHARED_TRACKS = 3  # tracks in two frames that give a motion; without, particles that are each other's nearest
 OWN_MOTION = 12  # particles of a layer whose motion is its own; fewer move as all particles do
 RIGID: dict = {"rotation": 6, "rigid": True}  # particles that show a rotation, fewer only a shift; no magnification
 SITE_REACH = 0.4  # spacings from a site within which a position belongs to it
-BORDER = 0.6  # spacings: particles this near to the field's edge are cut off
-CELLS = 12  # of the grid per spacing on which positions pile up
-BLUR, PILE = 0.1, 0.5  # spacings: smoothing of that grid, and radius of one pile
+CUT_OFF = 0.6  # spacings: particles this near to the field's edge are cut off
+PILE_CELLS = 12  # of the grid per spacing on which positions pile up
+PILE_BLUR, PILE = 0.1, 0.5  # spacings: smoothing of that grid, and radius of one pile (half-way to the next)
+PILE_ROUNDS = 2  # of assigning positions to sites, and sites to the mean of their positions
+MOTION_ROUNDS = 3  # of sites from positions without motion, and motion from positions at their sites
 TRUSTED_SITE = 3  # finds of a site that says how the layer moved
-CONVERGED, MOST_ROUNDS = 0.02, 20  # relative change of the rates at which their estimation ends, or so many rounds
+RATES_CONVERGED, MOST_RATE_ROUNDS = 0.02, 20  # relative change of the rates at which estimation ends, or rounds
+FIRST_RATES = {"miss": 0.05, "miss_again": 0.2, "false": 0.005, "false_again": 0.1}  # from which estimation starts
+USUAL_RATES = {"miss": 0.03, "miss_again": 0.1, "false": 0.003, "false_again": 0.1}  # of the prior
 LARGEST_RATES = {"miss": 0.3, "miss_again": 0.6, "false": 0.1, "false_again": 0.5}  # above, frames are of no use
-FASTEST = 0.2  # attachments or detachments of a site per frame, at most
+FIRST_CHANGE, USUAL_CHANGE, FASTEST_CHANGE = 2e-3, 1e-3, 0.2  # attachments or detachments of a site per frame
+LEAST_RATE = 1e-5  # of anything, so that no history is impossible
 PRIOR_COUNTS = 50  # counts of a prior at usual rates, added to those observed
 
 
@@ -58,10 +61,9 @@ class Occupancy:
     spacing: float  # nearest-neighbour distance, in nm
     field: tuple  # least and largest (y, x) in view, in nm
     border: float  # width of the strip along the field's edge in which nothing is said, in nm
-    # estimated probabilities: ``miss`` and ``false`` of a particle or an empty site after a frame in which it was
-    # seen right, ``miss_again`` and ``false_again`` after one in which it was not; ``taken`` of a site in the first
-    # frame; ``attach`` and ``detach`` of a site per frame; these three are arrays for sites with 0, 1 to 2, 3 to 4,
-    # and 5 or more taken neighbours
+    # estimated probabilities: ``miss`` of a particle and ``false`` of an empty site, ``_again`` after a frame in which
+    # it was seen wrong; ``taken`` in the first frame, ``attach`` and ``detach`` per frame, of sites with 0, 1 to 2, 3
+    # to 4, and 5 or more taken neighbours
     rates: dict
     scatter: float = float("nan")  # nm, one sigma of finds about their sites, per axis: motion and localization error
 
@@ -97,29 +99,24 @@ class Occupancy:
 
 
 def site_occupancy(
-    particles: pd.DataFrame, field_nm: ArrayLike | None = None, border_nm: float | None = None, min_frames: int = 3
+    particles: pd.DataFrame,
+    field_nm: ArrayLike | None = None,
+    border_nm: float | None = None,
+    min_frames: int = 3,
+    after_layer: Callable[[], object] = lambda: None,
 ) -> dict[int, Occupancy]:
     """Find each layer's sites, and decide for every frame which are taken: an `Occupancy` per layer that has one.
 
     Motion from frame to frame comes from tracks that both frames share; positions without it pile up at the sites. A
     hidden Markov model (Rabiner, Proc. IEEE 77, 257 (1989)) with two states, taken and empty, has its rates estimated
-    from all sites of a layer by the Baum-Welch algorithm, and the likeliest history of every site found by Viterbi's.
-    Misses may depend on whether the particle was missed before; attachment and detachment depend on how many neighbours
-    are there. Tracks may be broken and continued under other numbers. What was there, or missing, for fewer than
-    ``min_frames`` is a false find, or a miss.
+    from all sites of a layer (Baum-Welch), and the likeliest history of every site found (Viterbi). Misses may depend
+    on whether the particle was missed before, changes on how many neighbours are there. Tracks may be broken. What was
+    there, or missing, for fewer than ``min_frames`` is a false find, or a miss. ``after_layer`` is called after each.
 
     The field of view is (height, width) in nm, by default the extent of all particles: where they fill it, it is taken
-    for the field; where they leave corners free, the crystal ends within the field. Nothing is said in a strip along
-    the field's edge, its width in nm; 0.6 spacings by default, and none around a crystal that ends within an unknown
-    field.
+    for the field; else the crystal ends within it. Nothing is said in a strip along the field's edge, ``border_nm``
+    wide; 0.6 spacings by default, and none around a crystal that ends within an unknown field.
     """
-    return dict(occupied_layers(particles, field_nm, border_nm, min_frames))
-
-
-def occupied_layers(
-    particles: pd.DataFrame, field_nm: ArrayLike | None = None, border_nm: float | None = None, min_frames: int = 3
-) -> Iterator[tuple[int, Occupancy]]:
-    """The same as `site_occupancy`, one layer after the other."""
     table = check_particles(particles)
     require_unique_tracks(table)
     frames, row = np.unique(table["frame"], return_inverse=True)
@@ -135,18 +132,20 @@ def occupied_layers(
         if size.shape != (2,) or not (size > 0).all():
             raise ValueError(f"field_nm is height and width in nm, got {field_nm}")
         field = (0.0, 0.0), tuple(size)
-    whole = _measure_steps(table, len(frames), _measure_spacing(table), None)
+    whole, found = _measure_steps(table, len(frames), _measure_spacing(table), None), {}
     for layer in np.unique(table["layer"]):
         rows = table[table["layer"] == layer]
         spacing = _measure_spacing(rows)
         if spacing is None:
             continue
         open_border = field_nm is None and not _fills_rectangle(z, extent, spacing)
-        usual = -spacing if open_border else BORDER * spacing
+        usual = -spacing if open_border else CUT_OFF * spacing
         border = usual if border_nm is None else float(border_nm)
         steps = _measure_steps(rows, len(frames), spacing, whole)
         motion = list(accumulate(steps, lambda before, step: step.after(before), initial=Motion()))
-        yield int(layer), _measure_layer(int(layer), rows, frames, motion, spacing, field, border, min_frames)
+        found[int(layer)] = _measure_layer(int(layer), rows, frames, motion, spacing, field, border, min_frames)
+        after_layer()
+    return found
 
 
 def _fills_rectangle(z, extent, spacing) -> bool:
@@ -165,7 +164,7 @@ def _measure_spacing(rows) -> float | None:
     for _, own in rows.groupby("layer"):
         for frame in own["row"].value_counts().index[:FULLEST_FRAMES]:
             points = to_points(own["z"].to_numpy()[own["row"] == frame])
-            if len(points) >= FEWEST_IN_FRAME and spans_plane(points):
+            if len(points) >= ENOUGH_FOR_SPACING and spans_plane(points):
                 values.append(neighbour_spacing(points))
     return float(np.median(values)) if values else None
 
@@ -194,7 +193,7 @@ def _measure_layer(layer, rows, frames, motion, spacing, field, border, min_fram
     """Sites and histories of a layer, from its rows and its motion by tracks since the first frame."""
     row, z, track = rows["row"].to_numpy(), rows["z"].to_numpy(), rows["particle"].to_numpy(int)
     turn, shift = (np.array([getattr(step, name) for step in motion]) for name in ("turn", "shift"))
-    for _ in range(3):  # sites from positions without motion, motion from positions at their sites
+    for _ in range(MOTION_ROUNDS):
         sites, of = _find_sites((z - shift[row]) * np.conj(turn[row]), spacing)
         count = np.bincount(of[of >= 0], minlength=len(sites))
         trusted = np.flatnonzero((of >= 0) & (count[of] >= TRUSTED_SITE))
@@ -226,18 +225,18 @@ def _measure_layer(layer, rows, frames, motion, spacing, field, border, min_fram
 
 def _find_sites(rest, spacing):
     """Where positions without motion (complex) pile up, and which pile each belongs to, -1 for none."""
-    step, low = spacing / CELLS, np.array([rest.real.min(), rest.imag.min()]) - spacing
+    step, low = spacing / PILE_CELLS, np.array([rest.real.min(), rest.imag.min()]) - spacing
     column, line = ((np.stack([rest.real, rest.imag], axis=1) - low) / step).astype(int).T
     shape = np.array([column.max(), line.max()]) + 1 + int(spacing / step)
     heap = np.bincount(column * shape[1] + line, minlength=shape.prod()).reshape(shape).astype(float)
-    heap = gaussian_filter(heap, BLUR * spacing / step, mode="constant")
+    heap = gaussian_filter(heap, PILE_BLUR * spacing / step, mode="constant")
     # A disk: the corners of a square would reach the flank of a higher neighbouring pile
     reach = round(PILE * spacing / step)
     peaks = peak_local_max(
         heap, footprint=disk(reach), min_distance=reach, p_norm=2, threshold_abs=1e-9, exclude_border=False
     )  # min_distance separates peaks of equal height
     sites = (peaks + 0.5) @ [1, 1j] * step + low @ [1, 1j]
-    for _ in range(2):
+    for _ in range(PILE_ROUNDS):
         distance, of = cKDTree(to_points(sites)).query(to_points(rest))
         of = np.where(distance < SITE_REACH * spacing, of, -1)
         count = np.bincount(of[of >= 0], minlength=len(sites))
@@ -248,8 +247,8 @@ def _find_sites(rest, spacing):
 
 def _estimate_histories(seen, visible, sites, spacing, min_frames):
     """Whether each site is taken in each frame (t, n), and the estimated rates."""
-    rates: dict = {"miss": 0.05, "miss_again": 0.2, "false": 0.005, "false_again": 0.1}
-    rates |= {"taken": np.full(4, 0.5), "attach": np.full(4, 2e-3), "detach": np.full(4, 2e-3)}
+    changes = {"attach": np.full(4, FIRST_CHANGE), "detach": np.full(4, FIRST_CHANGE)}
+    rates: dict = {**FIRST_RATES, "taken": np.full(4, 0.5), **changes}
     if seen.shape[1] == 0:
         return seen, rates
     # Code of each observation: 2 (what was seen before) + what is seen now; 4 + now at first; 6 out of view
@@ -257,22 +256,16 @@ def _estimate_histories(seen, visible, sites, spacing, min_frames):
     again = visible[1:] & visible[:-1]
     context[1:][again] = (np.int8(2) * seen[:-1] + seen[1:])[again]
     state, old = seen, None
-    for _ in range(MOST_ROUNDS):
+    for _ in range(MOST_RATE_ROUNDS):
         group = _group_by_neighbours(state, near)
         odds, rates = _update_rates(context, group, rates)
         state = odds > 1
         new = np.log(np.concatenate([np.ravel(v) for v in rates.values()]))
-        if old is not None and np.abs(new - old).max() < CONVERGED:
+        if old is not None and np.abs(new - old).max() < RATES_CONVERGED:
             break
         old = new
     path = _find_likeliest_path(context, _group_by_neighbours(state, near), rates)
     return _drop_short_runs(path, visible, seen, min_frames), rates
-
-
-def adjacency(sites: np.ndarray, spacing: float) -> csr_array:
-    """Which sites (n, 2) are neighbours, for a spacing in nm: sparse ones, shape (n, n)."""
-    i, j = cKDTree(sites).query_pairs(REACH * spacing, output_type="ndarray").T
-    return csr_array((np.ones(2 * len(i)), (np.r_[i, j], np.r_[j, i])), shape=(len(sites),) * 2)
 
 
 def _group_by_neighbours(taken, near) -> np.ndarray:
@@ -294,8 +287,7 @@ def _observation_odds(rates) -> np.ndarray:
 def _update_rates(context, group, rates) -> tuple[np.ndarray, dict]:
     """Odds (t, n) that each site is taken, and rates from expected counts and a prior of `PRIOR_COUNTS`, within bounds.
 
-    The odds of taken against empty hold all there is: those of the past run forward, those of the future backward, and
-    their product counts.
+    The odds of the past run forward, those of the future backward; their product counts.
     """
     seen_odds, attach, detach = _observation_odds(rates), rates["attach"], rates["detach"]
     stay, free = 1 - detach, 1 - attach
@@ -322,13 +314,12 @@ def _update_rates(context, group, rates) -> tuple[np.ndarray, dict]:
     begun = [np.bincount(group[0], part, 4) for part in (1 - taken, taken)]
 
     def share(counts, guess, most, weight=PRIOR_COUNTS):
-        return np.clip((counts[0] + weight * guess) / (counts[0] + counts[1] + weight), 1e-5, most)
+        return np.clip((counts[0] + weight * guess) / (counts[0] + counts[1] + weight), LEAST_RATE, most)
 
     empty, taken = observed
-    usual = {"miss": (taken[2:4], 0.03), "miss_again": (taken[:2], 0.1)}
-    usual |= {"false": (empty[1::-1], 0.003), "false_again": (empty[3:1:-1], 0.1)}
-    new: dict = {name: float(share(count, guess, LARGEST_RATES[name])) for name, (count, guess) in usual.items()}
-    new |= {name: share(jumps[k : k + 2], 1e-3, FASTEST) for name, k in (("attach", 0), ("detach", 2))}
+    counts = {"miss": taken[2:4], "miss_again": taken[:2], "false": empty[1::-1], "false_again": empty[3:1:-1]}
+    new: dict = {name: float(share(n, USUAL_RATES[name], LARGEST_RATES[name])) for name, n in counts.items()}
+    new |= {name: share(jumps[k : k + 2], USUAL_CHANGE, FASTEST_CHANGE) for name, k in (("attach", 0), ("detach", 2))}
     return odds, new | {"taken": share(begun[::-1], 0.5, 0.999, 1)}
 
 
@@ -377,8 +368,6 @@ def subtract_motion(table: pd.DataFrame, points: ArrayLike, motion: dict[int, Oc
         frame = table["frame"].to_numpy()[rows]
         row = np.minimum(np.searchsorted(own.frames, frame), len(own.frames) - 1)
         if (wrong := own.frames[row] != frame).any():
-            raise ValueError(
-                f"motion of layer {layer} has no frame {frame[wrong][0]}; pass the occupancy of the same movie"
-            )
+            raise ValueError(f"motion of layer {layer} has no frame {frame[wrong][0]}; pass that of the same movie")
         points[rows] = own.in_first_frame(points[rows], row)
     return points

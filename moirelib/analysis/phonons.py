@@ -13,9 +13,8 @@ from scipy.optimize import least_squares
 from scipy.spatial import cKDTree
 from scipy.stats import chi2
 
-from ..crystal.brillouin import SymmetryPath, brillouin_zone, symmetry_path
 from ..crystal.fourier import find_lattice
-from ..crystal.lattice import Lattice
+from ..crystal.lattice import Lattice, SymmetryPath, brillouin_zone, symmetry_path, unit_vectors
 from ..crystal.neighbours import nearest_spacing
 from .displacements import Displacements, coordination_labels, require_error, site_displacements, total_variance
 from .lattices import find_grains
@@ -23,16 +22,18 @@ from .vibrations import measure_every_layer
 
 INTERIOR = 7  # sites inside the edge: a hexagon five rows wide. Fewer have no extent for a wave to run over
 CONNECTED = 9.0  # times the noise of |ρ|²: correlation in time is followed while it is above (three sigma)
-LARGEST_LOSS = 0.5  # of a wave's power, by removing the sites' means
+LARGEST_WAVE_LOSS = 0.5  # of a wave's power, by removing the sites' means (by hand)
 SHORTEST_WAVE = 2.0  # rad over the window's size; below, leakage from longer waves outweighs what is there
 LONGEST_WAVE = 1.0  # rad over the window's size; motion of still longer waves went with drift and rotation
 WAVES_AT_ONCE = 64  # all waves of a long movie would fill the memory
-CONFIDENCE = 0.95  # of the bound of the localization error
+BOUND_CONFIDENCE = 0.95  # of the bound of the localization error
 SHELLS = (1.0, 0.0), (np.sqrt(3), 30.0), (2.0, 0.0)  # bonds to shells of neighbours: spacings, degrees from a row
-BLUR_REACH = 5.0  # rad over the window's size: the window's spectrum is negligible beyond
-DOUBT = 0.1  # share of the correction for blur that may be wrong
-SMOOTH = 0.35  # over the spacing: radius of the circle of wave vectors that are averaged into each,
-LARGEST_CIRCLE = 0.3  # but no more of the distance from Γ
+BLUR_REACH, BLUR_STEPS = 5.0, 17  # rad over the window's size: its spectrum is negligible beyond; samples along an axis
+WAVES_PER_WINDOW, DIVISIONS = 6, (6, 20)  # of the zone, in shortest waves along a row, within these bounds (by hand)
+BLUR_DOUBT = 0.1  # share of the correction for blur that may be wrong (by hand)
+SMOOTH = 0.35  # rad over the spacing (by hand): radius of the circle of wave vectors that are averaged into each,
+LARGEST_SMOOTH = 0.3  # but no more of the distance from Γ (by hand)
+FIRST_SPRINGS, LEAST_SPRINGS = (0.01, 1.0), (1e-4, 1e-3)  # hold and nearest neighbours, in typical stiffnesses
 
 
 class _Window:
@@ -53,7 +54,7 @@ class _Window:
         r = sites - share @ sites
         size = np.sqrt(share @ np.sum(r**2, axis=1))
         self.shortest, self.cut = SHORTEST_WAVE / size, LONGEST_WAVE / size
-        axis = np.linspace(-BLUR_REACH / size, BLUR_REACH / size, 17)
+        axis = np.linspace(-BLUR_REACH / size, BLUR_REACH / size, BLUR_STEPS)
         self.steps = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)
         power = np.abs(np.exp(-1j * self.steps @ r.T) @ self.weight) ** 2
         self.power = power / power.sum()
@@ -68,7 +69,7 @@ class _Window:
     def resolved_waves(self) -> tuple[Lattice, np.ndarray]:
         """Lattice of the sites, and nearly independent waves of its Brillouin zone (m, 2) that the window resolves."""
         lattice, _ = find_lattice(self.sites, nearest_spacing(self.sites))
-        divisions = int(np.clip(round(6 / (self.shortest * lattice.spacing)), 6, 20))
+        divisions = int(np.clip(round(WAVES_PER_WINDOW / (self.shortest * lattice.spacing)), *DIVISIONS))
         q = brillouin_zone(lattice.spacing, lattice.angle, divisions)
         return lattice, q[np.hypot(*q.T) > self.shortest]
 
@@ -108,15 +109,14 @@ def _count_independent_samples(amplitude: np.ndarray, creep: int):
     # Per frame 1 / (1 + 2 Σ |ρ|²) for the power, by the slower polarization, and 1 / (1 + 2 Σ ρ) for the mean
     samples = frames / (1 + 2 * np.sum(np.abs(later) ** 2, axis=0)) - (creep + 1)
     lost = (creep + 1) / frames * (1 + 2 * np.sum(later.real, axis=0))
-    return np.maximum(samples.min(axis=1), 1.0), 1 - np.clip(lost, 0, LARGEST_LOSS)
+    return np.maximum(samples.min(axis=1), 1.0), 1 - np.clip(lost, 0, LARGEST_WAVE_LOSS)
 
 
 def plane_wave_stiffness(motion: Displacements, wave_vectors: ArrayLike) -> np.ndarray:
     """Dynamical matrix of a layer, from the spectrum of its displacements, at wave vectors (m, 2) in radians per nm.
 
     D(q) = ⟨u(q) u†(q)⟩⁻¹ in kT/nm², shape (m, 2, 2), (y, x) order; NaN where the localization error explains all that
-    was measured. A window that falls to zero at the layer's edge keeps its softer particles out; it blurs q: see
-    `dispersion`. Keim, Maret, Herz & von Grünberg, Phys. Rev. Lett. 92, 215504 (2004).
+    was measured. A window keeps the edge's softer particles out, but blurs q: see `dispersion`.
     """
     return _invert_covariance(*_measure_spectrum(motion, np.asarray(wave_vectors, float), _Window(motion).weight)[1:])
 
@@ -133,17 +133,16 @@ def _invert_covariance(matrix: np.ndarray, samples: np.ndarray, realness: np.nda
 def localization_bound(motion: Displacements) -> np.ndarray:
     """Largest localization error that the spectrum of a layer's displacements allows, with a confidence of 95 %.
 
-    Upper bound of the error's root mean square over the particles, along y and x in nm, shape (2,); known errors are
-    not used. Errors of different particles add the same to the power of every wave, also of that with the least. Each
-    power has the interval of chi-square; the least upper end counts, with Bonferroni's correction for having chosen it.
-    No correlation in time is needed. Errors shared by neighbours are not bounded.
+    Upper bound of the error's root mean square over the particles, along y and x in nm, shape (2,): errors add the same
+    to the power of every wave, also of the weakest (with Bonferroni's correction). Errors shared by neighbours are not
+    bounded.
     """
     window = _Window(motion)
     _, q = window.resolved_waves()
     without = replace(motion, localization_std=np.zeros(motion.sites.shape))
     _, power, samples, realness = _measure_spectrum(without, q, window.weight)
     degrees = 2 * samples / (1 + realness**2)
-    upper = _diagonal(power) * (degrees / chi2.ppf((1 - CONFIDENCE) / len(q), degrees))[:, None]
+    upper = _diagonal(power) * (degrees / chi2.ppf((1 - BOUND_CONFIDENCE) / len(q), degrees))[:, None]
     return np.sqrt(upper.min(axis=0))
 
 
@@ -173,8 +172,7 @@ def _spring_basis(wave_vectors, spacing, angle, shells) -> np.ndarray:
     q = np.asarray(wave_vectors, float)
     terms = [np.broadcast_to(np.eye(2), (*q.shape[:-1], 2, 2))]
     for length, turn in SHELLS[:shells]:
-        t = np.radians(angle + turn + np.array([0.0, 60.0, 120.0]))
-        unit = np.stack([np.sin(t), np.cos(t)], axis=1)
+        unit = unit_vectors(angle + turn + np.array([0.0, 60.0, 120.0]))
         weight = 2 * (1 - np.cos(q @ (length * spacing * unit).T))
         along = np.einsum("...b,bi,bj->...ij", weight, unit, unit)
         terms += [along, weight.sum(axis=-1)[..., None, None] * np.eye(2) - along]
@@ -184,9 +182,8 @@ def _spring_basis(wave_vectors, spacing, angle, shells) -> np.ndarray:
 def fit_springs(motion: Displacements, shells: int = 2) -> SpringModel:
     """Fit force constants of the lattice (Born and von Kármán) to the spectrum of a layer's displacements.
 
-    Its sites form one hexagonal grain. ``shells`` of neighbours are bonded, 1 to 3. The model's spectrum, blurred by
-    the window as the measured one is, is fitted to that all over the Brillouin zone by weighted least squares. The
-    spectrum is not inverted, so noise does no harm, and waves longer than the window are left out.
+    The sites form one hexagonal grain; 1 to 3 ``shells`` of neighbours are bonded. The model's spectrum, blurred by the
+    window, is fitted to the measured one for all waves of the Brillouin zone that the window resolves.
     """
     if shells not in (1, 2, 3):
         raise ValueError(f"springs reach over 1, 2 or 3 shells of neighbours, got {shells}")
@@ -195,9 +192,7 @@ def fit_springs(motion: Displacements, shells: int = 2) -> SpringModel:
     total, measured, samples, _ = _measure_spectrum(motion, q, window.weight)
     typical = np.median(_diagonal(measured).sum(axis=1)) / 2
     if not typical > 0:
-        raise ValueError(
-            f"the localization error explains all displacements of layer {motion.layer}; no springs to fit"
-        )
+        raise ValueError(f"the localization error explains all motion of layer {motion.layer}; no springs to fit")
     scale = 1 / (3 * typical)  # kT/nm²
     basis, power = _spring_basis(window.around(q), lattice.spacing, lattice.angle, shells), _diagonal(total)
     spread = np.sqrt(np.einsum("ma,mb->mab", power, power) / samples[:, None, None])
@@ -208,7 +203,7 @@ def fit_springs(motion: Displacements, shells: int = 2) -> SpringModel:
         return np.concatenate([difference.real.ravel(), difference.imag[:, 1]])
 
     start, low = np.zeros(1 + 2 * shells), np.full(1 + 2 * shells, -np.inf)
-    start[:2], low[:2] = (0.01, 1.0), (1e-4, 1e-3)
+    start[:2], low[:2] = FIRST_SPRINGS, LEAST_SPRINGS
     fit = least_squares(residual, start, bounds=(low, np.inf), x_scale=0.1)
     covariance = np.linalg.pinv(fit.jac.T @ fit.jac) * scale**2
     found, misfit = fit.x * scale, float(2 * fit.cost / (len(fit.fun) - len(start)))
@@ -242,7 +237,7 @@ def elastic_constants(model: SpringModel) -> ElasticConstants:
     For long waves D(q) = s + A M q², with the hold s on every particle, the area A = √3/2 a² of a site, and the modulus
     M = λ + 2μ of longitudinal and μ of transverse waves.
     """
-    # Sums over a shell's three bonds at angles θ to q: cos⁴θ gives 9/8, cos²θ sin²θ 3/8, times the length squared
+    # Sums over a shell's three bonds at angles θ to q: cos⁴θ gives 9/8, cos²θ sin²θ 3/8, times the squared length
     shell = np.array([[9.0, 3.0], [3.0, 9.0]]) / 8 / np.sqrt(0.75)  # (branch, central and sideways)
     slopes = np.hstack([shell * length**2 for length, _ in SHELLS[: len(model.central)]])
     longitudinal, shear = slopes @ np.stack([model.central, model.sideways], axis=1).ravel()
@@ -259,20 +254,17 @@ def dispersion(
 ) -> pd.DataFrame:
     """Phonon dispersion of a layer along Γ-M-K-Γ.
 
-    Plane waves as in Keim, Maret, Herz & von Grünberg, Phys. Rev. Lett. 92, 215504 (2004). The localization error's
-    variance is subtracted from the power of every wave, and the inverse corrected for as few samples as are independent
-    in time. A finite window averages the spectrum over neighbouring q: the ratio of the model's spectrum before and
-    after such averages is taken out. Neighbouring points share waves and scatter alike. In a lattice that is not
-    symmetric, by strain or by the particles' shape, branches mix: see `plane_wave_stiffness`.
+    Keim, Maret, Herz & von Grünberg, Phys. Rev. Lett. 92, 215504 (2004); without the localization error's variance, and
+    corrected for few independent samples and for the window, which averages over neighbouring q. Neighbouring points
+    scatter alike. Branches mix where strain or shape break the symmetry: see `plane_wave_stiffness`.
 
     The table has ``layer, branch`` (``longitudinal`` or ``transverse``), ``q_y_per_nm, q_x_per_nm`` (rad/nm),
-    ``distance_per_nm`` along the path, ``stiffness_kt_nm2`` and ``stiffness_std_kt_nm2``, its standard error with a
-    tenth of the correction for blur; NaN where the localization error explains all of the power; ``model_kt_nm2``, the
-    fitted model's. ``attrs`` holds the ``ticks`` of the path and ``shortest_q_per_nm``, below which waves are longer
-    than the window and are not measured: they are NaN.
+    ``distance_per_nm`` along the path; ``stiffness_kt_nm2`` and ``stiffness_std_kt_nm2``, its standard error with a
+    tenth of the correction for blur, NaN for waves longer than the window (``attrs["shortest_q_per_nm"]``) and where
+    the localization error explains all of the power; ``model_kt_nm2``, the fitted model's. ``attrs["ticks"]`` are the
+    distances of Γ, M, K and Γ.
 
-    The layer's sites form one hexagonal grain; path and model are by default the model's path and that of
-    `fit_springs`. ``symmetric`` averages over the three paths that hexagonal symmetry makes equal.
+    The sites form one grain, by default with its path and springs. ``symmetric`` averages over equivalent paths.
     """
     window, model = _Window(motion), fit_springs(motion) if model is None else model
     path = symmetry_path(model.spacing, model.angle) if path is None else path
@@ -299,7 +291,7 @@ def dispersion(
     matrix = _invert_covariance(power * ratio[:, :, None] * ratio[:, None, :], samples / share, realness)
     matrix[np.hypot(*q.T) < window.shortest] = np.nan
     stiffness, scatter = _diagonal(matrix), _diagonal(total) / _diagonal(power) * np.sqrt(share / samples)[:, None]
-    scatter = np.hypot(scatter, DOUBT * np.abs(ratio**2 - 1))
+    scatter = np.hypot(scatter, BLUR_DOUBT * np.abs(ratio**2 - 1))
     table = pd.DataFrame({"layer": motion.layer, "branch": np.repeat(["longitudinal", "transverse"], count)})
     table["q_y_per_nm"], table["q_x_per_nm"] = np.tile(q.T, 2)
     table["distance_per_nm"] = np.tile(path.distance, 2)
@@ -323,22 +315,23 @@ def measure_phonons(
 ) -> pd.DataFrame:
     """Phonon dispersion of every layer along Γ-M-K-Γ: the rows of ``phonons.csv``.
 
-    Takes tracks and options as `site_displacements` does and gives what `dispersion` does, one layer after the other;
-    of a layer with several grains, the largest one's. What gives a layer's displacements, and the springs of its
-    largest grain, can be replaced. ``attrs["note"]`` has a line for each layer that has none, or only those of a part
-    of it; ``attrs["ticks"]`` has each layer's distances of Γ, M, K and Γ.
+    Takes tracks and options as `site_displacements` does and gives `dispersion` of each layer's largest grain. What
+    gives displacements and springs can be replaced. ``attrs`` has a note on layers without, and the ticks.
     """
+    ticks = {}
 
     def measure(layer):
         motion = displacements(layer) if displacements else site_displacements(tracks, layer, **options)
         grain = largest_grain(motion)
-        table, one, all_ = dispersion(grain, model=springs(grain)), len(grain.sites), len(motion.sites)
-        if one < all_:
-            table.attrs["note"] = f"several grains; phonons of the largest, {one} of {all_} sites"
+        table = dispersion(grain, model=springs(grain))
+        ticks[layer] = table.attrs["ticks"]
+        if len(grain.sites) < len(motion.sites):
+            sites = f"{len(grain.sites)} of {len(motion.sites)} sites"
+            table.attrs["note"] = f"several grains; phonons of the largest, {sites}"
         return table
 
-    table, attributes = measure_every_layer(tracks, measure)
-    table.attrs["ticks"] = {layer: own["ticks"] for layer, own in attributes.items()}
+    table = measure_every_layer(tracks, measure)
+    table.attrs["ticks"] = ticks
     return table
 
 
@@ -348,9 +341,8 @@ def _diagonal(matrices) -> np.ndarray:
 
 def _add_surrounding_waves(path, radius) -> SymmetryPath:
     """Each wave vector and six on a circle around it, seven times as many; the circle shrinks towards Γ."""
-    t = np.radians(60.0 * np.arange(6))
-    ring = np.concatenate([np.zeros((1, 2)), np.stack([np.sin(t), np.cos(t)], axis=1)])
-    radius = np.minimum(radius, LARGEST_CIRCLE * np.linalg.norm(path.wave_vectors, axis=1))
+    ring = np.concatenate([np.zeros((1, 2)), unit_vectors(60.0 * np.arange(6))])
+    radius = np.minimum(radius, LARGEST_SMOOTH * np.linalg.norm(path.wave_vectors, axis=1))
     q = path.wave_vectors[:, None] + radius[:, None, None] * ring
     along = np.repeat(path.longitudinal, len(ring), axis=0)
     return SymmetryPath(q.reshape(-1, 2), along, np.repeat(path.distance, len(ring)), path.ticks)
@@ -367,8 +359,8 @@ def _turn_to_branches(matrices, path) -> np.ndarray:
 class NormalModes:
     """Normal modes of a finite layer, from the softest to the stiffest."""
 
-    # (m,) of the m = 2n - 3 modes other than the layer's own shifts and turn, or of all 2n if these were kept
-    # (``drift_window``), in kT/nm²; corrected for few frames and localization error; inf where nothing is left
+    # (m,) in kT/nm², corrected for few frames and localization error, inf where nothing is left; m = 2n - 3, or 2n
+    # where the layer's own shifts and turn were kept (``drift_window``)
     stiffness: np.ndarray
     stiffness_raw: np.ndarray  # (m,) the same without the corrections
     shapes: np.ndarray  # (m, n, 2) unit vectors of each mode (y, x), of the sample covariance
@@ -378,19 +370,14 @@ class NormalModes:
 def find_normal_modes(motion: Displacements) -> NormalModes:
     """Normal modes of a layer, or of some of its particles (`Displacements.select`), from their displacements.
 
-    The stiffnesses are the inverse eigenvalues of the covariance matrix, which spread in proportion to 1/T for a finite
-    number T of frames (Marchenko & Pastur). So those of all frames and of halves of the movie are extrapolated to 1/T =
-    0, and the localization error's variance is subtracted. The shapes are not corrected: in the middle of the spectrum
-    they are mixtures. Henkes, Brito & Dauchot, Soft Matter 8, 6092 (2012); Maggs & Schindler, Europhys. Lett. 109,
-    48005 (2015).
+    Stiffnesses are inverse eigenvalues of the covariance matrix, extrapolated to infinitely many frames and without the
+    localization error's variance. Shapes are not corrected: in the middle of the spectrum they are mixtures. Henkes,
+    Brito & Dauchot, Soft Matter 8, 6092 (2012); Maggs & Schindler, Europhys. Lett. 109, 48005 (2015).
     """
     u = motion.values.reshape(len(motion.values), -1)
     frames, modes = u.shape
     if frames < modes:
-        raise ValueError(
-            f"{frames} frames cannot give {modes} normal modes; film more frames or select fewer particles "
-            "(Displacements.select)"
-        )
+        raise ValueError(f"{frames} frames cannot give {modes} normal modes; film more, or select fewer particles")
     error = require_error(motion, "normal modes")
     frame, r = np.eye(modes), motion.sites - motion.sites.mean(axis=0)
     if np.sum(1 - motion.kept) >= 2:  # of three degrees of freedom: the layer's shifts and turn are gone
@@ -417,9 +404,8 @@ def find_normal_modes(motion: Displacements) -> NormalModes:
 def density_of_states(stiffness: ArrayLike, bins: int | ArrayLike = 20) -> tuple[np.ndarray, np.ndarray]:
     """Density of vibrational states over ω = √(stiffness), the frequency of a particle of unit mass; its integral is 1.
 
-    Takes stiffnesses in kT/nm² of normal modes, or of waves that fill the Brillouin zone (`brillouin_zone`); what is
-    not finite and positive is left out. ``bins`` is their number, or their edges in √kT/nm. Returns the middles of the
-    bins, in √kT/nm, and the density, shape (b,). In a liquid motion is overdamped: ω is a measure of stiffness.
+    Takes stiffnesses in kT/nm² of normal modes or of waves of a `brillouin_zone`, and bins: their number, or edges in
+    √kT/nm. Returns their middles and the density, shape (b,). Motion in a liquid is overdamped.
     """
     stiffness = np.asarray(stiffness, float).ravel()
     known = stiffness[np.isfinite(stiffness) & (stiffness > 0)]

@@ -22,17 +22,17 @@ from tqdm import tqdm
 
 from ..tables import TRACK_COLUMNS, check_particles, layers_by_frame, read_particle_table
 from .defects import follow_boundaries, follow_defects
-from .displacements import Displacements, coordination_labels, mean_squared_displacement, site_displacements
+from .displacements import ERROR_BARS, coordination_labels, mean_squared_displacement, site_displacements
 from .frame_tables import FRAME_TABLES, tabulate_frames
 from .growth import front_table, front_velocity, growth_events, growth_rate, site_preference, size_table
 from .layer_motion import fit_relaxation, motion_table, relative_motion
-from .moire import registry
-from .occupancy import Occupancy, occupied_layers
+from .moire import find_facing_layer, registry
+from .occupancy import Occupancy, site_occupancy
 from .phonons import SpringModel, elastic_constants, fit_springs, measure_phonons
 from .vibrations import group_vibrations, interlayer_correlation, layer_vibrations, measure_every_layer, site_vibrations
 
 NEEDED = TRACK_COLUMNS  # that a table must have
-USED = (*NEEDED, "y_std_nm", "x_std_nm")
+USED = (*NEEDED, *ERROR_BARS)
 #: Tables in the order of the report; each is written as NAME.csv.
 TABLES = (*FRAME_TABLES, "motion", "msd", "vibrations", "phonons", "growth")
 ON_SITES = {"defects", "boundaries", "motion", "msd", "growth"}  # these need the motion of each layer's lattice
@@ -77,10 +77,9 @@ class Analysis:
 def read_particles(folder: str | PathLike, pixel_size: float | None = None) -> pd.DataFrame:
     """Read and check ``particles.csv`` of a decomposition's folder, or of any other.
 
-    Also the only other table in a folder, or a file by its name, written as `moirelib.tables.read_particle_table` says.
-    Needed are the columns `NEEDED`; lengths in nm, ``frame`` from 0, ``particle`` -1 or empty where unlinked. A table
-    in pixels needs `pixel_size` (nm/pixel), unless ``summary.json`` in the folder has it. OSError if there is no such
-    file, ValueError if it is no table of particles.
+    Also the only other table in a folder, or a file by its name, as `moirelib.tables.read_particle_table` takes it,
+    with the columns `NEEDED`. A table in pixels needs `pixel_size` (nm/pixel), unless ``summary.json`` in the folder
+    has it. OSError if there is no such file, ValueError if it is no table of particles.
     """
     file = Path(folder)
     if not file.is_file() and (file / "particles.csv").is_file():
@@ -105,8 +104,7 @@ def _check_not_empty(table, name) -> pd.DataFrame:
 def read_recording(folder: str | PathLike) -> dict[str, Any]:
     """What ``summary.json`` in a folder says of the recording, as `analyze` takes it; None where it does not say.
 
-    ``field_nm``, height and width of the frames; ``frame_time`` in s, from ``frame_time_s``; ``dose`` in electrons/Å²
-    per frame, from ``dose_e_per_A2``.
+    ``field_nm``, height and width of the frames; ``frame_time`` in s; ``dose`` in electrons/Å² per frame.
     """
     summary, known = _read_summary(Path(folder)), dict[str, Any](field_nm=None)
     with contextlib.suppress(ValueError, KeyError, TypeError):
@@ -145,23 +143,16 @@ def analyze(
 ) -> Analysis:
     """Vibrations, phonons, lattices, Moiré, defects, boundaries, motion and growth of a particle table.
 
-    What the table does not allow is left out, with a note.
-
-    Parameters
-    ----------
-    particles, frame_time, dose : pandas.DataFrame, float, float
-        Table with the columns `NEEDED`, and ``y_std_nm, x_std_nm`` where known; s; electrons/Å² per frame.
-    field_nm : tuple of float, optional
-        Height and width of the field of view, in nm: what drift carries over its edges has not grown.
-    progress, workers, only : bool, int, collection of str
-        Show a progress bar for each stage; processes that share the frames of a long movie; names of the wanted tables,
-        all `TABLES` by default. What they need is computed too, but not kept.
+    The table has the columns `NEEDED`, and ``y_std_nm, x_std_nm`` where known. What it does not allow is left out, with
+    a note. The field of view is (height, width) in nm: what drift carries over its edges has not grown. ``only`` names
+    the wanted tables, all `TABLES` by default. ``progress`` shows a bar for each stage; so many ``workers`` (processes)
+    share the frames. ``frame_time`` is in s, ``dose`` in e/Å² per frame.
     """
     names, result = choose_tables(only), Analysis(_check_not_empty(particles, "the table"))
     stage = partial(result.stage, show=progress)
     _add_frame_tables(result, names, stage, workers)
-    linked, used = result.particles["particle"] >= 0, [c for c in USED if c in result.particles]
-    tracks = result.particles[used] if linked.all() else result.particles.loc[linked, used]
+    tracks = result.particles.reindex(columns=USED)  # error bars that are not known become NaN
+    tracks = tracks[tracks["particle"] >= 0]
     frames = result.particles["frame"].nunique()
     if frames < 2 or tracks.empty:
         why = "one frame" if frames < 2 else "no linked particles"
@@ -171,9 +162,7 @@ def analyze(
         if ON_SITES & set(names):
             with stage("sites", result.particles["layer"].nunique(), "layer") as bar:
                 try:
-                    for layer, one in occupied_layers(result.particles, field_nm):
-                        result.occupancy[layer] = one
-                        bar.update()
+                    result.occupancy = site_occupancy(result.particles, field_nm, after_layer=bar.update)
                 except ValueError as error:
                     result.notes |= {name: str(error) for name in ("motion", "growth") if name in names}
         for name, steps in _list_steps(result, tracks, frame_time, dose).items():
@@ -245,20 +234,17 @@ def _list_steps(result, tracks, frame_time, dose) -> dict[str, dict[str, Callabl
     motion_of = cache(partial(site_displacements, tracks))
 
     @cache
-    def known() -> dict[int, Displacements]:
-        """By layer, where the tracks allow them; the notes give the reason where they do not."""
+    def known():
+        """Displacements by layer, where the tracks allow them; the notes give the reason where they do not."""
         motions = {}
         for layer in sorted(tracks["layer"].unique()):
             with contextlib.suppress(ValueError):
                 motions[layer] = motion_of(layer)
         return motions
 
-    def compare(function):
-        motions = {layer: known()[layer] for layer in (1, 2) if layer in known()}
-        return function(motions) if len(motions) == 2 else pd.DataFrame()
-
     def label_by_registry(motion):
-        return registry(motion.sites, known()[3 - motion.layer].sites)["registry"].replace("", np.nan).to_numpy()
+        other = known()[find_facing_layer(motion.layer, known())]
+        return registry(motion.sites, other.sites)["registry"].replace("", np.nan).to_numpy()
 
     def fit_once(grain):
         return springs.setdefault(grain.layer, fit_springs(grain))
@@ -267,15 +253,17 @@ def _list_steps(result, tracks, frame_time, dose) -> dict[str, dict[str, Callabl
         "motion": {"": lambda: motion_table(occupancy, dose)},
         "msd": {"": lambda: mean_squared_displacement(tracks, frame_time, motion=occupancy)},
         "vibrations": {
-            "": lambda: measure_every_layer(tracks, lambda layer: site_vibrations(motion_of(layer)))[0],
+            "": lambda: measure_every_layer(tracks, lambda layer: site_vibrations(motion_of(layer))),
             "Layers as a whole": lambda: pd.DataFrame(
                 [{"layer": layer} | layer_vibrations(motion) for layer, motion in known().items()],
                 columns=["layer", *LAYER_NUMBERS],
             ),
             "By coordination": lambda: _group_amplitudes(known(), lambda motion: coordination_labels(motion.sites)),
-            "By place on the other layer": lambda: compare(lambda both: _group_amplitudes(both, label_by_registry)),
-            "Correlation of the two layers' displacements, by distance": lambda: compare(
-                lambda both: interlayer_correlation(both[1], both[2])
+            "By place on the other layer": lambda: (
+                _group_amplitudes(known(), label_by_registry) if len(known()) > 1 else pd.DataFrame()
+            ),
+            "Correlation of the two layers' displacements, by distance": lambda: (
+                interlayer_correlation(known()[1], known()[2]) if {1, 2} <= set(known()) else pd.DataFrame()
             ),
         },
         "phonons": {
@@ -315,8 +303,8 @@ def _list_growth_steps(result) -> dict[str, Callable[[], pd.DataFrame]]:
     }
 
 
-def _group_amplitudes(motions, label: Callable[[Displacements], np.ndarray]) -> pd.DataFrame:
-    """Amplitudes of every layer's sites by their labels; sites without one are left out."""
+def _group_amplitudes(motions, label) -> pd.DataFrame:
+    """Amplitudes of every layer's sites by what ``label`` gives for its displacements; sites without are left out."""
     tables = [
         group_vibrations(site_vibrations(motion), label(motion)).reset_index().assign(layer=layer)
         for layer, motion in motions.items()

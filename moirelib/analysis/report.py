@@ -16,13 +16,16 @@ from matplotlib.figure import Figure
 from scipy.stats import circmean
 
 from .. import plot
+from ..crystal.mesh import Mesh
 from ..crystal.neighbours import spans_plane
+from ..plot.axes import choose_color
 from .correlations import strain_map
-from .lattices import find_grains
+from .lattices import LayerFrame
 from .moire import registry
 from .pipeline import Analysis, choose_tables
 
 _render_table = partial(pd.DataFrame.to_html, index=False, border=0, float_format="{:.4g}".format, na_rep="–")
+FEWEST_ON_MAP = 8  # particles (by hand): a map of fewer shows nothing
 MAPS = {"moire": ["registry"], "defects": ["layer_[0-9]"]}  # of the last frame
 MOVIE_FRAMES = 200  # of tracks.gif, at most: 25 seconds
 
@@ -81,25 +84,23 @@ def _draw_maps(analysis):
     """The last frame, seen in several ways: particles and defects, rotation, registry."""
     last = analysis.particles["frame"].max()
     frame = analysis.particles[analysis.particles["frame"] == last]
+    places = {layer: rows[["y_nm", "x_nm"]] for layer, rows in frame.groupby("layer")}
+    layers = {layer: LayerFrame(Mesh(points)) for layer, points in places.items() if spans_plane(points.to_numpy())}
     kinds = "defects", "boundaries"
     here = {k: analysis.tables[k][analysis.tables[k]["frame"] == last] for k in kinds if k in analysis.tables}
-    for layer, rows in frame.groupby("layer") if "defects" in here else ():
-        points = rows[["y_nm", "x_nm"]].to_numpy(float)
-        if len(points) < 8 or not spans_plane(points):
+    for layer, own in layers.items() if "defects" in here else ():
+        if own.mesh.n < FEWEST_ON_MAP:
             continue
         defects, boundaries = (here[k][here[k]["layer"] == layer] if k in here else None for k in kinds)
         fig, axes = plt.subplots(1, 2, figsize=(11, 5), layout="constrained")
-        grain = find_grains(points)
-        plot.show_map(rows, grain, axes[0], cmap="Pastel2", clim=(-0.5, 7.5), colorbar=False)
+        plot.show_map(places[layer], own.grain, axes[0], cmap="Pastel2", clim=(-0.5, 7.5), colorbar=False)
         plot.show_defects(defects, axes[0], boundaries=boundaries)
-        plot.show_strain(strain_map(points, grain=grain), ax=axes[1])
+        plot.show_strain(strain_map(own), ax=axes[1])
         caption = f"Layer {layer}, frame {last}. Left: grains, defects, boundaries. Right: local rotation in degrees."
         yield f"layer_{layer}", "defects", caption, fig
-    layers = dict(list(frame.groupby("layer")))
     if "moire" in analysis.tables and {1, 2} <= set(layers):
         fig, ax = plt.subplots(figsize=(6, 5), layout="constrained")
-        upper, lower = (layers[k][["y_nm", "x_nm"]] for k in (2, 1))
-        plot.show_registry(registry(upper, lower), ax)
+        plot.show_registry(registry(places[2], layers[1]), ax)
         yield "registry", "moire", f"Where each particle of layer 2 lies on layer 1, frame {last}: the Moiré.", fig
 
 
@@ -115,7 +116,7 @@ def _draw_moire(analysis, table, axes) -> str:
 
 def _draw_motion(analysis, table, axes) -> str:
     for layer, rows in table.groupby("layer"):
-        color = plot.LAYER_COLORS[(layer - 1) % len(plot.LAYER_COLORS)]
+        color = choose_color(layer)
         for axis, style in (("y", "-"), ("x", "--")):
             axes[0].plot(rows["frame"], rows[f"{axis}_nm"], style, color=color, lw=1, label=f"{axis}, layer {layer}")
         axes[1].plot(rows["frame"], rows["turn_deg"], color=color, lw=1, label=f"layer {layer}")

@@ -17,6 +17,7 @@ from ..tables import check_particles
 from .displacements import (
     AXES,
     MIN_FRAMES,
+    SHARE_OF_MOVIE,
     Displacements,
     error_variance,
     make_smoother,
@@ -27,33 +28,27 @@ from .displacements import (
     total_variance,
 )
 
+# By hand where no reason is given.
 JITTER_WINDOW = 15  # frames; slower motion of the layer counts as drift
+LARGEST_FOLLOWED = 0.9  # share of the jitter that the running parabola may follow, by which the rest is scaled up
+NULL_MARGIN = 10  # layers are shuffled by shifts in time of at least a movie's length over this
 
 
 def pn_per_um(spring_constant: float | np.ndarray, temperature: float = 298.15) -> float | np.ndarray:
-    """Convert a spring constant from kT/nm² to pN/µm, at a temperature in kelvin.
-
-    Examples
-    --------
-    >>> round(pn_per_um(1.0))
-    4116
-    """
+    """Convert a spring constant from kT/nm² to pN/µm, at a temperature in kelvin: 1 kT/nm² is 4116 pN/µm at 25 °C."""
     return spring_constant * Boltzmann * temperature * 1e24  # J/nm² = 10¹⁸ N/m = 10²⁴ pN/µm
 
 
 def site_vibrations(motion: Displacements, confidence: float = 0.95) -> pd.DataFrame:
     """Amplitude and spring constant of every site, along y and x, with the localization error's part subtracted.
 
-    The interval of the total variance is the one of chi-square with the effective number of independent samples, from
-    whose ends the error's variance is taken; where the lower end is not positive, the upper bound of k is infinite.
-    Intervals suppose Gaussian displacements and error bars that are right and independent from frame to frame. Without
-    error bars the localization error is estimated (`localization_from_covariance`).
+    Intervals suppose Gaussian displacements (chi-square), and error bars that are right and independent from frame to
+    frame. Without error bars the localization error is estimated (`localization_from_covariance`).
 
     The table has a row per particle: ``particle, layer, y_nm, x_nm, frames``; for each axis, here y: ``std_raw_y_nm``
     as measured, ``localization_y_nm``, ``std_y_nm`` of the motion alone (NaN where the error explains all of it), its
-    interval ``std_y_low_nm, std_y_high_nm``, ``k_y_kt_nm2`` = kT/variance with ``k_y_low_kt_nm2, k_y_high_kt_nm2``;
-    ``cov_yx_nm2`` of the two axes and ``samples``, the number of independent ones. ``attrs["note"]`` says what is
-    missing.
+    interval ``std_y_low_nm, std_y_high_nm``, ``k_y_kt_nm2`` = kT/variance with ``k_y_low_kt_nm2, k_y_high_kt_nm2`` (may
+    be infinite); ``cov_yx_nm2`` of the two axes; ``samples``, independent ones. ``attrs["note"]`` says what is missing.
     """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be between 0 and 1, got {confidence}")
@@ -93,18 +88,15 @@ def _stiffness(variance):
 def measure_vibrations(tracks: pd.DataFrame, **options: Any) -> pd.DataFrame:
     """Amplitude and spring constant of every particle of every layer: the rows of ``vibrations.csv``.
 
-    Takes tracks and options as `site_displacements` does (``localization_std, strain, creep, min_share, drift_window``)
-    and gives what `site_vibrations` does. ``attrs["note"]`` names the layers that allow less, or nothing at all.
+    Takes what `site_displacements` does and gives what `site_vibrations` does, with a note on layers that allow less.
     """
-    return measure_every_layer(tracks, lambda layer: site_vibrations(site_displacements(tracks, layer, **options)))[0]
+    return measure_every_layer(tracks, lambda layer: site_vibrations(site_displacements(tracks, layer, **options)))
 
 
-def measure_every_layer(
-    tracks: pd.DataFrame, measure: Callable[[int], pd.DataFrame]
-) -> tuple[pd.DataFrame, dict[int, dict]]:
-    """One table of all layers for which ``measure`` gives one, notes on the others, attributes; ValueError for none."""
+def measure_every_layer(tracks: pd.DataFrame, measure: Callable[[int], pd.DataFrame]) -> pd.DataFrame:
+    """One table of all layers for which ``measure`` gives one, with a note on the others; ValueError for none."""
     tracks = check_particles(tracks, name="the track table")
-    tables, notes, attributes = [], [], {}
+    tables, notes = [], []
     for layer in sorted(tracks["layer"].unique()):
         try:
             table = measure(layer)
@@ -114,12 +106,11 @@ def measure_every_layer(
         if table.attrs.get("note"):
             notes.append(f"layer {layer}: {table.attrs['note']}")
         tables.append(table)
-        attributes[layer], table.attrs = {k: v for k, v in table.attrs.items() if k != "note"}, {}
     if not tables:
         raise ValueError(notes[0] if notes else "the table holds no tracks; link particles first")
     result = pd.concat(tables, ignore_index=True)
     result.attrs = {"note": "\n".join(notes)}
-    return result, attributes
+    return result
 
 
 def layer_vibrations(motion: Displacements, spacing: float | None = None) -> dict:
@@ -127,15 +118,13 @@ def layer_vibrations(motion: Displacements, spacing: float | None = None) -> dic
 
     Standard errors come from the scatter of the frames' means, with their correlation in time. The mean amplitude grows
     with the size of a two-dimensional crystal; the relative Lindemann parameter does not, and melting is near 0.033
-    (Zahn & Maret, Phys. Rev. Lett. 85, 3656 (2000)). The spacing ``a``, in nm, is the median one of the sites by
-    default.
+    (Zahn & Maret, Phys. Rev. Lett. 85, 3656 (2000)). The spacing ``a`` is by default the median one of the sites.
 
     The result has ``variance_y_nm2, variance_y_std_nm2`` (mean over the sites, error's part subtracted),
     ``std_raw_y_nm, std_y_nm, k_y_kt_nm2`` and the same along x; ``anisotropy, anisotropy_std``, the ratio of the
-    largest to the smallest mean variance over directions, ``major_axis_deg`` from x towards y and ``isotropy_p``, the
-    probability of so much anisotropy in isotropic motion; ``lindemann`` = √⟨|u|²⟩ / a; ``lindemann_relative`` = ⟨|u_i -
-    u_j|²⟩ / (2a²) of nearest neighbours; ``layer_jitter_y_nm, layer_jitter_x_nm``, fast motion of the layer as a whole
-    that was removed as drift: stage and heat together; ``independent_frames``; ``note``.
+    largest to the smallest mean variance over directions, ``major_axis_deg`` from x towards y and its probability in
+    isotropic motion, ``isotropy_p``; ``lindemann`` = √⟨|u|²⟩ / a; ``lindemann_relative`` = ⟨|u_i - u_j|²⟩ / (2a²) of
+    neighbours; ``layer_jitter_y_nm, layer_jitter_x_nm``, fast motion of the layer; ``independent_frames``; ``note``.
     """
     error, error_spread, note = error_variance(motion)
     total, _, _ = total_variance(motion)
@@ -147,7 +136,7 @@ def layer_vibrations(motion: Displacements, spacing: float | None = None) -> dic
     spread = spread + np.diag([*np.nan_to_num(error_spread**2), 0.0])
     a = nearest_spacing(motion.sites) if spacing is None else spacing
     smooth, share = make_smoother(JITTER_WINDOW, len(motion.drift))  # about a running parabola
-    jitter = np.sqrt(np.mean((motion.drift - smooth(motion.drift)) ** 2, axis=0) / (1 - min(share, 0.9)))
+    jitter = np.sqrt(np.mean((motion.drift - smooth(motion.drift)) ** 2, axis=0) / (1 - min(share, LARGEST_FOLLOWED)))
     columns = {"variance_{}_nm2": variance, "variance_{}_std_nm2": spread_total, "layer_jitter_{}_nm": jitter}
     columns |= {"std_raw_{}_nm": np.sqrt(raw), "std_{}_nm": _root_if_positive(variance)}
     columns["k_{}_kt_nm2"] = _stiffness(variance)
@@ -174,7 +163,7 @@ def _average_tensor(motion, total):
     # Frames / (1 + 2 Σ ρ), summed up to the first lag at which ρ falls below twice its own noise
     frames, length = len(u), next_fast_len(2 * len(u), real=True)
     power = np.abs(rfft(per_frame - mean, length, axis=0)) ** 2
-    rho = irfft(power, length, axis=0)[: frames // 4 + 2]
+    rho = irfft(power, length, axis=0)[: frames // SHARE_OF_MOVIE + 2]
     rho = rho / np.maximum(rho[0], 1e-300)
     connected = np.logical_and.accumulate(rho >= 2 / np.sqrt(frames), axis=0)
     shares = 1 / (1 + 2 * np.sum((rho * connected)[1:], axis=0))
@@ -205,9 +194,8 @@ def group_vibrations(table: pd.DataFrame, labels: Mapping[int, str] | ArrayLike)
     """Mean amplitude of groups of sites: by coordination, or by registry on the other layer.
 
     Takes a table of `site_vibrations` and each particle's group, such as ``bulk`` or ``top``, as a mapping of its
-    number or an array (n,); particles without one are left out. The result, indexed by group, has ``sites,
-    variance_nm2`` (mean over sites and both axes, error's part subtracted), ``variance_std_nm2`` from the scatter of
-    its sites, which soft waves shared by a whole group make too small, ``std_nm, k_kt_nm2``.
+    number or an array (n,). The result, indexed by group, has ``sites, variance_nm2`` (mean over sites and both axes,
+    error's part subtracted), ``variance_std_nm2`` from the scatter of its sites, ``std_nm, k_kt_nm2``.
     """
     group = table["particle"].map(labels) if hasattr(labels, "keys") else pd.Series(np.asarray(labels), table.index)
     total = 0.5 * (table["std_raw_y_nm"] ** 2 + table["std_raw_x_nm"] ** 2)
@@ -225,13 +213,13 @@ def interlayer_correlation(
 ) -> pd.DataFrame:
     """Correlation of displacements of two layers' particles, by their distance.
 
-    Where a layer's localization error is not known, the correlation is too small. Each layer's own drift and rotation
-    are gone: layers that move as wholes against each other show nothing here, and far particles of small layers (n) are
-    anticorrelated by about 1/n. Correlated errors of two overlapping particles look like motion.
+    It is too small where a localization error is not known. Layers that move as wholes against each other show nothing,
+    as their own drift and rotation are gone, and far particles of small layers (n) are anticorrelated by about 1/n.
+    Correlated errors of two overlapping particles look like motion.
 
     Distances are binned between ``edges``, in nm; by default from 0 to 3 spacings in steps of half a spacing. The table
     has ``distance_nm``, ``pairs``, ``correlation`` (1 if both always move alike, 0 if independently), ``null_low,
-    null_high``: the middle 95 % of it in so many shuffles, in which the other layer's frames are shifted in time.
+    null_high``: the middle 95 % of it in so many ``shuffles``, in which the other layer's frames are shifted in time.
     """
     frames, i, j = np.intersect1d(one.frames, other.frames, return_indices=True)
     if len(frames) < MIN_FRAMES:
@@ -248,7 +236,8 @@ def interlayer_correlation(
         seen.append(rfft(np.isfinite(motion.values[k]).astype(float), axis=0))
     rng = np.random.default_rng(seed)
     # a shift in time keeps the correlation of each layer and breaks that between them
-    shifts = [0, *rng.integers(len(frames) // 10, len(frames) - len(frames) // 10, shuffles)]
+    shortest = len(frames) // NULL_MARGIN
+    shifts = [0, *rng.integers(shortest, len(frames) - shortest, shuffles)]
 
     def sum_at_all_lags(a, b, near):  # over pairs and axes, for every cyclic shift in time
         spectrum = sum(np.sum(a[:, i].conj() * b[:, j], axis=1) for i, j in zip(near["i"], near["j"], strict=True))

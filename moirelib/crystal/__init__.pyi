@@ -1,12 +1,15 @@
-from .brillouin import SymmetryPath as SymmetryPath, brillouin_zone as brillouin_zone, symmetry_path as symmetry_path
 from .fourier import find_lattice as find_lattice
 from .lattice import (
     Lattice as Lattice,
+    SymmetryPath as SymmetryPath,
+    brillouin_zone as brillouin_zone,
     coincidence_period as coincidence_period,
     commensurate_angles as commensurate_angles,
     fold_hexagonal as fold_hexagonal,
     hexagonal_lattice as hexagonal_lattice,
     moire_period as moire_period,
+    symmetry_path as symmetry_path,
+    unit_vectors as unit_vectors,
 )
 from .matching import assign_pairs as assign_pairs, match as match, pair_mutually_nearest as pair_mutually_nearest
 from .mesh import (
@@ -20,8 +23,9 @@ from .mesh import (
 )
 from .motion import Motion as Motion, MotionEstimate as MotionEstimate, estimate_motion as estimate_motion
 from .neighbours import (
-    REACH as REACH,
+    NEIGHBOUR_REACH as NEIGHBOUR_REACH,
     SPACING_PER_DIAMETER as SPACING_PER_DIAMETER,
+    adjacency as adjacency,
     bonds as bonds,
     check_points as check_points,
     connected_groups as connected_groups,

@@ -7,9 +7,14 @@ from scipy.ndimage import map_coordinates
 
 from .lattice import Lattice
 
-SEARCHED = 0.8, 1.25  # of the rough spacing
-FINEST, COARSEST = 0.004, 0.015  # relative steps of the search in spacing, and in radians
-PEAK_WIDTH = 0.15  # spacings over the field: steps of the search as wide as a peak
+SEARCHED = 0.8, 1.25  # of the rough spacing (by hand)
+FINEST, COARSEST = 0.004, 0.015  # relative steps of the search in spacing, and in radians (by hand)
+PEAK_WIDTH = 0.15  # spacings over the field (by hand): a fraction of a peak's width, which is their ratio
+GRID_CELLS = 3  # per spacing (geometry): the grid reaches to 3π = 9.4 rad per spacing, first-order peaks lie at 7.3
+SMALLEST_GRID = 128  # cells along an edge (by hand), so that a peak of few points is sampled too
+POLISH_STEPS = 6  # Newton steps (by hand); a start within a peak needs fewer
+FARTHEST_SPACING = 0.9, 1.1  # of the start (by hand), that polishing may reach: it stays on its peak
+LEAST_COVARIANCE = 1e-3  # spacings², added to the points' covariance: points in a row have none across it
 
 
 def find_lattice(points: np.ndarray, spacing: float, weights: ArrayLike | None = None) -> tuple[Lattice, float]:
@@ -29,9 +34,9 @@ def find_strongest(
 
     Peaks that cancel between two layers (half a spacing apart) show with other weights: ``also`` holds such.
     """
-    power, step = _structure_factor(points, low / 3, weights)
+    power, step = _structure_factor(points, low / GRID_CELLS, weights)
     if also is not None:
-        power = power + _structure_factor(points, low / 3, also)[0]
+        power = power + _structure_factor(points, low / GRID_CELLS, also)[0]
     # Peaks are as wide as the inverse of the field: no need to search finer.
     size = max(np.ptp(points, axis=0).max(), low)
     fine = np.clip(PEAK_WIDTH * low / size, FINEST, COARSEST)
@@ -48,7 +53,7 @@ def _structure_factor(points, cell, weights):
     """|Σ w exp(-iq·r)|²/Σw² on half a grid of wave vectors, and the grid's step in radians per unit length."""
     grid = (points - points.min(axis=0)) / cell
     low = np.floor(grid).astype(int)
-    n = 1 << int(np.ceil(np.log2(max(2.0 * (low.max() + 2), 128))))
+    n = 1 << int(np.ceil(np.log2(max(2.0 * (low.max() + 2), SMALLEST_GRID))))
     image = np.zeros(n * n)
     for dy, dx in np.ndindex(2, 2):
         share = np.abs(1 - dy - (grid - low)[:, 0]) * np.abs(1 - dx - (grid - low)[:, 1])
@@ -71,22 +76,23 @@ def _find_best_hexagon(power, step, spacing, angle) -> Lattice:
     return Lattice(float(a[i]), float(t[i]))
 
 
-def polish_lattice(points: np.ndarray, weights: np.ndarray, lattice: Lattice, steps: int = 6) -> Lattice:
+def polish_lattice(points: np.ndarray, weights: np.ndarray, lattice: Lattice) -> Lattice:
     """Climb to the nearest maximum of the structure factor, summed over the points themselves.
 
     Newton steps: around a peak |S|² falls like exp(-δq·C·δq), where C is the points' covariance.
     """
     total = np.abs(weights) / np.abs(weights).sum()
     r = points - total @ points
-    spread = (total * r.T) @ r + 1e-3 * lattice.spacing**2 * np.eye(2)
+    spread = (total * r.T) @ r + LEAST_COVARIANCE * lattice.spacing**2 * np.eye(2)
     longest = 1 / np.sqrt(np.trace(spread))
     best, turn = lattice, np.exp(-1j * np.radians(60 * np.arange(3)))
-    for _ in range(steps):
+    for _ in range(POLISH_STEPS):
         wave = weights[:, None] * np.exp(-1j * r @ lattice.wave_vectors.T)
         up = np.linalg.solve(spread, ((r.T @ wave) / (wave.sum(axis=0) + 1e-12)).imag).T  # (3, 2)
         up *= np.minimum(1, longest / np.maximum(np.hypot(*up.T), 1e-12))[:, None]
         q = np.mean((lattice.wave_vectors + up) @ [1j, 1] * turn)  # one vector that stands for all three
-        spacing = np.clip(4 * np.pi / (np.sqrt(3) * np.abs(q)), 0.9 * best.spacing, 1.1 * best.spacing)
+        low, high = (factor * best.spacing for factor in FARTHEST_SPACING)
+        spacing = np.clip(4 * np.pi / (np.sqrt(3) * np.abs(q)), low, high)
         lattice = Lattice(float(spacing), float((np.degrees(np.angle(q)) - 30.0) % 60.0))
     return max(best, lattice, key=lambda x: _measure_strength(points, weights, x))
 

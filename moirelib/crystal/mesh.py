@@ -6,14 +6,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.spatial import Delaunay, cKDTree
 
-from .neighbours import FLAT_MESSAGE, bonds, check_points, hexatic, neighbour_spacing, spans_plane, to_complex
+from .neighbours import bonds, hexatic, neighbour_spacing, require_plane, to_complex
 
-THREE_SHELLS = 2.15  # spacings: beyond the third neighbours at 2
+THREE_SHELLS = 2.15  # spacings (geometry): beyond the third neighbours at 2, before the fourth at √7
 SIXTH_TURN = np.pi / 3  # rad: what a hexagonal lattice may be turned by without a change
 ROUNDING = 0.1  # spacings; lattice vectors are whole numbers of spacings, so this only absorbs rounding
-LARGEST_CIRCLE = 1.35  # spacings, radius of a triangle's circle: that of a vacancy's triangles is 1, of the rim's more
-ON_SITE = 0.3  # spacings between a neighbour and its lattice site; farther ones belong to another lattice
-WELL_CONDITIONED = 1e3  # condition number of a fit to neighbours; more for neighbours in a single row
+LARGEST_CIRCUMRADIUS = 1.35  # spacings (by hand), of a triangle: 1 around a vacancy; more along the rim, in holes
+NEIGHBOUR_OFF_SITE = 0.3  # spacings (by hand) from its lattice site; farther ones belong to another lattice
+WELL_CONDITIONED = 1e3  # condition number of a fit to neighbours (by hand); more for neighbours in a single row
 
 
 def nearest_vector(w: np.ndarray) -> np.ndarray:
@@ -52,9 +52,7 @@ class Mesh:
     """
 
     def __init__(self, points: ArrayLike, spacing: float | None = None) -> None:
-        self.points = check_points(points)
-        if not spans_plane(self.points):
-            raise ValueError(FLAT_MESSAGE.format(len(self.points)))
+        self.points = require_plane(points)
         self.spacing = neighbour_spacing(self.points) if spacing is None else float(spacing)
         self.z, self.n = to_complex(self.points), len(self.points)
         self.psi6 = hexatic(self.points, self.spacing)
@@ -67,7 +65,7 @@ class Mesh:
         area = 0.5 * np.imag(np.conj(b - a) * (c - a))
         corners[area < 0] = corners[area < 0][:, ::-1]
         radius = np.abs(a - b) * np.abs(b - c) * np.abs(c - a) / np.maximum(4 * np.abs(area), 1e-12)
-        inner = radius < LARGEST_CIRCLE * self.spacing
+        inner = radius < LARGEST_CIRCUMRADIUS * self.spacing
         self.triangles, self.radius = corners[inner], radius[inner]
         ends = self.triangles[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2)
         self.edges, index = np.unique(np.sort(ends, axis=1), axis=0, return_inverse=True)
@@ -122,7 +120,7 @@ def lattices_around(mesh: Mesh, reach: float, grain: np.ndarray | None = None) -
         i, j = i[same], j[same]
     step = (z[j] - z[i]) / (spacing * np.exp(1j * angle[i]))
     w = nearest_vector(step)
-    near = (np.abs(step - w) < ON_SITE) & ((w != 0) | (i == j))
+    near = (np.abs(step - w) < NEIGHBOUR_OFF_SITE) & ((w != 0) | (i == j))
     i, j, w = i[near], j[near], w[near] * np.exp(1j * angle[i[near]])
     design = np.stack([np.ones_like(w), w, np.conj(w)], axis=1)  # (pairs, 3)
     normal, right = np.zeros((n, 3, 3), complex), np.zeros((n, 3), complex)

@@ -1,7 +1,7 @@
 """How a specimen moved from one frame to another, from its particles alone (chapter 7, "Particles").
 
-A lattice shifted by one of its own vectors looks the same, but for its edges, vacancies and displaced particles. So
-candidates for the shift come from the cross-correlation of both frames' particles, and a likelihood chooses.
+A shifted lattice looks the same, but for its edges, vacancies and displaced particles. So candidates for the shift come
+from the cross-correlation of both frames' particles, and a likelihood chooses.
 """
 
 from __future__ import annotations
@@ -18,14 +18,16 @@ from .matching import pair_mutually_nearest
 from .neighbours import to_complex, to_points
 
 # Lengths in spacings. Set by hand on simulated movies of development seeds, where no reason is given.
-CELL = 0.06  # of the grid for the cross-correlation: about the scatter of particles about their places
+GRID_CELL = 0.06  # of the grid for the cross-correlation: about the scatter of particles about their places
 LEAST_OVERLAP = 0.2  # of a frame's height and width; frames that share less are not compared
 CANDIDATES = 30  # highest peaks of the cross-correlation that are tried
 PAIR_REACH = 0.35  # a particle further from its place is another one; the middle between two is at 0.5
 SHARPEST = 0.02  # least scatter of a particle about its place, one sigma along each axis
 LEAST_MISSED = 0.02  # share of particles that one of two frames misses, or that came or went between them
 ROTATION = 8  # pairs that show a turn and a change of magnification; fewer only a shift
-OUTLIER = 3.0  # medians of the residuals; pairs further apart do not count for the fit
+FARTHEST_PAIR = 3.0  # medians of the residuals; pairs further apart do not count for the fit
+COMPARABLE = 0.3  # share of the pairs of the best candidate; those with fewer do not show what a wrong shift leaves
+FIT_ROUNDS = 3  # of pairing and fitting; more change no pair
 DECIDED = 7.0  # log-likelihood by which a motion must beat every other one: odds of 1,000
 SIGMAS = 1.5  # of the margin's noise, by which it must exceed that as well
 SAME_MOTION = 0.3  # shifts nearer than this are one candidate
@@ -76,14 +78,9 @@ def estimate_motion(
 ) -> MotionEstimate:
     """Estimate how the particles of one frame (n, 2) moved to those of another (m, 2), over up to a frame's width.
 
-    Parameters
-    ----------
-    before, now, spacing, shape : ndarray, ndarray, float, tuple of float
-        Particles of both frames, of all layers or of one; spacing within a layer; height and width, all in one unit.
-    expected : Motion, optional
-        Tried as well, and chosen where the particles decide nothing; no motion by default.
-    trust : float
-        Log-likelihood that another motion than the expected one must explain beyond what decides otherwise.
+    Takes particles of both frames, of all layers or of one; the spacing within a layer; height and width; all in one
+    unit. The ``expected`` motion, by default none, is tried as well, and chosen where the particles decide nothing;
+    ``trust`` is the log-likelihood that another one must explain beyond what decides otherwise.
     """
     expected = Motion() if expected is None else expected
     if min(len(before), len(now)) == 0:
@@ -108,7 +105,7 @@ def estimate_motion(
 def _find_candidates(expected, before, now, spacing) -> np.ndarray:
     """Shifts (complex) at which most particles of both frames coincide, once the expected turn is taken off."""
     turned = to_points(expected.turn * to_complex(before))
-    cell, low = CELL * spacing, np.minimum(turned.min(axis=0), now.min(axis=0))
+    cell, low = GRID_CELL * spacing, np.minimum(turned.min(axis=0), now.min(axis=0))
     size = [next_fast_len(int(n) + 1) for n in (np.maximum(turned.max(axis=0), now.max(axis=0)) - low) / cell]
     grids = []
     for points in (turned, now):
@@ -142,7 +139,7 @@ def _match_frames(before, now, start, reach, shape) -> _Fit:
     """Motion by least squares over pairs of nearest particles, from a start."""
     motion, scatter = start, reach
     known: tuple[np.ndarray, ...] = ()
-    for _ in range(3):
+    for _ in range(FIT_ROUNDS):
         i, j = pair_mutually_nearest(motion.apply(before), now, reach)
         if not len(i) or np.array_equal((i, j), known):  # the same pairs would give the same motion
             break
@@ -158,12 +155,11 @@ def _match_frames(before, now, start, reach, shape) -> _Fit:
 def _weigh(fits: list[_Fit], sharpest: float, reach: float) -> list[np.ndarray]:
     """For each candidate, the log-likelihood ratio of each particle: this candidate against a wrong shift.
 
-    Where frames overlap, a particle is found in both, scattered about its place (Gaussian), or missed in one. A wrong
-    shift does the same, only worse: how much worse is seen from the other candidates, so that a perfect lattice decides
-    nothing.
+    Where frames overlap, a particle is found in both, scattered about its place (Gaussian), or missed in one. How much
+    worse a wrong shift is follows from the other candidates, so that a perfect lattice decides nothing.
     """
     pairs = np.array([len(fit.squared) for fit in fits])
-    good = [fit for fit, n in zip(fits, pairs, strict=True) if n >= max(0.3 * pairs.max(), 1)]
+    good = [fit for fit, n in zip(fits, pairs, strict=True) if n >= max(COMPARABLE * pairs.max(), 1)]
     if not good:
         return [np.zeros(1)] * len(fits)
     scatter, missed = (np.array([getattr(fit, name) for fit in good]) for name in ("scatter", "missed"))
@@ -185,8 +181,8 @@ def fit_similarity(a: np.ndarray, b: np.ndarray, rotation: int = ROTATION, rigid
     jump = b - a
     motion = Motion(1.0 + 0j, np.median(jump.real) + 1j * np.median(jump.imag))
     left = np.abs(b - motion.turn * a - motion.shift)
-    for _ in range(3):
-        use = left <= max(OUTLIER * np.median(left), 1e-9)
+    for _ in range(FIT_ROUNDS):
+        use = left <= max(FARTHEST_PAIR * np.median(left), 1e-9)
         one, other = a[use].mean(), b[use].mean()
         turn = 1.0 + 0j
         if use.sum() >= rotation:

@@ -9,25 +9,20 @@ from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import Delaunay, cKDTree
 
-REACH = 1.35  # spacings: neighbours are nearer; half-way between the first neighbours at 1 and the second at √3
-SPACING_PER_DIAMETER = 1.35  # spacing of a lattice over the particles' diameter, where nothing better is known
-LONG_EDGE = 1.3  # medians; longer edges of a triangulation run along the rim or across holes
-ENOUGH_FOR_SPACING = 7  # particles: one and its six neighbours
-UNLIKE_SPACING = 0.1  # logarithm of a ratio; layers whose spacings differ less are measured together
-OPPOSITE = 0.25  # spacings between a particle and the place opposite to a neighbour: still one row
-
-FLAT_MESSAGE = "a spacing needs at least 4 particles that do not lie on a line, got {}"
+NEIGHBOUR_REACH = 1.35  # spacings (geometry): about half-way between first neighbours at 1 and second ones at √3
+SPACING_PER_DIAMETER = 1.35  # by hand: a guess where no lattice was measured yet
+LONG_EDGE = 1.3  # medians (by hand); longer edges of a triangulation run along the rim or across holes
+ENOUGH_FOR_SPACING = 7  # particles (geometry): one and its six neighbours
+UNLIKE_SPACING = 0.1  # logarithm of a ratio (by hand); layers whose spacings differ less are measured together
+OPPOSITE = 0.25  # spacings (by hand) between a particle and the place opposite to a neighbour: still one row
 
 
 def neighbour_spacing(points: ArrayLike) -> float:
-    """Typical distance of nearest neighbours of points (n, 2); ValueError of fewer than four, or if all lie on a line.
+    """Spacing of a lattice of noisy points (n, 2): the median edge of the Delaunay triangulation, without long edges.
 
-    The median edge of the Delaunay triangulation, without long ones along the rim and across holes. Scatter does not
-    make it smaller, as it does the distance to the nearest neighbour.
+    Long edges run along the rim and across holes. ValueError of fewer than four points, or if all lie on a line.
     """
-    points = check_points(points)
-    if not spans_plane(points):
-        raise ValueError(FLAT_MESSAGE.format(len(points)))
+    points = require_plane(points)
     triangles = Delaunay(points).simplices
     edges = np.unique(np.sort(triangles[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2), axis=1), axis=0)
     length = np.hypot(*(points[edges[:, 0]] - points[edges[:, 1]]).T)
@@ -36,22 +31,32 @@ def neighbour_spacing(points: ArrayLike) -> float:
     return float(np.median(length))
 
 
-def nearest_spacing(points: np.ndarray, layer: np.ndarray | None = None) -> float:
+def nearest_spacing(points: np.ndarray, layer: np.ndarray | None = None, otherwise: float | None = None) -> float:
     """Median distance of points (n, 2) to their nearest neighbour, of the same layer where layers (n,) are given.
 
-    Two points suffice; ValueError where no layer has them. Noise makes it smaller: for mean positions, or as a scale.
+    For mean positions, as noise makes it smaller, or as a scale. Of fewer than two points ``otherwise``, or ValueError.
     """
     points = np.asarray(points, float)
     groups = [points] if layer is None else [points[layer == k] for k in np.unique(layer)]
     distances = [cKDTree(group).query(group, k=2)[0][:, 1] for group in groups if len(group) > 1]
-    if not distances:
+    if distances:
+        return float(np.median(np.concatenate(distances)))
+    if otherwise is None:
         raise ValueError(f"a spacing needs at least 2 points, got {len(points)}; pass spacing=... (nm)")
-    return float(np.median(np.concatenate(distances)))
+    return otherwise
 
 
 def spans_plane(points: np.ndarray) -> bool:
     """Whether points (n, 2) suffice for a spacing and a triangulation: four that do not lie on a line."""
     return len(points) >= 4 and np.linalg.matrix_rank(points - points.mean(axis=0), 1e-9 * np.ptp(points)) == 2
+
+
+def require_plane(points: ArrayLike) -> np.ndarray:
+    """Positions as of `check_points`; ValueError where they do not span a plane."""
+    points = check_points(points)
+    if not spans_plane(points):
+        raise ValueError(f"a spacing needs at least 4 particles that do not lie on a line, got {len(points)}")
+    return points
 
 
 def check_points(points: ArrayLike) -> np.ndarray:
@@ -82,12 +87,11 @@ def freud_system(points: np.ndarray) -> tuple[freud.box.Box, np.ndarray]:
 
 
 def hexatic(points: ArrayLike, spacing: float | None = None) -> np.ndarray:
-    """Bond-orientational order ψ6 (n,) of each particle over the neighbours that it has, within 1.35 spacings.
+    """Bond-orientational order ψ6 (n,) of each particle over the neighbours that it has, within `NEIGHBOUR_REACH`.
 
     The mean of exp(6iα) over the neighbours' directions α, from x towards y; NaN with fewer than two neighbours. Its
-    magnitude is 1 in a perfect lattice, also at a straight edge and beside a vacancy; a sixth of its argument is the
-    direction of a row. Nelson & Halperin, Phys. Rev. B 19, 2457 (1979); computed by freud (Comput. Phys. Commun. 254,
-    107275 (2020)).
+    magnitude is 1 in a perfect lattice, also at an edge; a sixth of its argument is the direction of a row. Nelson &
+    Halperin, Phys. Rev. B 19, 2457 (1979); by freud (Comput. Phys. Commun. 254, 107275 (2020)).
     """
     points = check_points(points)
     if len(points) < 2:
@@ -108,18 +112,23 @@ def connected_groups(n: int, i: np.ndarray, j: np.ndarray) -> np.ndarray:
     return connected_components(sparse.coo_array((np.ones(len(i)), (i, j)), shape=(n, n)), directed=False)[1]
 
 
-def bonds(positions: ArrayLike, spacing: float) -> np.ndarray:
-    """Pairs (m, 2) of nearest neighbours, as indices, the smaller one first: those within `REACH` times the spacing."""
+def adjacency(positions: np.ndarray, spacing: float, reach: float = NEIGHBOUR_REACH) -> sparse.csr_array:
+    """Which positions (n, 2) are `bonds` apart: sparse ones, shape (n, n)."""
+    i, j = bonds(positions, spacing, reach).T
+    return sparse.csr_array((np.ones(2 * len(i)), (np.r_[i, j], np.r_[j, i])), shape=(len(positions),) * 2)
+
+
+def bonds(positions: ArrayLike, spacing: float, reach: float = NEIGHBOUR_REACH) -> np.ndarray:
+    """Pairs (m, 2) of neighbours within so many spacings, as indices, the smaller one first."""
     positions = np.asarray(positions, float)
     if len(positions) == 0:
         return np.empty((0, 2), int)
-    return np.sort(cKDTree(positions).query_pairs(REACH * spacing, output_type="ndarray"), axis=1)
+    return np.sort(cKDTree(positions).query_pairs(reach * spacing, output_type="ndarray"), axis=1)
 
 
 def typical_spacing(yx: np.ndarray, layer: np.ndarray, diameter: float) -> float:
     """`nearest_spacing` within layers; estimated from the diameter where no layer has two particles."""
-    largest = np.unique(layer, return_counts=True)[1].max(initial=0)
-    return nearest_spacing(yx, layer) if largest > 1 else SPACING_PER_DIAMETER * diameter
+    return nearest_spacing(yx, layer, otherwise=SPACING_PER_DIAMETER * diameter)
 
 
 Spacings = float | Mapping[int, float]  #: of all layers, or of each layer
@@ -145,7 +154,7 @@ def rows_of_three(yx: np.ndarray, layer: np.ndarray, spacings: Spacings) -> np.n
     rows = [np.empty((0, 3), int)]
     for k in np.unique(layer):
         mine, spacing = np.flatnonzero(layer == k), spacing_of(spacings, k)
-        pairs = cKDTree(yx[mine]).query_pairs(REACH * spacing, output_type="ndarray")
+        pairs = bonds(yx[mine], spacing)
         middle, end = np.r_[pairs[:, 0], pairs[:, 1]], np.r_[pairs[:, 1], pairs[:, 0]]
         opposite = 2 * yx[mine[middle]] - yx[mine[end]]
         distance, other = cKDTree(yx[mine]).query(opposite) if len(middle) else (np.empty(0), np.empty(0, int))

@@ -8,7 +8,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
 from skimage.feature import peak_local_max
 
-from ..crystal.neighbours import REACH, Spacings, spacing_of
+from ..crystal.neighbours import NEIGHBOUR_REACH, Spacings, spacing_of
 from .particle_fit import FrameFit
 
 
@@ -112,7 +112,7 @@ def site_odds(
     odds = np.empty(len(sites))
     for k in np.unique(site_layer):
         tree, here, spacing = cKDTree(yx[layer == k].reshape(-1, 2)), site_layer == k, spacing_of(spacings, k)
-        shell = tree.query_ball_point(sites[here], REACH * spacing, return_length=True)
+        shell = tree.query_ball_point(sites[here], NEIGHBOUR_REACH * spacing, return_length=True)
         itself = tree.query_ball_point(sites[here], ITSELF * spacing, return_length=True)
         odds[here] = np.array(SETTINGS.site_odds)[np.clip(shell - itself, 0, 6)]
     return odds

@@ -9,8 +9,6 @@ from matplotlib.axes import Axes
 from matplotlib.collections import EllipseCollection
 from matplotlib.patches import Rectangle
 
-from ..crystal.neighbours import nearest_spacing
-
 #: Layer 1 and layer 2 in figures: Okabe and Ito's blue and orange, which colour-blind readers can tell apart.
 LAYER_COLORS = ("#0072B2", "#E69F00")
 OUTLINES = (*LAYER_COLORS, "#009E73", "#CC79A7")  # with Okabe and Ito's green and purple for layers 3 and 4
@@ -19,11 +17,6 @@ OUTLINES = (*LAYER_COLORS, "#009E73", "#CC79A7")  # with Okabe and Ito's green a
 def choose_color(layer: int) -> str:
     """Colour of a layer, counted from 1."""
     return OUTLINES[(layer - 1) % len(OUTLINES)]
-
-
-def find_spacing(points: np.ndarray) -> float:
-    """`nearest_spacing` of points (n, 2), in their unit; 1 for a point alone."""
-    return nearest_spacing(points) if len(points) > 1 else 1.0
 
 
 def place_table(table: pd.DataFrame, ax: Axes | None, pixel_size: float | None) -> tuple[Axes, np.ndarray]:

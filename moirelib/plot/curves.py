@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import cycle
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -12,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 
-from .axes import LAYER_COLORS, OUTLINES, choose_color, place_table
+from .axes import LAYER_COLORS, choose_color, place_table
 
 
 def show_dispersion(
@@ -27,8 +26,7 @@ def show_dispersion(
         rows = phonons[phonons["branch"] == branch]
         distance, stiffness, error = rows["distance_per_nm"], rows["stiffness_kt_nm2"], rows["stiffness_std_kt_nm2"]
         ax.errorbar(distance, stiffness, error, fmt=marker, ms=3.5, color=color, lw=1, label=branch)
-        if "model_kt_nm2" in rows:
-            ax.plot(distance, rows["model_kt_nm2"], color=color, lw=1.2)
+        ax.plot(distance, rows["model_kt_nm2"], color=color, lw=1.2)
     if theory is not None:
         q = phonons[phonons["branch"] == "longitudinal"]
         stiffness = np.linalg.eigvalsh(theory(q[["q_y_per_nm", "q_x_per_nm"]].to_numpy()))
@@ -60,8 +58,9 @@ def show_msd(msd: pd.DataFrame, ax: Axes | None = None) -> Axes:
 def show_sizes(sizes: pd.DataFrame, ax: Axes | None = None, frame_time: float | None = None) -> Axes:
     """Draw the number of every layer's particles (`size_table`) against time: in frames without ``frame_time`` in s."""
     ax = ax or plt.gca()
-    for (layer, rows), color in zip(sizes.groupby("layer"), cycle(OUTLINES)):
-        ax.plot(rows["frame"] * (frame_time or 1), rows["number"], color=color, label=f"layer {layer}")
+    for layer, rows in sizes.groupby("layer"):
+        time = rows["frame"] * (frame_time or 1)
+        ax.plot(time, rows["number"], color=choose_color(layer), label=f"layer {layer}")
     ax.set(xlabel="time / s" if frame_time else "frame", ylabel="particles", ylim=(0, None))
     if len(sizes):
         ax.legend(frameon=False, fontsize=8)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, cast
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.animation import FuncAnimation
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
@@ -18,12 +20,9 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 from PIL import Image
 
-from .axes import LAYER_COLORS, OUTLINES, add_ellipses, choose_color, finish_image, finish_map
+from .axes import OUTLINES, add_ellipses, choose_color, finish_image, finish_map
 
 if TYPE_CHECKING:
-    from matplotlib.animation import FuncAnimation
-    from matplotlib.artist import Artist
-
     from ..movies.movie import Movie
 
 
@@ -41,14 +40,14 @@ def show_frame(
 def show_layers(
     layers: ArrayLike, pixel_size: float, ax: Axes | None = None, scale_bar: bool = True, title: str = ""
 ) -> Axes:
-    """Show two layers (2, y, x) in their colours, added up: blue, orange, and a light tone where both are.
+    """Show layers (layer, y, x) in their colours, added up: blue, orange, and a light tone where both are.
 
     Covered fraction or probability: integers from 0 to 255, floats from 0 to 1, or which pixels are covered.
     """
     ax = ax or plt.gca()
     layers = np.asarray(layers)
     layers = np.clip(layers / (1.0 if layers.dtype == bool or layers.dtype.kind == "f" else 255.0), 0, 1)
-    colors = np.array([to_rgb(c) for c in LAYER_COLORS])
+    colors = np.array([to_rgb(choose_color(number)) for number in range(1, len(layers) + 1)])
     ax.imshow(np.clip(np.tensordot(layers, colors, axes=(0, 0)), 0, 1), interpolation="nearest")
     return finish_image(ax, layers.shape[1:], pixel_size, scale_bar, title)
 
@@ -65,9 +64,9 @@ def show_particles(
     Without a pixel size they are dots. ``style`` goes to `EllipseCollection` of matplotlib, or to `Axes.scatter`.
     """
     ax = ax or plt.gca()
-    for number, color in enumerate(LAYER_COLORS, start=1):
-        rows = particles[particles["layer"] == number]
-        if rows.empty or layer not in (None, number):
+    for number, rows in particles.groupby("layer"):
+        color = choose_color(number)
+        if layer not in (None, number):
             continue
         if pixel_size is None:
             ax.scatter(rows["x"], rows["y"], **{"s": 6, "color": color, **style})
@@ -85,13 +84,14 @@ def show_split(
     axes: Sequence[Axes] | None = None,
     particles: pd.DataFrame | None = None,
 ) -> Sequence[Axes]:
-    """Show the raw frame, with circles at the particles, and layers 1 and 2 side by side; gives the three axes."""
+    """Show the raw frame, with circles at the particles, and each layer beside it; gives all axes."""
+    layers = np.asarray(layers)
     if axes is None:
-        _, axes = plt.subplots(1, 3, figsize=(9, 3.3), layout="constrained")
+        count = 1 + len(layers)
+        _, axes = plt.subplots(1, count, figsize=(3 * count, 3.3), layout="constrained")
     show_frame(frame, pixel_size, axes[0], title="raw frame")
     if particles is not None:
         show_particles(particles, axes[0], pixel_size)
-    layers = np.asarray(layers)
     for k, ax in enumerate(axes[1:]):
         alone = np.zeros_like(layers)
         alone[k] = layers[k]
@@ -117,8 +117,6 @@ def animate_tracks(
     Particles (``frame, particle, layer, y_nm, x_nm``) that are not linked have no track, which reaches back over a
     ``trail`` of frames. Axes are new by default and in nm; a `moirelib.movies.Movie` is shown below the particles.
     """
-    from matplotlib.animation import FuncAnimation  # slow to import, seldom needed
-
     ax = plt.subplots(figsize=(5, 5), layout="constrained")[1] if ax is None else ax
     painter = _TrackPainter(particles, ax, movie, trail)
     times = [int(t) for t in np.unique(painter.time)]

@@ -8,7 +8,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 
-from .axes import add_ellipses, choose_color, find_spacing, finish_map, place_points, place_table
+from ..crystal.neighbours import nearest_spacing
+from .axes import add_ellipses, choose_color, finish_map, place_points, place_table
 
 
 def show_displacements(motion: Any, frame: int = 0, ax: Axes | None = None, magnify: float = 10.0) -> Axes:
@@ -23,11 +24,10 @@ def show_displacements(motion: Any, frame: int = 0, ax: Axes | None = None, magn
 def show_amplitudes(
     vibrations: pd.DataFrame, ax: Axes | None = None, magnify: float | None = None, **style: Any
 ) -> Axes:
-    """Draw the vibration of every site (`site_vibrations`) as an ellipse of one sigma, coloured by its amplitude.
+    """Draw the vibration of every site (`site_vibrations`) as an ellipse of one sigma, coloured by √⟨|u|²⟩/√2 in nm.
 
-    The last collection can be given a colour bar: √⟨|u|²⟩/√2 in nm. Sites whose amplitude is not above the localization
-    error are dots. By default the mean ellipse becomes a third of the spacing wide. ``style`` goes to
-    `matplotlib.collections.EllipseCollection`, such as ``cmap, clim``.
+    Sites whose amplitude is not above the localization error are dots. By default the mean ellipse becomes a third of
+    the spacing wide. ``style`` goes to `EllipseCollection` of matplotlib.
     """
     ax = ax or plt.gca()
     sites = vibrations[["y_nm", "x_nm"]].to_numpy()
@@ -40,7 +40,7 @@ def show_amplitudes(
     values, vectors = np.linalg.eigh(tensor)
     axes = 2 * np.sqrt(np.maximum(values, 0))  # diameters: minor, major
     if magnify is None:
-        magnify = find_spacing(sites) / 3 / np.mean(axes) if known.any() else 1.0
+        magnify = nearest_spacing(sites, otherwise=1.0) / 3 / np.mean(axes) if known.any() else 1.0
     turn = np.degrees(np.arctan2(vectors[:, 0, 1], vectors[:, 1, 1]))
     look = {"cmap": "cividis", "edgecolors": "none", "array": np.sqrt(variance[known].mean(axis=1)), **style}
     add_ellipses(ax, magnify * axes[:, 1], magnify * axes[:, 0], turn, sites[known], **look)
@@ -59,13 +59,13 @@ def show_map(
 ) -> Axes:
     """Draw a value for every particle of a table as a coloured disk, in light grey for NaN.
 
-    Disks of the diameter ``size_nm`` touch by default. ``style`` goes to `matplotlib.collections.EllipseCollection`:
-    ``cmap, alpha``, or ``clim``, the values of the first and last colour, by default the 2nd and 98th percentile.
+    Disks of the diameter ``size_nm`` touch by default. ``style`` goes to `EllipseCollection` of matplotlib: ``cmap,
+    alpha``, or ``clim``, the values of the first and last colour, by default the 2nd and 98th percentile.
     """
     ax, where = place_table(table, ax, pixel_size)
     values = np.ma.masked_invalid(np.asarray(values, float))
     if size_nm is None:
-        size_nm = find_spacing(table[["y_nm", "x_nm"]].to_numpy(float))
+        size_nm = nearest_spacing(table[["y_nm", "x_nm"]], otherwise=1.0)
     width = np.full(len(table), size_nm / (pixel_size or 1.0))
     known = values.compressed()
     look = {"cmap": "cividis", "clim": np.percentile(known, [2, 98]) if known.size else (0, 1), **style}

@@ -11,16 +11,14 @@ from scipy.fft import irfft2, next_fast_len, rfft2, rfftfreq
 
 from .liquid import LiquidConfig, blur_reach, liquid_background, optical_transfer
 
-MARGIN = 16  # px that a frame is mirrored by before filtering: the camera's point spread is narrower
+FILTER_MARGIN = 16  # px that a frame is mirrored by before filtering: the camera's point spread is narrower
 
 
 @dataclass(frozen=True)
 class CameraConfig:
-    """Dose and detector.
+    """Dose and detector: the published recipe's, with hot and dead pixels of the real frame of chapter 3.
 
-    Dose, MTF and readout noise are the published recipe's; hot and dead pixels those of the real frame of chapter 3
-    (one of each in 1024 × 1024). By default counts are electrons on a pedestal that keeps five standard deviations of
-    readout noise above zero.
+    By default counts are electrons on a pedestal that keeps five standard deviations of readout noise above zero.
     """
 
     dose: float = 10.6  # electrons/Å² and frame on the specimen
@@ -82,8 +80,8 @@ def record(
     default a new one is drawn. The brightness of the beam is relative to the dose (`brightness_flicker`).
     """
     background = liquid_background(clean.shape, pixel_size, liquid, rng) if background is None else background
-    reach = min(blur_reach(liquid) / pixel_size, max(clean.shape))
-    blurred = _filter(clean * background, lambda k: optical_transfer(k / pixel_size, liquid), int(reach) + MARGIN)
+    margin = int(min(blur_reach(liquid) / pixel_size, max(clean.shape))) + FILTER_MARGIN
+    blurred = _filter(clean * background, lambda k: optical_transfer(k / pixel_size, liquid), margin)
     area = (10 * pixel_size) ** 2  # Å² per pixel
     electrons = rng.poisson(np.clip(blurred, 0, None) * (brightness * camera.dose * area))
     detected = _filter(electrons.astype(np.float32), lambda k: camera_mtf(k, camera.mtf))
@@ -103,7 +101,7 @@ def _defective_pixels(shape, camera):
     return hot, rng.exponential(camera.hot_signal, hot.size), dead
 
 
-def _filter(image, transfer, margin: int = MARGIN) -> np.ndarray:
+def _filter(image, transfer, margin: int = FILTER_MARGIN) -> np.ndarray:
     """Apply a transfer function of the frequency in cycles/pixel; mirrored margins keep opposite edges apart."""
     sizes = [next_fast_len(n + 2 * margin, real=True) for n in image.shape]
     spare = [size - n for size, n in zip(sizes, image.shape, strict=True)]

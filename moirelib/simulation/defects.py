@@ -7,7 +7,7 @@ from scipy.spatial import cKDTree
 from ..crystal.lattice import commensurate_angles, fold_hexagonal, hexagonal_lattice
 from .scene import Defect, as_pair
 
-CLOSEST = 0.8  # spacings: nearer particles of two grains would overlap; a choice
+CLOSEST_PARTICLES = 0.8  # spacings: nearer particles of two grains would overlap; a choice
 ON_LINE = 1e-6  # spacings: rounding error of a site on a boundary
 
 
@@ -17,9 +17,9 @@ def dislocation_displacement(
     """Displacement around an edge dislocation in a two-dimensional isotropic crystal, (y, x) in nm, shape (n, 2).
 
     It grows by the Burgers vector b once around the core, from x towards y, and jumps by b across the half line from
-    the core towards -b; a lattice does not notice. No point may lie on the core. Poisson's ratio, in two dimensions, is
-    1/3 for equal springs between nearest neighbours. Source: Anderson, Hirth and Lothe, Theory of Dislocations (2017),
-    section 3.4, with ν/(1 - ν) as the two-dimensional ratio; Seung and Nelson, Phys. Rev. A 38, 1005 (1988).
+    the core towards -b. No point may lie on the core. Poisson's ratio, in two dimensions, is 1/3 for equal springs
+    between nearest neighbours. Anderson, Hirth and Lothe, Theory of Dislocations (2017), section 3.4, with ν/(1 - ν) as
+    the two-dimensional ratio; Seung and Nelson, Phys. Rev. A 38, 1005 (1988).
     """
     burgers = np.asarray(burgers, float)
     b = np.hypot(*burgers)
@@ -52,15 +52,15 @@ def grain_boundary(
     """Two grains of one lattice that meet at a straight line: points (y, x) in nm, shape (n, 2), and the boundary.
 
     The first grain has the angle, the second is turned by the misorientation and lies to the +90° side of the boundary,
-    which runs along the inclination, all in degrees from x towards y, through the centre (y, x). This is a point of
-    both lattices and the centre of the circle (radius in nm) that is filled. Particles of the second grain nearer than
-    ``closest`` (nm, 0.8 spacings by default) to one of the first are left out.
+    which runs along the inclination, all in degrees from x towards y. The centre (y, x) is a point of both lattices, of
+    the boundary, and of the circle (radius in nm) that is filled. Particles of the second grain nearer than ``closest``
+    (nm, 0.8 spacings by default) to one of the first are left out.
     """
     line, normal = direction_along(inclination)
     first, second = (hexagonal_lattice(spacing, angle + turn, center, radius) for turn in (0.0, misorientation))
     first = first[(first - center) @ normal < ON_LINE * spacing]
     second = second[(second - center) @ normal > ON_LINE * spacing]
-    second = second[far_from(second, first, CLOSEST * spacing if closest is None else closest)]
+    second = second[far_from(second, first, CLOSEST_PARTICLES * spacing if closest is None else closest)]
     boundary = _boundary("grain boundary", center, radius * line, fold_hexagonal(misorientation))
     return np.concatenate([first, second]), boundary
 
@@ -70,17 +70,16 @@ def twin_boundary(
 ) -> tuple[np.ndarray, Defect]:
     """A symmetric tilt boundary: one grain is the mirror image of the other across a line of coincident sites.
 
-    Points and defect as of `grain_boundary`; the centre is a coincident site. The boundary runs along the lattice
-    vector (m, n) of `commensurate_angles`, for a reciprocal density of coincident sites Σ of 7, 13, 19, ... Coincident
-    sites on the line, a √Σ apart, are there once; a particle nearer than 0.8 spacings to its own mirror image is merged
-    with it.
+    Points and defect as of `grain_boundary`; the centre is a coincident site. The boundary runs along the vector (m, n)
+    of `commensurate_angles`, for a Σ of 7, 13, 19, ... A particle nearer than 0.8 spacings to its own mirror image is
+    merged with it, so that coincident sites on the line, a √Σ apart, are there once.
     """
     found = commensurate_angles(sigma).query("sigma == @sigma")
     if found.empty:
         known = ", ".join(map(str, commensurate_angles(max(sigma, 50))["sigma"].unique()))
         raise ValueError(f"a hexagonal lattice has no twin boundary of Σ {sigma}; Σ is one of {known}, ...")
     _, twist, m, n = found.iloc[0]
-    closest = CLOSEST * spacing
+    closest = CLOSEST_PARTICLES * spacing
     line, normal = direction_along(angle + np.degrees(np.arctan2(np.sqrt(3) / 2 * n, m + n / 2)))
     points = hexagonal_lattice(spacing, angle, (0.0, 0.0), radius)
     along, depth = points @ line, -(points @ normal)

@@ -3,9 +3,8 @@
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy.sparse import coo_array
-from scipy.spatial import cKDTree
 
+from ..crystal.neighbours import adjacency
 from .scene import Layer
 
 TOUCH = 1.4  # spacings, farthest centre of a particle that another touches
@@ -25,12 +24,11 @@ def growth_schedule(
 
     Growth starts at the middle. A particle attaches where it touches at least one other, with a probability that grows
     as the square of the number it touches: an Eden model (Proc. 4th Berkeley Symp. Math. Stat. Prob. 4, 223 (1961))
-    that keeps the rim compact. Particles without a chain of neighbours to the middle never appear, unless all are there
-    from the start.
+    that keeps the rim compact. Particles without a chain of neighbours to the middle never appear.
 
-    Of the complete layer's particles the fraction ``start`` is there in the first frame, ``end`` in the last; the
-    number changes evenly. A particle at the rim leaves again with the probability ``detachment`` per frame; others
-    attach instead. ``preference`` (n,) says how much likelier each site is taken than another with as many neighbours.
+    The fraction ``start`` of the layer is there in the first frame, ``end`` in the last; the number changes evenly. A
+    particle at the rim leaves again with the probability ``detachment`` per frame. ``preference`` (n,) says how much
+    likelier each site is taken than another with as many neighbours.
 
     Returned are the particles that are present, bool of shape (frames, n), and the events in their order: ``frame,
     particle, event`` (``attach`` or ``detach``), ``y_nm, x_nm``; ``frame`` is the first with, or without, the particle.
@@ -41,8 +39,7 @@ def growth_schedule(
         raise ValueError(f"preference is one number of 0 or more for each of {len(layer)} particles")
     n, preference = len(layer), 1 if preference is None else np.asarray(preference, float)
     middle = np.hypot(*(layer.positions - layer.positions.mean(axis=0)).T) if n else np.empty(0)
-    i, j = cKDTree(layer.positions).query_pairs(TOUCH * layer.spacing, output_type="ndarray").T if n else ([], [])
-    touches = coo_array((np.ones(2 * len(i)), (np.r_[i, j].astype(int), np.r_[j, i].astype(int))), (n, n)).tocsr()
+    touches = adjacency(layer.positions, layer.spacing, TOUCH)
     present = np.full(n, start == 1)  # then patches that no chain of neighbours joins are there as well
     states, events = [], []
     for frame in range(frames):

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import zarr
+from tqdm import tqdm
 
 from .camera import CameraConfig, record
 from .liquid import LiquidConfig
@@ -22,7 +23,7 @@ from .scene import Scene, finite, truth_parameters, truth_table
 EMPTY_RATIO = 0.7  # diameter over spacing, for what is scaled by the diameter where layer 1 is empty
 PEDESTAL = 5.0  # standard deviations of readout noise that the offset keeps above zero
 GREATEST_OFFSET = 0.3  # of saturation; the rest is for the signal
-BATCH = 4  # images per job
+IMAGES_PER_JOB = 4  # images per job
 WORKER_ENVIRONMENT = {f"{name}_NUM_THREADS": 1 for name in ("OMP", "MKL", "OPENBLAS")}
 
 
@@ -192,17 +193,15 @@ def make_library(
     The group that comes back is ``images.zarr`` in the folder ``path``, with arrays ``frame`` (n, y, x) uint16,
     ``mask`` (n, layer, y, x) uint8, ``pixel_size`` (n,) in nm, ``done`` (n,); ``truth/i.json`` beside it holds each
     image's parameters and particles. Image i is drawn from (seed, i), whatever the number of workers: local processes
-    (Dask), or those of the Dask ``scheduler`` at an address, which see ``path``. A half-finished library of the same
-    configuration (``LibraryConfig.full()`` by default) and seed is continued.
+    (Dask), or those of the Dask ``scheduler`` at an address, which see ``path``.
     """
     import dask
     from dask.distributed import Client, LocalCluster, as_completed
-    from tqdm import tqdm
 
     config = LibraryConfig.full() if config is None else config
     group = _create_store(Path(path), config, seed)
     missing = np.flatnonzero(np.asarray(group["done"][:]) == 0).tolist()
-    batches = [missing[i : i + BATCH] for i in range(0, len(missing), BATCH)]
+    batches = [missing[i : i + IMAGES_PER_JOB] for i in range(0, len(missing), IMAGES_PER_JOB)]
     local = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": ":0", "processes": workers > 1}
     with (
         # Dask would have workers return every array's memory to the system at once, which halves their speed.

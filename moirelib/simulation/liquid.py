@@ -29,10 +29,9 @@ class LiquidConfig:
 
     Atoms of liquid and windows scatter an electron beyond the aperture, so that it is lost, or it loses energy and
     arrives blurred; each kind has its mean free path. Behind an energy filter (``zero_loss``) the second kind is lost
-    too, as the published recipe counts. Chapter 3 derives the defaults: thicknesses, inelastic mean free paths and beam
-    from the published recipe (lanceyao-research, Moire_pattern_segmentation, image_simulation.m); energy loss from the
-    loss function of water (Hayashi et al., PNAS 97, 6264 (2000)); clouds fitted to the real frame; blur as large as
-    published vibrations.
+    too. Chapter 3 derives the defaults: thicknesses, inelastic mean free paths and beam from the published recipe
+    (lanceyao-research, Moire_pattern_segmentation, image_simulation.m); energy loss from the loss function of water
+    (Hayashi et al., PNAS 97, 6264 (2000)); clouds from the real frame; blur from published vibrations.
     """
 
     water: float = 250.0  # nm, mean thickness of the liquid
@@ -116,10 +115,10 @@ _ELASTIC = {"water": (481.0, 14.6), "silicon nitride": (94.7, 10.7)}
 
 
 def _inelastic_scale(energy: float) -> float:
-    """Inelastic mean free paths at an energy (eV) over those at 200 keV: F E / ln(2 β E / E_m) of Malis et al. (1988).
+    """Inelastic mean free paths at an energy (eV) over those at 200 keV: F E / ln(2 β E / E_m).
 
-    F = (1 + E/1022) / (1 + E/511)² with E in keV. The mean loss E_m is that of water, 16 eV; the aperture β, 10 mrad,
-    enters by its logarithm only (J. Electron Microsc. Tech. 8, 193).
+    F = (1 + E/1022) / (1 + E/511)² with E in keV; mean loss of water E_m, 16 eV; aperture β, 10 mrad (Malis et al., J.
+    Electron Microsc. Tech. 8, 193 (1988)).
     """
     e = np.array([energy, 200e3]) / 1e3  # keV
     path, usual = (1 + e / 1022) / (1 + e / 511) ** 2 * e / np.log(2 * 10.0 * e / 16.0)
@@ -129,8 +128,8 @@ def _inelastic_scale(energy: float) -> float:
 def elastic_mean_free_path(material: str, energy: float = Lens.energy, aperture: float = Lens.aperture) -> float:
     """Mean free path to elastic scattering beyond the objective aperture in "water" or "silicon nitride", in nm.
 
-    Λ (1 + (aperture / θ)²), where Λ grows as the square of the electron's speed and θ as its wavelength. Source: Lenz,
-    Z. Naturforsch. A 9, 185 (1954), for the form; Lobato and Van Dyck, Acta Cryst. A 70, 636 (2014), for the numbers.
+    Λ (1 + (aperture / θ)²), where Λ grows as the square of the electron's speed and θ as its wavelength (Lenz, Z.
+    Naturforsch. A 9, 185 (1954); numbers of Lobato and Van Dyck, Acta Cryst. A 70, 636 (2014)).
     """
     if material not in _ELASTIC:
         raise ValueError(f"no scattering factors for {material!r}; choose one of {', '.join(_ELASTIC)}")
@@ -144,8 +143,7 @@ def elastic_mean_free_path(material: str, energy: float = Lens.energy, aperture:
 def chromatic_blur(energy_loss: float = 22.0, lens: Lens | None = None) -> float:
     """Radius, in nm, of the disk into which the lens spreads electrons that lost energy (eV), against those in focus.
 
-    α Cc (ΔE / E) (1 + E / m c²) / (1 + E / 2 m c²), for ``Lens()`` by default. Source: Reimer and Kohl, Transmission
-    Electron Microscopy (2008), section 2.3.
+    α Cc (ΔE / E) (1 + E / m c²) / (1 + E / 2 m c²) (Reimer and Kohl, Transmission Electron Microscopy (2008), 2.3).
     """
     lens = lens or Lens()
     relativistic = (1 + lens.energy / _REST_ENERGY) / (1 + lens.energy / (2 * _REST_ENERGY))
@@ -155,8 +153,7 @@ def chromatic_blur(energy_loss: float = 22.0, lens: Lens | None = None) -> float
 def optical_transfer(frequency: ArrayLike, liquid: LiquidConfig) -> np.ndarray:
     """Transfer function of all blur before the camera, at frequencies in 1/nm; 1 at 0: no electron is lost.
 
-    An electron loses energy a Poisson number n of times. The microscopist focuses what is seen, so the mean loss is in
-    focus, and electrons with n losses fill a disk of radius |n - mean| times `chromatic_blur` of one loss.
+    Electrons with n losses of energy (Poisson) fill a disk of radius |n - mean| times `chromatic_blur` of one loss.
     """
     k = np.asarray(frequency, dtype=float)
 
@@ -185,8 +182,7 @@ def liquid_background(
 ) -> np.ndarray:
     """Smooth intensity without particles: beam, shadow, clouds, and the loss in liquid and windows.
 
-    Fraction of the incident electrons, float32 of a shape (y, x) in pixels. Drawn are beam centre, shadow side, wedge
-    direction and clouds.
+    Fraction of the incident electrons, float32. Beam, shadow side, wedge direction and clouds are drawn at random.
     """
     y, x = (np.linspace(-0.5, 0.5, n, dtype=np.float32) for n in shape)
     y, x = y[:, None], x[None, :]

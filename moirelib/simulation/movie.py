@@ -43,9 +43,7 @@ class MovieConfig:
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} of a movie must be 0 or more, got {getattr(self, name)}")
         if not all(0 < frame < self.frames for frame, *_ in self.jumps):
-            raise ValueError(
-                f"jumps of a movie of {self.frames} frames lie before frames 1 to {self.frames - 1}, got {self.jumps}"
-            )
+            raise ValueError(f"jumps of this movie lie before frames 1 to {self.frames - 1}, got {self.jumps}")
         if not 0 <= self.detachment <= 1:
             raise ValueError(f"detachment is a probability, got {self.detachment}")
 
@@ -105,8 +103,8 @@ def simulate_movie(
     """Film a scene whose particles vibrate, drift, rotate, attach and detach.
 
     The scene holds where every particle rests (`scene_with_margin` for one that may drift). An elastic layer that grows
-    vibrates as the complete layer would. The background stays as it is through the movie. Liquid, with the lens, and
-    camera are by default those of their classes; mean free path (nm) and transmission as for `clean_image`.
+    vibrates as the complete layer would. The background stays as it is. Liquid, with the lens, and camera are by
+    default those of their classes; mean free path (nm) and transmission as for `clean_image`.
     """
     rng = np.random.default_rng(seed)
     liquid, camera = liquid or LiquidConfig(), camera or CameraConfig()
@@ -190,9 +188,8 @@ def _move(scene, displacements, drift, rotation, present) -> Scene:
 def make_sample(folder: str | PathLike[str], seed: int = 2028) -> SimulatedMovie:
     """Remake the shipped sample in a folder: a short simulated movie of two twisted layers, and its truth.
 
-    Gold spheres of 30 nm, 39 nm apart, twisted by 9°, at 10.6 e/Å² per frame. Both layers are elastic, with springs of
-    2.5 kT/nm²; the island that is layer 2 grows while the specimen drifts and turns a little. No library is drawn from
-    this seed.
+    Gold spheres of 30 nm, 39 nm apart, twisted by 9°, at 10.6 e/Å² per frame. Both layers are elastic; the island that
+    is layer 2 grows while the specimen drifts and turns a little. No library is drawn from this seed.
     """
     rng, pixel_size = np.random.default_rng((seed, 1)), 1.367
     ranges = fix(diameter_ratio=0.77, twist_angle=9.0, position_std=0.01, strain=0.01, vacancies=0.03)

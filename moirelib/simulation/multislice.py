@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from scipy.fft import fft2, fftfreq, ifft2
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
+from tqdm import tqdm
 
 from .optics import Lens, block_mean, electron_wavelength
 from .shapes import lattice_constant
@@ -21,8 +22,8 @@ from .shapes import lattice_constant
 # (Gao & Peng, Acta Cryst. A 55, 926, 1999).
 GOLD_VIBRATION = 0.00886
 SLICE = 2.0  # Å, multislice step: about one atomic layer of gold
-MARGIN = 1.0  # nm, empty border around a particle
-CLOSEST = 2.0  # Å; atoms nearer than this overlap (gold's neighbours are 2.88 Å apart)
+PARTICLE_MARGIN = 1.0  # nm, empty border around a particle
+CLOSEST_ATOMS = 2.0  # Å; atoms nearer than this overlap (gold's neighbours are 2.88 Å apart)
 
 
 def vibrate(atoms: Atoms, rng: np.random.Generator) -> Atoms:
@@ -37,9 +38,9 @@ def exit_waves(
 ) -> np.ndarray:
     """Multislice a plane wave through atoms: complex64 waves of shape (len(slices), y, x).
 
-    They are band-limited by abTEM (Madsen & Susi, Open Res. Europe 1, 24 (2021)) to two thirds of the sampling's limit.
-    Atoms are in Å, in an orthorhombic cell, which is periodic across the beam; the beam runs along z. The wave is kept
-    after each of the ``slices`` of 0.2 nm; only at the cell's end by default.
+    abTEM (Madsen & Susi, Open Res. Europe 1, 24 (2021)) limits their band to two thirds of the sampling's. Atoms are in
+    Å, in an orthorhombic cell, periodic across the beam, which runs along z. It is kept after each of the ``slices``,
+    by default the last.
     """
     import abtem
 
@@ -97,7 +98,7 @@ def crystal_slab(width: float, thickness: float, rng: np.random.Generator, mater
         found.append(points[np.all((points >= 0) & (points < box), axis=1)])
     points = np.concatenate(found)
     tree = cKDTree(points, boxsize=[box[0], box[1], 10 * box[2]])
-    close = tree.query_pairs(CLOSEST, output_type="ndarray")
+    close = tree.query_pairs(CLOSEST_ATOMS, output_type="ndarray")
     points = np.delete(points, np.unique(close.max(axis=1)), axis=0) if len(close) else points
     return Atoms(f"{material}{len(points)}", positions=points, cell=box, pbc=False)
 
@@ -121,11 +122,8 @@ def tabulate_transmission(
     """Tabulate what a metal transmits against its thickness, from full-atom multislice; ``moirelib transmission``.
 
     At every depth the ``.npz``, for `Transmission.load`, holds the wave's mean, which stays coherent with the incident
-    plane wave, and the intensity that passes each aperture, with what atoms scattered by small angles. The
-    configuration is that of the shipped table by default.
+    plane wave, and the intensity that passes each aperture. By default the configuration is that of the shipped table.
     """
-    from tqdm import tqdm
-
     c, rng = config or TransmissionConfig(), np.random.default_rng(seed)
     depths = np.arange(0, int(c.thickness) + 1, dtype=np.float32)
     slices = (round(10 / SLICE) * np.arange(1, depths.size) - 1).tolist()  # the last one of every nanometre
@@ -159,12 +157,12 @@ def particle_transmission(
     """Full-atom multislice of one particle of a scene, turned into a multiplicative transmission.
 
     It has so many ``planes``, one for each of equal parts of the height: the wave behind a part over the wave before
-    it, both propagated to the part's mid-plane. One plane is exact for a plane wave; a wave that an earlier layer has
-    modulated needs more, since it meets each part where that part is. Atoms (in Å) are at their place in the scene; the
-    particle's centre (y, x, z) and extent (lateral diameter, height) are in nm.
+    it, both propagated to the part's mid-plane. Behind an earlier layer one is not enough. Atoms (in Å) are at their
+    place in the scene; the particle's centre (y, x, z) and extent (lateral diameter, height) in nm.
     """
     center, step, wavelength = np.asarray(center, float), SLICE / 10, electron_wavelength(energy)
-    half, grain = np.array([extent[0], extent[0], extent[1]]) / 2 + MARGIN, np.array([sampling, sampling, step])
+    half = np.array([extent[0], extent[0], extent[1]]) / 2 + PARTICLE_MARGIN
+    grain = np.array([sampling, sampling, step])
     low = np.round((center - half) / grain) * grain
     size, window = np.ceil(2 * half / grain) * grain, atoms.copy()
     window.set_cell(10 * size[[1, 0, 2]])
@@ -207,8 +205,8 @@ def reduce_transmission(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Reduce a layer's complex transmission from atomic to coarser sampling (both in nm) without losing electrons.
 
-    The ratio of the samplings is whole and divides the shape. Returns a pair as `compose` takes it: the transmission's
-    low frequencies, complex64, and the intensity that the aperture passes but they do not carry, float32.
+    The ratio of the samplings is whole and divides the shape. Returns a pair as `compose` takes it: low frequencies,
+    complex64, and the intensity that the aperture passes but they do not carry, float32.
     """
     factor = round(coarse / sampling)
     if abs(factor * sampling - coarse) > 1e-6 * coarse or any(size % factor for size in wave.shape):

@@ -22,7 +22,7 @@ OVERSAMPLING = 3
 THICKNESS_STEP = 0.05  # nm, of the table that thickness is looked up in: rounding errs by 0.1 % of a 35 nm path
 MARGINS = 4, 64  # px, least and greatest border around a field; the greatest bounds memory
 LEAST_DISK = 0.1  # px, radius; a smaller disk dims the finest detail by less than 1.3 %
-BATCH = 8_000_000  # samples of particle windows computed at once: some hundred megabytes
+SAMPLES_AT_ONCE = 8_000_000  # samples of particle windows computed at once: some hundred megabytes
 
 
 def electron_wavelength(energy: float) -> float:
@@ -127,8 +127,8 @@ class Transmission:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Fine tables (orientations, n) against thickness, 0 to the greatest (nm): coherent wave, incoherent remainder.
 
-        Beyond the table loss and phase go on as in its last half, on average. A ``mean_free_path`` Λ (nm) replaces the
-        tabulated loss by exp(-t/Λ), for materials and apertures quoted that way.
+        Beyond the table they go on as in its last half. A mean free path Λ (nm) replaces the tabulated loss by
+        exp(-t/Λ).
         """
         t, half = np.arange(0.0, greatest + 2 * step, step), self.thickness.size // 2
 
@@ -170,7 +170,7 @@ def _rasterize(scene: Scene, number: int, pixel_size: float, oversampling: int, 
     thickness = torch.zeros(rows * columns, device=device)
     orientation = torch.zeros(rows * columns, dtype=torch.int32, device=device)
     # Batches keep memory to some hundred megabytes whatever the number of particles.
-    for part in np.array_split(np.arange(len(layer)), 1 + len(layer) * width**2 // BATCH):
+    for part in np.array_split(np.arange(len(layer)), 1 + len(layer) * width**2 // SAMPLES_AT_ONCE):
         center = torch.as_tensor(layer.positions[part] / fine, dtype=torch.float64, device=device)
         samples = (torch.floor(center).long() - width // 2 + 1)[:, :, None] + torch.arange(width, device=device)
         y, x = (fine * (samples + 0.5 - center[:, :, None])).float().unbind(1)  # nm, (n, width)
@@ -215,7 +215,7 @@ def clean_image(
     """Image of a scene without noise: fraction of the incident electrons per pixel, float32 of shape (y, x).
 
     Each layer multiplies the wave by its transmission, the wave travels on to the next layer, the objective lens adds
-    its phase, and the camera adds the electrons of each pixel. The image is 1 where nothing is in the way.
+    its phase, and the camera adds the electrons of each pixel.
 
     Transmission and lens are by default gold's shipped table at the lens's energy and aperture, and a lens in focus at
     those of the table. A mean free path (nm) replaces the table's loss; one of the liquid (nm) is what the beam is
@@ -276,14 +276,13 @@ def compose(
 ) -> torch.Tensor:
     """Image of stacked layers from their transmissions: fraction of the incident electrons per pixel.
 
-    A float32 tensor in the shape of the layers over the oversampling; the sum is conserved as far as the aperture lets
-    electrons pass. Electrons scattered by more than the wave's grid resolves, yet within the aperture, cannot interfere
-    in an image of that sampling: they are carried as intensity, attenuated by later layers, and spread over a disk
-    whose radius is the aperture times their layer's distance from focus.
-
     Layers, in the beam's order, are pairs of tensors (y, x) at wave sampling: coherent transmission, complex, and the
     intensity that it does not carry (None for nothing). Heights are those of their mid-planes in nm; a lens without
-    defocus is in focus at the last one.
+    defocus is in focus at the last one. The image is a float32 tensor in the shape of the layers over the oversampling.
+
+    Electrons scattered by more than the wave's grid resolves, yet within the aperture, do not interfere at that
+    sampling: they are carried as intensity, attenuated by later layers, and spread over a disk whose radius is the
+    aperture times their layer's distance from focus.
     """
     sampling, wave = pixel_size / oversampling, None
     scattered: list[tuple] = []  # intensity that each layer scattered, and its height

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from ..crystal.lattice import hexagonal_lattice
-from ..crystal.neighbours import REACH
+from ..crystal.neighbours import NEIGHBOUR_REACH
 from .defects import (
     dilatation_displacement,
     direction_along,
@@ -109,9 +109,9 @@ def random_scene(
     """Draw one scene of stacked hexagonal layers, each within the outline of the one below.
 
     It has ``config.layers`` layers; all but the first are empty for a single-layer scene. The circumscribed circles of
-    a layer's particles never overlap: particles too close to each other move apart, and become smaller where there is
-    no room. Defects that were planted in the field are listed in each layer, where they are in the strained crystal
-    before independent displacements. ``field`` is (height, width) in nm, ``spacing`` that of layer 1, by default drawn.
+    a layer's particles never overlap: those too close move apart, and become smaller where there is no room. Defects
+    that were planted in the field are listed in each layer, where they are in the strained crystal before independent
+    displacements. ``field`` is (height, width) in nm, ``spacing`` that of layer 1, by default drawn.
     """
     if config.layers < 1:
         raise ValueError(f"a scene needs at least 1 layer, got {config.layers}")
@@ -195,7 +195,7 @@ def _random_layer(config, field, size, lattice, outline, base, rng) -> Layer:
     crystal = crystal.displace(_slow_displacement(field, rng.uniform(*config.strain), rng))
     crystal = crystal.select(outline(crystal.positions))
     fraction, points = rng.uniform(*config.vacancies), crystal.positions
-    neighbours = cKDTree(points).query_ball_point(points, REACH * spacing, return_length=True) - 1
+    neighbours = cKDTree(points).query_ball_point(points, NEIGHBOUR_REACH * spacing, return_length=True) - 1
     empty = (rng.random(len(points)) < fraction) & (neighbours >= INNER_NEIGHBOURS) & (crystal.ids < sites)
     vacancies = [Defect("vacancy", as_pair(point)) for point in points[empty]]
     defects = [_clip(defect, field, outline) for defect in (*crystal.defects, *vacancies)]

@@ -122,8 +122,7 @@ class Scene:
 def truth_table(scene: Scene, pixel_size: float, frame: int = 0) -> pd.DataFrame:
     """Truth of a scene as a particle table of all particles whose centre is in the field.
 
-    Columns are ``frame`` (as given), ``particle, layer, y, x`` (px), ``y_nm, x_nm, diameter_nm``. Pixel centres sit at
-    integer coordinates, the field's corner at (-0.5, -0.5).
+    It has ``frame, particle, layer, y, x`` (px), ``y_nm, x_nm, diameter_nm``; the field's corner is at -0.5 pixels.
     """
     rows = []
     for number, layer in enumerate(scene.layers, start=1):

@@ -54,10 +54,7 @@ def _check(shape: str, height: float, rounding: float) -> None:
 
 
 def circumscribed_ratio(shape: str, rounding: float = 0.0) -> float:
-    """Diameter of the smallest circle around a particle's projection, over its equivalent diameter.
-
-    1 for spheres and rods; 1.10, 1.25 and 1.56 for sharp octahedra, cubes and prisms, less for rounded ones.
-    """
+    """Diameter of the smallest circle around a particle's projection, over its equivalent diameter."""
     _check(shape, 1.0, rounding)
     if shape not in _POLYGONS:
         return 1.0
@@ -91,8 +88,7 @@ def particle_thickness(
     in nm; the rotation in the plane in degrees from x towards y; the height of rods and prisms in nm; and the radius of
     rounded edges over the diameter, 0 to 0.5 (octahedra 0.45). Rods stand along the beam, cubes on a facet, octahedra
     and prisms on a triangular one. At 0 degrees a cube's facets face x and y, and one edge of an octahedron's or a
-    prism's upper facet is parallel to x. A wall along the beam bulges by a quarter of the rounding radius, so that the
-    thickness is continuous (with ``rounding=0`` it is not).
+    prism's upper facet is parallel to x. Walls along the beam bulge a little, so that the thickness is continuous.
     """
     _check(shape, height, rounding)
     y, x = y.float(), x.float()
@@ -197,11 +193,9 @@ def nanoparticle(
 ) -> Atoms:
     """Atoms of one nanoparticle of an fcc metal, carved by the same solid as `particle_thickness`, in Å, as ASE wants.
 
-    Spheres and rods are cut from a crystal in a random orientation. Facets decide the orientation of the others: cubes
-    have {100} facets; octahedra and prisms lie on {111}, with the edges of the upper facet along ⟨110⟩. Where the
-    solid's centre lies in the crystal's cell is random. A facet lies on a plane of atoms or between two, which matters
-    in a particle of few planes: below 10 nm sixteen positions are tried, and the one whose number of atoms is nearest
-    to the solid's volume counts.
+    Spheres and rods are cut from a crystal in a random orientation. Cubes have {100} facets; octahedra and prisms lie
+    on {111}, with the edges of the upper facet along ⟨110⟩. Where the solid's centre lies in the crystal's cell is
+    random; in facetted particles of few planes (`FEW_PLANES`) the best of some positions by the number of atoms.
 
     The solid's centre is in the middle of an orthorhombic cell, the beam along z. The cell is the circumscribed
     circle's diameter wide and the particle's height deep, plus a nanometre on every side.

@@ -6,6 +6,7 @@ from scipy.linalg import eigh
 from scipy.sparse import coo_array, csc_array, eye_array, vstack
 from scipy.sparse.linalg import splu
 
+from ..crystal.lattice import unit_vectors
 from ..crystal.neighbours import bonds
 
 
@@ -42,14 +43,13 @@ def thermal_displacements(
 ) -> np.ndarray:
     """Draw displacements (y, x) of an elastic crystal in thermal equilibrium, in nm, shape (frames, n, 2).
 
-    They are Gaussian with the inverse of the `stiffness_matrix` as covariance, exactly. A weak spring from every
-    particle to its site (``site_stiffness``, in kT/nm², by default 0.02 spring constants) holds the crystal as a whole,
-    and particles with too few bonds, as friction on the layer below or the window would.
+    They are Gaussian with the inverse of the `stiffness_matrix` as covariance. A weak spring from every particle to its
+    site (``site_stiffness``, by default 0.02 spring constants) holds the crystal as a whole, and loose particles.
 
     With a ``correlation_time`` every vibration mode of stiffness λ decays as exp(-t/τ) with τ in proportion to 1/λ:
     overdamped motion in a liquid, without hydrodynamic interactions. The time, in frames, is τ of one particle whose
-    neighbours are held (λ = 3 spring constants plus the site's); long waves are slower; 0 draws every frame anew. It
-    needs all modes: 6 seconds for 1500 particles on one core, where independent frames take milliseconds.
+    neighbours are held (λ = 3 spring constants plus the site's); 0 draws every frame anew. It needs all modes: 6
+    seconds for 1500 particles on one core, where independent frames take milliseconds.
     """
     site_stiffness = 0.02 * spring_constant if site_stiffness is None else site_stiffness
     if not (spring_constant > 0 and site_stiffness > 0):
@@ -78,12 +78,11 @@ def dynamical_matrix(
 ) -> np.ndarray:
     """Stiffness of plane waves in an infinite hexagonal crystal of springs between nearest neighbours.
 
-    D(q) in kT/nm², shape (..., 2, 2) in (y, x) order, at wave vectors (..., 2) in radians per nm. The spectrum of
-    thermal displacements u is its inverse: ⟨u_i(q) u_j*(q)⟩ = D⁻¹_ij with u(q) = Σ u exp(-i q·r) / √n. Source: Ashcroft
-    and Mermin, Solid State Physics (1976), chapter 22.
+    D(q) in kT/nm², shape (..., 2, 2) in (y, x) order, at wave vectors (..., 2) in radians per nm: the inverse of the
+    spectrum ⟨u_i(q) u_j*(q)⟩ of thermal displacements, u(q) = Σ u exp(-i q·r) / √n. Ashcroft and Mermin (1976), chapter
+    22.
     """
-    t = np.radians(angle + np.array([0.0, 60.0, 120.0]))
-    unit = np.stack([np.sin(t), np.cos(t)], axis=1)  # one of each pair of opposite neighbours
+    unit = unit_vectors(angle + np.array([0.0, 60.0, 120.0]))  # one of each pair of opposite neighbours
     phase = np.asarray(wave_vectors, float) @ (spacing * unit).T  # (..., 3)
     weight = 2 * spring_constant * (1 - np.cos(phase))
     return np.einsum("...b,bi,bj->...ij", weight, unit, unit) + site_stiffness * np.eye(2)

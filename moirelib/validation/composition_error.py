@@ -8,13 +8,14 @@ import numpy as np
 import pandas as pd
 from ase import Atoms
 
+from ..crystal.lattice import unit_vectors
 from ..simulation import multislice
 from ..simulation.optics import OVERSAMPLING, Lens, Transmission, block_mean, clean_image, compose, electron_wavelength
 from ..simulation.scene import Layer, Scene
 from ..simulation.shapes import nanoparticle
 
-MARGIN = 1.0  # nm of vacuum before the first and behind the last layer
-SPACING = 1.3  # of the clusters' particles, over their diameter
+SCENE_MARGIN = 1.0  # nm of vacuum before the first and behind the last layer
+CLUSTER_SPACING = 1.3  # of the clusters' particles, over their diameter
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,10 @@ def overlapping_clusters(diameter: float = 4.0, field: float = 21.6) -> Scene:
     """
     layers = []
     for i, (angle, shift) in enumerate([(3.0, (-0.075, -0.075)), (18.0, (0.15, 0.125))]):
-        t = np.radians(angle + 60 * np.arange(6))
-        ring = SPACING * diameter * np.stack([np.sin(t), np.cos(t)], axis=1)
+        ring = CLUSTER_SPACING * diameter * unit_vectors(angle + 60 * np.arange(6))
         at = np.concatenate([[[0.0, 0.0]], ring]) + field / 2 + diameter * np.array(shift)
-        z = MARGIN + diameter / 2 + i * (diameter + 1.0)
-        layers.append(Layer(at, np.full(7, diameter), SPACING * diameter, angle, z))
+        z = SCENE_MARGIN + diameter / 2 + i * (diameter + 1.0)
+        layers.append(Layer(at, np.full(7, diameter), CLUSTER_SPACING * diameter, angle, z))
     return Scene(tuple(layers), (field, field))
 
 
@@ -58,24 +58,24 @@ def compare_with_multislice(
 ) -> Comparison:
     """Compute one small scene atom by atom and from its particles, in one run.
 
-    Both sides hold the same atoms at the same displaced places, so the difference is the composition's alone. Every
-    ``pixel size / (oversampling · sampling)`` (nm) must be whole and divide the field. Lenses are of one energy, no two
-    of the same aperture and defocus; by default without aberrations at 200 keV, with apertures of 5 and 10 mrad and a
-    defocus of 0, 200 and 1000 nm. Particles above the first layer have so many ``planes`` in the method ``particle``;
-    ``oversampling`` is that of ``library`` and ``table``, ``sampling`` that of the full-atom wave, in nm.
+    Both sides hold the same atoms at the same displaced places. Every ``pixel size / (oversampling · sampling)`` (nm)
+    must be whole and divide the field. Lenses are of one energy, no two of the same aperture and defocus; by default
+    without aberrations at 200 keV, with apertures of 5 and 10 mrad and a defocus of 0, 200 and 1000 nm. Particles above
+    the first layer have so many ``planes`` in the method ``particle``; ``oversampling`` is that of ``library`` and
+    ``table``, ``sampling`` that of the full-atom wave, in nm.
     """
     if lenses is None:
         lenses = [Lens.ideal(aperture=a, defocus=d) for a in (5.0, 10.0) for d in (0.0, 200.0, 1000.0)]
     _check(scene, pixel_sizes, lenses, oversampling, sampling)
     energy = lenses[0].energy
-    lift = MARGIN + scene.layers[0].diameters.max() / 2 - scene.layers[0].z  # the atoms' cell begins at height 0
+    lift = SCENE_MARGIN + scene.layers[0].diameters.max() / 2 - scene.layers[0].z  # the atoms' cell begins at height 0
     scene = replace(scene, layers=tuple(replace(layer, z=layer.z + lift) for layer in scene.layers))
     placed = _place_atoms(scene, np.random.default_rng(0))
     lone = Atoms("Au", cell=10 * np.array([*scene.field[::-1], 0.4]))
     multislice.exit_waves(lone, energy, sampling)  # plans transforms once
     start, last = time.perf_counter(), scene.layers[-1]
     positions = np.concatenate([atoms.positions for particles in placed for atoms, *_ in particles])
-    depth = np.ceil(10 * (last.z + last.diameters.max() / 2 + MARGIN) / multislice.SLICE) * multislice.SLICE / 10
+    depth = np.ceil(10 * (last.z + last.diameters.max() / 2 + SCENE_MARGIN) / multislice.SLICE) * multislice.SLICE / 10
     everything = Atoms(f"Au{len(positions)}", positions=positions, cell=10 * np.array([*scene.field[::-1], depth]))
     behind = multislice.exit_waves(everything, energy, sampling)[0]
     full = multislice.fresnel_propagate(behind, last.z - depth, sampling, electron_wavelength(energy))
@@ -113,9 +113,9 @@ def _check(scene, pixel_sizes, lenses, oversampling, sampling) -> None:
     for number, layer in enumerate(scene.layers, start=1):
         if len(layer) == 0:
             raise ValueError(f"layer {number} is empty; leave it out of the comparison")
-        border = layer.diameters[:, None] / 2 + MARGIN
+        border = layer.diameters[:, None] / 2 + SCENE_MARGIN
         if np.any(layer.positions < border) or np.any(layer.positions > np.asarray(scene.field) - border):
-            raise ValueError(f"particles of layer {number} lie closer than {MARGIN} nm to the field's border")
+            raise ValueError(f"particles of layer {number} lie closer than {SCENE_MARGIN} nm to the field's border")
     for p in pixel_sizes:
         steps = [p / (oversampling * sampling), *(f / p for f in scene.field)]
         if any(abs(n - round(n)) > 1e-6 for n in steps):

@@ -26,8 +26,7 @@ def real_frame_lattice() -> LatticeConfig:
 def leaning_columns(scene: Scene, lean: float, particles: int = 3) -> Scene:
     """Replace every prism or rod of a scene's only layer by a column of thinner ones, a layer each, that leans.
 
-    ``lean``, in nm along a row, is the distance of a column's upper from its lower end. Its middle and height are those
-    of the particle that it replaces.
+    ``lean``, in nm along a row, is the distance of a column's upper from its lower end; its middle and height stay.
     """
     base, height = scene.layers[0], scene.height / particles
     row, _ = direction_along(base.angle)
@@ -46,9 +45,9 @@ def real_frame_twin(
 ) -> tuple[np.ndarray, Scene]:
     """Simulate a twin of the real frame: counts (size, size) uint16, on its scale less 32768, and its true scene.
 
-    The scene holds the middle of every column in layer 1. Pixels are 2.593 nm (the real frame has 1024 along each
-    axis). Lattice and liquid are by default `real_frame_lattice` and ``LiquidConfig.real_frame()``. Columns lean by nm
-    (0 for upright particles); their mean free path, in nm, is fitted to the contrast.
+    The scene holds the middle of every column in layer 1. Pixels are 2.593 nm. Lattice and liquid are by default
+    `real_frame_lattice` and ``LiquidConfig.real_frame()``. Columns lean by nm; their mean free path is fitted to the
+    contrast.
     """
     rng = np.random.default_rng(seed)
     lattice, liquid = lattice or real_frame_lattice(), liquid or LiquidConfig.real_frame()

@@ -11,14 +11,13 @@ from scipy.ndimage import gaussian_filter
 from skimage.feature import peak_local_max
 from skimage.util import view_as_blocks
 
-RINGS = 18  # in Fourier space, over which a spectrum is averaged
+SPECTRUM_RINGS = 18  # in Fourier space, over which a spectrum is averaged
 
 
 def noise_autocorrelation(image: ArrayLike, lags: Sequence[int] = (1, 2, 3), smoothing: float = 5.0) -> np.ndarray:
     """Autocorrelation of the noise of one frame at some lags in pixels, mean over both axes; 1 is perfect correlation.
 
-    Noise is what a Gaussian average (``smoothing`` pixels) leaves. White noise gives -0.01: the average contains the
-    pixel itself.
+    Noise is what a Gaussian average (``smoothing`` pixels) leaves; white noise gives -0.01, as the average contains it.
     """
     image = np.asarray(image, dtype=float)
     noise = image - gaussian_filter(image, smoothing)
@@ -30,9 +29,8 @@ def noise_autocorrelation(image: ArrayLike, lags: Sequence[int] = (1, 2, 3), smo
 def noise_spectra(image: ArrayLike, tile: int = 32) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean counts (n,) of every square tile of a frame, frequencies, and power spectrum (n, tile, tile) of its noise.
 
-    At frequencies that the specimen does not reach, electron counting gives gain · MTF² · (mean - offset). A
-    second-degree surface is subtracted from each tile. Frequencies (tile, tile) are in cycles per pixel, the power in
-    counts² per pixel: that of white noise is its variance.
+    At frequencies that the specimen does not reach, electron counting gives gain · MTF² · (mean - offset). Frequencies
+    (tile, tile) are in cycles per pixel, the power in counts² per pixel: that of white noise is its variance.
     """
     image = np.asarray(image, dtype=float)
     whole = image[: image.shape[0] // tile * tile, : image.shape[1] // tile * tile]
@@ -48,10 +46,9 @@ def noise_spectra(image: ArrayLike, tile: int = 32) -> tuple[np.ndarray, np.ndar
 def background_spectrum(image: ArrayLike, pixel_size: float) -> tuple[np.ndarray, np.ndarray]:
     """Power spectrum of everything in a frame but its lattice, in rings of equal width in log frequency, by nm/pixel.
 
-    A lattice fills few samples of a ring, so it does not change the ring's *median*, which is ln 2 of the mean power of
-    a random field; the result is divided by that. Rings of fewer than ten samples are left out. Frequencies (n,) in
-    1/nm are geometric means; the power (n,), in nm², is that of the relative intensity: the variance of image / mean is
-    its integral over the plane of frequencies.
+    A lattice does not change a ring's *median*, which is ln 2 of the mean power of a random field; the result is
+    divided by that. Rings of fewer than ten samples are left out. Frequencies (n,) in 1/nm are geometric means; the
+    power (n,), in nm², is that of the relative intensity: its integral is the variance of image / mean.
     """
     image = np.asarray(image, dtype=float)
     window = np.outer(*(np.hanning(n) for n in image.shape))
@@ -59,8 +56,8 @@ def background_spectrum(image: ArrayLike, pixel_size: float) -> tuple[np.ndarray
     power = np.abs(np.fft.rfft2(relative * window)) ** 2 / np.sum(window**2) * pixel_size**2
     k = np.hypot(np.fft.fftfreq(image.shape[0], pixel_size)[:, None], np.fft.rfftfreq(image.shape[1], pixel_size))
     # The window mixes each frequency with its two neighbours, and the lowest with the mean that was subtracted.
-    edges = np.geomspace(1.6 / (min(image.shape) * pixel_size), 0.5 / pixel_size, RINGS + 1)
-    rings = np.digitize(k, edges) == np.arange(1, RINGS + 1)[:, None, None]
+    edges = np.geomspace(1.6 / (min(image.shape) * pixel_size), 0.5 / pixel_size, SPECTRUM_RINGS + 1)
+    rings = np.digitize(k, edges) == np.arange(1, SPECTRUM_RINGS + 1)[:, None, None]
     members = rings[np.count_nonzero(rings, axis=(1, 2)) >= 10]
     frequency = [np.exp(np.log(k[m]).mean()) for m in members]
     return np.array(frequency), np.array([np.median(power[m]) for m in members]) / np.log(2)
@@ -69,8 +66,8 @@ def background_spectrum(image: ArrayLike, pixel_size: float) -> tuple[np.ndarray
 def average_particle(image: ArrayLike, spacing: float) -> tuple[np.ndarray, int]:
     """Mean image of a dark particle and its surroundings, and the number of particles.
 
-    The image is (2 n + 1, 2 n + 1), where n is the spacing rounded to pixels, over the mean brightness around (Gaussian
-    of one spacing). Particles are the dark spots at least 0.6 spacings apart and a spacing from the border.
+    The image is (2 n + 1, 2 n + 1), where n is the spacing rounded to pixels, over the mean brightness around.
+    Particles are the dark spots at least 0.6 spacings apart and a spacing from the border.
     """
     image, n = np.asarray(image, dtype=float), round(spacing)
     smooth = gaussian_filter(image, 0.1 * spacing) - gaussian_filter(image, 0.5 * spacing)

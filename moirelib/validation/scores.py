@@ -21,9 +21,8 @@ def score_particles(
 ) -> dict:
     """Score a particle table against its truth: detection, layer assignment and position.
 
-    Tables are of ``frame, layer, y_nm, x_nm``; typical diameter of a particle, and height and width of the field of
-    view, in nm. True particles whose centre is within half a diameter from the border do not count. Pairs are no
-    farther apart than ``matching_radius``, in diameters.
+    Tables are of ``frame, layer, y_nm, x_nm``; a typical diameter, and height and width of the field, are in nm. True
+    particles within half a diameter from the border do not count. Pairs lie within ``matching_radius`` diameters.
 
     Scores are ``f1`` (a particle counts only in its right layer), ``f1_agnostic`` (layers ignored), ``assignment``
     (fraction of matched particles in the right layer), ``rmse_nm`` (root mean square distance of the layer-resolved
@@ -33,10 +32,6 @@ def score_particles(
     orders = (dict(zip(numbers, order, strict=True)) for order in permutations(numbers))
     scores = (_score_order(found, truth, names, diameter_nm, field_nm, matching_radius) for names in orders)
     return max(scores, key=lambda score: score["f1"])
-
-
-#: Layer number found -> layer number of the truth, both ways round.
-ORDERS = ({1: 1, 2: 2}, {1: 2, 2: 1})
 
 
 def _score_order(found, truth, names, diameter_nm, field_nm, matching_radius=MATCHING_RADIUS) -> dict:
@@ -82,14 +77,14 @@ def score_layers(
 ) -> dict:
     """Score particles and layer images together, under one order of the layers.
 
-    Takes found layer images and true masks, (t, 2, y, x) or (2, y, x), 0 to 1 or 0 to 255, and the rest as
-    `score_particles`. Gives its scores, ``mask_accuracy`` (fraction of pixels of both layers that are rightly covered
-    or not) and ``mask_iou`` (intersection over union of each layer, averaged). The layers may be exchanged once for
-    all: the order of the higher ``f1`` counts or, if both are equal, of ``mask_iou``.
+    Takes found layer images and true masks, (t, layer, y, x) or (layer, y, x), 0 to 1 or 0 to 255, and the rest as
+    `score_particles`. Gives its scores, ``mask_accuracy`` (fraction of pixels of all layers that are rightly covered or
+    not) and ``mask_iou`` (intersection over union of each layer, averaged; it decides between equal ``f1``).
     """
     a, b = (_binary(x) for x in (layers, masks))
     scores = []
-    for names, ordered in zip(ORDERS, (a, a[..., ::-1, :, :]), strict=True):
+    for order, ordered in _list_orders(a):
+        names = {number + 1: true for true, number in enumerate(order, start=1)}
         score = _score_order(found, truth, names, diameter_nm, field_nm)
         iou = np.mean([_iou(ordered[..., k, :, :], b[..., k, :, :]) for k in range(b.shape[-3])])
         scores.append(score | {"mask_accuracy": float(np.mean(ordered == b)), "mask_iou": float(iou)})
@@ -97,9 +92,14 @@ def score_layers(
 
 
 def mask_iou(layers: ArrayLike, masks: ArrayLike) -> float:
-    """Intersection over union, 0 to 1, of images and masks of both layers as of `score_layers`, in their best order."""
+    """Intersection over union, 0 to 1, of images and masks of all layers as of `score_layers`, in their best order."""
     a, b = (_binary(x) for x in (layers, masks))
-    return max(_iou(a, b), _iou(a[..., ::-1, :, :], b))
+    return max(_iou(ordered, b) for _, ordered in _list_orders(a))
+
+
+def _list_orders(layers) -> list[tuple[tuple[int, ...], np.ndarray]]:
+    """Every order of the layers, and their images (..., layer, y, x) in it."""
+    return [(order, layers[..., order, :, :]) for order in permutations(range(layers.shape[-3]))]
 
 
 def _binary(x) -> np.ndarray:
@@ -120,8 +120,7 @@ def score_events(
 
     Takes tables of ``frame, layer, event, y_nm, x_nm``, positions in the first frame; the truth may say attach and
     detach. Pairs are no farther apart than ``reach_nm`` (half a spacing) and so many ``frames``. True events that
-    ``counts`` (n,) leaves out do not count for the recall and may be found without loss of precision. Scores are
-    ``recall, precision, true, found, matched, rmse_frames``.
+    ``counts`` (n,) leaves out do not count. Scores are ``recall, precision, true, found, matched, rmse_frames``.
     """
     for table, name in ((found, "the table of events found"), (truth, "the table of true events")):
         require_columns(table, ["frame", "layer", "event", "y_nm", "x_nm"], name)

@@ -16,6 +16,7 @@ import torch
 from scipy.spatial import cKDTree
 from torch import nn
 
+from ..crystal.lattice import hexagonal_lattice
 from .network import save_weights
 from .same_layer import MOST_LAYERS, SameLayer, describe_pairs, find_neighbours, load_same_layer
 from .training import describe_commit, rotation
@@ -74,20 +75,11 @@ def draw_points(rng: np.random.Generator, kind: str | None = None, layers: int |
     return spoil(rng, places, layer, size, cells, field)
 
 
-def hexagonal(spacing, degrees, field) -> np.ndarray:
-    """Sites of a hexagonal lattice over a square field."""
-    n = int(field / spacing) + 3
-    i, j = np.mgrid[-n : n + 1, -n : n + 1].reshape(2, -1)
-    points = spacing * np.stack([i + j / 2, j * math.sqrt(3) / 2], axis=1)
-    points = points[(np.abs(points) < 0.75 * field + 2 * spacing).all(axis=1)]
-    return points @ rotation(np.radians(degrees)).T
-
-
 def draw_layer(rng, spacing, degrees, centres, field) -> np.ndarray:
     """Places of a layer of one or more grains, strained, with defects and scatter."""
-    points, tree = np.empty((0, 2)), cKDTree(centres)
+    points, tree, reach = np.empty((0, 2)), cKDTree(centres), math.sqrt(0.5) * field + 3 * spacing  # to the corners
     for g, turn in enumerate(degrees):
-        grain = hexagonal(spacing, turn, field) + rng.uniform(-spacing, spacing, 2)
+        grain = hexagonal_lattice(spacing, turn, (0, 0), reach)[:, ::-1] + rng.uniform(-spacing, spacing, 2)
         grain = grain[(np.abs(grain) < field / 2 + spacing).all(axis=1)]
         grain = grain[tree.query(grain)[1] == g]
         if len(points) and len(grain):

@@ -79,9 +79,8 @@ def disturbed(scene, fitted: bool, rng) -> pd.DataFrame:
     waves = gaussian_filter(rng.standard_normal((40, 40)), 1.6)
     swapped = map_coordinates(waves, points.T / (rng.uniform(6, 10) * spacing / 4) + 4, order=1, mode="reflect") > 0
     channel = (layer == 2) ^ swapped ^ (rng.random(len(layer)) < flipped)
-    return pd.DataFrame(
-        {"channel": channel.astype(int), "y": points[:, 0], "x": points[:, 1], "score": 0.9, "truth": layer}
-    )
+    table = pd.DataFrame({"channel": channel.astype(int), "y": points[:, 0], "x": points[:, 1], "truth": layer})
+    return table.assign(score=0.9, shown=False)
 
 
 if __name__ == "__main__":

@@ -47,9 +47,9 @@ def fit_told_all_particles(frame, pixel_size, diameter, truth, sizes: bool = Fal
     shape = [round(n * zoom) for n in frame.shape]
     zooms = np.array(shape) / frame.shape
     known = truth[["layer"]].assign(**{c: (truth[c] + 0.5) * z - 0.5 for c, z in zip("yx", zooms, strict=True)})
-    fit = FrameFit.start(resample(frame, shape), known, WORKING_DIAMETER).fit(3)
+    fit = FrameFit.start(resample(frame, shape), known, WORKING_DIAMETER).fit(2)
     # In rows, to use the regularity of the lattice.
-    fitted = fit.with_particles(fit.table(known), in_rows=True).fit(1).table(known)
+    fitted = fit.with_particles(fit.table(known), in_rows=True).search().table(known)
     if sizes:
         fitted["diameter"] = truth["diameter_nm"] / pixel_size * np.sqrt(zooms.prod())
     outlines = fitted.assign(frame=0, **{f"{c}_likeliest": fitted[c] for c in ("y", "x", "diameter")})

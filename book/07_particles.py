@@ -282,7 +282,7 @@ scene = random_scene(config, (700.0, 700.0), rng, spacing=38.0)
 answer = truth_table(scene, pixel_size=1.0)
 scattered = answer[["y", "x"]] + rng.normal(0, 1.0, (len(answer), 2))
 channel = (answer["layer"] - 1).where(answer["x"] < 350, 2 - answer["layer"])
-play = scattered.assign(channel=channel, score=1.0)
+play = scattered.assign(channel=channel, score=1.0, shown=False)
 named, lattices = assign_layers(play, diameter=answer["diameter_nm"].median())
 i, j = match(named[["y", "x"]], scattered, 1e-6)
 print("grains of layer 1:", [f"{g.spacing:.1f} nm, {g.angle:.1f}°" for g in lattices[0]])
@@ -384,7 +384,7 @@ def judge_scene(config, seed):
     patches = gaussian_filter(rng.standard_normal((32, 32)), 2.0)
     swapped = map_coordinates(patches, points.T / 60 + 1, order=1, mode="reflect") > 0
     channel = (table["layer"] == 2) ^ swapped ^ (rng.random(len(table)) < 0.1)
-    seen = points.assign(channel=channel.astype(int), score=1.0, truth=table["layer"])
+    seen = points.assign(channel=channel.astype(int), score=1.0, shown=False, truth=table["layer"])
     named, _ = assign_layers(seen, width)
     right = (named["layer"] == named["truth"]).to_numpy()
     right = right if right.mean() >= 0.5 else ~right
@@ -477,15 +477,16 @@ print(f"claimed {claimed.mean():.4f} px, observed {np.std(found - [12.4, 11.7]):
 # empty, since distant particles do not overlap, so conjugate gradients solve it.
 #
 # Under a strong blur, different parameters give nearly the same image: rods, or slightly wider spheres; dark particles
-# above a dark level, or paler ones without it. From a wrong start the fit ends in the wrong answer. So it starts from
-# each of them and keeps the result with the smallest residual.
+# above a dark level, or paler ones without it. From a wrong start the fit ends in the wrong answer. So `FrameFit.start`
+# makes the first round from each of them and keeps the result with the smallest residual. `FrameFit.search` tries rods and
+# spheres again, once the particles are complete.
 #
 # Simulated particles have neither coma nor a longer side, and the fit finds almost none of either (`coma_y` to
 # `long_diagonal` below). Real particles may have both; the last section measures them.
 
 # %%
 named, _ = assign_layers(located, WORKING_DIAMETER)
-fit = FrameFit.start(images[0], named[["y", "x"]], WORKING_DIAMETER).fit(rounds=2)
+fit = FrameFit.start(images[0], named[["y", "x"]], WORKING_DIAMETER).fit(rounds=1)
 print(f"{len(named)} particles; shared by all: {fit.imaging}")
 
 # %% mystnb={"figure": {"caption": "The first frame and its model after two rounds of the fit, with the particles of the network alone. Right, the residual: dark blobs are particles that the network did not find, bright blobs are false or too wide particles. Where the network found every particle, only noise is left.", "name": "fig-forward"}}
@@ -551,7 +552,7 @@ invented = lost.assign(
 tampered = pd.concat([table.drop(lost.index), invented], ignore_index=True)
 
 # %%
-fit = FrameFit.start(images[0], tampered, WORKING_DIAMETER, found.imaging).fit(1)
+fit = FrameFit.start(images[0], tampered, WORKING_DIAMETER, found.imaging)
 spacing = 1.3 * WORKING_DIAMETER
 again = complete(fit, fit.table(tampered), spacing)
 
@@ -561,7 +562,7 @@ stayed = cKDTree(again[["y", "x"]]).query(after)[0] < 0.05 * WORKING_DIAMETER
 print(f"taken out and found again: {back.sum()} of 8; invented and kept: {stayed.sum()} of 8")
 
 # %% mystnb={"figure": {"caption": "Gain in log-likelihood by each particle found (blue), and by a particle at each vacant site of the lattices within the field (orange). At zero the frame is undecided; the prior odds of the site are not included.", "name": "fig-evidence"}}
-fit = FrameFit.start(images[0], table, WORKING_DIAMETER, found.imaging).fit(1)
+fit = FrameFit.start(images[0], table, WORKING_DIAMETER, found.imaging)
 yx, layer = table[["y", "x"]].to_numpy(), table["layer"].to_numpy()
 sites = vacant_sites(yx, layer, spacing, (5, 5), np.array(working_shape) - 5)
 fig, ax = plt.subplots(figsize=(6.5, 3.2), layout="constrained")
@@ -716,7 +717,8 @@ for t in range(8):
     scatter, missing = (4.5, 0.3) if t == 2 else (1.0, 0.05)
     seen = true[["y", "x"]] + rng.normal(0, scatter, (len(true), 2))
     wrong = rng.random(len(true)) < 0.15
-    seen = seen.assign(channel=(true["layer"] - 1 + wrong) % 2, score=1.0, true=true["layer"])
+    channel = (true["layer"] - 1 + wrong) % 2
+    seen = seen.assign(channel=channel, score=1.0, shown=False, true=true["layer"])
     seen = seen[rng.random(len(true)) > missing].reset_index(drop=True)
     named = assign_layers(seen, width)[0].assign(frame=t)
     named_frames.append(named.assign(layer=3 - named["layer"]) if t == 5 else named)
@@ -911,7 +913,7 @@ if real is not None:
     shape = [round(n * WORKING_DIAMETER * real.pixel_size / 100) for n in counts.shape]
     image, zoom = resample(counts, shape), np.array(shape) / counts.shape
     start = (result.particles[["y", "x"]] + 0.5) * zoom - 0.5
-    fit = FrameFit.start(image, start, WORKING_DIAMETER).fit(4)
+    fit = FrameFit.start(image, start, WORKING_DIAMETER).fit(2).search()
     shared = fit.imaging
     print(f"long side: {np.exp(np.hypot(shared.long_y, shared.long_diagonal)):.2f} times the short")
     print(f"coma: {np.hypot(shared.coma_y, shared.coma_x):.2f} rad at one period per diameter")
@@ -999,7 +1001,8 @@ for twist in (2, 12):
     )
     for wrong in (0.0, 0.2, 0.4, 0.5):
         exchanged = np.random.default_rng(4).random(len(answer)) < wrong
-        guess = answer[["y", "x"]].assign(channel=(answer["layer"] - 1 + exchanged) % 2, score=1.0)
+        channel = (answer["layer"] - 1 + exchanged) % 2
+        guess = answer[["y", "x"]].assign(channel=channel, score=1.0, shown=False)
         named, _ = assign_layers(guess, answer["diameter_nm"].median())
         i, j = match(named[["y", "x"]], answer[["y", "x"]], 1e-6)
         right = np.mean(named["layer"].to_numpy()[i] == answer["layer"].to_numpy()[j])

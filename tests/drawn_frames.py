@@ -3,9 +3,11 @@
 from dataclasses import replace
 
 import numpy as np
+import torch
 
 from moirelib.crystal import hexagonal_lattice
-from moirelib.decomposition import FrameFit
+from moirelib.decomposition.image_model import ImageModel
+from moirelib.decomposition.particle_fit import to_theta
 
 D = 12.0
 
@@ -27,7 +29,8 @@ def square_of_points(spacing=16.0, angle=7.0, shape=(160, 160), rng=None, jitter
 
 def rendered(particles, imaging, rng=None, noise=3.0, shape=(160, 160)):
     """A frame of the fit's own model: 300 counts of light, with noise where a generator is given."""
-    fit = FrameFit.start(np.full(shape, 300.0) + np.arange(shape[1]), particles, D, imaging)
-    model = replace(fit.model, frame=fit.model.frame / fit.model.frame.mean())
-    clean = 300 * model.render(fit.theta, imaging).image.numpy()
+    theta = to_theta(particles, torch.zeros(2))
+    model = ImageModel.look_at(np.full(shape, 300.0) + np.arange(shape[1]), D).place(theta)
+    model = replace(model, frame=model.frame / model.frame.mean())
+    clean = 300 * model.render(theta, imaging).image.numpy()
     return clean if rng is None else clean + noise * rng.standard_normal(shape)

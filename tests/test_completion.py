@@ -104,11 +104,11 @@ def frame_of(points, rng, noise=10.0, contrast=0.5):
 
 def table_of(points, layer=1, lattice_fit=3.0, score=0.9):
     table = pd.DataFrame({"channel": layer - 1, "layer": layer, "y": points[:, 0], "x": points[:, 1]})
-    return table.assign(score=score, lattice_fit=lattice_fit)
+    return table.assign(score=score, lattice_fit=lattice_fit, shown=False)
 
 
 def completed(frame, table, spacing=16.0, step=complete):
-    fit = FrameFit.start(frame, table, D).fit(2)
+    fit = FrameFit.start(frame, table, D).fit()
     done = step(fit, fit.table(table), spacing)
     return done[1] if step is settle_overlaps else done
 
@@ -172,7 +172,7 @@ def test_the_frame_speaks_against_a_false_particle_that_is_dark_enough_for_one(n
     vacant = np.argmin(np.hypot(*(points - [80, 65]).T))
     there = pd.DataFrame(np.delete(points, vacant, axis=0), columns=["y", "x"]).assign(diameter=D, depth=0.8)
     known = Imaging(0.5, blur=0.1, disk=0.2, tail=0.0)
-    fit = FrameFit.start(rendered(there, known, rng, noise), table_of(points), D, known).fit(2)
+    fit = FrameFit.start(rendered(there, known, rng, noise), table_of(points), D, known).fit()
     table = fit.table(table_of(points))
     assert table["depth"][vacant] > 0.5 * table["depth"].median()  # so that its faintness does not decide
     assert nearest(points[vacant], complete(fit, table, 16.0)[["y", "x"]])[0] > 10
@@ -241,7 +241,7 @@ def test_one_for_two_is_unusual_even_where_most_are_asked_for():
     base = base[np.all((base > -4) & (base < 163), axis=1)]
     island = hexagonal_lattice(18.0, 7.0, MIDDLE, 80.0) + [0.6, 0.6]
     table = pd.concat([table_of(base), table_of(island, 2)], ignore_index=True)
-    fit = FrameFit.start(frame_of(np.concatenate([base, island]), rng), table, D).fit(3)
+    fit = FrameFit.start(frame_of(np.concatenate([base, island]), rng), table, D).fit(2)
     dark = nearest(base, island) < 2
     assert dark.mean() > 0.6
     inside = np.all((base > D) & (base < 159 - D), axis=1)  # at the border the frame says less of depths
@@ -272,6 +272,6 @@ def test_two_that_the_frame_has_shown_are_both_kept_when_layers_are_named():
     upper = done.index[here & (done["layer"] == 2)]
     done.loc[upper, ["y", "x"]] = done.loc[here & (done["layer"] == 1), ["y", "x"]].to_numpy() + [1.0, -1.0]
     done["channel"] = done["layer"] - 1
-    named = [assign_layers(t, D)[0] for t in (done, done.drop(columns="shown"))]
+    named = [assign_layers(t, D)[0] for t in (done, done.assign(shown=False))]
     assert len(named[0]) == len(done)
     assert len(named[1]) == len(done) - 1

@@ -193,7 +193,7 @@ def test_results_of_other_settings_are_not_taken(tmp_path):
 
 def test_a_frame_takes_what_is_shared_from_the_nearest_known_one():
     first, last = SharedByFrames(Imaging(blur=0.1), 1), SharedByFrames(Imaging(blur=0.2), 2)
-    given = SharedByFrames(layers=2, given=True)
+    given = SharedByFrames(given=2)
     shared = [choose_shared({0: first, 9: last}, t, given) for t in (0, 3, 6, 9)]
     assert [one.imaging.blur for one in shared] == [0.1, 0.1, 0.2, 0.2]
     assert [one.layers for one in shared] == [1, None, None, 2]

@@ -46,7 +46,7 @@ def detections(points, layer, rng, field=400, noise=0.03, missed=0.03, false=0.0
     n = int(false * len(table))
     nothing = {"channel": rng.integers(0, 2, n), "score": 0.5, "truth": 0}
     nothing |= {"y": rng.uniform(0, field, n), "x": rng.uniform(0, field, n)}
-    return pd.concat([table.assign(truth=layer), pd.DataFrame(nothing)], ignore_index=True)
+    return pd.concat([table.assign(truth=layer), pd.DataFrame(nothing)], ignore_index=True).assign(shown=False)
 
 
 def detections_of_scene(config, seed, field=400, **mistakes):
@@ -134,7 +134,7 @@ def test_twist_and_spacings_come_out_of_the_lattices():
 
 
 def test_too_few_particles_are_reported_as_a_guess():
-    table = pd.DataFrame({"channel": [0, 0, 1], "y": [5.0, 20, 40], "x": [5.0, 20, 40], "score": 0.9})
+    table = pd.DataFrame({"channel": [0, 0, 1], "y": [5.0, 20, 40], "x": [5.0, 20, 40], "score": 0.9, "shown": False})
     named, lattices = assign_layers(table, D)
     assert (named["layer_confidence"] == 0.5).all()
     assert named["layer"].tolist() == [1, 1, 2]

@@ -1,5 +1,6 @@
 """How many layers a frame shows: the choice between hypotheses."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from drawn_frames import square_of_points
 
 from moirelib.crystal import Lattice
-from moirelib.decomposition import Hypothesis, SharedByFrames, choose_hypothesis, layer_count
+from moirelib.decomposition import Hypothesis, Imaging, SharedByFrames, choose_hypothesis, layer_count
 
 
 @pytest.mark.parametrize(
@@ -68,18 +69,63 @@ def test_a_second_layer_that_is_not_alike_is_no_alternative_to_one():
     assert choose_hypothesis([two, one]) is one
 
 
-@pytest.mark.parametrize(("layers", "asked"), [(1, [1]), (2, [2, "unlike"])])
-def test_where_layers_are_given_no_other_number_is_tried(layers, asked, monkeypatch):
-    def fit(frame, detections, diameter, asked, imaging, like, unlike=False):
-        tried.append("unlike" if unlike else asked)
+@pytest.mark.parametrize(
+    ("angle", "unexplained", "found", "layers"),
+    [
+        (25.0, 1.9, 1.0, 2),  # one layer leaves nearly twice as much of the frame
+        (25.0, 1.0, 0.6, 1),  # one layer leaves no more
+        (8.0, 1.9, 1.0, 1),  # layers nearly alike are judged by their lattices
+        (25.0, 1.9, 0.0, 1),  # the cut found a single layer
+    ],
+)
+def test_unlike_layers_are_chosen_where_they_explain_more(angle, unexplained, found, layers):
+    one, two = layers_at([7.0], unexplained), replace(layers_at([7.0, angle], 1.0, found), unlike=True)
+    assert choose_hypothesis([one, two]).found == layers
+
+
+@pytest.mark.parametrize("found", [0.0, 0.6])
+def test_the_number_that_is_given_needs_no_evidence(found):
+    one, two = layers_at([7.0], 1.0), replace(layers_at([7.0, 8.0], 1.0, found), unlike=True)
+    assert choose_hypothesis([replace(one, asked=2), two], given=2) is two if found else replace(one, asked=2)
+    assert choose_hypothesis([one, two]) is one
+
+
+@pytest.fixture
+def tried(monkeypatch):
+    """What was fitted, in order; every fit finds one layer, that of unlike layers two."""
+
+    def fit(frame, detections, diameter, asked, like, unlike=False):
+        fitted.append("unlike" if unlike else asked)
         return layers_at([7.0, 30.0] if unlike else [7.0], 1.0, found=1.0)
 
-    tried, given = [], SharedByFrames(layers=layers, given=True)
+    fitted = []
     monkeypatch.setattr(layer_count, "fit_hypothesis", fit)
+    return fitted
+
+
+@pytest.mark.parametrize(("layers", "asked"), [(1, [1]), (2, [2, "unlike"])])
+def test_where_layers_are_given_no_other_number_is_tried(layers, asked, tried, monkeypatch):
     monkeypatch.setattr(layer_count, "show_two_layers", lambda *_: pytest.fail("nobody asked"))
-    hypotheses = layer_count.propose_hypotheses(None, None, 12.0, given)
-    best = layer_count.try_unlike_layers(choose_hypothesis(hypotheses), None, None, 12.0, given)
-    assert (tried, best.found) == (asked, layers)
+    hypotheses = layer_count.propose_hypotheses(None, None, 12.0, SharedByFrames(given=layers))
+    assert (tried, choose_hypothesis(hypotheses, layers).found) == (asked, layers)
+
+
+@pytest.mark.parametrize(
+    ("shared", "shown", "asked"),
+    [
+        (SharedByFrames(), False, [None]),
+        (SharedByFrames(), True, [None, "unlike"]),
+        (SharedByFrames(Imaging(), layers=1), True, [None]),  # the frames that a movie learns from have decided
+        (SharedByFrames(Imaging(), layers=2), True, [2]),
+        (SharedByFrames(Imaging(), layers=2, unlike=True), True, ["unlike"]),
+    ],
+)
+def test_a_fit_is_made_only_where_it_can_change_the_choice(shared, shown, asked, tried, monkeypatch):
+    monkeypatch.setattr(layer_count, "count_layers", lambda *_: None)
+    monkeypatch.setattr(layer_count, "merge_finds", lambda finds, diameter: finds)
+    monkeypatch.setattr(layer_count, "show_two_layers", lambda *_: shown)
+    layer_count.propose_hypotheses(None, None, 12.0, shared)
+    assert tried == asked
 
 
 def test_second_peaks_of_unlike_layers_are_kept_where_frames_beside_show_one_layer(monkeypatch):
@@ -88,9 +134,9 @@ def test_second_peaks_of_unlike_layers_are_kept_where_frames_beside_show_one_lay
     detections = pd.concat([one, one.assign(channel=1, x=one["x"] + 4.0, score=0.2)], ignore_index=True)
     monkeypatch.setattr(layer_count, "count_layers", lambda *_: 1)
     monkeypatch.setattr(layer_count, "merge_finds", lambda finds, diameter: kept.append(len(finds)) or finds)
-    monkeypatch.setattr(layer_count, "find_particles", lambda fit, particles, name: (fit, particles))
-    monkeypatch.setattr(layer_count, "name_two_layers", lambda particles, diameter: (particles, [[], []]))
-    monkeypatch.setattr(layer_count.FrameFit, "start", lambda *_: SimpleNamespace(fit=lambda rounds: None))
+    monkeypatch.setattr(layer_count, "find_particles", lambda fit, particles, *_, **__: (fit, particles))
+    monkeypatch.setattr(layer_count, "name_two_layers", lambda finds, diameter: (finds.assign(layer=1), [[], []]))
+    monkeypatch.setattr(layer_count.FrameFit, "start", lambda *_: SimpleNamespace(known=True))
     kept = []
-    layer_count.propose_hypotheses(np.ones((64, 64)), detections, 12.0, SharedByFrames(None, None, unlike=True))
+    layer_count.propose_hypotheses(np.ones((64, 64)), detections, 12.0, SharedByFrames(Imaging(), unlike=True))
     assert kept == [len(detections)]

@@ -144,7 +144,7 @@ def describe_run(movie: Movie, job: FrameJob) -> dict:
     weights_sha = hashlib.sha256(Path(job.weights or weights_path()).read_bytes()).hexdigest()
     about = {k: v for k, v in asdict(job).items() if k not in ("weights", "shared", "corner")}
     about |= {"moirelib": __version__, "movie": digest.hexdigest(), "frames": len(movie), "weights": weights_sha}
-    return about | {"layers": job.shared.layers}
+    return about | {"layers": job.shared.given}
 
 
 def find_in_all_frames(movie: Movie, job: FrameJob, results: FrameResults, scheduler, progress: bool) -> FoundInFrames:
@@ -211,7 +211,7 @@ def learn_shared(movie, job, results, run) -> dict[int, SharedByFrames]:
             found = results.get(name)
             if found.imaging is not None:
                 layers, unlike = found.particles["layer"].nunique(), has_unlike_lattices(found.lattices)
-                learnt[int(name[-6:])] = SharedByFrames(found.imaging, told.layers or layers, unlike, told.given)
+                learnt[int(name[-6:])] = SharedByFrames(found.imaging, layers, unlike, told.given)
         if learnt:
             break
     return learnt

@@ -55,7 +55,7 @@ ITSELF = 0.4  # a particle this near is on the site, not beside it
 def vacant_sites(
     yx: np.ndarray, layer: np.ndarray, spacings: Spacings, low: np.ndarray, high: np.ndarray
 ) -> pd.DataFrame:
-    """Places ``layer, y, x`` where a layer's lattice goes on but no particle was found.
+    """Places ``layer, y, x`` where a layer's lattice goes on but no particle was found, and their `site_odds`.
 
     Each site is given once, at the mean of what its neighbours predict: a row of two particles goes on as far beyond
     its end as they are apart. Takes particles (n, 2) and their layers (n,), the nearest-neighbour distance (of each
@@ -71,7 +71,8 @@ def vacant_sites(
         sites = merge_near(ahead, SAME_SITE * spacing)
         sites = sites[tree.query(sites)[0] > VACANT * spacing]
         tables.append(pd.DataFrame({"layer": k, "y": sites[:, 0], "x": sites[:, 1]}))
-    return pd.concat(tables, ignore_index=True)
+    sites = pd.concat(tables, ignore_index=True)
+    return sites.assign(odds=site_odds(sites[["y", "x"]].to_numpy(), sites["layer"].to_numpy(), yx, layer, spacings))
 
 
 def continue_rows(points, tree, spacing) -> np.ndarray:
@@ -121,16 +122,14 @@ def site_odds(
 def complete(fit: FrameFit, particles: pd.DataFrame, spacings: Spacings) -> pd.DataFrame:
     """Decide by the frame which particles are missing and which are false.
 
-    Takes the fit, its particles row by row, with ``layer`` and, where that is known, ``lattice_fit``, and the
-    nearest-neighbour distance (of each layer where they differ) in pixels. What remains comes first, then what is new
-    (``channel`` -1, ``score`` the posterior probability).
+    Takes the fit, its particles row by row, with ``layer`` and ``lattice_fit`` (NaN where rows say who is on a site),
+    and the nearest-neighbour distance (of each layer where they differ) in pixels. What remains comes first, then what
+    is new (``channel`` -1, ``score`` the posterior probability).
     """
     s, diameter = SETTINGS, fit.model.diameter
     yx, layer = particles[["y", "x"]].to_numpy(), particles["layer"].to_numpy()
-    if "lattice_fit" in particles:
-        on_site = (particles["lattice_fit"] > s.on_site).to_numpy()
-    else:
-        on_site = lie_on_sites(yx, layer, spacings)
+    lattice_fit = particles["lattice_fit"].to_numpy()
+    on_site = np.where(np.isnan(lattice_fit), lie_on_sites(yx, layer, spacings), lattice_fit > s.on_site)
     nearest = min((spacing_of(spacings, k) for k in layer), default=diameter)
     odds = np.where(on_site, site_odds(yx, layer, yx, layer, spacings), s.off_site_odds)
     score = np.clip(particles["score"].to_numpy(), s.trust, 1 - s.trust)
@@ -213,11 +212,11 @@ def pick_answers(one, two, asked, favoured, places, reach) -> pd.DataFrame:
     ``favoured``. Every other particle is taken from the answer at the nearest place within reach.
     """
     distance, nearest = cKDTree(places[["y", "x"]]).query(one[["y", "x"]])
-    alone, shown = (distance < reach) & ~favoured[nearest], (distance < reach) & favoured[nearest]
+    near, two_here = distance < reach, favoured[nearest]
     others = two[~asked].reset_index(drop=True)
-    others[alone] = one[alone]
-    table = pd.concat([others, two[asked][favoured]], ignore_index=True)
-    return table.assign(shown=np.r_[shown, np.ones(favoured.sum(), bool)])
+    others[near & ~two_here] = one[near & ~two_here]
+    others = others.assign(shown=near & two_here)
+    return pd.concat([others, two[asked][favoured].assign(shown=True)], ignore_index=True)
 
 
 def lay_out_answers(particles, second, first, vacant) -> tuple[pd.DataFrame, pd.DataFrame, np.ndarray]:
@@ -257,9 +256,7 @@ def find_sites(fit, particles, spacings) -> pd.DataFrame:
     """Vacant sites in and just beyond the frame, with the odds their neighbours give."""
     yx, layer = particles[["y", "x"]].to_numpy(), particles["layer"].to_numpy()
     margin = SETTINGS.border * fit.model.diameter
-    sites = vacant_sites(yx, layer, spacings, np.full(2, -0.5 - margin), np.array(fit.model.shape) - 0.5 + margin)
-    odds = site_odds(sites[["y", "x"]].to_numpy(), sites["layer"].to_numpy(), yx, layer, spacings)
-    return sites.assign(odds=odds)
+    return vacant_sites(yx, layer, spacings, np.full(2, -0.5 - margin), np.array(fit.model.shape) - 0.5 + margin)
 
 
 def find_dark_blobs(fit) -> pd.DataFrame:
@@ -273,7 +270,7 @@ def find_dark_blobs(fit) -> pd.DataFrame:
 
 def append(particles, new) -> pd.DataFrame:
     """Particles and new ones after them."""
-    new = new.assign(channel=-1, score=1 / (1 + np.exp(-new["odds"].clip(-50, 50))))
+    new = new.assign(channel=-1, score=1 / (1 + np.exp(-new["odds"].clip(-50, 50))), shown=False)
     return pd.concat([particles, new.drop(columns="odds")], ignore_index=True)
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 
 from ..crystal.lattice import Lattice
 from .layer_assignment import assign_layers
-from .layer_count import LayerCountRules, SharedByFrames, choose_hypothesis, propose_hypotheses, try_unlike_layers
+from .layer_count import LayerCountRules, SharedByFrames, choose_hypothesis, propose_hypotheses
 from .network import locate
 from .particle_fit import FrameFit
 from .profile_and_blur import Imaging
@@ -47,27 +47,21 @@ def find(frame: np.ndarray, centers: np.ndarray, diameter: float, shared: Shared
     detections = detections[sure].reset_index(drop=True) if sure.mean() < NOISE else detections
     if len(detections) < LayerCountRules.fewest:
         return find_single_particles(frame, detections, diameter, shared)
-    best = choose_hypothesis(propose_hypotheses(frame, detections, diameter, shared))
-    if shared.imaging is None or shared.given:  # in a movie, the frames that it learns from decide, if no user does
-        best = try_unlike_layers(best, frame, detections, diameter, shared)
+    best = choose_hypothesis(propose_hypotheses(frame, detections, diameter, shared), shared.given)
     if len(best.particles) < LayerCountRules.fewest:
         return find_single_particles(frame, best.particles, diameter, shared)
     free = best.fit.with_particles(best.particles).fit(1)
     particles = free.result(best.particles)
     in_rows = free.with_particles(particles, in_rows=True).fit(1, shared=False)
-    return Found(add_likeliest(particles, in_rows.result(particles)), best.lattices, in_rows.imaging)
-
-
-def add_likeliest(particles: pd.DataFrame, likeliest: pd.DataFrame) -> pd.DataFrame:
-    """The table with the columns `LIKELIEST` of another fit of the same particles."""
-    return particles.assign(**{f"{name}_likeliest": likeliest[name].to_numpy() for name in LIKELIEST})
+    likeliest = in_rows.result(particles)[LIKELIEST].add_suffix("_likeliest")
+    return Found(particles.join(likeliest), best.lattices, in_rows.imaging)
 
 
 def find_single_particles(frame, detections, diameter, shared) -> Found:
     """One or two particles, or none: without a lattice, only those that the frame clearly shows are kept."""
-    particles = assign_layers(detections, diameter, layers=shared.layers if shared.given else None)[0]
+    particles = assign_layers(detections, diameter, layers=shared.given)[0]
     while len(particles):
-        fit = FrameFit.start(frame, particles, diameter).fit(3)
+        fit = FrameFit.start(frame, particles, diameter).fit(2)
         clear = fit.evidence() > ALONE
         if clear.all():
             particles = fit.result(particles)
@@ -76,4 +70,4 @@ def find_single_particles(frame, detections, diameter, shared) -> Found:
     else:
         fitted = ("diameter", "depth", "opacity", "y_std", "x_std", "diameter_std", "depth_std")
         particles = particles.assign(**dict.fromkeys(fitted, 0.0))
-    return Found(add_likeliest(particles, particles), [[], []], None)
+    return Found(particles.join(particles[LIKELIEST].add_suffix("_likeliest")), [[], []], None)

@@ -7,7 +7,7 @@ from scipy.special import expit, logit
 
 from ..crystal.lattice import Lattice
 from ..crystal.neighbours import extent
-from .layer_evidence import GRAINS, Evidence, Surroundings, weigh_grains, weigh_lattices
+from .layer_evidence import GRAINS, Evidence, Surroundings, weigh_grains
 from .overlapping_grains import Grain, add_loose_layer, assign_grains, find_overlapping_grains, join_similar_grains
 
 DOUBLE_REACH = 0.5  # diameters (geometry): half-transparent particles of one layer touch, they do not overlap by half
@@ -32,8 +32,8 @@ def assign_layers(
     Parameters
     ----------
     particles : pandas.DataFrame
-        ``channel`` (0 or 1), ``y, x, score``; ``diameter`` of each particle where it was fitted; ``shown`` (bool) of
-        particles that lie upon another one where the fit to the frame has shown two.
+        ``channel`` (0 or 1), ``y, x, score``; ``diameter`` of each particle where it was fitted; ``shown`` (bool),
+        whether the fit to the frame has shown that it lies upon another one, False before.
     diameter : float
         Typical particle diameter, in the unit of ``y, x``.
     evidence : Evidence, optional
@@ -52,30 +52,30 @@ def assign_layers(
     """
     grains: list[Grain] = []
     if len(particles) >= GRAINS.fewest:
-        around = Surroundings(particles, diameter, evidence or Evidence(), two_layers_known=layers == 2)
+        around = Surroundings(particles, diameter, evidence or Evidence())
         grains = find_overlapping_grains(around)
     if not grains:  # too few particles for a lattice: their channels, with the confidence of a guess
         first = particles["channel"].isin(particles["channel"].value_counts().index[:1]) | (layers == 1)
         table = particles.assign(layer=np.where(first, 1, 2), grain=-1, layer_confidence=0.5, lattice_fit=0.0)
-        return drop_doubles(table, diameter).reset_index(drop=True), [[], []]
-    layer = np.zeros(len(grains), int) if layers == 1 else assign_grains(grains, around)
-    grains, layer = join_similar_grains(grains, layer, around)
-    if layers != 1 and not layer.any():
-        grains, layer = add_loose_layer(grains, around)
-    if not layer.any():
+        return drop_doubles(table, diameter), [[], []]
+    grains = join_similar_grains(grains if layers == 1 else assign_grains(grains, around, two=layers == 2), around)
+    if layers != 1 and not any(grain.layer for grain in grains):
+        grains = add_loose_layer(grains, around)
+    order = [0, 1]
+    if not any(grain.layer for grain in grains):
         table = tabulate_one_layer(particles, grains, around)
     else:
-        probability, grain, fit, odds = weigh_evidence(grains, layer, around)
+        probability, grain, fit, odds = weigh_evidence(grains, around)
         second = probability.argmax(axis=1) == 1
         if extent(around.positions[second], around.spacing) > extent(around.positions[~second], around.spacing):
-            layer, probability = 1 - layer, probability[:, ::-1]
-        table = tabulate_two_layers(particles, probability, grain, fit, odds, around)
-    by_size = np.argsort([-grain.members.sum() for grain in grains], kind="stable")
-    lattices = [[grains[g].lattice for g in by_size if layer[g] == k and grains[g].lattice] for k in (0, 1)]
+            order = [1, 0]
+        table = tabulate_two_layers(particles, probability[:, order], grain, fit, odds, around)
+    by_size = sorted(grains, key=lambda grain: -grain.members.sum())
+    lattices = [[grain.lattice for grain in by_size if grain.layer == k and grain.lattice] for k in order]
     return drop_doubles(table, diameter), lattices
 
 
-def weigh_evidence(grains: list[Grain], layer: np.ndarray, around: Surroundings, rounds: int = ROUNDS):
+def weigh_evidence(grains: list[Grain], around: Surroundings, rounds: int = ROUNDS):
     """Weigh all evidence on every particle until it agrees with its neighbours (mean field).
 
     Gives the probability (n, 2) of either layer and, (n,), the likeliest grain, the fit to its lattice, and the odds of
@@ -83,13 +83,12 @@ def weigh_evidence(grains: list[Grain], layer: np.ndarray, around: Surroundings,
     """
     lattices = [grain.lattice for grain in grains]
     members = np.stack([grain.members for grain in grains], axis=1)
-    layers = np.stack([layer == 0, layer == 1], axis=1).astype(float)
+    layers = np.array([[grain.layer == 0, grain.layer == 1] for grain in grains], float)
     probability = members @ layers
     messages = np.zeros((2, len(around.crowded_pairs)))
     for _ in range(rounds):
         before = probability
-        odds, fit = weigh_lattices(members, lattices, around)
-        here = weigh_grains(members, around) * odds  # (n, grains)
+        here, odds, fit = weigh_grains(members, lattices, around)
         in_layer = here @ layers + 1e-12
         log_odds = np.log(in_layer[:, 0] / in_layer[:, 1]) + weigh_channels(probability, around)
         log_odds, messages = exclude_pairs(log_odds, messages, around.crowded_pairs, around.crowded_odds)

@@ -20,7 +20,7 @@ from .particle_fit import FrameFit
 from .profile_and_blur import Imaging
 from .unlike_layers import merge_finds, name_two_layers, show_two_layers
 
-FITTED = ["channel", "y", "x", "score", "diameter", "depth"]
+FITTED = ["channel", "y", "x", "score", "diameter", "depth", "shown"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,7 @@ class Hypothesis:
     fit: FrameFit
     particles: pd.DataFrame  # with ``layer``
     lattices: list[list[Lattice]]  # of each layer, largest grain first
+    unlike: bool = False  # whether `unlike_layers` told the layers apart
 
     @property
     def found(self) -> int:
@@ -68,12 +69,10 @@ class Hypothesis:
     @cached_property
     def alike(self) -> bool:
         """Whether two of its layers differ so little that they may be one of long particles, each taken for two."""
-        shown = [(k, found[0]) for k, found in enumerate(self.lattices, start=1) if found]
         places = {k: group.to_numpy() for k, group in self.particles.groupby("layer")[["y", "x"]]}
-        for (k, one), (m, other) in itertools.combinations(shown, 2):
-            if k not in places or m not in places:
-                continue
-            apart = np.median(cKDTree(places[k]).query(places[m])[0])
+        seen = [(places[k], found[0]) for k, found in enumerate(self.lattices, start=1) if found and k in places]
+        for (here, one), (there, other) in itertools.combinations(seen, 2):
+            apart = np.median(cKDTree(here).query(there)[0])
             twist, misfit = fold_hexagonal(one.angle - other.angle), abs(np.log(one.spacing / other.spacing))
             if twist < RULES.alike_twist and misfit < RULES.alike_misfit and apart < RULES.alike_distance * one.spacing:
                 return True
@@ -88,15 +87,16 @@ class Hypothesis:
         return any(share < most and left < limit for most, limit in RULES.enough)
 
 
-def choose_hypothesis(hypotheses: list[Hypothesis]) -> Hypothesis:
+def choose_hypothesis(hypotheses: list[Hypothesis], given: int | None = None) -> Hypothesis:
     """The fewest layers that explain the frame: more are chosen only where they explain clearly more.
 
-    More layers in general position would have been found by their lattices; here only layers that are nearly alike
-    can be an addition.
+    Layers in general position would have been found by their lattices: of these only layers that are nearly alike can
+    be an addition, and of unlike ones only those that are not. A number that is ``given`` needs no evidence.
     """
     chosen, *others = sorted(hypotheses, key=lambda hypothesis: hypothesis.asked or hypothesis.found)
     for more in others:
-        if more.alike and not chosen.is_enough(more):
+        likely = more.found > 1 and more.alike != more.unlike
+        if more.found == given or (likely and not chosen.is_enough(more)):
             chosen = more
     return chosen
 
@@ -111,25 +111,28 @@ class SharedByFrames:
     imaging: Imaging | None = None  # profile, blur and dark level, where known
     layers: int | None = None  # number of layers; None where the frames that were looked at differ
     unlike: bool = False  # whether they are two layers that only `unlike_layers` tells apart
-    given: bool = False  # whether the number of layers is the user's
+    given: int | None = None  # number of layers that the user gives
 
 
-def propose_hypotheses(
-    frame: np.ndarray, detections: pd.DataFrame, diameter: float, shared: SharedByFrames
-) -> list[Hypothesis]:
-    """The hypothesis that the detections suggest and, where another number of layers is as likely, that one too.
+def propose_hypotheses(frame, detections, diameter: float, shared: SharedByFrames) -> list[Hypothesis]:
+    """All hypotheses that are worth a fit: what the detections of `locate` suggest, and what is as likely.
 
-    ``detections`` holds ``channel``, ``y, x`` (px) and ``score`` of the network's peaks. As long as the particles show
-    as many layers as the movie has, that number is kept: decided in every frame anew it would flicker, and take twice
-    as long.
+    As long as the particles show as many layers as the movie has, that number is kept: decided in every frame anew it
+    would flicker, and take twice as long. Unlike layers are tried where lattices show only one.
     """
-    asked = shared.layers if shared.given else 2 if shared.unlike or shared.layers == 2 else None
-    asked = asked or count_layers(detections, diameter)
-    first = fit_hypothesis(frame, detections, diameter, asked, shared.imaging, None, shared.unlike)
-    if shared.given or shared.unlike or first.found == shared.layers or not (asked == 1 or first.alike):
-        return [first]
-    other = 2 if asked == 1 else first.found - 1
-    return [first, fit_hypothesis(frame, detections, diameter, other, shared.imaging, first.fit)]
+    fit = partial(fit_hypothesis, frame, detections, diameter)
+    of_movie = 2 if shared.unlike or shared.layers == 2 else None
+    asked = shared.given or of_movie or count_layers(detections, diameter)
+    first = fit(asked, shared.imaging, shared.unlike)
+    hypotheses = [first]
+    kept = shared.given or shared.unlike or first.found == shared.layers
+    if not kept and (asked == 1 or first.alike):
+        hypotheses.append(fit(2 if asked == 1 else 1, shared.imaging or first.fit))
+    best = choose_hypothesis(hypotheses, shared.given)
+    undecided = not (shared.given or shared.imaging)  # in a movie, the frames that it learns from decide
+    if best.found < 2 and (shared.given == 2 or (undecided and show_two_layers(detections, diameter))):
+        hypotheses.append(fit(2, best.fit, unlike=True))
+    return hypotheses
 
 
 def count_layers(detections, diameter) -> int | None:
@@ -141,12 +144,10 @@ def count_layers(detections, diameter) -> int | None:
     return 1 if len(particles) < RULES.found_twice * len(sure) else None
 
 
-def fit_hypothesis(
-    frame, detections, diameter, asked: int | None, imaging: Imaging | None, like: FrameFit | None, unlike: bool = False
-) -> Hypothesis:
+def fit_hypothesis(frame, detections, diameter, asked, like, unlike: bool = False) -> Hypothesis:
     """Fit a frame with the number of layers that is asked for (None: open), or with two of ``unlike`` lattices.
 
-    What the particles share is ``imaging`` or, if that is not known, fitted on from the fit ``like``.
+    What the particles share begins ``like`` in `FrameFit.start`: another fit of the frame, a known imaging, or None.
     """
     name_layers: Callable = name_two_layers if unlike else partial(assign_layers, layers=asked)
     assign = partial(name_layers, diameter=diameter)
@@ -155,31 +156,17 @@ def fit_hypothesis(
     # A particle that the network put into both channels is one until the frame shows two: fitted as two, it would fall
     # apart along whatever the model of a particle does not have.
     single = merge_finds(detections, diameter) if unlike else assign(detections)[0][list(detections)]
-    fit = FrameFit.start(frame, single, diameter, imaging, like).fit(2 if imaging is None else 1)
-    fit, particles = find_particles(fit, single, assign)
+    fit = FrameFit.start(frame, single, diameter, like)
+    fit = fit if fit.known else fit.fit(1)
+    fit, particles = find_particles(fit, single, assign, search=like is None)
     particles, lattices = assign(particles)
-    return Hypothesis(asked, fit, particles, lattices)
-
-
-def try_unlike_layers(best: Hypothesis, frame, detections, diameter, shared: SharedByFrames) -> Hypothesis:
-    """Two layers of unlike lattices, where the particles show two and these explain clearly more than a single one.
-
-    Where two are given and lattices show one, they are unlike.
-    """
-    if best.found > 1 or (shared.given and shared.layers == 1):
-        return best
-    if not shared.given and not show_two_layers(merge_finds(detections, diameter), diameter):
-        return best
-    two = fit_hypothesis(frame, detections, diameter, 2, None, best.fit, unlike=True)
-    return best if two.found < 2 or (not shared.given and (two.alike or best.is_enough(two))) else two
+    return Hypothesis(asked, fit, particles, lattices, unlike)
 
 
 def has_unlike_lattices(lattices: list[list[Lattice]]) -> bool:
     """Whether the spacings of two layers differ by more than `layer_assignment` looks for."""
-    if len(lattices) < 2 or not all(lattices[:2]):
-        return False
     low, high = GRAINS.spacing_range
-    return not low < lattices[1][0].spacing / lattices[0][0].spacing < high
+    return all(lattices) and not low < lattices[1][0].spacing / lattices[0][0].spacing < high
 
 
 def drop_second_peaks(detections, diameter) -> pd.DataFrame:
@@ -188,9 +175,8 @@ def drop_second_peaks(detections, diameter) -> pd.DataFrame:
     Long particles, such as columns seen at a slant, have a second, lower peak each.
     """
     sure = detections["score"] >= RULES.sure
-    tree = cKDTree(detections.loc[sure, ["y", "x"]])
-    alone = tree.query(detections[["y", "x"]])[0] > RULES.beside * diameter if sure.any() else ~sure
-    return detections[sure | alone].reset_index(drop=True)
+    distance = cKDTree(detections.loc[sure, ["y", "x"]]).query(detections[["y", "x"]])[0]  # infinite if none is sure
+    return detections[sure | (distance > RULES.beside * diameter)].reset_index(drop=True)
 
 
 # --- Particles of one hypothesis ---
@@ -200,26 +186,27 @@ SAME_PLACE = 0.3  # diameters, by hand: a particle that moved less in a round is
 CHANNEL_REACH = 2.2  # spacings: two shells of neighbours, at 1 and 1.73
 
 
-def find_particles(fit: FrameFit, particles: pd.DataFrame, assign: Callable) -> tuple[FrameFit, pd.DataFrame]:
+def find_particles(fit: FrameFit, particles, assign: Callable, search: bool) -> tuple[FrameFit, pd.DataFrame]:
     """Fit and particles of a frame of which only the network's detections are known.
 
-    In each round ``assign`` gives the layers, missing particles are added, false ones removed, overlaps settled.
+    In each round ``assign`` gives the layers, missing particles are added, false ones removed, overlaps settled. With
+    ``search``, what particles share is searched for again once missing and false particles are settled.
     """
     particles = fit.table(particles)
-    for _ in range(MOST_ROUNDS - fit.known):
+    for k in range(MOST_ROUNDS - fit.known):
         known = particles[["y", "x"]].to_numpy()
         particles, _ = assign(particles)
-        layer = particles["layer"].to_numpy()
-        spacings = layer_spacings(particles[["y", "x"]].to_numpy(), layer, fit.model.diameter)
+        spacings = layer_spacings(particles[["y", "x"]].to_numpy(), particles["layer"].to_numpy(), fit.model.diameter)
         fit = fit.with_particles(particles, in_rows=True).fit(1)
         particles = complete(fit, fit.table(particles), spacings)
         if len(particles) < RULES.fewest:
             break
-        fit = fit.with_particles(particles, in_rows=True).fit(1)
+        fit = fit.with_particles(particles, in_rows=True)
+        fit = fit.search() if search and k == 0 else fit.fit(1)
         fit, particles = settle_overlaps(fit, fit.table(particles), spacings)
         particles = choose_channels(particles, max(spacings.values()))
         fit = fit.with_particles(particles, in_rows=True).fit(1)
-        particles = fit.table(particles)[[*FITTED, "shown"]]
+        particles = fit.table(particles)[FITTED]
         moved = cKDTree(known).query(particles[["y", "x"]])[0]
         if len(particles) == len(known) and moved.max() < SAME_PLACE * fit.model.diameter:
             break  # the same particles as before

@@ -56,12 +56,12 @@ class GrainSettings:
     deepest: int = 2  # S; a copy is split at most this often again
 
     # Layers of grains.
-    too_near: float = 0.75  # G; spacings: one layer holds no two particles nearer, see `Surroundings.share_apart`
+    too_near: float = 0.75  # G; spacings: one layer holds no two particles nearer
     apart: float = 0.35  # G; spacings; of two layers in general position 56 % of the pairs are further: 1 - 0.35² 2π/√3
     upper_cost: float = 0.1  # S; conflicts that a particle in the upper layer costs
     unsupported_cost: float = 0.5  # S; conflicts that a particle of the upper layer upon nothing costs
     resolved: float = 0.3  # S; conflicts that a second layer must resolve, per particle of the smaller layer
-    pairs_apart: float = 0.3  # R; share of pairs apart (see `apart`) that no single layer has
+    pairs_apart: float = 0.3  # R; share of particles in too near pairs that are `apart`; no single layer has so many
 
     # A second layer too small to show a lattice.
     loose: int = 5  # S; fewest particles, and
@@ -121,13 +121,10 @@ class Evidence:
 
 
 class Surroundings:
-    """The particles of a frame, who is near whom, and what follows from that alone. Lengths in pixels.
+    """The particles of a frame, who is near whom, and what follows from that alone. Lengths in pixels."""
 
-    With ``two_layers_known`` there are two, however few conflicts the second one resolves.
-    """
-
-    def __init__(self, particles: pd.DataFrame, diameter: float, evidence: Evidence, two_layers_known: bool = False):
-        self.two_layers_known, self.evidence, self.diameter = two_layers_known, evidence, diameter
+    def __init__(self, particles: pd.DataFrame, diameter: float, evidence: Evidence):
+        self.evidence, self.diameter = evidence, diameter
         self.positions, self.count = particles[["y", "x"]].to_numpy(float), len(particles)
         self.channel_sign = np.where(particles["channel"] == 0, 1.0, -1.0)  # (n,), of the network's two channels
         low, high = (limit * diameter for limit in evidence.spacing_range)
@@ -142,7 +139,7 @@ class Surroundings:
         self.phase_weights = self._weigh_neighbours(evidence.reach)
         self.grain_weights = self._weigh_neighbours(evidence.contiguity)
         self.grain_weight_sum = np.asarray(self.grain_weights.sum(axis=1)).ravel()
-        shown = particles["shown"].eq(True).to_numpy() if "shown" in particles else np.zeros(self.count, bool)
+        shown = particles["shown"].to_numpy(bool)
         self.crowded_pairs, self.crowded_odds = self._find_crowded_pairs(particles, shown)
         # Pairs (d, 2) found in both channels at one place: two particles, or one found twice; not those shown as two.
         first, second = (np.flatnonzero(self.channel_sign == sign) for sign in (1, -1))
@@ -150,10 +147,6 @@ class Surroundings:
         i, j = pair_mutually_nearest(self.positions[first], self.positions[second], reach)
         doubles = np.stack([first[i], second[j]], axis=1)
         self.double_finds = doubles[~shown[doubles].all(axis=1)]
-        nearest = tree.query(self.positions, k=2)[0][:, 1] / self.spacing
-        close = nearest[nearest < GRAINS.too_near]
-        # Share of the particles in close pairs that are still clearly apart.
-        self.share_apart = np.mean(close > GRAINS.apart) if len(close) else 0.0
 
     def _weigh_neighbours(self, width):
         """Gaussian weights by distance, ``width`` in spacings."""
@@ -206,10 +199,12 @@ class Surroundings:
         return c.real.sum(axis=1) + (c[:, 1] * np.conj(c[:, 0])).real
 
 
-def weigh_lattices(members, lattices, around: Surroundings) -> tuple[np.ndarray, np.ndarray]:
-    """Likelihood of each particle's place in each grain, against lying anywhere, and its fit; both (n, grains).
+def weigh_grains(members, lattices, around: Surroundings) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """How likely each particle is in each grain, the likelihood of its place alone, and its fit; all (n, grains).
 
-    On a lattice places follow exp(β fit), the bell curve of a periodic variable; β comes from the members' scatter.
+    The first is the second times the grain's share of the particles around: grains are contiguous. The likelihood is
+    that against lying anywhere: on a lattice places follow exp(β fit), the bell curve of a periodic variable; β comes
+    from the members' scatter.
     """
     evidence = around.evidence
     expected, worth = evidence.scatter
@@ -222,15 +217,11 @@ def weigh_lattices(members, lattices, around: Surroundings) -> tuple[np.ndarray,
         scatter = (np.sum(on_site * (3 - fit)) + expected * worth) / (on_site.sum() + worth)
         density = site_density(fit, np.clip(evidence.sharpness_share / scatter, *evidence.sharpness))
         odds[:, g] = (1 - evidence.off_lattice) * density + evidence.off_lattice
-    return odds, fits
+    share = around.grain_weights @ members + evidence.presence
+    share /= around.grain_weight_sum[:, None] + evidence.presence * members.shape[1]
+    return share * odds, odds, fits
 
 
 def site_density(fit, sharpness):
     """Density exp(β fit) over the lattice's cell, 1 on average; good for a sharpness β above 1.5."""
     return np.exp(-sharpness * (3 - fit)) * sharpness * 2 * np.sqrt(3) * np.pi
-
-
-def weigh_grains(members, around: Surroundings) -> np.ndarray:
-    """Share of each grain among the particles around each particle (n, grains): grains are contiguous."""
-    floor = around.evidence.presence
-    return (around.grain_weights @ members + floor) / (around.grain_weight_sum[:, None] + floor * members.shape[1])

@@ -12,7 +12,7 @@ from scipy.spatial import cKDTree
 from ..crystal.fourier import find_strongest, lattice_distance, polish_lattice
 from ..crystal.lattice import Lattice
 from ..crystal.neighbours import connected_groups
-from .layer_evidence import GRAINS, Surroundings, site_density, weigh_grains, weigh_lattices
+from .layer_evidence import GRAINS, Surroundings, site_density, weigh_grains
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Grain:
 
     lattice: Lattice | None  # None: particles of a second layer that show no lattice
     members: np.ndarray  # (n,) weights, 0 to 1
+    layer: int = 0  # 0 or 1
 
 
 def find_overlapping_grains(around: Surroundings) -> list[Grain]:
@@ -35,8 +36,7 @@ def find_overlapping_grains(around: Surroundings) -> list[Grain]:
     members = np.stack([copy.members for copy in copies], axis=1)
     lattices = [copy.lattice for copy in copies if copy.lattice]  # every copy has one
     for _ in range(GRAINS.sharing_rounds):
-        odds, fit = weigh_lattices(members, lattices, around)
-        weight = weigh_grains(members, around) * odds
+        weight, odds, fit = weigh_grains(members, lattices, around)
         members = weight / weight.sum(axis=1, keepdims=True) * (1 - around.evidence.off_lattice / odds)
     label = members.argmax(axis=1)
     grains = []
@@ -157,10 +157,11 @@ def find_pieces(label, sure, around) -> Iterator[tuple[int, np.ndarray]]:
                 yield g, own[piece[own] == number]
 
 
-def assign_grains(grains: list[Grain], around: Surroundings) -> np.ndarray:
-    """Layer (0 or 1) of each grain: the fewest particles too near to others of their layer, or upon nothing.
+def assign_grains(grains: list[Grain], around: Surroundings, two: bool) -> list[Grain]:
+    """The grains in layers: the fewest particles lie too near to others of their layer, or upon nothing.
 
-    All ways to divide the grains are compared. One layer is enough where a second would resolve few conflicts.
+    All ways to divide the grains are compared. One layer is enough where a second would resolve few conflicts, unless
+    there are known to be ``two``.
     """
     k = len(grains)
     members = np.stack([np.full(around.count, 0.5), *(grain.members for grain in grains)], axis=1)
@@ -184,35 +185,35 @@ def assign_grains(grains: list[Grain], around: Surroundings) -> np.ndarray:
     layer = min((division for division in divisions if division.any()), key=cost, default=np.zeros(k, int))
     resolved = conflicts * (layer[:, None] != layer)
     enough = resolved.sum() > GRAINS.resolved * min(size @ layer, size @ (1 - layer))
-    return layer if around.two_layers_known or enough else np.zeros(k, int)
+    return [replace(grain, layer=int(k)) for grain, k in zip(grains, layer, strict=True)] if two or enough else grains
 
 
-def join_similar_grains(grains: list[Grain], layer: np.ndarray, around) -> tuple[list[Grain], np.ndarray]:
+def join_similar_grains(grains: list[Grain], around) -> list[Grain]:
     """Pieces of one layer with nearly one lattice become one grain; its phase is fitted locally anyway."""
 
-    def alike(g, h):
-        near = lattice_distance(grains[g].lattice, grains[h].lattice) < GRAINS.same
-        return layer[g] == layer[h] and near
+    def alike(one, other):
+        return one.layer == other.layer and lattice_distance(one.lattice, other.lattice) < GRAINS.same
 
-    joined, groups = [], group_alike(range(len(grains)), alike)
-    for group in groups:
-        members = np.sum([grains[g].members for g in group], axis=0)
-        lattice = polish_lattice(around.positions, members, grains[group[0]].lattice)
-        joined.append(Grain(lattice, members))
-    return joined, layer[[group[0] for group in groups]]
+    joined = []
+    for group in group_alike(grains, alike):
+        members = np.sum([grain.members for grain in group], axis=0)
+        lattice = polish_lattice(around.positions, members, group[0].lattice)
+        joined.append(Grain(lattice, members, group[0].layer))
+    return joined
 
 
-def add_loose_layer(grains: list[Grain], around: Surroundings) -> tuple[list[Grain], np.ndarray]:
+def add_loose_layer(grains: list[Grain], around: Surroundings) -> list[Grain]:
     """A second layer too small to show a lattice: particles off the first one's sites and too near to those on them."""
-    none = np.zeros(len(grains), int)
     fit = np.max([around.fit(grain.members, grain.lattice) for grain in grains], axis=0)
     on_site = around.positions[fit > GRAINS.on_site]
     if len(on_site) == 0:
-        return grains, none
+        return grains
     distance = cKDTree(on_site).query(around.positions)[0] / around.spacing
     loose = (fit < GRAINS.in_grain) & (distance < GRAINS.too_near)
     few = loose.sum() < max(GRAINS.loose, GRAINS.loose_share * around.count)
-    near = around.share_apart < GRAINS.pairs_apart
+    nearest = cKDTree(around.positions).query(around.positions, k=2)[0][:, 1] / around.spacing
+    apart = nearest[nearest < GRAINS.too_near] > GRAINS.apart
+    near = not len(apart) or np.mean(apart) < GRAINS.pairs_apart
     if few or near or np.mean(distance[loose] > GRAINS.apart) < GRAINS.loose_apart:
-        return grains, none
-    return [*grains, Grain(None, loose.astype(float))], np.append(none, 1)
+        return grains
+    return [*grains, Grain(None, loose.astype(float), layer=1)]

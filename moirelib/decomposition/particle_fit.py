@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -22,9 +23,6 @@ from .profile_and_blur import DEPTH, DIAMETER, SHARED, Imaging
 # Where the fit starts.
 #: Exponents of common solids seen from the top: plates and standing rods with rounded rims, and spheres.
 SOLIDS = (0.05, 0.5)
-#: Numbers of rounds after which the fit tries several starts. Flat or round particles, and a dark level or none, are
-#: different minima of the cost: at first it tries all four, later both forms.
-SEARCHES: tuple[int, ...] = (0, 3)
 FIRST_LEVEL = 0.9  # of the highest possible dark level: the start that has one
 LEAST_LEVEL = 0.05  # medians of the frame; where the highest possible dark level is lower, no such start is needed
 FIRST_TAKEN, MOST_TAKEN = 0.7, 0.9  # light that particles take at first: this share of the contrast, at most so much
@@ -74,35 +72,33 @@ class FrameFit:
     prior: ParticlePrior  # what is usual for particles, and where these were found
     solid: float = SOLIDS[0]  # exponent of the common solid that the fit prefers
     known: bool = False  # whether ``imaging`` is known from elsewhere and not fitted
-    rounds: int = 0  # done, in which what is shared was fitted
-    searches: tuple[int, ...] = SEARCHES  # numbers of rounds after which several starts are tried for what is shared
 
     @classmethod
     def start(
-        cls,
-        frame: np.ndarray,
-        particles: pd.DataFrame,
-        diameter: float,
-        imaging: Imaging | None = None,
-        like: FrameFit | None = None,
+        cls, frame: np.ndarray, particles: pd.DataFrame, diameter: float, like: Imaging | FrameFit | None = None
     ) -> FrameFit:
-        """A fit of a raw frame (y, x) that has not begun yet; particles are darker than the background.
+        """The fit of a raw frame (y, x) after a first round; particles are darker than the background.
 
         ``particles`` hold ``y, x`` (px) and, where known, ``diameter`` (px) and ``depth``; ``diameter`` is the expected
-        one (px). What particles share is ``imaging``, when known from another frame; else it is fitted, on from the fit
-        ``like`` of the same frame where there is one.
+        one (px). What particles share is fitted from the best of several starts or, where there is one, on from the fit
+        ``like`` of the same frame. Where it is known from another frame, as an `Imaging`, it is held.
         """
         model = ImageModel.look_at(frame, diameter)
         depth = -np.log1p(-min(FIRST_TAKEN * model.contrast, MOST_TAKEN))
         usual = torch.tensor([np.log(diameter), np.log(depth)], dtype=torch.float32)
         y, x, *own = FIRST_SPREAD
-        std, solid = torch.tensor([y * diameter, x * diameter, *own]), SOLIDS[0]
-        shared, searches = Imaging() if imaging is None else imaging, SEARCHES
-        if like is not None and imaging is None:
-            shared, usual, std, solid, searches = like.imaging, like.prior.usual, like.prior.std, like.solid, ()
+        std, solid, shared = torch.tensor([y * diameter, x * diameter, *own]), SOLIDS[0], like or Imaging()
+        if isinstance(shared, FrameFit):
+            usual, std, solid, shared = shared.prior.usual, shared.prior.std, shared.solid, shared.imaging
         theta = to_theta(particles, usual)
         model, prior = model.place(theta), ParticlePrior(theta[:, :2].clone(), diameter, usual, std)
-        return cls(model, model.render(theta, shared), prior, solid, imaging is not None, searches=searches)
+        fit = cls(model, model.render(theta, shared), prior, solid, known=isinstance(like, Imaging))
+        model = model.weigh(shared)
+        if like is not None:
+            return fit._fit_round(model)
+        # Flat or round particles, and a dark level or none (just below the darkest places), are different minima.
+        levels = (0.0, FIRST_LEVEL * model.darkest) if model.darkest > LEAST_LEVEL else (0.0,)
+        return fit._try_starts(model, levels)
 
     @property
     def imaging(self) -> Imaging:
@@ -117,14 +113,13 @@ class FrameFit:
     def with_particles(self, particles: pd.DataFrame, in_rows: bool = False) -> FrameFit:
         """The fit with these particles; a missing ``diameter`` or ``depth`` starts at the usual one.
 
-        With ``in_rows``, and after a first round, each particle is expected midway between its neighbours of the same
-        ``layer``.
+        With ``in_rows`` each particle is expected midway between its neighbours of the same ``layer``.
         """
         theta = to_theta(particles, self.prior.usual)
         model = self.model.place(theta)
         prior = ParticlePrior(theta[:, :2].clone(), model.diameter, self.prior.usual, self.prior.std)
         fit = replace(self, model=model, predicted=model.render(theta, self.imaging), prior=prior)
-        if not in_rows or not self.rounds:
+        if not in_rows:
             return fit
         rows, std = fit._measure_rows(particles)
         stiffness = torch.from_numpy(std**-2.0).float()[:, None]
@@ -171,47 +166,53 @@ class FrameFit:
         """
         fit = self
         for _ in range(rounds):
-            fit = fit._fit_round(shared)
+            if shared:
+                fit = fit._fit_round(fit._weigh())
+            else:
+                fit = fit._fit_own(fit.model.weigh(fit.imaging), fit.predicted, fit.prior)
         return fit
 
-    def _fit_round(self, shared) -> FrameFit:
-        # The border is held during a round: its costs must be of the same pixels.
-        model, solid, prior = self.model.weigh(self.imaging), self.solid, self.prior
-        if shared and self.rounds:
-            model = replace(model, noise=model.block_noise(self.predicted.image))
-        if shared and not self.known and self.rounds in self.searches:
-            predicted, solid = self._search(model)
-        elif shared and not self.known:
-            predicted, _ = fit_shared(model, self.predicted, SHARED_STEPS, solid)
-        else:
-            predicted = self.predicted
-        if shared:
-            prior = prior.with_population(predicted.theta)
-        predicted, prior = fit_particles(model, predicted, prior, PARTICLE_STEPS)
-        if shared:
-            prior = prior.with_population(predicted.theta)
-        model = model.place(predicted.theta)
-        predicted = model.render(predicted.theta, predicted.imaging)
-        return replace(self, model=model, predicted=predicted, prior=prior, solid=solid, rounds=self.rounds + shared)
+    def search(self) -> FrameFit:
+        """The fit after a round in which what is shared is fitted from both common solids, and the better one kept.
 
-    def _search(self, model) -> tuple[Prediction, float]:
-        """Try several starts for what is shared; return the best prediction and the solid of its start.
+        Due once the particles are complete: with particles missing or false, the wrong solid may have looked better.
+        """
+        return self._try_starts(self._weigh(), (self.imaging.offset,))
+
+    def _weigh(self) -> ImageModel:
+        """The model for a round, with the noise that the residual shows; its border is held during the round."""
+        model = self.model.weigh(self.imaging)
+        return replace(model, noise=model.block_noise(self.predicted.image))
+
+    def _fit_round(self, model) -> FrameFit:
+        predicted = self.predicted if self.known else fit_shared(model, self.predicted, SHARED_STEPS, self.solid)[0]
+        return self._end_round(model, predicted, self.solid)
+
+    def _try_starts(self, model, levels) -> FrameFit:
+        """The fit after a round from the best of several starts: each common solid, with each dark level.
 
         Each trial fits the particles too: their depths can hide a wrong dark level, and their sizes a wrong profile.
         """
-        # The dark level starts at zero or just below the darkest places; later it is known.
-        lit = self.rounds == 0 and model.darkest > LEAST_LEVEL
-        offsets = (self.imaging.offset, FIRST_LEVEL * model.darkest) if lit else (self.imaging.offset,)
         found = []
-        for solid in SOLIDS:
-            for offset in offsets:
-                start = model.render(self.theta, replace(self.imaging, exponent=solid, offset=offset))
-                predicted, _ = fit_shared(model, start, SEARCH_STEPS, solid)
-                prior = self.prior.with_population(predicted.theta)
-                predicted, _ = fit_particles(model, predicted, prior, PARTICLE_STEPS)
-                found.append((*fit_shared(model, predicted, SHARED_STEPS, solid), solid))
+        for solid, level in itertools.product(SOLIDS, levels):
+            start = model.render(self.theta, replace(self.imaging, exponent=solid, offset=level))
+            predicted, _ = fit_shared(model, start, SEARCH_STEPS, solid)
+            prior = self.prior.with_population(predicted.theta)
+            predicted, _ = fit_particles(model, predicted, prior, PARTICLE_STEPS)
+            found.append((*fit_shared(model, predicted, SHARED_STEPS, solid), solid))
         predicted, _, solid = min(found, key=lambda one: one[1])
-        return predicted, solid
+        return self._end_round(model, predicted, solid)
+
+    def _end_round(self, model, predicted, solid) -> FrameFit:
+        """The fit with particles fitted to what is shared now, and with their usual size and depth."""
+        fit = self._fit_own(model, predicted, self.prior.with_population(predicted.theta))
+        return replace(fit, prior=fit.prior.with_population(fit.theta), solid=solid)
+
+    def _fit_own(self, model, predicted, prior) -> FrameFit:
+        """The fit after steps of each particle's own parameters."""
+        predicted, prior = fit_particles(model, predicted, prior, PARTICLE_STEPS)
+        model = model.place(predicted.theta)
+        return replace(self, model=model, predicted=model.render(predicted.theta, predicted.imaging), prior=prior)
 
     @cached_property
     def residual(self) -> torch.Tensor:
@@ -268,10 +269,8 @@ class FrameFit:
         Natural logarithm, divided by `misfit`. With ``candidates`` (``y, x`` in px) it is of particles of usual size
         and depth that are not in the fit.
         """
-        present, theta = candidates is None, self.theta
-        if candidates is not None:
-            yx = torch.from_numpy(candidates[["y", "x"]].to_numpy(np.float32, copy=True))
-            theta = torch.cat([yx, self.prior.usual.expand(len(yx), 2)], dim=1)
+        present = candidates is None
+        theta = self.theta if candidates is None else to_theta(candidates[["y", "x"]], self.prior.usual)
         windows, index = self._changes(theta, present)
         along, size = (windows * self.residual.flatten()[index]).sum(1), (windows**2).sum(1).clamp(min=1e-12)
         # A particle may be thinner or darker than usual: the best amplitude of a range counts.

@@ -142,7 +142,7 @@ def decompose(
     diameter_px, polarity = estimate_size_and_polarity(look_at(movie), model, diameter_px)
     check_diameter(diameter_px, movie)
     working = find_working_shape(movie.shape[1:], diameter_px)
-    shared, file = SharedByFrames(layers=layers, given=layers is not None), None if weights is None else str(weights)
+    shared, file = SharedByFrames(given=layers), None if weights is None else str(weights)
     job = FrameJob(file, device, polarity, movie.shape[1:], working, shared=shared)
     results = FrameResults(checkpoint, describe_run(movie, job))
     found = leave_noise_out(find_in_all_frames(movie, job, results, scheduler, progress))

@@ -17,6 +17,7 @@ CERTAIN = 4.0  # log-odds at which one pair's evidence is cut off: one in 50 pai
 WAVES = 24  # learnt plane waves that describe where a neighbour is
 SOFTENING = 0.2  # diameters, added to a distance before it is inverted; by hand, the weights were trained with it
 FEATURES = 4 + 2 * WAVES + 3
+BATCH = 256  # particles that the network sees at once: bounds memory
 
 
 class SameLayer(nn.Module):
@@ -80,9 +81,6 @@ def load_same_layer(path: str | PathLike[str] | None = None) -> SameLayer:
     model = SameLayer()
     model.load_state_dict(load_file(str(path or shipped("same_layer.safetensors"))))
     return model.eval()
-
-
-BATCH = 256  # particles that the network sees at once: bounds memory
 
 
 def weigh_pairs(

@@ -16,6 +16,7 @@ import torch
 from scipy.spatial import cKDTree
 from torch import nn
 
+from ..crystal.lattice import hexagonal_lattice
 from .network import save_weights
 from .same_layer import MOST_LAYERS, SameLayer, describe_pairs, find_neighbours, load_same_layer
 from .training import describe_commit, rotation
@@ -24,6 +25,8 @@ KINDS = ("plain", "unequal", "small twist", "grains", "mixed")
 FEWEST_HERE = 4  # particles of a layer among the neighbours: fewer do not count as a layer
 RATE, WARM_UP, AVERAGE = 1e-3, 200, 0.998  # learning rate, steps until it is reached, weight of the mean so far
 COUNT_WEIGHT = 0.2  # of the number of layers in the loss
+FEWEST, NEAR = 6, 2.0  # by hand; particles of a frame; diameters over which a pair's weight in the loss falls to 1/e
+DECAY, STEEPEST = 1e-4, 1.0  # by hand; weight decay (AdamW); longest gradient, longer ones are cut
 LOGGED = 200  # steps between two points of the curve
 
 
@@ -74,20 +77,11 @@ def draw_points(rng: np.random.Generator, kind: str | None = None, layers: int |
     return spoil(rng, places, layer, size, cells, field)
 
 
-def hexagonal(spacing, degrees, field) -> np.ndarray:
-    """Sites of a hexagonal lattice over a square field."""
-    n = int(field / spacing) + 3
-    i, j = np.mgrid[-n : n + 1, -n : n + 1].reshape(2, -1)
-    points = spacing * np.stack([i + j / 2, j * math.sqrt(3) / 2], axis=1)
-    points = points[(np.abs(points) < 0.75 * field + 2 * spacing).all(axis=1)]
-    return points @ rotation(np.radians(degrees)).T
-
-
 def draw_layer(rng, spacing, degrees, centres, field) -> np.ndarray:
     """Places of a layer of one or more grains, strained, with defects and scatter."""
-    points, tree = np.empty((0, 2)), cKDTree(centres)
+    points, tree, reach = np.empty((0, 2)), cKDTree(centres), math.sqrt(0.5) * field + 3 * spacing  # to the corners
     for g, turn in enumerate(degrees):
-        grain = hexagonal(spacing, turn, field) + rng.uniform(-spacing, spacing, 2)
+        grain = hexagonal_lattice(spacing, turn, (0, 0), reach)[:, ::-1] + rng.uniform(-spacing, spacing, 2)
         grain = grain[(np.abs(grain) < field / 2 + spacing).all(axis=1)]
         grain = grain[tree.query(grain)[1] == g]
         if len(points) and len(grain):
@@ -157,7 +151,7 @@ def draw_batch(rng, frames: int = 5, each: int = 40):
     while len(parts) < frames:
         points = draw_points(rng)
         real = np.flatnonzero(points.layer >= 0)
-        if len(real) < 6:
+        if len(real) < FEWEST:
             continue
         own = rng.choice(real, min(each, len(real)), replace=False)
         near, present = find_neighbours(points.places, own)
@@ -175,7 +169,7 @@ def measure_loss(model, batch):
     """Cross-entropy of pairs, near ones first, and of the number of layers."""
     step, alike, present, same, count = batch
     odds, counts = model(step, alike, present)
-    weight = torch.exp(-step.norm(dim=-1) / 2) * present
+    weight = torch.exp(-step.norm(dim=-1) / NEAR) * present
     pairs = nn.functional.binary_cross_entropy_with_logits(odds, same, reduction="none")
     return (pairs * weight).sum() / weight.sum(), nn.functional.cross_entropy(counts, count)
 
@@ -199,8 +193,8 @@ def train_same_layer(
     torch.manual_seed(seed)
     rng, model = np.random.default_rng(seed), SameLayer() if start is None else load_same_layer(start).train()
     mean = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(AVERAGE))
-    optimizer = torch.optim.AdamW(model.parameters(), RATE, weight_decay=1e-4)
-    peak = RATE if start is None else RATE / 2
+    optimizer = torch.optim.AdamW(model.parameters(), RATE, weight_decay=DECAY)
+    peak = RATE if start is None else RATE / 2  # half for trained weights, by hand: they are near their best
     out, began = Path(out), time.monotonic()
     losses: list[tuple[float, float]] = []
     while (done := (time.monotonic() - began) / (60 * minutes)) < 1:
@@ -209,7 +203,7 @@ def train_same_layer(
         pairs, count = measure_loss(model, draw_batch(rng))
         optimizer.zero_grad()
         (pairs + COUNT_WEIGHT * count).backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(model.parameters(), STEEPEST)
         optimizer.step()
         mean.update_parameters(model)
         losses.append((pairs.item(), count.item()))

@@ -35,6 +35,8 @@ START_SHARPNESS = 4  # inverse temperature of a start: how clearly it follows th
 STARTS, SWEEPS = 12, 30  # of the mean field, on different eigenvectors; of single particles that change their layer
 DENSE = 4, 8  # times the layers, and more: up to so many particles have all eigenvectors computed; by hand
 
+load_model = lru_cache(maxsize=1)(load_same_layer)  # the network of points, read once
+
 
 def merge_finds(detections: pd.DataFrame, diameter: float) -> pd.DataFrame:
     """One row for each particle that the network found in both channels: that of the higher peak, in the middle.
@@ -53,18 +55,20 @@ def merge_finds(detections: pd.DataFrame, diameter: float) -> pd.DataFrame:
     return table.drop(table.index[lower]).reset_index(drop=True)
 
 
-def show_two_layers(particles: pd.DataFrame, diameter: float) -> bool:
+def show_two_layers(detections: pd.DataFrame, diameter: float) -> bool:
     """Whether the network sees two layers around a good part of the particles."""
+    particles = merge_finds(detections, diameter)
     return len(particles) >= GRAINS.fewest and 1 - draw_graph(particles, diameter)[1][:, 0].mean() > SEEN
 
 
 def name_two_layers(particles: pd.DataFrame, diameter: float) -> tuple[pd.DataFrame, list[list[Lattice]]]:
     """Which of two layers every particle belongs to; parameters and results as of `assign_layers`.
 
-    There are no grains, and ``lattices`` are the main ones; without ``lattice_fit``, rows say who is on a site.
+    There are no grains, and ``lattices`` are the main ones; ``lattice_fit`` is unknown (NaN).
     """
+    particles = particles.assign(grain=-1, lattice_fit=np.nan)
     if len(particles) < GRAINS.fewest:
-        return particles.assign(layer=1, grain=-1, layer_confidence=0.5), [[], []]
+        return particles.assign(layer=1, layer_confidence=0.5), [[], []]
     yx, (graph, _) = particles[["y", "x"]].to_numpy(float), draw_graph(particles, diameter)
     named = cut(graph, 2, np.random.default_rng(0))
     pull = graph @ np.where(named == 0, 1.0, -1.0)  # towards the first side
@@ -72,12 +76,9 @@ def name_two_layers(particles: pd.DataFrame, diameter: float) -> tuple[pd.DataFr
     spacing = typical_spacing(yx, named, diameter)
     if extent(yx[named == 1], spacing) > extent(yx[named == 0], spacing):
         named = 1 - named
-    table = drop_doubles(particles.assign(layer=named + 1, grain=-1, layer_confidence=confidence), diameter)
+    table = drop_doubles(particles.assign(layer=named + 1, layer_confidence=confidence), diameter)
     places = [table.loc[table["layer"] == k, ["y", "x"]].to_numpy(float) for k in (1, 2)]
     return table, [find_main_lattice(place, diameter) for place in places]
-
-
-load_model = lru_cache(maxsize=1)(load_same_layer)  # the network of points, read once
 
 
 def draw_graph(particles, diameter) -> tuple[sparse.csr_matrix, np.ndarray]:
@@ -86,14 +87,12 @@ def draw_graph(particles, diameter) -> tuple[sparse.csr_matrix, np.ndarray]:
     The U-Net's channels change places at grain boundaries, where they would decide: they are not asked.
     """
     yx = particles[["y", "x"]].to_numpy(float)
-    sizes = particles.get("diameter", pd.Series(np.nan, particles.index)).to_numpy(float)
-    usual = np.nanmedian(sizes) if np.isfinite(sizes).any() else diameter
-    sizes = np.nan_to_num(sizes / usual, nan=1.0)
+    sizes = particles.get("diameter", pd.Series(np.nan, particles.index)).astype(float)
+    sizes = (sizes / sizes.median()).fillna(1.0).to_numpy()
     graph, counts = weigh_pairs(load_model(), yx / diameter, sizes, np.zeros(len(yx)))
-    shown = particles["shown"].eq(True).to_numpy() if "shown" in particles else np.zeros(len(yx), bool)
-    i, j = cKDTree(yx).query_pairs(DOUBLE_REACH * diameter, output_type="ndarray").T
-    two = shown[i] & shown[j]
-    against = sparse.csr_matrix((np.full(two.sum(), SHOWN), (i[two], j[two])), graph.shape)
+    pairs = cKDTree(yx).query_pairs(DOUBLE_REACH * diameter, output_type="ndarray")
+    i, j = pairs[particles["shown"].to_numpy(bool)[pairs].all(axis=1)].T
+    against = sparse.csr_matrix((np.full(len(i), SHOWN), (i, j)), graph.shape)
     return graph + against + against.T, counts
 
 

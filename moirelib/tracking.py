@@ -23,10 +23,16 @@ def link_places(
         ``search_range``, shortened by the factor ``step``.
     """
     trackpy.quiet()
-    how = {"adaptive_stop": narrowest * search_range, "adaptive_step": step, "memory": memory}
-    how["link_strategy"] = "recursive"  # numba's would first be compiled, which takes 55 MB and some seconds
-    columns = [c for c in places if c != "frame"]
-    return trackpy.link(places, search_range, pos_columns=columns, **how)["particle"]
+    linked = trackpy.link(
+        places,
+        search_range,
+        pos_columns=[c for c in places if c != "frame"],
+        memory=memory,
+        adaptive_stop=narrowest * search_range,
+        adaptive_step=step,
+        link_strategy="recursive",  # numba's would first be compiled, which takes 55 MB and some seconds
+    )
+    return linked["particle"]
 
 
 def link_particles(

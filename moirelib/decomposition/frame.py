@@ -15,7 +15,7 @@ from .profile_and_blur import Imaging
 LIKELIEST = ["y", "x", "diameter", "y_std", "x_std"]
 NOISE = 0.25  # by hand on simulated noise: where a smaller share of the peaks is sure, unsure ones are noise
 UNKNOWN = SharedByFrames()
-ALONE = 20.0  # log-likelihood that a particle without a lattice must add; in simulated noise, peaks reach some 10
+LEAST_EVIDENCE = 20.0  # log-likelihood that a particle without a lattice must add; peaks of simulated noise reach 10
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def find_single_particles(frame, detections, diameter, shared) -> Found:
     particles = assign_layers(detections, diameter, layers=shared.given)[0]
     while len(particles):
         fit = FrameFit.start(frame, particles, diameter).fit(2)
-        clear = fit.evidence() > ALONE
+        clear = fit.evidence() > LEAST_EVIDENCE
         if clear.all():
             particles = fit.result(particles)
             break

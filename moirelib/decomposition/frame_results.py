@@ -19,7 +19,7 @@ from .frame import LIKELIEST, Found
 from .profile_and_blur import Imaging
 
 #: Columns of `Found.particles` that are needed once all frames are computed.
-NEEDED = ["layer", "layer_confidence", "score", "diameter_std", *LIKELIEST, *(f"{c}_likeliest" for c in LIKELIEST)]
+KEPT = ["layer", "layer_confidence", "score", "diameter_std", *LIKELIEST, *(f"{c}_likeliest" for c in LIKELIEST)]
 
 
 class FrameResults:
@@ -66,7 +66,7 @@ class FrameResults:
 class FoundInFrames:
     """What was found in all frames of a movie, in one table: thousands of tables take several times the memory."""
 
-    particles: pd.DataFrame  # ``frame``, in rising order, and the columns `NEEDED`
+    particles: pd.DataFrame  # ``frame``, in rising order, and the columns `KEPT`
     lattices: list[list[list[Lattice]]]  # of each frame and layer, largest grain first
     why: list[str]  # why a frame was left out; empty where it was not
 
@@ -77,10 +77,10 @@ class FoundInFrames:
         lattices: list[list[list[Lattice]]] = []
         why: list[str] = []
         for found in frames:
-            numbers.append(found.particles.reindex(columns=NEEDED).to_numpy(float))
+            numbers.append(found.particles.reindex(columns=KEPT).to_numpy(float))
             lattices.append(found.lattices)
             why.append(found.why)
-        table = pd.DataFrame(np.concatenate(numbers), columns=NEEDED)
+        table = pd.DataFrame(np.concatenate(numbers), columns=KEPT)
         frame = np.repeat(np.arange(len(numbers)), [len(rows) for rows in numbers])
         return cls(table.assign(layer=table["layer"].astype(int), frame=frame), lattices, why)
 

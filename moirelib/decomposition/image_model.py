@@ -32,7 +32,7 @@ KNOTS = 2.0  # diameters between the background's knots: wider than a particle, 
 BENDING = 1e-3  # of the mean diagonal of the normal matrix: determines the background where particles are opaque
 
 # First look at a frame.
-SMOOTHING = 0.25  # diameters, standard deviation: averages pixel noise and keeps particles
+NOISE_SMOOTHING = 0.25  # diameters, standard deviation: averages pixel noise and keeps particles
 DARK, LIGHT = 1, 90  # percentiles of the smoothed frame, in particles and between them
 LOST_LEVEL = 0.08  # of the light; with less contrast a frame is taken to stand on counts that are not light
 NEW_LEVEL = 0.5  # of the contrast, below the darkest counts: particles then take two thirds of the light
@@ -152,7 +152,7 @@ class ImageModel:
         # Pixel noise from the smallest details: a difference of four independent pixels has √4 times the noise.
         details = frame[1:, 1:] - frame[1:, :-1] - frame[:-1, 1:] + frame[:-1, :-1]
         noise = float(np.median(np.abs(details)) / STD_TO_MAD / 2)
-        smooth = gaussian_filter(frame, diameter * SMOOTHING)
+        smooth = gaussian_filter(frame, diameter * NOISE_SMOOTHING)
         low, high = np.percentile(smooth, [DARK, LIGHT])
         # Transmissions multiply counts above the dark level. A frame below zero, or far above with hardly any contrast,
         # has lost that level and gets one; the offset is fitted later.

@@ -13,7 +13,7 @@ from .overlapping_grains import Grain, add_loose_layer, assign_grains, find_over
 DOUBLE_REACH = 0.5  # diameters (geometry): half-transparent particles of one layer touch, they do not overlap by half
 
 # Rounds, by hand: of all evidence; of pairs, whose messages go on from call to call; of the share of double finds.
-ROUNDS, PAIR_ROUNDS, SHARE_ROUNDS = 10, 5, 10
+EVIDENCE_ROUNDS, PAIR_ROUNDS, SHARE_ROUNDS = 10, 5, 10
 DAMPING, LARGEST_ODDS = 0.5, 30  # of messages, by hand: kept share, against oscillation; limit for a finite arctanh
 
 
@@ -75,7 +75,7 @@ def assign_layers(
     return drop_doubles(table, diameter), lattices
 
 
-def weigh_evidence(grains: list[Grain], around: Surroundings, rounds: int = ROUNDS):
+def weigh_evidence(grains: list[Grain], around: Surroundings, rounds: int = EVIDENCE_ROUNDS):
     """Weigh all evidence on every particle until it agrees with its neighbours (mean field).
 
     Gives the probability (n, 2) of either layer and, (n,), the likeliest grain, the fit to its lattice, and the odds of

@@ -13,10 +13,10 @@ from ..tracking import link_places
 from .layer_assignment import DOUBLE_REACH, exclude_pairs, find_better
 from .layer_evidence import Evidence
 
-LAYER_STEP = 0.15  # diameters that a change of layer counts in tracks; by hand: less than `LONGEST_STEP`
-LONGEST_STEP = 0.25  # diameters; longest step of a track from frame to frame, motion taken off; by hand
+LAYER_STEP = 0.15  # diameters that a change of layer counts in tracks; by hand: less than `VOTING_STEP`
+VOTING_STEP = 0.25  # diameters; longest step of a track from frame to frame, motion taken off; by hand
 MEMORY = 2  # frames for which a particle may be missed and still keep its track; by hand
-ROUNDS = 30  # of messages between tracks that meet, from none; by hand
+MESSAGE_ROUNDS = 30  # of messages between tracks that meet, from none; by hand
 NARROWING = 0.8  # factor by which steps are made shorter where particles are crowded; by hand
 SAME_PARTICLE = 0.5  # diameters (geometry): a particle further away may be another one
 
@@ -42,7 +42,7 @@ def vote(particles: pd.DataFrame, diameter: float, motion: list[Motion]) -> tupl
     # The layer is a third coordinate, so that particles at one place keep apart.
     place = pd.DataFrame({"frame": particles["frame"].to_numpy(), "z": LAYER_STEP * diameter * layer})
     place["y"], place["x"] = still.T
-    track = link_places(place, LONGEST_STEP * diameter, MEMORY, step=NARROWING).sort_index().to_numpy()
+    track = link_places(place, VOTING_STEP * diameter, MEMORY, step=NARROWING).sort_index().to_numpy()
     confidence = particles["layer_confidence"].to_numpy(float)
     total = np.bincount(track, read_log_odds(layer, confidence)) * 2 / (np.bincount(track) + 1)
     log_odds = keep_apart(total, track, yx, rows, diameter)[track]
@@ -83,4 +83,5 @@ def keep_apart(log_odds, track, yx, rows: list[slice], diameter) -> np.ndarray:
     pairs = [track[now][cKDTree(yx[now]).query_pairs(DOUBLE_REACH * diameter, output_type="ndarray")] for now in rows]
     met = np.unique(np.sort(np.concatenate(pairs), axis=1), axis=0)
     met = met[met[:, 0] != met[:, 1]]
-    return exclude_pairs(log_odds, np.zeros((2, len(met))), met, np.full(len(met), Evidence.touching), ROUNDS)[0]
+    against = np.full(len(met), Evidence.touching)
+    return exclude_pairs(log_odds, np.zeros((2, len(met))), met, against, MESSAGE_ROUNDS)[0]

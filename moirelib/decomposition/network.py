@@ -18,9 +18,9 @@ CENTER_WIDTH = 1.5  # working pixels, standard deviation of the peaks that mark 
 
 # Peaks that are particles. Set by hand on simulated scenes of development seeds; lengths in diameters.
 LOWEST_PEAK = 0.08  # height, where a particle that the network is sure of reaches 1
-SMOOTHING = 1 / 20  # standard deviation: less than half of the network's own peak width
+PEAK_SMOOTHING = 1 / 20  # standard deviation: less than half of the network's own peak width
 SEPARATION = 0.3  # of two peaks of one channel
-REACH, FLOOR = 0.35, 0.02  # of pixels that count for a peak's centre: distance at most, height at least
+CENTER_REACH, FLOOR = 0.35, 0.02  # of pixels that count for a peak's centre: distance at most, height at least
 
 # What the network sees, by hand: the shipped weights were trained with these numbers.
 BACKGROUND, CONTRAST = 1.4, 2  # working diameters, standard deviations of the local mean and of the local contrast
@@ -140,10 +140,11 @@ def locate(centers: np.ndarray, diameter: float, threshold: float = LOWEST_PEAK)
     """
     tables = []
     for channel, peaks in enumerate(centers):
-        smooth, apart = gaussian_filter(peaks, SMOOTHING * diameter, mode="nearest"), max(int(SEPARATION * diameter), 1)
+        smooth = gaussian_filter(peaks, PEAK_SMOOTHING * diameter, mode="nearest")
+        apart = max(int(SEPARATION * diameter), 1)
         yx = peak_local_max(smooth, min_distance=apart, threshold_abs=threshold, exclude_border=False)
         score = peaks[tuple(yx.T)]
-        _, yx = measure_shares(peaks, yx, REACH * diameter, FLOOR)
+        _, yx = measure_shares(peaks, yx, CENTER_REACH * diameter, FLOOR)
         tables.append(pd.DataFrame({"channel": channel, "y": yx[:, 0], "x": yx[:, 1], "score": score}))
     return pd.concat(tables, ignore_index=True).assign(shown=False)
 

@@ -14,8 +14,8 @@ from .profile_and_blur import DEPTH, DIAMETER
 # Values without a source were set by hand.
 
 MAD_TO_STD = 1.48  # standard deviation / median of |x|, of a Gaussian; 1.4826, rounded
-REACH = 0.5  # diameters that the fit may move a particle
-ALONE = 0.85  # diameters to the nearest other particle from which on one overlaps none
+FARTHEST_MOVE = 0.5  # diameters that the fit may move a particle
+OVERLAPS_NONE = 0.85  # diameters to the nearest other particle from which on one overlaps none
 ENOUGH_ALONE = 20  # particles for a median that is known to a quarter of their spread
 #: Least and greatest spread of log diameter and log depth: particles of one frame are neither equal nor arbitrary.
 LEAST_SPREAD, GREATEST_SPREAD = (0.01, 0.02), (0.12, 0.6)
@@ -45,7 +45,7 @@ class ParticlePrior:
         The spread is of what was fitted, and what the last step left open adds to it (expectation maximisation).
         """
         yx = theta[:, :2].numpy()
-        alone = torch.from_numpy(cKDTree(yx).query(yx, k=2)[0][:, 1] > ALONE * self.diameter)
+        alone = torch.from_numpy(cKDTree(yx).query(yx, k=2)[0][:, 1] > OVERLAPS_NONE * self.diameter)
         if alone.sum() < ENOUGH_ALONE:
             alone = torch.ones_like(alone)
         middle = theta[alone, 2:].median(dim=0).values
@@ -99,7 +99,7 @@ class ParticlePrior:
 
     def bound(self, theta) -> torch.Tensor:
         """Particles no further than half a diameter from where they were found, and of a plausible size and depth."""
-        reach = REACH * self.diameter
+        reach = FARTHEST_MOVE * self.diameter
         yx = torch.minimum(torch.maximum(theta[:, :2], self.start - reach), self.start + reach)
         smallest, largest = DIAMETER.lower * self.diameter, DIAMETER.upper * self.diameter
         log_d = theta[:, 2:3].clamp(float(np.log(smallest)), float(np.log(largest)))

@@ -30,7 +30,7 @@ COLUMNS = (
     "frame particle layer y x y_nm x_nm y_std_nm x_std_nm diameter_nm diameter_std_nm score layer_confidence".split()
 )
 
-LONGEST_STEP = 0.5  # diameters between frames, motion taken off (geometry): less than half the spacing if they touch
+TRACK_STEP = 0.5  # diameters between frames, motion taken off (geometry): less than half the spacing if they touch
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def decompose(
     # Size of a working pixel in nm; the two axes differ by rounding only.
     nm = movie.pixel_size * np.sqrt(np.prod(movie.shape[1:]) / np.prod(working))
     particles = convert_to_nm(particles, working, movie, nm)
-    particles = link_tracks(particles, LONGEST_STEP * WORKING_DIAMETER, problems)[COLUMNS]
+    particles = link_tracks(particles, TRACK_STEP * WORKING_DIAMETER, problems)[COLUMNS]
     given = {"layers": layers, "diameter_nm": diameter}
     summary = summarize(movie, particles, lattices, nm, given, weights, device, problems)
     lost = "What was left out is not listed"

@@ -1,7 +1,5 @@
 """The ``moirelib`` command: one sub-command for each stage, from simulation to analysis."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import shutil

@@ -4,8 +4,6 @@ What particles share, their profile and the blur, is learnt from a few frames. T
 are computed in any order, on this machine's cores or a Dask cluster, and a run that was stopped goes on.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import itertools

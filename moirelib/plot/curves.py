@@ -1,7 +1,5 @@
 """Curves: phonon dispersion and growth."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -47,6 +47,16 @@ def test_frames_without_an_image_are_left_out(spoil, message):
     assert said[::2] == ["", ""]
 
 
+@pytest.mark.parametrize(
+    ("columns", "rows", "remedy"), [(35, 0, "record with less dose per frame"), (0, 15, "copy or export it again")]
+)
+def test_a_single_image_that_is_left_out_names_a_remedy(columns, rows, remedy):
+    frame = frames()[0]
+    frame[:, :columns], frame[40 - rows :] = 65535, 7
+    with pytest.raises(ValueError, match=f"^frame 0 is .*; {remedy}"):
+        find_image(as_movie(frame, pixel_size=1.0), 0)
+
+
 def test_a_copied_frame_is_left_out():
     stack = frames()
     stack[2] = stack[1]

@@ -35,13 +35,15 @@ def check_frame(movie: Movie, t: int, before: np.ndarray | None = None) -> Check
     except (ValueError, OSError) as error:
         return CheckedFrame(None, why=str(error))
     if np.mean(frame == frame.max()) > SATURATED:
-        return CheckedFrame(None, why=f"frame {t} is saturated: more than half of its pixels hold {frame.max():g}")
+        why = f"frame {t} is saturated: more than half of its pixels hold {frame.max():g}"
+        return CheckedFrame(None, why=f"{why}; record with less dose per frame, or leave this frame out")
     frame = cut_strip(frame)
     rows, columns = (find_inner(np.ptp(frame, axis=axis) > 0) for axis in (1, 0))
     for axis, inner, n in zip(("rows", "columns"), (rows, columns), frame.shape, strict=True):
         if inner.stop - inner.start < (1 - MOST_CUT) * n:
             left = n - (inner.stop - inner.start)
-            return CheckedFrame(None, why=f"frame {t} is incomplete: {left} of its {n} {axis} hold one value each")
+            why = f"frame {t} is incomplete: {left} of its {n} {axis} hold one value each"
+            return CheckedFrame(None, why=f"{why}; copy or export it again, or leave this frame out")
     image = frame[rows, columns]
     if before is not None and image.shape == before.shape and np.array_equal(image, before):
         return CheckedFrame(None, why=f"frame {t} is a copy of the frame before it")

@@ -51,10 +51,11 @@ def read_mrc(path: Path) -> StoredImage:
     width = (columns + 1) // 2 if kind == "4 bit" else columns
     start, frame = _HEADER + extended, rows * width * dtype.itemsize
     offsets = range(start, start + sections * frame, frame)
-    stored.require_size(path, offsets.stop)
+    offsets = offsets[: max(path.stat().st_size - start, 0) // frame]
+    notes += stored.describe_stop(path, len(offsets), sections)
     if kind == "4 bit":
         unpack = partial(_unpack_frame, partial(stored.read_stored, path, offsets, (rows, width), dtype), columns)
-        frames = stored.stack_frames(unpack, (sections, rows, columns), dtype)
+        frames = stored.stack_frames(unpack, (len(offsets), rows, columns), dtype)
     else:
         frames = stored.stack_stored(path, offsets, (rows, columns), dtype)
     own = raw[_HEADER : _HEADER + extended]  # of the extended header what belongs to the first frame

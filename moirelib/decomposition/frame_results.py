@@ -82,7 +82,8 @@ def write_found(path: Path, found: Found) -> None:
     # A column without a row has no type of its own, and objects cannot be read again.
     table = found.particles.astype(dict.fromkeys(found.particles.select_dtypes(object), float))
     columns = {f"column {name}": table[name].to_numpy() for name in table}
-    np.savez(path, imaging=imaging, lattices=np.array(lattices, float).reshape(-1, 3), why=found.why, **columns)
+    columns |= {"why": np.array(found.why), "cut": np.array(found.cut)}
+    np.savez(path, imaging=imaging, lattices=np.array(lattices, float).reshape(-1, 3), **columns)
 
 
 def read_found(path: Path) -> Found:
@@ -91,4 +92,4 @@ def read_found(path: Path) -> Found:
         columns = {name.removeprefix("column "): file[name] for name in file.files if name.startswith("column ")}
         lattices = [[Lattice(*row[1:].tolist()) for row in file["lattices"] if row[0] == k] for k in (0, 1)]
         imaging = Imaging(*file["imaging"].tolist()) if len(file["imaging"]) else None
-        return Found(pd.DataFrame(columns), lattices, imaging, str(file["why"]))
+        return Found(pd.DataFrame(columns), lattices, imaging, str(file["why"]), str(file["cut"]))

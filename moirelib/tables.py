@@ -56,13 +56,10 @@ def check_particles(
 
 def require_unique_tracks(tracks: pd.DataFrame) -> None:
     """Raise ValueError if a track is in two places of a frame; particle -1, of no track, may be."""
-    frame, layer, particle = (tracks[c].to_numpy() for c in ("frame", "layer", "particle"))
-    for k in np.unique(layer):
-        own = (layer == k) & (particle >= 0)
-        names = np.sort(frame[own].astype(int) * (particle.max() + 1) + particle[own])
-        if len(twice := names[1:][names[1:] == names[:-1]]):
-            at, number = divmod(int(twice[0]), int(particle.max()) + 1)
-            raise ValueError(f"particle {number} of layer {k} stands twice in frame {at}; link the tracks again")
+    names = tracks.loc[tracks["particle"] >= 0, ["frame", "layer", "particle"]]
+    if (twice := names.duplicated()).any():
+        frame, layer, particle = names[twice].iloc[0]
+        raise ValueError(f"particle {particle} of layer {layer} stands twice in frame {frame}; link the tracks again")
 
 
 def layers_by_frame(particles: pd.DataFrame) -> Iterator[tuple[int, dict[int, np.ndarray]]]:

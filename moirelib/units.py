@@ -20,15 +20,18 @@ SECONDS = {
     **dict.fromkeys(("min", "minute", "minutes"), 60.0),
     **{"ns": 1e-9, "h": 3600.0, "hour": 3600.0},
 }
+COARSEST = 1000  # nm per pixel; a resolution in inch or cm that is coarser is a setting for printing
 
 
 def convert_scale(scale: SupportsFloat | str | None, unit: str | None, factors: dict[str, float]) -> float | None:
     """Convert `scale` to nm or s; None where the file gives no usable number or unit."""
+    name = normalize_unit(unit).lower()
     try:
-        value = float(scale) * factors[normalize_unit(unit).lower()]  # type: ignore[arg-type]
+        value = float(scale) * factors[name]  # type: ignore[arg-type]
     except (TypeError, ValueError, KeyError):
         return None
-    return value if math.isfinite(value) and value > 0 else None
+    printed = name in ("inch", "in", "cm") and value > COARSEST  # 72 dots per inch and the like
+    return value if math.isfinite(value) and value > 0 and not printed else None
 
 
 def normalize_unit(unit: object) -> str:

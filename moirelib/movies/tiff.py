@@ -7,8 +7,8 @@ import struct
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
+from operator import add
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import dask.array as da
@@ -16,12 +16,11 @@ import numpy as np
 import tifffile
 from rsciio import tiff as rsciio_tiff
 
-from ..units import NANOMETRES, convert_scale, normalize_unit
+from ..units import NANOMETRES, normalize_unit
 from . import stored
 from .stored import ColourError, Scale, StoredImage, UnusableFile
 
 _GREY_SHARE = 4  # times smaller than the colour images of a file: a grey image is their thumbnail, not the data
-_COARSEST = 1000  # nm per pixel
 _LOSSY = (tifffile.COMPRESSION.OJPEG, tifffile.COMPRESSION.JPEG)
 _IMAGEJ_AXES = ("frames", "slices", "channels")
 Movie = list[tifffile.TiffPageSeries]  # series that together are one movie
@@ -158,14 +157,14 @@ def _list_pages(path: Path, series: tifffile.TiffPageSeries, n: int) -> list[tup
     pages = list(series.pages)
     if len(pages) > n or (series.dataoffset is not None and len(pages) < n) or series.keyframe.axes.strip("S") != "YX":
         raise UnusableFile(f"{path.name} has a page layout that is not supported; save it as a plain stack of images")
-    while pages and (pages[-1] is None or _find_end(pages[-1]) > pages[-1].parent.filehandle.size):
+    while pages and not (pages[-1] and _find_end(pages[-1]) <= pages[-1].parent.filehandle.size):
         pages.pop()
     return [page and (Path(page.parent.filehandle.path), page.offset) for page in pages]
 
 
 def _find_end(page: tifffile.TiffPage | tifffile.TiffFrame) -> float:
     """Where a page's pixels end, in bytes."""
-    return max((a + n for a, n in zip(page.dataoffsets, page.databytecounts, strict=True)), default=math.inf)
+    return max(map(add, page.dataoffsets, page.databytecounts), default=math.inf)
 
 
 def _describe_missing(there: Sequence[int], n: int) -> tuple[str, ...]:
@@ -242,8 +241,7 @@ def _find_scales(path, tiff: tifffile.TiffFile, page: tifffile.TiffPage, index: 
     found: dict[str, Scale] = {}
     if tiff.is_imagej:
         (y, x), about = _read_resolution(page), tiff.imagej_metadata or {}
-        found["y"] = _drop_print_setting(y, about.get("yunit", about.get("unit")))
-        found["x"] = _drop_print_setting(x, about.get("unit"))
+        found = {"y": (y, about.get("yunit", about.get("unit"))), "x": (x, about.get("unit"))}
         found["t"] = (about.get("finterval", 0), about.get("tunit", "s"))
     elif tiff.is_ome and (every := ElementTree.fromstring(tiff.ome_metadata or "").findall(".//{*}Pixels")):
         pixels = every[index if len(every) == images else 0]
@@ -258,15 +256,9 @@ def _find_scales(path, tiff: tifffile.TiffFile, page: tifffile.TiffPage, index: 
         found |= {"y": stored.get_scale(axes[-2]), "x": stored.get_scale(axes[-1])}
     if not _has_unit(found):
         unit = {2: "inch", 3: "cm"}.get(int(page.tags["ResolutionUnit"].value) if "ResolutionUnit" in page.tags else 1)
-        steps = [_drop_print_setting(step, unit) for step in _read_resolution(page)]
-        found |= dict(zip("yx", steps, strict=True)) if unit and any(step for step, _ in steps) else {}
+        y, x = _read_resolution(page)
+        found |= {"y": (y, unit), "x": (x, unit)} if unit else {}
     return [found.get(axis, (1.0, None)) for axis in "yxt"]
-
-
-def _drop_print_setting(step: Any, unit: str | None) -> Scale:
-    """A scale, but none in inch or cm that is coarser than `_COARSEST`: 72 dpi and the like are for printing."""
-    printed = normalize_unit(unit).lower() in ("inch", "in", "cm")
-    return (0.0 if printed and (convert_scale(step, unit, NANOMETRES) or 0) > _COARSEST else step, unit)
 
 
 def _has_unit(scales: dict[str, Scale]) -> bool:

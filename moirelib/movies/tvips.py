@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ..units import COARSEST
 from .stored import StoredImage, UnusableFile, describe_stop, stack_stored
 
 _HEADER = struct.Struct("<5I16xI8xI")  # size, version, width, height, bits; pixel size; size of a frame's header
 _FRAME = struct.Struct("<4x2I")  # seconds and milliseconds
-_COARSEST = 1000  # nm per pixel; as for TIFF files
 _DIFFRACTION = 2  # the microscope's mode, at byte 24 of a frame's header
 
 
@@ -41,7 +41,7 @@ def read_tvips(path: Path) -> StoredImage:
     time = (last[0] - first[0] + (last[1] - first[1]) / 1000) / max(len(files) - 1, 1)
     mode = struct.unpack("<I", _read(files[0], headers[0] + 24, 4))[0] if frame_header >= 28 else 0
     unit, why = "1/nm" if mode == _DIFFRACTION else "nm", ""
-    if nm > _COARSEST:
+    if nm > COARSEST:
         nm, why = 0, f"the header says {nm} nm, which are the pixels of the camera itself"
     offsets = tuple(header + frame_header for header in headers)
     data, used = stack_stored(tuple(files), offsets, (height, width), dtype), tuple(dict.fromkeys(files))

@@ -15,7 +15,7 @@ from ..units import SECONDS, normalize_unit
 from . import stored
 from .stored import Scale, StoredImage, UnusableFile
 
-_VELOX_IMAGES = "Data/Image"
+_VELOX_IMAGES, _EMD = "Data/Image", "emd_group_type"
 _DEEPEST = 3  # groups in groups of an OME-Zarr store: row, column and field of a plate, the deepest that OME describes
 
 
@@ -73,20 +73,14 @@ def _read_frame(path, name, stack, plane, i) -> np.ndarray:
 
 def read_emd(path: Path) -> StoredImage:
     """The largest image of a Velox or Berkeley EMD file."""
-    names: list[str] = []
-
-    def list_berkeley(name, item):
-        """Berkeley's images are datasets called data... in groups marked as EMD."""
-        is_data = isinstance(item, h5py.Dataset) and name.rsplit("/", 1)[-1].startswith("data")
-        if is_data and item.parent.attrs.get("emd_group_type"):
-            names.append(name)
-
     with h5py.File(path, "r") as file:
-        velox = _VELOX_IMAGES in file
-        if velox:
+        if velox := _VELOX_IMAGES in file:
             names = [f"{_VELOX_IMAGES}/{key}/Data" for key in file[_VELOX_IMAGES]]
-        else:
-            file.visititems(list_berkeley)
+        else:  # Berkeley's images are datasets called data... in groups marked as EMD
+            every: list[str] = []
+            file.visit(every.append)
+            data = [name for name in every if name.rsplit("/", 1)[-1].startswith("data")]
+            names = [name for name in data if hasattr(file[name], "dtype") and file[name].parent.attrs.get(_EMD)]
         array, part = _choose_array(path, file, names, "iufb")
         if array.ndim > 3:
             raise UnusableFile(

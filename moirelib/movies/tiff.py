@@ -127,28 +127,24 @@ def _find_frames(
     Given are the file of all frames, or of each; where they begin in it; whether they are raw: one after the other,
     neither compressed nor in colour, else their page begins there; and a note if some are missing.
     """
-    page = chosen[0].keyframe
+    page, bits = chosen[0].keyframe, 8 * np.dtype(chosen[0].dtype).itemsize
+    raw = page.axes == "YX" and page.bitspersample == bits and all(s.dataoffset is not None for s in chosen)
     counts = [_count_frames(list(zip(s.axes, s.shape, strict=True)), path.name) for s in chosen]
-    starts = [-1 if series.dataoffset is None else series.dataoffset for series in chosen]
-    ends, bits = [series.keyframe.parent.filehandle.size for series in chosen], 8 * np.dtype(page.dtype).itemsize
-    if raw := page.axes == "YX" and page.bitspersample == bits and -1 not in starts:
-        behind = min((place for place in chain if place > starts[-1]), default=ends[-1])
-        ends[-1] = min(ends[-1], behind)
-        if chain[-1] > starts[-1]:  # the pages that are lost lay behind all pixels
-            counts[-1] = max(counts[-1], (behind - starts[-1]) // page.nbytes)
-    counts[-1] += max(announced - sum(counts), 0)
+    if raw and chain[-1] > (start := chosen[-1].dataoffset or 0):  # the pages that are lost lay behind all pixels
+        counts[-1] = max(counts[-1], (min(place for place in chain if place > start) - start) // page.nbytes)
+    n = max(announced, sum(counts))
+    if not raw or len(chain) == 2:  # of raw frames, one page may stand for all
+        counts[-1] += n - sum(counts)
     found: list[tuple[int, Path, int]] = []  # number, file and offset of each frame
-    before = list(itertools.accumulate(counts, initial=0))[:-1]
-    for first, n, series, start, end in zip(before, counts, chosen, starts, ends, strict=True):
-        if raw:
-            whole = range(start, end - page.nbytes + 1, page.nbytes)[:n]
-            found += [(first + i, Path(series.keyframe.parent.filehandle.path), at) for i, at in enumerate(whole)]
-        else:
-            found += [(first + i, *each) for i, each in enumerate(_list_pages(path, series, n)) if each]
+    for first, count, series in zip(itertools.accumulate(counts, initial=0), counts, chosen, strict=False):
+        file = series.keyframe.parent.filehandle
+        whole = range(series.dataoffset or 0, file.size - page.nbytes + 1, page.nbytes)[:count]
+        pages = [(Path(file.path), offset) for offset in whole] if raw else _list_pages(path, series, count)
+        found += [(first + i, *each) for i, each in enumerate(pages) if each]
     there, paths, offsets = zip(*found, strict=True) if found else [()] * 3
-    known = not chain[-1] or announced > 1 or chosen[0].kind in ("ome", "imagej") or len(chain) <= sum(counts)
-    missing = stored.describe_stop(path, len(there), sum(counts) if known else None)
-    missing = _describe_missing(there, sum(counts)) if chosen[0].kind == "ome" else missing
+    known = not chain[-1] or announced > 1 or chosen[0].kind in ("ome", "imagej") or len(chain) <= n
+    missing = stored.describe_stop(path, len(there), n if known else None)
+    missing = _describe_missing(there, n) if chosen[0].kind == "ome" else missing
     return paths[0] if set(paths) == {paths[0]} else paths, offsets, raw, missing
 
 

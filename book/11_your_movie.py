@@ -296,7 +296,7 @@ plt.show()
 # | "of the 200 files cannot be read ... left out" | single frames of a folder that are empty or damaged | copy them again; the others keep their places |
 # | "is one array of a Zarr store" | the folder of an array was given | give the folder above it |
 # | "has no column ..." in `moirelib analyze` | a table of another program, in pixels or with other names | the message lists the columns that were found; rename them, or pass `--pixel-size` |
-# | "layers count from 1, and one is number 0" | a table of another program | add 1 to the column `layer` |
+# | "layers are numbered from 1 on" | a table of another program | add 1 to the column `layer`, or remove particles of no layer |
 # | circles much larger or smaller than the particles | size estimated wrongly | set `DIAMETER`; measure one particle on the screen, in nm |
 # | circles between the particles | contrast reversed by defocus, or the automatic choice of dark or bright particles was wrong | look at the raw frame; pass `-movie.data.astype(float)` with its pixel size |
 # | "no second lattice found in this field of view", but you see two | twist near zero, or a second layer of very few particles | set `LAYERS = 2` and look at both layers; record a larger field if neither convinces |

@@ -47,7 +47,7 @@ def check_particles(
     if any(np.any(numbers[c].to_numpy() % 1) for c in whole) or (numbers["frame"] < 0).any():
         raise ValueError(f"{name}: {', '.join(whole)} must be whole numbers, frames from 0 on; number them anew")
     if "layer" in columns and len(table) and (lowest := int(numbers["layer"].min())) < 1:
-        raise ValueError(f"{name}: layers count from 1, and one is number {lowest}; add {1 - lowest} to all in layer")
+        raise ValueError(f"{name}: layers are numbered from 1 on, and one is {lowest}; add 1 or remove its rows")
     if large := [c for c in whole if (numbers[c].abs() >= (MOST_FRAMES if c == "frame" else 2**53)).any()]:
         raise ValueError(f"{name}: {', '.join(large)} holds a number that cannot be; correct it or number them anew")
     types = {c: np.dtype(int if c in whole else float) for c in columns}

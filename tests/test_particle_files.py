@@ -93,7 +93,7 @@ def test_decimal_commas_may_come_late(encoding, particles, tmp_path):
 
 def test_layers_that_count_from_0_are_refused_with_a_remedy(particles, tmp_path):
     particles.assign(layer=particles["layer"] - 1).to_csv(tmp_path / "particles.csv", index=False)
-    with pytest.raises(ValueError, match=r"layers count from 1, and one is number 0; add 1 to all in layer"):
+    with pytest.raises(ValueError, match=r"layers are numbered from 1 on, and one is 0; add 1"):
         read_particles(tmp_path)
 
 

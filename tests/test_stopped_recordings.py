@@ -58,6 +58,17 @@ def test_imagej_stack_beyond_4_gb_that_was_stopped_is_read(tmp_path):
     check_stopped(cut(path, -FRAME // 2), 5)
 
 
+def test_what_follows_the_frames_of_an_imagej_file_is_not_taken_for_frames(tmp_path):
+    path = tmp_path / "run.tif"
+    tifffile.imwrite(path, FRAMES, imagej=True, metadata={"axes": "TYX"})
+    path.write_bytes(
+        path.read_bytes().replace(b"images=6", b"images=9").replace(b"frames=6", b"frames=9") + bytes(3000)
+    )
+    movie = read_movie(path)
+    np.testing.assert_array_equal(movie.data.compute(), FRAMES)
+    assert movie.notes == ("run.tif holds 6 whole frames of the 9 that its header announces; the rest is not read",)
+
+
 def test_compressed_imagej_pages_that_were_stopped_are_counted(tmp_path):
     path = tmp_path / "run.tif"
     tifffile.imwrite(path, FRAMES, imagej=True, compression="zlib", metadata={"axes": "TYX"})

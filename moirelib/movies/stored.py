@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import importlib
+import itertools
 import logging
 import threading
 import warnings
@@ -113,8 +114,8 @@ def describe_stop(path: Path, whole: int, announced: int | None) -> tuple[str, .
 
 def require_plausible(path: Path, frames: int, frame_bytes: float) -> None:
     """Refuse a file, or a Zarr store, that promises more than compression can hold: damage could ask for all memory."""
-    size = sum(file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*")))
-    if frames > size or frame_bytes > MOST_COMPRESSION * size:
+    sizes = itertools.accumulate(file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*")))
+    if all(frames > size or frame_bytes > MOST_COMPRESSION * size for size in sizes):  # of as few files as will do
         raise UnusableFile(f"{path.name} is damaged: it promises more than it can hold; copy or export it again")
 
 

@@ -141,7 +141,8 @@ def _find_frames(
         whole = range(series.dataoffset or 0, file.size - page.nbytes + 1, page.nbytes)[:count]
         pages = [(Path(file.path), offset) for offset in whole] if raw else _list_pages(path, series, count)
         found += [(first + i, *each) for i, each in enumerate(pages) if each]
-    there, paths, offsets = zip(*found, strict=True) if found else [()] * 3
+    there, paths, places = zip(*found, strict=True) if found else [()] * 3
+    offsets: Sequence[int] = whole if raw and len(chosen) == 1 else places  # short, as it travels with every frame
     known = not chain[-1] or announced > 1 or chosen[0].kind in ("ome", "imagej") or len(chain) <= n
     missing = stored.describe_stop(path, len(there), n if known else None)
     missing = _describe_missing(there, n) if chosen[0].kind == "ome" else missing

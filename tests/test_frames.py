@@ -112,7 +112,7 @@ def in_8_bits(low, high, gamma=1.0):
 def test_a_strip_of_dense_text_is_cut_off_at_the_bottom_or_top_of_a_picture(where, ground, compressed):
     frame = in_8_bits(0, 100)
     strip = np.full((40, frame.shape[1]), ground, np.uint8)
-    strip[10:28, 6:200][:, np.arange(194) % 6 < 4] = 255 - ground  # letters and lines, denser than the ground
+    strip[10:28, np.arange(frame.shape[1]) % 6 < 4] = 255 - ground  # letters and lines, denser than the ground
     picture = np.concatenate([frame, strip] if where == "bottom" else [strip, frame])
     movie = as_movie(as_jpeg(picture) if compressed else picture, pixel_size=1.0)
     checked = check_frame(movie, 0)

@@ -61,9 +61,8 @@ def find_picture(frame: np.ndarray) -> slice:
     for tolerance, step in itertools.product((0, COLOUR_TOLERANCE), (1, -1)):
         rows = frame[::step]
         share = np.mean(np.abs(rows - np.median(rows[-1])) <= tolerance, axis=1)
-        image = np.flatnonzero(share < ELSEWHERE)
-        n = len(image)
-        if (1 - MOST_CUT) * len(frame) <= n < len(frame) and image[-1] == n - 1 and share[n:].mean() > STRIP:
+        n = int(np.argmax(share >= ELSEWHERE))  # rows of the image, before the first of the strip
+        if n >= (1 - MOST_CUT) * len(frame) and share[n:].mean() > STRIP:
             return slice(0, n) if step > 0 else slice(len(frame) - n, None)
     return slice(0, None)
 

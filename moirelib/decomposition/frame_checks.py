@@ -14,7 +14,9 @@ from .layer_count import LayerCountRules
 MOST_CUT = 0.3  # of the height or width; a frame with a wider border of one value was not written to its end
 SATURATED = 0.5  # share of the pixels that hold the highest value
 FEW = 0.3  # of the movie's median number of particles; frames with fewer are doubtful
-STRIP, ELSEWHERE = 0.5, 0.1  # share of the background's value in an information strip, most in any other row
+STRIP = 0.5  # share of the ground's value in an information strip
+# By which grey values the ground varies, in how many rows at its edge more (a block of JPEG), its most in other rows
+EXACT, LOSSY = (0, 0, 0.1), (COLOUR_TOLERANCE, 8, 0.25)
 ENOUGH = 10  # particles in the median frame, below which fewer say nothing
 
 
@@ -56,13 +58,14 @@ def check_frame(movie: Movie, t: int, before: np.ndarray | None = None) -> Check
 def find_picture(frame: np.ndarray) -> slice:
     """Rows without an information strip: text on a ground of one value, which no other row holds, at bottom or top.
 
-    In pictures that were compressed with losses, the ground varies a little.
+    In pictures that were compressed with losses, the ground varies a little, and more in the blocks at its edge.
     """
-    for tolerance, step in itertools.product((0, COLOUR_TOLERANCE), (1, -1)):
+    for (tolerance, edge, elsewhere), step in itertools.product((EXACT, LOSSY), (1, -1)):
         rows = frame[::step]
         share = np.mean(np.abs(rows - np.median(rows[-1])) <= tolerance, axis=1)
-        n = int(np.argmax(share >= ELSEWHERE))  # rows of the image, before the first of the strip
-        if n >= (1 - MOST_CUT) * len(frame) and share[n:].mean() > STRIP:
+        n = int(np.argmax(share > STRIP))  # rows of the image, before the first of the strip
+        alone = (share[: max(n - edge, 0)] < elsewhere).all()
+        if n >= (1 - MOST_CUT) * len(frame) and alone and share[n:].mean() > STRIP:
             return slice(0, n) if step > 0 else slice(len(frame) - n, None)
     return slice(0, None)
 

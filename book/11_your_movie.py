@@ -288,10 +288,15 @@ plt.show()
 # | "is in colour", "holds 16-bit colours" | a screenshot, a colour table, an overlay burned into the frames | export the recorded grey data, with 8 or 16 bits |
 # | "has 4 dimensions" | channels or slices besides time | save one channel and slice as a stack (t, y, x) |
 # | a note that frames are missing or that only a part is read | an OME set or a split recording of which parts lie elsewhere, or that was stopped | put all parts into one folder, without renaming them |
+# | "holds 37 whole frames of the 100 that its header announces" | the recording was stopped, or the copy was interrupted | nothing, if it was stopped: whole frames are read. Otherwise copy the file again |
+# | "stacks of images of one size are taken for the frames of one movie" | a TIFF file to which stacks were appended | if they are several recordings, save each as a file of its own |
 # | frames of two recordings in one movie | numbered files are joined in natural order; `movie.notes` says which | put each recording into a folder of its own |
 # | "run pip install 'moirelib[video]'"; times are those of playback | AVI, MP4, MOV, MKV | install it; set `FRAME_TIME` from the recording's log |
-# | "damaged, truncated or not such a file", "is empty" | a copy that was interrupted, a wrong ending of the name | copy or export it again |
+# | "damaged, truncated or not such a file", "is empty", "it holds no whole frame" | a copy that was interrupted, a wrong ending of the name | copy or export it again |
+# | "of the 200 files cannot be read ... left out" | single frames of a folder that are empty or damaged | copy them again; the others keep their places |
+# | "is one array of a Zarr store" | the folder of an array was given | give the folder above it |
 # | "has no column ..." in `moirelib analyze` | a table of another program, in pixels or with other names | the message lists the columns that were found; rename them, or pass `--pixel-size` |
+# | "layers are numbered from 1 on" | a table of another program | add 1 to the column `layer`, or remove particles of no layer |
 # | circles much larger or smaller than the particles | size estimated wrongly | set `DIAMETER`; measure one particle on the screen, in nm |
 # | circles between the particles | contrast reversed by defocus, or the automatic choice of dark or bright particles was wrong | look at the raw frame; pass `-movie.data.astype(float)` with its pixel size |
 # | "no second lattice found in this field of view", but you see two | twist near zero, or a second layer of very few particles | set `LAYERS = 2` and look at both layers; record a larger field if neither convinces |
@@ -299,7 +304,8 @@ plt.show()
 # | layer 2 appears in a single-layer movie | strained or polycrystalline base layer, false finds off the lattice | set `LAYERS = 1`, if you know that there is one; otherwise look at `layer_confidence` and `score` |
 # | layers exchanged after some frame | few particles in common with the frame before | cut the movie there; compare `by_frame` above |
 # | "frames left out" in the note | they are black, saturated, incomplete, copies, only noise or cannot be read | `summary["left_out"]` says which and why; tracks go on across them |
-# | a black, white or NaN border; a strip of text under the image | alignment; export with an information strip | nothing: both are cut off, and positions still count from the frame's corner |
+# | a black, white or NaN border; a strip of text under or above the image | alignment; export with an information strip | nothing: both are cut off, and positions still count from the frame's corner |
+# | "frames cut at a border or strip" in the note | the above, or frames that were not written to their end | if only a few are cut, look at them (`summary["cut"]`): particles are missing in what was not written |
 # | "frames with suspiciously few particles" | the beam was off, a bubble, a lost focus | look at these frames (`summary["doubtful"]`) before you trust growth or defects there |
 # | "the specimen may have moved by other lattice vectors" | a jump in a field that one perfect lattice fills | numbers of tracks may change there (`summary["motion_undecided"]`); positions and layers do not |
 # | the run was stopped, or the computer went off | | give the same command again: finished frames are not computed again |

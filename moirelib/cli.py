@@ -296,7 +296,3 @@ def _sample(args: argparse.Namespace) -> None:
     if not os.path.isdir(args.out):
         raise FileNotFoundError(f"no such folder: {args.out}; make it first")
     make_sample(args.out, args.seed)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -2,20 +2,23 @@
 
 import contextlib
 import os
+import platform
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+_PARTIAL = f".partial-{platform.node()}-"  # before the number of the process; a disk may serve several computers
 
 
 @contextlib.contextmanager
 def output_folder(folder: str | os.PathLike[str], replaces: Iterable[str] = ()) -> Iterator[Path]:
     """Give a temporary folder to write into; its files move to the wanted folder at the end, if there was no error.
 
-    The wanted folder is made if absent. Files there of an earlier run that match one of the patterns ``replaces``, such
-    as ``"*.png"``, and were not written again are deleted. OSError if it cannot be made or written, before any work is
-    done; or if an older file there cannot be replaced at the end: the message says in which folder beside it the new
-    files are kept.
+    The wanted folder is made if absent; what killed runs left there is removed. Files there of an earlier run that
+    match one of the patterns ``replaces``, such as ``"*.png"``, and were not written again are deleted. OSError if it
+    cannot be made or written, before any work is done; or if an older file there cannot be replaced at the end: the
+    message says in which folder beside it the new files are kept.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
@@ -23,7 +26,8 @@ def output_folder(folder: str | os.PathLike[str], replaces: Iterable[str] = ()) 
     created = [p for p in (folder, *folder.parents) if not p.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder))
+        _remove_stale(folder)
+        partial = Path(tempfile.mkdtemp(prefix=f"{_PARTIAL}{os.getpid()}-", dir=folder))
     except OSError as error:
         raise OSError(f"cannot write into {folder} ({error.strerror}); choose another output folder") from error
     try:
@@ -31,7 +35,7 @@ def output_folder(folder: str | os.PathLike[str], replaces: Iterable[str] = ()) 
         try:
             written = _move_all(partial, folder)
         except OSError as error:  # the work is done: keep it
-            kept = partial.rename(folder / partial.name.replace(".partial-", "unsaved-"))
+            kept = partial.rename(folder / f"unsaved-{partial.name.rpartition('-')[2]}")
             raise OSError(f"{error}; the new files are in {kept}") from error
         for old in (file for pattern in replaces for file in folder.glob(pattern)):
             if old.name not in written:
@@ -41,6 +45,17 @@ def output_folder(folder: str | os.PathLike[str], replaces: Iterable[str] = ()) 
         for path in created:
             with contextlib.suppress(OSError):
                 path.rmdir()  # only succeeds when nothing was written
+
+
+def _remove_stale(folder: Path) -> None:
+    """Remove what killed runs on this computer left: folders whose process, named by its number, is gone."""
+    for old in folder.glob(f"{_PARTIAL}*") if os.name == "posix" else ():  # Windows cannot be asked in this way
+        try:
+            os.kill(int(old.name.split("-")[-2]), 0)  # sends nothing
+        except ProcessLookupError:
+            shutil.rmtree(old, ignore_errors=True)
+        except (OSError, ValueError, OverflowError):  # of another user, or of another name
+            continue
 
 
 def _move_all(partial: Path, folder: Path) -> set[str]:

@@ -1,6 +1,7 @@
 """Tables of particles: read from any usual text file, and one check of what every analysis takes in (chapter 7)."""
 
 import codecs
+import csv
 import re
 import warnings
 from collections.abc import Iterable, Iterator
@@ -10,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
+
+from .units import NANOMETRES, normalize_unit
 
 PARTICLE_COLUMNS = ("frame", "layer", "y_nm", "x_nm")  # what an analysis of single frames needs; lengths in nm
 #: What an analysis of motion needs; ``particle`` is the track's number, -1 where there is none.
@@ -45,6 +48,8 @@ def check_particles(
     whole = [c for c in columns if c in ("frame", "particle", "layer")]
     if any(np.any(numbers[c].to_numpy() % 1) for c in whole) or (numbers["frame"] < 0).any():
         raise ValueError(f"{name}: {', '.join(whole)} must be whole numbers, frames from 0 on; number them anew")
+    if "layer" in columns and len(table) and (lowest := int(numbers["layer"].min())) < 1:
+        raise ValueError(f"{name}: layers are numbered from 1 on, and one is {lowest}; add 1 or remove its rows")
     if large := [c for c in whole if (numbers[c].abs() >= (MOST_FRAMES if c == "frame" else 2**53)).any()]:
         raise ValueError(f"{name}: {', '.join(large)} holds a number that cannot be; correct it or number them anew")
     types = {c: np.dtype(int if c in whole else float) for c in columns}
@@ -53,13 +58,10 @@ def check_particles(
 
 def require_unique_tracks(tracks: pd.DataFrame) -> None:
     """Raise ValueError if a track is in two places of a frame; particle -1, of no track, may be."""
-    frame, layer, particle = (tracks[c].to_numpy() for c in ("frame", "layer", "particle"))
-    for k in np.unique(layer):
-        own = (layer == k) & (particle >= 0)
-        names = np.sort(frame[own].astype(int) * (particle.max() + 1) + particle[own])
-        if len(twice := names[1:][names[1:] == names[:-1]]):
-            at, number = divmod(int(twice[0]), int(particle.max()) + 1)
-            raise ValueError(f"particle {number} of layer {k} stands twice in frame {at}; link the tracks again")
+    names = tracks.loc[tracks["particle"] >= 0, ["frame", "layer", "particle"]]
+    if (twice := names.duplicated()).any():
+        frame, layer, particle = names[twice].iloc[0]
+        raise ValueError(f"particle {particle} of layer {layer} stands twice in frame {frame}; link the tracks again")
 
 
 def layers_by_frame(particles: pd.DataFrame) -> Iterator[tuple[int, dict[int, np.ndarray]]]:
@@ -78,8 +80,8 @@ _SEPARATORS = {"\t": "tabs", ";": "semicolons", ",": "commas", "|": "bars", r"\s
 _HEAD = 65536  # bytes that are looked at to tell how a table is written
 _HEADER_ROWS = 4  # most that a header has: TrackMate writes names, long names, short names and units
 _DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+(e[+-]?\d+)?", re.IGNORECASE)
+_LENGTHS = {"y_nm", "x_nm", "y", "x", "position_y", "position_x"}
 _NUMBER = re.compile(r"[+-]?(\d+[.,]?\d*|[.,]\d+)(e[+-]?\d+)?", re.IGNORECASE)
-_NANOMETRES = {"nm": 1.0, "µm": 1e3, "μm": 1e3, "um": 1e3, "micron": 1e3, "microns": 1e3, "å": 0.1, "angstrom": 0.1}
 
 
 def read_particle_table(file: Path, pixel_size: float | None = None) -> pd.DataFrame:
@@ -94,11 +96,14 @@ def read_particle_table(file: Path, pixel_size: float | None = None) -> pd.DataF
     """
     encoding, how, skip, units = _find_layout(file)
     table = _read_rows(file, encoding, how, skip)
+    text = [table[c].astype(str) for c in _LENGTHS & set(table.select_dtypes(exclude="number"))]
+    if how["sep"] != "," and any(cells.str.fullmatch(_DECIMAL_COMMA).any() for cells in text):
+        table = _read_rows(file, encoding, how | {"decimal": ","}, skip)
     table.attrs["separated"] = f" (separated by {_SEPARATORS[how['sep']]})"
     unit, lacks_nm = None, not {"y_nm", "x_nm"} <= set(table)
     if lacks_nm and {"position_y", "position_x"} <= set(table):
         table = table.rename(columns={"track_id": "particle", "position_y": "y", "position_x": "x"})
-        unit = units.get("position_x", "").strip().lower()
+        unit = normalize_unit(units.get("position_x")).lower()
     elif lacks_nm and {"frame", "y", "x"} <= set(table):
         unit = "pixel"
     if unit is not None:
@@ -115,9 +120,9 @@ def read_particle_table(file: Path, pixel_size: float | None = None) -> pd.DataF
 
 def _find_scale(unit: str, name: str, pixel_size: float | None) -> float:
     """Nanometres in the unit of the positions: pixels, or what the last row of TrackMate's header says."""
-    if unit in _NANOMETRES:
-        return _NANOMETRES[unit]
-    if unit not in ("pixel", "pixels"):
+    if unit in NANOMETRES:
+        return NANOMETRES[unit]
+    if unit not in ("pixel", "pixels", "px"):
         raise ValueError(
             f"{name} does not say in which unit POSITION_X is; export it with all rows of the header, or name the "
             "columns y_nm and x_nm and give lengths in nm"
@@ -142,9 +147,10 @@ def _find_layout(file: Path) -> tuple[str, dict, int, dict[str, str]]:
     if start is None:
         raise ValueError(f"{file} is not a table: it is empty; write it as comma-separated values")
     header = lines[start].lstrip("# \t")
-    separator = max("\t;,|", key=header.count)
-    separator = separator if separator in header else r"\s+"
-    names = [re.sub(r"[\s\[\]().]+", "_", cell.lower()).strip("_") for cell in _split(header, separator)]
+    bare = re.sub(r'"[^"]*"', "", header)  # without what stands in quotes
+    separator = max("\t;,|", key=bare.count)
+    separator = separator if separator in bare else r"\s+"
+    names = [re.sub(r"[\s\[\](),;.]+", "_", cell.lower()).strip("_") for cell in _split(header, separator)]
     if twice := [name for name in names if name and names.count(name) > 1]:
         raise ValueError(f"{file} has two columns {twice[0]}; rename or remove one")
     rows = [_split(line, separator) for line in lines[start + 1 : start + 100]]
@@ -156,10 +162,9 @@ def _find_layout(file: Path) -> tuple[str, dict, int, dict[str, str]]:
             f"{file} has {widest} fields in a row, but {len(names)} names of columns, separated by "
             f"{_SEPARATORS[separator]}; if decimals have commas, separate columns by semicolons"
         )
-    comma = separator != "," and any(_DECIMAL_COMMA.fullmatch(cell) for row in rows[above:] for cell in row)
     # A row may end with a separator: names for what is empty behind it.
     names = [name or f"unnamed_{i}" for i, name in enumerate([*names, ""])]
-    how = {"sep": separator, "decimal": "," if comma else ".", "names": names, "header": None, "index_col": False}
+    how = {"sep": separator, "names": names, "header": None, "index_col": False}
     return encoding, how, start + 1 + above, units
 
 
@@ -182,8 +187,10 @@ def _is_header(line: str) -> bool:
 
 
 def _split(line: str, separator: str) -> list[str]:
-    cells = line.split() if separator == r"\s+" else line.split(separator)
-    return [cell.strip(" \"'\t\r") for cell in cells]
+    """Cells of a row; one in quotes may hold the separator."""
+    spaces = separator == r"\s+"
+    rows = csv.reader([" ".join(line.split()) if spaces else line], delimiter=" " if spaces else separator)
+    return [cell.strip(" \"'\t\r") for cell in next(rows, [])]
 
 
 def _read_rows(file: Path, encoding: str, how: dict, skip: int) -> pd.DataFrame:

@@ -193,22 +193,25 @@ def write_video(path, frames, codec="rawvideo", pix_fmt="gray", fps=5):
 class DM3:
     """The least of a DigitalMicrograph 3 file: a tree of tags, big-endian names around little-endian values."""
 
-    @staticmethod
-    def group(tags, named=True):
+    version, integer, size = 3, "i", b""  # `size`: of a tag, which DM4 has and RosettaSciIO does not look at
+
+    @classmethod
+    def group(cls, tags, named=True):
         body = b""
         for name, tag in tags:
             text = name.encode() if named else b""
             kind = 20 if tag[:1] == b"\x01" else 21
             body += struct.pack(">BH", kind, len(text)) + text + tag[1:]
-        return b"\x01" + struct.pack(">BBi", 1, 0, len(tags)) + body
+        return b"\x01\x01\x00" + cls.size + struct.pack(">" + cls.integer, len(tags)) + body
 
-    @staticmethod
-    def value(code, fmt, number):
-        return b"\x00%%%%" + struct.pack(">ii", 1, code) + struct.pack("<" + fmt, number)
+    @classmethod
+    def value(cls, code, fmt, number):
+        return b"\x00" + cls.size + b"%%%%" + struct.pack(f">2{cls.integer}", 1, code) + struct.pack("<" + fmt, number)
 
-    @staticmethod
-    def array(code, values):
-        return b"\x00%%%%" + struct.pack(">4i", 3, 20, code, values.size) + values.tobytes()
+    @classmethod
+    def array(cls, code, values):
+        head = struct.pack(f">4{cls.integer}", 3, 20, code, values.size)
+        return b"\x00" + cls.size + b"%%%%" + head + values.tobytes()
 
     @classmethod
     def write(cls, path, frames, dims, data_type=10):
@@ -238,9 +241,16 @@ class DM3:
             ]
         )
         image = cls.group([("ImageData", data), ("Name", text("movie")), ("ImageTags", cls.group([]))])
-        tree = cls.group([("ImageList", cls.group([("", image)], named=False))])[1:]
-        path.write_bytes(struct.pack(">3i", 3, len(tree) + 4, 1) + tree + bytes(8))
+        tree = cls.group([("ImageList", cls.group([("", image)], named=False))])
+        tree = tree[1:3] + tree[3 + len(cls.size) :]  # the root is no tag
+        path.write_bytes(struct.pack(f">i{cls.integer}i", cls.version, len(tree) + 4, 1) + tree + bytes(8))
         return path
+
+
+class DM4(DM3):
+    """The same with longer integers."""
+
+    version, integer, size = 4, "q", bytes(8)
 
 
 NM_TYX = [("time", "[s]", 0.5), ("y", "[n_m]", 2.5), ("x", "[n_m]", 2.5)]
@@ -249,10 +259,16 @@ NM_TYX = [("time", "[s]", 0.5), ("y", "[n_m]", 2.5), ("x", "[n_m]", 2.5)]
 def write_any(kind, folder):
     """A valid movie `stack()` of 2.5 nm/px in the format `kind`."""
     path, frames = folder / f"movie.{kind.split('-')[0]}", stack()
-    if kind == "dm3":
-        return DM3.write(path, frames, [(2.5, "nm"), (2.5, "nm"), (0.5, "s")])
+    if kind in ("dm3", "dm4"):
+        return (DM3 if kind == "dm3" else DM4).write(path, frames, [(2.5, "nm"), (2.5, "nm"), (0.5, "s")])
     if kind == "mrc":
         return write_mrc(path, frames)
+    if kind == "mrc-4-bit":
+        return write_4_bit_mrc(path, frames % 16)
+    if kind == "emi":
+        path.write_bytes(b"<ObjectInfo><Label>Mode</Label><Value>TEM Imaging</Value></ObjectInfo>")
+        write_ser(folder / "movie_1.ser", frames)
+        return path
     if kind == "ser":
         return write_ser(path, frames)
     if kind == "dm5":
@@ -266,13 +282,20 @@ def write_any(kind, folder):
         return write_zspy(path, frames)
     if kind == "tvips":
         return write_tvips(path, frames)
-    if kind == "png":
+    if kind in ("png", "jpg"):
         Image.fromarray(frames[0].astype("uint8")).save(path)
+        return path
+    if kind == "folder":
+        path.mkdir()
+        for i, frame in enumerate(frames):
+            Image.fromarray(frame.astype("uint8")).save(path / f"{i}.png")
         return path
     if kind == "gif":
         return write_gif(path, frames.astype("uint8"))
     if kind == "avi":
         return write_video(path, stack("uint8", (6, 6, 8)))
+    if kind == "mp4":
+        return write_video(path, stack("uint8", (6, 16, 16)), "libx264", "yuv420p")
     if kind == "emd-velox":
         return write_velox(path, {"a": frames})
     if kind in ("emd-berkeley", "de5"):
@@ -295,7 +318,8 @@ def write_any(kind, folder):
     return path
 
 
-TIMED = ["dm3", "dm5", "emd-velox", "emd-berkeley", "de5", "hspy", "zspy", "tif-imagej", "tif-compressed", "tif-ome"]
+TIMED = ["dm3", "dm4", "dm5", "emd-velox", "emd-berkeley", "de5", "hspy", "zspy"]
+TIMED += ["tif-imagej", "tif-compressed", "tif-ome"]
 UNTIMED = ["mrc", "ser"]
 #: Files that cannot hold `stack()` with its scales.
-OTHERS = ["tvips", "png", "gif", "avi"]
+OTHERS = ["tvips", "png", "jpg", "gif", "avi", "mp4", "mrc-4-bit", "emi", "zarr", "folder"]

@@ -1,6 +1,9 @@
 """The main job: the sample, the real frame, semi-real Moiré, and bad input."""
 
 import json
+import os
+import subprocess
+import sys
 
 import dask.array as da
 import numpy as np
@@ -261,6 +264,22 @@ def test_a_result_that_cannot_be_replaced_stops_all_of_them(tmp_path):
     assert (tmp_path / "layer_1.tif").read_text() == "old"
     (kept,) = tmp_path.glob("unsaved-*")
     assert sorted(f.name for f in kept.iterdir()) == ["layer_1.tif", "particles.csv"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows does not say whether a process runs")
+def test_what_a_killed_run_left_is_removed_by_the_next_one(tmp_path):
+    code = "import os, signal, sys; from moirelib.output import output_folder\n"
+    code += "with output_folder(sys.argv[1]) as folder:\n"
+    code += "    (folder / 'half').touch()\n    os.kill(os.getpid(), signal.SIGKILL)"
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
+    (left,) = tmp_path.glob(".partial-*")
+    for other in (".partial-elsewhere-1-abc", ".partial-abc", f"{left.name.rpartition('-')[0]}x-abc"):
+        (tmp_path / other).mkdir()  # of another computer, of an older version, of no number
+    with output_folder(tmp_path) as running:
+        write_two(tmp_path)
+        assert running.exists()
+    assert not left.exists()
+    assert len(list(tmp_path.glob(".partial-*"))) == 3
 
 
 def write_two(target):

@@ -35,8 +35,8 @@ from rsciio import hspy
 
 from moirelib.cli import main
 from moirelib.movies import as_movie, pictures, read_movie
-from moirelib.movies.calibration import NANOMETRES, convert_scale
 from moirelib.movies.formats import FORMATS, list_formats
+from moirelib.units import NANOMETRES, convert_scale
 
 ROOT = Path(__file__).resolve().parents[1]
 IMOD = 1146047817
@@ -741,7 +741,7 @@ def test_opening_and_one_frame_read_a_small_part_of_a_long_file(kind, tmp_path):
 def test_images_that_are_in_the_file_but_not_read_are_told(tmp_path):
     frames = stack("uint16", (6, 20, 30))
     for i in range(0, 6, 2):
-        tifffile.imwrite(tmp_path / "stacks.tif", frames[i : i + 2], append=i > 0)
+        tifffile.imwrite(tmp_path / "stacks.tif", frames[i : i + 2, i:], append=i > 0)
     movie = read_movie(tmp_path / "stacks.tif")
     assert (len(movie), movie.notes[-1][:35]) == (2, "the file holds several images or st")
     tifffile.imwrite(tmp_path / "few.ome.tif", frames, metadata={"axes": "TYX"}, compression="zlib")

@@ -1,18 +1,23 @@
 """Frames of a movie, each by itself: which hold an image, results that are kept, parts of a movie."""
 
+import io
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, strategies as st
+from PIL import Image
 
+from moirelib import data
 from moirelib.crystal import Lattice
 from moirelib.decomposition import Found, Imaging
 from moirelib.decomposition.all_frames import FrameJob, choose_shared, find_image, find_in_all_frames
-from moirelib.decomposition.frame_checks import check_frame, find_doubtful, leave_noise_out
+from moirelib.decomposition.frame_checks import check_frame, find_doubtful, find_picture, leave_noise_out
 from moirelib.decomposition.frame_results import FoundInFrames, FrameResults, read_found, write_found
 from moirelib.decomposition.layer_count import SharedByFrames
+from moirelib.decomposition.movie_motion import MovieMotion
+from moirelib.decomposition.summary import describe_frames
 from moirelib.movies import as_movie, cut_movie
 
 
@@ -47,6 +52,16 @@ def test_frames_without_an_image_are_left_out(spoil, message):
     assert said[::2] == ["", ""]
 
 
+@pytest.mark.parametrize(
+    ("columns", "rows", "remedy"), [(35, 0, "record with less dose per frame"), (0, 15, "copy or export it again")]
+)
+def test_a_single_image_that_is_left_out_names_a_remedy(columns, rows, remedy):
+    frame = frames()[0]
+    frame[:, :columns], frame[40 - rows :] = 65535, 7
+    with pytest.raises(ValueError, match=f"^frame 0 is .*; {remedy}"):
+        find_image(as_movie(frame, pixel_size=1.0), 0)
+
+
 def test_a_copied_frame_is_left_out():
     stack = frames()
     stack[2] = stack[1]
@@ -76,6 +91,57 @@ def test_an_information_strip_is_cut_off():
     stack[1, 36:39, 5:50:3] = 255  # text
     checked = check_frame(as_movie(stack, pixel_size=1.0), 1)
     np.testing.assert_array_equal(checked.image, stack[1, :34])
+
+
+def as_jpeg(frame, quality=85):
+    stream = io.BytesIO()
+    Image.fromarray(frame).save(stream, "jpeg", quality=quality)
+    return np.asarray(Image.open(stream))
+
+
+def in_8_bits(low, high, gamma=1.0):
+    """A simulated lattice between two percentiles of its values."""
+    frame = data.sample()[0].frame(0)
+    low, high = np.percentile(frame, (low, high))
+    return (255 * np.clip((frame - low) / (high - low), 0, 1) ** gamma).astype(np.uint8)
+
+
+@pytest.mark.parametrize("where", ["bottom", "top"])
+@pytest.mark.parametrize("ground", [0, 60, 255])
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_strip_of_dense_text_is_cut_off_at_the_bottom_or_top_of_a_picture(where, ground, compressed):
+    frame = in_8_bits(0, 100)
+    strip = np.full((40, frame.shape[1]), ground, np.uint8)
+    strip[10:28, np.arange(frame.shape[1]) % 6 < 4] = 255 - ground  # letters and lines, denser than the ground
+    picture = np.concatenate([frame, strip] if where == "bottom" else [strip, frame])
+    movie = as_movie(as_jpeg(picture) if compressed else picture, pixel_size=1.0)
+    checked = check_frame(movie, 0)
+    near = 8 if compressed else 0  # blocks of JPEG hold pixels of both
+    assert abs(len(checked.image) - len(frame)) <= near
+    assert abs(checked.corner[0] - (0 if where == "bottom" else 40)) <= near
+    np.testing.assert_array_equal(
+        checked.image, movie.frame(0)[checked.corner[0] :][: len(checked.image), : frame.shape[1]]
+    )
+
+
+@pytest.mark.parametrize("quality", [None, 95, 40])
+@pytest.mark.parametrize(("low", "high"), [(0, 100), (2, 98), (10, 90), (0, 60), (40, 100), (20, 80)])
+@pytest.mark.parametrize("gamma", [1.0, 0.4, 3.0])
+def test_nothing_of_a_lattice_is_cut_off_as_a_strip(quality, low, high, gamma):
+    frame = in_8_bits(low, high, gamma)
+    faint = (100 + frame // 25).astype(np.uint8)
+    for one in (frame, 255 - frame, faint):
+        one = one if quality is None else as_jpeg(one, quality)
+        assert find_picture(one.astype(np.float32)) == slice(0, None)
+
+
+def test_what_was_cut_off_a_frame_is_told(tmp_path):
+    one = replace(found(), cut="12 rows and 0 columns")
+    write_found(tmp_path / "one.npz", one)
+    assert read_found(tmp_path / "one.npz").cut == one.cut
+    told = describe_frames([], [{"frame": 3, "cut": one.cut}], {}, MovieMotion.none(1), "Note.")
+    assert told["cut"] == [{"frame": 3, "cut": "12 rows and 0 columns"}]
+    assert told["note"] == "Note. Frames cut at a border or strip without an image: 3 (see cut)."
 
 
 def test_a_counted_frame_of_few_electrons_has_no_information_strip():

@@ -19,6 +19,7 @@ from movie_files import OTHERS, TIMED, UNTIMED, stack, write_any, write_mrc
 
 from moirelib.analysis import read_particles
 from moirelib.movies import read_movie
+from moirelib.movies.formats import FORMATS
 
 pytestmark = pytest.mark.fuzz
 
@@ -27,8 +28,10 @@ HANG = 120  # s for one file; none takes one second
 GROWTH = 300_000_000  # bytes by which a process may grow over all damaged files of a kind
 ROOM = 8_000_000  # bytes that reading may take besides four times the file: small buffers of the decoders
 KINDS = ["mrc-extended", "mrc", "ser", "dm3", "dm5", "tif-imagej", "tif-compressed", "tif-ome", "tif-pages", "tvips"]
-KINDS += ["emd-velox", "emd-berkeley", "hspy", "zspy", "png", "gif", "avi"]
-SLOW = {"emd-velox": 0.2, "avi": 0.2, "zspy": 0.5}  # part of their share; each takes longer than ten others
+KINDS += ["emd-velox", "emd-berkeley", "hspy", "zspy", "png", "gif", "avi", "dm4", "mrc-4-bit", "emi", "jpg", "mp4"]
+KINDS += ["zarr", "folder"]
+# Part of their share: each takes longer than ten others.
+SLOW = {"emd-velox": 0.2, "avi": 0.2, "mp4": 0.2, "zspy": 0.5, "zarr": 0.5, "folder": 0.3}
 TABLES = ["commas", "semicolons", "tabs", "utf-16", "trackmate", "trackpy"]
 share = math.ceil(DAMAGED / (sum(SLOW.get(kind, 1) for kind in KINDS) + len(TABLES)))
 
@@ -95,26 +98,34 @@ def watched(path):
         tracemalloc.stop()
         if hasattr(signal, "SIGALRM"):
             signal.alarm(0)
-    assert peak <= 4 * path.stat().st_size + ROOM
+    assert peak <= 4 * sum(file.stat().st_size for file in list_files(path)) + ROOM
+
+
+def list_files(path):
+    """The files of a movie: of a Zarr store, a folder, an .emi file."""
+    if path.is_dir():
+        return sorted(file for file in path.rglob("*") if file.is_file())
+    return [path, *path.parent.glob("*.ser")] if path.suffix == ".emi" else [path]
 
 
 @contextlib.contextmanager
-def one_line(name):
-    """An error is a ValueError or OSError of one line that names the file."""
+def one_line(*names):
+    """An error is a ValueError or OSError of one line that names the file, or one of those that belong to it."""
     try:
         yield
     except (ValueError, OSError) as error:
         said = str(error)
-        assert name in said
+        assert any(name in said for name in names)
         assert "\n" not in said
 
 
 def read_all(path):
     """Open a movie and read its first and last frame, as far as the damage allows."""
-    with watched(path), one_line(path.name):
+    names = {path.name, *(file.name for file in list_files(path))}
+    with watched(path), one_line(*names):
         movie = read_movie(path)
         for i in sorted({0, len(movie) - 1}):
-            with one_line(path.name):
+            with one_line(*names):
                 frame = movie.frame(i)
                 assert frame.shape == movie.shape[1:]
                 assert frame.dtype == np.float32
@@ -134,21 +145,25 @@ def write_whole(kind, folder):
 
 def test_every_kind_of_file_is_spoiled():
     assert set(KINDS) >= {*TIMED, *UNTIMED, *OTHERS} - {"de5"}  # an EMD file by another name
+    spoilt = {f".{kind.split('-')[0]}" for kind in KINDS}
+    assert all(spoilt & set(known.extensions) for known in FORMATS)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_damaged_movie_gives_one_line_or_frames_of_the_right_shape(kind, tmp_path):
     path = write_whole(kind, tmp_path)
-    whole = path.read_bytes()
+    files = [(file, file.read_bytes()) for file in list_files(path)]
     read_movie(path).frame(0)  # what is imported for it takes memory once
     read_all(path)
     before = most_memory()
 
     @several(math.ceil(share * SLOW.get(kind, 1)))
-    @given(st.lists(damages, min_size=1, max_size=4))
-    def check(how):
-        path.write_bytes(spoil(whole, how))
+    @given(st.sampled_from(files), st.lists(damages, min_size=1, max_size=4))
+    def check(spoilt, how):
+        file, whole = spoilt
+        file.write_bytes(spoil(whole, how))
         read_all(path)
+        file.write_bytes(whole)
 
     check()
     assert most_memory() - before < GROWTH

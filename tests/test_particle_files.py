@@ -1,5 +1,7 @@
 """Particle tables as other programs and other countries write them."""
 
+import csv
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -69,7 +71,36 @@ def test_index_that_pandas_writes_does_not_matter(particles, tmp_path):
     check_read(tmp_path, particles)
 
 
-@pytest.mark.parametrize(("unit", "nm"), [("micron", 1e3), ("µm", 1e3), ("nm", 1.0), ("pixel", 2.0)])
+@pytest.mark.parametrize("separator", [",", ";", "\t", " "])
+def test_quoted_cells_may_hold_the_separator(separator, particles, tmp_path):
+    noted = particles.rename(columns={"y_nm": "Y (nm)"})
+    noted.insert(0, "remark", f"grid 3{separator}square 5{separator} left")
+    noted.to_csv(tmp_path / "particles.csv", index=False, sep=separator, quoting=csv.QUOTE_NONNUMERIC)
+    check_read(tmp_path, particles)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+def test_decimal_commas_may_come_late(encoding, particles, tmp_path):
+    particles = pd.concat([particles.assign(frame=t, y_nm=3.0, x_nm=7.0) for t in range(3)] + [particles])
+    particles = particles.assign(remark="5 µm, left", y_nm=particles["y_nm"].round(3)).reset_index(drop=True)
+    assert len(particles) > 600
+    cells = particles.astype(str)
+    for name in ("y_nm", "x_nm"):
+        cells[name] = cells[name].str.removesuffix(".0").str.replace(".", ",")
+    cells.to_csv(tmp_path / "particles.csv", index=False, sep=";", encoding=encoding)
+    check_read(tmp_path, particles[NEEDED])
+
+
+def test_layers_that_count_from_0_are_refused_with_a_remedy(particles, tmp_path):
+    particles.assign(layer=particles["layer"] - 1).to_csv(tmp_path / "particles.csv", index=False)
+    with pytest.raises(ValueError, match=r"layers are numbered from 1 on, and one is 0; add 1"):
+        read_particles(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("unit", "nm"),
+    [("micron", 1e3), ("µm", 1e3), ("nm", 1.0), ("pixel", 2.0), ("\\u00B5m", 1e3), ("nanometers", 1.0), ("mm", 1e6)],
+)
 @pytest.mark.parametrize(
     ("name", "encoding"), [("particles.csv", "utf-8"), ("spots.csv", "latin-1"), ("t.tsv", "utf-16")]
 )

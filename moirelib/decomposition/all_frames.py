@@ -57,7 +57,8 @@ class FrameJob:
             for column in (name, f"{name}_likeliest"):
                 native = (found.particles[column] + 0.5) * image.shape[axis] / inner[axis] + self.corner[axis]
                 places[column] = native * zoom[axis] - 0.5
-        return replace(found, particles=found.particles.assign(**places))
+        lost = "{} rows and {} columns".format(*np.subtract(self.shape, image.shape))
+        return replace(found, particles=found.particles.assign(**places), cut=lost)
 
 
 load_model = lru_cache(maxsize=1)(load_weights)  # the network, read once in every process

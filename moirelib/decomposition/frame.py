@@ -31,6 +31,7 @@ class Found:
     lattices: list[list[Lattice]]  # of layer 1 and of layer 2, largest grain first
     imaging: Imaging | None  # profile, blur and dark level that particles share; None where too few show them
     why: str = ""  # why the frame was left out; empty where it was not
+    cut: str = ""  # what of the frame holds no image and was cut off
 
 
 def find(frame: np.ndarray, centers: np.ndarray, diameter: float, shared: SharedByFrames = UNKNOWN) -> Found:

@@ -1,10 +1,12 @@
 """Which frames of a movie hold an image: borders are cut off, broken frames left out (chapter 11, "Your movie")."""
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..movies.movie import Movie
+from ..movies.stored import COLOUR_TOLERANCE
 from .frame_results import FoundInFrames
 from .layer_count import LayerCountRules
 
@@ -12,7 +14,9 @@ from .layer_count import LayerCountRules
 MOST_CUT = 0.3  # of the height or width; a frame with a wider border of one value was not written to its end
 SATURATED = 0.5  # share of the pixels that hold the highest value
 FEW = 0.3  # of the movie's median number of particles; frames with fewer are doubtful
-STRIP, ELSEWHERE = 0.5, 0.1  # share of the background's value in rows of an information strip, most in other rows
+STRIP = 0.5  # share of the ground's value in an information strip
+# By which grey values the ground varies, in how many rows at its edge more (a block of JPEG), its most in other rows
+EXACT, LOSSY = (0, 0, 0.1), (COLOUR_TOLERANCE, 8, 0.25)
 ENOUGH = 10  # particles in the median frame, below which fewer say nothing
 
 
@@ -28,32 +32,42 @@ class CheckedFrame:
 def check_frame(movie: Movie, t: int, before: np.ndarray | None = None) -> CheckedFrame:
     """Read frame ``t`` and look whether it holds an image of its own; ``before`` is the image of the frame before it.
 
-    A border of one value, as alignment leaves it, is cut off; so is an information strip under the image.
+    A border of one value, as alignment leaves it, is cut off; so is an information strip under or above the image.
     """
     try:
         frame = movie.frame(t)
     except (ValueError, OSError) as error:
         return CheckedFrame(None, why=str(error))
     if np.mean(frame == frame.max()) > SATURATED:
-        return CheckedFrame(None, why=f"frame {t} is saturated: more than half of its pixels hold {frame.max():g}")
-    frame = cut_strip(frame)
+        why = f"frame {t} is saturated: more than half of its pixels hold {frame.max():g}"
+        return CheckedFrame(None, why=f"{why}; record with less dose per frame, or leave this frame out")
+    picture = find_picture(frame)
+    frame = frame[picture]
     rows, columns = (find_inner(np.ptp(frame, axis=axis) > 0) for axis in (1, 0))
     for axis, inner, n in zip(("rows", "columns"), (rows, columns), frame.shape, strict=True):
         if inner.stop - inner.start < (1 - MOST_CUT) * n:
             left = n - (inner.stop - inner.start)
-            return CheckedFrame(None, why=f"frame {t} is incomplete: {left} of its {n} {axis} hold one value each")
+            why = f"frame {t} is incomplete: {left} of its {n} {axis} hold one value each"
+            return CheckedFrame(None, why=f"{why}; copy or export it again, or leave this frame out")
     image = frame[rows, columns]
     if before is not None and image.shape == before.shape and np.array_equal(image, before):
         return CheckedFrame(None, why=f"frame {t} is a copy of the frame before it")
-    return CheckedFrame(image, (rows.start, columns.start))
+    return CheckedFrame(image, (picture.start + rows.start, columns.start))
 
 
-def cut_strip(frame: np.ndarray) -> np.ndarray:
-    """The frame without rows of text on a ground of one value at its bottom, where no other row holds that value."""
-    share = np.mean(frame == np.median(frame[-1]), axis=1)
-    others = np.flatnonzero(share <= STRIP)
-    end = int(others[-1]) + 1 if len(others) else 0
-    return frame[:end] if end >= (1 - MOST_CUT) * len(frame) and (share[:end] < ELSEWHERE).all() else frame
+def find_picture(frame: np.ndarray) -> slice:
+    """Rows without an information strip: text on a ground of one value, which no other row holds, at bottom or top.
+
+    In pictures that were compressed with losses, the ground varies a little, and more in the blocks at its edge.
+    """
+    for (tolerance, edge, elsewhere), step in itertools.product((EXACT, LOSSY), (1, -1)):
+        rows = frame[::step]
+        share = np.mean(np.abs(rows - np.median(rows[-1])) <= tolerance, axis=1)
+        n = int(np.argmax(share > STRIP))  # rows of the image, before the first of the strip
+        alone = (share[: max(n - edge, 0)] < elsewhere).all()
+        if n >= (1 - MOST_CUT) * len(frame) and alone and share[n:].mean() > STRIP:
+            return slice(0, n) if step > 0 else slice(len(frame) - n, None)
+    return slice(0, None)
 
 
 def find_inner(varied: np.ndarray) -> slice:

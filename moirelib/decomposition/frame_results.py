@@ -69,20 +69,19 @@ class FoundInFrames:
     particles: pd.DataFrame  # ``frame``, in rising order, and the columns `KEPT`
     lattices: list[list[list[Lattice]]]  # of each frame and layer, largest grain first
     why: list[str]  # why a frame was left out; empty where it was not
+    cut: list[str]  # what of a frame was cut off
 
     @classmethod
     def join(cls, frames: Iterable[Found]) -> FoundInFrames:
         """Gather the frames of a movie, in their order."""
-        numbers: list[np.ndarray] = []
-        lattices: list[list[list[Lattice]]] = []
-        why: list[str] = []
-        for found in frames:
-            numbers.append(found.particles.reindex(columns=KEPT).to_numpy(float))
-            lattices.append(found.lattices)
-            why.append(found.why)
+        rest = [
+            (found.particles.reindex(columns=KEPT).to_numpy(float), found.lattices, found.why, found.cut)
+            for found in frames
+        ]
+        numbers, lattices, why, cut = map(list, zip(*rest, strict=True))
         table = pd.DataFrame(np.concatenate(numbers), columns=KEPT)
         frame = np.repeat(np.arange(len(numbers)), [len(rows) for rows in numbers])
-        return cls(table.assign(layer=table["layer"].astype(int), frame=frame), lattices, why)
+        return cls(table.assign(layer=table["layer"].astype(int), frame=frame), lattices, why, cut)
 
     @property
     def used(self) -> np.ndarray:
@@ -99,7 +98,7 @@ class FoundInFrames:
         lattices, said = list(self.lattices), list(self.why)
         for t, reason in why.items():
             lattices[t], said[t] = [[], []], reason
-        return FoundInFrames(particles, lattices, said)
+        return FoundInFrames(particles, lattices, said, self.cut)
 
 
 def write_whole(path: Path, write) -> None:
@@ -116,7 +115,8 @@ def write_found(path: Path, found: Found) -> None:
     # A column without a row has no type of its own, and objects cannot be read again.
     table = found.particles.astype(dict.fromkeys(found.particles.select_dtypes(object), float))
     columns = {f"column {name}": table[name].to_numpy() for name in table}
-    np.savez(path, imaging=imaging, lattices=np.array(lattices, float).reshape(-1, 3), why=found.why, **columns)
+    columns |= {"why": np.array(found.why), "cut": np.array(found.cut)}
+    np.savez(path, imaging=imaging, lattices=np.array(lattices, float).reshape(-1, 3), **columns)
 
 
 def read_found(path: Path) -> Found:
@@ -125,4 +125,4 @@ def read_found(path: Path) -> Found:
         columns = {name.removeprefix("column "): file[name] for name in file.files if name.startswith("column ")}
         lattices = [[Lattice(*row[1:].tolist()) for row in file["lattices"] if row[0] == k] for k in (0, 1)]
         imaging = Imaging(*file["imaging"].tolist()) if len(file["imaging"]) else None
-        return Found(pd.DataFrame(columns), lattices, imaging, str(file["why"]))
+        return Found(pd.DataFrame(columns), lattices, imaging, str(file["why"]), str(file["cut"]))

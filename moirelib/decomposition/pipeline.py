@@ -125,8 +125,9 @@ def decompose(
     Notes
     -----
     Frames that hold no image of their own (black, saturated, incomplete, copied, only noise, unreadable) are left out
-    and listed in ``summary["left_out"]``. Once all frames are computed no error loses them: a step that fails then
-    (tracks, twist ...) is left out, with a warning and a line in ``summary["problems"]`` and ``summary["note"]``.
+    and listed in ``summary["left_out"]``, frames that lost a border or strip in ``summary["cut"]``. Once all frames are
+    computed no error loses them: a step that fails then (tracks, twist ...) is left out, with a warning and a line in
+    ``summary["problems"]`` and ``summary["note"]``.
     """
     problems: list[str] = []  # what failed after the last frame
     movie = as_movie(movie, pixel_size)
@@ -147,6 +148,7 @@ def decompose(
     results = FrameResults(checkpoint, describe_run(movie, job))
     found = leave_noise_out(find_in_all_frames(movie, job, results, scheduler, progress))
     left_out = [{"frame": t, "why": why} for t, why in enumerate(found.why) if why]
+    cut = [{"frame": t, "cut": said} for t, said in enumerate(found.cut) if said]
     counts = dict(zip(found.used.tolist(), found.counts()[found.used].tolist(), strict=True))
     particles, lattices, motion = follow_layers(found, working, problems, progress and len(movie) > 1)
     drawn = draw_layers(particles, working, movie.shape)
@@ -157,7 +159,7 @@ def decompose(
     given = {"layers": layers, "diameter_nm": diameter}
     summary = summarize(movie, particles, lattices, nm, given, weights, device, problems)
     lost = "What was left out is not listed"
-    summary |= keep_going(problems, lost, {}, lambda: describe_frames(left_out, counts, motion, summary["note"]))
+    summary |= keep_going(problems, lost, {}, lambda: describe_frames(left_out, cut, counts, motion, summary["note"]))
     return Decomposition(drawn, particles, summary, movie)
 
 

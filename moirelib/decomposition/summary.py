@@ -67,17 +67,21 @@ def summarize(movie, table: pd.DataFrame, lattices: list, nm: float, given: dict
     }
 
 
-def describe_frames(left_out: list[dict], counts: dict[int, int], motion: MovieMotion, note: str) -> dict:
-    """Which frames were left out, which hold suspiciously little, before which the motion is not sure; and the note."""
+def describe_frames(left_out: list[dict], cut: list[dict], counts: dict, motion: MovieMotion, note: str) -> dict:
+    """Frames left out, frames cut, those that hold suspiciously little, before which the motion is not sure; the note.
+
+    ``counts`` is the number of particles of each frame.
+    """
     doubtful, undecided = find_doubtful(counts), list(motion.undecided)
     other = "before which the specimen may have moved by other lattice vectors"
     said = {
         f"left out: {join_numbers([one['frame'] for one in left_out])} (see left_out)": left_out,
+        f"cut at a border or strip without an image: {join_numbers([one['frame'] for one in cut])} (see cut)": cut,
         f"with suspiciously few particles: {join_numbers(doubtful)}": doubtful,
         f"{other}: {join_numbers(undecided)}": undecided,
     }
     note = " ".join([note, *(f"Frames {text}." for text, there in said.items() if there)])
-    return {"left_out": left_out, "doubtful": doubtful, "motion_undecided": undecided, "note": note}
+    return {"left_out": left_out, "cut": cut, "doubtful": doubtful, "motion_undecided": undecided, "note": note}
 
 
 def join_numbers(numbers) -> str:

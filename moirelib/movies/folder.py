@@ -13,7 +13,7 @@ from typing import Any
 import dask.array as da
 import numpy as np
 
-from .calibration import NANOMETRES, convert_scale
+from ..units import NANOMETRES, convert_scale
 from .formats import find_format, list_formats
 from .movie import make_stack
 from .stored import StoredImage, read_file, stack_frames
@@ -33,11 +33,23 @@ def is_pattern(path: Path) -> bool:
 def read_folder(folder: Path) -> StoredImage:
     """The movie that the files of a folder, or those that match a pattern, are together; errors as of `read_movie`."""
     files = _list_files(folder)
-    first = read_file(files[0])
-    if {path.resolve() for path in files} <= {path.resolve() for path in (files[0], *first.files)}:
-        return first  # a single movie, or a set that its own format holds together
-    parts = [_describe(path, first if path == files[0] else read_file(path)) for path in files]
-    counts = [part["frames"] for part in parts]
+    parts: list[dict[str, Any]] = []
+    unreadable: list[ValueError] = []
+    for path in files:
+        try:
+            image = read_file(path)
+        except ValueError as error:
+            unreadable.append(error)
+            continue
+        if not parts:
+            first = image
+        if path == files[0] and {each.resolve() for each in files} <= {each.resolve() for each in (path, *first.files)}:
+            return first  # a single movie, or a set that its own format holds together
+        parts.append(_describe(path, image))
+    frames = {part["path"]: part["frames"] for part in parts}
+    if unreadable and max(frames.values(), default=2) > 1:  # how many frames it held is not known
+        raise unreadable[0]
+    counts = [frames.get(path, 1) for path in files]
     if not is_pattern(folder) and max(counts) > 1 and not _is_one_recording(parts):
         listed = ", ".join("{path.name} ({frames} × {pixels})".format(**part) for part in parts[:_LISTED])
         listed = f"{len(parts)} movies: {listed}{', ...' if len(parts) > _LISTED else ''}"
@@ -50,20 +62,24 @@ def read_folder(folder: Path) -> StoredImage:
                 f"{odd['path'].name} has {odd[what]} {what}, the other files {usual}; take it out of the folder, "
                 "or give a pattern that leaves it out"
             )
-    frames = functools.partial(_read_joined, tuple(files), tuple(itertools.accumulate(counts, initial=0)))
-    like = make_stack(first.data, files[0].name)
-    data = stack_frames(frames, (sum(counts), *like.shape[1:]), like.dtype)
+    read = functools.partial(_read_joined, tuple(files), tuple(itertools.accumulate(counts, initial=0)))
+    like = make_stack(first.data, parts[0]["path"].name)
+    data = stack_frames(read, (sum(counts), *like.shape[1:]), like.dtype)
     time = first.t if max(counts) > 1 else (_find_frame_time(files) or 0, "s")
-    joined = f"{len(files)} files are joined to one movie, {files[0].name} first and {files[-1].name} last"
-    return replace(first, data=data, t=time, part="", notes=(*first.notes, joined), files=tuple(files))
+    notes = dict.fromkeys(note for part in parts for note in part["notes"])
+    if unreadable:
+        why = f"{len(unreadable)} of the {len(files)} files cannot be read ({unreadable[0]})"
+        notes[f"{why}; their frames keep their places and are left out"] = None
+    notes[f"{len(files)} files are joined to one movie, {files[0].name} first and {files[-1].name} last"] = None
+    return replace(first, data=data, t=time, part="", notes=tuple(notes), files=tuple(files))
 
 
 def _describe(path: Path, image: StoredImage) -> dict[str, Any]:
-    """Number of frames of a file, and in words its size, type and scale."""
+    """Number of frames and notes of a file, and in words its size, type and scale."""
     data = image.data if image.data.ndim == 3 else make_stack(image.data, path.name)
     step, pixels = convert_scale(*image.x, NANOMETRES), "{1} × {2}".format(*data.shape)
     told = (pixels, str(data.dtype.newbyteorder("=")), "no" if step is None else f"{step:.4g}")
-    return {"path": path, "frames": len(data)} | dict(zip(_ALIKE, told, strict=True))
+    return {"path": path, "frames": len(data), "notes": image.notes} | dict(zip(_ALIKE, told, strict=True))
 
 
 def _read_joined(files: Sequence[Path], starts: Sequence[int], i: int) -> np.ndarray:

@@ -27,7 +27,7 @@ FORMATS = (  # CONTRIBUTING.md says how to add one
     Format((".png", ".jpg", ".jpeg", ".bmp", ".gif"), "a picture", "screenshots", "pictures.read_picture"),
     Format((".avi", ".mp4", ".mov", ".mkv"), "a video", "ImageJ, screen recorders", "pictures.read_video"),
 )
-_ZARR_FILES = ("zarr.json", ".zgroup", ".zattrs")  # one of them is in every folder that is a Zarr store
+_ZARR_FILES = ("zarr.json", ".zgroup", ".zattrs", ".zarray")  # one of them is in every folder that is a Zarr store
 
 
 def list_formats(line: str = "{extensions} ({name})", joiner: str = ", ", quote: str = "") -> str:

@@ -11,11 +11,12 @@ import h5py
 import numpy as np
 from rsciio import emd
 
+from ..units import SECONDS, normalize_unit
 from . import stored
-from .calibration import SECONDS, normalize_unit
 from .stored import Scale, StoredImage, UnusableFile
 
-_VELOX_IMAGES = "Data/Image"
+_VELOX_IMAGES, _EMD = "Data/Image", "emd_group_type"
+_DEEPEST = 3  # groups in groups of an OME-Zarr store: row, column and field of a plate, the deepest that OME describes
 
 
 @contextlib.contextmanager
@@ -53,10 +54,10 @@ def _read_array(path: Path, array: Any, scales: Sequence[Scale], part: str = "")
 def _stack_array(path, array, scales, stack: int | None, plane: tuple[int, int], part: str) -> StoredImage:
     """Frames of an array, lazily: `stack` and `plane` are the axes that hold t and (y, x)."""
     n, frame = 1 if stack is None else array.shape[stack], tuple(array.shape[axis] for axis in plane)
-    if isinstance(array, h5py.Dataset):
-        stored.require_plausible(path, n, frame[0] * frame[1] * array.dtype.itemsize)
-        if array.chunks is None and array.id.get_storage_size() < array.nbytes:  # HDF5 would fill it up with zeros
-            raise UnusableFile(f"{path.name} is truncated: it ends before its last frame; copy or export it again")
+    stored.require_plausible(path, n, frame[0] * frame[1] * array.dtype.itemsize)
+    # Where frames are not there, HDF5 would fill up with zeros.
+    if isinstance(array, h5py.Dataset) and array.chunks is None and array.id.get_storage_size() < array.nbytes:
+        raise UnusableFile(f"{path.name} is truncated: it ends before its last frame; copy or export it again")
     read, time = partial(_read_frame, path, array.name.strip("/"), stack, plane), (1.0, None)
     frames = stored.stack_frames(read, (n, *frame), array.dtype)
     return StoredImage(frames, scales[plane[0]], scales[plane[1]], time if stack is None else scales[stack], part)
@@ -72,20 +73,14 @@ def _read_frame(path, name, stack, plane, i) -> np.ndarray:
 
 def read_emd(path: Path) -> StoredImage:
     """The largest image of a Velox or Berkeley EMD file."""
-    names: list[str] = []
-
-    def list_berkeley(name, item):
-        """Berkeley's images are datasets called data... in groups marked as EMD."""
-        is_data = isinstance(item, h5py.Dataset) and name.rsplit("/", 1)[-1].startswith("data")
-        if is_data and item.parent.attrs.get("emd_group_type"):
-            names.append(name)
-
     with h5py.File(path, "r") as file:
-        velox = _VELOX_IMAGES in file
-        if velox:
+        if velox := _VELOX_IMAGES in file:
             names = [f"{_VELOX_IMAGES}/{key}/Data" for key in file[_VELOX_IMAGES]]
-        else:
-            file.visititems(list_berkeley)
+        else:  # Berkeley's images are datasets called data... in groups marked as EMD
+            every: list[str] = []
+            file.visit(every.append)
+            data = [name for name in every if name.rsplit("/", 1)[-1].startswith("data")]
+            names = [name for name in data if hasattr(file[name], "dtype") and file[name].parent.attrs.get(_EMD)]
         array, part = _choose_array(path, file, names, "iufb")
         if array.ndim > 3:
             raise UnusableFile(
@@ -150,16 +145,25 @@ def read_hyperspy(path: Path) -> StoredImage:
 
 
 def read_ome_zarr(path: Path) -> StoredImage:
-    """The finest resolution of the first image of an OME-Zarr store (versions 0.4 and 0.5)."""
+    """The finest resolution of the largest image of an OME-Zarr store (versions 0.1 to 0.5) or of the groups in it."""
+    import zarr
+
+    if isinstance(zarr.open(path, mode="r"), zarr.Array):
+        raise UnusableFile(f"{path.name} is one array of a Zarr store; give the folder above it, which describes it")
     with open_store(path) as store:
-        attributes = dict(store.attrs)
-        described = attributes.get("ome", attributes).get("multiscales")
-        if not described:
+        images: dict[str, dict] = {}
+        for name, group in [("", store), *store.members(max_depth=_DEEPEST)]:
+            attributes = dict(group.attrs)
+            for image in attributes.get("ome", attributes).get("multiscales", ())[:1]:
+                images[f"{name}/{image['datasets'][0]['path']}".strip("/")] = image
+        if not images:
             raise UnusableFile(f"{path.name} is no OME-Zarr image; give a store whose attributes list multiscales")
-        image, first = described[0], described[0]["datasets"][0]
-        scales = [1.0] * len(image["axes"])
+        array, part = _choose_array(path, store, list(images))
+        image = images[array.name.strip("/")]
+        # Version 0.3 has only names of axes, earlier ones always the same five.
+        axes = [axis if isinstance(axis, dict) else {"name": axis} for axis in image.get("axes", "tczyx")]
+        scales = [1.0] * len(axes)
+        first = image["datasets"][0]
         for change in (*image.get("coordinateTransformations", ()), *first.get("coordinateTransformations", ())):
             scales = [a * b for a, b in zip(scales, change.get("scale", [1.0] * len(scales)), strict=True)]
-        units = [axis.get("unit") for axis in image["axes"]]
-        array, _ = _choose_array(path, store, [first["path"]])
-        return _read_array(path, array, list(zip(scales, units, strict=True)))
+        return _read_array(path, array, [(a, axis.get("unit")) for a, axis in zip(scales, axes, strict=True)], part)

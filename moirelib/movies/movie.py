@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 import dask.array as da
 import numpy as np
 
-from .calibration import FRAME_TIME, PIXEL_SIZE, SECONDS, convert_scale, find_pixel_size, override_scale
+from ..units import SECONDS, convert_scale
+from .calibration import FRAME_TIME, PIXEL_SIZE, find_pixel_size, override_scale
 from .stored import ColourError, StoredImage, describe_error, make_lazy
 
 
@@ -71,8 +72,9 @@ def make_movie(
             data[0].compute(scheduler="synchronous")
         except ColourError as error:
             raise ValueError(f"{name} {error}") from error
-        except Exception as error:
-            raise ValueError(f"{name} cannot be read ({describe_error(error)}); copy or export it again") from error
+        except Exception as error:  # one frame of many is only left out
+            if len(data) == 1:
+                raise ValueError(f"{name} cannot be read ({describe_error(error)}); copy or export it again") from error
     pixel_size = override_scale(stored, pixel_size, PIXEL_SIZE, name)
     frame_time = override_scale(convert_scale(*image.t, SECONDS), frame_time, FRAME_TIME, name)
     return Movie(data, pixel_size, frame_time, name, image.dose, (*image.notes, *notes))

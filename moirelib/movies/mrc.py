@@ -51,10 +51,11 @@ def read_mrc(path: Path) -> StoredImage:
     width = (columns + 1) // 2 if kind == "4 bit" else columns
     start, frame = _HEADER + extended, rows * width * dtype.itemsize
     offsets = range(start, start + sections * frame, frame)
-    stored.require_size(path, offsets.stop)
+    offsets = offsets[: max(path.stat().st_size - start, 0) // frame]
+    notes += stored.describe_stop(path, len(offsets), sections)
     if kind == "4 bit":
         unpack = partial(_unpack_frame, partial(stored.read_stored, path, offsets, (rows, width), dtype), columns)
-        frames = stored.stack_frames(unpack, (sections, rows, columns), dtype)
+        frames = stored.stack_frames(unpack, (len(offsets), rows, columns), dtype)
     else:
         frames = stored.stack_stored(path, offsets, (rows, columns), dtype)
     own = raw[_HEADER : _HEADER + extended]  # of the extended header what belongs to the first frame
@@ -93,11 +94,8 @@ def _find_scales(cell: list, fei: float) -> tuple[tuple[Scale, Scale], str]:
     x, y = (step if abs(step - _UNKNOWN_SCALE) > 1e-6 and step > 0 else 0.0 for step in steps)
     if x or y or fei:
         return ((y, "Å"), (x, "Å")) if x or y else ((fei, "m"), (fei, "m")), ""
-    if max(steps) > 0:
-        why = "the header says 1.000 Å per pixel, which many programs write when they do not know the pixel size"
-    else:
-        why = "the header gives no pixel size"
-    return ((0.0, "Å"), (0.0, "Å")), why
+    unknown = "says 1.000 Å per pixel, which many programs write when they do not know the pixel size"
+    return ((0.0, "Å"), (0.0, "Å")), f"the header {unknown if max(steps) > 0 else 'gives no pixel size'}"
 
 
 def _read_fei(extended: bytes, order: str, bit: int, byte: int) -> float:

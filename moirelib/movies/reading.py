@@ -20,11 +20,12 @@ def read_movie(path: str | os.PathLike[str], pixel_size: float | None = None, fr
 
     Read are {formats}.
 
-    Of a file with several images, the largest; in a TIFF file, colour previews are left out, and images of one size and
-    type written one after the other are frames. A focal or energy series is read as frames, without a frame time. Where
-    red, green and blue are the same, they are grey; alpha is left out. A folder of single frames is a movie, in natural
-    order of the names (1, 2, 10) or, for Gatan's OneView (``Hour_00/Minute_00/Second_00/...``), in order of time; so
-    are the numbered parts of one long recording. Every other folder is refused with a list of what is in it.
+    Of a file with several images, the largest; in a TIFF file, colour previews are left out, and images or stacks of
+    one size and type written one after the other are frames. Of a recording that stopped early, whole frames. A focal
+    or energy series is read as frames, without a frame time. Where red, green and blue are the same, they are grey;
+    alpha is left out. A folder of single frames is a movie, in natural order of the names (1, 2, 10) or, for Gatan's
+    OneView (``Hour_00/Minute_00/Second_00/...``), in order of time; so are the numbered parts of one long recording.
+    Every other folder is refused with a list of what is in it.
 
     Not believed are a pixel size of 1.000 Å in an MRC file, which many programs write for "unknown", and a TIFF
     resolution in inch or cm above 1 µm per pixel, which is a print setting (72 dpi). Where only one axis has a scale,
@@ -43,8 +44,9 @@ def read_movie(path: str | os.PathLike[str], pixel_size: float | None = None, fr
     FileNotFoundError, IsADirectoryError
         If there is no such file, or if a folder holds no movie or several.
     ValueError
-        If the file is empty, truncated, not an image, in colour, complex, of too many dimensions or a diffraction
-        pattern, if its pixels are not square, if the files of a folder differ, or if a given scale is not positive.
+        If the file is empty, without a whole frame, not an image, in colour, complex, of too many dimensions or a
+        diffraction pattern, if its pixels are not square, if the files of a folder differ, or if a given scale is not
+        positive.
     """
     path = Path(path)
     if is_pattern(path) or (path.is_dir() and find_format(path) is None):

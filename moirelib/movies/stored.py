@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import importlib
+import itertools
 import logging
 import threading
 import warnings
@@ -102,16 +103,19 @@ def describe_error(error: Exception) -> str:
     return text if len(text) <= 160 else text[:157] + "..."
 
 
-def require_size(path: Path, size: float) -> None:
-    """Refuse a file that ends before its last frame."""
-    if path.stat().st_size < size:
-        raise UnusableFile(f"{path.name} is truncated: it ends before its last frame; copy or export it again")
+def describe_stop(path: Path, whole: int, announced: int | None) -> tuple[str, ...]:
+    """A note if a file stops before the last of the frames that it announces (None: unknown how many); refuses none."""
+    if whole == 0:
+        raise UnusableFile(f"{path.name} is truncated: it holds no whole frame; copy or export it again")
+    told = "" if announced is None else f" of the {announced} that its header announces"
+    frames = "1 whole frame" if whole == 1 else f"{whole} whole frames"
+    return () if whole == announced else (f"{path.name} holds {frames}{told}; the rest is not read",)
 
 
 def require_plausible(path: Path, frames: int, frame_bytes: float) -> None:
-    """Refuse a file that promises more than compression can hold; without this, damage could ask for all memory."""
-    size = path.stat().st_size
-    if frames > size or frame_bytes > MOST_COMPRESSION * size:
+    """Refuse a file, or a Zarr store, that promises more than compression can hold: damage could ask for all memory."""
+    sizes = itertools.accumulate(file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*")))
+    if all(frames > size or frame_bytes > MOST_COMPRESSION * size for size in sizes):  # of as few files as will do
         raise UnusableFile(f"{path.name} is damaged: it promises more than it can hold; copy or export it again")
 
 

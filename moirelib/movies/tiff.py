@@ -1,11 +1,13 @@
 """TIFF files: ImageJ, OME and the microscope makers' own."""
 
+import itertools
 import math
 import re
 import struct
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from operator import add
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -14,36 +16,39 @@ import numpy as np
 import tifffile
 from rsciio import tiff as rsciio_tiff
 
+from ..units import NANOMETRES, normalize_unit
 from . import stored
-from .calibration import NANOMETRES, normalize_unit
 from .stored import ColourError, Scale, StoredImage, UnusableFile
 
 _GREY_SHARE = 4  # times smaller than the colour images of a file: a grey image is their thumbnail, not the data
 _LOSSY = (tifffile.COMPRESSION.OJPEG, tifffile.COMPRESSION.JPEG)
+_IMAGEJ_AXES = ("frames", "slices", "channels")
 Movie = list[tifffile.TiffPageSeries]  # series that together are one movie
 
 
 def read_tiff(path: Path) -> StoredImage:
     """The largest movie of a TIFF file.
 
-    Grey images go before colour ones, which are previews. Images of one size and type that were written one after the
-    other are the frames of one movie. Of an OME set, all files that lie beside this one.
+    Grey images go before colour ones, which are previews. Images and stacks of one size, type and scale that were
+    written one after the other are one movie, but not the images of an OME file, which are of several places. Of an OME
+    set, all files that lie beside this one.
     """
-    with tifffile.TiffFile(path) as tiff:
+    chain, size = _follow_pages(path), path.stat().st_size
+    # To tifffile the file ends where its last page is cut off; it cannot read a part of one.
+    with tifffile.TiffFile(path, size=min(chain[-1] or size, size)) as tiff:
         notes: list[str] = []
         if told := re.search(r'<(?:\w+:)?BinaryOnly[^>]*MetadataFile="([^"]+)"', tiff.ome_metadata or ""):
             root = path.with_name(Path(told[1]).name)
             if root.is_file() and root != path and root.suffix.lower() in (".tif", ".tiff"):
                 return read_tiff(root)
             notes += [f"only the frames in this part are read: {root.name}, which describes the set, is not beside it"]
-        (intact, pages), every = _follow_pages(path, tiff), list(tiff.series)
+        every = list(tiff.series)
         chosen, part = _choose_movie(every, path)
-        page, n = chosen[0].keyframe, _count_frames(chosen, path.name)
-        paths, offsets, there, raw = _find_pages(chosen, n)
+        page = chosen[0].keyframe
+        paths, offsets, raw, missing = _find_frames(path, chosen, chain, _read_count(tiff, chosen[0], path.name))
         show, palette_notes = _choose_display(tiff, page, path.name)
-        stored.require_plausible(path, min(n, len(offsets)), page.nbytes)
+        stored.require_plausible(path, len(offsets), page.nbytes)
         y, x, t = _find_scales(path, tiff, page, every.index(chosen[0]), len(every))
-        _require_whole(path, tiff, chosen, intact)
         dtype, colours = np.dtype(chosen[0].dtype), page.axes.find("S")
         height, width = (page.shape[page.axes.index(axis)] for axis in "YX")
         if raw:
@@ -53,13 +58,14 @@ def read_tiff(path: Path) -> StoredImage:
             read = partial(_read_page, paths, offsets, colours)
             frames = stored.stack_frames(read, (len(offsets), height, width), dtype)
     frames = frames if show is None else da.map_blocks(show, frames, dtype=dtype)
-    notes += [*palette_notes, *_describe_missing(there, n)]
-    if len(chosen) > 1:
-        notes.append(f"{len(chosen)} images of one size are taken for the frames of one movie")
+    notes += [*palette_notes, *missing]
+    if len(chosen) > 1 and len(offsets) > 1:
+        what = f"{len(offsets)} images" if len(offsets) <= len(chosen) else f"{len(chosen)} stacks of images"
+        notes.append(f"{what} of one size are taken for the frames of one movie")
     elif part:
         notes.append(f"the file holds several images or stacks, of which one is read: {part}")
-    elif pages > n:
-        notes.append(f"the file holds {pages} images but announces {n}; the others are not read")
+    elif not missing and len(chain) - 1 > len(offsets):
+        notes.append(f"the file holds {len(chain) - 1} images but announces {len(offsets)}; the others are not read")
     if colours >= 0 and page.shape[colours] in (2, 4):
         notes.append("the alpha channel is left out")
     files = tuple(dict.fromkeys(paths)) if isinstance(paths, tuple) else ()
@@ -78,88 +84,111 @@ def _choose_movie(every: Movie, path: Path) -> tuple[Movie, str]:
     movies: dict[object, Movie] = {}
     for series in grey or every:
         page = series.keyframe
-        single = math.prod(series.shape) == math.prod(page.shape)
-        movies.setdefault((page.shape, page.dtype, page.photometric) if single else len(movies), []).append(series)
-    return stored.choose_largest(list(movies.values()), lambda movie: sum(math.prod(s.shape) for s in movie), path)
+        place = len(movies) if series.kind == "ome" and math.prod(series.shape) > math.prod(page.shape) else None
+        movies.setdefault((page.shape, page.dtype, page.photometric, place), []).append(series)
+    apart: list[Movie] = []
+    for movie in movies.values():
+        apart += [movie] if _share_scale(movie) else [[series] for series in movie]
+    return stored.choose_largest(apart, lambda movie: sum(math.prod(s.shape) for s in movie), path)
 
 
-def _count_frames(chosen: Movie, name: str) -> int:
-    """Number of frames that the file announces; refuses more than one axis beside y, x and colours."""
-    axes = [(axis, n) for axis, n in zip(chosen[0].axes, chosen[0].shape, strict=True) if axis in "YX" or n > 1]
+def _share_scale(movie: Movie) -> bool:
+    """Whether no two series say that their pixels have different sizes; 0 and 1 say nothing."""
+    steps = zip(*(_read_resolution(series.keyframe) for series in movie), strict=True)
+    told = [[step for step in axis if step not in (0, 1)] for axis in steps]
+    return all(max(axis) <= 1.01 * min(axis) for axis in told if axis)
+
+
+def _count_frames(axes: Sequence[tuple[str, int]], name: str) -> int:
+    """Number of frames along axes of some lengths; refuses more than one axis beside y, x and colours."""
+    axes = [(axis, n) for axis, n in axes if axis in "YX" or n > 1]
     stacks = [n for axis, n in axes if axis not in "YXS"]
     if len(stacks) > 1:
         sizes = ", ".join(f"{axis} {n}" for axis, n in axes)
         raise UnusableFile(f"{name} has {len(axes)} dimensions ({sizes}); save one channel and slice as (t, y, x)")
-    return math.prod(stacks) * len(chosen)
+    return math.prod(stacks)
 
 
-def _find_pages(chosen: Movie, n: int) -> tuple[Path | tuple[Path, ...], Sequence[int], Sequence[int], bool]:
-    """Find every frame that is there, of `n` that the file announces.
+def _read_count(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, name: str) -> int:
+    """Number of frames that ImageJ or OME announces where `series` does not follow it; 1 for none."""
+    if series.kind in ("imagej", "ome"):
+        return 1
+    told = (tiff.imagej_metadata or {}) | dict(re.findall(r'\bSize([TZC])="(\d+)"', tiff.ome_metadata or ""))
+    axes = [(axis, int(told.get(axis, told.get(key, 1)))) for axis, key in zip("TZC", _IMAGEJ_AXES, strict=True)]
+    axes[2] = ("C", axes[2][1] // series.keyframe.samplesperpixel)  # colours are no frames
+    return max(_count_frames(axes, name), told.get("images", 1))
 
-    Given are the file of all frames, or of each; where they begin in it; which of the announced ones they are; and
-    whether they are raw: as they are, neither compressed nor in pieces nor in colour. Else their page begins there.
+
+def _find_frames(
+    path: Path, chosen: Movie, chain: Sequence[int], announced: int
+) -> tuple[Path | tuple[Path, ...], Sequence[int], bool, tuple[str, ...]]:
+    """Find every whole frame of a movie; `chain` is what `_follow_pages` found, `announced` what `_read_count` did.
+
+    Given are the file of all frames, or of each; where they begin in it; whether they are raw: one after the other,
+    neither compressed nor in colour, else their page begins there; and a note if some are missing.
     """
-    series, page = chosen[0], chosen[0].keyframe
-    file = Path(page.parent.filehandle.path)
-    raw = page.is_final and page.axes == "YX" and np.dtype(page.dtype).itemsize * math.prod(page.shape) == page.nbytes
-    if raw and len(chosen) == 1 and series.dataoffset is not None:
-        return file, range(series.dataoffset, series.dataoffset + n * page.nbytes, page.nbytes), range(n), True
-    pages = [(i, page) for i, page in enumerate(page for series in chosen for page in series.pages) if page]
-    if len(pages) > n or (len(chosen) == 1 and len(series.pages) != n) or page.axes.strip("S") != "YX":
-        raise UnusableFile(f"{file.name} has a page layout that is not supported; save it as a plain stack of images")
-    files = tuple(Path(page.parent.filehandle.path) for _, page in pages)
-    for _, each in pages:  # in one piece, or in pieces one after the other
-        raw = raw and len(each.dataoffsets) > 0 and list(each.dataoffsets[1:]) == _list_ends(each)[:-1]
-    offsets = tuple(page.dataoffsets[0] if raw else page.offset for _, page in pages)
-    return file if set(files) == {file} else files, offsets, [i for i, _ in pages], raw
+    page, bits = chosen[0].keyframe, 8 * np.dtype(chosen[0].dtype).itemsize
+    raw = page.axes == "YX" and page.bitspersample == bits and all(s.dataoffset is not None for s in chosen)
+    counts = [_count_frames(list(zip(s.axes, s.shape, strict=True)), path.name) for s in chosen]
+    if raw and chain[-1] > (start := chosen[-1].dataoffset or 0):  # the pages that are lost lay behind all pixels
+        counts[-1] = max(counts[-1], (min(place for place in chain if place > start) - start) // page.nbytes)
+    n = max(announced, sum(counts))
+    if not raw or len(chain) == 2:  # of raw frames, one page may stand for all
+        counts[-1] += n - sum(counts)
+    found: list[tuple[int, Path, int]] = []  # number, file and offset of each frame
+    for first, count, series in zip(itertools.accumulate(counts, initial=0), counts, chosen, strict=False):
+        file = series.keyframe.parent.filehandle
+        whole = range(series.dataoffset or 0, file.size - page.nbytes + 1, page.nbytes)[:count]
+        pages = [(Path(file.path), offset) for offset in whole] if raw else _list_pages(path, series, count)
+        found += [(first + i, *each) for i, each in enumerate(pages) if each]
+    there, paths, places = zip(*found, strict=True) if found else [()] * 3
+    offsets: Sequence[int] = whole if raw and len(chosen) == 1 else places  # short, as it travels with every frame
+    known = not chain[-1] or announced > 1 or chosen[0].kind in ("ome", "imagej") or len(chain) <= n
+    missing = stored.describe_stop(path, len(there), n if known else None)
+    missing = _describe_missing(there, n) if chosen[0].kind == "ome" else missing
+    return paths[0] if set(paths) == {paths[0]} else paths, offsets, raw, missing
 
 
-def _list_ends(page: tifffile.TiffPage | tifffile.TiffFrame) -> list[int]:
-    """Where each piece of a page's pixels ends, in bytes."""
-    return [offset + count for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True)]
+def _list_pages(path: Path, series: tifffile.TiffPageSeries, n: int) -> list[tuple[Path, int] | None]:
+    """File and offset of each page of a series of `n`, None where it is missing; without what is cut off at the end."""
+    pages = list(series.pages)
+    if len(pages) > n or (series.dataoffset is not None and len(pages) < n) or series.keyframe.axes.strip("S") != "YX":
+        raise UnusableFile(f"{path.name} has a page layout that is not supported; save it as a plain stack of images")
+    while pages and not (pages[-1] and _find_end(pages[-1]) <= pages[-1].parent.filehandle.size):
+        pages.pop()
+    return [page and (Path(page.parent.filehandle.path), page.offset) for page in pages]
 
 
-def _describe_missing(there: Sequence[int], n: int) -> Iterator[str]:
-    """A note if the file holds less than the `n` frames that it announces."""
-    if len(there) < n:
-        missing = sorted(set(range(n)) - set(there))
-        runs = np.split(missing, np.flatnonzero(np.diff(missing) > 1) + 1)
-        listed = ", ".join(f"{run[0]}" if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs[:5])
-        listed += ", ..." if len(runs) > 5 else ""
-        yield f"{len(there)} of the {n} frames that the file announces are there; left out: {listed} (counted from 0)"
+def _find_end(page: tifffile.TiffPage | tifffile.TiffFrame) -> float:
+    """Where a page's pixels end, in bytes."""
+    return max(map(add, page.dataoffsets, page.databytecounts), default=math.inf)
 
 
-def _follow_pages(path: Path, tiff: tifffile.TiffFile) -> tuple[bool, int]:
-    """Whether the chain of pages comes to its end, and their number; refuses a circle, which tifffile would follow."""
-    layout, file, seen = tiff.tiff, tiff.filehandle, set()
-    page = tiff.pages.first.offset
-    while page:
-        if page in seen:
-            raise UnusableFile(f"{path.name} is damaged: its pages lead in a circle; copy or export it again")
-        seen.add(page)
-        try:
-            file.seek(page)
-            (tags,) = struct.unpack(layout.tagnoformat, file.read(layout.tagnosize))
-            file.seek(page + layout.tagnosize + tags * layout.tagsize)
-            (page,) = struct.unpack(layout.offsetformat, file.read(layout.offsetsize))
-        except (struct.error, ValueError):  # beyond the end of the file
-            return False, len(seen)
-    return True, len(seen)
+def _describe_missing(there: Sequence[int], n: int) -> tuple[str, ...]:
+    """A note if of `n` frames that an OME set announces some are not there."""
+    gaps = [(a + 1, b - 1) for a, b in itertools.pairwise([-1, *there, n]) if b - a > 1]
+    listed = ", ".join(f"{a}" if a == b else f"{a} to {b}" for a, b in gaps[:5]) + (", ..." if len(gaps) > 5 else "")
+    told = f"{len(there)} of the {n} frames that the file announces are there; left out: {listed} (counted from 0)"
+    return (told,) if gaps else ()
 
 
-def _require_whole(path: Path, tiff: tifffile.TiffFile, chosen: Movie, intact: bool) -> None:
-    """Refuse a movie of which a file ends before its last frame; `intact` is what `_follow_pages` found."""
-    series = chosen[0]
-    pixels = math.prod(series.shape)
-    if not intact or (tiff.imagej_metadata or {}).get("images", 1) > pixels // math.prod(series.keyframe.shape):
-        stored.require_size(path, math.inf)
-    end = 0 if series.dataoffset is None else series.dataoffset + pixels * np.dtype(series.dtype).itemsize
-    sizes = {path: end}
-    for page in (page for series in chosen for page in series.pages if page):
-        file = Path(page.parent.filehandle.path)
-        sizes[file] = max(sizes.get(file, 0), *_list_ends(page))
-    for file, size in sizes.items():
-        stored.require_size(file, size)
+def _follow_pages(path: Path) -> list[int]:
+    """Where each page begins, then 0; without the 0 if the last one is cut off. tifffile would run in a circle."""
+    places = dict[int, None]()
+    with tifffile.TiffFile(path) as tiff:
+        layout, file, page = tiff.tiff, tiff.filehandle, tiff.pages.first.offset
+        while page:
+            if page in places:
+                raise UnusableFile(f"{path.name} is damaged: its pages lead in a circle; copy or export it again")
+            places[page] = None
+            try:
+                file.seek(page)
+                (tags,) = struct.unpack(layout.tagnoformat, file.read(layout.tagnosize))
+                file.seek(page + layout.tagnosize + tags * layout.tagsize)
+                (page,) = struct.unpack(layout.offsetformat, file.read(layout.offsetsize))
+            except (struct.error, ValueError):  # beyond the end of the file
+                return list(places)
+    return [*places, 0]
 
 
 _reading = threading.local()
@@ -225,8 +254,7 @@ def _find_scales(path, tiff: tifffile.TiffFile, page: tifffile.TiffPage, index: 
     if not _has_unit(found):
         unit = {2: "inch", 3: "cm"}.get(int(page.tags["ResolutionUnit"].value) if "ResolutionUnit" in page.tags else 1)
         y, x = _read_resolution(page)
-        if unit is not None and max(y, x) * NANOMETRES[unit] <= 1000:  # coarser than 1 µm are 72 dpi and the like
-            found |= {"y": (y, unit), "x": (x, unit)}
+        found |= {"y": (y, unit), "x": (x, unit)} if unit else {}
     return [found.get(axis, (1.0, None)) for axis in "yxt"]
 
 

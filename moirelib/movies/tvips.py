@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from .stored import StoredImage, UnusableFile, stack_stored
+from ..units import COARSEST
+from .stored import StoredImage, UnusableFile, describe_stop, stack_stored
 
 _HEADER = struct.Struct("<5I16xI8xI")  # size, version, width, height, bits; pixel size; size of a frame's header
 _FRAME = struct.Struct("<4x2I")  # seconds and milliseconds
-_COARSEST = 1000  # nm per pixel; as for TIFF files
 _DIFFRACTION = 2  # the microscope's mode, at byte 24 of a frame's header
 
 
@@ -29,22 +29,23 @@ def read_tvips(path: Path) -> StoredImage:
     files: list[Path] = []
     headers: list[int] = []  # where that of each frame begins, in bytes
     parts = (path.with_name(f"{told[1]}{number:03d}{told[3]}") for number in itertools.count())
+    rest = 0  # bytes behind the last whole frame of a part
     for number, part in enumerate(itertools.takewhile(Path.is_file, parts)):
-        room = part.stat().st_size - frame_header - pixels
-        starts = range(0 if number else size, room + 1, frame_header + pixels)
+        end, begin = part.stat().st_size, 0 if number else size
+        starts = range(begin, end - frame_header - pixels + 1, frame_header + pixels)
         files += [part] * len(starts)
         headers += starts
-    if not files:
-        raise UnusableFile(f"{path.name} is truncated: it holds no whole frame; copy or export it again")
+        rest += end - begin - len(starts) * (frame_header + pixels)
+    notes = describe_stop(path, len(files), None if rest else len(files))
     first, last = (_FRAME.unpack(_read(files[i], headers[i], _FRAME.size)) for i in (0, -1))
     time = (last[0] - first[0] + (last[1] - first[1]) / 1000) / max(len(files) - 1, 1)
     mode = struct.unpack("<I", _read(files[0], headers[0] + 24, 4))[0] if frame_header >= 28 else 0
     unit, why = "1/nm" if mode == _DIFFRACTION else "nm", ""
-    if nm > _COARSEST:
+    if nm > COARSEST:
         nm, why = 0, f"the header says {nm} nm, which are the pixels of the camera itself"
     offsets = tuple(header + frame_header for header in headers)
     data, used = stack_stored(tuple(files), offsets, (height, width), dtype), tuple(dict.fromkeys(files))
-    return StoredImage(data, (nm, unit), (nm, unit), (time, "s"), scale_note=why, files=used)
+    return StoredImage(data, (nm, unit), (nm, unit), (time, "s"), notes=notes, scale_note=why, files=used)
 
 
 def _read(path: Path, start: int, size: int) -> bytes:

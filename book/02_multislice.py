@@ -226,8 +226,8 @@ plt.show()
 # ## Gold's transmission is not one exponential
 #
 # `Transmission.load` reads the shipped table: 32 random orientations, each with its own snapshot, every nanometre to
-# 120 nm, at 200 and 300 keV behind 5, 10 and 20 mrad. `moirelib transmission` makes it again in about 12 minutes on two
-# quiet cores.
+# 120 nm, at 200 and 300 keV behind 5, 10 and 20 mrad. `moirelib.simulation.tabulate_transmission` makes it again in about
+# 12 minutes on two quiet cores.
 
 # %%
 gold = Transmission.load(energy=200e3, aperture=10.0)

@@ -594,7 +594,7 @@ plt.show()
 # ## The shipped sample
 #
 # A small movie of this kind comes with `moirelib`. `data.sample()` opens it with its truth, without a download, and
-# later chapters use it. `moirelib sample --out data` makes it again. The function that makes it describes it:
+# later chapters use it. `moirelib.simulation.make_sample("data")` makes it again, and describes it:
 
 # %%
 from moirelib.simulation import make_sample

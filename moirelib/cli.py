@@ -160,14 +160,6 @@ def _add_simulation_commands(commands: Any) -> None:
     p.add_argument("--minutes", type=float, default=85.0, help="wall time on one core (default 85)")
     p.add_argument("--seed", type=int, default=0, help="seed of weights and points (default 0)")
     p.add_argument("--start", metavar="FILE", help="weights to go on from")
-    summary = "remake the table of gold's transmission (abTEM multislice)"
-    p = _add_command(commands, _transmission, "transmission", summary)
-    p.add_argument("--out", required=True, metavar="FILE", help="table to write (.npz)")
-    p.add_argument("--seed", type=int, default=0)
-    summary = "remake the small simulated movie that ships with moirelib"
-    p = _add_command(commands, _sample, "sample", summary)
-    p.add_argument("--out", required=True, metavar="DIR", help="existing folder to write into")
-    p.add_argument("--seed", type=int, default=2028)
 
 
 def _decompose(args: argparse.Namespace) -> None:
@@ -280,19 +272,5 @@ def _train_layers(args: argparse.Namespace) -> None:
     print(f"{card['steps']} steps -> {args.out}")
 
 
-def _transmission(args: argparse.Namespace) -> None:
-    """Remake the shipped table of gold's transmission against thickness by full-atom multislice."""
-    from .simulation.multislice import tabulate_transmission
-
-    if not os.path.isdir(os.path.dirname(args.out) or "."):
-        raise FileNotFoundError(f"no such folder: {os.path.dirname(args.out)}; make it first")
-    tabulate_transmission(args.out, seed=args.seed)
-
-
-def _sample(args: argparse.Namespace) -> None:
-    """Remake the shipped sample: sample.tif, its truth sample_truth.csv and events sample_events.csv."""
-    from .simulation.movie import make_sample
-
-    if not os.path.isdir(args.out):
-        raise FileNotFoundError(f"no such folder: {args.out}; make it first")
-    make_sample(args.out, args.seed)
+if __name__ == "__main__":
+    sys.exit(main())

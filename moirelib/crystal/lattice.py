@@ -1,7 +1,5 @@
 """Hexagonal lattices: Moiré period, coincidence sites (chapter 1), wave vectors and Brillouin zone (chapter 8)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from math import gcd
 
@@ -89,7 +87,7 @@ class SymmetryPath:
     ticks: tuple[float, float, float, float]  # distance of Γ, M, K and Γ
     labels = ("Γ", "M", "K", "Γ")
 
-    def turn(self, degrees: float) -> SymmetryPath:
+    def turn(self, degrees: float) -> "SymmetryPath":
         """The same path turned from x towards y: equivalent by symmetry for multiples of 60°."""
         c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
         matrix = np.array([[c, s], [-s, c]])  # of (y, x)

@@ -4,8 +4,6 @@ A shifted lattice looks the same, but for its edges, vacancies and displaced par
 from the cross-correlation of both frames' particles, and a likelihood chooses.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,11 +42,11 @@ class Motion:
         """Where points (n, 2) in the order (y, x) go."""
         return to_points(self.turn * to_complex(np.reshape(points, (-1, 2))) + self.shift)
 
-    def after(self, first: Motion) -> Motion:
+    def after(self, first: "Motion") -> "Motion":
         """The motion that makes another one first, then this one."""
         return Motion(self.turn * first.turn, self.turn * first.shift + self.shift)
 
-    def inverse(self) -> Motion:
+    def inverse(self) -> "Motion":
         """The way back."""
         return Motion(1 / self.turn, -self.shift / self.turn)
 

@@ -1,7 +1,5 @@
 """Keep what was found in each frame, so that a run that was stopped goes on (chapter 11, "Your movie")."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -72,7 +70,7 @@ class FoundInFrames:
     cut: list[str]  # what of a frame was cut off
 
     @classmethod
-    def join(cls, frames: Iterable[Found]) -> FoundInFrames:
+    def join(cls, frames: Iterable[Found]) -> "FoundInFrames":
         """Gather the frames of a movie, in their order."""
         rest = [
             (found.particles.reindex(columns=KEPT).to_numpy(float), found.lattices, found.why, found.cut)
@@ -92,7 +90,7 @@ class FoundInFrames:
         """Particles of every frame."""
         return np.bincount(self.particles["frame"], minlength=len(self.why))
 
-    def leave_out(self, why: dict[int, str]) -> FoundInFrames:
+    def leave_out(self, why: dict[int, str]) -> "FoundInFrames":
         """The same without the particles of some frames, by the reasons for it."""
         particles = self.particles[~self.particles["frame"].isin(list(why))]
         lattices, said = list(self.lattices), list(self.why)

@@ -1,7 +1,5 @@
 """A frame as smooth light times blurred transmissions of particles, and its derivatives (chapter 7, "Particles")."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -146,7 +144,7 @@ class ImageModel:
     inside: torch.Tensor = torch.empty(0)  # (n, y, x), 1 where samples are on the grid
 
     @classmethod
-    def look_at(cls, frame: np.ndarray, diameter: float) -> ImageModel:
+    def look_at(cls, frame: np.ndarray, diameter: float) -> "ImageModel":
         """Model of a frame (y, x) in any unit, from a first look at its light and noise."""
         frame = np.asarray(frame, np.float32)
         # Pixel noise from the smallest details: a difference of four independent pixels has √4 times the noise.
@@ -179,14 +177,14 @@ class ImageModel:
         """Of the frame (y, x), in pixels."""
         return self.frame.shape[0], self.frame.shape[1]
 
-    def place(self, theta: torch.Tensor) -> ImageModel:
+    def place(self, theta: torch.Tensor) -> "ImageModel":
         """The model with windows around these particles."""
         corner = torch.round(theta[:, :2]).long()
         fine = FINE * (corner - self.half + self.pad)[:, :, None] + torch.arange(len(self.axis))
         index, inside = flat_index(fine[:, 0], fine[:, 1], self.fine_shape)
         return replace(self, corner=corner, samples=index, inside=inside.float())
 
-    def weigh(self, imaging: Imaging) -> ImageModel:
+    def weigh(self, imaging: Imaging) -> "ImageModel":
         """The model that leaves out the border that this blur reaches."""
         return replace(self, margin=int(np.ceil(imaging.blur * self.diameter)))
 
@@ -226,7 +224,7 @@ class ImageModel:
         """Frame minus model over the noise; 0 at the border."""
         return self.counted() * (self.frame - image) / self.noise
 
-    def jacobian(self, predicted: Prediction) -> Jacobian:
+    def jacobian(self, predicted: Prediction) -> "Jacobian":
         """Derivatives of the frame by each particle's parameters, in units of the noise."""
         theta, imaging = predicted.theta, predicted.imaging
         y, x, rho2, _, by_rho2, by_depth, _ = self.depths(theta, imaging)

@@ -1,7 +1,5 @@
 """How many layers a frame shows: each number is a hypothesis, one is chosen (chapter 7, "Particles")."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -78,7 +76,7 @@ class Hypothesis:
                 return True
         return False
 
-    def is_enough(self, more: Hypothesis) -> bool:
+    def is_enough(self, more: "Hypothesis") -> bool:
         """Whether it explains the frame as well as one with more layers does.
 
         Then the particles are long one way and many were found twice. Otherwise two layers lie nearly upon each other.

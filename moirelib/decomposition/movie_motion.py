@@ -1,7 +1,5 @@
 """The motion of the specimen and of each layer through a movie (chapter 7, "Particles")."""
 
-from __future__ import annotations
-
 import itertools
 from dataclasses import dataclass
 
@@ -27,7 +25,7 @@ class MovieMotion:
     undecided: tuple[int, ...] = ()  # frames before which another step explains the particles as well
 
     @classmethod
-    def none(cls, frames: int) -> MovieMotion:
+    def none(cls, frames: int) -> "MovieMotion":
         """No motion at all."""
         return cls([Motion()] * frames, [Motion()] * frames, 1.0)
 

@@ -1,7 +1,5 @@
 """Fit a model of the frame to the frame: all particles at once (chapter 7, "Particles")."""
 
-from __future__ import annotations
-
 import itertools
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -75,8 +73,8 @@ class FrameFit:
 
     @classmethod
     def start(
-        cls, frame: np.ndarray, particles: pd.DataFrame, diameter: float, like: Imaging | FrameFit | None = None
-    ) -> FrameFit:
+        cls, frame: np.ndarray, particles: pd.DataFrame, diameter: float, like: "Imaging | FrameFit | None" = None
+    ) -> "FrameFit":
         """The fit of a raw frame (y, x) after a first round; particles are darker than the background.
 
         ``particles`` hold ``y, x`` (px) and, where known, ``diameter`` (px) and ``depth``; ``diameter`` is the expected
@@ -110,7 +108,7 @@ class FrameFit:
         """Each particle's y, x (px), log diameter (px) and log depth, shape (n, 4)."""
         return self.predicted.theta
 
-    def with_particles(self, particles: pd.DataFrame, in_rows: bool = False) -> FrameFit:
+    def with_particles(self, particles: pd.DataFrame, in_rows: bool = False) -> "FrameFit":
         """The fit with these particles; a missing ``diameter`` or ``depth`` starts at the usual one.
 
         With ``in_rows`` each particle is expected midway between its neighbours of the same ``layer``.
@@ -159,7 +157,7 @@ class FrameFit:
         crowded = self._errors(prior, some)[:, :2]
         return free, alone * np.median(np.sqrt((crowded**2).mean(axis=1)) / alone[some])
 
-    def fit(self, rounds: int = 1, shared: bool = True) -> FrameFit:
+    def fit(self, rounds: int = 1, shared: bool = True) -> "FrameFit":
         """The fit after more rounds; each fits what is shared, then each particle's own parameters.
 
         Without ``shared``, what is shared is held, the usual size and depth included.
@@ -172,7 +170,7 @@ class FrameFit:
                 fit = fit._fit_own(fit.model.weigh(fit.imaging), fit.predicted, fit.prior)
         return fit
 
-    def search(self) -> FrameFit:
+    def search(self) -> "FrameFit":
         """The fit after a round in which what is shared is fitted from both common solids, and the better one kept.
 
         Due once the particles are complete: with particles missing or false, the wrong solid may have looked better.
@@ -184,11 +182,11 @@ class FrameFit:
         model = self.model.weigh(self.imaging)
         return replace(model, noise=model.block_noise(self.predicted.image))
 
-    def _fit_round(self, model) -> FrameFit:
+    def _fit_round(self, model) -> "FrameFit":
         predicted = self.predicted if self.known else fit_shared(model, self.predicted, SHARED_STEPS, self.solid)[0]
         return self._end_round(model, predicted, self.solid)
 
-    def _try_starts(self, model, levels) -> FrameFit:
+    def _try_starts(self, model, levels) -> "FrameFit":
         """The fit after a round from the best of several starts: each common solid, with each dark level.
 
         Each trial fits the particles too: their depths can hide a wrong dark level, and their sizes a wrong profile.
@@ -203,12 +201,12 @@ class FrameFit:
         predicted, _, solid = min(found, key=lambda one: one[1])
         return self._end_round(model, predicted, solid)
 
-    def _end_round(self, model, predicted, solid) -> FrameFit:
+    def _end_round(self, model, predicted, solid) -> "FrameFit":
         """The fit with particles fitted to what is shared now, and with their usual size and depth."""
         fit = self._fit_own(model, predicted, self.prior.with_population(predicted.theta))
         return replace(fit, prior=fit.prior.with_population(fit.theta), solid=solid)
 
-    def _fit_own(self, model, predicted, prior) -> FrameFit:
+    def _fit_own(self, model, predicted, prior) -> "FrameFit":
         """The fit after steps of each particle's own parameters."""
         predicted, prior = fit_particles(model, predicted, prior, PARTICLE_STEPS)
         model = model.place(predicted.theta)

@@ -1,7 +1,5 @@
 """What is known of a frame's particles before the fit (chapter 7, "Particles")."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -38,7 +36,7 @@ class ParticlePrior:
     stiffness: torch.Tensor = field(default_factory=lambda: torch.empty(0, 1))  # (m, 1), 1/px², of the rows
     variance: torch.Tensor = field(default_factory=lambda: torch.empty(0, 4))  # (n, 4), as left open by the last step
 
-    def with_population(self, theta: torch.Tensor) -> ParticlePrior:
+    def with_population(self, theta: torch.Tensor) -> "ParticlePrior":
         """Sizes and depths as usual among these particles (n, 4).
 
         Particles that overlap no other count, if there are enough: one that was taken for two must not count twice.

@@ -1,7 +1,5 @@
 """Particle diameter and polarity of a movie, and whether they can be right (chapter 6, "Decompose")."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -101,7 +99,7 @@ def estimate_diameter(frame: np.ndarray, model: torch.nn.Module) -> float:
     return larger if as_dark and larger > SEARCH.much_larger * found else found
 
 
-def settle_diameter(frame, model, trials, fits, name: str) -> tuple[float, DiameterFit]:
+def settle_diameter(frame, model, trials, fits, name: str) -> "tuple[float, DiameterFit]":
     """The diameter that is rated highest, corrected; ``name`` is that of the rating in `DiameterFit`."""
     ratings = [getattr(fit, name) for fit in fits]
     best = int(np.argmax(np.abs(ratings)))

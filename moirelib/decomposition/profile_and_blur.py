@@ -1,7 +1,5 @@
 """What particles of a frame share: form, the microscope's blur, the dark level (chapter 7, "Particles")."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -68,7 +66,7 @@ class Imaging:
     long_y: float = 0.0  # logarithm of the particles' extent along y over that along x
     long_diagonal: float = 0.0  # the same along the diagonals, y = x over y = -x
 
-    def add_step(self, step: Mapping[str, float], greatest_offset: float = np.inf) -> Imaging:
+    def add_step(self, step: Mapping[str, float], greatest_offset: float = np.inf) -> "Imaging":
         """Parameters after a step, within their bounds in `SHARED`; the offset also stays below ``greatest_offset``."""
         values = {p.name: float(np.clip(getattr(self, p.name) + step[p.name], p.lower, p.upper)) for p in IMAGING}
         values["offset"] = min(values["offset"], greatest_offset)

@@ -1,7 +1,5 @@
 """Train the U-Net on a library, with a loss that ignores which channel is which layer (chapter 5, "U-Net")."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import logging
@@ -48,12 +46,12 @@ class TrainingConfig:
             raise ValueError(f"training needs at least 1 step and 1 image a batch, got {self.steps} and {self.batch}")
 
     @classmethod
-    def fast(cls) -> TrainingConfig:
+    def fast(cls) -> "TrainingConfig":
         """A toy, for the book's fast mode: shows that the loss falls, decomposes nothing well."""
         return cls(steps=30, batch=4, crop=96, window=48, validation=0.2, checkpoint_every=30)
 
     @classmethod
-    def full(cls) -> TrainingConfig:
+    def full(cls) -> "TrainingConfig":
         """What trained the shipped weights."""
         return cls()
 

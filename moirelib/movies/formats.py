@@ -14,7 +14,7 @@ class Format(NamedTuple):
 
 
 FORMATS = (  # CONTRIBUTING.md says how to add one
-    Format((".dm3", ".dm4"), "Gatan DigitalMicrograph", "Gatan", "digital_micrograph.read_dm"),
+    Format((".dm3", ".dm4"), "Gatan DigitalMicrograph", "Gatan", "hierarchical.read_dm"),
     Format((".dm5",), "Gatan DigitalMicrograph 5", "Gatan", "hierarchical.read_dm5"),
     Format((".mrc", ".mrcs"), "MRC", "FEI, SerialEM, Relion, Direct Electron", "mrc.read_mrc"),
     Format((".tif", ".tiff"), "TIFF", "ImageJ, OME, microscope makers", "tiff.read_tiff"),

@@ -1,4 +1,4 @@
-"""HDF5 files and Zarr stores, which hold named arrays in groups: EMD, dm5, HyperSpy, OME-Zarr."""
+"""Files of named arrays in groups: Gatan dm3 and dm4; in HDF5 and Zarr, EMD, dm5, HyperSpy and OME-Zarr."""
 
 import contextlib
 import math
@@ -9,7 +9,7 @@ from typing import Any
 
 import h5py
 import numpy as np
-from rsciio import emd
+from rsciio import digitalmicrograph, emd
 
 from ..units import SECONDS, normalize_unit
 from . import stored
@@ -167,3 +167,22 @@ def read_ome_zarr(path: Path) -> StoredImage:
         for change in (*image.get("coordinateTransformations", ()), *first.get("coordinateTransformations", ())):
             scales = [a * b for a, b in zip(scales, change.get("scale", [1.0] * len(scales)), strict=True)]
         return _read_array(path, array, [(a, axis.get("unit")) for a, axis in zip(scales, axes, strict=True)], part)
+
+
+def read_dm(path: Path) -> StoredImage:
+    """The largest image of a dm3 or dm4 file."""
+    try:
+        # Pieces of many whole frames: cheap, as they are memory maps until someone looks into them.
+        signals = digitalmicrograph.file_reader(str(path), lazy=True, chunks={0: "auto"})
+    except ValueError as error:
+        if "RGBA" not in str(error):
+            raise
+        signals = digitalmicrograph.file_reader(str(path))  # colour cannot be read lazily
+    images = [signal for signal in signals if signal["data"].ndim >= 2]
+    signal, part = stored.choose_largest(images, lambda signal: signal["data"].size, path)
+    data, axes = signal["data"], signal["axes"]
+    time = stored.get_scale(axes[0]) if data.ndim == 3 else (1.0, None)
+    colour = data.dtype.names is not None
+    if colour:
+        data = stored.drop_colours(np.stack([data[name] for name in "RGB"], axis=-1))
+    return StoredImage(data, stored.get_scale(axes[-2]), stored.get_scale(axes[-1]), time, part, colour)

@@ -154,14 +154,14 @@ def _list_pages(path: Path, series: tifffile.TiffPageSeries, n: int) -> list[tup
     pages = list(series.pages)
     if len(pages) > n or (series.dataoffset is not None and len(pages) < n) or series.keyframe.axes.strip("S") != "YX":
         raise UnusableFile(f"{path.name} has a page layout that is not supported; save it as a plain stack of images")
-    while pages and not (pages[-1] and _find_end(pages[-1]) <= pages[-1].parent.filehandle.size):
+    while pages and not (pages[-1] and _is_whole(pages[-1])):
         pages.pop()
     return [page and (Path(page.parent.filehandle.path), page.offset) for page in pages]
 
 
-def _find_end(page: tifffile.TiffPage | tifffile.TiffFrame) -> float:
-    """Where a page's pixels end, in bytes."""
-    return max(map(add, page.dataoffsets, page.databytecounts), default=math.inf)
+def _is_whole(page: tifffile.TiffPage | tifffile.TiffFrame) -> bool:
+    """Whether a page's pixels end before its file does."""
+    return max(map(add, page.dataoffsets, page.databytecounts), default=math.inf) <= page.parent.filehandle.size
 
 
 def _describe_missing(there: Sequence[int], n: int) -> tuple[str, ...]:

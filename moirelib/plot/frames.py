@@ -1,11 +1,9 @@
 """Micrographs, layers, particles and tracks."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from itertools import cycle
 from os import PathLike
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -20,10 +18,8 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 from PIL import Image
 
+from ..movies.movie import Movie
 from .axes import OUTLINES, add_ellipses, choose_color, finish_image, finish_map
-
-if TYPE_CHECKING:
-    from ..movies.movie import Movie
 
 
 def show_frame(

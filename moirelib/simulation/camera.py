@@ -1,7 +1,5 @@
 """The camera: dose, counting noise, modulation transfer, readout noise, hot and dead pixels (chapter 3)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -44,12 +42,12 @@ class CameraConfig:
             raise ValueError(f"saturation must fit into 16 bits, 1 to 65535 counts, got {self.saturation}")
 
     @classmethod
-    def published(cls) -> CameraConfig:
+    def published(cls) -> "CameraConfig":
         """The published Moiré recipe: 10.6 e/Å² per frame, 20 to 40 e of readout noise (here 30), 10.7 counts per e."""
         return cls(readout_noise=30.0, gain=10.7)
 
     @classmethod
-    def real_frame(cls) -> CameraConfig:
+    def real_frame(cls) -> "CameraConfig":
         """Fitted to the real frame of chapter 3: seven electrons per pixel and hardly any readout noise."""
         return cls(dose=0.034, mtf=(0.81, 0.5, 0.25), readout_noise=0.1, gain=28.0, offset=20.0)
 

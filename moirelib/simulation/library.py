@@ -1,7 +1,5 @@
 """The training library: simulated frames with their truth, in one Zarr store (chapter 4)."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 from collections.abc import Sequence
@@ -72,22 +70,22 @@ class LibraryConfig:
             raise ValueError(f"a library needs at least 1 image of 32 pixels, got {self.images} of {self.shape}")
 
     @classmethod
-    def fast(cls) -> LibraryConfig:
+    def fast(cls) -> "LibraryConfig":
         """A few small images, for the book's fast mode."""
         return cls(images=24, shape=(256, 256))
 
     @classmethod
-    def full(cls) -> LibraryConfig:
+    def full(cls) -> "LibraryConfig":
         """As many images as published work trained on."""
         return cls()
 
     @classmethod
-    def training(cls) -> LibraryConfig:
+    def training(cls) -> "LibraryConfig":
         """What the shipped weights were trained on."""
         return cls(images=4000, shape=(448, 448), recipe=0.25)
 
     @classmethod
-    def published(cls) -> LibraryConfig:
+    def published(cls) -> "LibraryConfig":
         """The recipe of published simulations of liquid-phase TEM of Moiré lattices: 700 nm at 512 pixels."""
         ranges = fix(mean_free_path=35.0, defocus=0.0, spherical_aberration=Lens.spherical_aberration, dose=10.6)
         ranges |= fix(water=250.0, wedge=0.0, blur=0.0, beam=1.0, mtf_power=1.0, exposure=0.5, offset=0.0)

@@ -1,7 +1,5 @@
 """Liquid and windows: loss of electrons, blur by loss of energy, background, flicker of the beam (chapter 3)."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -66,13 +64,13 @@ class LiquidConfig:
             raise ValueError(f"a wedge beyond -2 to 2 leaves less than no water at one side, got {self.wedge}")
 
     @classmethod
-    def published(cls) -> LiquidConfig:
+    def published(cls) -> "LiquidConfig":
         """The published Moiré recipe: 250 nm of water, 2 × 50 nm of SiNx, a disk blur of 9 pixels of 1.367 nm."""
         elastic: dict = {"water_elastic_path": np.inf, "window_elastic_path": np.inf}
         return cls(**elastic, zero_loss=True, clouds=0.0, blur=0.0, disk_blur=9 * 1.367)
 
     @classmethod
-    def real_frame(cls) -> LiquidConfig:
+    def real_frame(cls) -> "LiquidConfig":
         """Fitted to the real frame of chapter 3."""
         return cls(shadow=0.55, beam=0.2, blur=23.0)
 

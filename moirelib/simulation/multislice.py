@@ -119,7 +119,7 @@ class TransmissionConfig:
 def tabulate_transmission(
     path: str | PathLike[str], config: TransmissionConfig | None = None, seed: int = 0, progress: bool = True
 ) -> None:
-    """Tabulate what a metal transmits against its thickness, from full-atom multislice; ``moirelib transmission``.
+    """Tabulate what a metal transmits against its thickness, from full-atom multislice.
 
     At every depth the ``.npz``, for `Transmission.load`, holds the wave's mean, which stays coherent with the incident
     plane wave, and the intensity that passes each aperture. By default the configuration is that of the shipped table.

@@ -1,7 +1,5 @@
 """From electron waves to images of lattices: lens, table of transmissions, layers composed to images (chapter 2)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -47,7 +45,7 @@ class Lens:
             raise ValueError(f"a lens needs a positive energy and aperture and no negative focal spread, got {self}")
 
     @classmethod
-    def ideal(cls, energy: float = energy, aperture: float = aperture, defocus: float = 0.0) -> Lens:
+    def ideal(cls, energy: float = energy, aperture: float = aperture, defocus: float = 0.0) -> "Lens":
         """A lens without aberrations; energy in eV, aperture in mrad, defocus in nm."""
         return cls(energy, aperture, defocus, spherical_aberration=0.0, chromatic_aberration=0.0)
 
@@ -85,7 +83,7 @@ class Transmission:
     aperture: float = Lens.aperture  # mrad, semi-angle of the objective aperture
 
     @classmethod
-    def load(cls, path: Any = None, energy: float = Lens.energy, aperture: float = Lens.aperture) -> Transmission:
+    def load(cls, path: Any = None, energy: float = Lens.energy, aperture: float = Lens.aperture) -> "Transmission":
         """Read one energy (eV) and aperture (mrad) of a tabulated file; the shipped one for gold by default."""
         if path is None:
             from ..data import path as data_path

@@ -1,7 +1,5 @@
 """Random scenes: stacked lattices with the defects, outlines and scatter that real ones have (chapter 1)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -82,13 +80,13 @@ class LatticeConfig:
     twin_sigmas: tuple[int, ...] = (7, 13, 19)
 
     @classmethod
-    def plain(cls, **changes: Any) -> LatticeConfig:
+    def plain(cls, **changes: Any) -> "LatticeConfig":
         """Two layers that fill the field, without point defects, dislocations, boundaries and edges; and changes."""
         nothing = {"vacancies": (0.0, 0.0), "interstitials": (0.0, 0.0), "dislocations": 0.0, "boundary": 0.0}
         return cls(**{**nothing, "single_layer": 0.0, "island": 0.0, "edge": 0.0, **changes})
 
     @classmethod
-    def published(cls) -> LatticeConfig:
+    def published(cls) -> "LatticeConfig":
         """Standing gold rods as in published liquid-phase TEM of Moiré lattices, in islands and grains."""
         rods: dict = {"shapes": ("rod",), "spacing": (40.0, 55.0), "diameter": (27.0, 42.0), "height": 112.1}
         return cls(**rods, island=1.0, boundary=0.5, single_layer=0.0)

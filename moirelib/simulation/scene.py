@@ -1,7 +1,5 @@
 """Scenes: stacked layers of nanoparticles with their defects, and the truth of what an image holds (chapter 1)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -53,12 +51,12 @@ class Layer:
     def __len__(self) -> int:
         return len(self.positions)
 
-    def select(self, keep: ArrayLike) -> Layer:
+    def select(self, keep: ArrayLike) -> "Layer":
         """The particles chosen by a boolean mask or an index array; defects and lattice stay as they are."""
         arrays = ("positions", "diameters", "ids", "rotations", "orientations")
         return replace(self, **{name: getattr(self, name)[np.asarray(keep)] for name in arrays})
 
-    def displace(self, displacement: Callable[[np.ndarray], np.ndarray]) -> Layer:
+    def displace(self, displacement: Callable[[np.ndarray], np.ndarray]) -> "Layer":
         """The layer with particles and planted defects moved by a function of the position, (n, 2) to (n, 2) nm."""
         defects = []
         for defect in self.defects:
@@ -67,7 +65,7 @@ class Layer:
             defects.append(replace(defect, position=start, end=end[0] if end else None))
         return replace(self, positions=self.positions + displacement(self.positions), defects=tuple(defects))
 
-    def shift(self, by: ArrayLike) -> Layer:
+    def shift(self, by: ArrayLike) -> "Layer":
         """The layer moved by (y, x) nm, its planted defects with it."""
         return self.displace(lambda points: np.asarray(by, float))
 

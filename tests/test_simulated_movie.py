@@ -73,6 +73,7 @@ def test_independent_vibration_has_the_asked_variance():
     np.testing.assert_allclose(spread, 0.49, rtol=0.05)
 
 
+@pytest.mark.slow
 def test_elastic_movie_carries_the_phonons_of_its_dynamical_matrix():
     """Mean power of the displacement waves u(q) in the truth table against kT over the dynamical matrix."""
     spacing, spring, site = 20.0, 3.0, 3.0  # a stiff site makes the finite cluster's middle like an endless crystal

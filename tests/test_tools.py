@@ -81,6 +81,7 @@ def test_failing_chapter_is_named_and_the_others_are_run_and_cached(tmp_path, ca
     assert printed(reworded.notebook) == "the answer is 42\n"
 
 
+@pytest.mark.slow
 def test_stalled_kernel_is_given_up_and_a_slow_one_is_not(tmp_path, capsys):
     stalled = page(tmp_path, "stalled", "import threading\n\n# %%\nthreading.Event().wait(600)")
     slow = page(tmp_path, "slow", "import time\n\nstart = time.time()\nwhile time.time() < start + 6:\n    pass")

@@ -146,7 +146,7 @@ def _find_layout(file: Path) -> tuple[str, dict, int, dict[str, str]]:
     start = next((i for i, line in enumerate(lines) if _is_header(line)), None)
     if start is None:
         raise ValueError(f"{file} is not a table: it is empty; write it as comma-separated values")
-    header = lines[start].lstrip("# \t")
+    header = re.sub(r"^\s*#\s*", "", lines[start]).lstrip(" ")
     bare = re.sub(r'"[^"]*"', "", header)  # without what stands in quotes
     separator = max("\t;,|", key=bare.count)
     separator = separator if separator in bare else r"\s+"

@@ -10,17 +10,10 @@ def link_places(
 ) -> pd.Series:
     """Number of the track, from 0, of each place (Crocker & Grier, J. Colloid Interface Sci. 179, 298, 1996).
 
-    Parameters
-    ----------
-    places : pandas.DataFrame
-        ``frame``; every other column is a coordinate, in any one unit. The index names each row once; the result has
-        it too, sorted by frame.
-    search_range, memory : float, int
-        Farthest a place may move from frame to frame, in the coordinates' unit; frames for which it may be missed and
-        still keep its number.
-    narrowest, step : float
-        Crowded places are linked with a shorter range instead of not at all: down to ``narrowest`` times
-        ``search_range``, shortened by the factor ``step``.
+    Every column of ``places`` but ``frame`` is a coordinate, in any one unit. The index names each row once; the result
+    has it too, sorted by frame. A place may move by ``search_range`` from frame to frame, in that unit, and be missed
+    for ``memory`` frames. Crowded places are linked with a shorter range instead of not at all: shortened by the factor
+    ``step``, down to ``narrowest`` times ``search_range``.
     """
     trackpy.quiet()
     linked = trackpy.link(
@@ -40,17 +33,10 @@ def link_particles(
 ) -> pd.DataFrame:
     """Link particles into tracks, each layer on its own.
 
-    The result has ``particle``: one number per track, unique over both layers; -1 where a particle was seen in one
-    frame only.
-
-    Parameters
-    ----------
-    particles : pandas.DataFrame
-        With ``frame, layer, y``, and ``places``.
-    search_range, memory : float, int
-        As of `link_places`, in the unit of ``places``; a range below half the spacing, or links are ambiguous.
-    places : tuple of str
-        Columns in which particles are followed: where they are, or where they would be if nothing had moved.
+    Takes a table with ``frame, layer, y`` and the columns ``places`` to follow particles in: where they are, or
+    where they would be if nothing had moved. Range and memory are as of `link_places`, the range below half the
+    spacing, or links are ambiguous. The result has ``particle``: one number per track, unique over all layers; -1 where
+    a particle was seen in one frame only.
     """
     particles = particles.reset_index(drop=True)
     number = np.full(len(particles), -1)

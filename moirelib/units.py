@@ -20,7 +20,7 @@ SECONDS = {
     **dict.fromkeys(("min", "minute", "minutes"), 60.0),
     **{"ns": 1e-9, "h": 3600.0, "hour": 3600.0},
 }
-COARSEST = 1000  # nm per pixel; a resolution in inch or cm that is coarser is a setting for printing
+COARSEST = 1000  # nm per pixel; coarser ones are settings for printing, or the camera's own pixels
 
 
 def convert_scale(scale: SupportsFloat | str | None, unit: str | None, factors: dict[str, float]) -> float | None:

@@ -110,6 +110,6 @@ def test_module_and_help_work_from_a_shell(encoding):
     assert "moirelib" in done.stdout
 
 
-def test_other_commands_refuse_in_one_line_too(tmp_path, capsys):
+def test_a_library_that_cannot_be_is_refused_in_one_line(tmp_path, capsys):
     assert main(["library", "--images", "0", "--out", str(tmp_path / "absent" / "x.zarr")]) == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 1

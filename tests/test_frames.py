@@ -135,6 +135,18 @@ def test_nothing_of_a_lattice_is_cut_off_as_a_strip(quality, low, high, gamma):
         assert find_picture(one.astype(np.float32)) == slice(0, None)
 
 
+@pytest.mark.parametrize("fall", [0.0, 0.4, 0.8])
+@pytest.mark.parametrize("noise", [1.5, 3.0, 6.0])
+def test_nothing_of_an_uneven_image_is_cut_off_as_a_strip(fall, noise):
+    rng, lattice = np.random.default_rng(4), in_8_bits(0, 100) / 255
+    light = np.linspace(1, 1 - fall, len(lattice))[:, None]
+    liquid = np.where(np.arange(len(lattice))[:, None] > 0.8 * len(lattice), 0.7, lattice)  # no particles at the bottom
+    for one in (np.ones_like(lattice), lattice, liquid):
+        frame = np.clip(30 + 140 * light * one + noise * rng.standard_normal(lattice.shape), 0, 255).astype(np.uint8)
+        for turned in (frame, frame[::-1]):
+            assert find_picture(turned.astype(np.float32)) == slice(0, None)
+
+
 def test_what_was_cut_off_a_frame_is_told(tmp_path):
     one = replace(found(), cut="12 rows and 0 columns")
     write_found(tmp_path / "one.npz", one)
@@ -167,7 +179,7 @@ def test_a_frame_without_a_sure_particle_is_left_out_where_others_hold_many():
     noise.particles["score"] = 0.1
     kept = leave_noise_out(FoundInFrames.join([movie[0], noise, *movie[1:]]))
     assert [why[:26] for why in kept.why] == ["", "frame 1 holds only noise: ", "", ""]
-    assert (kept.counts().tolist(), kept.used.tolist(), kept.lattices[1]) == ([20, 0, 20, 20], [0, 2, 3], [[], []])
+    assert (kept.counts.tolist(), kept.used.tolist(), kept.lattices[1]) == ([20, 0, 20, 20], [0, 2, 3], [[], []])
     few = FoundInFrames.join([found(5), noise, found(5)])  # says nothing in a movie of few particles
     assert leave_noise_out(few) is few
 
@@ -175,7 +187,7 @@ def test_a_frame_without_a_sure_particle_is_left_out_where_others_hold_many():
 def test_particles_of_all_frames_lie_in_one_table():
     empty = Found(pd.DataFrame(), [[], []], None, "frame 1 is black")
     joined = FoundInFrames.join([found(5), empty, found(3)])
-    assert joined.counts().tolist() == [5, 0, 3]
+    assert joined.counts.tolist() == [5, 0, 3]
     assert joined.why == ["", empty.why, ""]
     assert joined.particles["layer"].dtype == int
     for t, n in ((0, 5), (2, 3)):
@@ -222,9 +234,9 @@ def test_a_frame_that_fails_ends_no_run_and_is_tried_again(tmp_path, monkeypatch
     monkeypatch.setattr(FrameJob, "run", run)
     computed = find_in_all_frames(movie, job, results, None, False)
     assert computed.why == ["", "", "its particles could not be found (ZeroDivisionError: no such luck)", "", ""]
-    assert computed.counts().tolist() == [6, 6, 0, 6, 6]
+    assert computed.counts.tolist() == [6, 6, 0, 6, 6]
     tried, broken = [], False
-    assert find_in_all_frames(movie, job, results, None, False).counts().tolist() == [6] * 5
+    assert find_in_all_frames(movie, job, results, None, False).counts.tolist() == [6] * 5
     assert tried == [int(movie.frame(2)[0, 0])]
 
 
@@ -237,6 +249,16 @@ def test_a_finished_frame_that_cannot_be_read_is_computed_again(tmp_path, broken
     file.write_bytes(file.read_bytes()[:-200] if broken is None else broken)
     results.drop_unreadable(["frame-000000", "frame-000001", "frame-000002"])
     assert [results.has(f"frame-{t:06d}") for t in range(3)] == [True, False, False]
+
+
+def test_a_run_goes_on_where_no_kept_file_can_be_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(FrameJob, "run", lambda job, image: found(6))
+    movie, results = as_movie(frames(3), pixel_size=1.0), FrameResults(tmp_path / "kept", {})
+    job = FrameJob(None, "cpu", 1.0, (40, 60), (40, 60))
+    for _ in range(2):
+        assert find_in_all_frames(movie, job, results, None, False).counts.tolist() == [6] * 3
+        for file in (tmp_path / "kept").glob("*.npz"):
+            file.write_bytes(b"")
 
 
 def test_a_movie_of_which_every_frame_fails_is_an_error(monkeypatch):

@@ -160,11 +160,7 @@ def test_opened_file_is_not_kept_open(kind, tmp_path):
         movie = read_movie(path)
         movie.frame(0)
         write_any(kind, tmp_path)  # HDF5 refuses to replace a file that is open
-        mapped = kind in (
-            "dm3",
-            "dm4",
-            "mrc",
-        )  # RosettaSciIO maps these into memory; Dask lets go of that in its own time
+        mapped = kind in ("dm3", "dm4")  # by RosettaSciIO into memory; Dask lets go of that in its own time
         if Path("/proc/self/fd").is_dir() and not mapped:  # Linux lists what is open
             assert path.resolve() not in [link.resolve() for link in Path("/proc/self/fd").iterdir()]
     finally:

@@ -66,8 +66,9 @@ def test_names_of_columns_may_be_written_otherwise(write, particles, tmp_path):
     check_read(tmp_path, particles)
 
 
-def test_index_that_pandas_writes_does_not_matter(particles, tmp_path):
-    particles.to_csv(tmp_path / "particles.csv")
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_index_that_pandas_writes_does_not_matter(separator, particles, tmp_path):
+    particles.to_csv(tmp_path / "particles.csv", sep=separator)
     check_read(tmp_path, particles)
 
 

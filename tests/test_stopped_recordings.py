@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
-from movie_files import TIMED, UNTIMED, stack, write_4_bit_mrc, write_any, write_mrc, write_ome_zarr, write_ser
+from movie_files import (
+    TIMED,
+    UNTIMED,
+    stack,
+    write_4_bit_mrc,
+    write_any,
+    write_mrc,
+    write_ome_zarr,
+    write_ser,
+    write_tvips,
+)
 from PIL import Image
 
 from moirelib.decomposition.frame_checks import check_frame
@@ -122,8 +132,6 @@ def test_places_of_frames_that_a_ser_file_has_not_written_are_left_out(tmp_path)
 
 
 def test_last_part_of_a_tvips_frame_is_not_dropped_in_silence(tmp_path):
-    from movie_files import write_tvips
-
     path = write_tvips(tmp_path / "run.tvips", FRAMES)
     assert read_movie(path).notes == ()
     movie = read_movie(cut(path, -100))

@@ -196,13 +196,14 @@ def list_jobs(movie, names, job, results, learnt, bar) -> Iterator[tuple[str, Fr
 
 def learn_shared(movie, job, results, run) -> dict[int, SharedByFrames]:
     """What the particles of some frames share, by frame."""
-    n, learnt, told = len(movie), {}, job.shared
+    n, learnt = len(movie), {}
     wanted = [0] if n < SHORT else [0, n - 1] if n < LONG else [0, n // 2, n - 1]
     for places in (wanted, [n // 2, n // 4, 3 * n // 4]):  # the second where the first hold no particles
         jobs = {}
         for t in places:
             near, image, corner = find_image(movie, t)
             jobs[f"shared-{near:06d}"] = replace(job, corner=corner), image
+        results.drop_unreadable(jobs)
         for name, found in run((name, *work) for name, work in jobs.items() if not results.has(name)):
             if not found.why:
                 results.put(name, found)
@@ -210,7 +211,7 @@ def learn_shared(movie, job, results, run) -> dict[int, SharedByFrames]:
             found = results.get(name)
             if found.imaging is not None:
                 layers, unlike = found.particles["layer"].nunique(), has_unlike_lattices(found.lattices)
-                learnt[int(name[-6:])] = SharedByFrames(found.imaging, layers, unlike, told.given)
+                learnt[int(name[-6:])] = SharedByFrames(found.imaging, layers, unlike, job.shared.given)
         if learnt:
             break
     return learnt

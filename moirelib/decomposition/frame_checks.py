@@ -15,7 +15,9 @@ MOST_CUT = 0.3  # of the height or width; a frame with a wider border of one val
 SATURATED = 0.5  # share of the pixels that hold the highest value
 FEW = 0.3  # of the movie's median number of particles; frames with fewer are doubtful
 STRIP = 0.5  # share of the ground's value in an information strip
-# By which grey values the ground varies, in how many rows at its edge more (a block of JPEG), its most in other rows
+SMOOTH, LINE = 1, 0.98  # grey values by which the ground varies in a line without text; its share of that line
+# Stored exactly, or with losses: grey values by which the ground varies, rows at its edge that do not count (a block of
+# JPEG), and most share of the ground's value in the rows of the image
 EXACT, LOSSY = (0, 0, 0.1), (COLOUR_TOLERANCE, 8, 0.25)
 ENOUGH = 10  # particles in the median frame, below which fewer say nothing
 
@@ -44,7 +46,7 @@ def check_frame(movie: Movie, t: int, before: np.ndarray | None = None) -> Check
     picture = find_picture(frame)
     frame = frame[picture]
     rows, columns = (find_inner(np.ptp(frame, axis=axis) > 0) for axis in (1, 0))
-    for axis, inner, n in zip(("rows", "columns"), (rows, columns), frame.shape, strict=True):
+    for axis, inner, n in zip(("rows", "columns"), (rows, columns), movie.shape[1:], strict=True):
         if inner.stop - inner.start < (1 - MOST_CUT) * n:
             left = n - (inner.stop - inner.start)
             why = f"frame {t} is incomplete: {left} of its {n} {axis} hold one value each"
@@ -62,10 +64,12 @@ def find_picture(frame: np.ndarray) -> slice:
     """
     for (tolerance, edge, elsewhere), step in itertools.product((EXACT, LOSSY), (1, -1)):
         rows = frame[::step]
-        share = np.mean(np.abs(rows - np.median(rows[-1])) <= tolerance, axis=1)
+        apart = np.abs(rows - np.median(rows[-1]))
+        share = np.mean(apart <= tolerance, axis=1)
         n = int(np.argmax(share > STRIP))  # rows of the image, before the first of the strip
         alone = (share[: max(n - edge, 0)] < elsewhere).all()
-        if n >= (1 - MOST_CUT) * len(frame) and alone and share[n:].mean() > STRIP:
+        smooth = (apart[n:] <= SMOOTH).mean(axis=1).max() > LINE  # noise is not
+        if n >= (1 - MOST_CUT) * len(frame) and alone and smooth and share[n:].mean() > STRIP:
             return slice(0, n) if step > 0 else slice(len(frame) - n, None)
     return slice(0, None)
 

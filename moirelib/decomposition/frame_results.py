@@ -5,6 +5,7 @@ import os
 import shutil
 import tempfile
 import zipfile
+from array import array
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -72,13 +73,13 @@ class FoundInFrames:
     @classmethod
     def join(cls, frames: Iterable[Found]) -> "FoundInFrames":
         """Gather the frames of a movie, in their order."""
-        rest = [
-            (found.particles.reindex(columns=KEPT).to_numpy(float), found.lattices, found.why, found.cut)
-            for found in frames
-        ]
-        numbers, lattices, why, cut = map(list, zip(*rest, strict=True))
-        table = pd.DataFrame(np.concatenate(numbers), columns=KEPT)
-        frame = np.repeat(np.arange(len(numbers)), [len(rows) for rows in numbers])
+        numbers, rest = array("d"), []  # grows in place: of a long movie, two copies would fill the memory
+        for found in frames:
+            numbers.frombytes(found.particles.reindex(columns=KEPT).to_numpy(float).tobytes())
+            rest.append((len(found.particles), found.lattices, found.why, found.cut))
+        counts, lattices, why, cut = map(list, zip(*rest, strict=True))
+        table = pd.DataFrame(np.frombuffer(numbers).reshape(-1, len(KEPT)), columns=KEPT)
+        frame = np.repeat(np.arange(len(counts)), counts)
         return cls(table.assign(layer=table["layer"].astype(int), frame=frame), lattices, why, cut)
 
     @property
@@ -86,6 +87,7 @@ class FoundInFrames:
         """Numbers of the frames that were not left out."""
         return np.flatnonzero([not why for why in self.why])
 
+    @property
     def counts(self) -> np.ndarray:
         """Particles of every frame."""
         return np.bincount(self.particles["frame"], minlength=len(self.why))
@@ -93,10 +95,10 @@ class FoundInFrames:
     def leave_out(self, why: dict[int, str]) -> "FoundInFrames":
         """The same without the particles of some frames, by the reasons for it."""
         particles = self.particles[~self.particles["frame"].isin(list(why))]
-        lattices, said = list(self.lattices), list(self.why)
+        lattices, said, cut = list(self.lattices), list(self.why), list(self.cut)
         for t, reason in why.items():
-            lattices[t], said[t] = [[], []], reason
-        return FoundInFrames(particles, lattices, said, self.cut)
+            lattices[t], said[t], cut[t] = [[], []], reason, ""
+        return FoundInFrames(particles, lattices, said, cut)
 
 
 def write_whole(path: Path, write) -> None:

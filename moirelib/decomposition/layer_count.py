@@ -88,12 +88,12 @@ class Hypothesis:
 def choose_hypothesis(hypotheses: list[Hypothesis], given: int | None = None) -> Hypothesis:
     """The fewest layers that explain the frame: more are chosen only where they explain clearly more.
 
-    Layers in general position would have been found by their lattices: of these only layers that are nearly alike can
-    be an addition, and of unlike ones only those that are not. A number that is ``given`` needs no evidence.
+    Layers in general position would have been found by their lattices, so a layer more can only be one that is nearly
+    alike, or unlike. A number that is ``given`` needs no evidence.
     """
     chosen, *others = sorted(hypotheses, key=lambda hypothesis: hypothesis.asked or hypothesis.found)
     for more in others:
-        likely = more.found > 1 and more.alike != more.unlike
+        likely = more.found > 1 and more.alike != more.unlike  # layers told apart by their points must not be alike
         if more.found == given or (likely and not chosen.is_enough(more)):
             chosen = more
     return chosen
@@ -145,7 +145,7 @@ def count_layers(detections, diameter) -> int | None:
 def fit_hypothesis(frame, detections, diameter, asked, like, unlike: bool = False) -> Hypothesis:
     """Fit a frame with the number of layers that is asked for (None: open), or with two of ``unlike`` lattices.
 
-    What the particles share begins ``like`` in `FrameFit.start`: another fit of the frame, a known imaging, or None.
+    ``like`` is for `FrameFit.start`: another fit of the frame, a known imaging, or None.
     """
     name_layers: Callable = name_two_layers if unlike else partial(assign_layers, layers=asked)
     assign = partial(name_layers, diameter=diameter)

@@ -185,7 +185,11 @@ def assign_grains(grains: list[Grain], around: Surroundings, two: bool) -> list[
     layer = min((division for division in divisions if division.any()), key=cost, default=np.zeros(k, int))
     resolved = conflicts * (layer[:, None] != layer)
     enough = resolved.sum() > GRAINS.resolved * min(size @ layer, size @ (1 - layer))
-    return [replace(grain, layer=int(k)) for grain, k in zip(grains, layer, strict=True)] if two or enough else grains
+    return (
+        [replace(grain, layer=int(number)) for grain, number in zip(grains, layer, strict=True)]
+        if two or enough
+        else grains
+    )
 
 
 def join_similar_grains(grains: list[Grain], around) -> list[Grain]:
@@ -213,7 +217,7 @@ def add_loose_layer(grains: list[Grain], around: Surroundings) -> list[Grain]:
     few = loose.sum() < max(GRAINS.loose, GRAINS.loose_share * around.count)
     nearest = cKDTree(around.positions).query(around.positions, k=2)[0][:, 1] / around.spacing
     apart = nearest[nearest < GRAINS.too_near] > GRAINS.apart
-    near = not len(apart) or np.mean(apart) < GRAINS.pairs_apart
-    if few or near or np.mean(distance[loose] > GRAINS.apart) < GRAINS.loose_apart:
+    merged = not len(apart) or np.mean(apart) < GRAINS.pairs_apart
+    if few or merged or np.mean(distance[loose] > GRAINS.apart) < GRAINS.loose_apart:
         return grains
     return [*grains, Grain(None, loose.astype(float), layer=1)]

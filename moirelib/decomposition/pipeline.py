@@ -149,7 +149,7 @@ def decompose(
     found = leave_noise_out(find_in_all_frames(movie, job, results, scheduler, progress))
     left_out = [{"frame": t, "why": why} for t, why in enumerate(found.why) if why]
     cut = [{"frame": t, "cut": said} for t, said in enumerate(found.cut) if said]
-    counts = dict(zip(found.used.tolist(), found.counts()[found.used].tolist(), strict=True))
+    counts = dict(zip(found.used.tolist(), found.counts[found.used].tolist(), strict=True))
     particles, lattices, motion = follow_layers(found, working, problems, progress and len(movie) > 1)
     drawn = draw_layers(particles, working, movie.shape)
     # Size of a working pixel in nm; the two axes differ by rounding only.

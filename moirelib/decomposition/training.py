@@ -25,6 +25,9 @@ from .network import CENTER_WIDTH, WORKING_DIAMETER, build_unet, choose_device, 
 
 CENTER_WEIGHT = 2.0  # of the centres' cross-entropy: they cover few pixels
 CURVE = 200  # most points of the loss on a card, each the mean of a stretch
+# By hand: share of the steps in which the rate rises; rate at the first and the last step, in parts of the peak
+WARM_UP, FIRST_RATE, LAST_RATE = 0.1, 0.04, 1e-5
+DECAY, STEEPEST, LOADERS = 1e-3, 1.0, 8  # by hand: of AdamW's weights; largest norm of a gradient; processes with CUDA
 
 
 @dataclass(frozen=True)
@@ -229,16 +232,16 @@ class LayerUNet(lightning.LightningModule):
 
     def configure_optimizers(self):
         """AdamW under a one-cycle schedule."""
-        optimizer = torch.optim.AdamW(self.parameters(), lr=self.config.learning_rate, weight_decay=1e-3)
+        optimizer = torch.optim.AdamW(self.parameters(), lr=self.config.learning_rate, weight_decay=DECAY)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._one_cycle)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _one_cycle(self, step) -> float:
-        """Learning rate over its peak: up over the first tenth of the steps, then down to nearly none."""
+        """Learning rate over its peak: up during `WARM_UP`, then down to nearly none."""
         done = step / self.config.steps
-        if done < 0.1:
-            return 0.04 + 0.96 * math.sin(0.5 * math.pi * done / 0.1) ** 2
-        return max(math.cos(0.5 * math.pi * (done - 0.1) / 0.9) ** 2, 1e-5)
+        if done < WARM_UP:
+            return FIRST_RATE + (1 - FIRST_RATE) * math.sin(0.5 * math.pi * done / WARM_UP) ** 2
+        return max(math.cos(0.5 * math.pi * (done - WARM_UP) / (1 - WARM_UP)) ** 2, LAST_RATE)
 
     def on_save_checkpoint(self, checkpoint):
         """Keep the training curve with the weights."""
@@ -329,12 +332,12 @@ def fit(module, crops, config, out, device="auto", workers=None, longest: timede
         accelerator={"cuda": "gpu"}.get(kind, kind),
         devices="auto" if kind == "cuda" else 1,
         precision="16-mixed" if kind == "cuda" else "32-true",
-        gradient_clip_val=1.0,
+        gradient_clip_val=STEEPEST,
         callbacks=[saver, clock],
         logger=False,
         enable_model_summary=False,
     )
-    workers = (8 if kind == "cuda" else 0) if workers is None else workers
+    workers = (LOADERS if kind == "cuda" else 0) if workers is None else workers
     sampler = CountingSampler(module, config)
     loader = DataLoader(crops, config.batch, sampler=sampler, num_workers=workers, persistent_workers=workers > 0)
     last = folder / "last.ckpt"

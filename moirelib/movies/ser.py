@@ -28,7 +28,7 @@ def read_ser(path: Path) -> StoredImage:
         (table,) = struct.unpack(f"<{word}", file.read(struct.calcsize(word)))
         size = valid * struct.calcsize(word)
         if table + size > path.stat().st_size:  # Python sets memory aside for all that is to be read
-            describe_stop(path, 0, valid)
+            describe_stop(path, 0, valid)  # raises
         file.seek(table)
         offsets = struct.unpack(f"<{valid}{word}", file.read(size))
         if not offsets:

@@ -21,7 +21,7 @@ from .scene import Scene, finite, truth_parameters, truth_table
 EMPTY_RATIO = 0.7  # diameter over spacing, for what is scaled by the diameter where layer 1 is empty
 PEDESTAL = 5.0  # standard deviations of readout noise that the offset keeps above zero
 GREATEST_OFFSET = 0.3  # of saturation; the rest is for the signal
-IMAGES_PER_JOB = 4  # images per job
+IMAGES_PER_JOB = 4  # by hand: enough that starting a job costs little
 WORKER_ENVIRONMENT = {f"{name}_NUM_THREADS": 1 for name in ("OMP", "MKL", "OPENBLAS")}
 
 

@@ -641,7 +641,7 @@ if real:
         remaining[name] = total[1] / total[0]
         axes[0].plot(total / total[0], marker + "-", ms=4, color=color, label=name)
         uncorrected = site_displacements(data.trajectories(name), localization_std=0.0)
-        bare[name] = dispersion(uncorrected).drop(columns="model_kt_nm2")
+        bare[name] = dispersion(uncorrected).assign(model_kt_nm2=np.nan)  # no curve
         plot.show_dispersion(bare[name], ax)
         ax.axhline(1 / film.localization_std[0, 0] ** 2, color="0.4", lw=1)
         ax.set_title(f"{name}, nothing subtracted", fontsize=10)

@@ -653,7 +653,7 @@ if real:
 if real:
     by_branch = bare["rod"].groupby("branch")["stiffness_kt_nm2"]
     fall = by_branch.min() / by_branch.max()
-    to_m = bare["prism"].dropna()
+    to_m = bare["prism"].dropna(subset="stiffness_kt_nm2")
     to_m = to_m[to_m["distance_per_nm"] <= bare["prism"].attrs["ticks"][1] * 1.001]
     rise = {branch: rows["stiffness_kt_nm2"] for branch, rows in to_m.groupby("branch")}
     rise = {branch: f"{k.min():.3f} to {k.max():.3f} kT/nm²" for branch, k in rise.items()}

@@ -46,6 +46,7 @@ def check_contract(solved, problem):
 CLASSICAL = [name for name in compare_methods.METHODS if name not in networks.NETWORKS]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CLASSICAL)
 def test_methods_give_masks_and_particles(name, problem):
     solved = compare_methods.METHODS[name](problem.frame, problem.pixel_size, problem.diameter, problem.truth)

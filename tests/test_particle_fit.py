@@ -241,6 +241,7 @@ def two_layers(rng):
     return np.concatenate([square_of_points(spacing=16.0, angle=angle, rng=rng) for angle in (7.0, 22.0)])
 
 
+@pytest.mark.slow
 def test_error_bars_stay_true_where_every_other_pixel_is_fitted():
     z = []
     for seed in range(20, 24):

@@ -102,7 +102,7 @@ def see_events(events, shifts, field) -> np.ndarray:
 
 
 def measure_phonons(quick: bool) -> dict:
-    """Shear modulus of elastic layers over the planted one, in still and in moving movies."""
+    """Shear modulus of elastic layers over the planted one, mean of both layers, in still and in moving movies."""
     numbers: dict = {}
     if quick:
         return numbers
@@ -114,8 +114,10 @@ def measure_phonons(quick: bool) -> dict:
             found = moirelib.decompose(images, pixel_size=PIXEL_SIZE, device="cpu").particles
             analysis = moirelib.analyze(found, np.array(images.shape[1:]) * PIXEL_SIZE)
             tables = analysis.summaries.get("phonons", {})
-            shear = pd.concat(tables).get("shear", pd.Series()) if tables else pd.Series()
-            numbers[f"phonons_{name}_{kind}_shear_over_planted"] = shear.mean() / planted
+            moduli = pd.concat(tables) if tables else pd.DataFrame({"shear": [np.nan], "shear_std": [np.nan]})
+            key = f"phonons_{name}_{kind}_shear_over_planted"
+            numbers[key] = moduli["shear"].mean() / planted
+            numbers[f"{key}_std"] = np.sqrt((moduli["shear_std"] ** 2).sum()) / len(moduli) / planted
     return numbers
 
 

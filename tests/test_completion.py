@@ -211,7 +211,7 @@ def overlapping(seed, there, contrast):
     return frame, pd.concat([table_of(base), table_of(rest, 2)], ignore_index=True), island[k]
 
 
-@pytest.mark.parametrize(("seed", "contrast"), [(0, 0.35), (1, 0.7)])
+@pytest.mark.parametrize(("seed", "contrast"), [(0, 0.35), pytest.param(1, 0.7, marks=pytest.mark.slow)])
 def test_a_site_over_a_particle_is_filled_only_where_the_frame_shows_two(seed, contrast):
     for there in (True, False):
         frame, table, site = overlapping(seed, there, contrast)
@@ -222,7 +222,7 @@ def test_a_site_over_a_particle_is_filled_only_where_the_frame_shows_two(seed, c
         assert (nearest(site, upper)[0] < 0.6) if there else (nearest(site, upper)[0] > 12)
 
 
-@pytest.mark.parametrize(("seed", "contrast"), [(0, 0.35), (1, 0.7)])
+@pytest.mark.parametrize(("seed", "contrast"), [(0, 0.35), pytest.param(1, 0.7, marks=pytest.mark.slow)])
 def test_two_found_upon_each_other_stay_two_only_where_the_frame_shows_two(seed, contrast):
     for there in (True, False):
         frame, table, site = overlapping(seed, there, contrast)

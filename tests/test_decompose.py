@@ -192,6 +192,7 @@ def test_no_error_bar_is_as_wide_as_a_particle(result):
     assert (result.particles["y_std_nm"] < 0.4 * result.particles["diameter_nm"].median()).all()
 
 
+@pytest.mark.slow
 def test_as_many_layers_are_found_as_are_given(whole_sample):
     movie, _ = crop(whole_sample, 1, 100, 196)
     one, two = (decompose(movie, diameter=30.0, layers=layers, device="cpu") for layers in (1, 2))

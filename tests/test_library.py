@@ -33,6 +33,7 @@ def contents(path):
     return group["frame"][:], group["mask"][:], truth
 
 
+@pytest.mark.slow
 def test_same_seed_gives_the_same_bytes_whatever_the_workers(tmp_path):
     make_library(tmp_path / "one", SMALL, seed=7, workers=1, progress=False)
     make_library(tmp_path / "two", SMALL, seed=7, workers=2, progress=False)

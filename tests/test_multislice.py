@@ -92,6 +92,7 @@ def test_a_lone_particles_transmission_reproduces_its_exit_wave(planes):
     assert np.sqrt(np.mean(np.abs(wave - full) ** 2)) < 2e-3
 
 
+@pytest.mark.slow
 def test_composed_images_agree_with_all_atoms():
     spheres = np.full(2, 2.0)
     layers = (

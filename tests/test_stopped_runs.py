@@ -80,6 +80,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(movie, result, tmp_path, monkey
     assert len(pd.read_csv(tmp_path / "whole" / "particles.csv")) == len(result.particles)
 
 
+@pytest.mark.slow
 def test_several_movies_have_a_folder_each_and_one_failure_stops_no_other(movie, tmp_path, capsys, monkeypatch):
     write_layer_movie(tmp_path / "good.tif", movie[0][:1], PIXEL_SIZE)
     (tmp_path / "bad.tif").write_bytes(b"no picture")

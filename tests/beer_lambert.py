@@ -215,16 +215,7 @@ def expose(rng, specimen, diameter, size, shape, absorption, blur, electrons, re
 
 
 def simulate_movie(
-    rng,
-    shifts,
-    size=288,
-    spacing=24.0,
-    diameter=16.8,
-    twist=12.0,
-    absorption=0.9,
-    vibration=0.02,
-    arrival=None,
-    displace=None,
+    rng, shifts, size=288, spacing=24.0, diameter=16.8, twist=12.0, vibration=0.02, arrival=None, displace=None
 ):
     """Film two layers of spheres that move together: frames (t, y, x) and the truth.
 

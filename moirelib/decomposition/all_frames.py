@@ -151,14 +151,13 @@ def find_in_all_frames(movie: Movie, job: FrameJob, results: FrameResults, sched
     from tqdm import tqdm
 
     names, failed = [f"frame-{t:06d}" for t in range(len(movie))], {}
-    results.drop_unreadable(names)
+    finished = results.drop_unreadable(names)
     if len(movie) == 1:
         if not results.has(names[0]):
             _, image, corner = find_image(movie, 0)
             results.put(names[0], replace(job, corner=corner).run(image))
         return FoundInFrames.join(map(results.get, names))
     look = {"total": len(movie), "disable": not progress, "desc": "decompose", "unit": "frame"}
-    finished = [len(results.get(name).particles) for name in names if results.has(name)]
     particles = sum(finished)
     with start_workers(scheduler) as run, tqdm(**look, initial=len(finished)) as bar:
         learnt = learn_shared(movie, job, results, run)

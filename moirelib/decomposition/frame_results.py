@@ -48,13 +48,15 @@ class FrameResults:
         """What was kept under a name."""
         return read_found(self.folder / f"{name}.npz")
 
-    def drop_unreadable(self, names: Iterable[str]) -> None:
-        """Forget what cannot be read, as after a power cut, so that it is computed again."""
+    def drop_unreadable(self, names: Iterable[str]) -> list[int]:
+        """Forget what cannot be read, as after a power cut: it is computed again. Particles of each of the others."""
+        counts = []
         for name in filter(self.has, names):
             try:
-                self.get(name)
+                counts.append(len(self.get(name).particles))
             except (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile):
                 (self.folder / f"{name}.npz").unlink()
+        return counts
 
     def put(self, name: str, found: Found) -> None:
         """Keep what was found."""

@@ -151,6 +151,7 @@ def decompose(
     cut = [{"frame": t, "cut": said} for t, said in enumerate(found.cut) if said]
     counts = dict(zip(found.used.tolist(), found.counts[found.used].tolist(), strict=True))
     particles, lattices, motion = follow_layers(found, working, problems, progress and len(movie) > 1)
+    del found  # from here on, one table is held
     drawn = draw_layers(particles, working, movie.shape)
     # Size of a working pixel in nm; the two axes differ by rounding only.
     nm = movie.pixel_size * np.sqrt(np.prod(movie.shape[1:]) / np.prod(working))
@@ -169,7 +170,8 @@ def follow_layers(found: FoundInFrames, working, problems: list[str], progress: 
     Particles have ``frame`` and ``y_still, x_still``, where they would be if their layer had not moved since the first
     frame (working px). If the motion or the vote fails, frames are as they were found.
     """
-    used, frames = found.used, len(found.used)
+    used = found.used
+    frames = len(used)
     particles = found.particles.assign(frame=np.searchsorted(used, found.particles["frame"]))  # without gaps
     still, lost = MovieMotion.none(frames), "The specimen's motion is not taken off"
     diameter = WORKING_DIAMETER

@@ -57,7 +57,7 @@ def write_movie(path: Path, frames: int, edge: int, rng: np.random.Generator) ->
 def list_finished(folder: Path) -> list[Path]:
     """Files of the frames that are kept; at its end the command deletes them."""
     try:
-        return [file for file in folder.iterdir() if re.fullmatch(r"frame-\d+\.npz", file.name)]
+        return [file for file in folder.iterdir() if re.fullmatch(r"frame-\d+\.parquet", file.name)]
     except FileNotFoundError:
         return []
 

@@ -76,7 +76,9 @@ writes into DIR:
   layer_2.tif    the same for the layer on top of it; black where the movie holds one layer only
   particles.csv  one row per particle, layer and frame: position, diameter and their errors in nm
   summary.json   what was run, particle counts, spacings and twist, frames that were left out
-A run that was stopped goes on with the same command, from frames kept in DIR/unfinished until all movies are done.
+  particles.parquet  the same table with all digits
+A run that was stopped goes on with the same command, from frames kept in DIR/unfinished until all movies are done;
+moirelib analyze DIR takes the frames that are finished so far.
 
 reads {formats};
 or a folder of single frames, or of the numbered parts of one recording.

@@ -85,7 +85,7 @@ _NUMBER = re.compile(r"[+-]?(\d+[.,]?\d*|[.,]\d+)(e[+-]?\d+)?", re.IGNORECASE)
 
 
 def read_particle_table(file: Path, pixel_size: float | None = None) -> pd.DataFrame:
-    """Read particles from a text file: a table of moirelib, or one that TrackMate or trackpy exported.
+    """Read particles from a file: a table of moirelib, Parquet, or text that TrackMate or trackpy exported.
 
     Columns may be separated by commas, semicolons, tabs, bars or spaces, decimals by points or commas; the text may be
     UTF-8, UTF-16 or Latin-1. Capital letters in the names of columns do not matter, and ``Y (nm)`` is ``y_nm``. Where
@@ -94,6 +94,8 @@ def read_particle_table(file: Path, pixel_size: float | None = None) -> pd.DataF
 
     `pixel_size` is in nm/pixel. ValueError if the file is no table, or gives lengths in a unit that is not known.
     """
+    if file.suffix.lower() == ".parquet":
+        return _fill_tracks(pd.read_parquet(file))
     encoding, how, skip, units = _find_layout(file)
     table = _read_rows(file, encoding, how, skip)
     text = [table[c].astype(str) for c in _LENGTHS & set(table.select_dtypes(exclude="number"))]
@@ -111,11 +113,16 @@ def read_particle_table(file: Path, pixel_size: float | None = None) -> pd.DataF
         for axis in "yx":
             table[f"{axis}_nm"] = pd.to_numeric(table[axis], errors="coerce") * scale
         table = table.assign(**{c: v for c, v in {"particle": -1, "layer": 1}.items() if c not in table})
-    if "particle" in table:  # an empty field for the track means that there is none
-        tracks = table["particle"]
-        tracks = tracks if pd.api.types.is_numeric_dtype(tracks) else tracks.astype(object)  # text takes no number
-        table = table.assign(particle=tracks.where(tracks.notna(), -1))
-    return table
+    return _fill_tracks(table)
+
+
+def _fill_tracks(table: pd.DataFrame) -> pd.DataFrame:
+    """The same with -1 where there is no number of a track."""
+    if "particle" not in table:
+        return table
+    tracks = table["particle"]
+    tracks = tracks if pd.api.types.is_numeric_dtype(tracks) else tracks.astype(object)  # text takes no number
+    return table.assign(particle=tracks.where(tracks.notna(), -1))
 
 
 def _find_scale(unit: str, name: str, pixel_size: float | None) -> float:

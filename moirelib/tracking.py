@@ -4,6 +4,8 @@ import numpy as np
 import pandas as pd
 import trackpy
 
+from .tables import rows_of_frames
+
 
 def link_places(
     places: pd.DataFrame, search_range: float, memory: int, narrowest: float = 0.2, step: float = 0.9
@@ -16,16 +18,18 @@ def link_places(
     ``step``, down to ``narrowest`` times ``search_range``.
     """
     trackpy.quiet()
-    linked = trackpy.link(
-        places,
+    places = places.sort_values("frame", kind="stable")
+    frame, at = places["frame"].to_numpy(), places.drop(columns="frame").to_numpy(float)
+    rows = rows_of_frames(frame - frame[0], int(frame[-1] - frame[0]) + 1)
+    linked = trackpy.link_iter(  # `trackpy.link` takes several times the memory
+        enumerate(at[now] for now in rows),
         search_range,
-        pos_columns=[c for c in places if c != "frame"],
         memory=memory,
         adaptive_stop=narrowest * search_range,
         adaptive_step=step,
         link_strategy="recursive",  # numba's would first be compiled, which takes 55 MB and some seconds
     )
-    return linked["particle"]
+    return pd.Series(np.concatenate([np.array(numbers, int) for _, numbers in linked]), places.index)
 
 
 def link_particles(
@@ -38,12 +42,21 @@ def link_particles(
     spacing, or links are ambiguous. The result has ``particle``: one number per track, unique over all layers; -1 where
     a particle was seen in one frame only.
     """
-    particles = particles.reset_index(drop=True)
-    number = np.full(len(particles), -1)
-    if particles["frame"].nunique() < 2:
-        return particles.assign(particle=number)
-    layers = particles.groupby("layer").indices.values()
-    tracks = pd.concat(link_places(particles.loc[rows, ["frame", *places]], search_range, memory) for rows in layers)
-    same = tracks.groupby([particles.loc[tracks.index, "layer"], tracks])
-    number[tracks.index] = pd.factorize(same.ngroup().where(same.transform("size") > 1))[0]  # -1 where seen once
-    return particles.assign(particle=number).sort_values(["frame", "layer", "particle", "y"], ignore_index=True)
+    number = number_tracks(particles.reset_index(drop=True)[["frame", "layer", *places]], search_range, memory)
+    return sort_by_track(particles.assign(particle=number))
+
+
+def sort_by_track(particles: pd.DataFrame) -> pd.DataFrame:
+    """Particles of a frame beside each other, layer by layer, in the order of their tracks."""
+    return particles.sort_values(["frame", "layer", "particle", "y"], ignore_index=True)
+
+
+def number_tracks(places: pd.DataFrame, search_range: float, memory: int = 2) -> np.ndarray:
+    """Numbers (n,) of the tracks as of `link_particles`; index of ``places`` from 0."""
+    number = np.full(len(places), -1)
+    if places["frame"].nunique() > 1:
+        for rows in places.groupby("layer").indices.values():
+            track = link_places(places.iloc[rows].drop(columns="layer"), search_range, memory)
+            own = pd.factorize(track.where(np.bincount(track)[track] > 1))[0]  # -1 where seen once
+            number[track.index] = np.where(own < 0, -1, own + number.max() + 1)
+    return number

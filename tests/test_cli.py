@@ -25,7 +25,8 @@ def small(tmp_path_factory):
 def test_decompose_writes_its_four_files(small, tmp_path, capsys):
     out = tmp_path / "deep" / "out"
     assert main(["decompose", str(small), "--pixel-size", "1.367", "--layers", "2", "--out", str(out)]) == 0
-    assert sorted(f.name for f in out.iterdir()) == ["layer_1.tif", "layer_2.tif", "particles.csv", "summary.json"]
+    files = ["layer_1.tif", "layer_2.tif", "particles.csv", "particles.parquet", "summary.json"]
+    assert sorted(f.name for f in out.iterdir()) == files
     assert tifffile.imread(out / "layer_2.tif").shape == (1, 160, 160)
     table = pd.read_csv(out / "particles.csv")
     assert table["particle"].isna().all()  # one frame: no tracks

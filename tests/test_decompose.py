@@ -14,6 +14,7 @@ from trackpy.linking.utils import SubnetOversizeException
 
 import moirelib
 from moirelib import data
+from moirelib.analysis.pipeline import read_particles
 from moirelib.crystal import Lattice, hexagonal_lattice
 from moirelib.decomposition import COLUMNS, Found, build_unet, decompose, pipeline, save_weights, summary
 from moirelib.decomposition.frame_results import FoundInFrames
@@ -116,8 +117,13 @@ def test_saved_files_open_with_their_scale(result, tmp_path):
         "layer_1.tif",
         "layer_2.tif",
         "particles.csv",
+        "particles.parquet",
         "summary.json",
     ]
+    exact = read_particles(tmp_path / "out" / "particles.parquet")
+    pd.testing.assert_frame_equal(exact, result.particles, check_dtype=False, check_exact=True)
+    csv = read_particles(tmp_path / "out")
+    pd.testing.assert_frame_equal(csv, exact, rtol=1e-5)
     layers = moirelib.read_movie(tmp_path / "out" / "layer_1.tif")
     assert layers.pixel_size == pytest.approx(result.movie.pixel_size, rel=1e-4)
     np.testing.assert_array_equal(np.asarray(layers.data), np.asarray(result.layers[:, 0]))
@@ -353,7 +359,7 @@ def test_layers_whose_lattices_never_show_in_one_frame_have_no_known_twist(decom
 
 @pytest.mark.parametrize(
     ("module", "step"),
-    [(pipeline, "link_particles"), (pipeline, "vote"), (summary, "measure_lattices"), (summary, "write_note")],
+    [(pipeline, "number_tracks"), (pipeline, "vote"), (summary, "measure_lattices"), (summary, "write_note")],
 )
 def test_a_step_that_fails_after_the_last_frame_does_not_lose_the_result(
     decompose_computed, monkeypatch, tmp_path, module, step
@@ -368,7 +374,7 @@ def test_a_step_that_fails_after_the_last_frame_does_not_lose_the_result(
         result = decompose_computed(found_in_frame((True, True)), found_in_frame((True, True)))
     assert len(result.particles) == len(whole.particles)
     np.testing.assert_array_equal(result.layers, whole.layers)
-    assert (result.particles["particle"] == -1).all() == (step == "link_particles")
+    assert (result.particles["particle"] == -1).all() == (step == "number_tracks")
     assert (result.summary["twist_deg"] is None) == (step == "measure_lattices")
     assert len(result.summary["problems"]) == 1
     assert "Subnetwork contains 40 points" in result.summary["note"]

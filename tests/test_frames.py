@@ -10,11 +10,12 @@ from hypothesis import given, strategies as st
 from PIL import Image
 
 from moirelib import data
+from moirelib.analysis.pipeline import read_particles
 from moirelib.crystal import Lattice
 from moirelib.decomposition import Found, Imaging
 from moirelib.decomposition.all_frames import FrameJob, choose_shared, find_image, find_in_all_frames
 from moirelib.decomposition.frame_checks import check_frame, find_doubtful, find_picture, leave_noise_out
-from moirelib.decomposition.frame_results import FoundInFrames, FrameResults, read_found, write_found
+from moirelib.decomposition.frame_results import KEPT, FoundInFrames, FrameResults, read_found, write_found
 from moirelib.decomposition.layer_count import SharedByFrames
 from moirelib.decomposition.movie_motion import MovieMotion
 from moirelib.decomposition.summary import describe_frames
@@ -149,8 +150,8 @@ def test_nothing_of_an_uneven_image_is_cut_off_as_a_strip(fall, noise):
 
 def test_what_was_cut_off_a_frame_is_told(tmp_path):
     one = replace(found(), cut="12 rows and 0 columns")
-    write_found(tmp_path / "one.npz", one)
-    assert read_found(tmp_path / "one.npz").cut == one.cut
+    write_found(tmp_path / "one.parquet", one)
+    assert read_found(tmp_path / "one.parquet").cut == one.cut
     told = describe_frames([], [{"frame": 3, "cut": one.cut}], {}, MovieMotion.none(1), "Note.")
     assert told["cut"] == [{"frame": 3, "cut": "12 rows and 0 columns"}]
     assert told["note"] == "Note. Frames cut at a border or strip without an image: 3 (see cut)."
@@ -206,20 +207,35 @@ def found(n=5):
 
 def test_what_was_found_in_a_frame_is_kept_to_the_last_bit(tmp_path):
     one = found()
-    write_found(tmp_path / "one.npz", one)
-    back = read_found(tmp_path / "one.npz")
-    pd.testing.assert_frame_equal(back.particles, one.particles, check_exact=True)
+    write_found(tmp_path / "one.parquet", one)
+    back = read_found(tmp_path / "one.parquet")
+    columns = [name for name in one.particles if name in KEPT]
+    pd.testing.assert_frame_equal(back.particles[columns], one.particles[columns], check_exact=True)
     assert (back.lattices, back.imaging, back.why) == (one.lattices, one.imaging, "")
     left_out = Found(pd.DataFrame(), [[], []], None, "frame 3 is black")
-    write_found(tmp_path / "two.npz", left_out)
-    assert read_found(tmp_path / "two.npz").why == "frame 3 is black"
+    write_found(tmp_path / "two.parquet", left_out)
+    assert read_found(tmp_path / "two.parquet").why == "frame 3 is black"
 
 
 def test_a_frame_without_any_find_is_kept_too(tmp_path):
-    none = found(4).particles.iloc[:0].assign(shown=[])  # no row says what type this column has
-    write_found(tmp_path / "none.npz", Found(none.astype({"shown": object}), [[], []], None))
-    back = read_found(tmp_path / "none.npz").particles
-    assert (len(back), list(back)) == (0, list(none))
+    none = found(4).particles.iloc[:0].assign(score=[])  # no row says what type this column has
+    write_found(tmp_path / "none.parquet", Found(none.astype({"score": object}), [[], []], None))
+    back = read_found(tmp_path / "none.parquet").particles
+    assert (len(back), back["score"].dtype) == (0, float)
+
+
+def test_the_frames_of_a_run_that_goes_on_can_be_read(tmp_path):
+    results = FrameResults(tmp_path / "out" / "unfinished", {})
+    for t in (3, 0):
+        some = found(t + 5)
+        nm = {"y_nm": 2 * some.particles["y"], "x_nm": 2 * some.particles["x"], "diameter_nm": 9.0}
+        results.put(f"frame-{t:06d}", replace(some, particles=some.particles.assign(**nm)))
+        results.put(f"_shared-{t:06d}", some)
+    results.put("frame-000001", Found(pd.DataFrame(), [[], []], None, "frame 1 is black"))
+    particles = read_particles(tmp_path / "out")
+    assert particles["frame"].tolist() == [0] * 5 + [3] * 8
+    np.testing.assert_array_equal(particles["y_nm"][-8:], 2 * found(8).particles["y"])
+    assert len(pd.read_parquet(tmp_path / "out" / "unfinished")) == 13
 
 
 def test_a_frame_that_fails_ends_no_run_and_is_tried_again(tmp_path, monkeypatch):
@@ -245,7 +261,7 @@ def test_a_finished_frame_that_cannot_be_read_is_computed_again(tmp_path, broken
     results = FrameResults(tmp_path / "kept", {})
     for name in ("frame-000000", "frame-000001"):
         results.put(name, found())
-    file = tmp_path / "kept" / "frame-000001.npz"
+    file = tmp_path / "kept" / "frame-000001.parquet"
     file.write_bytes(file.read_bytes()[:-200] if broken is None else broken)
     results.drop_unreadable(["frame-000000", "frame-000001", "frame-000002"])
     assert [results.has(f"frame-{t:06d}") for t in range(3)] == [True, False, False]
@@ -257,7 +273,7 @@ def test_a_run_goes_on_where_no_kept_file_can_be_read(tmp_path, monkeypatch):
     job = FrameJob(None, "cpu", 1.0, (40, 60), (40, 60))
     for _ in range(2):
         assert find_in_all_frames(movie, job, results, None, False).counts.tolist() == [6] * 3
-        for file in (tmp_path / "kept").glob("*.npz"):
+        for file in (tmp_path / "kept").glob("*.parquet"):
             file.write_bytes(b"")
 
 

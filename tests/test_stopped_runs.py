@@ -72,7 +72,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(movie, result, tmp_path, monkey
     monkeypatch.setattr(FrameJob, "run", stop)
     assert main([*command, str(tmp_path / "stopped")]) == 130
     kept = {file.name for file in (tmp_path / "stopped" / "unfinished").iterdir()}
-    assert kept >= {"recipe.json", "shared-000000.npz"}
+    assert kept >= {"_recipe.json", "_shared-000000.parquet"}
     computed = len([name for name in kept if name.startswith("frame-")])
     assert main([*command, str(tmp_path / "stopped")]) == 0
     assert len(names) <= 4 + 5 - computed
@@ -97,7 +97,7 @@ def test_several_movies_have_a_folder_each_and_one_failure_stops_no_other(movie,
     assert main(command) == 0
     assert edges == [70]
     assert files(tmp_path / "out" / "good") == written
-    assert set(written) == {"layer_1.tif", "layer_2.tif", "particles.csv", "summary.json"}
+    assert set(written) == {"layer_1.tif", "layer_2.tif", "particles.csv", "particles.parquet", "summary.json"}
 
 
 @pytest.mark.slow

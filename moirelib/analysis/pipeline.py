@@ -78,12 +78,15 @@ def read_particles(folder: str | PathLike, pixel_size: float | None = None) -> p
     """Read and check ``particles.csv`` of a decomposition's folder, or of any other.
 
     Also the only other table in a folder, or a file by its name, as `moirelib.tables.read_particle_table` takes it,
-    with the columns `NEEDED`. A table in pixels needs `pixel_size` (nm/pixel), unless ``summary.json`` in the folder
-    has it. OSError if there is no such file, ValueError if it is no table of particles.
+    with the columns `NEEDED`; or, where a decomposition still runs, its finished frames, without tracks. A table in
+    pixels needs `pixel_size` (nm/pixel), unless ``summary.json`` in the folder has it. OSError if there is no such
+    file, ValueError if it is no table of particles.
     """
     file = Path(folder)
     if not file.is_file() and (file / "particles.csv").is_file():
         file = file / "particles.csv"
+    elif finished := sorted(file.glob("unfinished/frame-*.parquet")):
+        return _check_not_empty(pd.concat(map(pd.read_parquet, finished)).assign(particle=-1), str(file))
     elif not file.is_file():
         others = [f for f in file.glob("*") if f.suffix.lower() in (".csv", ".tsv", ".txt")]
         if len(others) != 1:

@@ -43,6 +43,7 @@ class FrameJob:
     working: tuple[int, int]  # the same at working sampling
     corner: tuple[int, int] = (0, 0)  # (y, x) of the image's first pixel in the whole frame
     shared: SharedByFrames = SharedByFrames()
+    pixel_size: float = 1.0  # nm, of the whole frame
 
     def run(self, image: np.ndarray) -> Found:
         """Find the particles of a frame, or of the part of it that holds an image; places are those of the whole."""
@@ -50,15 +51,16 @@ class FrameJob:
         inner = tuple(max(round(n * z), 4) for n, z in zip(image.shape, zoom, strict=True))
         sampled = resample(self.polarity * image, inner)
         found = find(sampled, predict(load_model(self.weights, self.device), sampled)[1], WORKING_DIAMETER, self.shared)
-        if image.shape == self.shape:
-            return found
-        places = {}
-        for axis, name in enumerate("yx"):
-            for column in (name, f"{name}_likeliest"):
-                native = (found.particles[column] + 0.5) * image.shape[axis] / inner[axis] + self.corner[axis]
-                places[column] = native * zoom[axis] - 0.5
-        lost = "{} rows and {} columns".format(*np.subtract(self.shape, image.shape))
-        return replace(found, particles=found.particles.assign(**places), cut=lost)
+        particles, cut = found.particles, ""
+        if image.shape != self.shape:
+            for axis, name in enumerate("yx"):
+                for column in (name, f"{name}_likeliest"):
+                    native = (particles[column] + 0.5) * image.shape[axis] / inner[axis] + self.corner[axis]
+                    particles = particles.assign(**{column: native * zoom[axis] - 0.5})
+            cut = "{} rows and {} columns".format(*np.subtract(self.shape, image.shape))
+        y, x = (((particles[c] + 0.5) / zoom[k] - 0.5) * self.pixel_size for k, c in enumerate("yx"))
+        size = particles["diameter"] * self.pixel_size / np.sqrt(zoom.prod())
+        return replace(found, particles=particles.assign(y_nm=y, x_nm=x, diameter_nm=size), cut=cut)
 
 
 load_model = lru_cache(maxsize=1)(load_weights)  # the network, read once in every process
@@ -141,7 +143,7 @@ def describe_run(movie: Movie, job: FrameJob) -> dict:
 
     digest = hashlib.sha256(b"".join(image.tobytes() for image in look_at(movie)))
     weights_sha = hashlib.sha256(Path(job.weights or weights_path()).read_bytes()).hexdigest()
-    about = {k: v for k, v in asdict(job).items() if k not in ("weights", "shared", "corner")}
+    about = {k: v for k, v in asdict(job).items() if k not in ("weights", "shared", "corner", "pixel_size")}
     about |= {"moirelib": __version__, "movie": digest.hexdigest(), "frames": len(movie), "weights": weights_sha}
     return about | {"layers": job.shared.given}
 
@@ -201,7 +203,7 @@ def learn_shared(movie, job, results, run) -> dict[int, SharedByFrames]:
         jobs = {}
         for t in places:
             near, image, corner = find_image(movie, t)
-            jobs[f"shared-{near:06d}"] = replace(job, corner=corner), image
+            jobs[f"_shared-{near:06d}"] = replace(job, corner=corner), image
         results.drop_unreadable(jobs)
         for name, found in run((name, *work) for name, work in jobs.items() if not results.has(name)):
             if not found.why:

@@ -4,14 +4,15 @@ import json
 import os
 import shutil
 import tempfile
-import zipfile
 from array import array
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+from pyarrow import parquet
 
 from ..crystal.lattice import Lattice
 from .frame import LIKELIEST, Found
@@ -19,13 +20,14 @@ from .profile_and_blur import Imaging
 
 #: Columns of `Found.particles` that are needed once all frames are computed.
 KEPT = ["layer", "layer_confidence", "score", "diameter_std", *LIKELIEST, *(f"{c}_likeliest" for c in LIKELIEST)]
+SHOWN = ["frame", "y_nm", "x_nm", "diameter_nm"]  # for whoever looks at the files of a run that goes on
 
 
 class FrameResults:
     """What was found in each frame, in one file per frame of a folder; without a folder, files go with this object.
 
     Files appear whole or not at all. A folder of another ``recipe`` (all that results depend on, as JSON holds it) is
-    emptied first.
+    emptied first. `pandas.read_parquet` of the folder gives the particles so far: it skips names that begin with _.
     """
 
     def __init__(self, folder: str | os.PathLike[str] | None, recipe: dict):
@@ -34,7 +36,7 @@ class FrameResults:
             self.folder = Path(self._kept_until_the_end.name)
             return
         self.folder = Path(folder)
-        text, file = json.dumps(recipe, indent=1, sort_keys=True), self.folder / "recipe.json"
+        text, file = json.dumps(recipe, indent=1, sort_keys=True), self.folder / "_recipe.json"
         if not file.is_file() or file.read_text(encoding="utf-8") != text:
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -42,11 +44,11 @@ class FrameResults:
 
     def has(self, name: str) -> bool:
         """Whether something was kept under a name."""
-        return (self.folder / f"{name}.npz").is_file()
+        return (self.folder / f"{name}.parquet").is_file()
 
     def get(self, name: str) -> Found:
         """What was kept under a name."""
-        return read_found(self.folder / f"{name}.npz")
+        return read_found(self.folder / f"{name}.parquet")
 
     def drop_unreadable(self, names: Iterable[str]) -> list[int]:
         """Forget what cannot be read, as after a power cut: it is computed again. Particles of each of the others."""
@@ -54,13 +56,14 @@ class FrameResults:
         for name in filter(self.has, names):
             try:
                 counts.append(len(self.get(name).particles))
-            except (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile):
-                (self.folder / f"{name}.npz").unlink()
+            except (ValueError, OSError, KeyError, TypeError):
+                (self.folder / f"{name}.parquet").unlink()
         return counts
 
     def put(self, name: str, found: Found) -> None:
-        """Keep what was found."""
-        write_whole(self.folder / f"{name}.npz", lambda part: write_found(part, found))
+        """Keep what was found under a name, which ends with the number of the frame."""
+        found = replace(found, particles=found.particles.assign(frame=float(name[-6:])))
+        write_whole(self.folder / f"{name}.parquet", lambda part: write_found(part, found))
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ class FoundInFrames:
             numbers.frombytes(found.particles.reindex(columns=KEPT).to_numpy(float).tobytes())
             rest.append((len(found.particles), found.lattices, found.why, found.cut))
         counts, lattices, why, cut = map(list, zip(*rest, strict=True))
-        table = pd.DataFrame(np.frombuffer(numbers).reshape(-1, len(KEPT)), columns=KEPT)
+        table = pd.DataFrame(np.frombuffer(numbers).reshape(-1, len(KEPT)), columns=KEPT, copy=False)
         frame = np.repeat(np.arange(len(counts)), counts)
         return cls(table.assign(layer=table["layer"].astype(int), frame=frame), lattices, why, cut)
 
@@ -103,28 +106,25 @@ class FoundInFrames:
         return FoundInFrames(particles, lattices, said, cut)
 
 
-def write_whole(path: Path, write) -> None:
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` make a file under another name, and give it its name when it is complete."""
-    part = path.with_name(f"{path.stem}.part{path.suffix}")
+    part = path.with_name(f"_{path.name}")
     write(part)
     os.replace(part, path)
 
 
 def write_found(path: Path, found: Found) -> None:
-    """Write what was found in a frame."""
-    imaging = np.array(list(asdict(found.imaging).values()) if found.imaging else [], float)
-    lattices = [(k, one.spacing, one.angle) for k, layer in enumerate(found.lattices) for one in layer]
-    # A column without a row has no type of its own, and objects cannot be read again.
-    table = found.particles.astype(dict.fromkeys(found.particles.select_dtypes(object), float))
-    columns = {f"column {name}": table[name].to_numpy() for name in table}
-    columns |= {"why": np.array(found.why), "cut": np.array(found.cut)}
-    np.savez(path, imaging=imaging, lattices=np.array(lattices, float).reshape(-1, 3), **columns)
+    """Write what was found in a frame: a table of its particles and, in the table's metadata as JSON, the rest."""
+    table = found.particles.reindex(columns=[*KEPT, *SHOWN]).astype(float).astype({"layer": int})
+    rest = json.dumps(asdict(replace(found, particles=pd.DataFrame())) | {"particles": None}, default=float)
+    arrow = pa.Table.from_pandas(table, preserve_index=False)
+    parquet.write_table(arrow.replace_schema_metadata(arrow.schema.metadata | {b"found": rest}), path)
 
 
 def read_found(path: Path) -> Found:
     """Read what `write_found` wrote; the same to the last bit."""
-    with open(path, "rb") as raw, np.load(raw) as file:
-        columns = {name.removeprefix("column "): file[name] for name in file.files if name.startswith("column ")}
-        lattices = [[Lattice(*row[1:].tolist()) for row in file["lattices"] if row[0] == k] for k in (0, 1)]
-        imaging = Imaging(*file["imaging"].tolist()) if len(file["imaging"]) else None
-        return Found(pd.DataFrame(columns), lattices, imaging, str(file["why"]), str(file["cut"]))
+    arrow = parquet.ParquetFile(path).read()
+    rest = json.loads(arrow.schema.metadata[b"found"])
+    lattices = [[Lattice(**one) for one in layer] for layer in rest["lattices"]]
+    imaging = Imaging(**rest["imaging"]) if rest["imaging"] else None
+    return Found(arrow.to_pandas(), lattices, imaging, rest["why"], rest["cut"])

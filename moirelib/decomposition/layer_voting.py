@@ -40,9 +40,10 @@ def vote(particles: pd.DataFrame, diameter: float, motion: list[Motion]) -> tupl
     if particles.empty:
         return particles, exchanged
     # The layer is a third coordinate, so that particles at one place keep apart.
-    place = pd.DataFrame({"frame": particles["frame"].to_numpy(), "z": LAYER_STEP * diameter * layer})
-    place["y"], place["x"] = still.T
-    track = link_places(place, VOTING_STEP * diameter, MEMORY, step=NARROWING).sort_index().to_numpy()
+    still = np.column_stack([particles["frame"], LAYER_STEP * diameter * layer, still])
+    still = pd.DataFrame(still, columns=["frame", "z", "y", "x"], copy=False)
+    track = link_places(still, VOTING_STEP * diameter, MEMORY, step=NARROWING).to_numpy()
+    del still  # of a long movie, this and the table would fill the memory
     confidence = particles["layer_confidence"].to_numpy(float)
     total = np.bincount(track, read_log_odds(layer, confidence)) * 2 / (np.bincount(track) + 1)
     log_odds = keep_apart(total, track, yx, rows, diameter)[track]
@@ -50,8 +51,8 @@ def vote(particles: pd.DataFrame, diameter: float, motion: list[Motion]) -> tupl
     confidence = np.minimum(expit(np.abs(log_odds)), max(Evidence.ceiling, confidence.max()))
     quality = particles["score"].to_numpy() * confidence
     keep = np.concatenate([find_better(yx[now], layer[now], quality[now], diameter) for now in rows])
-    particles = particles.assign(layer=layer, layer_confidence=confidence)
-    return particles[keep].reset_index(drop=True), exchanged
+    particles = particles[keep].assign(layer=layer[keep], layer_confidence=confidence[keep])
+    return particles.reset_index(drop=True), exchanged
 
 
 def read_log_odds(layer: np.ndarray, confidence: np.ndarray) -> np.ndarray:

@@ -37,8 +37,8 @@ class SizeSearch:
 SEARCH = SizeSearch()
 
 
-def check_pixel_size(movie, diameter) -> None:
-    """Refuse a missing pixel size, and one at which no nanoparticle could be resolved."""
+def check_pixel_size(movie, diameter) -> float:
+    """The pixel size; a missing one is refused, and one at which no nanoparticle could be resolved."""
     if movie.pixel_size is None:
         raise ValueError(f"pixel size is missing from {movie.name}; pass pixel_size=... (nm) or --pixel-size NM")
     if diameter is not None and not (np.isfinite(diameter) and diameter > 0):
@@ -49,6 +49,7 @@ def check_pixel_size(movie, diameter) -> None:
             f"at {movie.pixel_size:g} nm/pixel a particle of {largest:g} nm is under {SMALLEST_DIAMETER:g} pixels wide "
             f"in {movie.name}; check the pixel size (nm per pixel)"
         )
+    return movie.pixel_size
 
 
 def check_diameter(diameter_px, movie) -> None:

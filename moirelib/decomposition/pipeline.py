@@ -13,7 +13,7 @@ from ..movies.layer_movie_writing import write_layer_movie
 from ..movies.movie import Movie
 from ..movies.reading import as_movie
 from ..output import output_folder
-from ..tracking import link_particles
+from ..tracking import number_tracks, sort_by_track
 from .all_frames import FrameJob, describe_run, find_in_all_frames, look_at
 from .frame import LIKELIEST
 from .frame_checks import leave_noise_out
@@ -64,7 +64,7 @@ class Decomposition:
     def save(self, folder: str | PathLike[str]) -> None:
         """Write ``layer_1.tif``, ``layer_2.tif``, ``particles.csv`` and ``summary.json``, all or none of them.
 
-        OSError if the folder cannot be written.
+        ``particles.parquet`` holds the same table with all digits. OSError if the folder cannot be written.
         """
         with output_folder(folder) as partial:
             for k in (1, 2):
@@ -74,6 +74,7 @@ class Decomposition:
             number = self.particles["particle"].astype("Int64")
             table = self.particles.assign(particle=number.mask(number < 0))
             table.to_csv(partial / "particles.csv", index=False, float_format="%.6g", lineterminator="\n")
+            table.to_parquet(partial / "particles.parquet", index=False)
             text = json.dumps(self.summary, indent=1)
             (partial / "summary.json").write_text(text + "\n", encoding="utf-8")
 
@@ -134,17 +135,17 @@ def decompose(
     if layers not in (None, 1, 2):
         raise ValueError(f"layers is {layers}: one or two are taken apart; pass 1 or 2, or leave it out")
     scheduler, device = (device, "auto") if "://" in device else (None, device)
-    check_pixel_size(movie, diameter)
+    pixel_size = check_pixel_size(movie, diameter)
     model = load_weights(weights, device)
     channels = len(model.state_dict()["final_conv.bias"]) // 2
     if channels != 2:  # `layer_assignment` knows two
         raise ValueError(f"{weights} is a network of {channels} layers; decompose takes two apart: pass weights of two")
-    diameter_px = None if diameter is None else diameter / movie.pixel_size  # type: ignore[operator]  # checked
+    diameter_px = None if diameter is None else diameter / pixel_size
     diameter_px, polarity = estimate_size_and_polarity(look_at(movie), model, diameter_px)
     check_diameter(diameter_px, movie)
     working = find_working_shape(movie.shape[1:], diameter_px)
     shared, file = SharedByFrames(given=layers), None if weights is None else str(weights)
-    job = FrameJob(file, device, polarity, movie.shape[1:], working, shared=shared)
+    job = FrameJob(file, device, polarity, movie.shape[1:], working, (0, 0), shared, pixel_size)
     results = FrameResults(checkpoint, describe_run(movie, job))
     found = leave_noise_out(find_in_all_frames(movie, job, results, scheduler, progress))
     left_out = [{"frame": t, "why": why} for t, why in enumerate(found.why) if why]
@@ -156,7 +157,7 @@ def decompose(
     # Size of a working pixel in nm; the two axes differ by rounding only.
     nm = movie.pixel_size * np.sqrt(np.prod(movie.shape[1:]) / np.prod(working))
     particles = convert_to_nm(particles, working, movie, nm)
-    particles = link_tracks(particles, TRACK_STEP * WORKING_DIAMETER, problems)[COLUMNS]
+    particles = link_tracks(particles, TRACK_STEP * WORKING_DIAMETER, problems)
     given = {"layers": layers, "diameter_nm": diameter}
     summary = summarize(movie, particles, lattices, nm, given, weights, device, problems)
     lost = "What was left out is not listed"
@@ -187,16 +188,12 @@ def follow_layers(found: FoundInFrames, working, problems: list[str], progress: 
 
 
 def link_tracks(table: pd.DataFrame, search_range: float, problems: list[str]) -> pd.DataFrame:
-    """The table with ``particle``; -1 throughout if linking fails. Frames that were left out break no track."""
-    if table.empty:
-        return table
-    numbers, rank = np.unique(table["frame"], return_inverse=True)
-
-    def link():
-        linked = link_particles(table.assign(frame=rank), search_range, places=("y_still", "x_still"))
-        return linked.assign(frame=numbers[linked["frame"]])
-
-    return keep_going(problems, "The particles are not linked from frame to frame", table, link)
+    """The table's `COLUMNS` with the tracks' numbers, sorted by them; frames that were left out break no track."""
+    still = table[["layer", "y_still", "x_still"]].reset_index(drop=True)
+    still["frame"] = np.unique(table["frame"], return_inverse=True)[1]
+    lost = "The particles are not linked from frame to frame"
+    number = keep_going(problems, lost, -1, lambda: number_tracks(still, search_range))
+    return sort_by_track(table[COLUMNS].assign(particle=number))
 
 
 def convert_to_nm(particles: pd.DataFrame, working, movie, nm: float) -> pd.DataFrame:
@@ -207,6 +204,7 @@ def convert_to_nm(particles: pd.DataFrame, working, movie, nm: float) -> pd.Data
         particles = particles.assign(**{name: particles[f"{name}_likeliest"] for name in LIKELIEST})
     inside = particles["y"].between(-0.5, working[0] - 0.5) & particles["x"].between(-0.5, working[1] - 0.5)
     particles = particles.loc[inside, [name for name in particles if not name.endswith("_likeliest")]]
+    in_px = ["y_std", "x_std", "diameter", "diameter_std"]
     y, x = ((particles[c] + 0.5) / (working[k] / movie.shape[1 + k]) - 0.5 for k, c in enumerate("yx"))
     return particles.assign(
         particle=-1,
@@ -214,8 +212,8 @@ def convert_to_nm(particles: pd.DataFrame, working, movie, nm: float) -> pd.Data
         x=x,
         y_nm=y * movie.pixel_size,
         x_nm=x * movie.pixel_size,
-        **{f"{name}_nm": particles[name] * nm for name in ("y_std", "x_std", "diameter", "diameter_std")},
-    )
+        **{f"{name}_nm": particles[name] * nm for name in in_px},
+    ).drop(columns=in_px)
 
 
 def draw_layers(particles: pd.DataFrame, working, shape) -> da.Array:

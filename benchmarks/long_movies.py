@@ -1,9 +1,10 @@
 """Long movies: memory, runs that are killed, and what a second process gains; `make bench-movies` runs it in full.
 
-    python benchmarks/long_movies.py [FRAMES [EDGE]]   5,000 frames of 28 px; FRAMES of EDGE px instead
+    python benchmarks/long_movies.py [FRAMES]   5,000 frames, or so many
 
-Simulated small frames of two layers stand in for large ones: the way of a frame through the program is the same. The
-movie lies on disk and is read frame by frame. The command runs in a process of its own, in which memory is looked at.
+Simulated small frames of two layers stand in for large ones: the way of a frame through the program is the same; 200
+large ones are decomposed beside them. The movie lies on disk and is read frame by frame. The command runs in a process
+of its own, in which memory is looked at.
 The last line is one JSON object of named numbers.
 """
 
@@ -28,7 +29,8 @@ import beer_lambert  # noqa: E402
 SEED = 20261130
 EDGE, SPACING, DIAMETER, TWIST = 28, 12.0, 8.4, 12.0  # px, px, px, degrees: some 12 particles
 PIXEL_SIZE = 2.0  # nm
-FRAMES, CLUSTER_FRAMES = 5000, 60
+LARGE_EDGE, LARGE_SCALE = 512, 4  # px; larger than the particles of small frames: some 230
+FRAMES, LARGE_FRAMES, CLUSTER_FRAMES = 5000, 200, 60
 AFTER = 100  # frames, after which memory is to be flat
 KILLS = 3  # and one before them
 LEFT = 300  # frames, in which the kills are
@@ -36,21 +38,22 @@ KEPT = "unfinished"  # folder of finished frames, in that of the results
 PATIENCE = 0.5  # s between two looks at a process
 
 
-def write_movie(path: Path, frames: int, edge: int, rng: np.random.Generator) -> Path:
+def write_movie(path: Path, frames: int, edge: int, rng: np.random.Generator, scale: float = 1) -> Path:
     """A simulated movie on disk, written frame by frame: two layers that drift slowly and vibrate."""
     from moirelib.movies import write_layer_movie
 
-    layers = beer_lambert.make_specimen(rng, edge, SPACING, DIAMETER, TWIST, 0.01, 0.0, False, edge + 2 * DIAMETER)
+    spacing, diameter, pixel_size = scale * SPACING, scale * DIAMETER, PIXEL_SIZE / scale
+    layers = beer_lambert.make_specimen(rng, edge, spacing, diameter, TWIST, 0.01, 0.0, False, edge + 2 * diameter)
     light = beer_lambert.slow_light(rng, edge, 0.1)
 
     def film():
         for t in range(frames):
             drift = 0.5 * edge * np.array([np.sin(t / 50), np.cos(t / 70)])
-            now = [points + drift + 0.02 * SPACING * rng.standard_normal(points.shape) for points in layers]
-            seen = beer_lambert.expose(rng, now, DIAMETER, edge, "sphere", 0.9, 0.06, 120.0, 1.5, light)[0]
+            now = [points + drift + 0.02 * spacing * rng.standard_normal(points.shape) for points in layers]
+            seen = beer_lambert.expose(rng, now, diameter, edge, "sphere", 0.9, 0.06, 120.0, 1.5, light)[0]
             yield np.clip(seen, 0, 255).astype(np.uint8)
 
-    write_layer_movie(path, film(), PIXEL_SIZE, 0.1)
+    write_layer_movie(path, film(), pixel_size, 0.1)
     return path
 
 
@@ -108,6 +111,18 @@ def measure_memory_and_kills(frames: int, edge: int) -> dict:
         "killed_files_that_differ": len(differ),
         "killed_frames_computed_again": again,
     }
+
+
+def measure_large(frames: int) -> dict:
+    """Memory of a movie of large frames, at most."""
+    with tempfile.TemporaryDirectory() as folder:
+        rng = np.random.default_rng((SEED, 3))
+        movie = write_movie(Path(folder, "movie.tif"), frames, LARGE_EDGE, rng, LARGE_SCALE)
+        run = Run(movie, Path(folder, "out"))
+        run.wait()
+    done, memory = np.array(run.memory).T
+    first = memory[int(np.argmax(done >= 2))]
+    return {"large_frames": frames, "large_mb_at_frame_2": float(first), "large_peak_mb": float(memory.max())}
 
 
 def measure_memory(movie: Path, out: Path, frames: int, copied_at: int, copy: Path) -> dict:
@@ -182,11 +197,12 @@ def measure_processes(frames: int, edge: int) -> dict:
     }
 
 
-def measure(frames: int = FRAMES, edge: int = EDGE) -> dict:
+def measure(frames: int = FRAMES) -> dict:
     """All numbers by name."""
     parts = {
-        "memory and kills": lambda: measure_memory_and_kills(frames, edge),
-        "processes": lambda: measure_processes(min(CLUSTER_FRAMES, frames), edge),
+        "memory and kills": lambda: measure_memory_and_kills(frames, EDGE),
+        "large frames": lambda: measure_large(min(LARGE_FRAMES, frames)),
+        "processes": lambda: measure_processes(min(CLUSTER_FRAMES, frames), EDGE),
     }
     numbers: dict = {}
     for name, part in parts.items():

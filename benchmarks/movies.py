@@ -42,7 +42,7 @@ SPACING, DIAMETER = 24.0, 16.8  # pixels
 DRIFT, JUMP = 0.5, 3.0  # spacings a frame, spacings
 VIBRATION = 0.02  # spacings
 GROWTH, GROWTH_FRAMES, ISLAND = (0.8, 1.0), 12, 0.3  # share of layer 2 at first and last; of the field, its radius
-SPRING, PHONON_FRAMES = 1.5, 40  # kT/nm², of elastic layers
+SPRING, PHONON_FRAMES = 1.5, 160  # kT/nm², of elastic layers
 
 
 def measure_motion(quick: bool) -> dict:
@@ -110,7 +110,7 @@ def measure_phonons(quick: bool) -> dict:
     step = np.random.default_rng((SEED, 9)).uniform(-DRIFT, DRIFT, (PHONON_FRAMES, 2)) * SPACING
     for name, film in (("abtem", film_ours), ("beer_lambert", film_other)):
         for kind, shifts in (("still", 0 * step), ("moving", step - step[0])):
-            images = film(SEED + 2, 12.0, shifts, QUICK_SIZE, elastic=True)[0]
+            images = film(SEED + 2, 12.0, shifts, QUICK_SIZE, elastic=True, reach=np.ptp(step, axis=0).max())[0]
             found = moirelib.decompose(images, pixel_size=PIXEL_SIZE, device="cpu").particles
             analysis = moirelib.analyze(found, np.array(images.shape[1:]) * PIXEL_SIZE)
             tables = analysis.summaries.get("phonons", {})
@@ -121,8 +121,11 @@ def measure_phonons(quick: bool) -> dict:
     return numbers
 
 
-def film_ours(seed, twist, shifts, size, growth=False, elastic=False):
-    """A movie of moirelib's simulator, its truth with ``y_nm, x_nm``, and its events."""
+def film_ours(seed, twist, shifts, size, growth=False, elastic=False, reach=0.0):
+    """A movie of moirelib's simulator, its truth with ``y_nm, x_nm``, and its events.
+
+    The specimen is one that may move by ``reach`` (px), or further, as ``shifts`` ask for.
+    """
     config = LatticeConfig.plain(
         shapes=("sphere",),
         diameter_ratio=(DIAMETER / SPACING,) * 2,
@@ -132,7 +135,7 @@ def film_ours(seed, twist, shifts, size, growth=False, elastic=False):
         island=float(growth),
     )
     rng = np.random.default_rng((seed, 1))
-    margin = PIXEL_SIZE * (np.abs(shifts).max() + 2 * SPACING)
+    margin = PIXEL_SIZE * (max(np.abs(shifts).max(), reach) + 2 * SPACING)
     scene = scene_with_margin(config, (size * PIXEL_SIZE,) * 2, rng, margin, spacing=SPACING * PIXEL_SIZE)
     steps = tuple((t, *(PIXEL_SIZE * step)) for t, step in enumerate(np.diff(shifts, axis=0), start=1))
     movie = MovieConfig(len(shifts), vibration=VIBRATION * SPACING * PIXEL_SIZE, jumps=steps)
@@ -142,7 +145,7 @@ def film_ours(seed, twist, shifts, size, growth=False, elastic=False):
     return filmed.frames, filmed.truth, filmed.events
 
 
-def film_other(seed, twist, shifts, size, growth=False, elastic=False):
+def film_other(seed, twist, shifts, size, growth=False, elastic=False, reach=0.0):
     """A movie of the tests' simulator, which shares no code with moirelib, its truth and its events."""
     rng, grown = np.random.default_rng((seed, 3)), []
 
@@ -161,7 +164,7 @@ def film_other(seed, twist, shifts, size, growth=False, elastic=False):
         nm = thermal_displacements(PIXEL_SIZE * points, PIXEL_SIZE * SPACING, SPRING, len(shifts), rng)
         return nm / PIXEL_SIZE
 
-    options = {"arrival": arrive if growth else None, "displace": displace if elastic else None}
+    options = {"arrival": arrive if growth else None, "displace": displace if elastic else None, "reach": reach}
     images, truth = beer_lambert.simulate_movie(rng, shifts, size, SPACING, DIAMETER, twist, **options)
     table = pd.DataFrame(truth, columns=["frame", "particle", "layer", "y", "x"])
     events = pd.DataFrame(grown[0] if grown else np.empty((0, 3)), columns=["frame", "y_nm", "x_nm"])

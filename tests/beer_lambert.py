@@ -215,7 +215,16 @@ def expose(rng, specimen, diameter, size, shape, absorption, blur, electrons, re
 
 
 def simulate_movie(
-    rng, shifts, size=288, spacing=24.0, diameter=16.8, twist=12.0, vibration=0.02, arrival=None, displace=None
+    rng,
+    shifts,
+    size=288,
+    spacing=24.0,
+    diameter=16.8,
+    twist=12.0,
+    vibration=0.02,
+    arrival=None,
+    displace=None,
+    reach=0.0,
 ):
     """Film two layers of spheres that move together: frames (t, y, x) and the truth.
 
@@ -233,6 +242,8 @@ def simulate_movie(
     displace : callable, optional
         Gives the displacements (t, n, 2) of a layer's particles, of which it takes the places (n, 2), in px; by default
         they are independent.
+    reach : float
+        How far the specimen could move, px; further where ``shifts`` ask for it.
     size, spacing, diameter, twist
         As for `simulate`, the diameter in px.
 
@@ -242,7 +253,7 @@ def simulate_movie(
     truth : list of tuple
         Of every particle in view: frame, particle, layer, y, x (px).
     """
-    margin = np.abs(shifts).max() + 2 * diameter
+    margin = max(np.abs(shifts).max(), reach) + 2 * diameter
     specimen = make_specimen(rng, size, spacing, diameter, twist, 0.01, 0.0, False, margin)
     moved = None if displace is None else [displace(points) for points in specimen]
     first = [np.zeros(len(specimen[0])), np.zeros(len(specimen[1])) if arrival is None else arrival(specimen[1])]

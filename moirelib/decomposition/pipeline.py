@@ -193,7 +193,7 @@ def link_tracks(table: pd.DataFrame, search_range: float, problems: list[str]) -
     still["frame"] = np.unique(table["frame"], return_inverse=True)[1]
     lost = "The particles are not linked from frame to frame"
     number = keep_going(problems, lost, -1, lambda: number_tracks(still, search_range))
-    return sort_by_track(table[COLUMNS].assign(particle=number))
+    return sort_by_track(table.assign(particle=number)[COLUMNS])
 
 
 def convert_to_nm(particles: pd.DataFrame, working, movie, nm: float) -> pd.DataFrame:
@@ -203,17 +203,12 @@ def convert_to_nm(particles: pd.DataFrame, working, movie, nm: float) -> pd.Data
         # average the noise. A single frame is best fitted together with the crystal's regularity.
         particles = particles.assign(**{name: particles[f"{name}_likeliest"] for name in LIKELIEST})
     inside = particles["y"].between(-0.5, working[0] - 0.5) & particles["x"].between(-0.5, working[1] - 0.5)
-    particles = particles.loc[inside, [name for name in particles if not name.endswith("_likeliest")]]
-    in_px = ["y_std", "x_std", "diameter", "diameter_std"]
-    y, x = ((particles[c] + 0.5) / (working[k] / movie.shape[1 + k]) - 0.5 for k, c in enumerate("yx"))
-    return particles.assign(
-        particle=-1,
-        y=y,
-        x=x,
-        y_nm=y * movie.pixel_size,
-        x_nm=x * movie.pixel_size,
-        **{f"{name}_nm": particles[name] * nm for name in in_px},
-    ).drop(columns=in_px)
+    own = {c: values[inside].to_numpy() for c, values in particles.items() if not c.endswith("_likeliest")}
+    own |= {f"{name}_nm": own.pop(name) * nm for name in ("y_std", "x_std", "diameter", "diameter_std")}
+    for k, axis in enumerate("yx"):
+        own[axis] = (own[axis] + 0.5) / (working[k] / movie.shape[1 + k]) - 0.5
+        own[f"{axis}_nm"] = own[axis] * movie.pixel_size
+    return pd.DataFrame(own, copy=False)  # nothing of the wider table is held
 
 
 def draw_layers(particles: pd.DataFrame, working, shape) -> da.Array:

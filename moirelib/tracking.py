@@ -43,12 +43,7 @@ def link_particles(
     a particle was seen in one frame only.
     """
     number = number_tracks(particles.reset_index(drop=True)[["frame", "layer", *places]], search_range, memory)
-    return sort_by_track(particles.assign(particle=number))
-
-
-def sort_by_track(particles: pd.DataFrame) -> pd.DataFrame:
-    """Particles of a frame beside each other, layer by layer, in the order of their tracks."""
-    return particles.sort_values(["frame", "layer", "particle", "y"], ignore_index=True)
+    return particles.assign(particle=number).sort_values(["frame", "layer", "particle", "y"], ignore_index=True)
 
 
 def number_tracks(places: pd.DataFrame, search_range: float, memory: int = 2) -> np.ndarray:

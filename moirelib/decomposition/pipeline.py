@@ -13,7 +13,7 @@ from ..movies.layer_movie_writing import write_layer_movie
 from ..movies.movie import Movie
 from ..movies.reading import as_movie
 from ..output import output_folder
-from ..tracking import number_tracks, sort_by_track
+from ..tracking import number_tracks
 from .all_frames import FrameJob, describe_run, find_in_all_frames, look_at
 from .frame import LIKELIEST
 from .frame_checks import leave_noise_out
@@ -188,12 +188,16 @@ def follow_layers(found: FoundInFrames, working, problems: list[str], progress: 
 
 
 def link_tracks(table: pd.DataFrame, search_range: float, problems: list[str]) -> pd.DataFrame:
-    """The table's `COLUMNS` with the tracks' numbers, sorted by them; frames that were left out break no track."""
+    """The table's `COLUMNS`, ``particle`` numbered by tracks and sorted by them; left out frames break no track.
+
+    The table itself is used up, column by column: of a long movie, two would fill the memory.
+    """
     still = table[["layer", "y_still", "x_still"]].reset_index(drop=True)
     still["frame"] = np.unique(table["frame"], return_inverse=True)[1]
     lost = "The particles are not linked from frame to frame"
-    number = keep_going(problems, lost, -1, lambda: number_tracks(still, search_range))
-    return sort_by_track(table.assign(particle=number)[COLUMNS])
+    table["particle"] = keep_going(problems, lost, -1, lambda: number_tracks(still, search_range))
+    order = np.lexsort([table[name] for name in ("y", "particle", "layer", "frame")])
+    return pd.DataFrame({name: table.pop(name).to_numpy()[order] for name in COLUMNS}, copy=False)
 
 
 def convert_to_nm(particles: pd.DataFrame, working, movie, nm: float) -> pd.DataFrame:
@@ -213,7 +217,7 @@ def convert_to_nm(particles: pd.DataFrame, working, movie, nm: float) -> pd.Data
 
 def draw_layers(particles: pd.DataFrame, working, shape) -> da.Array:
     """Layer movies (t, 2, y, x), each image drawn when it is looked at; parameters as for `render_layer`."""
-    outlines = particles[[f"{name}_likeliest" for name in ("y", "x", "diameter")]]
+    outlines = particles[[f"{name}_likeliest" for name in ("y", "x", "diameter")]].copy()  # a view would hold the table
     rows = particles.groupby(["frame", "layer"]).indices
 
     def draw_block(block_id=None):

@@ -80,7 +80,7 @@ def disturbed(scene, fitted: bool, rng) -> pd.DataFrame:
     swapped = map_coordinates(waves, points.T / (rng.uniform(6, 10) * spacing / 4) + 4, order=1, mode="reflect") > 0
     channel = (layer == 2) ^ swapped ^ (rng.random(len(layer)) < flipped)
     table = pd.DataFrame({"channel": channel.astype(int), "y": points[:, 0], "x": points[:, 1], "truth": layer})
-    return table.assign(score=0.9, shown=False)
+    return table.assign(score=0.9, shown=False, diameter=np.nan)
 
 
 if __name__ == "__main__":

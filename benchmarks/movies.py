@@ -37,12 +37,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 import beer_lambert  # noqa: E402
 
 SEED = 4242
-SIZE, QUICK_SIZE, PIXEL_SIZE = 288, 224, 1.6  # pixels, pixels, nm
+SIZE, QUICK_SIZE, PIXEL_SIZE = 288, 192, 1.6  # pixels, pixels, nm
 SPACING, DIAMETER = 24.0, 16.8  # pixels
 DRIFT, JUMP = 0.5, 3.0  # spacings a frame, spacings
 VIBRATION = 0.02  # spacings
 GROWTH, GROWTH_FRAMES, ISLAND = (0.8, 1.0), 12, 0.3  # share of layer 2 at first and last; of the field, its radius
-SPRING, PHONON_FRAMES = 1.5, 160  # kT/nm², of elastic layers
+SPRING, PHONON_FRAMES, PHONON_SIZE = 1.5, 160, 224  # kT/nm², of elastic layers; frames, pixels
 
 
 def measure_motion(quick: bool) -> dict:
@@ -110,7 +110,7 @@ def measure_phonons(quick: bool) -> dict:
     step = np.random.default_rng((SEED, 9)).uniform(-DRIFT, DRIFT, (PHONON_FRAMES, 2)) * SPACING
     for name, film in (("abtem", film_ours), ("beer_lambert", film_other)):
         for kind, shifts in (("still", 0 * step), ("moving", step - step[0])):
-            images = film(SEED + 2, 12.0, shifts, QUICK_SIZE, elastic=True, reach=np.ptp(step, axis=0).max())[0]
+            images = film(SEED + 2, 12.0, shifts, PHONON_SIZE, elastic=True, reach=np.ptp(step, axis=0).max())[0]
             found = moirelib.decompose(images, pixel_size=PIXEL_SIZE, device="cpu").particles
             analysis = moirelib.analyze(found, np.array(images.shape[1:]) * PIXEL_SIZE)
             tables = analysis.summaries.get("phonons", {})

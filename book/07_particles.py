@@ -282,7 +282,7 @@ scene = random_scene(config, (700.0, 700.0), rng, spacing=38.0)
 answer = truth_table(scene, pixel_size=1.0)
 scattered = answer[["y", "x"]] + rng.normal(0, 1.0, (len(answer), 2))
 channel = (answer["layer"] - 1).where(answer["x"] < 350, 2 - answer["layer"])
-play = scattered.assign(channel=channel, score=1.0, shown=False)
+play = scattered.assign(channel=channel, score=1.0, shown=False, diameter=np.nan)
 named, lattices = assign_layers(play, diameter=answer["diameter_nm"].median())
 i, j = match(named[["y", "x"]], scattered, 1e-6)
 print("grains of layer 1:", [f"{g.spacing:.1f} nm, {g.angle:.1f}°" for g in lattices[0]])
@@ -384,7 +384,9 @@ def judge_scene(config, seed):
     patches = gaussian_filter(rng.standard_normal((32, 32)), 2.0)
     swapped = map_coordinates(patches, points.T / 60 + 1, order=1, mode="reflect") > 0
     channel = (table["layer"] == 2) ^ swapped ^ (rng.random(len(table)) < 0.1)
-    seen = points.assign(channel=channel.astype(int), score=1.0, shown=False, truth=table["layer"])
+    seen = points.assign(
+        channel=channel.astype(int), score=1.0, shown=False, diameter=np.nan, truth=table["layer"]
+    )
     named, _ = assign_layers(seen, width)
     right = (named["layer"] == named["truth"]).to_numpy()
     right = right if right.mean() >= 0.5 else ~right
@@ -718,7 +720,7 @@ for t in range(8):
     seen = true[["y", "x"]] + rng.normal(0, scatter, (len(true), 2))
     wrong = rng.random(len(true)) < 0.15
     channel = (true["layer"] - 1 + wrong) % 2
-    seen = seen.assign(channel=channel, score=1.0, shown=False, true=true["layer"])
+    seen = seen.assign(channel=channel, score=1.0, shown=False, diameter=np.nan, true=true["layer"])
     seen = seen[rng.random(len(true)) > missing].reset_index(drop=True)
     named = assign_layers(seen, width)[0].assign(frame=t)
     named_frames.append(named.assign(layer=3 - named["layer"]) if t == 5 else named)
@@ -1002,7 +1004,7 @@ for twist in (2, 12):
     for wrong in (0.0, 0.2, 0.4, 0.5):
         exchanged = np.random.default_rng(4).random(len(answer)) < wrong
         channel = (answer["layer"] - 1 + exchanged) % 2
-        guess = answer[["y", "x"]].assign(channel=channel, score=1.0, shown=False)
+        guess = answer[["y", "x"]].assign(channel=channel, score=1.0, shown=False, diameter=np.nan)
         named, _ = assign_layers(guess, answer["diameter_nm"].median())
         i, j = match(named[["y", "x"]], answer[["y", "x"]], 1e-6)
         right = np.mean(named["layer"].to_numpy()[i] == answer["layer"].to_numpy()[j])

@@ -104,7 +104,7 @@ def frame_of(points, rng, noise=10.0, contrast=0.5):
 
 def table_of(points, layer=1, lattice_fit=3.0, score=0.9):
     table = pd.DataFrame({"channel": layer - 1, "layer": layer, "y": points[:, 0], "x": points[:, 1]})
-    return table.assign(score=score, lattice_fit=lattice_fit, shown=False)
+    return table.assign(score=score, lattice_fit=lattice_fit, shown=False, diameter=np.nan)
 
 
 def completed(frame, table, spacing=16.0, step=complete):

@@ -32,7 +32,7 @@ def assign_layers(
     Parameters
     ----------
     particles : pandas.DataFrame
-        ``channel`` (0 or 1), ``y, x, score``; ``diameter`` of each particle where it was fitted; ``shown`` (bool),
+        ``channel`` (0 or 1), ``y, x, score``; ``diameter`` of each particle, NaN where it was not fitted; ``shown``,
         whether the fit to the frame has shown that it lies upon another one, False before.
     diameter : float
         Typical particle diameter, in the unit of ``y, x``.

@@ -133,7 +133,8 @@ def predict(model: torch.nn.Module, image: np.ndarray, tile: int = 512) -> tuple
 def locate(centers: np.ndarray, diameter: float, threshold: float = LOWEST_PEAK) -> pd.DataFrame:
     """Find particles in the network's output: ``channel`` (0-based), ``y, x`` (px) and ``score`` (height, 0 to 1).
 
-    ``shown`` is False: no fit has shown yet that two of them lie upon each other (`settle_overlaps`).
+    ``shown`` is False: no fit has shown yet that two of them lie upon each other (`settle_overlaps`); nor any
+    ``diameter``, which is NaN.
     Takes the peaks (channels, y, x) of `predict`, the expected diameter (px) and the lowest height of a peak. That is
     low by default: false peaks are removed later by the fit to the frame (`moirelib.decomposition.complete`), missed
     particles are harder to add.
@@ -146,7 +147,7 @@ def locate(centers: np.ndarray, diameter: float, threshold: float = LOWEST_PEAK)
         score = peaks[tuple(yx.T)]
         _, yx = measure_shares(peaks, yx, CENTER_REACH * diameter, FLOOR)
         tables.append(pd.DataFrame({"channel": channel, "y": yx[:, 0], "x": yx[:, 1], "score": score}))
-    return pd.concat(tables, ignore_index=True).assign(shown=False)
+    return pd.concat(tables, ignore_index=True).assign(shown=False, diameter=np.nan)
 
 
 def measure_shares(image, yx, reach, floor) -> tuple[np.ndarray, np.ndarray]:

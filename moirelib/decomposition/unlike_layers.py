@@ -87,8 +87,7 @@ def draw_graph(particles, diameter) -> tuple[sparse.csr_matrix, np.ndarray]:
     The U-Net's channels change places at grain boundaries, where they would decide: they are not asked.
     """
     yx = particles[["y", "x"]].to_numpy(float)
-    sizes = particles.get("diameter", pd.Series(np.nan, particles.index)).astype(float)
-    sizes = (sizes / sizes.median()).fillna(1.0).to_numpy()
+    sizes = (particles["diameter"] / particles["diameter"].median()).fillna(1.0).to_numpy()
     graph, counts = weigh_pairs(load_model(), yx / diameter, sizes, np.zeros(len(yx)))
     pairs = cKDTree(yx).query_pairs(DOUBLE_REACH * diameter, output_type="ndarray")
     i, j = pairs[particles["shown"].to_numpy(bool)[pairs].all(axis=1)].T

@@ -211,13 +211,14 @@ for ax in axes:
 # %%
 result.save(out)
 for saved in sorted(out.iterdir()):
-    print(f"{saved.name:15}{saved.stat().st_size / 1000:10.0f} kB")
+    print(f"{saved.name:20}{saved.stat().st_size / 1000:10.0f} kB")
 
 # %% [markdown]
 # | file | open it with |
 # |---|---|
 # | `layer_1.tif`, `layer_2.tif` | outlines of the particles of each layer; Fiji: drag and drop; *Image ▸ Color ▸ Merge Channels* overlays them, with the right scale |
 # | `particles.csv` | any spreadsheet, `pandas.read_csv`, or Fiji's *File ▸ Import ▸ Table* |
+# | `particles.parquet` | the same table with all digits: `pandas.read_parquet` |
 # | `summary.json` | any text editor; keep it with your results, since it records how they were made |
 #
 # One command does all of this without the pictures:
@@ -309,6 +310,7 @@ plt.show()
 # | "frames with suspiciously few particles" | the beam was off, a bubble, a lost focus | look at these frames (`summary["doubtful"]`) before you trust growth or defects there |
 # | "the specimen may have moved by other lattice vectors" | a jump in a field that one perfect lattice fills | numbers of tracks may change there (`summary["motion_undecided"]`); positions and layers do not |
 # | the run was stopped, or the computer went off | | give the same command again: finished frames are not computed again |
+# | the run takes hours | you want to look at what it has found | `moirelib analyze my_movie_layers`, or `pandas.read_parquet("my_movie_layers/unfinished")`: the finished frames, without tracks |
 # | a movie of many thousand frames takes too long | | `--frames ::10` first; `--roi`; `--scheduler` for a Dask cluster |
 # | single particles in the wrong layer | the lattice does not determine the layer there, or a whole grain is in the wrong layer | check `layer_confidence` and the figure of the layers |
 # | many tracks of two or three frames | motion above half a particle diameter per frame, or missed particles | record faster (drift is taken off) |

@@ -10,24 +10,13 @@ NM_TO_ANGSTROM = 10.0  # ASE counts in Å
 def to_atoms(particles: pd.DataFrame, gap: float | None = None) -> list[Atoms]:
     """One site per particle, one `ase.Atoms` per frame.
 
-    Parameters
-    ----------
-    particles : pandas.DataFrame
-        ``frame, layer, y_nm, x_nm, diameter_nm`` and, where known, ``particle`` and ``layer_confidence``.
-    gap : float, optional
-        Height of a layer over the next lower one, in nm; by default the median diameter, as of spheres that are stacked
-        on top of each other. Which of two layers is on top no image shows: layer 1 is put at the bottom.
+    ``particles`` have ``frame, layer, y_nm, x_nm, diameter_nm`` and, where known, ``particle`` and
+    ``layer_confidence``. ``gap`` is the height of a layer over the next lower one, in nm; by default the median
+    diameter, as of spheres that are stacked on top of each other. Which of two layers is on top no image shows: layer 1
+    is put at the bottom. ValueError if there are no particles, or the gap is not positive or not known.
 
-    Returns
-    -------
-    list of ase.Atoms
-        Positions (x, y, z) in Å, as ASE has them, with the y axis up: y is minus ``y_nm``. Arrays ``layer``,
-        ``diameter`` (Å), ``particle`` (-1: in no track) and ``layer_confidence``.
-
-    Raises
-    ------
-    ValueError
-        If there are no particles, or the gap is not positive or not known.
+    Positions (x, y, z) are in Å, as ASE has them, with the y axis up: y is minus ``y_nm``. Arrays are ``layer``,
+    ``diameter`` (Å), ``particle`` (-1: in no track) and ``layer_confidence``.
     """
     if len(particles) == 0:
         raise ValueError("there are no particles to export")

@@ -29,26 +29,13 @@ def assign_layers(
     near to be in the same layer. Small fields, and twists whose Moiré period is longer than the field, leave less; see
     `moirelib.decomposition.twist_note`.
 
-    Parameters
-    ----------
-    particles : pandas.DataFrame
-        ``channel`` (0 or 1), ``y, x, score``; ``diameter`` of each particle, NaN where it was not fitted; ``shown``,
-        whether the fit to the frame has shown that it lies upon another one, False before.
-    diameter : float
-        Typical particle diameter, in the unit of ``y, x``.
-    evidence : Evidence, optional
-        Weights of the evidence.
-    layers : int, optional
-        How many layers there are, 1 or 2, where that is known or to be tried; open by default.
+    ``particles`` have ``channel`` (0 or 1), ``y, x, score``; ``diameter``, NaN where it was not fitted; ``shown``,
+    whether the fit to the frame has shown that one lies upon another, False before. ``diameter`` is the typical one, in
+    the unit of ``y, x``. ``layers`` says how many there are, 1 or 2, where that is known or to be tried.
 
-    Returns
-    -------
-    particles : pandas.DataFrame
-        With ``layer`` (1 or 2), ``grain`` (-1 where none), ``layer_confidence`` (probability that the layer is right;
-        0.5 is a guess) and ``lattice_fit`` (3 on a site of its grain, 0 on average); a particle found twice in one
-        layer is kept once.
-    lattices : list of list of Lattice
-        The lattices of layer 1 and of layer 2, largest grain first.
+    Gives the particles with ``layer`` (1 or 2), ``grain`` (-1 where none), ``layer_confidence`` (probability that the
+    layer is right; 0.5 is a guess) and ``lattice_fit`` (3 on a site of its grain, 0 on average), of which one found
+    twice in one layer is kept once; and the lattices of layer 1 and of layer 2, largest grain first.
     """
     grains: list[Grain] = []
     if len(particles) >= GRAINS.fewest:

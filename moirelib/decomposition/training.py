@@ -270,20 +270,13 @@ def train(
 ) -> dict:
     """Train the U-Net on a library and write weights and, beside them, a card, which it gives.
 
-    Parameters
-    ----------
-    library : path-like
-        Zarr store made by `moirelib.simulation.make_library`. Its number of layers is the network's.
-    out : path-like
-        Weights to write (``.safetensors``); the card goes beside them as ``.json``, checkpoints into a folder
-        ``OUT.checkpoints`` from which an interrupted run resumes. It may resume with another number of steps: the
-        learning rate then follows the new plan, and the card says so.
-    config, seed, device, command : TrainingConfig, int, str, str
-        By default ``TrainingConfig.full()``; seed of weights and crops; ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``;
-        command line to record on the card.
-    workers : int, optional
-        Processes that prepare crops beside the training; 8 with CUDA and none without by default. More than none asks
-        a script on Windows or macOS to guard its start with ``if __name__ == "__main__"``.
+    ``library`` is a Zarr store of `moirelib.simulation.make_library`; its number of layers is the network's. Weights
+    go into ``out`` (``.safetensors``), the card beside them as ``.json``, checkpoints into a folder ``OUT.checkpoints``
+    from which an interrupted run resumes; it may do so with another number of steps: the learning rate then follows the
+    new plan, and the card says so. ``config`` is ``TrainingConfig.full()`` by default, ``seed`` that of weights and
+    crops, ``device`` as of `load_weights`, ``command`` what the card says. ``workers`` processes prepare crops beside
+    the training, 8 with CUDA and none without by default; more than none asks a script on Windows or macOS to guard its
+    start with ``if __name__ == "__main__"``.
     """
     config, out, commit, group = config or TrainingConfig.full(), Path(out), describe_commit(), open_library(library)
     count = group["frame"].shape[0]  # type: ignore[union-attr]  # an array

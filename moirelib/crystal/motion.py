@@ -10,6 +10,7 @@ import numpy as np
 from scipy.fft import next_fast_len
 from scipy.ndimage import gaussian_filter
 from scipy.signal import fftconvolve
+from scipy.spatial import cKDTree
 from skimage.feature import peak_local_max
 
 from .matching import pair_mutually_nearest
@@ -28,6 +29,7 @@ COMPARABLE = 0.3  # share of the pairs of the best candidate; those with fewer d
 FIT_ROUNDS = 3  # of pairing and fitting; more change no pair
 DECIDED = 7.0  # log-likelihood by which a motion must beat every other one: odds of 1,000
 SIGMAS = 1.5  # of the margin's noise, by which it must exceed that as well
+AROUND = 6  # particles nearest to one, whose mean step is taken off its own
 SAME_MOTION = 0.3  # shifts nearer than this are one candidate
 
 
@@ -135,19 +137,33 @@ class _Fit:
 
 def _match_frames(before, now, start, reach, shape) -> _Fit:
     """Motion by least squares over pairs of nearest particles, from a start."""
-    motion, scatter = start, reach
+    motion = start
     known: tuple[np.ndarray, ...] = ()
     for _ in range(FIT_ROUNDS):
         i, j = pair_mutually_nearest(motion.apply(before), now, reach)
         if not len(i) or np.array_equal((i, j), known):  # the same pairs would give the same motion
             break
         known = i, j
-        motion, scatter = fit_similarity(to_complex(before[i]), to_complex(now[j]))
+        motion, _ = fit_similarity(to_complex(before[i]), to_complex(now[j]))
     there, back = motion.apply(before), motion.inverse().apply(now)
     i, j = pair_mutually_nearest(there, now, reach)
     inner = [np.all((p > 0) & (p < np.array(shape) - 1), axis=1) for p in (there, back)]
     alone = inner[0].sum() + inner[1].sum() - inner[0][i].sum() - inner[1][j].sum()
-    return _Fit(motion, scatter, np.sum((there[i] - now[j]) ** 2, axis=1), int(alone))
+    left = _take_waves_off(now[j], there[i] - now[j])
+    scatter = np.median(left) / np.sqrt(2 * np.log(2)) if len(left) else reach  # median of a Rayleigh distribution
+    return _Fit(motion, float(scatter), left**2, int(alone))
+
+
+def _take_waves_off(points: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """Length (n,) of what is left of steps once those of the nearest particles are taken off.
+
+    Long elastic waves move neighbours alike. They would make the scatter of a shift that leaves a wide overlap larger
+    than that of one that leaves a narrow one.
+    """
+    if len(points) <= AROUND:
+        return np.hypot(*steps.T)
+    near = cKDTree(points).query(points, AROUND + 1)[1][:, 1:]
+    return np.hypot(*(steps - steps[near].mean(axis=1)).T) * np.sqrt(AROUND / (AROUND + 1))
 
 
 def _weigh(fits: list[_Fit], sharpest: float, reach: float) -> list[np.ndarray]:

@@ -30,6 +30,8 @@ FIT_ROUNDS = 3  # of pairing and fitting; more change no pair
 DECIDED = 7.0  # log-likelihood by which a motion must beat every other one: odds of 1,000
 SIGMAS = 1.5  # of the margin's noise, by which it must exceed that as well
 AROUND = 6  # particles nearest to one, whose mean step is taken off its own
+MORE_MISSED = 0.1  # share of particles, beyond the least, that a fit may leave alone to show how right pairs scatter
+SIGMAS_ALIKE = 3.0  # by which two scatters may differ and still be one
 SAME_MOTION = 0.3  # shifts nearer than this are one candidate
 
 
@@ -177,7 +179,14 @@ def _weigh(fits: list[_Fit], sharpest: float, reach: float) -> list[np.ndarray]:
     if not good:
         return [np.zeros(1)] * len(fits)
     scatter, missed = (np.array([getattr(fit, name) for fit in good]) for name in ("scatter", "missed"))
-    right, wrong = max(scatter.min(), sharpest), max(np.median(scatter), sharpest)
+    # How right pairs scatter: of fits that leave few particles alone; of these, as the least scatter of many is too
+    # small by chance, the one of the most pairs whose scatter may be as small.
+    error = 0.5 / np.log(2) / np.sqrt([len(fit.squared) for fit in good])  # relative, of a Rayleigh distribution's median
+    few = missed <= missed.min() + MORE_MISSED
+    least_scatter = np.where(few, scatter, np.inf).argmin()
+    alike = few & (scatter <= scatter[least_scatter] * (1 + SIGMAS_ALIKE * error[least_scatter]))
+    right = max(scatter[np.where(alike, error, np.inf).argmin()], sharpest)
+    wrong = max(np.median(scatter), right)
     least, usual = max(missed.min(), LEAST_MISSED), min(max(np.median(missed), LEAST_MISSED), 1 - LEAST_MISSED)
     found, lost = np.log((1 - least) / (1 - usual)), np.log(least / usual)
     gains = []

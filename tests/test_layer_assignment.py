@@ -46,9 +46,8 @@ def detections(points, layer, rng, field=400, noise=0.03, missed=0.03, false=0.0
     n = int(false * len(table))
     nothing = {"channel": rng.integers(0, 2, n), "score": 0.5, "truth": 0}
     nothing |= {"y": rng.uniform(0, field, n), "x": rng.uniform(0, field, n)}
-    return pd.concat([table.assign(truth=layer), pd.DataFrame(nothing)], ignore_index=True).assign(
-        shown=False, diameter=np.nan
-    )
+    table = pd.concat([table.assign(truth=layer), pd.DataFrame(nothing)], ignore_index=True)
+    return table.assign(shown=False, diameter=np.nan)
 
 
 def detections_of_scene(config, seed, field=400, **mistakes):

@@ -116,14 +116,18 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 def write_found(path: Path, found: Found) -> None:
     """Write what was found in a frame: a table of its particles and, in the table's metadata as JSON, the rest."""
     table = found.particles.reindex(columns=[*KEPT, *SHOWN]).astype(float).astype({"layer": int})
-    rest = json.dumps(asdict(replace(found, particles=pd.DataFrame())) | {"particles": None}, default=float)
+    imaging = None if found.imaging is None else asdict(found.imaging)
+    lattices = [[asdict(one) for one in layer] for layer in found.lattices]
+    rest = {"imaging": imaging, "lattices": lattices, "why": found.why, "cut": found.cut}
     arrow = pa.Table.from_pandas(table, preserve_index=False)
-    parquet.write_table(arrow.replace_schema_metadata(arrow.schema.metadata | {b"found": rest}), path)
+    metadata = arrow.schema.metadata | {b"found": json.dumps(rest, default=float)}
+    parquet.write_table(arrow.replace_schema_metadata(metadata), path)
 
 
 def read_found(path: Path) -> Found:
     """Read what `write_found` wrote; the same to the last bit."""
-    arrow = parquet.ParquetFile(path).read()
+    with open(path, "rb") as raw:  # or Windows could not delete it
+        arrow = parquet.ParquetFile(raw).read()
     rest = json.loads(arrow.schema.metadata[b"found"])
     lattices = [[Lattice(**one) for one in layer] for layer in rest["lattices"]]
     imaging = Imaging(**rest["imaging"]) if rest["imaging"] else None

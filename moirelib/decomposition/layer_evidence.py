@@ -162,12 +162,8 @@ class Surroundings:
     def _find_crowded_pairs(self, particles, shown):
         """Pairs too near for one layer, and the log-odds against it."""
         evidence, diameter, distance = self.evidence, self.diameter, self.pair_distance
-        diameters = (
-            particles["diameter"]
-            .fillna(diameter)
-            .clip(*(limit * diameter for limit in evidence.diameter_range))
-            .to_numpy()
-        )
+        least, most = (limit * diameter for limit in evidence.diameter_range)
+        diameters = particles["diameter"].fillna(diameter).clip(least, most).to_numpy()
         touch = 0.5 * (diameters[self.pairs[:, 0]] + diameters[self.pairs[:, 1]])
         of_diameters, of_spacings = evidence.crowd_limit
         crowded = (distance < of_diameters * touch) | (distance < of_spacings * self.spacing)

@@ -6,7 +6,8 @@ import pytest
 
 from moirelib.crystal import Motion, estimate_motion, hexagonal_lattice
 from moirelib.decomposition import measure_motion
-from moirelib.decomposition.movie_motion import take_motion_off
+from moirelib.decomposition.movie_motion import follow_steps, take_motion_off
+from moirelib.simulation import thermal_displacements
 
 SPACING, SHAPE = 16.0, (288.0, 288.0)
 MIDDLE = np.array([[144.0, 144.0]])
@@ -57,6 +58,24 @@ def test_vacancies_decide_for_a_single_lattice():
     found = estimate_motion(view(layers, Motion(), rng), view(layers, true, rng), SPACING, SHAPE)
     assert found.decided
     assert np.abs(found.motion.apply(MIDDLE) - true.apply(MIDDLE)).max() < 0.02 * SPACING
+
+
+def test_elastic_layers_show_random_steps():
+    """Long waves scatter the pairs of a wide overlap, and a Moiré period brings both layers nearly upon themselves."""
+    rng = np.random.default_rng(205)
+    shifts = rng.uniform(-0.5, 0.5, (16, 2)) * SPACING
+    nm = 38.4 / SPACING  # at 1.5 kT/nm² of a spring, some 0.04 spacings
+    layers = [hexagonal_lattice(SPACING, angle, (72.0, 72.0), 200.0) for angle in (7.0, 17.0)]
+    waves = [thermal_displacements(nm * p, nm * SPACING, 1.5, len(shifts), rng) / nm for p in layers]
+    places = []
+    for t, shift in enumerate(shifts):
+        points = shift + np.concatenate([p + wave[t] for p, wave in zip(layers, waves, strict=True)])
+        points += 0.01 * SPACING * rng.standard_normal(points.shape)
+        places.append(points[np.all((points > 0) & (points < 144), axis=1)])
+    _, steps, undecided = follow_steps(places, SPACING, (144.0, 144.0), None, "")
+    moved = np.array([step.apply(MIDDLE / 2)[0] - MIDDLE[0] / 2 for step in steps[1:]])
+    assert np.hypot(*(moved - np.diff(shifts, axis=0)).T).max() < 0.3 * SPACING
+    assert len(undecided) <= 2
 
 
 def test_motions_add_up_and_go_back():

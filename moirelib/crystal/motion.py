@@ -10,6 +10,7 @@ import numpy as np
 from scipy.fft import next_fast_len
 from scipy.ndimage import gaussian_filter
 from scipy.signal import fftconvolve
+from scipy.spatial import cKDTree
 from skimage.feature import peak_local_max
 
 from .matching import pair_mutually_nearest
@@ -27,7 +28,11 @@ FARTHEST_PAIR = 3.0  # medians of the residuals; pairs further apart do not coun
 COMPARABLE = 0.3  # share of the pairs of the best candidate; those with fewer do not show what a wrong shift leaves
 FIT_ROUNDS = 3  # of pairing and fitting; more change no pair
 DECIDED = 7.0  # log-likelihood by which a motion must beat every other one: odds of 1,000
+ABOUT_AS_MUCH = 3.0  # log-likelihood by which another one may beat the expected motion: odds of 20
 SIGMAS = 1.5  # of the margin's noise, by which it must exceed that as well
+AROUND = 6  # particles nearest to one, whose mean step is taken off its own
+MORE_MISSED = 0.1  # share of particles, beyond the least, that a fit may leave alone to show how right pairs scatter
+SIGMAS_ALIKE = 3.0  # by which two scatters may differ and still be one
 SAME_MOTION = 0.3  # shifts nearer than this are one candidate
 
 
@@ -77,8 +82,8 @@ def estimate_motion(
     """Estimate how the particles of one frame (n, 2) moved to those of another (m, 2), over up to a frame's width.
 
     Takes particles of both frames, of all layers or of one; the spacing within a layer; height and width; all in one
-    unit. The ``expected`` motion, by default none, is tried as well, and chosen where the particles decide nothing;
-    ``trust`` is the log-likelihood that another one must explain beyond what decides otherwise.
+    unit. The ``expected`` motion, by default none, is tried as well, and chosen where no other explains clearly more;
+    ``trust`` is a log-likelihood by which another one must do so beyond what is enough otherwise.
     """
     expected = Motion() if expected is None else expected
     if min(len(before), len(now)) == 0:
@@ -96,7 +101,7 @@ def estimate_motion(
     margin = float(scores[best] - rivals.max(initial=-np.inf))
     noise = float(np.sqrt(len(gains[best])) * gains[best].std())
     # The one nearest to what was expected, of those that explain about as much.
-    chosen = int(np.where(scores >= scores[best] - DECIDED - trust, far, np.inf).argmin())
+    chosen = int(np.where(scores >= scores[best] - ABOUT_AS_MUCH - trust, far, np.inf).argmin())
     return MotionEstimate(fits[chosen].motion, 1 - fits[chosen].missed, margin, noise)
 
 
@@ -135,19 +140,33 @@ class _Fit:
 
 def _match_frames(before, now, start, reach, shape) -> _Fit:
     """Motion by least squares over pairs of nearest particles, from a start."""
-    motion, scatter = start, reach
+    motion = start
     known: tuple[np.ndarray, ...] = ()
     for _ in range(FIT_ROUNDS):
         i, j = pair_mutually_nearest(motion.apply(before), now, reach)
         if not len(i) or np.array_equal((i, j), known):  # the same pairs would give the same motion
             break
         known = i, j
-        motion, scatter = fit_similarity(to_complex(before[i]), to_complex(now[j]))
+        motion, _ = fit_similarity(to_complex(before[i]), to_complex(now[j]))
     there, back = motion.apply(before), motion.inverse().apply(now)
     i, j = pair_mutually_nearest(there, now, reach)
     inner = [np.all((p > 0) & (p < np.array(shape) - 1), axis=1) for p in (there, back)]
     alone = inner[0].sum() + inner[1].sum() - inner[0][i].sum() - inner[1][j].sum()
-    return _Fit(motion, scatter, np.sum((there[i] - now[j]) ** 2, axis=1), int(alone))
+    left = _take_waves_off(now[j], there[i] - now[j])
+    scatter = np.median(left) / np.sqrt(2 * np.log(2)) if len(left) else reach  # median of a Rayleigh distribution
+    return _Fit(motion, float(scatter), left**2, int(alone))
+
+
+def _take_waves_off(points: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """Length (n,) of what is left of steps once those of the nearest particles are taken off.
+
+    Long elastic waves move neighbours alike. They would make the scatter of a shift that leaves a wide overlap larger
+    than that of one that leaves a narrow one.
+    """
+    if len(points) <= AROUND:
+        return np.hypot(*steps.T)
+    near = cKDTree(points).query(points, AROUND + 1)[1][:, 1:]
+    return np.hypot(*(steps - steps[near].mean(axis=1)).T) * np.sqrt(AROUND / (AROUND + 1))
 
 
 def _weigh(fits: list[_Fit], sharpest: float, reach: float) -> list[np.ndarray]:
@@ -161,7 +180,14 @@ def _weigh(fits: list[_Fit], sharpest: float, reach: float) -> list[np.ndarray]:
     if not good:
         return [np.zeros(1)] * len(fits)
     scatter, missed = (np.array([getattr(fit, name) for fit in good]) for name in ("scatter", "missed"))
-    right, wrong = max(scatter.min(), sharpest), max(np.median(scatter), sharpest)
+    # How right pairs scatter: of fits that leave few particles alone; of these, as the least scatter of many is too
+    # small by chance, the one of the most pairs whose scatter may be as small.
+    error = 0.5 / np.log(2) / np.sqrt([len(fit.squared) for fit in good])  # relative, of a Rayleigh median
+    few = missed <= missed.min() + MORE_MISSED
+    least_scatter = np.where(few, scatter, np.inf).argmin()
+    alike = few & (scatter <= scatter[least_scatter] * (1 + SIGMAS_ALIKE * error[least_scatter]))
+    right = max(scatter[np.where(alike, error, np.inf).argmin()], sharpest)
+    wrong = max(np.median(scatter), right)
     least, usual = max(missed.min(), LEAST_MISSED), min(max(np.median(missed), LEAST_MISSED), 1 - LEAST_MISSED)
     found, lost = np.log((1 - least) / (1 - usual)), np.log(least / usual)
     gains = []

@@ -21,7 +21,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..simulation.library import open_library
-from .network import CENTER_WIDTH, WORKING_DIAMETER, build_unet, choose_device, normalize, save_weights
+from .network import CENTER_WIDTH, WORKING_DIAMETER, build_unet, choose_device, load_weights, normalize, save_weights
 
 CENTER_WEIGHT = 2.0  # of the centres' cross-entropy: they cover few pixels
 CURVE = 200  # most points of the loss on a card, each the mean of a stretch
@@ -213,13 +213,14 @@ class CountingSampler(Sampler):
 class LayerUNet(lightning.LightningModule):
     """U-Net with its loss and its schedule, for Lightning's loop."""
 
-    def __init__(self, config: TrainingConfig, layers: int = 2):
+    def __init__(self, config: TrainingConfig, layers: int = 2, start: str | PathLike[str] | None = None):
         super().__init__()
         self.config, self.layers = config, layers
         self.curve: list[float] = []
         self.plans: list[dict] = []  # other lengths that earlier parts of this run were planned for
         # A quarter faster on CPUs; PyTorch's types do not know the argument.
-        self.model = build_unet(layers).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model = build_unet(layers) if start is None else grow_network(start, layers)
+        self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def training_step(self, batch, _):
         """One optimiser step's loss."""
@@ -259,6 +260,17 @@ class LayerUNet(lightning.LightningModule):
             self.plans = [*self.plans, {"until_step": len(self.curve), "planned_steps": before["steps"]}]
 
 
+def grow_network(weights: str | PathLike[str], layers: int) -> torch.nn.Module:
+    """The network of some weights with channels for so many layers: new ones start at random, all else as it was."""
+    model, trained = build_unet(layers), load_weights(weights, "cpu").state_dict()
+    for name in ("final_conv.weight", "final_conv.bias"):
+        old, new = trained.pop(name).unflatten(0, (2, -1)), model.state_dict()[name].unflatten(0, (2, -1))
+        known = min(old.shape[1], layers)
+        new[:, :known] = old[:, :known]
+    model.load_state_dict(trained, strict=False)
+    return model
+
+
 def train(
     library: str | PathLike[str],
     out: str | PathLike[str],
@@ -267,6 +279,7 @@ def train(
     device: str = "auto",
     command: str = "",
     workers: int | None = None,
+    start: str | PathLike[str] | None = None,
 ) -> dict:
     """Train the U-Net on a library and write weights and, beside them, a card, which it gives.
 
@@ -276,13 +289,13 @@ def train(
     new plan, and the card says so. ``config`` is ``TrainingConfig.full()`` by default, ``seed`` that of weights and
     crops, ``device`` as of `load_weights`, ``command`` what the card says. ``workers`` processes prepare crops beside
     the training, 8 with CUDA and none without by default; more than none asks a script on Windows or macOS to guard its
-    start with ``if __name__ == "__main__"``.
+    start with ``if __name__ == "__main__"``. ``start`` names weights to go on from, perhaps of fewer layers.
     """
     config, out, commit, group = config or TrainingConfig.full(), Path(out), describe_commit(), open_library(library)
     count = group["frame"].shape[0]  # type: ignore[union-attr]  # an array
     split = count - max(1, round(config.validation * count))
     lightning.seed_everything(seed, verbose=False)
-    module = LayerUNet(config, group["mask"].shape[1])  # type: ignore[union-attr]  # likewise
+    module = LayerUNet(config, group["mask"].shape[1], start)  # type: ignore[union-attr]  # likewise
     hours = fit(module, LibraryCrops(group, range(split), config, seed), config, out, device, workers)
     scores = validate(module.model, LibraryCrops(group, range(split, count), config, seed, augment=False))
     stretches = np.array_split(module.curve, min(CURVE, len(module.curve)))

@@ -80,9 +80,12 @@ class LibraryConfig:
         return cls()
 
     @classmethod
-    def training(cls) -> "LibraryConfig":
-        """What the shipped weights were trained on."""
-        return cls(images=4000, shape=(448, 448), recipe=0.25)
+    def training(cls, layers: int = 2) -> "LibraryConfig":
+        """What the shipped weights were trained on; those of three layers on some scenes of one and two as well."""
+        if layers == 2:
+            return cls(images=4000, shape=(448, 448), recipe=0.25)
+        lattice = LatticeConfig(layers=layers, single_layer=0.1, two_layers=0.3, island=0.3, edge=0.2)
+        return cls(images=1200, shape=(320, 320), lattice=lattice)
 
     @classmethod
     def published(cls) -> "LibraryConfig":

@@ -73,6 +73,7 @@ class LatticeConfig:
     interstitials: tuple[float, float] = (0.0, 0.004)  # fraction of sites
     dislocations: float = 0.3  # mean number in the field of a layer without a boundary (Poisson)
     single_layer: float = 0.12  # probability that all layers but the base are empty
+    two_layers: float = 0.0  # probability that, of the other scenes, only two layers hold particles
     island: float = 0.5  # probability that an upper layer is an island rather than as large as the layer below
     edge: float = 0.4  # probability that the base layer has an edge inside the field
     boundary: float = 0.3  # probability of a boundary between two grains in the base layer
@@ -121,14 +122,15 @@ def random_scene(
     center = np.asarray(field) / 2 + rng.uniform(-0.5, 0.5, 2) * spacing
     lattice = spacing, rng.uniform(0.0, 60.0), center
     outline = _random_outline(field, rng, BASE_RADIUS, _fill_field) if rng.random() < config.edge else _fill_field
-    single = rng.random() < config.single_layer
+    filled = 1 if rng.random() < config.single_layer else config.layers
+    filled = 2 if filled > 2 and config.two_layers and rng.random() < config.two_layers else filled
     layers = [_random_layer(config, field, size, lattice, outline, True, rng)]
-    for _ in range(config.layers - 1):
+    for k in range(1, config.layers):
         lattice, island = _upper_lattice(config, lattice, size, rng), rng.random() < config.island
         outline = _random_outline(field, rng, ISLAND_RADIUS, outline) if island else _step_back(outline)
         layer = _random_layer(config, field, size, lattice, outline, False, rng)
         z = layers[-1].z + particle_height(shape, diameter, height, rounding) + rng.uniform(*config.gap)
-        layers.append(replace(layer.select(np.zeros(0, int)), z=z, defects=()) if single else replace(layer, z=z))
+        layers.append(replace(layer.select(np.zeros(0, int)), z=z, defects=()) if k >= filled else replace(layer, z=z))
     return Scene(tuple(layers), field, shape, height, rounding)
 
 

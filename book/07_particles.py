@@ -1050,7 +1050,7 @@ print(pd.concat(rows).groupby("overlapped")["claim"].describe()[["count", "50%"]
 #   be split by mistake. The figure of the layers shows this at once; `layer_confidence` may not.
 # - **Two layers of unlike lattices** show no second hexagon near the first one's spacing. Where the lattices say "one layer"
 #   but a network of points sees two around the particles, the graph of its log-odds is cut in two and both answers are
-#   fitted to the frame (`moirelib.decomposition.unlike_layers`).
+#   fitted to the frame (`moirelib.decomposition.layers_by_points`).
 # - **Tilted columns of a single layer** look like two layers slightly shifted. Where two lattices are that similar, the
 #   frame is fitted with one layer and with two. The answer is one layer if most particles were found twice and a second
 #   layer explains little more. So two real layers that coincide over the whole field may be reported as one, most of all

@@ -73,7 +73,7 @@ def _add_command(commands: Any, run: Callable, name: str, summary: str, epilog: 
 _DECOMPOSE = """\
 writes into DIR:
   layer_1.tif    the base layer's particles alone, 0-255, (t, y, x); opens in Fiji with its scale
-  layer_2.tif    the same for the layer on top of it; black where the movie holds one layer only
+  layer_2.tif    the same for the layer on top of it; black where the movie holds one layer only (of three: layer_3.tif)
   particles.csv  one row per particle, layer and frame: position, diameter and their errors in nm
   summary.json   what was run, particle counts, spacings and twist, frames that were left out
   particles.parquet  the same table with all digits
@@ -116,7 +116,7 @@ def _add_movie_commands(commands: Any) -> None:
     p.add_argument("--pixel-size", type=float, metavar="NM", help="nm per pixel; needed where the file has no scale")
     p.add_argument("--frame-time", type=float, metavar="S", help="seconds per frame; needed where the file has none")
     p.add_argument("--diameter", type=float, metavar="NM", help="rough particle diameter; estimated when not given")
-    p.add_argument("--layers", type=int, choices=[1, 2], help="how many there are; found when not given")
+    p.add_argument("--layers", type=int, choices=[1, 2, 3], help="how many there are; found when not given")
     p.add_argument("--weights", metavar="FILE", help="other network weights (.safetensors)")
     p.add_argument("--frames", metavar="A:B:STEP", help="only these frames, as in Python: 100:200, ::10")
     p.add_argument("--roi", metavar="Y0:Y1,X0:X1", help="only this part of the field of view, in pixels")
@@ -202,7 +202,7 @@ def _decompose_one(args: argparse.Namespace, path: str, out: str) -> None:
     result = decompose(movie, **known, device=where, progress=True, checkpoint=kept)
     result.save(out)
     s = result.summary
-    print(f"{s['frames']} frame(s), {s['particles']['layer_1']} + {s['particles']['layer_2']} particles -> {out}")
+    print(f"{s['frames']} frame(s), {' + '.join(map(str, s['particles'].values()))} particles -> {out}")
     print(s["note"])
 
 

@@ -33,9 +33,9 @@ def path(name: str) -> Path:
     return file
 
 
-def weights_path() -> Path:
-    """Path of the shipped network weights."""
-    return path("unet.safetensors")
+def weights_path(layers: int = 2) -> Path:
+    """Path of the shipped weights of the network for up to two, or for three layers."""
+    return path("unet.safetensors" if layers < 3 else "unet_three.safetensors")
 
 
 def sample() -> tuple[Movie, pd.DataFrame]:

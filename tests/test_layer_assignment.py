@@ -1,15 +1,17 @@
 """Layers: lattices name them where the network does not, movies vote, and confidence is what it says."""
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy.ndimage import gaussian_filter
-from scipy.special import expit, logit
+from scipy.special import expit, logit, softmax
 
 from moirelib.crystal import Lattice, Motion, extent, find_lattice, fold_hexagonal, hexagonal_lattice, moire_period
 from moirelib.decomposition import Evidence, assign_layers, measure_motion, twist_note, vote
+from moirelib.decomposition.layer_assignment import exclude_pairs
 from moirelib.decomposition.layer_evidence import Surroundings
 from moirelib.decomposition.overlapping_grains import split_in_two
 from moirelib.simulation import LatticeConfig, grain_boundary, random_scene, truth_table, twin_boundary
@@ -301,8 +303,30 @@ def follow(table, frames):
 @pytest.mark.parametrize("exchanged", [(), (1, 4), (0, 1, 2, 4)])
 def test_names_are_aligned_over_frames(exchanged):
     voted, said = vote(movie(exchanged=exchanged), D, rest(6))
-    assert said == [t in exchanged for t in range(6)]
+    assert (said[:, 0] == 1).tolist() == [t in exchanged for t in range(6)]
     assert wrong_share(voted) < 0.01
+
+
+def test_names_of_three_layers_are_aligned_over_frames():
+    table, orders = movie(wrong=0.0), list(itertools.permutations((1, 2, 3)))
+    third = table[table["layer"] == 1].assign(layer=3, truth=3)
+    third["y"] += 0.4 * SPACING
+    third = third[np.hypot(third["y"] - 60, third["x"] - 130) < 35]
+    table = pd.concat([table, third], ignore_index=True).sort_values("frame", kind="stable", ignore_index=True)
+    named = np.array(orders)[table["frame"], table["layer"] - 1]
+    voted, said = vote(table.assign(layer=named), D, rest(6))
+    assert wrong_share(voted) == 0
+    assert [tuple(names.argsort() + 1) for names in said] == orders
+
+
+@pytest.mark.parametrize("layers", [2, 3])
+def test_two_particles_that_exclude_each_other_have_the_exact_probabilities(layers):
+    own, strength = np.log(np.random.default_rng(layers).dirichlet(np.ones(layers), 2)), 2.5
+    both = np.exp(own[0])[:, None] * np.exp(own[1]) * np.exp(-strength * np.eye(layers))
+    start = np.zeros((2, 1, layers))
+    found = softmax(exclude_pairs(own, start, np.array([[0, 1]]), np.array([strength]), 60)[0], axis=1)
+    np.testing.assert_allclose(found[0], both.sum(axis=1) / both.sum(), rtol=1e-9)
+    np.testing.assert_allclose(found[1], both.sum(axis=0) / both.sum(), rtol=1e-9)
 
 
 @pytest.mark.parametrize("drift", [(0.0, 0.0), (5.0, 2.0)])
@@ -318,7 +342,7 @@ def test_a_mistake_in_one_frame_is_corrected_by_the_track(drift):
 def test_a_drifting_movie_is_followed_over_more_than_a_spacing():
     table = movie(frames=10, drift=(5.0, 2.0), exchanged=(3, 7))
     voted, said = vote(table, D, follow(table, 10))
-    assert said == [t in (3, 7) for t in range(10)]
+    assert (said[:, 0] == 1).tolist() == [t in (3, 7) for t in range(10)]
     assert wrong_share(voted) < 0.3 * wrong_share(movie(frames=10, drift=(5.0, 2.0)))
 
 
@@ -334,7 +358,7 @@ def test_empty_frames_are_survived(empty):
 def test_a_movie_without_particles_stays_empty():
     voted, said = vote(movie().iloc[:0], D, rest(2))
     assert len(voted) == 0
-    assert said == [False, False]
+    assert said.tolist() == [[0, 1], [0, 1]]
 
 
 def test_votes_of_one_track_share_their_ambiguities():
@@ -350,7 +374,7 @@ def test_votes_of_one_track_share_their_ambiguities():
 
 def test_layer_1_reaches_furthest_over_the_whole_movie():
     voted, said = vote(movie(wrong=0.0, exchanged=range(6)), D, rest(6))
-    assert said == [True] * 6
+    assert said.tolist() == [[1, 0]] * 6
     assert wrong_share(voted) == 0
 
 

@@ -79,13 +79,13 @@ def test_a_second_layer_that_is_not_alike_is_no_alternative_to_one():
     ],
 )
 def test_unlike_layers_are_chosen_where_they_explain_more(angle, unexplained, found, layers):
-    one, two = layers_at([7.0], unexplained), replace(layers_at([7.0, angle], 1.0, found), unlike=True)
+    one, two = layers_at([7.0], unexplained), replace(layers_at([7.0, angle], 1.0, found), by_points=True)
     assert choose_hypothesis([one, two]).found == layers
 
 
 @pytest.mark.parametrize("found", [0.0, 0.6])
 def test_the_number_that_is_given_needs_no_evidence(found):
-    one, two = layers_at([7.0], 1.0), replace(layers_at([7.0, 8.0], 1.0, found), unlike=True)
+    one, two = layers_at([7.0], 1.0), replace(layers_at([7.0, 8.0], 1.0, found), by_points=True)
     asked = replace(one, asked=2)
     assert choose_hypothesis([asked, two], given=2) is (two if found else asked)
     assert choose_hypothesis([one, two]) is one
@@ -95,19 +95,19 @@ def test_the_number_that_is_given_needs_no_evidence(found):
 def tried(monkeypatch):
     """What was fitted, in order; every fit finds one layer, that of unlike layers two."""
 
-    def fit(frame, detections, diameter, asked, like, unlike=False):
-        fitted.append("unlike" if unlike else asked)
-        return layers_at([7.0, 30.0] if unlike else [7.0], 1.0, found=1.0)
+    def fit(frame, detections, diameter, asked, like, by_points=False):
+        fitted.append("by points" if by_points else asked)
+        return replace(layers_at([7.0, 30.0] if by_points else [7.0], 1.0, found=1.0), asked=asked)
 
     fitted = []
     monkeypatch.setattr(layer_count, "fit_hypothesis", fit)
     return fitted
 
 
-@pytest.mark.parametrize(("layers", "asked"), [(1, [1]), (2, [2, "unlike"])])
+@pytest.mark.parametrize(("layers", "asked"), [(1, [1]), (2, [2, "by points"])])
 def test_where_layers_are_given_no_other_number_is_tried(layers, asked, tried, monkeypatch):
-    monkeypatch.setattr(layer_count, "show_two_layers", lambda *_: pytest.fail("nobody asked"))
-    hypotheses = layer_count.propose_hypotheses(None, None, 12.0, SharedByFrames(given=layers))
+    monkeypatch.setattr(layer_count, "count_layers_around", lambda *_: pytest.fail("nobody asked"))
+    hypotheses = layer_count.propose_hypotheses(None, None, None, 12.0, SharedByFrames(given=layers))
     assert (tried, choose_hypothesis(hypotheses, layers).found) == (asked, layers)
 
 
@@ -115,17 +115,41 @@ def test_where_layers_are_given_no_other_number_is_tried(layers, asked, tried, m
     ("shared", "shown", "asked"),
     [
         (SharedByFrames(), False, [None]),
-        (SharedByFrames(), True, [None, "unlike"]),
+        (SharedByFrames(), True, [None, "by points"]),
         (SharedByFrames(Imaging(), layers=1), True, [None]),  # the frames that a movie learns from have decided
         (SharedByFrames(Imaging(), layers=2), True, [2]),
-        (SharedByFrames(Imaging(), layers=2, unlike=True), True, ["unlike"]),
+        (SharedByFrames(Imaging(), layers=2, by_points=True), True, ["by points"]),
     ],
 )
 def test_a_fit_is_made_only_where_it_can_change_the_choice(shared, shown, asked, tried, monkeypatch):
     monkeypatch.setattr(layer_count, "count_layers", lambda *_: None)
-    monkeypatch.setattr(layer_count, "show_two_layers", lambda *_: shown)
-    layer_count.propose_hypotheses(None, None, 12.0, shared)
+    monkeypatch.setattr(layer_count, "merge_finds", lambda finds, _: finds)
+    monkeypatch.setattr(layer_count, "count_layers_around", lambda *_: (shown, 0.0))
+    layer_count.propose_hypotheses(None, None, None, 12.0, shared)
     assert tried == asked
+
+
+@pytest.mark.parametrize(
+    ("shared", "around", "tried_three", "kept"),
+    [
+        (SharedByFrames(), [0.05], False, False),  # as in two layers
+        (SharedByFrames(), [0.3, 0.9], True, True),
+        (SharedByFrames(), [0.3, 0.1], True, False),  # once all particles are there, they show two
+        (SharedByFrames(given=2), [], False, False),
+        (SharedByFrames(given=3), [], True, True),
+        (SharedByFrames(Imaging(), layers=3, by_points=True), [], True, True),
+        (SharedByFrames(Imaging(), layers=2), [], False, False),
+    ],
+)
+def test_three_layers_are_tried_where_the_points_may_show_them(shared, around, tried_three, kept, tried, monkeypatch):
+    monkeypatch.setattr(layer_count, "count_layers", lambda *_: None)
+    monkeypatch.setattr(layer_count, "merge_finds", lambda finds, _: finds)
+    said = iter(around)
+    monkeypatch.setattr(layer_count, "count_layers_around", lambda *_: (False, next(said)))
+    looked = []
+    hypotheses = layer_count.propose_hypotheses(None, None, lambda: looked.append(3), 12.0, shared)
+    assert looked == [3] * tried_three
+    assert [one for one in hypotheses if one.asked == 3] == (hypotheses[-1:] if kept else [])
 
 
 def test_second_peaks_of_unlike_layers_are_kept_where_frames_beside_show_one_layer(monkeypatch):
@@ -135,8 +159,9 @@ def test_second_peaks_of_unlike_layers_are_kept_where_frames_beside_show_one_lay
     monkeypatch.setattr(layer_count, "count_layers", lambda *_: 1)
     monkeypatch.setattr(layer_count, "merge_finds", lambda finds, diameter: kept.append(len(finds)) or finds)
     monkeypatch.setattr(layer_count, "find_particles", lambda fit, particles, *_, **__: (fit, particles))
-    monkeypatch.setattr(layer_count, "name_two_layers", lambda finds, diameter: (finds.assign(layer=1), [[], []]))
+    named = lambda finds, diameter, layers: (finds.assign(layer=1), [[], []])  # noqa: E731
+    monkeypatch.setattr(layer_count, "name_by_points", named)
     monkeypatch.setattr(layer_count.FrameFit, "start", lambda *_: SimpleNamespace(known=True))
     kept = []
-    layer_count.propose_hypotheses(np.ones((64, 64)), detections, 12.0, SharedByFrames(Imaging(), unlike=True))
+    layer_count.propose_hypotheses(np.ones((64, 64)), detections, None, 12.0, SharedByFrames(Imaging(), by_points=True))
     assert kept == [len(detections)]

@@ -23,7 +23,7 @@ from ..movies.movie import Movie
 from .frame import Found, find
 from .frame_checks import check_frame
 from .frame_results import FoundInFrames, FrameResults
-from .layer_count import SharedByFrames, has_unlike_lattices
+from .layer_count import SharedByFrames, are_told_by_points
 from .network import WORKING_DIAMETER, load_weights, predict, resample
 
 SHORT, LONG = 20, 100  # frames; shorter movies learn from one frame, longer ones from three, others from two
@@ -36,7 +36,7 @@ PATIENCE = 60.0  # s, for a Dask scheduler to answer, on a slow machine too
 class FrameJob:
     """All that is needed to find the particles of a frame but the frame itself."""
 
-    weights: str | None  # file; None for the shipped ones
+    weights: str | None  # file of the network of two layers; None for the shipped one
     device: str
     polarity: float  # 1 for dark particles, -1 for bright ones
     shape: tuple[int, int]  # (y, x) of the whole frame
@@ -44,13 +44,19 @@ class FrameJob:
     corner: tuple[int, int] = (0, 0)  # (y, x) of the image's first pixel in the whole frame
     shared: SharedByFrames = SharedByFrames()
     pixel_size: float = 1.0  # nm, of the whole frame
+    three: str | None = None  # file of the network of three layers
 
     def run(self, image: np.ndarray) -> Found:
         """Find the particles of a frame, or of the part of it that holds an image; places are those of the whole."""
         zoom = np.array(self.working) / self.shape
         inner = tuple(max(round(n * z), 4) for n, z in zip(image.shape, zoom, strict=True))
         sampled = resample(self.polarity * image, inner)
-        found = find(sampled, predict(load_model(self.weights, self.device), sampled)[1], WORKING_DIAMETER, self.shared)
+
+        def look(layers: int = 3) -> np.ndarray:
+            weights = (self.weights if layers == 2 else self.three) or str(weights_path(layers))
+            return predict(load_model(weights, self.device), sampled)[1]
+
+        found = find(sampled, look(2), WORKING_DIAMETER, self.shared, look)
         particles, cut = found.particles, ""
         if image.shape != self.shape:
             for axis, name in enumerate("yx"):
@@ -63,7 +69,7 @@ class FrameJob:
         return replace(found, particles=particles.assign(y_nm=y, x_nm=x, diameter_nm=size), cut=cut)
 
 
-load_model = lru_cache(maxsize=1)(load_weights)  # the network, read once in every process
+load_model = lru_cache(maxsize=2)(load_weights)  # the networks, read once in every process
 
 
 def run_alone(job: FrameJob, image: np.ndarray) -> Found:
@@ -142,8 +148,9 @@ def describe_run(movie: Movie, job: FrameJob) -> dict:
     from .. import __version__
 
     digest = hashlib.sha256(b"".join(image.tobytes() for image in look_at(movie)))
-    weights_sha = hashlib.sha256(Path(job.weights or weights_path()).read_bytes()).hexdigest()
-    about = {k: v for k, v in asdict(job).items() if k not in ("weights", "shared", "corner", "pixel_size")}
+    files = [Path(job.weights or weights_path(2)), Path(job.three or weights_path(3))]
+    weights_sha = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+    about = {k: v for k, v in asdict(job).items() if k not in ("weights", "three", "shared", "corner", "pixel_size")}
     about |= {"moirelib": __version__, "movie": digest.hexdigest(), "frames": len(movie), "weights": weights_sha}
     return about | {"layers": job.shared.given}
 
@@ -211,8 +218,8 @@ def learn_shared(movie, job, results, run) -> dict[int, SharedByFrames]:
         for name in filter(results.has, sorted(jobs)):
             found = results.get(name)
             if found.imaging is not None:
-                layers, unlike = found.particles["layer"].nunique(), has_unlike_lattices(found.lattices)
-                learnt[int(name[-6:])] = SharedByFrames(found.imaging, layers, unlike, job.shared.given)
+                layers, by_points = found.particles["layer"].nunique(), are_told_by_points(found.lattices)
+                learnt[int(name[-6:])] = SharedByFrames(found.imaging, layers, by_points, job.shared.given)
         if learnt:
             break
     return learnt

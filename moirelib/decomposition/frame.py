@@ -1,5 +1,6 @@
 """Find every particle of a frame: detections, hypotheses, the best one, its final fit (chapter 7, "Particles")."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,33 +23,42 @@ LEAST_EVIDENCE = 20.0  # log-likelihood that a particle without a lattice must a
 class Found:
     """All particles of a frame, fitted to the frame alone; ``…_likeliest``: to the frame and the crystal's regularity.
 
-    ``particles`` holds ``layer`` (1 or 2), ``grain``, ``layer_confidence``, ``lattice_fit``, ``score``; ``y, x,
+    ``particles`` holds ``layer`` (from 1), ``grain``, ``layer_confidence``, ``lattice_fit``, ``score``; ``y, x,
     diameter`` (px), ``opacity``, ``depth``, one-sigma errors ``y_std, x_std, diameter_std, depth_std``; and
     ``y_likeliest, x_likeliest, diameter_likeliest, y_std_likeliest, x_std_likeliest`` (px).
     """
 
     particles: pd.DataFrame
-    lattices: list[list[Lattice]]  # of layer 1 and of layer 2, largest grain first
+    lattices: list[list[Lattice]]  # of each layer, largest grain first
     imaging: Imaging | None  # profile, blur and dark level that particles share; None where too few show them
     why: str = ""  # why the frame was left out; empty where it was not
     cut: str = ""  # what of the frame holds no image and was cut off
 
 
-def find(frame: np.ndarray, centers: np.ndarray, diameter: float, shared: SharedByFrames = UNKNOWN) -> Found:
+def find(
+    frame: np.ndarray,
+    centers: np.ndarray,
+    diameter: float,
+    shared: SharedByFrames = UNKNOWN,
+    look_for_three: Callable[[], np.ndarray] | None = None,
+) -> Found:
     """Find, assign and fit all particles of a frame.
 
     Detection, layers and fit help each other: layers say which sites should hold a particle, the fit says whether they
     do, and better positions make better layers. Up to three rounds are made. Where two layers are nearly alike, the
     frame is fitted with one layer as well, and the better hypothesis is chosen. Takes a raw frame (y, x) at working
     sampling, particles darker than the background, the peaks of `predict`, the expected diameter (px), and what is
-    known from other frames of the movie; the particles are its own.
+    known from other frames of the movie; the particles are its own. ``look_for_three`` gives the peaks of a network of
+    three layers; without, they are those of ``centers``.
     """
-    detections = locate(centers, diameter)
-    sure = detections["score"] >= LayerCountRules.sure
-    detections = detections[sure].reset_index(drop=True) if sure.mean() < NOISE else detections
+    detections = detect(centers, diameter)
     if len(detections) < LayerCountRules.fewest:
         return find_single_particles(frame, detections, diameter, shared)
-    best = choose_hypothesis(propose_hypotheses(frame, detections, diameter, shared), shared.given)
+
+    def detect_three() -> pd.DataFrame:
+        return detect(centers if look_for_three is None else look_for_three(), diameter)
+
+    best = choose_hypothesis(propose_hypotheses(frame, detections, detect_three, diameter, shared), shared.given)
     if len(best.particles) < LayerCountRules.fewest:
         return find_single_particles(frame, best.particles, diameter, shared)
     free = best.fit.with_particles(best.particles).fit(1)
@@ -56,6 +66,13 @@ def find(frame: np.ndarray, centers: np.ndarray, diameter: float, shared: Shared
     in_rows = free.with_particles(particles, in_rows=True).fit(1, shared=False)
     likeliest = in_rows.result(particles)[LIKELIEST].add_suffix("_likeliest")
     return Found(particles.join(likeliest), best.lattices, in_rows.imaging)
+
+
+def detect(centers: np.ndarray, diameter: float) -> pd.DataFrame:
+    """Detections of `locate`; only the sure ones where hardly any is."""
+    detections = locate(centers, diameter)
+    sure = detections["score"] >= LayerCountRules.sure
+    return detections[sure].reset_index(drop=True) if sure.mean() < NOISE else detections
 
 
 def find_single_particles(frame, detections, diameter, shared) -> Found:

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 from scipy.spatial import cKDTree
-from scipy.special import expit, logit
+from scipy.special import expit, logit, softmax
 
 from ..crystal.lattice import Lattice
 from ..crystal.neighbours import extent
@@ -14,7 +14,7 @@ DOUBLE_REACH = 0.5  # diameters (geometry): half-transparent particles of one la
 
 # Rounds, by hand: of all evidence; of pairs, whose messages go on from call to call; of the share of double finds.
 EVIDENCE_ROUNDS, PAIR_ROUNDS, SHARE_ROUNDS = 10, 5, 10
-DAMPING, LARGEST_ODDS = 0.5, 30  # of messages, by hand: kept share, against oscillation; limit for a finite arctanh
+DAMPING = 0.5  # of messages, by hand: kept share, against oscillation
 
 
 def assign_layers(
@@ -72,14 +72,15 @@ def weigh_evidence(grains: list[Grain], around: Surroundings, rounds: int = EVID
     members = np.stack([grain.members for grain in grains], axis=1)
     layers = np.array([[grain.layer == 0, grain.layer == 1] for grain in grains], float)
     probability = members @ layers
-    messages = np.zeros((2, len(around.crowded_pairs)))
+    messages = np.zeros((2, len(around.crowded_pairs), 2))
     for _ in range(rounds):
         before = probability
         here, odds, fit = weigh_grains(members, lattices, around)
         in_layer = here @ layers + 1e-12
-        log_odds = np.log(in_layer[:, 0] / in_layer[:, 1]) + weigh_channels(probability, around)
-        log_odds, messages = exclude_pairs(log_odds, messages, around.crowded_pairs, around.crowded_odds)
-        probability = np.stack([expit(log_odds), expit(-log_odds)], axis=1)
+        half = 0.5 * (np.log(in_layer[:, 0] / in_layer[:, 1]) + weigh_channels(probability, around))
+        own = np.stack([half, -half], axis=1)
+        own, messages = exclude_pairs(own, messages, around.crowded_pairs, around.crowded_odds)
+        probability = softmax(own, axis=1)
         posterior = here / (in_layer @ layers.T) * (probability @ layers.T)
         # Particles that sit on no site do not count for the lattices.
         members = posterior * (1 - around.evidence.off_lattice / odds)
@@ -98,19 +99,23 @@ def weigh_channels(probability, around) -> np.ndarray:
     return sign * 2 * np.arctanh(evidence.channel * agreement)
 
 
-def exclude_pairs(log_odds, messages, pairs, strength, rounds: int = PAIR_ROUNDS) -> tuple[np.ndarray, np.ndarray]:
-    """Log-odds of the first layer, given pairs (k, 2) that are unlikely to be in one layer (belief propagation).
+def exclude_pairs(own, messages, pairs, strength, rounds: int = PAIR_ROUNDS) -> tuple[np.ndarray, np.ndarray]:
+    """Log-probabilities (n, layers), given pairs (m, 2) that are unlikely to be in one layer (belief propagation).
 
-    ``strength`` (k,) is the log-odds against one layer. Messages (2, k) go both ways along every pair, damped; those of
-    the last call are the start of the next.
+    ``strength`` (m,) is the log-odds against one layer. Messages (2, m, layers) go both ways along every pair, damped;
+    those of the last call are the start of the next.
     """
-    (i, j), n, against = pairs.T, len(log_odds), -np.tanh(strength / 2)
+    (i, j), n, against = pairs.T, len(own), -np.expm1(-strength)[:, None]
+
+    def collect() -> np.ndarray:
+        columns = zip(*messages.transpose(0, 2, 1), strict=True)
+        return own + np.stack([np.bincount(i, a, n) + np.bincount(j, b, n) for a, b in columns], axis=1)
+
     for _ in range(rounds):
-        total = log_odds + np.bincount(i, messages[0], n) + np.bincount(j, messages[1], n)
+        total = collect()
         back = np.stack([total[j] - messages[1], total[i] - messages[0]])
-        new = 2 * np.arctanh(against * np.tanh(np.clip(back, -LARGEST_ODDS, LARGEST_ODDS) / 2))
-        messages = DAMPING * messages + (1 - DAMPING) * new
-    return log_odds + np.bincount(i, messages[0], n) + np.bincount(j, messages[1], n), messages
+        messages = DAMPING * messages + (1 - DAMPING) * np.log1p(-against * softmax(back, axis=-1))
+    return collect(), messages
 
 
 def tabulate_two_layers(particles, probability, grain, fit, odds, around: Surroundings) -> pd.DataFrame:

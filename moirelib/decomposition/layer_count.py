@@ -11,12 +11,12 @@ from scipy.spatial import cKDTree
 
 from ..crystal.lattice import Lattice, fold_hexagonal
 from ..crystal.neighbours import layer_spacings
-from .completion import complete, settle_overlaps
+from .completion import complete, settle_overlaps, split_particles
 from .layer_assignment import assign_layers
 from .layer_evidence import GRAINS
+from .layers_by_points import MAYBE_THREE, THREE, count_layers_around, merge_finds, name_by_points
 from .particle_fit import FrameFit
 from .profile_and_blur import Imaging
-from .unlike_layers import merge_finds, name_two_layers, show_two_layers
 
 FITTED = ["channel", "y", "x", "score", "diameter", "depth", "shown"]
 
@@ -57,7 +57,7 @@ class Hypothesis:
     fit: FrameFit
     particles: pd.DataFrame  # with ``layer``
     lattices: list[list[Lattice]]  # of each layer, largest grain first
-    unlike: bool = False  # whether `unlike_layers` told the layers apart
+    by_points: bool = False  # whether `layers_by_points` told the layers apart
 
     @property
     def found(self) -> int:
@@ -93,7 +93,7 @@ def choose_hypothesis(hypotheses: list[Hypothesis], given: int | None = None) ->
     """
     chosen, *others = sorted(hypotheses, key=lambda hypothesis: hypothesis.asked or hypothesis.found)
     for more in others:
-        likely = more.found > 1 and more.alike != more.unlike  # layers told apart by their points must not be alike
+        likely = more.found > 1 and more.alike != more.by_points  # layers told apart by their points must not be alike
         if more.found == given or (likely and not chosen.is_enough(more)):
             chosen = more
     return chosen
@@ -108,28 +108,36 @@ class SharedByFrames:
 
     imaging: Imaging | None = None  # profile, blur and dark level, where known
     layers: int | None = None  # number of layers; None where the frames that were looked at differ
-    unlike: bool = False  # whether they are two layers that only `unlike_layers` tells apart
+    by_points: bool = False  # whether only `layers_by_points` tells the layers apart
     given: int | None = None  # number of layers that the user gives
 
 
-def propose_hypotheses(frame, detections, diameter: float, shared: SharedByFrames) -> list[Hypothesis]:
+def propose_hypotheses(frame, detections, detect_three: Callable, diameter, shared: SharedByFrames) -> list[Hypothesis]:
     """All hypotheses that are worth a fit: what the detections of `locate` suggest, and what is as likely.
 
     As long as the particles show as many layers as the movie has, that number is kept: decided in every frame anew it
-    would flicker, and take twice as long. Unlike layers are tried where lattices show only one.
+    would flicker, and take twice as long. Layers told apart by their points are tried where lattices show only one, and
+    three where the points may show them. ``detect_three`` gives the detections of the network of three layers.
     """
+    known = shared.given or (shared.layers or 2 if shared.by_points else 2 if shared.layers == 2 else None)
+    if (known or 0) > 2:
+        return [fit_hypothesis(frame, detect_three(), diameter, known, shared.imaging, by_points=True)]
     fit = partial(fit_hypothesis, frame, detections, diameter)
-    of_movie = 2 if shared.unlike or shared.layers == 2 else None
-    asked = shared.given or of_movie or count_layers(detections, diameter)
-    first = fit(asked, shared.imaging, shared.unlike)
+    asked = known or count_layers(detections, diameter)
+    first = fit(asked, shared.imaging, shared.by_points)
     hypotheses = [first]
-    kept = shared.given or shared.unlike or first.found == shared.layers
+    kept = shared.given or shared.by_points or first.found == shared.layers
     if not kept and (asked == 1 or first.alike):
         hypotheses.append(fit(2 if asked == 1 else 1, shared.imaging or first.fit))
     best = choose_hypothesis(hypotheses, shared.given)
     undecided = not (shared.given or shared.imaging)  # in a movie, the frames that it learns from decide
-    if best.found < 2 and (shared.given == 2 or (undecided and show_two_layers(detections, diameter))):
-        hypotheses.append(fit(2, best.fit, unlike=True))
+    more, three = count_layers_around(merge_finds(detections, diameter), diameter) if undecided else (False, 0.0)
+    if best.found < 2 and (shared.given == 2 or more):
+        hypotheses.append(fit(2, best.fit, by_points=True))
+    if three > MAYBE_THREE:
+        most = fit_hypothesis(frame, detect_three(), diameter, 3, None, by_points=True)
+        if count_layers_around(most.particles, diameter)[1] > THREE:
+            hypotheses.append(most)
     return hypotheses
 
 
@@ -142,29 +150,30 @@ def count_layers(detections, diameter) -> int | None:
     return 1 if len(particles) < RULES.found_twice * len(sure) else None
 
 
-def fit_hypothesis(frame, detections, diameter, asked, like, unlike: bool = False) -> Hypothesis:
-    """Fit a frame with the number of layers that is asked for (None: open), or with two of ``unlike`` lattices.
+def fit_hypothesis(frame, detections, diameter, asked, like, by_points: bool = False) -> Hypothesis:
+    """Fit a frame with the number of layers that is asked for (None: open), told apart by lattices or ``by_points``.
 
     ``like`` is for `FrameFit.start`: another fit of the frame, a known imaging, or None.
     """
-    name_layers: Callable = name_two_layers if unlike else partial(assign_layers, layers=asked)
-    assign = partial(name_layers, diameter=diameter)
+    assign: Callable = partial(name_by_points if by_points else assign_layers, diameter=diameter, layers=asked)
     if asked == 1:
         detections = drop_second_peaks(detections, diameter)
     # A particle that the network put into both channels is one until the frame shows two: fitted as two, it would fall
     # apart along whatever the model of a particle does not have.
-    single = merge_finds(detections, diameter) if unlike else assign(detections)[0][list(detections)]
+    single = merge_finds(detections, diameter) if by_points else assign(detections)[0][list(detections)]
     fit = FrameFit.start(frame, single, diameter, like)
     fit = fit if fit.known else fit.fit(1)
+    if asked != 1:
+        fit, single = split_particles(fit, single)
     fit, particles = find_particles(fit, single, assign, search=like is None)
     particles, lattices = assign(particles)
-    return Hypothesis(asked, fit, particles, lattices, unlike)
+    return Hypothesis(asked, fit, particles, lattices, by_points)
 
 
-def has_unlike_lattices(lattices: list[list[Lattice]]) -> bool:
-    """Whether the spacings of two layers differ by more than `layer_assignment` looks for."""
+def are_told_by_points(lattices: list[list[Lattice]]) -> bool:
+    """Whether there are more than two layers, or two of spacings that `layer_assignment` does not look for."""
     low, high = GRAINS.spacing_range
-    return all(lattices) and not low < lattices[1][0].spacing / lattices[0][0].spacing < high
+    return len(lattices) > 2 or all(lattices) and not low < lattices[1][0].spacing / lattices[0][0].spacing < high
 
 
 def drop_second_peaks(detections, diameter) -> pd.DataFrame:

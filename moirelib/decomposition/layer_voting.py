@@ -1,10 +1,14 @@
 """Make the layers of a movie's frames consistent: each particle's track votes (chapter 7, "Particles")."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
+from scipy.optimize import linear_sum_assignment
 from scipy.spatial import cKDTree
-from scipy.special import expit, logit
+from scipy.special import softmax
 
+from ..crystal.lattice import Lattice
 from ..crystal.matching import pair_mutually_nearest
 from ..crystal.motion import Motion
 from ..crystal.neighbours import SPACING_PER_DIAMETER, extent
@@ -21,7 +25,7 @@ NARROWING = 0.8  # factor by which steps are made shorter where particles are cr
 SAME_PARTICLE = 0.5  # diameters (geometry): a particle further away may be another one
 
 
-def vote(particles: pd.DataFrame, diameter: float, motion: list[Motion]) -> tuple[pd.DataFrame, list[bool]]:
+def vote(particles: pd.DataFrame, diameter: float, motion: list[Motion]) -> tuple[pd.DataFrame, np.ndarray]:
     """Make the layers of a movie's frames consistent: align the layers' names, then let each particle's track vote.
 
     Particles are followed whatever their layer; the layer only keeps apart particles at one place. Frames share their
@@ -31,58 +35,79 @@ def vote(particles: pd.DataFrame, diameter: float, motion: list[Motion]) -> tupl
     ``y, x``; and, of each frame, the specimen's motion since the first one.
 
     Gives the table with ``layer`` and ``layer_confidence`` of the whole track, layer 1 reaching furthest over all
-    frames, and of two particles closer than half a diameter in one layer the better one; then, which frames' layers
-    (and so their lattices) exchanged their names.
+    frames, and of two particles closer than half a diameter in one layer the better one; then, for each frame, the new
+    numbers of its layers, from 0.
     """
     rows, yx = rows_of_frames(particles["frame"], len(motion)), particles[["y", "x"]].to_numpy()
     still = np.concatenate([moved.inverse().apply(yx[now]) for now, moved in zip(rows, motion, strict=True)])
-    layer, exchanged = align_names(particles, rows, still, diameter)
+    renamed = align_names(particles, rows, still, diameter)
     if particles.empty:
-        return particles, exchanged
+        return particles, renamed
+    layer = renamed[particles["frame"], particles["layer"] - 1] + 1
     # The layer is a third coordinate, so that particles at one place keep apart.
     still = np.column_stack([particles["frame"], LAYER_STEP * diameter * layer, still])
     still = pd.DataFrame(still, columns=["frame", "z", "y", "x"], copy=False)
     track = link_places(still, VOTING_STEP * diameter, MEMORY, step=NARROWING).to_numpy()
     del still  # of a long movie, this and the table would fill the memory
     confidence = particles["layer_confidence"].to_numpy(float)
-    total = np.bincount(track, read_log_odds(layer, confidence)) * 2 / (np.bincount(track) + 1)
-    log_odds = keep_apart(total, track, yx, rows, diameter)[track]
-    layer = np.where(log_odds == 0, layer, np.where(log_odds > 0, 1, 2))
-    confidence = np.minimum(expit(np.abs(log_odds)), max(Evidence.ceiling, confidence.max()))
+    own, count = log_probability(layer, confidence, renamed.shape[1]), np.bincount(track)
+    total = np.stack([np.bincount(track, column) for column in own.T], axis=1) * (2 / (count + 1))[:, None]
+    own = keep_apart(total, track, yx, rows, diameter)[track]
+    tied = np.isclose(own.max(axis=1), own[np.arange(len(own)), layer - 1], rtol=0, atol=1e-9)
+    layer = np.where(tied, layer, own.argmax(axis=1) + 1)
+    confidence = np.minimum(softmax(own, axis=1).max(axis=1), max(Evidence.ceiling, confidence.max()))
     quality = particles["score"].to_numpy() * confidence
     keep = np.concatenate([find_better(yx[now], layer[now], quality[now], diameter) for now in rows])
     particles = particles[keep].assign(layer=layer[keep], layer_confidence=confidence[keep])
-    return particles.reset_index(drop=True), exchanged
+    return particles.reset_index(drop=True), renamed
 
 
-def read_log_odds(layer: np.ndarray, confidence: np.ndarray) -> np.ndarray:
-    """Log-odds of layer 1."""
-    return np.where(layer == 1, 1.0, -1.0) * logit(np.clip(confidence, 0.5, Evidence.ceiling))
+def count_layers(particles: pd.DataFrame) -> int:
+    """Number of the layers, at least two: of a single one, the second is empty."""
+    return max(int(particles["layer"].max()), 2) if len(particles) else 2
 
 
-def align_names(particles, rows: list[slice], still, diameter) -> tuple[np.ndarray, list[bool]]:
-    """Exchange layer names in frames where most particles change their layer; layer 1 reaches furthest overall.
+def rename_lattices(lattices: list[list[Lattice]], names: Sequence[int]) -> list[list[Lattice]]:
+    """Lattices of a frame's layers under the layers' new numbers, from 0."""
+    found: list[list[Lattice]] = [[] for _ in names]
+    for lattice, name in zip(lattices, names, strict=False):
+        found[name] = lattice
+    return found
 
-    ``still`` (n, 2) is where the particles would be without the motion. Gives the layers (n,), and the frames that
-    exchanged them.
+
+def log_probability(layer: np.ndarray, confidence: np.ndarray, layers: int) -> np.ndarray:
+    """Logarithm (n, layers) of the probability of each layer: the others share what the confidence leaves."""
+    sure = np.clip(confidence, 1 / layers, Evidence.ceiling)
+    own = layer[:, None] == np.arange(1, layers + 1)
+    return np.log(np.where(own, sure[:, None], (1 - sure[:, None]) / (layers - 1)))
+
+
+def align_names(particles, rows: list[slice], still, diameter) -> np.ndarray:
+    """New numbers (frames, layers) of each frame's layers: as most particles before had; layer 0 reaches furthest.
+
+    ``still`` (n, 2) is where the particles would be without the motion.
     """
-    layer, yx = particles["layer"].to_numpy(copy=True), particles[["y", "x"]].to_numpy()
-    log_odds = read_log_odds(layer, particles["layer_confidence"].to_numpy(float))
-    exchanged, before = [False] * len(rows), slice(0, 0)
+    layers, yx = count_layers(particles), particles[["y", "x"]].to_numpy()
+    layer = particles["layer"].to_numpy()
+    odds = log_probability(layer, particles["layer_confidence"].to_numpy(float), layers)
+    odds -= odds.mean(axis=1, keepdims=True)
+    names, before = np.tile(np.arange(layers), (len(rows), 1)), slice(0, 0)
     for t, now in enumerate(rows):
         i, j = pair_mutually_nearest(still[before], still[now], SAME_PARTICLE * diameter)
-        if np.sum(log_odds[before][i] * log_odds[now][j]) < 0:
-            exchanged[t], layer[now], log_odds[now] = True, 3 - layer[now], -log_odds[now]
+        names[t] = linear_sum_assignment(odds[now][j].T @ odds[before][i], maximize=True)[1]
+        odds[now] = odds[now][:, names[t].argsort()]
         before = now if now.stop > now.start else before
+    if len(layer):
+        layer = names[particles["frame"], layer - 1]
     spacing = SPACING_PER_DIAMETER * diameter
-    reach = [sum(extent(yx[now][layer[now] == k], spacing) for now in rows) for k in (1, 2)]
-    return (3 - layer, [not one for one in exchanged]) if reach[1] > reach[0] else (layer, exchanged)
+    reach = np.array([sum(extent(yx[now][layer[now] == k], spacing) for now in rows) for k in range(layers)])
+    return (-reach).argsort(kind="stable").argsort()[names]
 
 
-def keep_apart(log_odds, track, yx, rows: list[slice], diameter) -> np.ndarray:
-    """Log-odds of tracks, given that tracks closer than half a diameter in any frame are in different layers."""
+def keep_apart(own, track, yx, rows: list[slice], diameter) -> np.ndarray:
+    """Log-probabilities of tracks, of which those closer than half a diameter in any frame are in different layers."""
     pairs = [track[now][cKDTree(yx[now]).query_pairs(DOUBLE_REACH * diameter, output_type="ndarray")] for now in rows]
     met = np.unique(np.sort(np.concatenate(pairs), axis=1), axis=0)
     met = met[met[:, 0] != met[:, 1]]
     against = np.full(len(met), Evidence.touching)
-    return exclude_pairs(log_odds, np.zeros((2, len(met))), met, against, MESSAGE_ROUNDS)[0]
+    return exclude_pairs(own, np.zeros((2, len(met), own.shape[1])), met, against, MESSAGE_ROUNDS)[0]

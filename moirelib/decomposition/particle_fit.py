@@ -115,13 +115,19 @@ class FrameFit:
         """
         theta = to_theta(particles, self.prior.usual)
         model = self.model.place(theta)
-        prior = ParticlePrior(theta[:, :2].clone(), model.diameter, self.prior.usual, self.prior.std)
+        own = self.prior
+        prior = ParticlePrior(theta[:, :2].clone(), model.diameter, own.usual, own.std, own.greatest)
         fit = replace(self, model=model, predicted=model.render(theta, self.imaging), prior=prior)
         if not in_rows:
             return fit
         rows, std = fit._measure_rows(particles)
         stiffness = torch.from_numpy(std**-2.0).float()[:, None]
         return replace(fit, prior=replace(prior, rows=torch.from_numpy(rows), stiffness=stiffness))
+
+    def with_spread(self, greatest: tuple[float, float]) -> "FrameFit":
+        """The fit in which diameters and depths differ by so much at most, one sigma of their logarithms."""
+        std = torch.minimum(self.prior.std, torch.tensor([np.inf, np.inf, *greatest]))
+        return replace(self, prior=replace(self.prior, greatest=greatest, std=std))
 
     def _measure_rows(self, particles):
         """Rows of three within each layer, and the scatter of their middles, in pixels."""

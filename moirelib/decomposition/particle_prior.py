@@ -32,6 +32,7 @@ class ParticlePrior:
     diameter: float  # px, expected
     usual: torch.Tensor  # (2,), log diameter (px) and log depth
     std: torch.Tensor  # (4,), of y, x (px), log diameter and log depth
+    greatest: tuple[float, float] = GREATEST_SPREAD  # of log diameter and log depth
     rows: torch.Tensor = field(default_factory=lambda: torch.empty(0, 3, dtype=torch.long))
     stiffness: torch.Tensor = field(default_factory=lambda: torch.empty(0, 1))  # (m, 1), 1/px², of the rows
     variance: torch.Tensor = field(default_factory=lambda: torch.empty(0, 4))  # (n, 4), as left open by the last step
@@ -51,7 +52,7 @@ class ParticlePrior:
             return replace(self, usual=middle)
         spread = MAD_TO_STD * (theta[alone, 2:] - middle).abs().median(dim=0).values
         spread = torch.sqrt(spread**2 + self.variance[alone, 2:].median(dim=0).values)
-        spread = torch.minimum(torch.maximum(spread, torch.tensor(LEAST_SPREAD)), torch.tensor(GREATEST_SPREAD))
+        spread = torch.minimum(torch.maximum(spread, torch.tensor(LEAST_SPREAD)), torch.tensor(self.greatest))
         return replace(self, usual=middle, std=torch.cat([self.std[:2], spread]))
 
     @property

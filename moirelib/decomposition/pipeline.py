@@ -19,7 +19,7 @@ from .frame import LIKELIEST
 from .frame_checks import leave_noise_out
 from .frame_results import FoundInFrames, FrameResults
 from .layer_count import SharedByFrames
-from .layer_voting import vote
+from .layer_voting import count_layers, rename_lattices, vote
 from .movie_motion import MovieMotion, measure_motion, take_motion_off
 from .network import WORKING_DIAMETER, load_weights
 from .particle_size import check_diameter, check_pixel_size, estimate_size_and_polarity, find_working_shape
@@ -39,8 +39,9 @@ class Decomposition:
 
     Attributes
     ----------
-    layers : dask.array.Array, shape (t, 2, y, x), uint8
-        Covered fraction of every pixel by the particles of layers 1 and 2, 0 to 255; drawn where it is looked at.
+    layers : dask.array.Array, shape (t, n, y, x), uint8
+        Covered fraction of every pixel by the particles of layers 1, 2 and perhaps 3, 0 to 255; drawn where it is
+        looked at.
     particles : pandas.DataFrame
         One row per particle, layer and frame; lengths in nm, ``y`` and ``x`` in pixels; ``particle``, the number of its
         track, is -1 where it has none, and empty in ``particles.csv``.
@@ -62,14 +63,14 @@ class Decomposition:
         return to_atoms(self.particles, gap)
 
     def save(self, folder: str | PathLike[str]) -> None:
-        """Write ``layer_1.tif``, ``layer_2.tif``, ``particles.csv`` and ``summary.json``, all or none of them.
+        """Write ``layer_1.tif`` and so on, ``particles.csv`` and ``summary.json``, all or none of them.
 
         ``particles.parquet`` holds the same table with all digits. OSError if the folder cannot be written.
         """
         with output_folder(folder) as partial:
-            for k in (1, 2):
-                images = (np.asarray(self.layers[t, k - 1]) for t in range(len(self.movie)))
-                write_layer_movie(partial / f"layer_{k}.tif", images, self.movie.pixel_size, self.movie.frame_time)
+            for k in range(self.layers.shape[1]):
+                images = (np.asarray(self.layers[t, k]) for t in range(len(self.movie)))
+                write_layer_movie(partial / f"layer_{k + 1}.tif", images, self.movie.pixel_size, self.movie.frame_time)
             # Empty, not -1, where a particle is in no track: trackpy would take -1 for one track of many particles.
             number = self.particles["particle"].astype("Int64")
             table = self.particles.assign(particle=number.mask(number < 0))
@@ -100,9 +101,9 @@ def decompose(
     diameter : float, optional
         Rough particle diameter in nm; estimated from up to three frames when not given.
     layers : int, optional
-        How many layers there are, 1 or 2; each frame shows how many when not given.
+        How many layers there are, 1, 2 or 3; each frame shows how many when not given.
     weights : path-like, optional
-        Network weights; the shipped ones by default.
+        Network weights, of two or of three layers; the shipped ones by default, as for the other number.
     device : str
         ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``; or the address of a Dask scheduler, such as
         ``"tcp://host:8786"``, whose workers then find the particles.
@@ -115,13 +116,13 @@ def decompose(
     Returns
     -------
     Decomposition
-        ``layers`` (t, 2, y, x), ``particles``, ``summary``.
+        ``layers`` (t, 2 or 3, y, x), ``particles``, ``summary``.
 
     Raises
     ------
     ValueError
         If the pixel size is missing or absurd, the particles are under 4 pixels wide, no frame holds an image, there
-        are to be more than two layers, or the weights are of another number.
+        are to be more than three layers, or the weights are of another number.
 
     Notes
     -----
@@ -132,20 +133,22 @@ def decompose(
     """
     problems: list[str] = []  # what failed after the last frame
     movie = as_movie(movie, pixel_size)
-    if layers not in (None, 1, 2):
-        raise ValueError(f"layers is {layers}: one or two are taken apart; pass 1 or 2, or leave it out")
+    if layers not in (None, 1, 2, 3):
+        raise ValueError(f"layers is {layers}: up to three are taken apart; pass 1, 2 or 3, or leave it out")
     scheduler, device = (device, "auto") if "://" in device else (None, device)
     pixel_size = check_pixel_size(movie, diameter)
     model = load_weights(weights, device)
     channels = len(model.state_dict()["final_conv.bias"]) // 2
-    if channels != 2:  # `layer_assignment` knows two
-        raise ValueError(f"{weights} is a network of {channels} layers; decompose takes two apart: pass weights of two")
+    if channels not in (2, 3):
+        raise ValueError(f"{weights} is a network of {channels} layers; decompose takes weights of two or three")
+    own = {channels: None if weights is None else str(weights)}
+    model = model if channels == 2 else load_weights(None, device)
     diameter_px = None if diameter is None else diameter / pixel_size
     diameter_px, polarity = estimate_size_and_polarity(look_at(movie), model, diameter_px)
     check_diameter(diameter_px, movie)
     working = find_working_shape(movie.shape[1:], diameter_px)
-    shared, file = SharedByFrames(given=layers), None if weights is None else str(weights)
-    job = FrameJob(file, device, polarity, movie.shape[1:], working, (0, 0), shared, pixel_size)
+    shared, size = SharedByFrames(given=layers), movie.shape[1:]
+    job = FrameJob(own.get(2), device, polarity, size, working, (0, 0), shared, pixel_size, own.get(3))
     results = FrameResults(checkpoint, describe_run(movie, job))
     found = leave_noise_out(find_in_all_frames(movie, job, results, scheduler, progress))
     left_out = [{"frame": t, "why": why} for t, why in enumerate(found.why) if why]
@@ -153,7 +156,7 @@ def decompose(
     counts = dict(zip(found.used.tolist(), found.counts[found.used].tolist(), strict=True))
     particles, lattices, motion = follow_layers(found, working, problems, progress and len(movie) > 1)
     del found  # from here on, one table is held
-    drawn = draw_layers(particles, working, movie.shape)
+    drawn = draw_layers(particles, working, movie.shape, count_layers(particles))
     # Size of a working pixel in nm; the two axes differ by rounding only.
     nm = movie.pixel_size * np.sqrt(np.prod(movie.shape[1:]) / np.prod(working))
     particles = convert_to_nm(particles, working, movie, nm)
@@ -178,9 +181,9 @@ def follow_layers(found: FoundInFrames, working, problems: list[str], progress: 
     diameter = WORKING_DIAMETER
     motion = keep_going(problems, lost, still, lambda: measure_motion(particles, frames, diameter, working, progress))
     lost = "The layers are those of each frame by itself, not made consistent over the movie"
-    as_found = particles, [False] * frames
-    voted, exchanged = keep_going(problems, lost, as_found, lambda: vote(particles, diameter, motion.since_first))
-    lattices = [found.lattices[t][:: -1 if swap else 1] for t, swap in zip(used, exchanged, strict=True)]
+    as_found = particles, [range(count_layers(particles))] * frames
+    voted, renamed = keep_going(problems, lost, as_found, lambda: vote(particles, diameter, motion.since_first))
+    lattices = [rename_lattices(found.lattices[t], names) for t, names in zip(used, renamed, strict=True)]
     lost, unmoved = "The motion of each layer is not taken off", voted.assign(y_still=voted["y"], x_still=voted["x"])
     voted = keep_going(problems, lost, unmoved, lambda: take_motion_off(voted, motion, working, progress))
     undecided = tuple(used[list(motion.undecided)].tolist())
@@ -215,8 +218,8 @@ def convert_to_nm(particles: pd.DataFrame, working, movie, nm: float) -> pd.Data
     return pd.DataFrame(own, copy=False)  # nothing of the wider table is held
 
 
-def draw_layers(particles: pd.DataFrame, working, shape) -> da.Array:
-    """Layer movies (t, 2, y, x), each image drawn when it is looked at; parameters as for `render_layer`."""
+def draw_layers(particles: pd.DataFrame, working, shape, layers: int = 2) -> da.Array:
+    """Layer movies (t, n, y, x), each image drawn when it is looked at; parameters as for `render_layer`."""
     outlines = particles[[f"{name}_likeliest" for name in ("y", "x", "diameter")]].copy()  # a view would hold the table
     rows = particles.groupby(["frame", "layer"]).indices
 
@@ -224,7 +227,7 @@ def draw_layers(particles: pd.DataFrame, working, shape) -> da.Array:
         t, k = block_id[:2]
         return render_layer(outlines.iloc[rows.get((t, k + 1), [])], working, shape[1:])[None, None]
 
-    return da.map_blocks(draw_block, chunks=((1,) * shape[0], (1, 1), (shape[1],), (shape[2],)), dtype=np.uint8)
+    return da.map_blocks(draw_block, chunks=((1,) * shape[0], (1,) * layers, (shape[1],), (shape[2],)), dtype=np.uint8)
 
 
 def render_layer(particles: pd.DataFrame, working, shape) -> np.ndarray:

@@ -11,6 +11,7 @@ import pandas as pd
 from ..crystal.lattice import Lattice, fold_hexagonal, moire_period
 from ..data import weights_path
 from .frame_checks import find_doubtful
+from .layer_voting import count_layers
 from .movie_motion import MovieMotion
 from .network import choose_device
 
@@ -37,11 +38,13 @@ def summarize(movie, table: pd.DataFrame, lattices: list, nm: float, given: dict
     """What goes into ``summary.json``; ``nm`` is the size of a working pixel, ``lattices`` those of every frame."""
     from .. import __version__
 
-    path = Path(weights) if weights is not None else weights_path()
-    counts = {f"layer_{k}": int((table["layer"] == k).sum()) for k in (1, 2)}
+    layers = count_layers(table)
+    path = Path(weights) if weights is not None else weights_path(layers)
+    counts = {f"layer_{k + 1}": int((table["layer"] == k + 1).sum()) for k in range(layers)}
     field = np.array(movie.shape[1:]) * movie.pixel_size / nm
-    unknown = {"spacing_nm": {"layer_1": None, "layer_2": None}, "twist_deg": None}
-    measured = keep_going(problems, "Spacings and twist are missing", unknown, lambda: measure_lattices(lattices, nm))
+    unknown = {"spacing_nm": dict.fromkeys(counts), "twist_deg": None, "twists_deg": dict.fromkeys(list(counts)[1:])}
+    lost = "Spacings and twist are missing"
+    measured = keep_going(problems, lost, unknown, lambda: measure_lattices(lattices, nm, layers))
     note = keep_going(problems, "The note is missing", "", lambda: write_note(counts, measured, lattices, field, given))
     lost = "The weights' checksum is missing"
     sha256 = keep_going(problems, lost, None, lambda: hashlib.sha256(path.read_bytes()).hexdigest())
@@ -90,11 +93,15 @@ def join_numbers(numbers) -> str:
     return ", ".join(str(n) for n in numbers[:LISTED]) + more
 
 
-def measure_lattices(lattices: list, nm: float) -> dict:
-    """Spacing of each layer and twist: medians over the frames, None where no frame shows the lattices."""
-    spacing = [round_median([f[k][0].spacing * nm for f in lattices if f[k]]) for k in (0, 1)]
-    twist = round_median([fold_hexagonal(f[1][0].angle - f[0][0].angle) for f in lattices if f[0] and f[1]])
-    return {"spacing_nm": {"layer_1": spacing[0], "layer_2": spacing[1]}, "twist_deg": twist}
+def measure_lattices(lattices: list, nm: float, layers: int = 2) -> dict:
+    """Spacing of each layer, twist of each against the first: medians over frames, None where none shows lattices."""
+    spacing, twists = {}, {}
+    for k in range(layers):
+        name = f"layer_{k + 1}"
+        spacing[name] = round_median([f[k][0].spacing * nm for f in lattices if f[k]])
+        twists[name] = round_median([fold_hexagonal(f[k][0].angle - f[0][0].angle) for f in lattices if f[0] and f[k]])
+    del twists["layer_1"]
+    return {"spacing_nm": spacing, "twist_deg": twists["layer_2"], "twists_deg": twists}
 
 
 def round_median(values) -> float | None:
@@ -115,6 +122,11 @@ def write_note(counts: dict, measured: dict, lattices: list, field, given: dict)
     if spacing[1] is None:
         upper = f"{counts['layer_2']} particles upon it that show no lattice of their own"
         return f"One layer, spacing {spacing[0]:.1f} nm, and {upper}."
+    if len(spacing) > 2:
+        known = [f"{s:.1f}" for s in spacing if s is not None]
+        twists = [f"{t:.2f}°" for t in measured["twists_deg"].values() if t is not None]
+        turned = f", twisted by {' and '.join(twists)} against the first" if twists else ""
+        return f"Three layers, spacings {', '.join(known)} nm{turned}."
     note = f"Two layers, spacings {spacing[0]:.1f} and {spacing[1]:.1f} nm"
     if twist is None:
         return f"{note}. Their lattices never show in the same frame, so the twist is unknown."

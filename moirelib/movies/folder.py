@@ -18,7 +18,14 @@ from .formats import find_format, list_formats
 from .movie import make_stack
 from .stored import StoredImage, read_file, stack_frames
 
-_OURS = {"particles.csv", "summary.json", "particles.parquet", "layer_1.tif", "layer_2.tif"}  # that moirelib writes
+_OURS = {
+    "particles.csv",
+    "summary.json",
+    "particles.parquet",
+    "layer_1.tif",
+    "layer_2.tif",
+    "layer_3.tif",
+}  # that moirelib writes
 _ONEVIEW = re.compile(r"Hour_(\d+).*Minute_(\d+).*Second_(\d+)", re.I | re.S)  # in a folder's or a file's name
 _LISTED = 5  # movies that a message lists
 _ALIKE = ("pixels", "values", "nm per pixel")  # what must be the same in all files that are joined

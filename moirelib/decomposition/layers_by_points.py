@@ -1,8 +1,8 @@
-"""Two layers of unlike lattices, told apart from where the particles are (chapter 7, "Particles").
+"""Layers of unlike lattices, or more than two, told apart from where the particles are (chapter 7, "Particles").
 
-A network says of each two neighbours whether they lie in one layer, and the graph of these log-odds is cut in two.
+A network says of each two neighbours whether they lie in one layer, and the graph of these log-odds is cut into layers.
 This is a Potts model: the likeliest assignment has the largest sum of log-odds within layers. The network knows no
-common spacing. It is asked where the lattices (`layer_assignment`) show one layer only.
+common spacing. It is asked where the lattices (`layer_assignment`) show one layer only, and for three layers.
 """
 
 from functools import lru_cache
@@ -13,7 +13,7 @@ import pandas as pd
 from scipy import sparse
 from scipy.sparse.linalg import eigsh
 from scipy.spatial import cKDTree
-from scipy.special import expit, softmax
+from scipy.special import softmax
 
 from ..crystal.fourier import find_strongest
 from ..crystal.lattice import Lattice
@@ -29,6 +29,10 @@ SHOWN = -100.0  # log-odds that two particles that the frame shows upon each oth
 #: Share of the particles around which the network sees a second layer, from which there is one. On development seeds of
 #: `make bench-families`: up to 0.13 in one layer, 0.44 and more in two.
 SEEN = 0.2
+#: Mean probability of three layers around a particle from which there may be three, and of fitted particles, from which
+#: there are. On development seeds: up to 0.06 in two layers; in three layers 0.19 and more where the U-Net of two
+#: channels found two thirds of the particles, 0.96 of all particles.
+MAYBE_THREE, THREE = 0.12, 0.5
 TEMPERATURE = 19.0  # log-odds of pairs that count as one, as they share errors (benchmarks/calibrate_cut.py)
 COOLING = np.geomspace(1.5, 40, 40)  # inverse temperatures of the mean field
 START_SHARPNESS = 4  # inverse temperature of a start: how clearly it follows the eigenvectors; by hand
@@ -39,45 +43,52 @@ load_model = lru_cache(maxsize=1)(load_same_layer)  # the network of points, rea
 
 
 def merge_finds(detections: pd.DataFrame, diameter: float) -> pd.DataFrame:
-    """One row for each particle that the network found in both channels: that of the higher peak, in the middle.
+    """One row for each particle that the network found in several channels: that of the higher peak, in the middle.
 
     ``detections`` are those of `locate`; ``diameter`` is the typical one, in pixels.
     """
-    channel, yx = detections["channel"].to_numpy(), detections[["y", "x"]].to_numpy()
-    first, second = np.flatnonzero(channel == 0), np.flatnonzero(channel != 0)
-    i, j = pair_mutually_nearest(yx[first], yx[second], ONE_FIND * diameter)
-    i, j = first[i], second[j]
-    score = detections["score"].to_numpy()
-    higher, lower = np.where(score[i] >= score[j], i, j), np.where(score[i] >= score[j], j, i)
-    share = score[i] / (score[i] + score[j])
-    table = detections.copy()
-    table.loc[table.index[higher], ["y", "x"]] = share[:, None] * yx[i] + (1 - share)[:, None] * yx[j]
-    return table.drop(table.index[lower]).reset_index(drop=True)
+    table = detections[detections["channel"] == 0]
+    for channel in range(1, int(detections["channel"].max()) + 1):
+        more = detections[detections["channel"] == channel]
+        yx, other = (some[["y", "x"]].to_numpy() for some in (table, more))
+        i, j = pair_mutually_nearest(yx, other, ONE_FIND * diameter)
+        score, rival = table["score"].to_numpy()[i], more["score"].to_numpy()[j]
+        share = (score / (score + rival))[:, None]
+        higher = np.where(score >= rival, table.index[i], more.index[j])
+        lower = np.where(score >= rival, more.index[j], table.index[i])
+        table = pd.concat([table, more])
+        table.loc[higher, ["y", "x"]] = share * yx[i] + (1 - share) * other[j]
+        table = table.drop(lower)
+    return table.sort_index().reset_index(drop=True)
 
 
-def show_two_layers(detections: pd.DataFrame, diameter: float) -> bool:
-    """Whether the network sees two layers around a good part of the particles."""
-    particles = merge_finds(detections, diameter)
-    return len(particles) >= GRAINS.fewest and 1 - draw_graph(particles, diameter)[1][:, 0].mean() > SEEN
+def count_layers_around(particles: pd.DataFrame, diameter: float) -> tuple[bool, float]:
+    """Whether the network sees more than one layer around a good part of the particles; how much three layers."""
+    if len(particles) < GRAINS.fewest:
+        return False, 0.0
+    one, _, three = draw_graph(particles, diameter)[1].mean(axis=0)
+    return 1 - one > SEEN, float(three)
 
 
-def name_two_layers(particles: pd.DataFrame, diameter: float) -> tuple[pd.DataFrame, list[list[Lattice]]]:
-    """Which of two layers every particle belongs to; parameters and results as of `assign_layers`.
+def name_by_points(
+    particles: pd.DataFrame, diameter: float, layers: int = 2
+) -> tuple[pd.DataFrame, list[list[Lattice]]]:
+    """Which of some layers every particle belongs to; parameters and results as of `assign_layers`.
 
     There are no grains, and ``lattices`` are the main ones; ``lattice_fit`` is unknown (NaN).
     """
     particles = particles.assign(grain=-1, lattice_fit=np.nan)
     if len(particles) < GRAINS.fewest:
-        return particles.assign(layer=1, layer_confidence=0.5), [[], []]
+        return particles.assign(layer=1, layer_confidence=0.5), [[] for _ in range(layers)]
     yx, (graph, _) = particles[["y", "x"]].to_numpy(float), draw_graph(particles, diameter)
-    named = cut(graph, 2, np.random.default_rng(0))
-    pull = graph @ np.where(named == 0, 1.0, -1.0)  # towards the first side
-    confidence = np.clip(expit(np.where(named == 0, pull, -pull) / TEMPERATURE), 0.5, Evidence.ceiling)
+    named = cut(graph, layers, np.random.default_rng(0))
+    sure = softmax(graph @ np.eye(layers)[named] / TEMPERATURE, axis=1)[np.arange(len(named)), named]
     spacing = typical_spacing(yx, named, diameter)
-    if extent(yx[named == 1], spacing) > extent(yx[named == 0], spacing):
-        named = 1 - named
+    reach = np.array([extent(yx[named == k], spacing) for k in range(layers)])
+    named = (-reach).argsort(kind="stable").argsort()[named]
+    confidence = np.clip(sure, 1 / layers, Evidence.ceiling)
     table = drop_doubles(particles.assign(layer=named + 1, layer_confidence=confidence), diameter)
-    places = [table.loc[table["layer"] == k, ["y", "x"]].to_numpy(float) for k in (1, 2)]
+    places = [table.loc[table["layer"] == k + 1, ["y", "x"]].to_numpy(float) for k in range(layers)]
     return table, [find_main_lattice(place, diameter) for place in places]
 
 

@@ -81,7 +81,8 @@ print("fast mode" if FAST else "full mode", "with PyTorch", torch.__version__)
 # halves the image again and again, so that each pixel summarises a larger area; on the way back up it gets the
 # full-size maps through direct connections. `build_unet` uses MONAI's implementation {cite:p}`cardoso2022`, with
 # one input channel and two output channels per layer: a mask, and a {term}`centre channel` (explained below). This book
-# uses two layers. `train` makes a network for three layers from a library of three, but `decompose` accepts only two.
+# uses two layers. A second shipped network, trained on from the first one, has channels for three: `decompose` asks it
+# where the particles may lie in three layers ({doc}`chapter 7 <07_particles>`).
 
 # %%
 torch.manual_seed(0)

@@ -145,6 +145,7 @@ def _add_simulation_commands(commands: Any) -> None:
     preset = p.add_mutually_exclusive_group()
     preset.add_argument("--fast", action="store_true", help="a few small images")
     preset.add_argument("--training", action="store_true", help="as many and as varied as trained the shipped weights")
+    p.add_argument("--layers", type=int, default=2, help="with --training: most layers of a scene (default 2)")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--workers", type=int, default=2, help="local processes (default 2)")
     p.add_argument("--scheduler", metavar="ADDRESS", help="address of a Dask scheduler to use instead")
@@ -153,6 +154,7 @@ def _add_simulation_commands(commands: Any) -> None:
     p.add_argument("--out", required=True, metavar="FILE", help="weights to write (.safetensors)")
     p.add_argument("--steps", type=int, help="optimiser steps (default 8000, 30 with --fast; a CPU takes hours)")
     p.add_argument("--batch", type=int, help="crops in each step (default 16, 4 with --fast)")
+    p.add_argument("--start", metavar="FILE", help="weights to go on from, at half the rate; perhaps of fewer layers")
     p.add_argument("--fast", action="store_true", help="a toy of 30 steps")
     p.add_argument("--workers", type=int, metavar="N", help="processes that prepare crops (default 8 on CUDA, else 0)")
     p.add_argument("--seed", type=int, default=0)
@@ -244,7 +246,7 @@ def _library(args: argparse.Namespace) -> None:
     from .simulation.library import LibraryConfig, make_library
 
     preset = "fast" if args.fast else "training" if args.training else "full"
-    config = getattr(LibraryConfig, preset)()
+    config = LibraryConfig.training(args.layers) if args.training else getattr(LibraryConfig, preset)()
     if args.images is not None:
         config = replace(config, images=args.images)
     if args.size is not None:
@@ -260,7 +262,9 @@ def _train(args: argparse.Namespace) -> None:
     config = replace(config, **{k: v for k in ("steps", "batch") if (v := getattr(args, k)) is not None})
     command = f"moirelib train --library LIBRARY --out {os.path.basename(args.out)} --steps {config.steps}"
     command = f"{command} --batch {config.batch} --seed {args.seed}"
-    card = train(args.library, args.out, config, args.seed, args.device, command, args.workers)
+    if args.start is not None:
+        config, command = replace(config, learning_rate=config.learning_rate / 2), f"{command} --start {args.start}"
+    card = train(args.library, args.out, config, args.seed, args.device, command, args.workers, args.start)
     print(f"validation: {card['validation']}")
 
 

@@ -263,7 +263,8 @@ def _train(args: argparse.Namespace) -> None:
     command = f"moirelib train --library LIBRARY --out {os.path.basename(args.out)} --steps {config.steps}"
     command = f"{command} --batch {config.batch} --seed {args.seed}"
     if args.start is not None:
-        config, command = replace(config, learning_rate=config.learning_rate / 2), f"{command} --start {args.start}"
+        config = replace(config, learning_rate=config.learning_rate / 2)
+        command += f" --start {os.path.basename(args.start)}"
     card = train(args.library, args.out, config, args.seed, args.device, command, args.workers, args.start)
     print(f"validation: {card['validation']}")
 

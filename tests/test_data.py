@@ -69,8 +69,10 @@ def test_shipped_data_lies_in_the_package_if_installed_else_beside_it(tmp_path, 
 
 def test_shipped_file_is_found_and_a_missing_one_named(tmp_path, monkeypatch):
     monkeypatch.setattr(data, "data_dir", lambda: tmp_path)
-    (tmp_path / "unet.safetensors").touch()
+    for name in ("unet.safetensors", "unet_three.safetensors"):
+        (tmp_path / name).touch()
     assert data.weights_path() == data.path("unet.safetensors") == tmp_path / "unet.safetensors"
+    assert data.weights_path(3) == tmp_path / "unet_three.safetensors"
     with pytest.raises(FileNotFoundError, match="sample.tif is missing from .*; reinstall moirelib"):
         data.sample()
 

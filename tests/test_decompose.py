@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import beer_lambert
 import dask.array as da
 import numpy as np
 import pandas as pd
@@ -73,10 +74,25 @@ def test_the_whole_sample_comes_apart(whole_sample):
     assert score(decompose(movie, device="cpu"), truth)["f1"] > 0.98
 
 
-def test_weights_of_three_layers_are_refused(sample, tmp_path):
-    save_weights(build_unet(3), tmp_path / "three.safetensors")
-    with pytest.raises(ValueError, match="three.safetensors is a network of 3 layers"):
-        decompose(sample[0], weights=tmp_path / "three.safetensors", device="cpu")
+@pytest.mark.slow
+def test_three_layers_come_apart(tmp_path):
+    """Nothing given but the pixel size; drawn by a simulator that shares no code with moirelib."""
+    sheets = [beer_lambert.Sheet(26.0, 18.0, (angle,)) for angle in (3.0, 14.0, 29.0)]
+    image = beer_lambert.simulate_stack(np.random.default_rng(7), 256, sheets, absorption=0.5)
+    found = decompose(image.frame, pixel_size=1.4, device="cpu")
+    truth = pd.DataFrame(1.4 * image.positions, columns=["y_nm", "x_nm"])
+    scores = score_particles(found.particles, truth.assign(frame=0, layer=image.layers), 1.4 * 18, (1.4 * 256,) * 2)
+    assert scores["f1"] > 0.97
+    assert found.layers.shape[:2] == (1, 3)
+    found.save(tmp_path / "out")
+    assert tifffile.imread(tmp_path / "out" / "layer_3.tif").shape[-2:] == (256, 256)
+    assert set(found.summary["twists_deg"]) == {"layer_2", "layer_3"}
+
+
+def test_weights_of_four_layers_are_refused(sample, tmp_path):
+    save_weights(build_unet(4), tmp_path / "four.safetensors")
+    with pytest.raises(ValueError, match="four.safetensors is a network of 4 layers"):
+        decompose(sample[0], weights=tmp_path / "four.safetensors", device="cpu")
 
 
 def test_table_has_the_promised_columns(result):

@@ -17,6 +17,7 @@ from moirelib.decomposition import (
     site_odds,
     vacant_sites,
 )
+from moirelib.decomposition.completion import split_particles
 
 SHAPE, MIDDLE = (160, 160), np.array([79.5, 79.5])
 FIELD = (np.zeros(2), np.array(SHAPE) - 1.0)
@@ -220,6 +221,24 @@ def test_a_site_over_a_particle_is_filled_only_where_the_frame_shows_two(seed, c
         assert len(done) == len(table) + there
         upper = done.loc[done["layer"] == 2, ["y", "x"]]
         assert (nearest(site, upper)[0] < 0.6) if there else (nearest(site, upper)[0] > 12)
+
+
+def test_one_particle_is_taken_for_two_only_where_the_frame_shows_two():
+    """No lattice is asked: pairs found as one come apart, particles that are only larger do not."""
+    rng = np.random.default_rng(4)
+    places = np.array([(y, x) for y in 16.0 + 21 * np.arange(7) for x in 16.0 + 21 * np.arange(7)])
+    apart, turn = np.linspace(0.05, 0.4, 7), rng.uniform(0, np.pi, 7)
+    step = 0.5 * D * apart[:, None] * np.stack([np.sin(turn), np.cos(turn)], axis=1)
+    points = np.concatenate([places[7:], places[:7] - step, places[:7] + step])
+    size = np.where(np.arange(len(points)) < 7, 1.25, 1.0) * D * np.exp(0.03 * rng.standard_normal(len(points)))
+    frame = np.full(SHAPE, 300.0)
+    for point, width in zip(points, size, strict=True):
+        frame *= 1 - 0.5 * (1 - disks([point], SHAPE, width))
+    frame, seen = frame + 10 * rng.standard_normal(SHAPE), table_of(places)
+    _, done = split_particles(FrameFit.start(frame, seen, D).fit(1), seen)
+    assert len(done) == len(points)
+    assert done["shown"].sum() == 14
+    assert nearest(points, done[["y", "x"]]).max() < 0.25 * D
 
 
 @pytest.mark.parametrize(("seed", "contrast"), [(0, 0.35), pytest.param(1, 0.7, marks=pytest.mark.slow)])

@@ -159,6 +159,7 @@ def test_second_peaks_of_unlike_layers_are_kept_where_frames_beside_show_one_lay
     monkeypatch.setattr(layer_count, "count_layers", lambda *_: 1)
     monkeypatch.setattr(layer_count, "merge_finds", lambda finds, diameter: kept.append(len(finds)) or finds)
     monkeypatch.setattr(layer_count, "find_particles", lambda fit, particles, *_, **__: (fit, particles))
+    monkeypatch.setattr(layer_count, "split_particles", lambda fit, particles: (fit, particles))
     named = lambda finds, diameter, layers: (finds.assign(layer=1), [[], []])  # noqa: E731
     monkeypatch.setattr(layer_count, "name_by_points", named)
     monkeypatch.setattr(layer_count.FrameFit, "start", lambda *_: SimpleNamespace(known=True))

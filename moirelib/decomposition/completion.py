@@ -10,6 +10,7 @@ from skimage.feature import peak_local_max
 
 from ..crystal.neighbours import NEIGHBOUR_REACH, Spacings, spacing_of
 from .particle_fit import FrameFit
+from .particle_prior import LEAST_SPREAD
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class CompletionSettings:
     large: float = 1.3  # usual volumes (depth × squared diameter), from which a particle is tested
     halves_apart: float = 0.36  # diameters between the two at the start
     directions: int = 3  # in which they are laid out; the fit turns them
-    alike: tuple[float, float] = (0.06, 0.12)  # greatest spread of log diameter and log depth: or all could be large
+    sigma: float = 0.16  # share of particles, the smallest, that lie more than one sigma below the median
     split_rounds: int = 6
 
 
@@ -202,27 +203,40 @@ def settle_overlaps(fit: FrameFit, particles: pd.DataFrame, spacings: Spacings) 
 def split_particles(fit: FrameFit, particles: pd.DataFrame) -> tuple[FrameFit, pd.DataFrame]:
     """Decide between one particle and two wherever one takes clearly more light than usual; no lattice is asked.
 
-    Both answers are fitted to the frame, as in `settle_overlaps`, and particles that are not needed go. Scanning
-    transmission microscopy counts overlapping columns by such a rule (Fatermans et al., Phys. Rev. Lett. 121, 056101,
-    2018). Takes the fit and its particles, row by row; ``shown`` marks the two of each that was split.
+    Both answers are fitted to the frame, as in `settle_overlaps`; particles beside them that are not needed go.
+    Scanning transmission microscopy counts overlapping columns by such a rule (Fatermans et al., Phys. Rev. Lett. 121,
+    056101, 2018). Takes the fit and its particles, row by row; ``shown`` marks the two of each that was split.
     """
-    s, spread = SETTINGS, fit.prior.greatest
-    fit = fit.with_spread(s.alike)
+    s, spread, kept = SETTINGS, fit.prior.greatest, np.empty((0, 2))
+    fit, reach = fit.with_spread(spread_below(fit.table(particles))), s.rivals * fit.model.diameter
     for _ in range(s.split_rounds):
         table, usual = fit.table(particles), np.exp(fit.prior.usual.numpy())
-        volume = table["depth"] / usual[1] * (table["diameter"] / usual[0]) ** 2
-        large = np.flatnonzero(volume > s.large)
+        yx, volume = table[["y", "x"]].to_numpy(), table["depth"] / usual[1] * (table["diameter"] / usual[0]) ** 2
+        asked_before = cKDTree(kept).query(yx)[0] < s.found_overlap * fit.model.diameter  # infinite if none
+        large = np.flatnonzero((volume > s.large) & ~asked_before)
         gain, halves = try_halves(fit, table, large)
         two = gain + s.off_site_odds > 0
+        if not two.any():
+            break
+        kept = np.concatenate([kept, yx[large[~two]]])
         table = put_halves(table, large[two], halves[:, two])
         fit = fit.with_particles(table).fit(1)
-        needed = fit.evidence() - fit.oddness() - fit.replaceable(np.arange(len(table))) + s.off_site_odds
-        goes = choose_worst(needed, table[["y", "x"]].to_numpy(), s.rivals * fit.model.diameter)
-        particles = fit.table(table)[~goes].reset_index(drop=True)
+        particles = fit.table(table)
+        yx, shown = particles[["y", "x"]].to_numpy(), particles["shown"].to_numpy(bool)
+        beside = np.flatnonzero(cKDTree(yx[shown]).query(yx)[0] < reach)
+        needed = (fit.evidence() - fit.oddness())[beside] - fit.replaceable(beside) + s.off_site_odds
+        goes = beside[choose_worst(needed, yx[beside], reach)]
+        particles = particles.drop(index=goes).reset_index(drop=True)
         fit = fit.with_particles(particles)
-        if not two.any() and not goes.any():
-            break
     return fit.with_spread(spread).fit(1), particles
+
+
+def spread_below(particles: pd.DataFrame) -> tuple[float, float]:
+    """Spread of log diameter and log depth, one sigma, below their medians: two taken for one lie above."""
+    logs = np.log(particles[["diameter", "depth"]].to_numpy())
+    below = np.median(logs, axis=0) - np.quantile(logs, SETTINGS.sigma, axis=0)
+    diameter, depth = np.maximum(below, LEAST_SPREAD).tolist()
+    return diameter, depth
 
 
 def try_halves(fit: FrameFit, particles, large) -> tuple[np.ndarray, np.ndarray]:

@@ -14,9 +14,10 @@ from ..crystal.neighbours import layer_spacings
 from .completion import complete, settle_overlaps, split_particles
 from .layer_assignment import assign_layers
 from .layer_evidence import GRAINS
-from .layers_by_points import MAYBE_THREE, THREE, count_layers_around, merge_finds, name_by_points
+from .layers_by_points import MAYBE_THREE, THREE, merge_finds, name_by_points
 from .particle_fit import FrameFit
 from .profile_and_blur import Imaging
+from .signed_graph import count_layers_around
 
 FITTED = ["channel", "y", "x", "score", "diameter", "depth", "shown"]
 
@@ -43,7 +44,7 @@ class LayerCountRules:
     # of the frame unexplained. Measured: in parts of the real frame of one layer, 0.5 to 0.55 as many particles leave
     # 1.0 to 1.4 times as much, and 0.7 to 0.77 as many 0.9 to 1.0 times. In simulated frames of two layers at twists of
     # 1 to 3°, 0.7 to 0.95 as many leave 1.15 to 1.95 times as much.
-    enough: tuple[tuple[float, float], ...] = ((0.7, 1.45), (0.8, 1.07))  # R and S; either pair
+    enough: tuple[tuple[float, float], ...] = ((0.7, 1.45), (0.8, 1.07), (1.0, 1.0))  # R and S; any pair
 
 
 RULES = LayerCountRules()

@@ -1,4 +1,4 @@
-"""Fit the temperature that calibrates the confidence of `layers_by_points`; print how often it is right.
+"""Fit the temperature that calibrates the confidence of `signed_graph`; print how often it is right.
 
     python benchmarks/calibrate_cut.py
 
@@ -14,8 +14,8 @@ from scipy.optimize import minimize_scalar
 from scipy.special import expit
 
 from moirelib.decomposition import cut, draw_points, load_same_layer, weigh_pairs
-from moirelib.decomposition.layers_by_points import TEMPERATURE
 from moirelib.decomposition.same_layer_training import KINDS
+from moirelib.decomposition.signed_graph import TEMPERATURE
 
 SEED = 990
 EDGES = [0.5, 0.6, 0.7, 0.8, 0.9, 0.97, 0.99, 1.0]

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.ndimage import gaussian_filter
+from scipy.spatial import cKDTree
 from scipy.special import expit, logit, softmax
 
 from moirelib.crystal import Lattice, Motion, extent, find_lattice, fold_hexagonal, hexagonal_lattice, moire_period
@@ -171,6 +172,41 @@ def test_the_same_grains_are_two_layers_where_they_overlap():
     table, lattices = assign_layers(detections(points, layer, rng), D)
     assert right(table).mean() > 0.98
     assert [len(found) for found in lattices] == [1, 1]
+
+
+def patchwork(rng, angles, field):
+    """A layer of grains: every point is of the lattice of the nearest of some random centres."""
+    centers = cKDTree(rng.uniform(0, field, (len(angles), 2)))
+    return np.concatenate([p[centers.query(p)[1] == k] for k, p in enumerate(crystal(a, field) for a in angles)])
+
+
+@pytest.mark.parametrize("seed", [3, 12])
+def test_many_grains_in_both_layers_come_apart(seed):
+    """Lattices of both layers fit some particles, so grains hold particles of both; counting overlaps misled."""
+    rng = np.random.default_rng(seed)
+    layers = [patchwork(rng, rng.uniform(0, 60, rng.integers(3, 5)), 300.0) for _ in range(2)]
+    layer = np.repeat([1, 2], [len(points) for points in layers])
+    named, lattices = assign_layers(detections(np.concatenate(layers), layer, rng, 300, false=0.0), D)
+    right = np.mean(named["layer"] == named["truth"])
+    assert max(right, 1 - right) > 0.99
+    assert min(len(found) for found in lattices) > 1
+
+
+def test_what_can_be_named_two_ways_is_in_doubt():
+    """Two pieces of two layers with a gap between them: nothing says which layer of one piece is which of the other."""
+    rng = np.random.default_rng(5)
+    angles = (0.0, 14.0), (25.0, 41.0)  # of each piece's layers
+    pieces = [crystal(a, 240.0) + (0, 300.0 * side) for side, pair in enumerate(angles) for a in pair]
+    layer = np.repeat([1, 2, 1, 2], [len(points) for points in pieces])
+    found = pd.DataFrame(np.concatenate(pieces), columns=["y", "x"]).assign(truth=layer)
+    found[["y", "x"]] += 0.02 * D * rng.standard_normal((len(found), 2))
+    found = found.assign(channel=found["truth"] - 1, score=0.9, shown=False, diameter=np.nan)
+    named, _ = assign_layers(found, D)
+    piece = named.groupby(named["x"] > 270)
+    print(named.groupby([named["x"] > 270, "layer", "truth"])["layer_confidence"].agg(["median", "size"]))
+    sure = piece["layer_confidence"].median()
+    assert sure.min() < 0.6
+    assert sure.max() > 0.4
 
 
 def test_an_island_is_layer_2_and_the_base_layer_1():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from moirelib.decomposition.layers_by_points import cut, find_groups, measure_energy, settle
+from moirelib.decomposition.signed_graph import cut, find_groups, measure_energy, settle
 
 
 def planted(rng, layers, n=150, links=20, noise=1.5, patches=None):

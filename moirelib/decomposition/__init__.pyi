@@ -35,6 +35,7 @@ from .pipeline import COLUMNS as COLUMNS, Decomposition as Decomposition, decomp
 from .profile_and_blur import Imaging as Imaging
 from .same_layer import SameLayer as SameLayer, load_same_layer as load_same_layer, weigh_pairs as weigh_pairs
 from .same_layer_training import draw_points as draw_points, train_same_layer as train_same_layer
+from .signed_graph import cut as cut, find_groups as find_groups
 from .summary import twist_note as twist_note
 from .training import (
     LibraryCrops as LibraryCrops,
@@ -42,4 +43,3 @@ from .training import (
     permutation_loss as permutation_loss,
     train as train,
 )
-from .unlike_layers import cut as cut, find_groups as find_groups

@@ -9,8 +9,7 @@ from ..crystal.lattice import Lattice
 from ..crystal.neighbours import extent
 from .layer_evidence import GRAINS, Evidence, Surroundings, weigh_grains
 from .overlapping_grains import Grain, add_loose_layer, assign_grains, find_overlapping_grains, join_similar_grains
-
-DOUBLE_REACH = 0.5  # diameters (geometry): half-transparent particles of one layer touch, they do not overlap by half
+from .signed_graph import DOUBLE_REACH
 
 # Rounds, by hand: of all evidence; of pairs, whose messages go on from call to call; of the share of double finds.
 EVIDENCE_ROUNDS, PAIR_ROUNDS, SHARE_ROUNDS = 10, 5, 10
@@ -45,7 +44,10 @@ def assign_layers(
         first = particles["channel"].isin(particles["channel"].value_counts().index[:1]) | (layers == 1)
         table = particles.assign(layer=np.where(first, 1, 2), grain=-1, layer_confidence=0.5, lattice_fit=0.0)
         return drop_doubles(table, diameter), [[], []]
-    grains = join_similar_grains(grains if layers == 1 else assign_grains(grains, around, two=layers == 2), around)
+    doubt = np.zeros(len(particles))  # that the grain is in the other layer
+    if layers != 1:
+        grains, doubt = assign_grains(grains, particles, around, two=layers == 2)
+    grains = join_similar_grains(grains, around)
     if layers != 1 and not any(grain.layer for grain in grains):
         grains = add_loose_layer(grains, around)
     order = [0, 1]
@@ -56,7 +58,7 @@ def assign_layers(
         second = probability.argmax(axis=1) == 1
         if extent(around.positions[second], around.spacing) > extent(around.positions[~second], around.spacing):
             order = [1, 0]
-        table = tabulate_two_layers(particles, probability[:, order], grain, fit, odds, around)
+        table = tabulate_two_layers(particles, probability[:, order], grain, fit, odds, doubt, around)
     by_size = sorted(grains, key=lambda grain: -grain.members.sum())
     lattices = [[grain.lattice for grain in by_size if grain.layer == k and grain.lattice] for k in order]
     return drop_doubles(table, diameter), lattices
@@ -118,11 +120,12 @@ def exclude_pairs(own, messages, pairs, strength, rounds: int = PAIR_ROUNDS) -> 
     return collect(), messages
 
 
-def tabulate_two_layers(particles, probability, grain, fit, odds, around: Surroundings) -> pd.DataFrame:
+def tabulate_two_layers(particles, probability, grain, fit, odds, doubt, around: Surroundings) -> pd.DataFrame:
     """The table of two layers, without the second finds of particles that were found twice."""
     evidence, layer = around.evidence, probability.argmax(axis=1) + 1
     log_odds = np.abs(logit(np.clip(probability[:, 0], 1e-9, 1 - 1e-9)))
-    confidence = np.minimum(expit(evidence.head_start + log_odds / evidence.temperature), evidence.ceiling)
+    confidence = expit(evidence.head_start + log_odds / evidence.temperature)
+    confidence = np.clip(np.minimum(confidence, 1 - doubt), 0.5, evidence.ceiling)
     table = particles.assign(layer=layer, grain=grain, lattice_fit=fit, layer_confidence=confidence)
     first, second = around.double_finds.T
     poorer = np.where(odds[first] < odds[second], first, second)

@@ -22,7 +22,6 @@ class GrainSettings:
     # Lattices. The fit to a lattice is 3 on a site and 1.5 at 0.2 spacings from it.
     fewest: int = 8  # S; particles of a lattice, a grain or a copy
     lattices: int = 4  # S; most lattices, found one after the other
-    grains: int = 8  # S; most grains: all their divisions into two layers are compared, 2^7 of them
     chance: float = 12.0  # S; minus the logarithm of the probability that random points pass for a lattice
     trials: float = 1.5  # S; independent lattices that random points offer, per squared spacing of the field
     spacing_range: tuple[float, float] = (0.85, 1.18)  # S; spacings of further lattices over that of the strongest
@@ -58,9 +57,7 @@ class GrainSettings:
     # Layers of grains.
     too_near: float = 0.75  # G; spacings: one layer holds no two particles nearer
     apart: float = 0.35  # G; spacings; of two layers in general position 56 % of the pairs are further: 1 - 0.35² 2π/√3
-    upper_cost: float = 0.1  # S; conflicts that a particle in the upper layer costs
-    unsupported_cost: float = 0.5  # S; conflicts that a particle of the upper layer upon nothing costs
-    resolved: float = 0.3  # S; conflicts that a second layer must resolve, per particle of the smaller layer
+    resolved: float = 0.3  # S; share of the smaller layer's particles that lie too near to others for one layer
     pairs_apart: float = 0.3  # R; share of particles in too near pairs that are `apart`; no single layer has so many
 
     # A second layer too small to show a lattice.

@@ -14,8 +14,9 @@ from ..crystal.motion import Motion
 from ..crystal.neighbours import SPACING_PER_DIAMETER, extent
 from ..tables import rows_of_frames
 from ..tracking import link_places
-from .layer_assignment import DOUBLE_REACH, exclude_pairs, find_better
+from .layer_assignment import exclude_pairs, find_better
 from .layer_evidence import Evidence
+from .signed_graph import DOUBLE_REACH
 
 LAYER_STEP = 0.15  # diameters that a change of layer counts in tracks; by hand: less than `VOTING_STEP`
 VOTING_STEP = 0.25  # diameters; longest step of a track from frame to frame, motion taken off; by hand

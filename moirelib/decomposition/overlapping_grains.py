@@ -1,6 +1,5 @@
 """Lattices and grains in the particles of both layers together (chapter 7, "Particles")."""
 
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -13,6 +12,7 @@ from ..crystal.fourier import find_strongest, lattice_distance, polish_lattice
 from ..crystal.lattice import Lattice
 from ..crystal.neighbours import connected_groups
 from .layer_evidence import GRAINS, Surroundings, site_density, weigh_grains
+from .signed_graph import draw_graph, find_namings, weigh_doubt
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ def find_overlapping_grains(around: Surroundings) -> list[Grain]:
     grains = []
     for g, piece in find_pieces(label, fit[np.arange(around.count), label] > GRAINS.in_grain, around):
         lattice = polish_lattice(around.positions[piece], np.ones(len(piece)), lattices[g])
-        grains.append(Grain(lattice, np.isin(np.arange(around.count), piece).astype(float)))
-    return sorted(grains, key=lambda grain: -grain.members.sum())[: GRAINS.grains]
+        grains.append(Grain(lattice, _mark(piece, around.count)))
+    return sorted(grains, key=lambda grain: -grain.members.sum())
 
 
 def find_lattices(around) -> list[Grain]:
@@ -157,39 +157,35 @@ def find_pieces(label, sure, around) -> Iterator[tuple[int, np.ndarray]]:
                 yield g, own[piece[own] == number]
 
 
-def assign_grains(grains: list[Grain], around: Surroundings, two: bool) -> list[Grain]:
-    """The grains in layers: the fewest particles lie too near to others of their layer, or upon nothing.
+def assign_grains(grains: list[Grain], particles, around: Surroundings, two: bool) -> tuple[list[Grain], np.ndarray]:
+    """The grains in layers, and the probability (n,) that a particle's grain is in another one.
 
-    All ways to divide the grains are compared. One layer is enough where a second would resolve few conflicts, unless
-    there are known to be ``two``.
+    Two grains are in one each; of more, the cut of the `signed_graph` says which belong together. A grain that runs
+    through both sides of the cut is parted. One layer is enough where few particles of a second one would lie too near
+    to others for one layer, unless there are known to be ``two``.
     """
-    k = len(grains)
     members = np.stack([np.full(around.count, 0.5), *(grain.members for grain in grains)], axis=1)
     label = members.argmax(axis=1) - 1  # of each particle's grain; -1: none
-    size = np.bincount(label[label >= 0], minlength=k)
-    # Which particles lie too near to any of a grain for one layer to hold both, (n, grains).
-    near = [cKDTree(around.positions[label == g]).query(around.positions)[0] for g in range(k)]
-    upon = np.stack(near, axis=1) < GRAINS.too_near * around.spacing
-    conflicts = np.zeros((k, k))
-    for g, h in itertools.combinations(range(k), 2):
-        small, large = (g, h) if size[g] < size[h] else (h, g)
-        conflicts[g, h] = np.sum(upon[label == small, large])
+    parted, side, doubt = grains, np.maximum(label, 0), np.zeros(around.count)
+    if len(grains) > 2:
+        graph = draw_graph(particles, around.diameter)[0]
+        namings = find_namings(graph, 2, np.random.default_rng(0))
+        side, own_doubt, parted = namings[0], weigh_doubt(graph, namings), []
+        for k, piece in find_pieces(2 * np.maximum(label, 0) + side, label >= 0, around):
+            parted.append(Grain(grains[k // 2].lattice, _mark(piece, around.count), int(k % 2)))
+            doubt[piece] = np.median(own_doubt[piece])
+    elif len(grains) == 2:
+        parted = [grains[0], replace(grains[1], layer=1)]
+    if len({grain.layer for grain in parted}) < 2:
+        return grains, np.zeros(around.count)
+    small, large = sorted((around.positions[(label >= 0) & (side == k)] for k in (0, 1)), key=len)
+    crowded = np.mean(cKDTree(large).query(small)[0] < GRAINS.too_near * around.spacing)
+    return (parted, doubt) if two or crowded > GRAINS.resolved else (grains, np.zeros(around.count))
 
-    def cost(layer):
-        upper = layer == (size @ layer < size @ (1 - layer))
-        unsupported = np.sum(np.isin(label, np.flatnonzero(upper)) & ~upon[:, ~upper].any(axis=1))
-        same = np.sum(conflicts * (layer[:, None] == layer))
-        return same + GRAINS.upper_cost * size @ upper + GRAINS.unsupported_cost * unsupported
 
-    divisions = (np.array((0, *rest)) for rest in itertools.product((0, 1), repeat=k - 1))
-    layer = min((division for division in divisions if division.any()), key=cost, default=np.zeros(k, int))
-    resolved = conflicts * (layer[:, None] != layer)
-    enough = resolved.sum() > GRAINS.resolved * min(size @ layer, size @ (1 - layer))
-    return (
-        [replace(grain, layer=int(number)) for grain, number in zip(grains, layer, strict=True)]
-        if two or enough
-        else grains
-    )
+def _mark(indices, count: int) -> np.ndarray:
+    """Weights (n,) that are 1 for some particles."""
+    return np.isin(np.arange(count), indices).astype(float)
 
 
 def join_similar_grains(grains: list[Grain], around) -> list[Grain]:

@@ -223,8 +223,8 @@ def test_as_many_layers_are_found_as_are_given(whole_sample):
     assert "One layer" in one.summary["note"]
     assert "as given" in one.summary["note"]
     assert set(two.particles["layer"]) == {1, 2}
-    with pytest.raises(ValueError, match="layers is 3: one or two are taken apart"):
-        decompose(movie, layers=3, device="cpu")
+    with pytest.raises(ValueError, match="layers is 4: up to three are taken apart"):
+        decompose(movie, layers=4, device="cpu")
 
 
 def test_a_size_that_was_estimated_is_said_to_be(small):

@@ -22,7 +22,7 @@
 # - check the error bars and the confidence against the truth
 # - let tracks vote, and measure distances in a real frame
 #
-# Needs chapters 5 and 6 · CPU · 2 minutes (fast), 3 minutes (full) · 0.9 GB
+# Needs chapters 5 and 6 · CPU · 3 minutes (fast), 3 minutes (full) · 1.0 GB
 # ```
 #
 # {doc}`Chapter 6 <06_decompose>` called one function. This chapter shows its steps, from the network's centres and the
@@ -325,17 +325,17 @@ for rest in itertools.product((0, 1), repeat=len(grains) - 1):
 
 # %% [markdown]
 # This count fails where a grain itself is wrong: near boundaries, lattices of both layers fit some particles, and a piece
-# may hold particles of both. In thirty scenes of two to four grains in each layer it put a third of the particles into
-# the wrong layer twice. So pairs of particles are asked instead.
+# may hold particles of both. So pairs of particles are asked instead.
 #
 # ## A graph that is learned, and its cut
 #
 # `split_by_hand` knew the lattice, and so which steps agree. A small network needs no lattice. It saw points of
-# simulated scenes (one to three layers, other spacings, grains, strain, vacancies, missed and false finds) and says, for
-# each two of 64 neighbours, the **log-odds** that they lie in one layer. Log-odds of pairs make a signed graph again.
-# An assignment to layers is worth the sum of the log-odds of all pairs within layers, its **energy**; the likeliest one
-# has the largest. This is a **Potts model** of statistical physics, and finding its best state a cut of the graph. No local view can do it:
-# one pair says little, and only all pairs together name the layers the same way over the whole field.
+# simulated scenes (one to three layers, other spacings, grains, strain, vacancies, missed and false finds) and says,
+# for each two of 64 neighbours, the **log-odds** that they lie in one layer. Log-odds of pairs make a signed graph
+# again. An assignment to layers is worth the sum of the log-odds of all pairs within layers, its **energy**; the
+# likeliest one has the largest. This is a **Potts model** of statistical physics, and finding its best state a cut of
+# the graph. No local view can do it: one pair says little, and only all pairs together name the layers the same way
+# over the whole field.
 #
 # Here are three layers, one of another spacing:
 
@@ -380,9 +380,9 @@ plt.show()
 
 # %% [markdown]
 # `assign_layers` takes this cut to put more than two grains into layers, and parts a grain through which the cut runs;
-# then the lattices weigh each particle, as follows. Layers of other spacings, or three of them, are named by the cut alone
-# (`moirelib.decomposition.layers_by_points`). Two solvers look for the best cut: one contracts pairs that agree, one cools a mean
-# field from several starts.
+# then the lattices weigh each particle, as follows. Layers of other spacings, or three of them, are named by the cut
+# alone (`moirelib.decomposition.layers_by_points`). Two solvers look for the best cut: one contracts pairs that agree,
+# one cools a mean field from several starts.
 #
 # ## Each particle weighs its evidence
 #

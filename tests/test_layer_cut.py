@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 from scipy import sparse
+from scipy.sparse.csgraph import connected_components
+from scipy.special import expit
 
-from moirelib.decomposition.signed_graph import cut, find_groups, measure_energy, settle
+from moirelib.decomposition.signed_graph import TEMPERATURE, cut, find_groups, measure_energy, settle, weigh_doubt
 
 
 def planted(rng, layers, n=150, links=20, noise=1.5, patches=None):
@@ -49,3 +51,21 @@ def test_groups_need_no_number():
     for layers in (1, 2, 3):
         true, graph = planted(np.random.default_rng(layers), layers, noise=0.5)
         assert share_alike(find_groups(graph), true) > 0.95
+
+
+def test_doubt_is_the_odds_of_the_energies():
+    """Of a region that may be named otherwise, all particles have the probability that its energy gives."""
+    rng = np.random.default_rng(0)
+    weights = np.triu(rng.normal(0, 3, (40, 40)) * (rng.random((40, 40)) < 0.2), 1)
+    graph = sparse.csr_matrix(weights + weights.T)
+    first = rng.integers(0, 3, 40)
+    other = np.where(np.arange(40) < 9, (first + 1) % 3, first)
+    doubt = weigh_doubt(graph, np.array([first, other]))
+    region = connected_components(graph[:9][:, :9], directed=False)[1]
+    for k in np.unique(region):
+        moved = np.flatnonzero(region == k)
+        named = first.copy()
+        named[moved] = other[moved]
+        gain = measure_energy(graph, named) - measure_energy(graph, first)
+        np.testing.assert_allclose(doubt[moved], expit(gain / TEMPERATURE))
+    assert (doubt[9:] == 0).all()

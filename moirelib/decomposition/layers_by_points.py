@@ -20,7 +20,8 @@ from .signed_graph import TEMPERATURE, draw_graph, find_namings, weigh_doubt
 ONE_FIND = 0.12  # diameters; finds in two channels nearer to each other are one particle, until the frame shows two
 #: Mean probability of three layers around a particle from which there may be three, and of fitted particles, from which
 #: there are. On development seeds: up to 0.06 in two layers; in three layers 0.19 and more where the U-Net of two
-#: channels found two thirds of the particles, 0.96 of all particles.
+#: channels found two thirds of the particles, 0.96 of all particles. In two layers of real particles, of which no model
+#: holds quite, 0.19 and 0.89: there the fits decide.
 MAYBE_THREE, THREE = 0.12, 0.5
 
 

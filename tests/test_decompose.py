@@ -341,7 +341,7 @@ def found_in_frame(lattice_shown):
         points = hexagonal_lattice(24.0, angle, (96.0, 96.0), 90.0 if layer == 1 else 60.0)
         tables.append(pd.DataFrame({"layer": layer, "grain": layer - 1, "y": points[:, 0], "x": points[:, 1]}))
     table = pd.concat(tables, ignore_index=True).assign(layer_confidence=0.9, score=0.9, diameter=16.0, opacity=0.5)
-    table = table.assign(**dict.fromkeys(["y_std", "x_std", "diameter_std"], 0.1))
+    table = table.assign(other_layer=0, **dict.fromkeys(["y_std", "x_std", "diameter_std"], 0.1))
     table = table.assign(**{f"{name}_likeliest": table[name] for name in ("y", "x", "diameter", "y_std", "x_std")})
     lattices = [
         [Lattice(24.0, angle)] if shown else [] for angle, shown in zip((5.0, 15.0), lattice_shown, strict=True)

@@ -200,7 +200,7 @@ def test_particles_of_all_frames_lie_in_one_table():
 
 def found(n=5):
     rng = np.random.default_rng(n)
-    table = pd.DataFrame(rng.random((n, 3)), columns=["y", "x", "score"]).assign(layer=1, shown=True)
+    table = pd.DataFrame(rng.random((n, 3)), columns=["y", "x", "score"]).assign(layer=1, other_layer=0, shown=True)
     table["score"] = 0.3 + 0.7 * table["score"]
     return Found(table, [[Lattice(12.1, 7.3)], []], Imaging(exponent=1 / 3))
 

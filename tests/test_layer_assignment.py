@@ -318,7 +318,7 @@ def movie(frames=6, wrong=0.05, confidence=0.9, drift=(0.0, 0.0), exchanged=(), 
         layer = np.where(rng.random(len(seen)) < wrong, 3 - truth[seen], truth[seen])
         layer = 3 - layer if t in exchanged else layer
         table = pd.DataFrame({"frame": t, "y": here[seen, 0], "x": here[seen, 1], "score": 0.9, "layer": layer})
-        tables.append(table.assign(layer_confidence=confidence, truth=truth[seen], identity=seen))
+        tables.append(table.assign(layer_confidence=confidence, other_layer=0, truth=truth[seen], identity=seen))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -400,10 +400,42 @@ def test_votes_of_one_track_share_their_ambiguities():
     for frames in (1, 5, 20):
         points = crystal(7.0, 200.0)
         table = pd.DataFrame({"y": points[:, 0], "x": points[:, 1], "score": 0.9, "layer": 1, "layer_confidence": 0.8})
+        table["other_layer"] = 0
         table = pd.concat([table.assign(frame=t) for t in range(frames)], ignore_index=True)
         voted, _ = vote(table, D, rest(frames))
         expected = expit(logit(0.8) * 2 * frames / (frames + 1))
         np.testing.assert_allclose(voted["layer_confidence"], expected, rtol=1e-6)
+
+
+def test_another_naming_survives_the_vote_until_time_decides():
+    table = movie(frames=3, wrong=0.0, confidence=0.6, exchanged=(1,))
+    doubted = (table["x"] > 150) & (table["truth"] == 1)
+    table["other_layer"] = np.where(doubted, 3 - table["layer"], 0)
+    voted, _ = vote(table, D, rest(3))
+    region = (voted["x"] > 150) & (voted["truth"] == 1)
+    assert wrong_share(voted) == 0
+    assert region.sum() > 20
+    np.testing.assert_array_equal(voted["other_layer"], np.where(region, 2, 0))
+    # One frame has it the wrong way round: the vote takes its other naming, and keeps what it said.
+    table = movie(frames=3, wrong=0.0, confidence=0.6)
+    turned = doubted_in(table, 1)
+    table["layer"] = np.where(turned, 3 - table["layer"], table["layer"])
+    table["other_layer"] = np.where(turned, 3 - table["layer"], 0)
+    voted, _ = vote(table, D, rest(3))
+    assert wrong_share(voted) < 0.005  # one at the border is in one frame only
+    right = voted[voted["layer"] == voted["truth"]]
+    np.testing.assert_array_equal(right["other_layer"], np.where(doubted_in(right, 1), 2, 0))
+    # Frames that agree leave no doubt.
+    table = movie(frames=3, wrong=0.0, confidence=0.85).assign(other_layer=lambda t: 3 - t["layer"])
+    voted, _ = vote(table, D, rest(3))
+    followed = voted.groupby("identity")["frame"].transform("size") == 3
+    assert followed.mean() > 0.9
+    assert (voted.loc[followed, "other_layer"] == 0).all()
+    assert (voted.loc[~followed, "other_layer"] > 0).any()
+
+
+def doubted_in(table, frame):
+    return (table["frame"] == frame) & (table["x"] > 150) & (table["truth"] == 1)
 
 
 def test_layer_1_reaches_furthest_over_the_whole_movie():

@@ -60,7 +60,7 @@ def test_doubt_is_the_odds_of_the_energies():
     graph = sparse.csr_matrix(weights + weights.T)
     first = rng.integers(0, 3, 40)
     other = np.where(np.arange(40) < 9, (first + 1) % 3, first)
-    doubt = weigh_doubt(graph, np.array([first, other]))
+    doubt, otherwise = weigh_doubt(graph, np.array([first, other]))
     region = connected_components(graph[:9][:, :9], directed=False)[1]
     for k in np.unique(region):
         moved = np.flatnonzero(region == k)
@@ -69,3 +69,4 @@ def test_doubt_is_the_odds_of_the_energies():
         gain = measure_energy(graph, named) - measure_energy(graph, first)
         np.testing.assert_allclose(doubt[moved], expit(gain / TEMPERATURE))
     assert (doubt[9:] == 0).all()
+    np.testing.assert_array_equal(otherwise, other)

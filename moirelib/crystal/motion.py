@@ -31,8 +31,6 @@ DECIDED = 7.0  # log-likelihood by which a motion must beat every other one: odd
 ABOUT_AS_MUCH = 6.0  # log-likelihood by which another one may beat the expected motion: odds of 400
 SIGMAS = 1.5  # of the margin's noise, by which it must exceed that as well
 AROUND = 6  # particles nearest to one, whose mean step is taken off its own
-MORE_MISSED = 0.1  # share of particles, beyond the least, that a fit may leave alone to show how right pairs scatter
-SIGMAS_ALIKE = 3.0  # by which two scatters may differ and still be one
 SAME_MOTION = 0.3  # shifts nearer than this are one candidate
 
 
@@ -173,27 +171,27 @@ def _weigh(fits: list[_Fit], sharpest: float, reach: float) -> list[np.ndarray]:
     """For each candidate, the log-likelihood ratio of each particle: this candidate against a wrong shift.
 
     Where frames overlap, a particle is found in both, scattered about its place (Gaussian), or missed in one. How much
-    worse a wrong shift is follows from the other candidates, so that a perfect lattice decides nothing.
+    worse a wrong shift is follows from the other candidates, so that a perfect lattice decides nothing. Each candidate
+    has its own scatter: narrow overlaps have less of elastic waves.
     """
     pairs = np.array([len(fit.squared) for fit in fits])
     good = [fit for fit, n in zip(fits, pairs, strict=True) if n >= max(COMPARABLE * pairs.max(), 1)]
     if not good:
         return [np.zeros(1)] * len(fits)
     scatter, missed = (np.array([getattr(fit, name) for fit in good]) for name in ("scatter", "missed"))
-    # How right pairs scatter: of fits that leave few particles alone; of these, as the least scatter of many is too
-    # small by chance, the one of the most pairs whose scatter may be as small.
-    error = 0.5 / np.log(2) / np.sqrt([len(fit.squared) for fit in good])  # relative, of a Rayleigh median
-    few = missed <= missed.min() + MORE_MISSED
-    least_scatter = np.where(few, scatter, np.inf).argmin()
-    alike = few & (scatter <= scatter[least_scatter] * (1 + SIGMAS_ALIKE * error[least_scatter]))
-    right = max(scatter[np.where(alike, error, np.inf).argmin()], sharpest)
-    wrong = max(np.median(scatter), right)
+    wrong = max(np.median(scatter), sharpest)
     least, usual = max(missed.min(), LEAST_MISSED), min(max(np.median(missed), LEAST_MISSED), 1 - LEAST_MISSED)
-    found, lost = np.log((1 - least) / (1 - usual)), np.log(least / usual)
+
+    def log_density(squared, share: float, std: float) -> np.ndarray:
+        """Of a pair: scattered about its place or, if the particle itself is missed, anywhere within reach."""
+        own = (1 - share) / (2 * std**2) * np.exp(-0.5 * squared / std**2)
+        return np.log(own + share / reach**2)
+
     gains = []
     for fit in fits:
-        gain = 2 * np.log(wrong / right) - 0.5 * fit.squared * (right**-2 - wrong**-2)
-        gains.append(np.concatenate([np.maximum(gain, lost) + found, np.full(fit.alone, lost)]))
+        own = log_density(fit.squared, least, np.clip(fit.scatter, sharpest, wrong))
+        alone = np.full(fit.alone, np.log(least / usual))
+        gains.append(np.concatenate([own - log_density(fit.squared, usual, wrong), alone]))
     return gains
 
 

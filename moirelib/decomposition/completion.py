@@ -9,7 +9,7 @@ from scipy.spatial import cKDTree
 from skimage.feature import peak_local_max
 
 from ..crystal.neighbours import NEIGHBOUR_REACH, Spacings, spacing_of
-from .particle_fit import FrameFit
+from .particle_fit import STAND_INS, FrameFit
 from .particle_prior import LEAST_SPREAD
 
 
@@ -228,7 +228,7 @@ def split_particles(fit: FrameFit, particles: pd.DataFrame) -> tuple[FrameFit, p
         goes = beside[choose_worst(needed, yx[beside], reach)]
         particles = particles.drop(index=goes).reset_index(drop=True)
         fit = fit.with_particles(particles)
-    return fit.with_spread(spread).fit(1), particles
+    return fit.with_spread(spread), particles
 
 
 def spread_below(particles: pd.DataFrame) -> tuple[float, float]:
@@ -245,16 +245,21 @@ def try_halves(fit: FrameFit, particles, large) -> tuple[np.ndarray, np.ndarray]
     ``large`` (m,) are rows of the fit's particles. The two, with their `OWN` parameters, are those of the best of
     several directions in which they started.
     """
-    own, one = particles[OWN].to_numpy(), fit.with_particles(particles)
     gain, halves = np.full(len(large), -np.inf), np.empty((2, len(large), len(OWN)))
-    one = one.fit(2, shared=False) if len(large) else one
-    for turn in np.pi * np.arange(SETTINGS.directions if len(large) else 0) / SETTINGS.directions:
+    if len(large) == 0:
+        return gain, halves
+    yx = particles[["y", "x"]].to_numpy()
+    around = cKDTree(yx[large]).query(yx)[0] < STAND_INS * fit.model.diameter
+    own, large = particles.loc[around, OWN].to_numpy(), np.cumsum(around)[large] - 1
+    start = fit.among(around).with_particles(particles[around]).fit(1, shared=False)
+    one = start.fit(2, shared=False)  # as often as the two: what is fitted longer explains more
+    for turn in np.pi * np.arange(SETTINGS.directions) / SETTINGS.directions:
         step = 0.5 * SETTINGS.halves_apart * fit.model.diameter * np.array([np.sin(turn), np.cos(turn)])
         laid_out, second = own.copy(), np.full((len(large), len(OWN)), np.nan)
         laid_out[large], second[:, :2] = np.nan, own[large, :2] + step
         laid_out[large, :2] = own[large, :2] - step
         both = pd.DataFrame(np.concatenate([laid_out, second]), columns=OWN)
-        two = one.with_particles(both).fit(3, shared=False)
+        two = start.with_particles(both).fit(2, shared=False)
         found, fitted = compare_answers(one, two, own[large, :2]), two.table(both).to_numpy()
         better = found > gain
         gain[better] = found[better]

@@ -23,9 +23,9 @@ LEAST_EVIDENCE = 20.0  # log-likelihood that a particle without a lattice must a
 class Found:
     """All particles of a frame, fitted to the frame alone; ``…_likeliest``: to the frame and the crystal's regularity.
 
-    ``particles`` holds ``layer`` (from 1), ``grain``, ``layer_confidence``, ``lattice_fit``, ``score``; ``y, x,
-    diameter`` (px), ``opacity``, ``depth``, one-sigma errors ``y_std, x_std, diameter_std, depth_std``; and
-    ``y_likeliest, x_likeliest, diameter_likeliest, y_std_likeliest, x_std_likeliest`` (px).
+    ``particles`` holds ``layer`` (from 1), ``grain``, ``layer_confidence``, ``other_layer``, ``lattice_fit``,
+    ``score``; ``y, x, diameter`` (px), ``opacity``, ``depth``, one-sigma errors ``y_std, x_std, diameter_std,
+    depth_std``; and ``y_likeliest, x_likeliest, diameter_likeliest, y_std_likeliest, x_std_likeliest`` (px).
     """
 
     particles: pd.DataFrame

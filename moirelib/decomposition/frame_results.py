@@ -19,7 +19,8 @@ from .frame import LIKELIEST, Found
 from .profile_and_blur import Imaging
 
 #: Columns of `Found.particles` that are needed once all frames are computed.
-KEPT = ["layer", "layer_confidence", "score", "diameter_std", *LIKELIEST, *(f"{c}_likeliest" for c in LIKELIEST)]
+KEPT = ["layer", "layer_confidence", "other_layer", "score", "diameter_std", *LIKELIEST]
+KEPT += [f"{column}_likeliest" for column in LIKELIEST]
 SHOWN = ["frame", "y_nm", "x_nm", "diameter_nm"]  # for whoever looks at the files of a run that goes on
 
 
@@ -85,7 +86,8 @@ class FoundInFrames:
         counts, lattices, why, cut = map(list, zip(*rest, strict=True))
         table = pd.DataFrame(np.frombuffer(numbers).reshape(-1, len(KEPT)), columns=KEPT, copy=False)
         frame = np.repeat(np.arange(len(counts)), counts)
-        return cls(table.assign(layer=table["layer"].astype(int), frame=frame), lattices, why, cut)
+        whole = {name: table[name].astype(int) for name in ("layer", "other_layer")}
+        return cls(table.assign(**whole, frame=frame), lattices, why, cut)
 
     @property
     def used(self) -> np.ndarray:
@@ -115,7 +117,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 
 def write_found(path: Path, found: Found) -> None:
     """Write what was found in a frame: a table of its particles and, in the table's metadata as JSON, the rest."""
-    table = found.particles.reindex(columns=[*KEPT, *SHOWN]).astype(float).astype({"layer": int})
+    table = found.particles.reindex(columns=[*KEPT, *SHOWN]).astype(float).astype({"layer": int, "other_layer": int})
     imaging = None if found.imaging is None else asdict(found.imaging)
     lattices = [[asdict(one) for one in layer] for layer in found.lattices]
     rest = {"imaging": imaging, "lattices": lattices, "why": found.why, "cut": found.cut}

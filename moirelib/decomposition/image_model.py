@@ -142,6 +142,7 @@ class ImageModel:
     corner: torch.Tensor = torch.empty(0)  # (n, 2), px: the particles' positions, rounded
     samples: torch.Tensor = torch.empty(0)  # (n, y, x), where the windows' samples lie in the flat fine grid
     inside: torch.Tensor = torch.empty(0)  # (n, y, x), 1 where samples are on the grid
+    held: torch.Tensor = torch.zeros(1)  # optical depth of particles that do not change, on the flat fine grid
 
     @classmethod
     def look_at(cls, frame: np.ndarray, diameter: float) -> "ImageModel":
@@ -184,6 +185,10 @@ class ImageModel:
         index, inside = flat_index(fine[:, 0], fine[:, 1], self.fine_shape)
         return replace(self, corner=corner, samples=index, inside=inside.float())
 
+    def hold(self, theta: torch.Tensor, imaging: Imaging) -> "ImageModel":
+        """The model in which these particles stay as they are, and are not among the parameters."""
+        return replace(self, held=self.place(theta)._total_depth(theta, imaging))
+
     def weigh(self, imaging: Imaging) -> "ImageModel":
         """The model that leaves out the border that this blur reaches."""
         return replace(self, margin=int(np.ceil(imaging.blur * self.diameter)))
@@ -204,15 +209,18 @@ class ImageModel:
 
     def render(self, theta: torch.Tensor, imaging: Imaging) -> Prediction:
         """Predict the frame; the background is the one that fits best."""
-        depth = self.depths(theta, imaging, slopes=False)[3]
-        total = torch.zeros(self.fine_shape[0] * self.fine_shape[1])
-        total.index_add_(0, self.samples.flatten(), depth.flatten())
-        transmission = torch.exp(-total).reshape(self.fine_shape)
+        transmission = torch.exp(-self._total_depth(theta, imaging)).reshape(self.fine_shape)
         t = block_mean(transmission)
         t = torch.fft.irfft2(torch.fft.rfft2(t) * imaging.transfer(t.shape, self.diameter), s=t.shape)
         t = t[self.pad : self.pad + self.shape[0], self.pad : self.pad + self.shape[1]]
         background = self.background.fit(self.frame - imaging.offset, t)
         return Prediction(theta, imaging, transmission, imaging.offset + background * t, background)
+
+    def _total_depth(self, theta, imaging):
+        """Optical depth of all particles, on the flat fine grid."""
+        depth = self.depths(theta, imaging, slopes=False)[3]
+        total = self.held.expand(self.fine_shape[0] * self.fine_shape[1]).clone()
+        return total.index_add_(0, self.samples.flatten(), depth.flatten())
 
     def counted(self):
         """1 where pixels count, 0 at the border."""

@@ -9,7 +9,7 @@ from ..crystal.lattice import Lattice
 from ..crystal.neighbours import extent
 from .layer_evidence import GRAINS, Evidence, Surroundings, weigh_grains
 from .overlapping_grains import Grain, add_loose_layer, assign_grains, find_overlapping_grains, join_similar_grains
-from .signed_graph import DOUBLE_REACH
+from .signed_graph import DOUBLE_REACH, WORTH_KEEPING
 
 # Rounds, by hand: of all evidence; of pairs, whose messages go on from call to call; of the share of double finds.
 EVIDENCE_ROUNDS, PAIR_ROUNDS, SHARE_ROUNDS = 10, 5, 10
@@ -33,10 +33,11 @@ def assign_layers(
     the unit of ``y, x``. ``layers`` says how many there are, 1 or 2, where that is known or to be tried.
 
     Gives the particles with ``layer`` (1 or 2), ``grain`` (-1 where none), ``layer_confidence`` (probability that the
-    layer is right; 0.5 is a guess) and ``lattice_fit`` (3 on a site of its grain, 0 on average), of which one found
-    twice in one layer is kept once; and the lattices of layer 1 and of layer 2, largest grain first.
+    layer is right; 0.5 is a guess), ``other_layer`` (that of a whole region that can be named two ways; 0 elsewhere)
+    and ``lattice_fit`` (3 on a site of its grain, 0 on average), of which one found twice in one layer is kept once;
+    and the lattices of layer 1 and of layer 2, largest grain first.
     """
-    grains: list[Grain] = []
+    particles, grains = particles.assign(other_layer=0), list[Grain]()
     if len(particles) >= GRAINS.fewest:
         around = Surroundings(particles, diameter, evidence or Evidence())
         grains = find_overlapping_grains(around)
@@ -126,7 +127,8 @@ def tabulate_two_layers(particles, probability, grain, fit, odds, doubt, around:
     log_odds = np.abs(logit(np.clip(probability[:, 0], 1e-9, 1 - 1e-9)))
     confidence = expit(evidence.head_start + log_odds / evidence.temperature)
     confidence = np.clip(np.minimum(confidence, 1 - doubt), 0.5, evidence.ceiling)
-    table = particles.assign(layer=layer, grain=grain, lattice_fit=fit, layer_confidence=confidence)
+    other = np.where(doubt > WORTH_KEEPING, 3 - layer, 0)
+    table = particles.assign(layer=layer, grain=grain, lattice_fit=fit, layer_confidence=confidence, other_layer=other)
     first, second = around.double_finds.T
     poorer = np.where(odds[first] < odds[second], first, second)
     return table.drop(table.index[poorer[~judge_doubles(evidence.double_odds * odds[poorer])]])

@@ -16,7 +16,7 @@ from ..tables import rows_of_frames
 from ..tracking import link_places
 from .layer_assignment import exclude_pairs, find_better
 from .layer_evidence import Evidence
-from .signed_graph import DOUBLE_REACH
+from .signed_graph import DOUBLE_REACH, WORTH_KEEPING
 
 LAYER_STEP = 0.15  # diameters that a change of layer counts in tracks; by hand: less than `VOTING_STEP`
 VOTING_STEP = 0.25  # diameters; longest step of a track from frame to frame, motion taken off; by hand
@@ -59,8 +59,17 @@ def vote(particles: pd.DataFrame, diameter: float, motion: list[Motion]) -> tupl
     confidence = np.minimum(softmax(own, axis=1).max(axis=1), max(Evidence.ceiling, confidence.max()))
     quality = particles["score"].to_numpy() * confidence
     keep = np.concatenate([find_better(yx[now], layer[now], quality[now], diameter) for now in rows])
-    particles = particles[keep].assign(layer=layer[keep], layer_confidence=confidence[keep])
+    other = rename_others(particles, layer, renamed)
+    other[confidence > 1 - WORTH_KEEPING] = 0  # time has decided
+    particles = particles.assign(layer=layer, layer_confidence=confidence, other_layer=other)[keep]
     return particles.reset_index(drop=True), renamed
+
+
+def rename_others(particles, layer, renamed) -> np.ndarray:
+    """``other_layer`` (n,) under the layers' numbers; where the other one won the vote, the one before it."""
+    frame, other = particles["frame"].to_numpy(), particles["other_layer"].to_numpy(int)
+    own, new = (renamed[frame, column - 1] + 1 for column in (particles["layer"].to_numpy(), other))
+    return np.where(other == 0, 0, np.where(new == layer, own, new))
 
 
 def count_layers(particles: pd.DataFrame) -> int:

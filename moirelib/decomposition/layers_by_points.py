@@ -15,7 +15,7 @@ from ..crystal.neighbours import extent, typical_spacing
 from .layer_assignment import drop_doubles
 from .layer_evidence import GRAINS, Evidence
 from .overlapping_grains import strength_by_chance
-from .signed_graph import TEMPERATURE, draw_graph, find_namings, weigh_doubt
+from .signed_graph import TEMPERATURE, WORTH_KEEPING, draw_graph, find_namings, weigh_doubt
 
 ONE_FIND = 0.12  # diameters; finds in two channels nearer to each other are one particle, until the frame shows two
 #: Mean probability of three layers around a particle from which there may be three, and of fitted particles, from which
@@ -52,19 +52,22 @@ def name_by_points(
 
     There are no grains, and ``lattices`` are the main ones; ``lattice_fit`` is unknown (NaN).
     """
-    particles = particles.assign(grain=-1, lattice_fit=np.nan)
+    particles = particles.assign(grain=-1, lattice_fit=np.nan, other_layer=0)
     if len(particles) < GRAINS.fewest:
         return particles.assign(layer=1, layer_confidence=0.5), [[] for _ in range(layers)]
     yx, (graph, _) = particles[["y", "x"]].to_numpy(float), draw_graph(particles, diameter)
     namings = find_namings(graph, layers, np.random.default_rng(0))
     named = namings[0]
     sure = softmax(graph @ np.eye(layers)[named] / TEMPERATURE, axis=1)[np.arange(len(named)), named]
-    sure = np.minimum(sure, 1 - weigh_doubt(graph, namings))
+    doubt, other = weigh_doubt(graph, namings)
+    sure = np.minimum(sure, 1 - doubt)
     spacing = typical_spacing(yx, named, diameter)
     reach = np.array([extent(yx[named == k], spacing) for k in range(layers)])
-    named = (-reach).argsort(kind="stable").argsort()[named]
+    number = (-reach).argsort(kind="stable").argsort() + 1
     confidence = np.clip(sure, 1 / layers, Evidence.ceiling)
-    table = drop_doubles(particles.assign(layer=named + 1, layer_confidence=confidence), diameter)
+    other = np.where(doubt > WORTH_KEEPING, number[other], 0)
+    table = particles.assign(layer=number[named], layer_confidence=confidence, other_layer=other)
+    table = drop_doubles(table, diameter)
     places = [table.loc[table["layer"] == k + 1, ["y", "x"]].to_numpy(float) for k in range(layers)]
     return table, [find_main_lattice(place, diameter) for place in places]
 

@@ -170,7 +170,7 @@ def assign_grains(grains: list[Grain], particles, around: Surroundings, two: boo
     if len(grains) > 2:
         graph = draw_graph(particles, around.diameter)[0]
         namings = find_namings(graph, 2, np.random.default_rng(0))
-        side, own_doubt, parted = namings[0], weigh_doubt(graph, namings), []
+        side, own_doubt, parted = namings[0], weigh_doubt(graph, namings)[0], []
         for k, piece in find_pieces(2 * np.maximum(label, 0) + side, label >= 0, around):
             parted.append(Grain(grains[k // 2].lattice, _mark(piece, around.count), int(k % 2)))
             doubt[piece] = np.median(own_doubt[piece])

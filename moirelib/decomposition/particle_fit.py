@@ -124,6 +124,14 @@ class FrameFit:
         stiffness = torch.from_numpy(std**-2.0).float()[:, None]
         return replace(fit, prior=replace(prior, rows=torch.from_numpy(rows), stiffness=stiffness))
 
+    def among(self, rows: np.ndarray) -> "FrameFit":
+        """The fit of some particles (n,), a mask; the others stay as they are, and are no longer in it."""
+        chosen = torch.from_numpy(rows)
+        model, theta = self.model.hold(self.theta[~chosen], self.imaging), self.theta[chosen]
+        own = self.prior
+        prior = ParticlePrior(theta[:, :2].clone(), model.diameter, own.usual, own.std, own.greatest)
+        return replace(self, model=model.place(theta), predicted=self.predicted._replace(theta=theta), prior=prior)
+
     def with_spread(self, greatest: tuple[float, float]) -> "FrameFit":
         """The fit in which diameters and depths differ by so much at most, one sigma of their logarithms."""
         std = torch.minimum(self.prior.std, torch.tensor([np.inf, np.inf, *greatest]))

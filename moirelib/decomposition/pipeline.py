@@ -15,6 +15,7 @@ from ..movies.reading import as_movie
 from ..output import output_folder
 from ..tracking import number_tracks
 from .all_frames import FrameJob, describe_run, find_in_all_frames, look_at
+from .alternatives import find_alternatives
 from .frame import LIKELIEST
 from .frame_checks import leave_noise_out
 from .frame_results import FoundInFrames, FrameResults
@@ -26,9 +27,8 @@ from .particle_size import check_diameter, check_pixel_size, estimate_size_and_p
 from .summary import describe_frames, keep_going, summarize
 
 #: Columns of the particle table, in the order of ``particles.csv``.
-COLUMNS = (
-    "frame particle layer y x y_nm x_nm y_std_nm x_std_nm diameter_nm diameter_std_nm score layer_confidence".split()
-)
+COLUMNS = "frame particle layer y x y_nm x_nm y_std_nm x_std_nm diameter_nm diameter_std_nm score".split()
+COLUMNS += ["layer_confidence", "other_layer"]
 
 TRACK_STEP = 0.5  # diameters between frames, motion taken off (geometry): less than half the spacing if they touch
 
@@ -55,6 +55,11 @@ class Decomposition:
     particles: pd.DataFrame
     summary: dict
     movie: Movie
+
+    @property
+    def alternatives(self) -> pd.DataFrame:
+        """Particles of regions that can be named two ways, with the other layer of each: see `find_alternatives`."""
+        return find_alternatives(self.particles)
 
     def to_atoms(self, gap: float | None = None) -> list:
         """Sites in three dimensions, one `ase.Atoms` per frame; ``gap`` between layers in nm, see `to_atoms`."""

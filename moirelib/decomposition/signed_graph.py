@@ -26,6 +26,8 @@ SHOWN = -100.0  # log-odds that two particles that the frame shows upon each oth
 #: Share of the particles around which the network sees a second layer, from which there is one. On development seeds of
 #: `make bench-families`: up to 0.13 in one layer, 0.44 and more in two.
 SEEN = 0.2
+#: Probability from which another layer is kept beside the likeliest one: 1 in 10, by choice.
+WORTH_KEEPING = 0.1
 TEMPERATURE = 19.0  # log-odds of pairs that count as one, as they share errors (benchmarks/calibrate_cut.py)
 COOLING = np.geomspace(1.5, 40, 40)  # inverse temperatures of the mean field
 START_SHARPNESS = 4  # inverse temperature of a start: how clearly it follows the eigenvectors; by hand
@@ -130,12 +132,14 @@ def find_namings(graph: sparse.csr_matrix, layers: int, rng: np.random.Generator
     return np.array([names[naming] for names, naming in zip(same, found, strict=True)])
 
 
-def weigh_doubt(graph: sparse.csr_matrix, namings: np.ndarray) -> np.ndarray:
-    """Probability (n,) that a particle is not in the layer that the first of some namings says.
+def weigh_doubt(graph: sparse.csr_matrix, namings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Probability (n,) that a particle is not in the layer that the first of some namings says; where it is then.
 
-    Where another naming differs, each contiguous region may be named either way: its odds are those of the energy.
+    Where another naming differs, each contiguous region may be named either way: its odds are those of the energy. The
+    other layer (n,), from 0, is that of the likeliest other naming.
     """
     best, every, doubt = namings[0], np.arange(graph.shape[0]), np.zeros(graph.shape[0])
+    otherwise = best.copy()
     one = np.eye(namings.max() + 1)
     pull = graph @ one[best]
     for other in np.unique(namings[1:], axis=0):
@@ -147,8 +151,10 @@ def weigh_doubt(graph: sparse.csr_matrix, namings: np.ndarray) -> np.ndarray:
         change = one[other[moved]] - one[best[moved]]
         together = 0.5 * (change * (within @ change)).sum(axis=1)
         loss = np.bincount(region, alone - together)
-        doubt[moved] = np.maximum(doubt[moved], expit(-loss[region] / TEMPERATURE))
-    return doubt
+        own = expit(-loss[region] / TEMPERATURE)
+        likelier = own > doubt[moved]
+        doubt[moved[likelier]], otherwise[moved[likelier]] = own[likelier], other[moved[likelier]]
+    return doubt, otherwise
 
 
 def cut(graph: sparse.csr_matrix, layers: int, rng: np.random.Generator) -> np.ndarray:

@@ -10,6 +10,7 @@ import pandas as pd
 
 from ..crystal.lattice import Lattice, fold_hexagonal, moire_period
 from ..data import weights_path
+from .alternatives import describe_regions, find_alternatives, list_regions
 from .frame_checks import find_doubtful
 from .layer_voting import count_layers
 from .movie_motion import MovieMotion
@@ -46,6 +47,9 @@ def summarize(movie, table: pd.DataFrame, lattices: list, nm: float, given: dict
     lost = "Spacings and twist are missing"
     measured = keep_going(problems, lost, unknown, lambda: measure_lattices(lattices, nm, layers))
     note = keep_going(problems, "The note is missing", "", lambda: write_note(counts, measured, lattices, field, given))
+    lost = "Regions that can be named two ways are not listed"
+    regions = keep_going(problems, lost, [], lambda: list_regions(find_alternatives(table)))
+    note = " ".join(filter(None, [note, describe_regions(regions)]))
     lost = "The weights' checksum is missing"
     sha256 = keep_going(problems, lost, None, lambda: hashlib.sha256(path.read_bytes()).hexdigest())
     size = SIZE_ESTIMATED if given["diameter_nm"] is None and len(table) else ""
@@ -65,6 +69,7 @@ def summarize(movie, table: pd.DataFrame, lattices: list, nm: float, given: dict
         "diameter_nm": round_median(table["diameter_nm"]) if len(table) else None,
         "working_pixel_size_nm": float(nm),
         **measured,
+        "undecided_regions": regions,
         "note": " ".join(filter(None, [note, size, *(f"{problem}." for problem in problems)])),
         "problems": problems,
     }

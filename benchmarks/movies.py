@@ -1,12 +1,12 @@
 """Movies that move: layers, tracks and defects of drifting movies against still ones, in two simulators.
 
     make bench-movies            20 frames, three movies of each simulator
-    QUICK=1 make bench-movies    4 frames of a smaller field, one movie of each
+    QUICK=1 make bench-movies    3 frames of a smaller field, one movie of each
 
 Both movies of a pair show the same specimen without defects and without growth; the moving one drifts by half a spacing
-a frame and jumps by three spacings once. Then follow, without QUICK=1, pairs in which an island grows and pairs of
-elastic layers, long enough to show phonons; what `moirelib analyze` costs (`analysis_pace.py`); and, without QUICK=1,
-long movies (`long_movies.py`). The last line is one JSON object of named numbers.
+a frame and jumps by three spacings (quick: two) once. Then follow, without QUICK=1, pairs in which an island grows and
+pairs of elastic layers, long enough to show phonons; what `moirelib analyze` costs (`analysis_pace.py`); and, without
+QUICK=1, long movies (`long_movies.py`). The last line is one JSON object of named numbers.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ import beer_lambert  # noqa: E402
 SEED = 4242
 SIZE, QUICK_SIZE, PIXEL_SIZE = 288, 192, 1.6  # pixels, pixels, nm
 SPACING, DIAMETER = 24.0, 16.8  # pixels
-DRIFT, JUMP = 0.5, 3.0  # spacings a frame, spacings
+DRIFT, JUMP, QUICK_JUMP = 0.5, 3.0, 2.0  # spacings a frame, spacings, spacings
 VIBRATION = 0.02  # spacings
 GROWTH, GROWTH_FRAMES, ISLAND = (0.8, 1.0), 12, 0.3  # share of layer 2 at first and last; of the field, its radius
 SPRING, PHONON_FRAMES, PHONON_SIZE = 1.5, 160, 224  # kT/nm², of elastic layers; frames, pixels
@@ -47,20 +47,20 @@ SPRING, PHONON_FRAMES, PHONON_SIZE = 1.5, 160, 224  # kT/nm², of elastic layers
 
 def measure_motion(quick: bool) -> dict:
     """Scores of still and of moving movies."""
-    frames, movies, size = (4, 1, QUICK_SIZE) if quick else (20, 3, SIZE)
+    frames, movies, size, jump = (3, 1, QUICK_SIZE, QUICK_JUMP) if quick else (20, 3, SIZE, JUMP)
     numbers: dict = {}
     for name, film in (("abtem", film_ours), ("beer_lambert", film_other)):
-        rows = [score_pair(film, np.random.default_rng((SEED, k)), frames, size) for k in range(movies)]
+        rows = [score_pair(film, np.random.default_rng((SEED, k)), frames, size, jump) for k in range(movies)]
         numbers |= {f"{name}_{key}": float(np.mean([row[key] for row in rows])) for key in rows[0]}
     return numbers
 
 
-def score_pair(film, rng, frames: int, size: int) -> dict:
+def score_pair(film, rng, frames: int, size: int, jump: float) -> dict:
     """Scores of a still and a moving movie of one specimen."""
     seed, twist, direction = int(rng.integers(2**31)), rng.uniform(8, 24), rng.uniform(0, 2 * np.pi)
     drift = DRIFT * SPACING * np.array([np.sin(direction), np.cos(direction)])
     shifts = drift * np.arange(frames)[:, None]
-    shifts[frames // 2 :] += rng.choice([-1.0, 1.0], 2) * JUMP * SPACING / np.sqrt(2)
+    shifts[frames // 2 :] += rng.choice([-1.0, 1.0], 2) * jump * SPACING / np.sqrt(2)
     scores = {}
     for kind, path in (("still", 0 * shifts), ("moving", shifts)):
         images, truth, _ = film(seed, twist, path, size)

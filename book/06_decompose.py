@@ -189,7 +189,8 @@ print(f"and by a particle of the other layer as well: {np.mean(other > 127):.1%}
 # and two numbers that say how sure they are. `score` is the height of the peak in the network's centre channel; for a
 # particle that only the fit found, it is the probability that the particle exists. {term}`Layer confidence <layer
 # confidence>` (`layer_confidence`) is the probability that the layer is right: 0.5 is a guess. `particle` is the number
-# of the {term}`track`, -1 for a particle that was seen only once.
+# of the {term}`track`, -1 for a particle that was seen only once. `other_layer` is 0 but in regions that can be named two
+# ways as a whole: there it is the layer of the second naming ({doc}`chapter 7 <07_particles>`).
 
 # %%
 result.particles.round(2).sample(5, random_state=0)

@@ -59,6 +59,7 @@ from moirelib.decomposition import (
     vote,
 )
 from moirelib.decomposition.completion import try_halves
+from moirelib.decomposition.layers_by_points import name_by_points
 from moirelib.decomposition.signed_graph import cut, draw_graph, measure_energy
 from moirelib.simulation import LatticeConfig, random_scene, truth_table
 from moirelib.tracking import link_particles
@@ -483,6 +484,52 @@ plt.show()
 # Keep two things in mind. Errors come in groups: when a whole grain is put into the wrong layer, all its particles
 # are wrong together, whatever their confidence. So the intervals are too narrow, and confidence is capped at 0.999.
 # And 0.5 means that the image does not decide the layer.
+#
+# ## What positions cannot decide
+#
+# Some questions have no answer in the positions. Two pieces of a specimen lie beside each other; each has two layers,
+# and all four lattices are turned differently. Within a piece the lattices show which particles belong together. But
+# which layer of the right piece goes with layer 1 of the left one? No lattice and no overlap crosses the gap, so both
+# namings are worth nearly the same energy. `find_namings` keeps all good cuts it met, and `weigh_doubt` compares them
+# region by region: all particles of a region share the doubt, and get the layer of the other naming as `other_layer`.
+
+# %%
+rng = np.random.default_rng(2)
+sheets = [(3, 0, 250, 1), (13, 0, 250, 2), (27, 350, 600, 1), (41, 350, 600, 2)]
+pieces = []
+for angle, low, high, layer in sheets:
+    p = hexagonal_lattice(40.0, angle, rng.uniform(280, 320, 2), 900.0)
+    p = p[(p[:, 0] > 0) & (p[:, 0] < 600) & (p[:, 1] > low) & (p[:, 1] < high)]
+    p += rng.normal(0, 1, p.shape)
+    pieces.append(pd.DataFrame({"y": p[:, 0], "x": p[:, 1], "truth": layer}))
+pieces = pd.concat(pieces, ignore_index=True)
+pieces = pieces.assign(channel=0, score=1.0, shown=False, diameter=28.0)
+named, _ = name_by_points(pieces, 28.0)
+named["piece"] = np.where(named["x"] < 300, "left", "right")
+named["right layer"] = named["layer"] == named["truth"]
+columns = ["layer_confidence", "other_layer", "right layer"]
+named.assign(other_layer=named["other_layer"] > 0).groupby("piece")[columns].mean().round(3)
+
+# %% tags=["hide-input"] mystnb={"figure": {"caption": "Two pieces that nothing joins. Left and right, the two namings: both divide each piece rightly, and no position tells which of the two is true. `result.alternatives` keeps the second one.", "name": "fig-two-ways"}}
+fig, axes = plt.subplots(1, 2, figsize=(7.5, 3.9), layout="constrained", sharey=True)
+otherwise = named["layer"].where(named["other_layer"] == 0, named["other_layer"])
+for ax, layer, title in zip(axes, (named["layer"], otherwise), ("layer", "other_layer"), strict=True):
+    for k in (1, 2):
+        own = named[layer == k]
+        ax.plot(own["x"], own["y"], "os"[k - 1], color=plot.LAYER_COLORS[k - 1], ms=3.5, label=f"layer {k}")
+    ax.set(title=title, xlabel="x / nm", aspect="equal", xlim=(0, 600), ylim=(600, 0))
+axes[0].set_ylabel("y / nm")
+fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+plt.show()
+
+# %% [markdown]
+# The summary of a decomposition lists such regions (`undecided_regions`), with their place and how likely the other
+# naming is. Whoever knows more, from an earlier frame or from how the specimen grew, can choose it:
+# `table["layer"] = table["layer"].where(table["other_layer"] == 0, table["other_layer"])` takes the other naming of all
+# regions. In a movie the votes of all frames count first, and regions that they decide are listed no more.
+#
+# The doubt is only as good as the evidence. Where grain boundaries of both layers lie upon each other, the network of
+# points prefers one of the two namings by more than the positions say, and may be sure and wrong.
 #
 # ## A fit of one particle, with its error bar
 #

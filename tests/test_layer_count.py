@@ -162,7 +162,7 @@ def test_second_peaks_of_unlike_layers_are_kept_where_frames_beside_show_one_lay
     monkeypatch.setattr(layer_count, "split_particles", lambda fit, particles: (fit, particles))
     named = lambda finds, diameter, layers: (finds.assign(layer=1), [[], []])  # noqa: E731
     monkeypatch.setattr(layer_count, "name_by_points", named)
-    monkeypatch.setattr(layer_count.FrameFit, "start", lambda *_: SimpleNamespace(known=True))
+    monkeypatch.setattr(layer_count.FrameFit, "start", lambda *_: SimpleNamespace(fit=lambda rounds: None))
     kept = []
     layer_count.propose_hypotheses(np.ones((64, 64)), detections, None, 12.0, SharedByFrames(Imaging(), by_points=True))
     assert kept == [len(detections)]

@@ -195,8 +195,8 @@ def settle_overlaps(fit: FrameFit, particles: pd.DataFrame, spacings: Spacings) 
     single.loc[nearest_distance(single, places) < reach, ["diameter", "depth"]] = np.nan
     one = fit.with_particles(single, in_rows=True).fit(2, shared=False)
     two = one.with_particles(double, in_rows=True).fit(2, shared=False)
-    gain = compare_answers(one, two, places[["y", "x"]].to_numpy())
-    favoured = np.r_[odds, vacant["odds"]] + gain > 0
+    by_frame, by_size = compare_answers(one, two, places[["y", "x"]].to_numpy())
+    favoured = np.r_[odds, vacant["odds"]] + by_frame + by_size > 0
     return two, pick_answers(one.table(single), two.table(double), asked, favoured, places, reach)
 
 
@@ -260,7 +260,9 @@ def try_halves(fit: FrameFit, particles, large) -> tuple[np.ndarray, np.ndarray]
         laid_out[large, :2] = own[large, :2] - step
         both = pd.DataFrame(np.concatenate([laid_out, second]), columns=OWN)
         two = start.with_particles(both).fit(2, shared=False)
-        found, fitted = compare_answers(one, two, own[large, :2]), two.table(both).to_numpy()
+        by_frame, by_size = compare_answers(one, two, own[large, :2])
+        # A dark particle alone does not show two: how much depths differ, the same finds tell, some of them two.
+        found, fitted = by_frame + np.minimum(by_size, 0.0), two.table(both).to_numpy()
         better = found > gain
         gain[better] = found[better]
         halves[:, better] = np.stack([fitted[large], fitted[len(own) :]])[:, better]
@@ -277,8 +279,11 @@ def put_halves(particles: pd.DataFrame, rows, halves) -> pd.DataFrame:
     return pd.concat([table, second], ignore_index=True)
 
 
-def compare_answers(one: FrameFit, two: FrameFit, places: np.ndarray) -> np.ndarray:
-    """Log-likelihood by which the second fit of a frame is better than the first around each place (n, 2)."""
+def compare_answers(one: FrameFit, two: FrameFit, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How much better than the first the second fit of a frame is around each place (n, 2), as log-likelihoods (n,).
+
+    First how well it explains the frame, then how usual its sizes and depths are.
+    """
     width, reach = SETTINGS.place_width * one.model.diameter, SETTINGS.overlap * one.model.diameter
     at = tuple(np.clip(np.rint(places).astype(int), 0, np.array(one.model.shape) - 1).T)
     squares, odd = [], []
@@ -287,7 +292,7 @@ def compare_answers(one: FrameFit, two: FrameFit, places: np.ndarray) -> np.ndar
         near, oddness = cKDTree(fit.theta[:, :2].numpy().astype(float)).query_ball_point(places, reach), fit.oddness()
         odd.append(np.array([oddness[some].sum() for some in near]))
     area = 2 * np.pi * width**2  # a Gaussian of height 1 over the residuals around a place
-    return 0.5 * area / two.misfit * (squares[0] - squares[1]) + odd[0] - odd[1]
+    return 0.5 * area / two.misfit * (squares[0] - squares[1]), odd[0] - odd[1]
 
 
 def pick_answers(one, two, asked, favoured, places, reach) -> pd.DataFrame:

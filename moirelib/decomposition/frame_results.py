@@ -133,4 +133,4 @@ def read_found(path: Path) -> Found:
     rest = json.loads(arrow.schema.metadata[b"found"])
     lattices = [[Lattice(**one) for one in layer] for layer in rest["lattices"]]
     imaging = Imaging(**rest["imaging"]) if rest["imaging"] else None
-    return Found(arrow.to_pandas(), lattices, imaging, rest["why"], rest["cut"])
+    return Found(arrow.to_pandas()[[*KEPT, *SHOWN]], lattices, imaging, rest["why"], rest["cut"])

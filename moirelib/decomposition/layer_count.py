@@ -162,8 +162,7 @@ def fit_hypothesis(frame, detections, diameter, asked, like, by_points: bool = F
     # A particle that the network put into both channels is one until the frame shows two: fitted as two, it would fall
     # apart along whatever the model of a particle does not have.
     single = merge_finds(detections, diameter) if by_points else assign(detections)[0][list(detections)]
-    fit = FrameFit.start(frame, single, diameter, like)
-    fit = fit if fit.known else fit.fit(1)
+    fit = FrameFit.start(frame, single, diameter, like).fit(1)
     if asked != 1:
         fit, single = split_particles(fit, single)
     fit, particles = find_particles(fit, single, assign, search=like is None)

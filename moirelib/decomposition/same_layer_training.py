@@ -63,6 +63,8 @@ def draw_points(rng: np.random.Generator, kind: str | None = None, layers: int |
         if kind == "grains" or (kind == "mixed" and rng.random() < 0.6):
             if rng.random() < 0.3:  # the same pattern of grains, turned: a layer upon a copy of itself
                 at, of = centres @ rotation(np.radians(rng.uniform(3, 30))), turns + angle
+            elif rng.random() < 0.2:  # all layers turn along the same lines, each by its own angle
+                at, of = centres, rng.uniform(0, 60, many)
             else:
                 at = rng.uniform(-field / 2, field / 2, (rng.integers(1, many + 1), 2))
                 of = rng.uniform(0, 60, len(at))

@@ -513,10 +513,19 @@ named.assign(other_layer=named["other_layer"] > 0).groupby("piece")[columns].mea
 # %% tags=["hide-input"] mystnb={"figure": {"caption": "Two pieces that nothing joins. Left and right, the two namings: both divide each piece rightly, and no position tells which of the two is true. `result.alternatives` keeps the second one.", "name": "fig-two-ways"}}
 fig, axes = plt.subplots(1, 2, figsize=(7.5, 3.9), layout="constrained", sharey=True)
 otherwise = named["layer"].where(named["other_layer"] == 0, named["other_layer"])
-for ax, layer, title in zip(axes, (named["layer"], otherwise), ("layer", "other_layer"), strict=True):
+for ax, layer, title in zip(
+    axes, (named["layer"], otherwise), ("layer", "other_layer"), strict=True
+):
     for k in (1, 2):
         own = named[layer == k]
-        ax.plot(own["x"], own["y"], "os"[k - 1], color=plot.LAYER_COLORS[k - 1], ms=3.5, label=f"layer {k}")
+        ax.plot(
+            own["x"],
+            own["y"],
+            "os"[k - 1],
+            color=plot.LAYER_COLORS[k - 1],
+            ms=3.5,
+            label=f"layer {k}",
+        )
     ax.set(title=title, xlabel="x / nm", aspect="equal", xlim=(0, 600), ylim=(600, 0))
 axes[0].set_ylabel("y / nm")
 fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)

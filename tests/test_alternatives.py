@@ -42,8 +42,8 @@ def test_regions_are_contiguous_and_numbered_in_each_frame():
     ]
     assert abs(regions[0]["x_nm"] - 900) < 5
     assert {one["probability"] for one in regions} == {0.3}
-    assert f"3 regions of 2 frames, {3 * half} particles" in describe_regions(regions)
-    assert f"In a region, {half} particles" in describe_regions(regions[:1])
+    assert f"3 regions of 2 frames, of {3 * half} particles" in describe_regions(regions)
+    assert f"In a region, of {half} particles" in describe_regions(regions[:1])
 
 
 def test_where_nothing_can_be_named_otherwise_nothing_is_said():

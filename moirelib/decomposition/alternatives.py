@@ -58,6 +58,6 @@ def describe_regions(regions: list[dict]) -> str:
     where = f"{len(regions)} regions of {frames} frames" if frames > 1 else f"{len(regions)} regions"
     where = "a region" if len(regions) == 1 else where
     return (
-        f"In {where}, {count} particles can be in the other layer nearly as well: the positions fit both ways (see "
+        f"In {where}, of {count} particles in all, the other naming of the layers is nearly as likely (see "
         "undecided_regions, and other_layer in the table)."
     )

@@ -228,7 +228,7 @@ def split_particles(fit: FrameFit, particles: pd.DataFrame) -> tuple[FrameFit, p
         goes = beside[choose_worst(needed, yx[beside], reach)]
         particles = particles.drop(index=goes).reset_index(drop=True)
         fit = fit.with_particles(particles)
-    return fit.with_spread(spread), particles
+    return fit.with_spread(spread).fit(1), particles
 
 
 def spread_below(particles: pd.DataFrame) -> tuple[float, float]:
@@ -260,9 +260,8 @@ def try_halves(fit: FrameFit, particles, large) -> tuple[np.ndarray, np.ndarray]
         laid_out[large, :2] = own[large, :2] - step
         both = pd.DataFrame(np.concatenate([laid_out, second]), columns=OWN)
         two = start.with_particles(both).fit(2, shared=False)
-        by_frame, by_size = compare_answers(one, two, own[large, :2])
-        # A dark particle alone does not show two: how much depths differ, the same finds tell, some of them two.
-        found, fitted = by_frame + np.minimum(by_size, 0.0), two.table(both).to_numpy()
+        # Sizes do not count: what is usual is known from the same finds, of which many may be two.
+        found, fitted = compare_answers(one, two, own[large, :2])[0], two.table(both).to_numpy()
         better = found > gain
         gain[better] = found[better]
         halves[:, better] = np.stack([fitted[large], fitted[len(own) :]])[:, better]

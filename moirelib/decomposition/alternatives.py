@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 from scipy.spatial import cKDTree
 
-from ..crystal.neighbours import SPACING_PER_DIAMETER, connected_groups
+from ..crystal.neighbours import NEIGHBOUR_REACH, SPACING_PER_DIAMETER, connected_groups
 
-REACH = 1.35 * SPACING_PER_DIAMETER  # diameters: first neighbours of one layer, about; particles of both are nearer
+REACH = NEIGHBOUR_REACH * SPACING_PER_DIAMETER  # diameters: neighbours of one layer, where no spacing is known
 
 
 def find_alternatives(particles: pd.DataFrame) -> pd.DataFrame:
@@ -15,7 +15,7 @@ def find_alternatives(particles: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     particles : pandas.DataFrame
-        With ``frame, layer, other_layer, layer_confidence, y_nm, x_nm, diameter_nm``; ``other_layer`` is 0 (or missing)
+        With ``frame, layer, other_layer, layer_confidence, y_nm, x_nm, diameter_nm``; ``other_layer`` is 0 or empty
         outside such regions.
 
     Returns
@@ -55,8 +55,8 @@ def describe_regions(regions: list[dict]) -> str:
     if not regions:
         return ""
     count, frames = sum(one["particles"] for one in regions), len({one["frame"] for one in regions})
-    where = f"{len(regions)} regions of {frames} frames" if frames > 1 else f"{len(regions)} regions"
-    where = "a region" if len(regions) == 1 else where
+    where = "a region" if len(regions) == 1 else f"{len(regions)} regions"
+    where += f" of {frames} frames" if frames > 1 else ""
     return (
         f"In {where}, of {count} particles in all, the other naming of the layers is nearly as likely (see "
         "undecided_regions, and other_layer in the table)."

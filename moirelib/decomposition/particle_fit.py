@@ -115,22 +115,24 @@ class FrameFit:
         """
         theta = to_theta(particles, self.prior.usual)
         model = self.model.place(theta)
-        own = self.prior
-        prior = ParticlePrior(theta[:, :2].clone(), model.diameter, own.usual, own.std, own.greatest)
-        fit = replace(self, model=model, predicted=model.render(theta, self.imaging), prior=prior)
+        fit = replace(self, model=model, predicted=model.render(theta, self.imaging), prior=self._found_at(theta))
         if not in_rows:
             return fit
         rows, std = fit._measure_rows(particles)
         stiffness = torch.from_numpy(std**-2.0).float()[:, None]
-        return replace(fit, prior=replace(prior, rows=torch.from_numpy(rows), stiffness=stiffness))
+        return replace(fit, prior=replace(fit.prior, rows=torch.from_numpy(rows), stiffness=stiffness))
+
+    def _found_at(self, theta) -> ParticlePrior:
+        """The prior of particles that were found at other places."""
+        own = self.prior
+        return ParticlePrior(theta[:, :2].clone(), own.diameter, own.usual, own.std, own.greatest)
 
     def among(self, rows: np.ndarray) -> "FrameFit":
         """The fit of some particles (n,), a mask; the others stay as they are, and are no longer in it."""
         chosen = torch.from_numpy(rows)
-        model, theta = self.model.hold(self.theta[~chosen], self.imaging), self.theta[chosen]
-        own = self.prior
-        prior = ParticlePrior(theta[:, :2].clone(), model.diameter, own.usual, own.std, own.greatest)
-        return replace(self, model=model.place(theta), predicted=self.predicted._replace(theta=theta), prior=prior)
+        theta = self.theta[chosen]
+        model = self.model.hold(self.theta[~chosen], self.imaging).place(theta)
+        return replace(self, model=model, predicted=self.predicted._replace(theta=theta), prior=self._found_at(theta))
 
     def with_spread(self, greatest: tuple[float, float]) -> "FrameFit":
         """The fit in which diameters and depths differ by so much at most, one sigma of their logarithms."""

@@ -40,7 +40,7 @@ def main() -> None:
 def judge(model, kind: str, seed) -> pd.DataFrame:
     """Margin of every particle, and whether it is in its layer (names may be exchanged)."""
     points = draw_points(np.random.default_rng(seed), kind, 2)
-    graph, _ = weigh_pairs(model, points.places, points.size, np.zeros(len(points.places)))
+    graph, _ = weigh_pairs(model, points.places, points.size)
     named = cut(graph, 2, np.random.default_rng(0))
     pull, right = graph @ np.where(named == 0, 1.0, -1.0), named == points.layer
     real = points.layer >= 0

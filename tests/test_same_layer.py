@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from moirelib.decomposition import SameLayer, draw_points, load_same_layer, train_same_layer, weigh_pairs
-from moirelib.decomposition.same_layer import CERTAIN, NEIGHBOURS, describe_pairs, find_neighbours
+from moirelib.decomposition.same_layer import CERTAIN, NEIGHBOURS, compare_sizes, find_neighbours
 from moirelib.decomposition.same_layer_training import KINDS, draw_batch
 
 
@@ -27,7 +27,7 @@ def test_fewer_neighbours_than_there_is_room_for_are_marked_absent(n):
     points = np.random.default_rng(n).uniform(0, 20, (n, 2))
     near, present = find_neighbours(points)
     assert (present.sum(axis=1) == min(n - 1, NEIGHBOURS)).all()
-    graph, counts = weigh_pairs(load_same_layer(), points, np.ones(n), np.zeros(n))
+    graph, counts = weigh_pairs(load_same_layer(), points, np.ones(n))
     assert graph.shape == (n, n)
     assert np.isfinite(graph.data).all()
     np.testing.assert_allclose(counts.sum(axis=1), 1, rtol=1e-5)
@@ -38,16 +38,16 @@ def test_absent_neighbours_do_not_count():
     points = np.random.default_rng(1).uniform(0, 8, (20, 2))
     near, present = find_neighbours(points)
     step = torch.from_numpy((points[near] - points[:, None]).astype(np.float32))
-    alike = torch.from_numpy(describe_pairs(np.arange(20), near, np.ones(20), np.zeros(20)))
+    wider = torch.from_numpy(compare_sizes(np.arange(20), near, np.ones(20)))
     with torch.no_grad():
-        odds, _ = model(step, alike, torch.from_numpy(present))
-        odds_of_few, _ = model(step[:, :19], alike[:, :19], torch.from_numpy(present)[:, :19])
+        odds, _ = model(step, wider, torch.from_numpy(present))
+        odds_of_few, _ = model(step[:, :19], wider[:, :19], torch.from_numpy(present)[:, :19])
     np.testing.assert_allclose(odds[:, :19], odds_of_few, atol=1e-4)
 
 
 def test_log_odds_are_symmetric_and_limited():
     points = draw_points(np.random.default_rng(2), "plain", 2)
-    graph, _ = weigh_pairs(load_same_layer(), points.places, points.size, points.channel)
+    graph, _ = weigh_pairs(load_same_layer(), points.places, points.size)
     assert abs(graph - graph.T).max() < 1e-12
     assert abs(graph).max() <= CERTAIN
     assert graph.diagonal().sum() == 0
@@ -60,16 +60,15 @@ def test_scenes_hold_the_layers_asked_for(kind, layers):
         points = draw_points(np.random.default_rng(seed), kind, layers)
         n = len(points.places)
         assert points.layer.max() == layers - 1
-        assert len(points.layer) == len(points.size) == len(points.channel) == n
-        assert (np.abs(points.channel) <= 1).all()
+        assert len(points.layer) == len(points.size) == n
         false = points.layer[points.layer < 0]
         assert len(np.unique(false)) == len(false) <= max(0.1 * n, 1)
 
 
 def test_a_batch_says_who_lies_in_one_layer():
-    step, alike, present, same, count = draw_batch(np.random.default_rng(3), frames=2, each=10)
+    step, wider, present, same, count = draw_batch(np.random.default_rng(3), frames=2, each=10)
     assert step.shape == (20, NEIGHBOURS, 2)
-    assert alike.shape == (20, NEIGHBOURS, 3)
+    assert wider.shape == (20, NEIGHBOURS)
     assert not same[~present].any()
     assert set(count.tolist()) <= {0, 1, 2}
     assert 0.2 < same[present].mean() <= 1
@@ -79,7 +78,7 @@ def test_the_shipped_weights_know_more_than_chance_on_scenes_that_were_not_train
     model, right, n = load_same_layer(), 0, 0
     for seed in range(4):
         points = draw_points(np.random.default_rng((77, seed)), "unequal", 2)
-        graph, counts = weigh_pairs(model, points.places, points.size, points.channel)
+        graph, counts = weigh_pairs(model, points.places, points.size)
         pairs = graph.tocoo()
         real = (points.layer[pairs.row] >= 0) & (points.layer[pairs.col] >= 0)
         same = points.layer[pairs.row] == points.layer[pairs.col]

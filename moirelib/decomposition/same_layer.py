@@ -16,7 +16,7 @@ MOST_LAYERS = 3
 CERTAIN = 4.0  # log-odds at which one pair's evidence is cut off: one in 50 pairs misleads even where all is clear
 WAVES = 24  # learnt plane waves that describe where a neighbour is
 SOFTENING = 0.2  # diameters, added to a distance before it is inverted; by hand, the weights were trained with it
-FEATURES = 4 + 2 * WAVES + 3
+FEATURES = 4 + 2 * WAVES + 1
 BATCH = 64  # particles that the network sees at once: larger ones do not fit into a processor's cache
 
 
@@ -37,15 +37,15 @@ class SameLayer(nn.Module):
         self.layers = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU())
         self.count = nn.Linear(width, MOST_LAYERS)
 
-    def forward(self, step: Tensor, alike: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, step: Tensor, wider: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         """Log-odds (n, k) of one layer, and logits (n, 3) of one, two or three layers around.
 
-        ``step`` (n, k, 2) goes from the particle in the middle to its neighbours, ``alike`` (n, k, 3) is of
-        `describe_pairs`, and ``present`` (n, k) is False where there are fewer neighbours.
+        ``step`` (n, k, 2) goes from the particle in the middle to its neighbours, ``wider`` (n, k) is of
+        `compare_sizes`, and ``present`` (n, k) is False where there are fewer neighbours.
         """
         distance, phase = step.norm(dim=-1, keepdim=True), step @ self.waves
-        where = torch.cat([step, distance, 1 / (distance + SOFTENING), torch.sin(phase), torch.cos(phase)], dim=-1)
-        tokens = self.enter(torch.cat([where, alike], dim=-1))
+        parts = [step, distance, 1 / (distance + SOFTENING), torch.sin(phase), torch.cos(phase), wider[..., None]]
+        tokens = self.enter(torch.cat(parts, dim=-1))
         tokens = torch.cat([self.middle.expand(len(tokens), -1, -1), tokens], dim=1)
         # Without a mask it takes half the time.
         absent = None if bool(present.all()) else nn.functional.pad(~present, (1, 0), value=False)
@@ -64,13 +64,10 @@ def find_neighbours(points: np.ndarray, some=slice(None)) -> tuple[np.ndarray, n
     return np.where(near < n, near, 0), near < n
 
 
-def describe_pairs(own, near, size: np.ndarray, channel: np.ndarray) -> np.ndarray:
-    """What else is known of pairs, shape (m, k, 3): relative size, agreement of their channels, whether that is known.
-
-    ``size`` (n,) is each particle's diameter over the usual one, ``channel`` (n,) from -1 to 1, 0 where unknown.
-    """
-    size, product = np.log(size), channel[near] * channel[own][:, None]
-    return np.stack([4 * (size[near] - size[own][:, None]), product, product != 0], axis=-1).astype(np.float32)
+def compare_sizes(own, near, size: np.ndarray) -> np.ndarray:
+    """How much wider each neighbour is, shape (m, k): four times the log of the ratio of diameters ``size`` (n,)."""
+    size = 4 * np.log(size)
+    return (size[near] - size[own][:, None]).astype(np.float32)
 
 
 def load_same_layer(path: str | PathLike[str] | None = None) -> SameLayer:
@@ -84,20 +81,18 @@ def load_same_layer(path: str | PathLike[str] | None = None) -> SameLayer:
     return model.eval()
 
 
-def weigh_pairs(
-    model: SameLayer, points: np.ndarray, size: np.ndarray, channel: np.ndarray
-) -> tuple[sparse.csr_matrix, np.ndarray]:
+def weigh_pairs(model: SameLayer, points: np.ndarray, size: np.ndarray) -> tuple[sparse.csr_matrix, np.ndarray]:
     """Symmetric log-odds (n, n) that two particles lie in one layer, and the probability (n, 3) of 1, 2, 3 layers here.
 
-    ``points`` (n, 2) in diameters.
+    ``points`` (n, 2) in diameters; ``size`` (n,) is each particle's diameter over the usual one.
     """
     n = len(points)
     near, present = find_neighbours(points)
-    alike, step = describe_pairs(np.arange(n), near, size, channel), (points[near] - points[:, None]).astype(np.float32)
+    wider, step = compare_sizes(np.arange(n), near, size), (points[near] - points[:, None]).astype(np.float32)
     odds, counts = [], []
     with torch.inference_mode():
         for rows in np.array_split(np.arange(n), max(n // BATCH, 1)):
-            same, count = model(*(torch.from_numpy(x[rows]) for x in (step, alike, present)))
+            same, count = model(*(torch.from_numpy(x[rows]) for x in (step, wider, present)))
             odds.append(same.clamp(-CERTAIN, CERTAIN).numpy())
             counts.append(count.softmax(dim=1).numpy())
     row = np.repeat(np.arange(n), NEIGHBOURS)[present.ravel()]

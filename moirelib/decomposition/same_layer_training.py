@@ -1,6 +1,6 @@
 """Train the network that says which particles lie in one layer, on points drawn on the fly (chapter 7).
 
-No image is drawn: points, sizes and channels are what the finder makes of an image, with its faults. Simulated.
+No image is drawn: points and sizes are what the finder makes of an image, with its faults. Simulated.
 """
 
 import json
@@ -18,7 +18,7 @@ from torch import nn
 
 from ..crystal.lattice import hexagonal_lattice
 from .network import save_weights
-from .same_layer import MOST_LAYERS, SameLayer, describe_pairs, find_neighbours, load_same_layer
+from .same_layer import MOST_LAYERS, SameLayer, compare_sizes, find_neighbours, load_same_layer
 from .training import describe_commit, rotation
 
 KINDS = ("plain", "unequal", "small twist", "grains", "mixed")
@@ -37,7 +37,6 @@ class Points:
     places: np.ndarray  # (n, 2)
     layer: np.ndarray  # (n,) from 0; false finds have negative numbers, each its own
     size: np.ndarray  # (n,) diameter over the usual one
-    channel: np.ndarray  # (n,) -1 to 1; 0 where unknown
 
 
 def draw_points(rng: np.random.Generator, kind: str | None = None, layers: int | None = None) -> Points:
@@ -49,7 +48,7 @@ def draw_points(rng: np.random.Generator, kind: str | None = None, layers: int |
     angle, sign = rng.uniform(0, 60), rng.choice([-1, 1])
     many = rng.integers(5, 16) if rng.random() < 0.25 else rng.integers(1, 6)
     centres, turns = rng.uniform(-field / 2, field / 2, (many, 2)), rng.uniform(0, 60, many)
-    drawn, cells = [], []
+    drawn = []
     for k in range(layers):
         differs = k and kind in ("unequal", "mixed")
         ratio = math.exp(rng.uniform(-0.36, 0.36)) if differs else math.exp(rng.normal(0, 0.01))
@@ -63,10 +62,11 @@ def draw_points(rng: np.random.Generator, kind: str | None = None, layers: int |
         if kind == "grains" or (kind == "mixed" and rng.random() < 0.6):
             if rng.random() < 0.3:  # the same pattern of grains, turned: a layer upon a copy of itself
                 at, of = centres @ rotation(np.radians(rng.uniform(3, 30))), turns + angle
+            elif rng.random() < 0.2:  # all layers turn along the same lines, each by its own angle
+                at, of = centres, rng.uniform(0, 60, many)
             else:
                 at = rng.uniform(-field / 2, field / 2, (rng.integers(1, many + 1), 2))
                 of = rng.uniform(0, 60, len(at))
-        cells.append(at)
         places = draw_layer(rng, own, of, at, field)
         if k and rng.random() <= 0.35 and len(places):  # an island instead of a whole layer
             centre, radius = rng.uniform(-0.3, 0.3, 2) * field, max(rng.uniform(0.12, 0.5) * field, 1.8 * own)
@@ -74,7 +74,7 @@ def draw_points(rng: np.random.Generator, kind: str | None = None, layers: int |
         places = places[rng.random(len(places)) > rng.choice([0, 0.02, 0.05, 0.15])]  # vacancies
         drawn.append((places, np.full(len(places), k), np.full(len(places), width)))
     places, layer, size = (np.concatenate(each) for each in zip(*drawn, strict=True))
-    return spoil(rng, places, layer, size, cells, field)
+    return spoil(rng, places, layer, size, field)
 
 
 def draw_layer(rng, spacing, degrees, centres, field) -> np.ndarray:
@@ -98,8 +98,8 @@ def draw_layer(rng, spacing, degrees, centres, field) -> np.ndarray:
     return points + spacing * scatter[:, None] * rng.normal(size=points.shape)
 
 
-def spoil(rng, places, layer, size, cells, field) -> Points:
-    """What a finder makes of a frame's particles: misses, false finds, errors, and channels that change places."""
+def spoil(rng, places, layer, size, field) -> Points:
+    """What a finder makes of a frame's particles: misses, false finds and errors."""
     inside = (np.abs(places) < field / 2).all(axis=1)
     places, layer, size = places[inside], layer[inside], size[inside]
     reach = rng.uniform(0.05, 0.35)  # particles nearer to each other are often found as one
@@ -116,33 +116,7 @@ def spoil(rng, places, layer, size, cells, field) -> Points:
     layer = np.concatenate([layer, -1 - np.arange(false)])
     size, known = np.concatenate([size, np.exp(rng.normal(0, 0.2, false))]), rng.random() < 0.7
     size = size * np.exp(rng.uniform(0.01, 0.2) * rng.normal(size=len(size))) if known else np.ones(len(size))
-    channel = draw_channels(rng, places, layer, cells, field)
-    return Points(places * math.exp(rng.normal(0, 0.08)), layer, size, channel)
-
-
-def draw_channels(rng, places, layer, cells, field) -> np.ndarray:
-    """Channels of a network of two: they follow the layers within regions, and change places between these.
-
-    Often the regions are the grains of a layer (middles ``cells``): across a grain boundary no lattice goes on, for the
-    network neither.
-    """
-    if rng.random() < 0.25:
-        return np.zeros(len(places))
-    of_layer = rng.permutation([-1.0, 1.0, rng.choice([-1.0, 1.0])])
-    channel = np.where(layer >= 0, of_layer[np.clip(layer, 0, MOST_LAYERS - 1)], rng.choice([-1.0, 1.0], len(layer)))
-    if not (layer > 0).any() or rng.random() < 0.15:
-        channel = rng.choice([-1.0, 1.0], len(layer))  # a single layer fills both channels at will
-        if rng.random() < 0.5:
-            channel[:] = 1
-    regions = [at for at in cells if len(at) > 1 and rng.random() < 0.6]
-    if rng.random() < 0.5:
-        regions.append(rng.uniform(-field / 2, field / 2, (rng.integers(2, 12), 2)))
-    for seeds in regions:
-        channel = channel * rng.choice([-1.0, 1.0], len(seeds))[cKDTree(seeds).query(places)[1]]
-    wrong = rng.choice([0.01, 0.05, 0.15, 0.4])
-    channel = np.where(rng.random(len(layer)) < wrong, -channel, channel)
-    channel = channel * np.where(rng.random(len(layer)) < 0.5, 1.0, rng.uniform(0.2, 1.0, len(layer)))
-    return np.where(rng.random(len(layer)) < rng.choice([0, 0.1, 0.5]), 0.0, channel)
+    return Points(places * math.exp(rng.normal(0, 0.08)), layer, size)
 
 
 def draw_batch(rng, frames: int = 5, each: int = 40):
@@ -156,19 +130,19 @@ def draw_batch(rng, frames: int = 5, each: int = 40):
         own = rng.choice(real, min(each, len(real)), replace=False)
         near, present = find_neighbours(points.places, own)
         step = (points.places[near] - points.places[own][:, None]).astype(np.float32)
-        alike = describe_pairs(own, near, points.size, points.channel)
+        wider = compare_sizes(own, near, points.size)
         same = (points.layer[near] == points.layer[own][:, None]) & present
         around = np.where(present, points.layer[near], -1)
         held = [(around == k).sum(axis=1) + (points.layer[own] == k) >= FEWEST_HERE for k in range(MOST_LAYERS)]
         count = np.clip(np.sum(held, axis=0), 1, MOST_LAYERS) - 1
-        parts.append((step, alike, present, same.astype(np.float32), count))
+        parts.append((step, wider, present, same.astype(np.float32), count))
     return [torch.from_numpy(np.concatenate(part)) for part in zip(*parts, strict=True)]
 
 
 def measure_loss(model, batch):
     """Cross-entropy of pairs, near ones first, and of the number of layers."""
-    step, alike, present, same, count = batch
-    odds, counts = model(step, alike, present)
+    step, wider, present, same, count = batch
+    odds, counts = model(step, wider, present)
     weight = torch.exp(-step.norm(dim=-1) / NEAR) * present
     pairs = nn.functional.binary_cross_entropy_with_logits(odds, same, reduction="none")
     return (pairs * weight).sum() / weight.sum(), nn.functional.cross_entropy(counts, count)

@@ -44,7 +44,7 @@ def draw_graph(particles, diameter) -> tuple[sparse.csr_matrix, np.ndarray]:
     """
     yx = particles[["y", "x"]].to_numpy(float)
     sizes = (particles["diameter"] / particles["diameter"].median()).fillna(1.0).to_numpy()
-    graph, counts = weigh_pairs(load_model(), yx / diameter, sizes, np.zeros(len(yx)))
+    graph, counts = weigh_pairs(load_model(), yx / diameter, sizes)
     pairs = cKDTree(yx).query_pairs(DOUBLE_REACH * diameter, output_type="ndarray")
     i, j = pairs[particles["shown"].to_numpy(bool)[pairs].all(axis=1)].T
     against = sparse.csr_matrix((np.full(len(i), SHOWN), (i, j)), graph.shape)

@@ -40,15 +40,9 @@ from scipy.ndimage import gaussian_filter
 
 import moirelib
 from moirelib import data, plot
-from moirelib.crystal import SPACING_PER_DIAMETER, find_lattice, match
-from moirelib.decomposition import (
-    WORKING_DIAMETER,
-    load_weights,
-    locate,
-    normalize,
-    predict,
-    resample,
-)
+from moirelib.crystal import match
+from moirelib.decomposition import WORKING_DIAMETER, load_weights, predict, resample
+from moirelib.decomposition.particle_size import measure_fit
 from moirelib.validation import score_layers, score_particles
 
 FAST = os.environ.get("MOIRELIB_FAST", "1") != "0"
@@ -123,39 +117,31 @@ plt.show()
 # %% [markdown]
 # ## The network finds the particle size
 #
-# The program does not know how wide the particles are. But at a wrong magnification the network finds little, or its
-# finds do not match the frame. At the right one, two things come together: the finds lie where the frame is dark,
-# and their centres form a lattice. We measure the first by a correlation $r$. Its significance is
-# $\operatorname{artanh}(r)$ times the square root of the number of pixels (Fisher's z). We measure the second by the
-# strength of the strongest lattice of the centres.
-
+# The program does not know how wide the particles are. But at a wrong magnification the network is unsure of what it
+# finds, or its finds do not match the frame. At the right one, two things come together: many finds have a high score,
+# and the masks lie where the frame is dark. We measure the first by the sum of the cubed scores, which hardly counts
+# the unsure ones, over the square root of the number of finds. We measure the second by the correlation of masks and
+# darkness at the frame's own sampling, which is the same for all magnifications. The product of both rates a diameter.
+# As the network knows dark particles only, the program tries the inverted frame as well.
 
 # %%
-def plausibility(frame, diameter_px, view=224):
-    """Plausibility of a diameter: match of finds and darkness, times the strength of their lattice."""
-    image = at_working_size(frame, diameter_px)
-    image = image[tuple(slice(max((n - view) // 2, 0), (n + view) // 2) for n in image.shape)]
-    masks, centers = predict(network, image)
-    found = masks.sum(axis=0)
-    found = found - gaussian_filter(found, 1.4 * WORKING_DIAMETER)
-    r = np.corrcoef(found.ravel(), -normalize(gaussian_filter(image, 1.0)).ravel())[0, 1]
-    points = locate(centers, WORKING_DIAMETER)[["y", "x"]].to_numpy()
-    usual = SPACING_PER_DIAMETER * WORKING_DIAMETER
-    strength = find_lattice(points, usual)[1] if len(points) >= 8 else 1.0
-    return np.arctanh(r) * np.sqrt(image.size * strength)
-
-
 trials = np.geomspace(5, 80, 14)
-scores = [plausibility(frame, d) for d in trials]
-print(f"best of the trials {trials[np.argmax(scores)]:.1f} px, true {diameter_px:.1f} px")
+ratings = {}
+for polarity, name in ((1, "dark particles"), (-1, "bright particles")):
+    ratings[name] = [measure_fit(polarity * frame, network, d, trials[-1]) for d in trials]
+print(
+    f"best of the trials {trials[np.argmax(ratings['dark particles'])]:.1f} px, true {diameter_px:.1f} px"
+)
 
-# %% mystnb={"figure": {"caption": "Plausibility of trial diameters for the first frame of the sample; the dashed line is the true diameter. decompose takes the best trial and corrects it by the size of the particles found there. Bright particles would give a deep minimum; this is how the program finds the polarity.", "name": "fig-plausibility"}}
+# %% mystnb={"figure": {"caption": "How well trial diameters suit the first frame of the sample, whose particles are dark; the dashed line is the true diameter. decompose takes the highest rating of both curves, which gives diameter and polarity, and corrects the diameter twice by the size of what the network finds there.", "name": "fig-plausibility"}}
 fig, ax = plt.subplots(figsize=(5.5, 3), layout="constrained")
-ax.plot(trials, scores, "o-", color=plot.LAYER_COLORS[0])
+for (name, rating), color, marker in zip(ratings.items(), plot.LAYER_COLORS, "os", strict=False):
+    ax.plot(trials, rating, marker + "-", color=color, label=name)
 ax.axvline(diameter_px, ls="--", color="black")
-ax.set(xscale="log", xlabel="trial diameter / pixels", ylabel="plausibility")
+ax.set(xscale="log", xlabel="trial diameter / pixels", ylabel="rating")
 ax.set_xticks([5, 10, 20, 40, 80], ["5", "10", "20", "40", "80"], minor=False)
 ax.minorticks_off()
+ax.legend()
 plt.show()
 
 # %% [markdown]

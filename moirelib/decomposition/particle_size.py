@@ -1,15 +1,12 @@
 """Particle diameter and polarity of a movie, and whether they can be right (chapter 6, "Decompose")."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter
 
-from ..crystal.fourier import find_lattice
-from ..crystal.neighbours import SPACING_PER_DIAMETER
-from .network import BACKGROUND, WORKING_DIAMETER, locate, measure_shares, normalize, predict, resample
+from .network import WORKING_DIAMETER, locate, measure_shares, predict, resample
 
 #: Particles outside this range of diameters, in nm, are no nanoparticles: the pixel size must be wrong.
 PLAUSIBLE_DIAMETER = (0.5, 500.0)
@@ -20,15 +17,11 @@ SMALLEST_DIAMETER = 4.0  # pixels; smaller particles show too little of their ou
 class SizeSearch:
     """How the diameter is searched for. All values set by hand on simulated scenes of development seeds."""
 
-    step: float = 0.18  # logarithm of the ratio of two diameters that are tried; the network allows for some 10 %
+    step: float = 0.3  # logarithm of the ratio of two diameters that are tried; the network allows for some 20 %
     across: float = 3  # particles along the frame's shorter side, at least
     widest: float = 1.2  # smallest diameters that the search spans at least
     view: int = 224  # working pixels; side of the part of a frame that is looked at: some ten spacings
-    smoothing: float = 1.0  # working pixels, of the frame
-    fewest: int = 8  # particles of a lattice; fewer count as so many at random
-    sure: float = 0.5  # mean score of the finds from which the network sees particles well
-    much_larger: float = 1.4  # ratio of two diameters, from which the larger one is believed
-    as_dark: float = 0.85  # least correlation of the larger one, over that of the smaller one
+    smoothing: float = 0.7  # pixels, of the frame
     corrections: int = 2  # by the size of what the network finds
     correction: tuple[float, float] = (0.7, 1.4)  # limits of each
     worse: float = 0.5  # a corrected diameter that suits less than this much as well is refused
@@ -72,81 +65,67 @@ def check_diameter(diameter_px, movie) -> None:
 
 
 def estimate_size_and_polarity(frames: list[np.ndarray], model, diameter_px) -> tuple[float, float]:
-    """Particle diameter in pixels and polarity (1 for dark particles, -1 for bright) from some frames of a movie."""
-    trials = []
-    for frame in frames:
-        d = estimate_diameter(frame, model) if diameter_px is None else diameter_px
-        trials += [(measure_fit(sign * frame, model, d), d, sign) for sign in (1.0, -1.0)]
-    return max(trials, key=lambda trial: trial[0].significance)[1:]
+    """Particle diameter in pixels and polarity (1 for dark particles, -1 for bright) from some frames of a movie.
+
+    The frame counts in which the network sees particles best. ``diameter_px`` is the given diameter, or None.
+    """
+    return max((estimate_diameter(frame, model, diameter_px) for frame in frames), key=lambda found: found[2])[:2]
 
 
-def estimate_diameter(frame: np.ndarray, model: torch.nn.Module) -> float:
-    """Particle diameter in pixels of a raw frame (y, x), from what a network finds at several magnifications.
+def estimate_diameter(
+    frame: np.ndarray, model: torch.nn.Module, given: float | None = None
+) -> tuple[float, float, float]:
+    """Particle diameter in pixels of a raw frame (y, x), its polarity, and how well both suit the frame.
 
-    The network knows particles of `WORKING_DIAMETER` pixels. At a magnification near the right one, what it finds
-    correlates best with the image's darkness (or brightness) and forms the strongest lattice. The size of what it finds
-    there corrects the rest, unless the corrected diameter suits the frame much less: the network sees too little of
-    very dark or defocused particles.
+    The network knows dark particles of `WORKING_DIAMETER` pixels. Of several magnifications, in both polarities, the
+    one where it is surest of what it finds, and where that explains the frame best, is near the right one; the size of
+    what it finds there corrects the diameter. A ``given`` diameter stays.
     """
     largest = max(min(frame.shape) / SEARCH.across, SEARCH.widest * SMALLEST_DIAMETER)
     trials = np.geomspace(SMALLEST_DIAMETER, largest, 2 + int(np.log(largest / SMALLEST_DIAMETER) / SEARCH.step))
-    fits = [measure_fit(frame, model, d) for d in trials]
-    found, fit = settle_diameter(frame, model, trials, fits, "significance")
-    if max(one.sure for one in fits) < SEARCH.sure:
-        return found
-    # Small diameters are judged by more of the frame, which makes them more significant than large ones.
-    larger, other = settle_diameter(frame, model, trials, fits, "suits")
-    as_dark = abs(other.correlation) > SEARCH.as_dark * abs(fit.correlation)
-    return larger if as_dark and larger > SEARCH.much_larger * found else found
-
-
-def settle_diameter(frame, model, trials, fits, name: str) -> "tuple[float, DiameterFit]":
-    """The diameter that is rated highest, corrected; ``name`` is that of the rating in `DiameterFit`."""
-    ratings = [getattr(fit, name) for fit in fits]
-    best = int(np.argmax(np.abs(ratings)))
-    polarity, corrected = np.sign(ratings[best]), trials[best]
-    for _ in range(SEARCH.corrections):  # by the size of what the network finds
-        measured = measure_diameter(*predict(model, crop_middle(polarity * frame, corrected)))
+    trials = trials if given is None else np.array([given])
+    fits = [(measure_fit(sign * frame, model, d, largest), d, sign) for sign in (1.0, -1.0) for d in trials]
+    suits, diameter, polarity = max(fits)
+    if given is not None:
+        return given, polarity, suits
+    corrected = diameter
+    for _ in range(SEARCH.corrections):
+        measured = measure_diameter(*predict(model, crop_middle(polarity * frame, corrected)[0]))
         if measured is None:
             break
         corrected *= np.clip(measured / WORKING_DIAMETER, *SEARCH.correction)
-    again = measure_fit(polarity * frame, model, corrected)
-    if getattr(again, name) < SEARCH.worse * abs(ratings[best]):
-        return float(trials[best]), fits[best]
-    return float(corrected), again
+    # The network sees too little of very dark or defocused particles: then what it finds is too small.
+    refused = measure_fit(polarity * frame, model, corrected, largest) < SEARCH.worse * suits
+    return float(diameter if refused else corrected), polarity, suits
 
 
-def crop_middle(frame, diameter) -> np.ndarray:
-    """The middle of a frame at the sampling that a diameter asks for."""
+def crop_middle(frame, diameter) -> tuple[np.ndarray, np.ndarray]:
+    """The middle of a frame at the sampling that a diameter asks for, and the same region as it was recorded."""
     image = resample(frame, find_working_shape(frame.shape, diameter))
-    starts = (max((n - SEARCH.view) // 2, 0) for n in image.shape)
-    return image[tuple(slice(start, start + SEARCH.view) for start in starts)]
+    inner = [slice(max((n - SEARCH.view) // 2, 0), max((n - SEARCH.view) // 2, 0) + SEARCH.view) for n in image.shape]
+    zoom = np.array(frame.shape) / image.shape
+    native = [slice(round(s.start * z), round(s.stop * z)) for s, z in zip(inner, zoom, strict=True)]
+    return image[tuple(inner)], frame[tuple(native)]
 
 
-class DiameterFit(NamedTuple):
-    """How well a diameter suits a frame; negative where the particles are bright."""
+def measure_fit(frame, model, diameter, widest) -> float:
+    """How well a diameter suits a frame with dark particles: how sure finds stand out, times correlation.
 
-    sure: float  # mean score of what the network finds
-    correlation: float  # of what it finds with the frame's darkness (Fisher's z)
-    suits: float  # product of the correlation, ``sure`` and the order of the finds
-    significance: float  # of the correlation, times the root of the strength of the lattice that the finds form
-
-
-def measure_fit(frame, model, diameter) -> DiameterFit:
-    """How well a diameter suits a frame."""
-    image = crop_middle(frame, diameter)
+    Sure finds count by the cube of their score, against the root of the number of all. The correlation is that of all
+    finds with the frame's darkness, at the frame's own sampling, which is the same for all diameters; what is wider
+    than the ``widest`` of them is taken off both.
+    """
+    image, native = crop_middle(frame, diameter)
     masks, centers = predict(model, image)
-    found = masks.sum(axis=0)
-    found = found - gaussian_filter(found, BACKGROUND * WORKING_DIAMETER)  # as `normalize` does to the frame
-    dark = -normalize(gaussian_filter(image, SEARCH.smoothing))
-    correlation = np.mean(found * dark) / np.sqrt(np.mean(found**2) * np.mean(dark**2) + 1e-12)
-    z, finds = np.arctanh(np.clip(correlation, -0.9999, 0.9999)), locate(centers, WORKING_DIAMETER)
-    points, strength, order = finds[["y", "x"]].to_numpy(), 1.0, 1 / SEARCH.fewest
-    if len(points) >= SEARCH.fewest:
-        strength = find_lattice(points, SPACING_PER_DIAMETER * WORKING_DIAMETER)[1]
-        order = strength / len(points)  # 1 in a perfect lattice
-    sure = float(finds["score"].mean()) if len(points) else 0.0
-    return DiameterFit(sure, float(z), float(z * sure * np.sqrt(order)), float(z * np.sqrt(image.size * strength)))
+    finds = locate(centers, WORKING_DIAMETER)
+    if finds.empty:
+        return 0.0
+    shown = gaussian_filter(native.astype(np.float32), SEARCH.smoothing), resample(masks.sum(axis=0), native.shape)
+    coarse = [max(round(n / (2 * widest)), 1) for n in native.shape]
+    seen, found = (one - resample(resample(one, coarse), one.shape) for one in shown)
+    deviations = seen.std() * found.std()
+    correlation = -np.mean((seen - seen.mean()) * found) / deviations if deviations > 0 else 0.0
+    return float((finds["score"] ** 3).sum() / np.sqrt(len(finds)) * correlation)
 
 
 def measure_diameter(masks, centers) -> float | None:

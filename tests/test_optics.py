@@ -247,3 +247,17 @@ def test_batches_of_particles_give_the_same_layer(monkeypatch):
     monkeypatch.setattr(optics, "SAMPLES_AT_ONCE", 5000)
     for a, b in zip(whole, optics._rasterize(scene, 1, 1.0, 3), strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_a_soft_outline_is_thickness_averaged_over_a_disk():
+    sharp = replace(one_particle("rod"), rounding=0.0)
+    soft = replace(sharp, soft=4.0)
+    before, after = (layer_thickness(scene, 1, 1.0) for scene in (sharp, soft))
+    assert after.sum() == pytest.approx(before.sum(), rel=2e-3)
+    y, x = (np.indices(before.shape) + 0.5) / 3 - 50.0
+    r = np.hypot(y, x)
+    assert after[r < 5.5] == pytest.approx(60.0, rel=0.01)  # radius 10 nm, less the disk's
+    assert not after[r > 14.5].any()
+    # A straight edge halves a disk; the rod's is bent, so that less of the disk lies inside.
+    assert after[np.abs(r - 10) < 0.3].mean() / 60 == pytest.approx(0.46, abs=0.03)
+    np.testing.assert_array_equal(particle_mask(sharp, 1, 1.0), particle_mask(soft, 1, 1.0))

@@ -49,6 +49,8 @@ class LibraryConfig:
     disk_blur: tuple[float, float] = (0.0, 0.5)  # disk radius / particle diameter
     disk_radius: tuple[float, float] | None = None  # pixels; replaces disk_blur
     disk_blurred: float = 0.33  # probability of a disk blur
+    soft: tuple[float, float] = (0.0, 0.25)  # radius of the disk that softens thickness / particle diameter
+    softened: float = 0.0  # probability of soft outlines
     clouds: tuple[float, float] = (0.0, 0.25)  # relative standard deviation
     clouded: float = 0.5  # probability of clouds
     cloud_size: tuple[float, float] = (0.8, 5.0)  # standard deviation / spacing
@@ -122,6 +124,8 @@ def simulate_frame(config: LibraryConfig, seed: int | Sequence[int]) -> Simulate
     pixel_size = float(pixel_size)
     scene = random_scene(config.lattice, tuple(n * pixel_size for n in config.shape), rng, spacing)
     diameter = float(np.mean(scene.layers[0].diameters)) if len(scene.layers[0]) else spacing * EMPTY_RATIO
+    if config.softened and rng.random() < config.softened:
+        scene = replace(scene, soft=diameter * rng.uniform(*config.soft))
     energy, aperture = float(rng.choice(config.energies)), float(rng.choice(config.apertures))
     path = None if rng.random() < config.tabulated else float(rng.uniform(*config.mean_free_path))
     defocus, spherical = float(rng.uniform(*config.defocus)), float(rng.uniform(*config.spherical_aberration))
@@ -132,8 +136,8 @@ def simulate_frame(config: LibraryConfig, seed: int | Sequence[int]) -> Simulate
     frame = record(clean, pixel_size, liquid, camera, rng)
     masks = [particle_mask(scene, n + 1, pixel_size) for n in range(len(scene.layers))]
     parameters = truth_parameters(scene, pixel_size)
-    parameters |= {"diameter_nm": diameter, "energy_eV": energy, "aperture_mrad": aperture, "defocus_nm": defocus}
-    parameters |= {"spherical_aberration_mm": spherical, "mean_free_path_nm": path}
+    parameters |= {"diameter_nm": diameter, "soft_nm": scene.soft, "energy_eV": energy, "aperture_mrad": aperture}
+    parameters |= {"defocus_nm": defocus, "spherical_aberration_mm": spherical, "mean_free_path_nm": path}
     parameters |= {"liquid": liquid.parameters(), "camera": asdict(camera)}
     return SimulatedFrame(frame, np.rint(255 * np.stack(masks)).astype(np.uint8), scene, pixel_size, parameters)
 

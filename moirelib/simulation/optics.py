@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from ase.units import _c, _e, _hplanck, _me
 from scipy.fft import next_fast_len
+from scipy.ndimage import distance_transform_edt
 
 from .scene import Scene
 from .shapes import circumscribed_ratio, particle_thickness
@@ -20,6 +21,7 @@ OVERSAMPLING = 3
 THICKNESS_STEP = 0.05  # nm, of the table that thickness is looked up in: rounding errs by 0.1 % of a 35 nm path
 MARGINS = 4, 64  # px, least and greatest border around a field; the greatest bounds memory
 LEAST_DISK = 0.1  # px, radius; a smaller disk dims the finest detail by less than 1.3 %
+LEAST_THICKNESS = 1e-3  # of the largest; less is what a Fourier transform leaves where there is nothing
 SAMPLES_AT_ONCE = 8_000_000  # samples of particle windows computed at once: some hundred megabytes
 
 
@@ -150,8 +152,8 @@ def layer_thickness(scene: Scene, layer: int, pixel_size: float, oversampling: i
 
 
 def particle_mask(scene: Scene, layer: int, pixel_size: float, oversampling: int = OVERSAMPLING) -> np.ndarray:
-    """Fraction of each pixel covered by one layer's particles, float32 of shape (y, x)."""
-    thickness, _ = _rasterize(scene, layer, pixel_size, oversampling)
+    """Fraction of each pixel that one layer's solids cover, however soft they look; float32 of shape (y, x)."""
+    thickness, _ = _rasterize(replace(scene, soft=0.0), layer, pixel_size, oversampling)
     return block_mean((thickness > 0).float(), oversampling).numpy()
 
 
@@ -159,7 +161,8 @@ def _rasterize(scene: Scene, number: int, pixel_size: float, oversampling: int, 
     """Thickness (nm) of one layer at every fine sample, and the crystal orientation of the particle it belongs to."""
     layer, fine = scene.layers[number - 1], pixel_size / oversampling
     shape = np.array(_pixels(scene, pixel_size)) * oversampling
-    reach = 0.5 * float(np.max(layer.diameters, initial=0)) * circumscribed_ratio(scene.shape, scene.rounding)
+    largest = float(np.max(layer.diameters, initial=0))
+    reach = 0.5 * largest * circumscribed_ratio(scene.shape, scene.rounding) + scene.soft
     width = 2 * int(np.ceil(reach / fine)) + 2  # samples, edge of the square window around a particle
     # Windows that reach into the field lie within a border as wide as one of them.
     middle = layer.positions / fine
@@ -183,7 +186,18 @@ def _rasterize(scene: Scene, number: int, pixel_size: float, oversampling: int, 
         owner = (t > 0) & (thickness[index] == t)
         orientation[index[owner]] = which.repeat_interleave(width**2)[owner]
     inside = slice(width, -width)
-    return tuple(flat.reshape(rows, columns)[inside, inside].contiguous() for flat in (thickness, orientation))
+    maps = thickness.reshape(rows, columns), orientation.reshape(rows, columns)
+    maps = average_thickness(*maps, scene.soft / fine) if scene.soft else maps
+    return tuple(each[inside, inside].contiguous() for each in maps)
+
+
+def average_thickness(thickness, orientation, radius: float):
+    """Thickness averaged over a disk of a radius in samples; orientations are those of the nearest particle."""
+    nearest = distance_transform_edt((thickness == 0).cpu().numpy(), return_distances=False, return_indices=True)
+    row, column = (torch.as_tensor(index, device=thickness.device).long() for index in nearest)
+    averaged = _blur_by_disk(thickness, radius)
+    ripples = averaged < LEAST_THICKNESS * thickness.max()
+    return averaged.where(~ripples, 0), orientation[row, column]
 
 
 def _pixels(scene, pixel_size) -> tuple[int, int]:

@@ -84,6 +84,7 @@ class Scene:
     shape: str = "sphere"  # one of `SHAPES`
     height: float = 0.0  # nm along the beam, of rods and prisms (not used for the other shapes)
     rounding: float = 0.1  # radius of the particles' rounded edges over their diameter
+    soft: float = 0.0  # nm, radius of a disk that the thickness is averaged over: particles that are tilted or wobble
 
     def __post_init__(self):
         if len(self.layers) == 0:

@@ -37,6 +37,7 @@ import os
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import torch
 from IPython.display import Markdown, display
 from scipy.ndimage import map_coordinates
 from scipy.spatial import cKDTree
@@ -61,6 +62,7 @@ from moirelib.decomposition import (
 from moirelib.decomposition.completion import try_halves
 from moirelib.decomposition.layers_by_points import name_by_points
 from moirelib.decomposition.signed_graph import cut, draw_graph, measure_energy
+from moirelib.decomposition.soft_thickness import soften
 from moirelib.simulation import LatticeConfig, random_scene, truth_table
 from moirelib.tracking import link_particles
 from moirelib.validation import score_particles
@@ -591,7 +593,7 @@ print(f"claimed {claimed.mean():.4f} px, observed {np.std(found - [12.4, 11.7]):
 # Each particle transmits a fraction of the light, a sphere most at its rim, and {term}`transmissions <transmission>`
 # multiply. Each particle has its own position $\mathbf r_j$, radius $R_j$ and optical depth $\delta_j$. All particles
 # share, and the fit determines: the exponent $e$ of the profile (0 for a standing rod or a plate, ½ for a sphere); how
-# much longer particles are in one direction; the blur $K$, made of a disk (defocus), a Gaussian and a camera's long tail,
+# soft the outline is (below); how much longer particles are in one direction; the blur $K$, made of a disk (defocus), a Gaussian and a camera's long tail,
 # with a {term}`coma` that makes one side's edge sharper than the other's; the counts $I_0$ without light; and a
 # background $B$ of smooth splines. The steps are those of the fit of one spot. Only the matrix is larger. It is nearly
 # empty, since distant particles do not overlap, so conjugate gradients solve it.
@@ -599,7 +601,7 @@ print(f"claimed {claimed.mean():.4f} px, observed {np.std(found - [12.4, 11.7]):
 # Under a strong blur, different parameters give nearly the same image: rods, or slightly wider spheres; dark particles
 # above a dark level, or paler ones without it. From a wrong start the fit ends in the wrong answer. So `FrameFit.start`
 # makes the first round from each of them and keeps the result with the smallest residual. `FrameFit.search` tries rods and
-# spheres again, once the particles are complete.
+# spheres again, once the particles are complete, and both of them with soft outlines as well.
 #
 # Simulated particles have neither coma nor a longer side, and the fit finds almost none of either (`coma_y` to
 # `long_diagonal` below). Real particles may have both; the last section measures them.
@@ -623,6 +625,41 @@ fig.colorbar(axes[2].images[0], ax=axes, label="residual / σ", shrink=0.8)
 plt.show()
 
 # %% [markdown]
+# ## A soft outline is not a blurred image
+#
+# Particles that are tilted, wobble during the exposure or have rounded edges get thinner towards their outline. Their
+# *thickness* is soft. Defocus and motion blur the *image* instead. One particle alone looks nearly the same either way:
+# who takes the one for the other measures diameters up to a third too large. Where particles overlap, the two differ,
+# since light falls exponentially with thickness: two soft rims upon each other take more light than a blur would
+# show. So `FrameFit` averages the thickness over a disk, whose width all particles share, apart from the blur $K$.
+
+# %% mystnb={"figure": {"caption": "A standing rod whose thickness is averaged over a disk of 0.45 radii, and a sharp rod seen through a blur of the image. Left, the thickness. Middle, the light that passes one rod: the blur was chosen for both to look alike. Right, the light that passes two rods upon each other: with the same blur, the outlines differ.", "name": "fig-soft"}}
+r = np.linspace(-1.8, 1.8, 361)
+softened = soften(0.02, 0.45 / 4).look_up(torch.from_numpy(r**2))[0].numpy()
+kernel = np.exp(-0.5 * (r / 0.235) ** 2)
+fig, axes = plt.subplots(1, 3, figsize=(9.5, 2.8), layout="constrained")
+for thickness, name, blurred in (
+    (softened, "soft outline", False),
+    (np.abs(r) < 1, "blurred image", True),
+):
+    axes[0].plot(r, thickness, label=name)
+    for ax, depth in zip(axes[1:], (1.5, 3.0), strict=True):
+        light = np.exp(-depth * thickness)
+        light = 1 - np.convolve(1 - light, kernel / kernel.sum(), mode="same") if blurred else light
+        ax.plot(r, light, label=name)
+for ax, title in zip(
+    axes, ("thickness", "light through one rod", "light through two rods"), strict=True
+):
+    ax.set(title=title, xlabel="distance / radii", ylim=(-0.05, 1.1))
+axes[0].legend(fontsize=8, loc="lower center")
+plt.show()
+
+# %% [markdown]
+# `diameter_nm` is that of the solid's outline. `diameter_half_depth_nm` is where a particle is half as thick as in its
+# middle. They are the same for a standing rod; a sphere is half as thick at 0.87 of its diameter. Compare the second one
+# with sizes that were measured at half height in an image. Where a soft outline explains the frame hardly better than a
+# blur, the sharp one is taken.
+#
 # The residual is in units of σ. This σ is not the pixel noise but the residual's own scatter over a third of a
 # particle. It is larger where the camera correlates neighbouring pixels, and where the model misses something.
 # `FrameFit.result` computes the error bars from the same σ and $(J^\top J)^{-1}$; they include the uncertainty of the

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
+from scipy.signal import fftconvolve
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ def simulate(
     island=True,
     background=0.15,
     inverted=False,
+    soft=0.0,
 ):
     """Draw one image of two layers.
 
@@ -92,6 +94,8 @@ def simulate(
         Relative standard deviation of the slow background.
     inverted : bool
         Bright particles on a dark ground.
+    soft : float
+        Radius, in px, of a disk that blurs the thickness before light passes.
 
     Returns
     -------
@@ -99,7 +103,7 @@ def simulate(
     """
     specimen = make_specimen(rng, size, spacing, ratio * spacing, twist, jitter, vacancies, island)
     optics = shape, absorption, blur, electrons, readout, slow_light(rng, size, background)
-    frame, masks = expose(rng, specimen, ratio * spacing, size, *optics)
+    frame, masks = expose(rng, specimen, ratio * spacing, size, *optics, soft=soft)
     frame = frame.max() - frame if inverted else frame
     return with_truth(frame, masks, specimen, [np.full(len(points), ratio * spacing) for points in specimen])
 
@@ -198,7 +202,7 @@ def slow_light(rng, size, background):
     return np.exp(background * slow / slow.std())
 
 
-def expose(rng, specimen, diameter, size, shape, absorption, blur, electrons, readout, light, widths=None):
+def expose(rng, specimen, diameter, size, shape, absorption, blur, electrons, readout, light, widths=None, soft=0.0):
     """Counts and masks of an image; parameters as of `simulate`, ``light`` from `slow_light`.
 
     ``widths`` are the particles' own diameters, layer by layer; the absorption is that of the given diameter.
@@ -209,9 +213,18 @@ def expose(rng, specimen, diameter, size, shape, absorption, blur, electrons, re
         passed = passed + absorption * height / (diameter if shape == "sphere" else 1.0)
         cover = (height > 0).reshape(size, samples, size, samples).mean(axis=(1, 3))
         masks.append(cover > 0.5)
+    if soft:
+        passed = average_over_disk(passed, soft * samples)
     seen = gaussian_filter(np.exp(-passed), blur * diameter * samples)
     expected = electrons * light * seen.reshape(size, samples, size, samples).mean(axis=(1, 3))
     return rng.poisson(expected) + readout * rng.standard_normal(expected.shape), np.stack(masks)
+
+
+def average_over_disk(image, radius):
+    """Each pixel's mean over a disk around it, radius in pixels."""
+    y, x = np.ogrid[-int(radius) - 1 : int(radius) + 2, -int(radius) - 1 : int(radius) + 2]
+    disk = np.clip(radius + 0.5 - np.hypot(y, x), 0, 1)
+    return fftconvolve(np.pad(image, len(y) // 2, mode="reflect"), disk / disk.sum(), mode="valid")
 
 
 def simulate_movie(

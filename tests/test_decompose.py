@@ -429,3 +429,10 @@ def test_real_particles_are_dark_where_they_were_found(real_frame):
     p = result.particles[result.particles["y"].between(0, 1023) & result.particles["x"].between(0, 1023)]
     values = flat[p["y"].round().astype(int), p["x"].round().astype(int)]
     assert np.mean(values < 0) > 0.95
+
+
+def test_particles_wider_than_they_are_apart_are_said_to_be():
+    table = pd.DataFrame({"layer": [1, 1, 1, 2, 2], "diameter_nm": [10.0, 11.0, 12.0, 9.0, 9.2]})
+    said = summary.find_impossible_sizes(table, {"layer_1": 10.0, "layer_2": 9.0})
+    assert said == ["Particles of layer 1 come out 11.0 nm wide, which is more than they are apart."]
+    assert summary.find_impossible_sizes(table, {"layer_1": None, "layer_2": 20.0}) == []

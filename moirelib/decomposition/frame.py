@@ -24,8 +24,8 @@ class Found:
     """All particles of a frame, fitted to the frame alone; ``…_likeliest``: to the frame and the crystal's regularity.
 
     ``particles`` holds ``layer`` (from 1), ``grain``, ``layer_confidence``, ``other_layer``, ``lattice_fit``,
-    ``score``; ``y, x, diameter`` (px), ``opacity``, ``depth``, one-sigma errors ``y_std, x_std, diameter_std,
-    depth_std``; and ``y_likeliest, x_likeliest, diameter_likeliest, y_std_likeliest, x_std_likeliest`` (px).
+    ``score``; ``y, x, diameter, diameter_half_depth`` (px), ``opacity``, ``depth``, one-sigma errors ``y_std, x_std,
+    diameter_std, depth_std``; and ``y_likeliest, x_likeliest, diameter_likeliest, y_std_likeliest, x_std_likeliest``.
     """
 
     particles: pd.DataFrame
@@ -86,6 +86,6 @@ def find_single_particles(frame, detections, diameter, shared) -> Found:
             break
         particles = particles[clear].reset_index(drop=True)
     else:
-        fitted = ("diameter", "depth", "opacity", "y_std", "x_std", "diameter_std", "depth_std")
+        fitted = ("diameter", "diameter_half_depth", "depth", "opacity", "y_std", "x_std", "diameter_std", "depth_std")
         particles = particles.assign(**dict.fromkeys(fitted, 0.0))
     return Found(particles.join(particles[LIKELIEST].add_suffix("_likeliest")), [[], []], None)

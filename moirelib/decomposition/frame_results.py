@@ -19,7 +19,7 @@ from .frame import LIKELIEST, Found
 from .profile_and_blur import Imaging
 
 #: Columns of `Found.particles` that are needed once all frames are computed.
-KEPT = ["layer", "layer_confidence", "other_layer", "score", "diameter_std", *LIKELIEST]
+KEPT = ["layer", "layer_confidence", "other_layer", "score", "diameter_std", "diameter_half_depth", *LIKELIEST]
 KEPT += [f"{column}_likeliest" for column in LIKELIEST]
 SHOWN = ["frame", "y_nm", "x_nm", "diameter_nm"]  # for whoever looks at the files of a run that goes on
 

@@ -11,15 +11,13 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
 
 from .profile_and_blur import SHARED, Imaging, select
+from .soft_thickness import EDGE, soften
 
 # Lengths "in diameters" are multiples of the expected diameter. Values without a source were set by hand. Literals from
 # 1e-6 down only guard divisions and logarithms.
 
 # Grid of the model.
 FINE = 2  # samples of the transmission per pixel and axis
-#: Softness of an outline, in squared radii: its sigmoid rises from 10 to 90 % over 4.4 times this, which is one sample
-#: of half a pixel at the working radius of 6 pixels (2 · 0.5 / 6 = 0.17).
-EDGE = 0.04
 WINDOW = 0.62  # diameters, half the edge of a particle's window: its radius, stretched or grown by up to a quarter
 FAST = (16, 20, 24, 32, 40, 48, 64, 80, 96, 128)  # px; edges of windows with fast small batched Fourier transforms
 PAD = 1.2  # diameters around the frame, so that particles at its border are whole and blurred as others are
@@ -43,24 +41,32 @@ LEAST_FREE = 0.3  # share of blocks that stays free, however many numbers are fi
 STD_TO_MAD = 0.6745  # median of |x| / standard deviation, of a Gaussian: 1 / 1.4826
 
 
-def soft_profile(rho2, depth, exponent, slopes: bool = True):
+def soft_profile(rho2, depth, imaging: Imaging, slopes: bool = True):
     """Optical depth of particles against squared distance over squared radius, and its derivatives.
 
     ``depth`` is that of their centres. The outline is softened over a sample in transmission, not in depth: pixels
-    average light. Derivatives, left out without ``slopes``, are by ``rho2``, the logarithm of ``depth``
-    and ``exponent``.
+    average light. Derivatives, left out without ``slopes``, are by ``rho2``, the logarithm of ``depth``, the exponent
+    and the softness.
     """
-    u = 1 - rho2
-    root = torch.sqrt(u * u + EDGE * EDGE)
-    thick = torch.log((0.5 * (root + u)).clamp(min=1e-6))
-    edge, shape = torch.sigmoid(u / EDGE), torch.exp(exponent * thick)
-    passed = torch.exp(-depth * shape)
+    if imaging.soft > 0:
+        soft = soften(imaging.exponent, imaging.soft)
+        shape, shape_by_rho2, by_exponent, by_soft = soft.look_up(rho2)
+        u, edge_by_soft = soft.edge - rho2, soft.edge_by_soft
+    else:
+        u, edge_by_soft = 1 - rho2, 0.0
+        root = torch.sqrt(u * u + EDGE * EDGE)
+        thick = torch.log((0.5 * (root + u)).clamp(min=1e-6))
+        shape = torch.exp(imaging.exponent * thick)
+        shape_by_rho2, by_exponent = -imaging.exponent * shape / root, thick * shape
+        by_soft = torch.zeros_like(shape)
+    edge, passed = torch.sigmoid(u / EDGE), torch.exp(-depth * shape)
     t = (1 - edge * (1 - passed)).clamp(min=1e-6)
     if not slopes:
         return (-torch.log(t),)
-    by_depth = edge * passed * depth * shape / t
-    by_rho2 = -edge * (1 - edge) * (1 - passed) / (EDGE * t) - by_depth * exponent / root
-    return -torch.log(t), by_rho2, by_depth, by_depth * thick
+    by_shape = edge * passed * depth / t
+    by_edge = edge * (1 - edge) * (1 - passed) / (EDGE * t)
+    by_rho2, by_soft = by_shape * shape_by_rho2 - by_edge, by_shape * by_soft + by_edge * edge_by_soft
+    return -torch.log(t), by_rho2, by_shape * shape, by_shape * by_exponent, by_soft
 
 
 class Background:
@@ -180,7 +186,9 @@ class ImageModel:
 
     def place(self, theta: torch.Tensor) -> "ImageModel":
         """The model with windows around these particles."""
-        corner = torch.round(theta[:, :2]).long()
+        return self._open_windows(torch.round(theta[:, :2]).long())
+
+    def _open_windows(self, corner) -> "ImageModel":
         fine = FINE * (corner - self.half + self.pad)[:, :, None] + torch.arange(len(self.axis))
         index, inside = flat_index(fine[:, 0], fine[:, 1], self.fine_shape)
         return replace(self, corner=corner, samples=index, inside=inside.float())
@@ -190,8 +198,14 @@ class ImageModel:
         return replace(self, held=self.place(theta)._total_depth(theta, imaging))
 
     def weigh(self, imaging: Imaging) -> "ImageModel":
-        """The model that leaves out the border that this blur reaches."""
-        return replace(self, margin=int(np.ceil(imaging.blur * self.diameter)))
+        """The model with windows as wide as these outlines, and without the border that particles outside reach."""
+        return replace(self.widen(imaging), margin=int(np.ceil(max(imaging.blur, 2 * imaging.soft) * self.diameter)))
+
+    def widen(self, imaging: Imaging) -> "ImageModel":
+        """The model with windows for outlines as soft as these: a disk of radius r has the variance r²/4."""
+        half = int(np.ceil((WINDOW + 2 * imaging.soft) * self.diameter)) + 1
+        axis = (torch.arange(FINE * (2 * half + 1)) + 0.5) / FINE - 0.5 - half
+        return self if half == self.half else replace(self, half=half, axis=axis)._open_windows(self.corner)
 
     def _offsets(self, theta):
         """Distances (px) along y and x from the particles, in their windows."""
@@ -204,7 +218,7 @@ class ImageModel:
         yy, yx, xx = imaging.stretch()
         along_y, along_x = yy * y + yx * x, yx * y + xx * x
         rho2 = (y * along_y + x * along_x) * (4 * torch.exp(-2 * theta[:, 2]))[:, None, None]
-        depths = soft_profile(rho2, torch.exp(theta[:, 3])[:, None, None], imaging.exponent, slopes)
+        depths = soft_profile(rho2, torch.exp(theta[:, 3])[:, None, None], imaging, slopes)
         return along_y, along_x, rho2, *(d * self.inside for d in depths)
 
     def render(self, theta: torch.Tensor, imaging: Imaging) -> Prediction:
@@ -235,7 +249,7 @@ class ImageModel:
     def jacobian(self, predicted: Prediction) -> "Jacobian":
         """Derivatives of the frame by each particle's parameters, in units of the noise."""
         theta, imaging = predicted.theta, predicted.imaging
-        y, x, rho2, _, by_rho2, by_depth, _ = self.depths(theta, imaging)
+        y, x, rho2, _, by_rho2, by_depth, *_ = self.depths(theta, imaging)
         through = -predicted.transmission.flatten()[self.samples]
         inverse = -8 * torch.exp(-2 * theta[:, 2])[:, None, None]
         by_rho2 = through * by_rho2
@@ -277,8 +291,8 @@ class ImageModel:
 
     def _changes_of_form(self, theta, imaging):
         """Names of what shapes particles; transmission on the fine grid, then its derivatives by these."""
-        _, _, rho2, depth, by_rho2, by_depth, by_exponent = self.depths(theta, imaging)
-        changes = {"diameter": -2 * rho2 * by_rho2, "depth": by_depth, "exponent": by_exponent}
+        _, _, rho2, depth, by_rho2, by_depth, by_exponent, by_soft = self.depths(theta, imaging)
+        changes = {"diameter": -2 * rho2 * by_rho2, "depth": by_depth, "exponent": by_exponent, "soft": by_soft}
         y, x = self._offsets(theta)
         scale = (4 * torch.exp(-2 * theta[:, 2]))[:, None, None]
         for p in select("stretch"):

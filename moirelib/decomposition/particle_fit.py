@@ -3,6 +3,7 @@
 import itertools
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,12 +16,16 @@ from ..crystal.neighbours import layer_spacings, rows_of_three
 from .image_model import ImageModel, Jacobian, Prediction, sparse_rows
 from .particle_prior import BEND, MAD_TO_STD, ParticlePrior
 from .profile_and_blur import DEPTH, DIAMETER, SHARED, Imaging
+from .soft_thickness import SHARP, half_depth
 
 # Lengths "in diameters" are multiples of the expected diameter. Values without a source were set by hand.
 
 # Where the fit starts.
 #: Exponents of common solids seen from the top: plates and standing rods with rounded rims, and spheres.
 SOLIDS = (0.05, 0.5)
+FIRST_SOFT, SOFT_BLUR = 0.12, 0.03  # diameters, of soft outlines at first, and of the image's blur beside these
+LEAST_SOFT = SHARP / 4  # diameters: less is not seen
+SOFT_COST = 30.0  # squared residuals by which soft outlines must explain a frame better than sharp, blurred ones
 FIRST_LEVEL = 0.9  # of the highest possible dark level: the start that has one
 LEAST_LEVEL = 0.05  # medians of the frame; where the highest possible dark level is lower, no such start is needed
 FIRST_TAKEN, MOST_TAKEN = 0.7, 0.9  # light that particles take at first: this share of the contrast, at most so much
@@ -54,6 +59,14 @@ THINNEST, DARKEST = 0.5, 1.5  # depths of particles that are looked for, relativ
 STAND_INS = 1.5  # diameters, centre to centre, up to which a particle can stand in for another: they overlap
 #: Diameters, centre to centre, up to which particles share errors: by overlapping, and by rows of their own layer.
 OVERLAPPING, IN_A_ROW = 1.3, 1.6
+
+
+class Trial(NamedTuple):
+    """What came of one start."""
+
+    cost: float
+    solid: float  # exponent of the common solid that it was drawn towards
+    predicted: Prediction
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +109,7 @@ class FrameFit:
             return fit._fit_round(model)
         # Flat or round particles, and a dark level or none (just below the darkest places), are different minima.
         levels = (0.0, FIRST_LEVEL * model.darkest) if model.darkest > LEAST_LEVEL else (0.0,)
-        return fit._try_starts(model, levels)
+        return fit._choose(model, fit._try_starts(model, *(replace(shared, offset=level) for level in levels)))
 
     @property
     def imaging(self) -> Imaging:
@@ -187,11 +200,19 @@ class FrameFit:
         return fit
 
     def search(self) -> "FrameFit":
-        """The fit after a round in which what is shared is fitted from both common solids, and the better one kept.
+        """The fit after a round in which what is shared is fitted from several starts, and the best one kept.
 
-        Due once the particles are complete: with particles missing or false, the wrong solid may have looked better.
+        Each common solid, with a sharp and with a soft outline. Due once the particles are complete: with particles
+        missing or false, the wrong one may have looked better. A blur of the image and a soft outline look much alike;
+        the frame decides by its likelihood.
         """
-        return self._try_starts(self._weigh(), (self.imaging.offset,))
+        model = self._weigh().weigh(replace(self.imaging, soft=FIRST_SOFT))  # the same pixels count for all
+        sharp = self._try_starts(model, replace(self.imaging, soft=0.0))
+        soft = self._try_starts(model, replace(sharp.predicted.imaging, soft=FIRST_SOFT, blur=SOFT_BLUR))
+        # Particles had been fitted with outlines of one kind: those of the other kind need longer.
+        sharp, soft = (self._go_on(model, one) for one in (sharp, soft))
+        is_soft = soft.cost + SOFT_COST < sharp.cost and soft.predicted.imaging.soft > LEAST_SOFT
+        return self._choose(model, soft if is_soft else sharp)
 
     def _weigh(self) -> ImageModel:
         """The model for a round, with the noise that the residual shows; its border is held during the round."""
@@ -202,20 +223,28 @@ class FrameFit:
         predicted = self.predicted if self.known else fit_shared(model, self.predicted, SHARED_STEPS, self.solid)[0]
         return self._end_round(model, predicted, self.solid)
 
-    def _try_starts(self, model, levels) -> "FrameFit":
-        """The fit after a round from the best of several starts: each common solid, with each dark level.
+    def _try_starts(self, model, *starts: Imaging) -> "Trial":
+        """The best of rounds from several starts of what is shared, each with the exponent of each common solid.
 
         Each trial fits the particles too: their depths can hide a wrong dark level, and their sizes a wrong profile.
         """
-        found = []
-        for solid, level in itertools.product(SOLIDS, levels):
-            start = model.render(self.theta, replace(self.imaging, exponent=solid, offset=level))
-            predicted, _ = fit_shared(model, start, SEARCH_STEPS, solid)
-            prior = self.prior.with_population(predicted.theta)
-            predicted, _ = fit_particles(model, predicted, prior, PARTICLE_STEPS)
-            found.append((*fit_shared(model, predicted, SHARED_STEPS, solid), solid))
-        predicted, _, solid = min(found, key=lambda one: one[1])
-        return self._end_round(model, predicted, solid)
+        trials = []
+        for solid, start in itertools.product(SOLIDS, starts):
+            wide, imaging = model.widen(start), replace(start, exponent=solid)
+            predicted, cost = fit_shared(wide, wide.render(self.theta, imaging), SEARCH_STEPS, solid)
+            trials.append(self._go_on(wide, Trial(cost, solid, predicted)))
+        return min(trials, key=lambda trial: trial.cost)
+
+    def _go_on(self, model, trial: "Trial") -> "Trial":
+        """Another round: each particle's own parameters, then what is shared."""
+        model, prior = model.widen(trial.predicted.imaging), self.prior.with_population(trial.predicted.theta)
+        predicted, _ = fit_particles(model, trial.predicted, prior, PARTICLE_STEPS)
+        predicted, cost = fit_shared(model, predicted, SHARED_STEPS, trial.solid)
+        return Trial(cost, trial.solid, predicted)
+
+    def _choose(self, model, trial: "Trial") -> "FrameFit":
+        """The fit that goes on from a trial."""
+        return self._end_round(model.weigh(trial.predicted.imaging), trial.predicted, trial.solid)
 
     def _end_round(self, model, predicted, solid) -> "FrameFit":
         """The fit with particles fitted to what is shared now, and with their usual size and depth."""
@@ -261,10 +290,12 @@ class FrameFit:
     def result(self, particles: pd.DataFrame) -> pd.DataFrame:
         """The particles of this fit with fitted parameters and one-sigma errors.
 
-        ``y, x, diameter`` in pixels, ``depth`` (optical, at the centre), ``opacity`` (fraction of light taken there),
-        and ``y_std, x_std, diameter_std, depth_std``.
+        ``y, x, diameter`` in pixels, of the solid's outline, ``diameter_half_depth`` where a particle is half as thick
+        as in its middle, ``depth`` (optical, at the centre), ``opacity`` (fraction of light taken there), and
+        ``y_std, x_std, diameter_std, depth_std``.
         """
         std, table = self._errors(self.prior), self.table(particles)
+        table["diameter_half_depth"] = table["diameter"] * half_depth(self.imaging.exponent, self.imaging.soft)
         relative = {"diameter_std": std[:, 2] * table["diameter"], "depth_std": std[:, 3] * table["depth"]}
         return table.assign(opacity=-np.expm1(-table["depth"]), y_std=std[:, 0], x_std=std[:, 1], **relative)
 

@@ -27,8 +27,8 @@ from .particle_size import check_diameter, check_pixel_size, estimate_size_and_p
 from .summary import describe_frames, keep_going, summarize
 
 #: Columns of the particle table, in the order of ``particles.csv``.
-COLUMNS = "frame particle layer y x y_nm x_nm y_std_nm x_std_nm diameter_nm diameter_std_nm score".split()
-COLUMNS += ["layer_confidence", "other_layer"]
+COLUMNS = "frame particle layer y x y_nm x_nm y_std_nm x_std_nm diameter_nm diameter_std_nm".split()
+COLUMNS += ["diameter_half_depth_nm", "score", "layer_confidence", "other_layer"]
 
 TRACK_STEP = 0.5  # diameters between frames, motion taken off (geometry): less than half the spacing if they touch
 
@@ -216,7 +216,8 @@ def convert_to_nm(particles: pd.DataFrame, working, movie, nm: float) -> pd.Data
         particles = particles.assign(**{name: particles[f"{name}_likeliest"] for name in LIKELIEST})
     inside = particles["y"].between(-0.5, working[0] - 0.5) & particles["x"].between(-0.5, working[1] - 0.5)
     own = {c: values[inside].to_numpy() for c, values in particles.items() if not c.endswith("_likeliest")}
-    own |= {f"{name}_nm": own.pop(name) * nm for name in ("y_std", "x_std", "diameter", "diameter_std")}
+    lengths = ("y_std", "x_std", "diameter", "diameter_std", "diameter_half_depth")
+    own |= {f"{name}_nm": own.pop(name) * nm for name in lengths}
     for k, axis in enumerate("yx"):
         own[axis] = (own[axis] + 0.5) / (working[k] / movie.shape[1 + k]) - 0.5
         own[f"{axis}_nm"] = own[axis] * movie.pixel_size

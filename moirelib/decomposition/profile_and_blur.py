@@ -32,6 +32,7 @@ SHARED = (
     SharedParameter("diameter", "expected diameters", 0.6, 1.5, 0.2, "profile"),
     SharedParameter("depth", "1", 0.02, 6.0, 1.0, "profile"),  # darker particles look the same: exp(-6) = 0.2 %
     SharedParameter("exponent", "1", 0.02, 0.6, 0.3, "profile"),
+    SharedParameter("soft", "diameters", 0.0, 0.25, 0.05, "profile"),
     SharedParameter("blur", "diameters", 0.0, 0.5, 0.2, "transfer", 5e-4),
     SharedParameter("disk", "share of variance", 0.0, 1.0, 0.5, "transfer", 5e-3),
     SharedParameter("tail", "diameters", 0.0, 0.3, 0.03, "transfer", 5e-4),
@@ -57,6 +58,7 @@ class Imaging:
     """What all particles of a frame share: their form, how the microscope blurs it, and the dark level."""
 
     exponent: float = 0.25  # of (1 - r²/R²) in the thickness: 0 a standing rod or plate, 0.5 a sphere
+    soft: float = 0.0  # standard deviation, along one axis, of the disk that softens the thickness / diameter
     blur: float = 0.12  # standard deviation of the blur along one axis / diameter
     disk: float = 0.3  # share of the blur's variance that is a disk's (defocus); the rest is Gaussian
     tail: float = 0.03  # decay length of the long-tailed blur of cameras, exp(-length × wave number) / diameter

@@ -19,6 +19,7 @@ from .network import choose_device
 #: Smallest share of the particles in layer 2 (set by hand): fewer are false finds upon a single layer.
 SMALLEST_LAYER = 0.03
 SIZE_ESTIMATED = "The particles' size was estimated: if circles do not fit, give the diameter."
+TOO_WIDE = 1.03  # spacings, by hand: particles of a layer may touch, and both lengths have errors
 LISTED = 8  # frames that a note names
 
 
@@ -53,6 +54,7 @@ def summarize(movie, table: pd.DataFrame, lattices: list, nm: float, given: dict
     lost = "The weights' checksum is missing"
     sha256 = keep_going(problems, lost, None, lambda: hashlib.sha256(path.read_bytes()).hexdigest())
     size = SIZE_ESTIMATED if given["diameter_nm"] is None and len(table) else ""
+    size = " ".join([*find_impossible_sizes(table, measured["spacing_nm"]), size]).strip()
     return {
         "moirelib": __version__,
         "movie": movie.name,
@@ -73,6 +75,16 @@ def summarize(movie, table: pd.DataFrame, lattices: list, nm: float, given: dict
         "note": " ".join(filter(None, [note, size, *(f"{problem}." for problem in problems)])),
         "problems": problems,
     }
+
+
+def find_impossible_sizes(table: pd.DataFrame, spacings: dict) -> list[str]:
+    """A sentence for each layer whose particles come out wider than they are apart."""
+    said = []
+    for k, spacing in enumerate(spacings.values(), start=1):
+        width = table.loc[table["layer"] == k, "diameter_nm"].median()
+        if spacing is not None and width > TOO_WIDE * spacing:
+            said.append(f"Particles of layer {k} come out {width:.1f} nm wide, which is more than they are apart.")
+    return said
 
 
 def describe_frames(left_out: list[dict], cut: list[dict], counts: dict, motion: MovieMotion, note: str) -> dict:

@@ -208,7 +208,12 @@ class FrameFit:
         """
         model = self._weigh().weigh(replace(self.imaging, soft=FIRST_SOFT))  # the same pixels count for all
         sharp = self._try_starts(model, replace(self.imaging, soft=0.0))
-        soft = self._try_starts(model, replace(sharp.predicted.imaging, soft=FIRST_SOFT, blur=SOFT_BLUR))
+        flat, solid = SOLIDS
+        rods = replace(sharp.predicted.imaging, exponent=flat, soft=FIRST_SOFT, blur=SOFT_BLUR)
+        rods = self._try_start(model, flat, rods, self.predicted)
+        # Soft spheres look much like soft rods, and are found from there.
+        spheres = self._try_start(model, solid, replace(rods.predicted.imaging, exponent=solid), rods.predicted)
+        soft = min(rods, spheres, key=lambda trial: trial.cost)
         # Particles had been fitted with outlines of one kind: those of the other kind need longer.
         sharp, soft = (self._go_on(model, one) for one in (sharp, soft))
         is_soft = soft.cost + SOFT_COST < sharp.cost and soft.predicted.imaging.soft > LEAST_SOFT
@@ -228,12 +233,18 @@ class FrameFit:
 
         Each trial fits the particles too: their depths can hide a wrong dark level, and their sizes a wrong profile.
         """
-        trials = []
-        for solid, start in itertools.product(SOLIDS, starts):
-            wide, imaging = model.widen(start), replace(start, exponent=solid)
-            predicted, cost = fit_shared(wide, wide.render(self.theta, imaging), SEARCH_STEPS, solid)
-            trials.append(self._go_on(wide, Trial(cost, solid, predicted)))
+        trials = [
+            self._try_start(model, solid, replace(start, exponent=solid), self.predicted)
+            for solid, start in itertools.product(SOLIDS, starts)
+        ]
         return min(trials, key=lambda trial: trial.cost)
+
+    def _try_start(self, model, solid: float, start: Imaging, known: Prediction) -> "Trial":
+        """A round from one start of what is shared, with particles that are known so far as wide at half depth."""
+        model, theta, shared = model.widen(start), known.theta.clone(), known.imaging
+        theta[:, 2] += np.log(half_depth(shared.exponent, shared.soft) / half_depth(start.exponent, start.soft))
+        predicted, cost = fit_shared(model, model.render(theta, start), SEARCH_STEPS, solid)
+        return self._go_on(model, Trial(cost, solid, predicted))
 
     def _go_on(self, model, trial: "Trial") -> "Trial":
         """Another round: each particle's own parameters, then what is shared."""

@@ -2,7 +2,7 @@
 
     python benchmarks/calibrate_cut.py
 
-Simulated points of two layers from seeds that were not trained on, of every kind; as there, no channels are given.
+Simulated points of two layers from seeds that were not trained on, of every kind.
 """
 
 import argparse

@@ -28,7 +28,7 @@ SHOWN = -100.0  # log-odds that two particles that the frame shows upon each oth
 SEEN = 0.2
 #: Probability from which another layer is kept beside the likeliest one: 1 in 10, by choice.
 WORTH_KEEPING = 0.1
-TEMPERATURE = 19.0  # log-odds of pairs that count as one, as they share errors (benchmarks/calibrate_cut.py)
+TEMPERATURE = 17.0  # log-odds of pairs that count as one, as they share errors (benchmarks/calibrate_cut.py)
 COOLING = np.geomspace(1.5, 40, 40)  # inverse temperatures of the mean field
 START_SHARPNESS = 4  # inverse temperature of a start: how clearly it follows the eigenvectors; by hand
 STARTS, SWEEPS = 12, 30  # of the mean field, on different eigenvectors; of single particles that change their layer

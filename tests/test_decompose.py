@@ -436,3 +436,9 @@ def test_particles_wider_than_they_are_apart_are_said_to_be():
     said = summary.find_impossible_sizes(table, {"layer_1": 10.0, "layer_2": 9.0})
     assert said == ["Particles of layer 1 come out 11.0 nm wide, which is more than they are apart."]
     assert summary.find_impossible_sizes(table, {"layer_1": None, "layer_2": 20.0}) == []
+
+
+def test_a_single_layer_that_was_given_is_said_to_be_even_without_a_lattice():
+    measured = {"spacing_nm": {"layer_1": None, "layer_2": None}, "twist_deg": None}
+    note = summary.write_note({"layer_1": 9, "layer_2": 0}, measured, [], (96.0, 96.0), {"layers": 1})
+    assert note == "One layer, as given; it shows no lattice."

@@ -3,7 +3,6 @@
 import itertools
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -23,7 +22,8 @@ from .soft_thickness import SHARP, half_depth
 # Where the fit starts.
 #: Exponents of common solids seen from the top: plates and standing rods with rounded rims, and spheres.
 SOLIDS = (0.05, 0.5)
-FIRST_SOFT, SOFT_BLUR = 0.12, 0.03  # diameters, of soft outlines at first, and of the image's blur beside these
+SOFTS = (0.0, 0.08, 0.16)  # diameters, of the outlines that are tried
+LEAST_BLUR = 0.03  # diameters, of the image beside soft outlines at first
 LEAST_SOFT = SHARP / 4  # diameters: less is not seen
 SOFT_COST = 30.0  # squared residuals by which soft outlines must explain a frame better than sharp, blurred ones
 FIRST_LEVEL = 0.9  # of the highest possible dark level: the start that has one
@@ -43,7 +43,8 @@ SHARED_DAMPING, SHARED_HARDER, SHARED_SOFTER = 1e-2, 10, 5  # first; times this 
 SHARED_TRIALS = 4
 SHARED_TOLERANCE = 1e-3  # of the cost; steps that gain less are the last
 SOLID_STD = 0.03  # one sigma, how far the exponent of particles may lie from that of a common solid
-EXPONENT = [p.name for p in SHARED].index("exponent")
+EXPONENT, SOFT = ([p.name for p in SHARED].index(name) for name in ("exponent", "soft"))
+HELD = 1e30  # of the normal matrix's diagonal: holds a parameter
 
 # How regular a crystal is.
 WELL_SEEN = 0.02  # spacings, one sigma; particles known better show how regular their crystal is
@@ -61,12 +62,21 @@ STAND_INS = 1.5  # diameters, centre to centre, up to which a particle can stand
 OVERLAPPING, IN_A_ROW = 1.3, 1.6
 
 
-class Trial(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Trial:
     """What came of one start."""
 
     cost: float
     solid: float  # exponent of the common solid that it was drawn towards
     predicted: Prediction
+
+    def __lt__(self, other: "Trial") -> bool:
+        """Whether it explains the frame better, with fewer means."""
+        return self._price() < other._price()
+
+    def _price(self) -> float:
+        soft = self.predicted.imaging.soft
+        return np.inf if 0 < soft < LEAST_SOFT else self.cost + (SOFT_COST if soft else 0.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +119,7 @@ class FrameFit:
             return fit._fit_round(model)
         # Flat or round particles, and a dark level or none (just below the darkest places), are different minima.
         levels = (0.0, FIRST_LEVEL * model.darkest) if model.darkest > LEAST_LEVEL else (0.0,)
-        return fit._choose(model, fit._try_starts(model, *(replace(shared, offset=level) for level in levels)))
+        return fit._choose(model, min(fit._try_starts(model, *(replace(shared, offset=level) for level in levels))))
 
     @property
     def imaging(self) -> Imaging:
@@ -202,22 +212,24 @@ class FrameFit:
     def search(self) -> "FrameFit":
         """The fit after a round in which what is shared is fitted from several starts, and the best one kept.
 
-        Each common solid, with a sharp and with a soft outline. Due once the particles are complete: with particles
-        missing or false, the wrong one may have looked better. A blur of the image and a soft outline look much alike;
-        the frame decides by its likelihood.
+        Each common solid, with a sharp outline and with soft ones, whose softness is held at first: from soft outlines
+        to a blurred image the cost hardly changes, and the fit would be slow on its way. Due once the particles are
+        complete: with particles missing or false, the wrong one may have looked better.
         """
-        model = self._weigh().weigh(replace(self.imaging, soft=FIRST_SOFT))  # the same pixels count for all
-        sharp = self._try_starts(model, replace(self.imaging, soft=0.0))
-        flat, solid = SOLIDS
-        rods = replace(sharp.predicted.imaging, exponent=flat, soft=FIRST_SOFT, blur=SOFT_BLUR)
-        rods = self._try_start(model, flat, rods, self.predicted)
-        # Soft spheres look much like soft rods, and are found from there.
-        spheres = self._try_start(model, solid, replace(rods.predicted.imaging, exponent=solid), rods.predicted)
-        soft = min(rods, spheres, key=lambda trial: trial.cost)
-        # Particles had been fitted with outlines of one kind: those of the other kind need longer.
-        sharp, soft = (self._go_on(model, one) for one in (sharp, soft))
-        is_soft = soft.cost + SOFT_COST < sharp.cost and soft.predicted.imaging.soft > LEAST_SOFT
-        return self._choose(model, soft if is_soft else sharp)
+        model = self._weigh().weigh(replace(self.imaging, soft=SOFTS[-1]))  # the same pixels count for all
+        trials = self._try_starts(model, *(self._soften(soft) for soft in SOFTS), held=True)
+        # The noise so far was that of a fit with the wrong outlines.
+        model = replace(model, noise=min(model.block_noise(trial.predicted.image) for trial in trials))
+        kinds = itertools.product(SOLIDS, (False, True))
+        best = [min(t for t in trials if (t.solid, t.predicted.imaging.soft > 0) == kind) for kind in kinds]
+        for _ in range(2):
+            best = [self._go_on(model, trial) for trial in best]
+        return self._choose(model, min(best))
+
+    def _soften(self, soft: float) -> Imaging:
+        """What is shared, with a soft outline instead of as much of the blur."""
+        blur = np.sqrt(max(self.imaging.blur**2 - soft**2, LEAST_BLUR**2))
+        return replace(self.imaging, soft=soft, blur=float(blur))
 
     def _weigh(self) -> ImageModel:
         """The model for a round, with the noise that the residual shows; its border is held during the round."""
@@ -228,29 +240,31 @@ class FrameFit:
         predicted = self.predicted if self.known else fit_shared(model, self.predicted, SHARED_STEPS, self.solid)[0]
         return self._end_round(model, predicted, self.solid)
 
-    def _try_starts(self, model, *starts: Imaging) -> "Trial":
-        """The best of rounds from several starts of what is shared, each with the exponent of each common solid.
+    def _try_starts(self, model, *starts: Imaging, held: bool = False) -> list["Trial"]:
+        """Rounds from several starts of what is shared, each with the exponent of each common solid.
 
         Each trial fits the particles too: their depths can hide a wrong dark level, and their sizes a wrong profile.
         """
-        trials = [
-            self._try_start(model, solid, replace(start, exponent=solid), self.predicted)
+        return [
+            self._try_start(model, solid, replace(start, exponent=solid), held)
             for solid, start in itertools.product(SOLIDS, starts)
         ]
-        return min(trials, key=lambda trial: trial.cost)
 
-    def _try_start(self, model, solid: float, start: Imaging, known: Prediction) -> "Trial":
-        """A round from one start of what is shared, with particles that are known so far as wide at half depth."""
-        model, theta, shared = model.widen(start), known.theta.clone(), known.imaging
+    def _try_start(self, model, solid: float, start: Imaging, held: bool) -> "Trial":
+        """A round from one start of what is shared, with particles as wide at half depth as so far.
+
+        With ``held`` the outline stays as soft as it is.
+        """
+        model, theta, shared = model.widen(start), self.theta.clone(), self.imaging
         theta[:, 2] += np.log(half_depth(shared.exponent, shared.soft) / half_depth(start.exponent, start.soft))
-        predicted, cost = fit_shared(model, model.render(theta, start), SEARCH_STEPS, solid)
-        return self._go_on(model, Trial(cost, solid, predicted))
+        predicted, cost = fit_shared(model, model.render(theta, start), SEARCH_STEPS, solid, held)
+        return self._go_on(model, Trial(cost, solid, predicted), held)
 
-    def _go_on(self, model, trial: "Trial") -> "Trial":
+    def _go_on(self, model, trial: "Trial", held: bool = False) -> "Trial":
         """Another round: each particle's own parameters, then what is shared."""
         model, prior = model.widen(trial.predicted.imaging), self.prior.with_population(trial.predicted.theta)
         predicted, _ = fit_particles(model, trial.predicted, prior, PARTICLE_STEPS)
-        predicted, cost = fit_shared(model, predicted, SHARED_STEPS, trial.solid)
+        predicted, cost = fit_shared(model, predicted, SHARED_STEPS, trial.solid, held)
         return Trial(cost, trial.solid, predicted)
 
     def _choose(self, model, trial: "Trial") -> "FrameFit":
@@ -429,11 +443,13 @@ def fit_particles(
     return predicted, prior
 
 
-def fit_shared(model: ImageModel, predicted: Prediction, steps: int, solid: float) -> tuple[Prediction, float]:
+def fit_shared(
+    model: ImageModel, predicted: Prediction, steps: int, solid: float, held: bool = False
+) -> tuple[Prediction, float]:
     """Damped Gauss-Newton steps of what all particles share, their mean size and depth included; also the cost.
 
     ``solid`` is the exponent of a common solid. A prior pulls the exponent towards this solid, because blur hides the
-    profile.
+    profile. With ``held`` the outline stays as soft as it is.
 
     ``scipy.optimize.least_squares`` would not do: each step has a prior about where the fit stands (`SHARED`), which is
     no residual, and bounds that clip every particle by itself; and it decomposes the matrix of all pixels.
@@ -448,6 +464,8 @@ def fit_shared(model: ImageModel, predicted: Prediction, steps: int, solid: floa
         jacobian = model.shared_jacobian(predicted)
         normal = jacobian.T @ jacobian + np.diag(np.array([p.std for p in SHARED]) ** -2.0)
         gradient = jacobian.T @ residual.numpy().ravel().astype(float)
+        if held:
+            normal[SOFT, SOFT] = HELD
         normal[EXPONENT, EXPONENT] += SOLID_STD**-2
         gradient[EXPONENT] += (solid - predicted.imaging.exponent) / SOLID_STD**2
         for _ in range(SHARED_TRIALS):

@@ -131,6 +131,8 @@ def write_note(counts: dict, measured: dict, lattices: list, field, given: dict)
     spacing, twist, total = list(measured["spacing_nm"].values()), measured["twist_deg"], sum(counts.values())
     if total == 0:
         return "No particles found."
+    if spacing[0] is None and given["layers"] == 1:
+        return "One layer, as given; it shows no lattice."
     if spacing[0] is None:
         return "No lattice found: the layers are the network's channels (layer_confidence 0.5)."
     if counts["layer_2"] < SMALLEST_LAYER * total:

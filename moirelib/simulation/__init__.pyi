@@ -1,4 +1,9 @@
-from .camera import CameraConfig as CameraConfig, camera_mtf as camera_mtf, record as record
+from .camera import (
+    CameraConfig as CameraConfig,
+    camera_mtf as camera_mtf,
+    expected_electrons as expected_electrons,
+    record as record,
+)
 from .defects import (
     dilatation_displacement as dilatation_displacement,
     dislocation_displacement as dislocation_displacement,

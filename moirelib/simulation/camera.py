@@ -78,16 +78,28 @@ def record(
     default a new one is drawn. The brightness of the beam is relative to the dose (`brightness_flicker`).
     """
     background = liquid_background(clean.shape, pixel_size, liquid, rng) if background is None else background
-    margin = int(min(blur_reach(liquid) / pixel_size, max(clean.shape))) + FILTER_MARGIN
-    blurred = _filter(clean * background, lambda k: optical_transfer(k / pixel_size, liquid), margin)
-    area = (10 * pixel_size) ** 2  # Å² per pixel
-    electrons = rng.poisson(np.clip(blurred, 0, None) * (brightness * camera.dose * area))
+    electrons = rng.poisson(expected_electrons(clean, pixel_size, liquid, camera, background, brightness))
     detected = _filter(electrons.astype(np.float32), lambda k: camera_mtf(k, camera.mtf))
     hot, signal, dead = _defective_pixels(clean.shape, camera)
     detected.flat[hot] += signal
     detected.flat[dead] = 0
     detected += camera.readout_noise * rng.standard_normal(clean.shape, dtype=np.float32)
     return np.clip(np.rint(camera.gain * detected + camera.offset), 0, camera.saturation).astype(np.uint16)
+
+
+def expected_electrons(
+    clean: np.ndarray,
+    pixel_size: float,
+    liquid: LiquidConfig,
+    camera: CameraConfig,
+    background: np.ndarray,
+    brightness: float = 1.0,
+) -> np.ndarray:
+    """Mean number of electrons that reach each of the camera's pixels, (y, x); parameters as of `record`."""
+    margin = int(min(blur_reach(liquid) / pixel_size, max(clean.shape))) + FILTER_MARGIN
+    blurred = _filter(clean * background, lambda k: optical_transfer(k / pixel_size, liquid), margin)
+    area = (10 * pixel_size) ** 2  # Å² per pixel
+    return np.clip(blurred, 0, None) * (brightness * camera.dose * area)
 
 
 @lru_cache(maxsize=8)

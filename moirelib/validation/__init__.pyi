@@ -11,6 +11,7 @@ from .image_statistics import (
     noise_spectra as noise_spectra,
     particle_contrast as particle_contrast,
 )
+from .precision_bound import cramer_rao_bound as cramer_rao_bound
 from .real_frame import (
     REAL_PIXEL_SIZE as REAL_PIXEL_SIZE,
     REAL_SPACING as REAL_SPACING,

@@ -28,7 +28,7 @@ export MOIRELIB_DATA ?= $(abspath ../shared/data/real)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help env env-browser book test test-slow test-fuzz lint format pages scores bench-book bench-busy bench-optics bench-layers bench-families bench-movies bench-science notebooks clean distclean
+.PHONY: help env env-browser book test test-slow test-fuzz lint format pages scores bench-book bench-busy bench-optics bench-layers bench-families bench-movies bench-precision bench-science notebooks clean distclean
 
 help:  ## list the targets
 	@$(PYTHON) -c "import re; [print('make %-13s %s' % m) for m in re.findall(r'^([\w-]+):.*?## (.*)', open('Makefile').read(), re.M)]"
@@ -100,6 +100,10 @@ bench-families: env  ## layers told apart where it is hard: other spacings and s
 bench-movies: export OMP_NUM_THREADS ?= 2
 bench-movies: env  ## moving movies against still ones, in two simulators; how the analysis keeps pace
 	@$(VENV_PYTHON) benchmarks/movies.py
+
+bench-precision: export OMP_NUM_THREADS ?= 2
+bench-precision: env  ## sizes and places beside other methods and the Cramér-Rao bound, in two simulators
+	@$(VENV_PYTHON) benchmarks/precision.py
 
 bench-science: export OMP_NUM_THREADS ?= 2
 bench-science: env  ## vibrations, order, defects and growth against simulations of known truth

@@ -85,7 +85,7 @@ def differentiate(expect, weigh, positions, diameters, reach: float) -> sparse.c
     """
     far = reach * diameters.max(initial=0)
     group, size = color_apart(positions, 2 * far), STEP * np.median(diameters)
-    pixels = np.stack(np.indices(weigh(expect(positions, diameters)).shape), axis=-1).reshape(-1, 2)
+    pixels = np.moveaxis(np.indices(weigh(expect(positions, diameters)).shape), 0, -1).reshape(-1, 2)
     rows = sparse.csr_matrix((3 * len(diameters), len(pixels)))
     for g in range(group.max(initial=-1) + 1):
         moved = np.flatnonzero(group == g)

@@ -21,7 +21,7 @@
 # - save everything for Fiji, a spreadsheet or the next chapters
 # - record movies that can be taken apart
 #
-# Needs only a file · CPU · about 1 minute for the sample; the first frames of a movie take longest · 1 GB
+# Needs only a file · CPU · about 2 minutes for the sample; the first frames of a movie take longest · 1 GB
 # ```
 #
 # This page is a template. Without changes it runs on the simulated movie that ships with moirelib. Open it with one of

@@ -50,19 +50,19 @@ def soft_profile(rho2, depth, imaging: Imaging, slopes: bool = True):
     """
     if imaging.soft > 0:
         soft = soften(imaging.exponent, imaging.soft)
-        shape, shape_by_rho2, by_exponent, by_soft = soft.look_up(rho2)
+        shape, *shape_slopes = soft.look_up(rho2, slopes)
         u, edge_by_soft = soft.edge - rho2, soft.edge_by_soft
     else:
         u, edge_by_soft = 1 - rho2, 0.0
         root = torch.sqrt(u * u + EDGE * EDGE)
         thick = torch.log((0.5 * (root + u)).clamp(min=1e-6))
         shape = torch.exp(imaging.exponent * thick)
-        shape_by_rho2, by_exponent = -imaging.exponent * shape / root, thick * shape
-        by_soft = torch.zeros_like(shape)
+        shape_slopes = [-imaging.exponent * shape / root, thick * shape, torch.zeros_like(shape)] if slopes else []
     edge, passed = torch.sigmoid(u / EDGE), torch.exp(-depth * shape)
     t = (1 - edge * (1 - passed)).clamp(min=1e-6)
     if not slopes:
         return (-torch.log(t),)
+    shape_by_rho2, by_exponent, by_soft = shape_slopes
     by_shape = edge * passed * depth / t
     by_edge = edge * (1 - edge) * (1 - passed) / (EDGE * t)
     by_rho2, by_soft = by_shape * shape_by_rho2 - by_edge, by_shape * by_soft + by_edge * edge_by_soft

@@ -23,12 +23,13 @@ class SoftThickness(NamedTuple):
     edge: float  # squared distance where it ends
     edge_by_soft: float
 
-    def look_up(self, rho2: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Each column at these squared distances, by linear interpolation."""
+    def look_up(self, rho2: torch.Tensor, slopes: bool = True) -> tuple[torch.Tensor, ...]:
+        """Each column at these squared distances, by linear interpolation; the first alone without ``slopes``."""
+        values = self.values if slopes else self.values[:, :1]
         at = (rho2 * ((SAMPLES - 1) / FARTHEST**2)).clamp(max=SAMPLES - 1.001)
         low = at.long()
         share = (at - low)[..., None]
-        return ((1 - share) * self.values[low] + share * self.values[low + 1]).unbind(-1)
+        return ((1 - share) * values[low] + share * values[low + 1]).unbind(-1)
 
 
 @lru_cache(maxsize=8)

@@ -28,9 +28,11 @@ def square_of_points(spacing=16.0, angle=7.0, shape=(160, 160), rng=None, jitter
 
 
 def rendered(particles, imaging, rng=None, noise=3.0, shape=(160, 160)):
-    """A frame of the fit's own model: 300 counts of light, with noise where a generator is given."""
+    """A frame of the fit's own model: 300 counts of light, more at one side, with noise where a generator is given."""
     theta = to_theta(particles, torch.zeros(2))
     model = ImageModel.look_at(np.full(shape, 300.0) + np.arange(shape[1]), D).place(theta)
     model = replace(model, frame=model.frame / model.frame.mean())
-    clean = 300 * model.render(theta, imaging).image.numpy()
+    drawn = model.render(theta, imaging)
+    transmission = (drawn.image - imaging.offset) / drawn.background
+    clean = 300 * (imaging.offset + model.frame * transmission).numpy()
     return clean if rng is None else clean + noise * rng.standard_normal(shape)

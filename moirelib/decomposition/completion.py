@@ -175,12 +175,12 @@ def choose_worst(posterior, yx, reach) -> np.ndarray:
 def settle_overlaps(fit: FrameFit, particles: pd.DataFrame, spacings: Spacings) -> tuple[FrameFit, pd.DataFrame]:
     """Decide between one particle and two wherever two of different layers overlap closely, or could.
 
-    It tests close pairs of finds, and vacant sites under or over a particle. Both answers are fitted to the frame, for
-    all places at once. The squared residuals around each place decide, with the odds of its lattice and how usual the
-    sizes and depths would be: two thin particles can make up one.
+    It tests close pairs of finds, and vacant sites under or over a particle, each against what stands, all at once.
+    The squared residuals around each place decide, with the odds of its lattice and how usual the sizes and depths
+    would be: two thin particles can make up one.
 
-    Parameters are those of `complete`. Gives the fit of the last answer tried, to go on from, and the particles;
-    ``shown`` marks those of places where there are two.
+    Parameters are those of `complete`. Gives the fit to go on from, and the particles; ``shown`` marks those of places
+    where there are two.
     """
     s, diameter = SETTINGS, fit.model.diameter
     reach, sites = s.overlap * diameter, find_sites(fit, particles, spacings)
@@ -188,16 +188,29 @@ def settle_overlaps(fit: FrameFit, particles: pd.DataFrame, spacings: Spacings) 
     vacant = sites[tested].reset_index(drop=True)
     nearer = min(s.found_overlap * min((spacing_of(spacings, k) for k in particles["layer"]), default=diameter), reach)
     second, first, odds = find_seconds(particles, nearer, spacings)
+    particles, sites = particles.assign(shown=False), vacant[["y", "x"]].to_numpy()
     if len(vacant) + len(second) == 0:
-        return fit, particles.assign(shown=False)
-    single, double, asked = lay_out_answers(particles, second, first, vacant)
-    places = double[asked]
-    single.loc[nearest_distance(single, places) < reach, ["diameter", "depth"]] = np.nan
-    one = fit.with_particles(single, in_rows=True).fit(2, shared=False)
-    two = one.with_particles(double, in_rows=True).fit(2, shared=False)
-    by_frame, by_size = compare_answers(one, two, places[["y", "x"]].to_numpy())
-    favoured = np.r_[odds, vacant["odds"]] + by_frame + by_size > 0
-    return two, pick_answers(one.table(single), two.table(double), asked, favoured, places, reach)
+        return fit, particles
+    fit = fit.fit(2, shared=False)
+    particles = fit.table(particles)
+    yx = particles[["y", "x"]].to_numpy()
+
+    def near(some, others=yx) -> np.ndarray:
+        return cKDTree(some).query(others)[0] < reach
+
+    fewer = particles.drop(index=second)
+    fewer.loc[near(yx[second], fewer[["y", "x"]]), ["diameter", "depth"]] = np.nan
+    more = lay_out_seconds(particles, vacant, np.r_[first, second])
+    one, two = (fit.with_particles(some, in_rows=True).fit(2, shared=False) for some in (fewer, more))
+    both = odds + sum(compare_answers(one, fit, yx[second])) > 0
+    holds = vacant["odds"].to_numpy() + sum(compare_answers(fit, two, sites)) > 0
+    added, single, double = two.table(more), near(yx[second[~both]]), near(sites[holds])
+    answer = particles.assign(shown=near(yx[second[both]]) | double)
+    answer[double] = added[: len(particles)][double].assign(shown=True)
+    alone = np.setdiff1d(np.flatnonzero(single & ~double), second)
+    answer.loc[alone] = one.table(fewer).loc[alone].assign(shown=False)
+    new = added[len(particles) :][holds].assign(shown=True)
+    return fit, pd.concat([answer.drop(index=second[~both]), new], ignore_index=True)
 
 
 def split_particles(fit: FrameFit, particles: pd.DataFrame) -> tuple[FrameFit, pd.DataFrame]:
@@ -296,39 +309,17 @@ def compare_answers(one: FrameFit, two: FrameFit, places: np.ndarray) -> tuple[n
     return 0.5 * area / two.misfit * (squares[0] - squares[1]), odd[0] - odd[1]
 
 
-def pick_answers(one, two, asked, favoured, places, reach) -> pd.DataFrame:
-    """Particles of the answer with two at places where it is favoured, and of the answer with one at the others.
-
-    ``asked`` says which rows of ``two`` are not in ``one``; each belongs to one of ``places`` and is kept where two are
-    ``favoured``. Every other particle is taken from the answer at the nearest place within reach.
-    """
-    distance, nearest = cKDTree(places[["y", "x"]]).query(one[["y", "x"]])
-    near, two_here = distance < reach, favoured[nearest]
-    others = two[~asked].reset_index(drop=True)
-    others[near & ~two_here] = one[near & ~two_here]
-    others = others.assign(shown=near & two_here)
-    return pd.concat([others, two[asked][favoured].assign(shown=True)], ignore_index=True)
-
-
-def lay_out_answers(particles, second, first, vacant) -> tuple[pd.DataFrame, pd.DataFrame, np.ndarray]:
-    """Particles without and with those that are tested, and which rows of the latter are tested.
+def lay_out_seconds(particles, vacant, paired) -> pd.DataFrame:
+    """Particles, and after them vacant sites that are tested; ``paired`` are rows of particles upon each other.
 
     Beside a vacant site that holds a particle after all, the particle that was found stands for both: it starts as far
     to the other side.
     """
-    yx = particles[["y", "x"]].to_numpy()
-    double, asked = append(particles, vacant), np.r_[np.zeros(len(particles), bool), np.ones(len(vacant), bool)]
-    asked[second] = True
-    single, apart = particles[~asked[: len(particles)]].reset_index(drop=True), yx.copy()
-    lone = np.setdiff1d(np.arange(len(particles)), np.r_[first, second])
-    if len(vacant) and len(lone):
-        site = vacant[["y", "x"]].to_numpy()
-        beside = lone[cKDTree(yx[lone]).query(site)[1]]
-        shift = yx[beside] - site
-        near = np.hypot(*shift.T) < cKDTree(yx).query(site)[0] + 1e-9  # nearer than any of a pair
-        apart[beside[near]] = yx[beside[near]] + shift[near]
-    double.loc[: len(particles) - 1, ["y", "x"]] = apart
-    return single, double, asked
+    laid_out, yx, site = append(particles, vacant), particles[["y", "x"]].to_numpy(), vacant[["y", "x"]].to_numpy()
+    beside = cKDTree(yx).query(site)[1]
+    lone = ~np.isin(beside, paired)
+    laid_out.loc[beside[lone], ["y", "x"]] = 2 * yx[beside[lone]] - site[lone]
+    return laid_out
 
 
 def find_seconds(particles, reach, spacings) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from scipy import sparse
 from scipy.interpolate import BSpline
+from scipy.linalg import solveh_banded
 from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
 
@@ -25,7 +26,9 @@ FAINT = 3e-3  # of a derivative's largest value; smaller ones are left out of sp
 
 # Light that the particles are seen against.
 KNOTS = 2.0  # diameters between the background's knots: wider than a particle, narrower than clouds
-BENDING = 1e-3  # of the mean diagonal of the normal matrix: determines the background where particles are opaque
+BENDING = 3e-4  # of a spline's squares without particles: determines the background where particles are opaque
+
+TINY = 1e-9  # of the same, so that a frame of which nothing counts has a background
 
 # First look at a frame.
 NOISE_SMOOTHING = 0.25  # diameters, standard deviation: averages pixel noise and keeps particles
@@ -77,34 +80,46 @@ class Background:
         # Products of two splines that overlap, (4, splines, pixels): the normal matrix is separable in them.
         self.pairs = [torch.stack([b * torch.roll(b, -k, 0) for k in range(4)]) for b in self.axes]
         # Squared second differences of the coefficients along both axes keep dark places determined.
-        y, x = (torch.diff(torch.eye(len(b)), n=2, dim=0) for b in self.axes)
-        self.bending = torch.kron(y.T @ y, torch.eye(len(x[0]))) + torch.kron(torch.eye(len(y[0])), x.T @ x)
+        size = float(np.prod([(b * b).sum(1).mean() for b in self.axes]))
+        self.bend = [np.sqrt(BENDING * size) * np.diff(np.eye(len(b)), n=2, axis=0) for b in self.axes]
+        bands = [[np.pad(np.diagonal(d.T @ d, k), (0, k)) for k in range(4)] for d in self.bend]
+        self.stiffness = np.zeros([n for b in self.axes for n in (4, len(b))])
+        self.stiffness[:, :, 0] += np.array(bands[0])[:, :, None]
+        self.stiffness[0] += np.array(bands[1])
+        self.stiffness[0, :, 0] += TINY * size
 
-    def fit(self, frame, t):
-        """Background that explains ``frame = background · t`` best (least squares)."""
-        return self._solve(t, frame * t)
+    def fit(self, frame, t, weight):
+        """Background that explains ``frame = background · t`` best where ``weight`` is 1, and how much it bends.
 
-    def differentiate(self, frame, t, background, changes):
+        It minimizes the squared residuals plus this number; so their sum has no derivative by the background.
+        """
+        coefficients = self._solve(t * weight, frame * t * weight)
+        y, x = (np.tensordot(d, coefficients, (1, k)) for k, d in enumerate(self.bend))
+        return self._draw(coefficients), float((y**2).sum() + (x**2).sum())
+
+    def differentiate(self, frame, t, weight, background, changes):
         """Changes of the fitted background for changes (k, y, x) of ``t`` and, the last, for a frame darker by 1."""
-        return self._solve(t, torch.cat([changes * (frame - 2 * t * background), -t[None]]))
+        images = torch.cat([changes * (frame - 2 * t * background), -t[None]])
+        return self._draw(self._solve(t * weight, images * weight))
+
+    def _draw(self, coefficients):
+        """Images (..., y, x) of splines with these coefficients (..., splines along y, along x)."""
+        one, other = self.axes
+        return one.T @ torch.from_numpy(coefficients).float() @ other
 
     def _solve(self, t, images):
-        """Backgrounds (..., y, x) whose coefficients solve the normal equations of ``t`` for weighted images."""
-        p, q = (len(b) for b in self.axes)
-        moments = self.pairs[0].reshape(4 * p, -1) @ (t * t) @ self.pairs[1].reshape(4 * q, -1).T
-        moments = moments.reshape(4, p, 4, q)
-        normal = torch.zeros(p, p, q, q)
-        for a in range(4):
-            for b in range(4):
-                for i, j in {(a, b), (-a, b), (a, -b), (-a, -b)}:
-                    band = torch.diagonal(torch.diagonal(normal, i, 0, 1), j, 0, 1)
-                    band.copy_(moments[a, : p - a, b, : q - b])
-        normal = normal.permute(0, 2, 1, 3).reshape(p * q, p * q)
-        normal = normal + BENDING * torch.diagonal(normal).mean() * self.bending
+        """Coefficients that solve the normal equations of ``t`` for weighted images (..., y, x)."""
         one, other = self.axes
-        moments = one @ images @ other.T
-        coefficients = torch.linalg.solve(normal, moments.reshape(-1, len(normal)).T).T
-        return one.T @ coefficients.reshape(moments.shape) @ other
+        p, q = len(one), len(other)
+        moments = self.pairs[0].reshape(4 * p, -1) @ (t * t) @ self.pairs[1].reshape(4 * q, -1).T
+        moments = moments.numpy().reshape(4, p, 4, q) + self.stiffness
+        bands = np.zeros((3 * q + 4, p, q))  # below the diagonal of the normal matrix, as of solveh_banded
+        for a in range(4):
+            for b in range(-3 if a else 0, 4):
+                bands[a * q + b, : p - a, max(-b, 0) : q - max(b, 0)] += moments[a, : p - a, abs(b), : q - abs(b)]
+        wanted = (one @ images @ other.T).reshape(-1, p * q).numpy().astype(float)
+        found = solveh_banded(bands.reshape(-1, p * q), wanted.T, lower=True)
+        return found.T.reshape(*images.shape[:-2], p, q)
 
 
 def spline_basis(n, distance):
@@ -123,6 +138,7 @@ class Prediction(NamedTuple):
     transmission: torch.Tensor  # product of all particles', on the fine grid, with a border around the frame
     image: torch.Tensor  # (y, x), medians of the frame
     background: torch.Tensor  # (y, x), the same without particles
+    bent: float  # what the bending of the background costs, in squared medians of the frame
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,7 +181,6 @@ class ImageModel:
         scale = float(np.median(frame + lift)) or 1.0
         half, pad = int(np.ceil(WINDOW * diameter)) + 1, int(np.ceil(PAD * diameter))
         axis = (np.arange(FINE * (2 * half + 1)) + 0.5) / FINE - 0.5 - half
-        height, width = frame.shape
         return cls(
             frame=torch.from_numpy(((frame + lift) / scale).astype(np.float32)),
             diameter=diameter,
@@ -176,8 +191,15 @@ class ImageModel:
             half=half,
             pad=pad,
             axis=torch.from_numpy(axis).float(),
-            fine_shape=(FINE * (height + 2 * pad), FINE * (width + 2 * pad)),
+            fine_shape=pad_finely(frame.shape, pad),
         )
+
+    def crop(self, corner: tuple[int, int], end: tuple[int, int]) -> "ImageModel":
+        """The model of the part of the frame from a corner (y, x) to another one, without windows."""
+        frame = self.frame[corner[0] : end[0], corner[1] : end[1]]
+        shape = frame.shape[0], frame.shape[1]
+        background = Background(shape, KNOTS * self.diameter)
+        return replace(self, frame=frame, background=background, fine_shape=pad_finely(shape, self.pad))
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -227,8 +249,8 @@ class ImageModel:
         t = block_mean(transmission)
         t = torch.fft.irfft2(torch.fft.rfft2(t) * imaging.transfer(t.shape, self.diameter), s=t.shape)
         t = t[self.pad : self.pad + self.shape[0], self.pad : self.pad + self.shape[1]]
-        background = self.background.fit(self.frame - imaging.offset, t)
-        return Prediction(theta, imaging, transmission, imaging.offset + background * t, background)
+        background, bent = self.background.fit(self.frame - imaging.offset, t, self.counted())
+        return Prediction(theta, imaging, transmission, imaging.offset + background * t, background, bent)
 
     def _total_depth(self, theta, imaging):
         """Optical depth of all particles, on the flat fine grid."""
@@ -246,16 +268,38 @@ class ImageModel:
         """Frame minus model over the noise; 0 at the border."""
         return self.counted() * (self.frame - image) / self.noise
 
-    def jacobian(self, predicted: Prediction) -> "Jacobian":
-        """Derivatives of the frame by each particle's parameters, in units of the noise."""
+    def cost(self, predicted: Prediction) -> float:
+        """Sum of squared residuals, and what the bending of the background costs."""
+        return float((self.residual(predicted.image) ** 2).sum()) + predicted.bent / self.noise**2
+
+    def linearise(self, predicted: Prediction) -> tuple["Jacobian", np.ndarray]:
+        """Derivatives of the frame by each particle's parameters, and `shared_jacobian`."""
+        form = self.depths(predicted.theta, predicted.imaging)
+        return self.jacobian(predicted, form), self.shared_jacobian(predicted, form)
+
+    def jacobian(self, predicted: Prediction, form=None) -> "Jacobian":
+        """Derivatives of the frame by each particle's parameters, in units of the noise; ``form`` as of `depths`."""
         theta, imaging = predicted.theta, predicted.imaging
-        y, x, rho2, _, by_rho2, by_depth, *_ = self.depths(theta, imaging)
+        y, x, rho2, _, by_rho2, by_depth, *_ = form or self.depths(theta, imaging)
         through = -predicted.transmission.flatten()[self.samples]
         inverse = -8 * torch.exp(-2 * theta[:, 2])[:, None, None]
         by_rho2 = through * by_rho2
         columns = [by_rho2 * inverse * y, by_rho2 * inverse * x, -2 * by_rho2 * rho2, through * by_depth]
-        windows, pixels = self.blur(torch.stack(columns, dim=1), imaging, predicted.background)
-        return Jacobian(windows, pixels, self.shape)
+        changes = torch.stack(columns, dim=1)
+        # Windows end where the blur carries next to no light, the gradient does not.
+        asked = self._carry_back(predicted).flatten()[self.samples]
+        gradient = torch.einsum("nkyx,nyx->nk", changes, asked)
+        windows, pixels = self.blur(changes, imaging, predicted.background)
+        return Jacobian(windows, pixels, self.shape, gradient)
+
+    def _carry_back(self, predicted: Prediction) -> torch.Tensor:
+        """Downhill derivative of half the squared residuals by the transmission, on the fine grid."""
+        weighted = self.residual(predicted.image) * predicted.background / self.noise
+        weighted = torch.nn.functional.pad(weighted, (self.pad,) * 4)
+        shape = weighted.shape[0], weighted.shape[1]
+        transfer = predicted.imaging.transfer(shape, self.diameter)
+        back = torch.fft.irfft2(torch.fft.rfft2(weighted) * transfer.conj(), s=shape)
+        return back.repeat_interleave(FINE, 0).repeat_interleave(FINE, 1) / FINE**2
 
     def blur(self, changes, imaging, background):
         """Changes (n, k, fine, fine) of the transmission as changes of the frame over the noise, and their pixels."""
@@ -270,11 +314,11 @@ class ImageModel:
         weight = inside * (self.counted() * background).flatten()[index] / self.noise
         return changes * weight[:, None], index
 
-    def shared_jacobian(self, predicted: Prediction) -> np.ndarray:
+    def shared_jacobian(self, predicted: Prediction, form) -> np.ndarray:
         """Derivatives (pixels, k) of the frame over the noise by `SHARED`; the background follows."""
         imaging, shape = predicted.imaging, (self.fine_shape[0] // FINE, self.fine_shape[1] // FINE)
-        names, form = self._changes_of_form(predicted.theta, imaging)
-        waves = torch.fft.rfft2(block_mean(form))
+        names, changes = self._changes_of_form(predicted, form)
+        waves = torch.fft.rfft2(block_mean(changes))
         transfer, optics = imaging.transfer(shape, self.diameter), select("transfer")
         moved = [replace(imaging, **{p.name: getattr(imaging, p.name) + p.step}) for p in optics]
         by_optics = [(m.transfer(shape, self.diameter) - transfer) / p.step for m, p in zip(moved, optics, strict=True)]
@@ -282,16 +326,17 @@ class ImageModel:
         images = torch.fft.irfft2(waves, s=shape)[:, self.pad : -self.pad, self.pad : -self.pad]
         t, changes = images[0], images[1:]
         frame, background = self.frame - imaging.offset, predicted.background
-        answers = self.background.differentiate(frame, t, background, changes)
+        answers = self.background.differentiate(frame, t, self.counted(), background, changes)
         columns = torch.cat([background * changes + t * answers[:-1], 1 + t * answers[-1:]])
         names += [p.name for p in optics] + ["offset"]
         order = [names.index(p.name) for p in SHARED]
         columns = columns[order] * self.counted() / self.noise
         return columns.flatten(1).T.numpy().astype(float)
 
-    def _changes_of_form(self, theta, imaging):
+    def _changes_of_form(self, predicted, form):
         """Names of what shapes particles; transmission on the fine grid, then its derivatives by these."""
-        _, _, rho2, depth, by_rho2, by_depth, by_exponent, by_soft = self.depths(theta, imaging)
+        theta, imaging = predicted.theta, predicted.imaging
+        _, _, rho2, _, by_rho2, by_depth, by_exponent, by_soft = form
         changes = {"diameter": -2 * rho2 * by_rho2, "depth": by_depth, "exponent": by_exponent, "soft": by_soft}
         y, x = self._offsets(theta)
         scale = (4 * torch.exp(-2 * theta[:, 2]))[:, None, None]
@@ -299,11 +344,9 @@ class ImageModel:
             moved = replace(imaging, **{p.name: getattr(imaging, p.name) + p.step})
             yy, yx, xx = np.subtract(moved.stretch(), imaging.stretch()) / p.step
             changes[p.name] = by_rho2 * (y * (yy * y + 2 * yx * x) + xx * x * x) * scale
-        total = torch.zeros(len(changes) + 1, self.fine_shape[0] * self.fine_shape[1])
-        total.index_add_(1, self.samples.flatten(), torch.stack([depth, *changes.values()]).flatten(1))
-        t = torch.exp(-total[0])
-        total[0], total[1:] = t, -t * total[1:]
-        return list(changes), total.reshape(-1, *self.fine_shape)
+        t, total = predicted.transmission, torch.zeros(len(changes), self.fine_shape[0] * self.fine_shape[1])
+        total.index_add_(1, self.samples.flatten(), torch.stack(list(changes.values())).flatten(1))
+        return list(changes), torch.cat([t[None], -t * total.reshape(-1, *self.fine_shape)])
 
     def block_noise(self, image, fitted: float = 0.0) -> float:
         """Standard deviation of the residual at the scale of a third of a particle, as of white noise per pixel.
@@ -316,6 +359,12 @@ class ImageModel:
         blocks = residual[:height, :width].reshape(height // b, b, -1, b).mean(axis=(1, 3))
         free = max(1 - fitted / blocks.size, LEAST_FREE)
         return max(float(b * blocks.std() / np.sqrt(free)), 1e-9)
+
+
+def pad_finely(shape, pad) -> tuple[int, int]:
+    """Shape, in fine samples, of a frame (y, x) with so many pixels around it."""
+    height, width = shape
+    return FINE * (height + 2 * pad), FINE * (width + 2 * pad)
 
 
 def flat_index(rows, columns, shape):
@@ -332,19 +381,14 @@ def block_mean(x):
 
 
 class Jacobian:
-    """The sparse matrix of derivatives: (n, 4, pixels) windows and the flat pixels (n, pixels) they lie on."""
+    """The sparse matrix of derivatives: (n, 4, pixels) windows and the flat pixels (n, pixels) they lie on.
 
-    def __init__(self, windows, index, shape):
+    ``gradient`` (n, 4) points downhill: minus the derivatives of half the squared residuals.
+    """
+
+    def __init__(self, windows, index, shape, gradient):
         self.windows, self.index, self.size = windows.flatten(2), index.flatten(1), shape[0] * shape[1]
-
-    def forward(self, step):
-        """Change of the frame for a step (n, 4)."""
-        change = torch.bmm(step[:, None], self.windows)
-        return torch.zeros(self.size).index_add_(0, self.index.flatten(), change.flatten())
-
-    def transposed(self, image):
-        """Gradient (n, 4) of a flat image."""
-        return torch.bmm(self.windows, image[self.index][:, :, None])[:, :, 0]
+        self.gradient = gradient
 
     def blocks(self):
         """Each particle's own 4 × 4 block of the normal matrix."""

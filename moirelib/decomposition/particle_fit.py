@@ -1,6 +1,7 @@
 """Fit a model of the frame to the frame: all particles at once (chapter 7, "Particles")."""
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -13,8 +14,9 @@ from scipy.spatial import cKDTree
 
 from ..crystal.neighbours import layer_spacings, rows_of_three
 from .image_model import ImageModel, Jacobian, Prediction, sparse_rows
+from .joint_steps import EVERYTHING, GENTLE, SOLID_STD, NormalEquations, fit_jointly
 from .particle_prior import BEND, MAD_TO_STD, ParticlePrior
-from .profile_and_blur import DEPTH, DIAMETER, SHARED, Imaging
+from .profile_and_blur import SHARED, Imaging
 from .soft_thickness import SHARP, half_depth
 
 # Lengths "in diameters" are multiples of the expected diameter. Values without a source were set by hand.
@@ -24,6 +26,7 @@ from .soft_thickness import SHARP, half_depth
 SOLIDS = (0.05, 0.5)
 SOFTS = (0.0, 0.08, 0.16)  # diameters, of the outlines that are tried
 LEAST_BLUR = 0.03  # diameters, of the image beside soft outlines at first
+ENOUGH = 120  # particles of a part of the frame in which starts are tried
 LEAST_SOFT = SHARP / 4  # diameters: less is not seen
 SOFT_COST = 30.0  # squared residuals by which soft outlines must explain a frame better than sharp, blurred ones
 FIRST_LEVEL = 0.9  # of the highest possible dark level: the start that has one
@@ -31,20 +34,10 @@ LEAST_LEVEL = 0.05  # medians of the frame; where the highest possible dark leve
 FIRST_TAKEN, MOST_TAKEN = 0.7, 0.9  # light that particles take at first: this share of the contrast, at most so much
 #: One-sigma spread of y and x (diameters), log diameter and log depth, until it is known from the particles.
 FIRST_SPREAD = (0.2, 0.2, 0.1, 0.4)
-# Steps of what is shared, of the particles, and of what is shared when a start is tried.
-SHARED_STEPS, PARTICLE_STEPS, SEARCH_STEPS = 3, 2, 6
-
-# Gauss-Newton steps. Damping is a share of the normal matrix's diagonal (Levenberg and Marquardt). These values decide
-# how fast the fit ends, and hardly where.
-GENTLE, FIRM, HARDER = 1e-3, 0.03, 30  # damping of particles' steps: first, at least after a failure, and its growth
-PARTICLE_TRIALS = 3  # of one step, each damped more
-CG_STEPS, CG_TOLERANCE = 30, 1e-4  # at most, and share of the preconditioned squared gradient at which they end
-SHARED_DAMPING, SHARED_HARDER, SHARED_SOFTER = 1e-2, 10, 5  # first; times this after a failure, over this after success
-SHARED_TRIALS = 4
-SHARED_TOLERANCE = 1e-3  # of the cost; steps that gain less are the last
-SOLID_STD = 0.03  # one sigma, how far the exponent of particles may lie from that of a common solid
-EXPONENT, SOFT = ([p.name for p in SHARED].index(name) for name in ("exponent", "soft"))
-HELD = 1e30  # of the normal matrix's diagonal: holds a parameter
+ALL_BUT_SOFT = tuple(k for k, p in enumerate(SHARED) if p.name != "soft")
+SEARCH_ROUNDS = 2  # after the first one
+HOPEFUL = 1.5  # times the least cost of a trial; others are given up
+STEPS, SEARCH_STEPS = 3, 6  # of a round, and of one in which a start is tried
 
 # How regular a crystal is.
 WELL_SEEN = 0.02  # spacings, one sigma; particles known better show how regular their crystal is
@@ -60,23 +53,6 @@ THINNEST, DARKEST = 0.5, 1.5  # depths of particles that are looked for, relativ
 STAND_INS = 1.5  # diameters, centre to centre, up to which a particle can stand in for another: they overlap
 #: Diameters, centre to centre, up to which particles share errors: by overlapping, and by rows of their own layer.
 OVERLAPPING, IN_A_ROW = 1.3, 1.6
-
-
-@dataclass(frozen=True, eq=False)
-class Trial:
-    """What came of one start."""
-
-    cost: float
-    solid: float  # exponent of the common solid that it was drawn towards
-    predicted: Prediction
-
-    def __lt__(self, other: "Trial") -> bool:
-        """Whether it explains the frame better, with fewer means."""
-        return self._price() < other._price()
-
-    def _price(self) -> float:
-        soft = self.predicted.imaging.soft
-        return np.inf if 0 < soft < LEAST_SOFT else self.cost + (SOFT_COST if soft else 0.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,12 +90,14 @@ class FrameFit:
         theta = to_theta(particles, usual)
         model, prior = model.place(theta), ParticlePrior(theta[:, :2].clone(), diameter, usual, std)
         fit = cls(model, model.render(theta, shared), prior, solid, known=isinstance(like, Imaging))
-        model = model.weigh(shared)
         if like is not None:
-            return fit._fit_round(model)
+            return fit.fit()
         # Flat or round particles, and a dark level or none (just below the darkest places), are different minima.
         levels = (0.0, FIRST_LEVEL * model.darkest) if model.darkest > LEAST_LEVEL else (0.0,)
-        return fit._choose(model, min(fit._try_starts(model, *(replace(shared, offset=level) for level in levels))))
+        part, rows = fit._take_part()
+        part = replace(part, model=part.model.weigh(shared))
+        trials = part._try_starts(*(replace(shared, offset=level) for level in levels))
+        return fit._go_on_from(min(trials, key=FrameFit.price), part, rows)
 
     @property
     def imaging(self) -> Imaging:
@@ -188,11 +166,15 @@ class FrameFit:
 
         Positions that were fitted with rows would make the rows look too straight.
         """
-        prior, residual = self.prior.with_population(self.theta), self.model.residual(self.predicted.image).flatten()
-        step, variance = solve_step(self.jacobian, residual, prior, self.theta, GENTLE)
+        prior = self.prior.with_population(self.theta)
+        equations = NormalEquations(self.model, self.predicted, prior, self.solid, free=())
+        step = torch.from_numpy(equations.solve(GENTLE, 0.0)[0]).float()
         free = prior.bound(self.theta + step)[:, :2].numpy().astype(float)
         # Neighbours add about the same error everywhere in the frame: a sample of the particles shows it.
-        alone, some = variance[:, :2].mean(dim=1).sqrt().numpy(), slice(None, None, max(len(free) // SAMPLED, 1))
+        alone, some = (
+            equations.variance(GENTLE)[:, :2].mean(dim=1).sqrt().numpy(),
+            slice(None, None, max(len(free) // SAMPLED, 1)),
+        )
         crowded = self._errors(prior, some)[:, :2]
         return free, alone * np.median(np.sqrt((crowded**2).mean(axis=1)) / alone[some])
 
@@ -204,9 +186,9 @@ class FrameFit:
         fit = self
         for _ in range(rounds):
             if shared:
-                fit = fit._fit_round(fit._weigh())
+                fit = fit._weigh()._fit_round(STEPS, fit._free())._learn()
             else:
-                fit = fit._fit_own(fit.model.weigh(fit.imaging), fit.predicted, fit.prior)
+                fit = fit._weigh()._fit_round(STEPS, ())
         return fit
 
     def search(self) -> "FrameFit":
@@ -216,71 +198,98 @@ class FrameFit:
         to a blurred image the cost hardly changes, and the fit would be slow on its way. Due once the particles are
         complete: with particles missing or false, the wrong one may have looked better.
         """
-        model = self._weigh().weigh(replace(self.imaging, soft=SOFTS[-1]))  # the same pixels count for all
-        trials = self._try_starts(model, *(self._soften(soft) for soft in SOFTS), held=True)
-        # The noise so far was that of a fit with the wrong outlines.
-        model = replace(model, noise=min(model.block_noise(trial.predicted.image) for trial in trials))
-        kinds = itertools.product(SOLIDS, (False, True))
-        best = [min(t for t in trials if (t.solid, t.predicted.imaging.soft > 0) == kind) for kind in kinds]
-        for _ in range(2):
-            best = [self._go_on(model, trial) for trial in best]
-        return self._choose(model, min(best))
+        part, rows = self._take_part()
+        softest = replace(self.imaging, soft=SOFTS[-1])  # the same pixels count for all
+        part = replace(part._weigh(), model=part._weigh().model.weigh(softest))
+        trials = part._try_starts(*(self._soften(soft) for soft in SOFTS))
+        kinds = list(itertools.product(SOLIDS, (False, True)))
+        for _ in range(SEARCH_ROUNDS):
+            # The noise so far was that of a fit with the wrong outlines.
+            noise = min(trial.unexplained() for trial in trials)
+            trials = [replace(trial, model=replace(trial.model, noise=noise)) for trial in trials]
+            alike = [[t for t in trials if (t.solid, t.imaging.soft > 0) == kind] for kind in kinds]
+            best = [min(some, key=FrameFit.price) for some in alike if some]
+            limit = HOPEFUL * min(trial.price() for trial in best)
+            hopeful = [trial._know_usual() for trial in best if trial.price() <= limit]
+            trials = [trial._fit_round(SEARCH_STEPS, trial._free()) for trial in hopeful]
+        return self._go_on_from(min(trials, key=FrameFit.price), part, rows)
+
+    def price(self) -> float:
+        """How badly the frame is explained, in squared residuals, and with how many means."""
+        soft, bent = self.imaging.soft, (self.imaging.exponent - self.solid) / SOLID_STD
+        cost = self.model.cost(self.predicted) + bent**2
+        return np.inf if 0 < soft < LEAST_SOFT else cost + (SOFT_COST if soft else 0.0)
+
+    def _take_part(self) -> tuple["FrameFit", np.ndarray]:
+        """The fit of a part of the frame that shows what particles share, and which particles it holds.
+
+        The part lies around the middle of all particles and has some `ENOUGH` of them.
+        """
+        yx = self.theta[:, :2].numpy()
+        middle = np.median(yx, axis=0)
+        nearest = np.sort(np.abs(yx - middle).max(axis=1))
+        half = np.full(2, nearest[ENOUGH] if len(yx) > ENOUGH else np.inf)
+        corner = np.floor((middle - half).clip(0)).astype(int)
+        end = np.ceil(np.minimum(middle + half, self.model.shape)).astype(int)
+        rows = np.all((yx > corner - self.model.pad) & (yx < end + self.model.pad), axis=1)
+        theta = self.theta[torch.from_numpy(rows)] - torch.tensor([*corner, 0.0, 0.0], dtype=torch.float32)
+        model = self.model.crop(tuple(corner), tuple(end)).place(theta)
+        predicted = model.render(theta, self.imaging)
+        return replace(self, model=model, predicted=predicted, prior=self._found_at(theta)), rows
 
     def _soften(self, soft: float) -> Imaging:
         """What is shared, with a soft outline instead of as much of the blur."""
         blur = np.sqrt(max(self.imaging.blur**2 - soft**2, LEAST_BLUR**2))
         return replace(self.imaging, soft=soft, blur=float(blur))
 
-    def _weigh(self) -> ImageModel:
-        """The model for a round, with the noise that the residual shows; its border is held during the round."""
-        model = self.model.weigh(self.imaging)
-        return replace(model, noise=model.block_noise(self.predicted.image))
+    def _free(self) -> tuple[int, ...]:
+        """Which of `SHARED` are fitted; a sharp outline stays sharp: the search tries soft ones."""
+        return () if self.known else EVERYTHING if self.imaging.soft else ALL_BUT_SOFT
 
-    def _fit_round(self, model) -> "FrameFit":
-        predicted = self.predicted if self.known else fit_shared(model, self.predicted, SHARED_STEPS, self.solid)[0]
-        return self._end_round(model, predicted, self.solid)
+    def _weigh(self) -> "FrameFit":
+        """The fit for a round: the border that does not count is held during it."""
+        return replace(self, model=self.model.weigh(self.imaging))
 
-    def _try_starts(self, model, *starts: Imaging, held: bool = False) -> list["Trial"]:
+    def _fit_round(self, steps: int, free: Sequence[int]) -> "FrameFit":
+        """The fit after steps of the particles and of those of `SHARED` that are ``free``."""
+        predicted, prior, _ = fit_jointly(self.model, self.predicted, self.prior, steps, self.solid, free)
+        model = self.model.widen(predicted.imaging).place(predicted.theta)
+        return replace(self, model=model, predicted=model.render(predicted.theta, predicted.imaging), prior=prior)
+
+    def _learn(self) -> "FrameFit":
+        """The fit with the noise that its residual shows, and with sizes and depths as usual among its particles.
+
+        Due after a round, not before: new particles leave residuals that the next steps take away.
+        """
+        return replace(self._know_usual(), model=replace(self.model, noise=self.unexplained()))
+
+    def _know_usual(self) -> "FrameFit":
+        """The fit with the usual size and depth, and their spread, as among its particles."""
+        return replace(self, prior=self.prior.with_population(self.theta))
+
+    def _try_starts(self, *starts: Imaging) -> list["FrameFit"]:
         """Rounds from several starts of what is shared, each with the exponent of each common solid.
 
-        Each trial fits the particles too: their depths can hide a wrong dark level, and their sizes a wrong profile.
+        Outlines stay as soft as they are; particles start as wide at half depth as they are. They are fitted too: their
+        depths can hide a wrong dark level, and their sizes a wrong profile.
         """
-        return [
-            self._try_start(model, solid, replace(start, exponent=solid), held)
-            for solid, start in itertools.product(SOLIDS, starts)
-        ]
+        trials = []
+        for solid, start in itertools.product(SOLIDS, starts):
+            start, model, theta = replace(start, exponent=solid), self.model.widen(start), self.theta.clone()
+            before, after = (half_depth(shared.exponent, shared.soft) for shared in (self.imaging, start))
+            theta[:, 2] += np.log(before / after)
+            trial = replace(self, model=model, predicted=model.render(theta, start), solid=solid)
+            trials.append(trial._know_usual()._fit_round(SEARCH_STEPS, ALL_BUT_SOFT))
+        return trials
 
-    def _try_start(self, model, solid: float, start: Imaging, held: bool) -> "Trial":
-        """A round from one start of what is shared, with particles as wide at half depth as so far.
-
-        With ``held`` the outline stays as soft as it is.
-        """
-        model, theta, shared = model.widen(start), self.theta.clone(), self.imaging
-        theta[:, 2] += np.log(half_depth(shared.exponent, shared.soft) / half_depth(start.exponent, start.soft))
-        predicted, cost = fit_shared(model, model.render(theta, start), SEARCH_STEPS, solid, held)
-        return self._go_on(model, Trial(cost, solid, predicted), held)
-
-    def _go_on(self, model, trial: "Trial", held: bool = False) -> "Trial":
-        """Another round: each particle's own parameters, then what is shared."""
-        model, prior = model.widen(trial.predicted.imaging), self.prior.with_population(trial.predicted.theta)
-        predicted, _ = fit_particles(model, trial.predicted, prior, PARTICLE_STEPS)
-        predicted, cost = fit_shared(model, predicted, SHARED_STEPS, trial.solid, held)
-        return Trial(cost, trial.solid, predicted)
-
-    def _choose(self, model, trial: "Trial") -> "FrameFit":
-        """The fit that goes on from a trial."""
-        return self._end_round(model.weigh(trial.predicted.imaging), trial.predicted, trial.solid)
-
-    def _end_round(self, model, predicted, solid) -> "FrameFit":
-        """The fit with particles fitted to what is shared now, and with their usual size and depth."""
-        fit = self._fit_own(model, predicted, self.prior.with_population(predicted.theta))
-        return replace(fit, prior=fit.prior.with_population(fit.theta), solid=solid)
-
-    def _fit_own(self, model, predicted, prior) -> "FrameFit":
-        """The fit after steps of each particle's own parameters."""
-        predicted, prior = fit_particles(model, predicted, prior, PARTICLE_STEPS)
-        model = model.place(predicted.theta)
-        return replace(self, model=model, predicted=model.render(predicted.theta, predicted.imaging), prior=prior)
+    def _go_on_from(self, trial: "FrameFit", part: "FrameFit", rows: np.ndarray) -> "FrameFit":
+        """The fit that goes on from a trial in a part of the frame; sizes and depths change everywhere as there."""
+        change, theta, inside = trial.theta - part.theta, self.theta.clone(), torch.from_numpy(rows)
+        theta[:, 2:] += change[:, 2:].median(dim=0).values
+        theta[inside] = self.theta[inside] + change
+        model = replace(self.model.weigh(trial.imaging), noise=trial.model.noise)
+        fit = replace(self, model=model, predicted=model.render(theta, trial.imaging), solid=trial.solid)
+        return fit._know_usual()._fit_round(STEPS, fit._free())._learn()
 
     @cached_property
     def residual(self) -> torch.Tensor:
@@ -388,107 +397,3 @@ def to_theta(particles: pd.DataFrame, usual: torch.Tensor) -> torch.Tensor:
     own[:, 2:] = np.log(own[:, 2:])
     own[:, 2:] = np.where(np.isfinite(own[:, 2:]), own[:, 2:], usual.numpy())
     return torch.from_numpy(own)
-
-
-# --- Steps ---
-
-
-def solve_step(
-    jacobian: Jacobian, residual: torch.Tensor, prior: ParticlePrior, theta: torch.Tensor, damping: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """One damped Gauss-Newton step (n, 4), and the variances (n, 4) of each particle with the others held.
-
-    By conjugate gradients, preconditioned with each particle's own block.
-    """
-    gradient, blocks = jacobian.transposed(residual) + prior.gradient(theta), jacobian.blocks()
-    own = prior.std**-2 + damping * torch.diagonal(blocks, dim1=1, dim2=2)
-    inverse = torch.linalg.inv(blocks + torch.diag_embed(prior.diagonal() + damping * blocks.diagonal(dim1=1, dim2=2)))
-    x, r = torch.zeros_like(gradient), gradient
-    z = p = (inverse @ r[:, :, None])[:, :, 0]
-    rz = first = (r * z).sum()
-    for _ in range(CG_STEPS):
-        q = jacobian.transposed(jacobian.forward(p)) + own * p + prior.apply_rows(p)
-        alpha = rz / (p * q).sum().clamp(min=1e-30)
-        x, r = x + alpha * p, r - alpha * q
-        z = (inverse @ r[:, :, None])[:, :, 0]
-        rz, old = (r * z).sum(), rz
-        if rz < CG_TOLERANCE * first:
-            break
-        p = z + rz / old * p
-    return x, inverse.diagonal(dim1=1, dim2=2)
-
-
-def fit_particles(
-    model: ImageModel, predicted: Prediction, prior: ParticlePrior, steps: int
-) -> tuple[Prediction, ParticlePrior]:
-    """Damped Gauss-Newton steps of all particles' own parameters; the prior then knows the variances of the last."""
-
-    def cost_of(some: Prediction) -> float:
-        return float((model.residual(some.image) ** 2).sum()) + prior.cost(some.theta)
-
-    damping, cost = GENTLE, cost_of(predicted)
-    for _ in range(steps):
-        jacobian, residual = model.jacobian(predicted), model.residual(predicted.image).flatten()
-        for _ in range(PARTICLE_TRIALS):
-            step, variance = solve_step(jacobian, residual, prior, predicted.theta, damping)
-            prior = replace(prior, variance=variance)
-            trial = model.render(prior.bound(predicted.theta + step), predicted.imaging)
-            trial_cost = cost_of(trial)
-            if trial_cost < cost:
-                break
-            damping = max(damping * HARDER, FIRM)
-        else:
-            break
-        predicted, cost = trial, trial_cost
-    return predicted, prior
-
-
-def fit_shared(
-    model: ImageModel, predicted: Prediction, steps: int, solid: float, held: bool = False
-) -> tuple[Prediction, float]:
-    """Damped Gauss-Newton steps of what all particles share, their mean size and depth included; also the cost.
-
-    ``solid`` is the exponent of a common solid. A prior pulls the exponent towards this solid, because blur hides the
-    profile. With ``held`` the outline stays as soft as it is.
-
-    ``scipy.optimize.least_squares`` would not do: each step has a prior about where the fit stands (`SHARED`), which is
-    no residual, and bounds that clip every particle by itself; and it decomposes the matrix of all pixels.
-    """
-
-    def cost_of(some: Prediction, residual: torch.Tensor) -> float:
-        return float((residual**2).sum()) + ((some.imaging.exponent - solid) / SOLID_STD) ** 2
-
-    damping, residual = SHARED_DAMPING, model.residual(predicted.image)
-    cost = cost_of(predicted, residual)
-    for _ in range(steps):
-        jacobian = model.shared_jacobian(predicted)
-        normal = jacobian.T @ jacobian + np.diag(np.array([p.std for p in SHARED]) ** -2.0)
-        gradient = jacobian.T @ residual.numpy().ravel().astype(float)
-        if held:
-            normal[SOFT, SOFT] = HELD
-        normal[EXPONENT, EXPONENT] += SOLID_STD**-2
-        gradient[EXPONENT] += (solid - predicted.imaging.exponent) / SOLID_STD**2
-        for _ in range(SHARED_TRIALS):
-            step = np.linalg.solve(normal + damping * np.diag(np.diag(normal)), gradient)
-            trial = move_shared(model, predicted, step)
-            trial_residual = model.residual(trial.image)
-            trial_cost = cost_of(trial, trial_residual)
-            if trial_cost < cost:
-                break
-            damping *= SHARED_HARDER
-        else:
-            break
-        predicted, residual, damping = trial, trial_residual, damping / SHARED_SOFTER
-        converged, cost = cost - trial_cost < SHARED_TOLERANCE * cost, trial_cost
-        if converged:
-            break
-    return predicted, cost
-
-
-def move_shared(model: ImageModel, predicted: Prediction, step: np.ndarray) -> Prediction:
-    """What the model predicts after a step of `SHARED`."""
-    named = {p.name: float(value) for p, value in zip(SHARED, step, strict=True)}
-    theta = predicted.theta + torch.tensor([0.0, 0.0, named["diameter"], named["depth"]], dtype=torch.float32)
-    largest = torch.tensor([DIAMETER.upper * model.diameter, DEPTH.upper]).log()
-    theta[:, 2:] = torch.minimum(theta[:, 2:], largest)
-    return model.render(theta, predicted.imaging.add_step(named, model.darkest))

@@ -33,7 +33,7 @@ SHARED = (
     SharedParameter("depth", "1", 0.02, 6.0, 1.0, "profile"),  # darker particles look the same: exp(-6) = 0.2 %
     SharedParameter("exponent", "1", 0.02, 0.6, 0.3, "profile"),
     SharedParameter("soft", "diameters", 0.0, 0.25, 0.05, "profile"),
-    SharedParameter("blur", "diameters", 0.0, 0.5, 0.2, "transfer", 5e-4),
+    SharedParameter("blur", "diameters", 0.02, 0.5, 0.2, "transfer", 5e-4),
     SharedParameter("disk", "share of variance", 0.0, 1.0, 0.5, "transfer", 5e-3),
     SharedParameter("tail", "diameters", 0.0, 0.3, 0.03, "transfer", 5e-4),
     SharedParameter("offset", "medians of the frame", -0.5, 0.95, 0.3, "level"),

@@ -1,0 +1,130 @@
+"""Gauss-Newton steps of all particles and what they share, together (chapter 7, "Particles")."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from scipy import sparse
+from scipy.optimize import lsq_linear
+from scipy.sparse.linalg import splu
+
+from .image_model import ImageModel, Prediction
+from .particle_prior import ParticlePrior
+from .profile_and_blur import IMAGING, SHARED
+
+# Damping is a share of the normal matrix's diagonal (Levenberg and Marquardt). These values, set by hand, decide how
+# fast the fit ends, and hardly where.
+GENTLE, FIRM, HARDER, SOFTER = 1e-3, 0.03, 30, 5  # first; at least after a failure; times this; over this after success
+TRIALS = 5  # of one step, each damped more
+TOLERANCE = 1e-4  # of the cost; steps that gain less are the last
+SOLID_STD = 0.03  # one sigma, how far the exponent of particles may lie from that of a common solid
+EXPONENT = [p.name for p in SHARED].index("exponent")
+EVERYTHING = tuple(range(len(SHARED)))
+
+
+class NormalEquations:
+    """Least squares for a step of particles' own parameters and of what they share, about a prediction.
+
+    The normal matrix of the particles is sparse, as only neighbours overlap. It is factorized, and what is shared
+    follows from the Schur complement.
+    """
+
+    def __init__(self, model: ImageModel, predicted: Prediction, prior: ParticlePrior, solid: float, free):
+        self.predicted, self.prior, self.free = predicted, prior, list(free)
+        jacobian, columns = model.linearise(predicted) if self.free else (model.jacobian(predicted), None)
+        rows = jacobian.matrix()
+        self.own, self.regular = rows @ rows.T, prior.matrix()
+        self.blocks = jacobian.blocks()
+        gradient = jacobian.gradient + prior.gradient(predicted.theta)
+        self.gradient = gradient.numpy().astype(float).ravel()
+        if columns is not None:
+            self.shared, self.mixed = columns.T @ columns, rows @ columns[:, self.free]
+            self.steady = np.array([p.std for p in SHARED]) ** -2.0
+            self.steady[EXPONENT] += SOLID_STD**-2
+            self.shared_gradient = columns.T @ model.residual(predicted.image).numpy().ravel().astype(float)
+            self.shared_gradient[EXPONENT] += (solid - predicted.imaging.exponent) / SOLID_STD**2
+
+    def solve(self, damping: float, greatest_offset: float) -> tuple[np.ndarray, np.ndarray]:
+        """Steps (n, 4) of the particles, beside their mean, and of `SHARED`; what is shared stays within its bounds."""
+        matrix = self.own + damping * sparse.diags(self.own.diagonal()) + self.regular
+        factors = splu(matrix.tocsc(), permc_spec="MMD_AT_PLUS_A", options={"SymmetricMode": True})
+        step, shared = factors.solve(self.gradient), np.zeros(len(SHARED))
+        if self.free:
+            answers = factors.solve(np.ascontiguousarray(self.mixed))
+            here = np.ix_(self.free, self.free)
+            complement = (self.shared + np.diag(damping * np.diag(self.shared) + self.steady))[here]
+            complement -= self.mixed.T @ answers
+            gradient = self.shared_gradient[self.free] - self.mixed.T @ step
+            triangle = np.linalg.cholesky(0.5 * (complement + complement.T))
+            bounds = self._bounds(greatest_offset)[self.free].T
+            shared[self.free] = lsq_linear(triangle.T, np.linalg.solve(triangle, gradient), bounds).x
+            step = step - answers @ shared[self.free]
+        return step.reshape(-1, 4), shared
+
+    def _bounds(self, greatest_offset) -> np.ndarray:
+        """Least and greatest step of each of `SHARED`."""
+        bounds = np.full((len(SHARED), 2), [-np.inf, np.inf])
+        for k, p in enumerate(SHARED):
+            if p in IMAGING:
+                upper = min(p.upper, greatest_offset) if p.name == "offset" else p.upper
+                bounds[k] = np.array([p.lower, upper]) - getattr(self.predicted.imaging, p.name)
+        return bounds + [-1e-9, 1e-9]  # not of no width
+
+    def variance(self, damping: float) -> torch.Tensor:
+        """Variances (n, 4) of each particle's parameters, all others held."""
+        diagonal = self.prior.diagonal() + damping * self.blocks.diagonal(dim1=1, dim2=2)
+        return torch.linalg.inv(self.blocks + torch.diag_embed(diagonal)).diagonal(dim1=1, dim2=2)
+
+
+def fit_jointly(
+    model: ImageModel,
+    predicted: Prediction,
+    prior: ParticlePrior,
+    steps: int,
+    solid: float = 0.0,
+    free: Sequence[int] = EVERYTHING,
+) -> tuple[Prediction, ParticlePrior, float]:
+    """Damped Gauss-Newton steps of all particles and of those of `SHARED` that are ``free``; also the prior and cost.
+
+    ``solid`` is the exponent of a common solid. A prior pulls the exponent towards this solid, because blur hides the
+    profile. The mean size and depth are shared: the prior's usual ones follow.
+
+    ``scipy.optimize.least_squares`` would not do: each step has a prior about where the fit stands (`SHARED`), which is
+    no residual, and bounds that clip every particle by itself.
+    """
+
+    def cost_of(some: Prediction, usual: ParticlePrior) -> float:
+        cost = model.cost(some) + usual.cost(some.theta)
+        return cost + (((some.imaging.exponent - solid) / SOLID_STD) ** 2 if free else 0.0)
+
+    damping, cost = GENTLE, cost_of(predicted, prior)
+    for _ in range(steps):
+        model = model.widen(predicted.imaging)
+        equations = NormalEquations(model, predicted, prior, solid, free)
+        for _ in range(TRIALS):
+            trial, usual = move(model, equations, damping)
+            trial_cost = cost_of(trial, usual)
+            if trial_cost < cost:
+                break
+            damping = max(damping * HARDER, FIRM)
+        else:
+            prior = replace(prior, variance=equations.variance(damping))
+            break
+        predicted, prior, damping = trial, replace(usual, variance=equations.variance(damping)), damping / SOFTER
+        converged, cost = cost - trial_cost < TOLERANCE * cost, trial_cost
+        if converged:
+            break
+    return predicted, prior, cost
+
+
+def move(model: ImageModel, equations: NormalEquations, damping: float) -> tuple[Prediction, ParticlePrior]:
+    """What the model predicts after a step, and the prior with the usual size and depth after it."""
+    predicted, prior = equations.predicted, equations.prior
+    step, shared = equations.solve(damping, model.darkest)
+    named = {p.name: float(value) for p, value in zip(SHARED, shared, strict=True)}
+    mean = torch.tensor([named["diameter"], named["depth"]], dtype=torch.float32)
+    prior = replace(prior, usual=prior.usual + mean)
+    theta = predicted.theta + torch.from_numpy(step).float()
+    theta[:, 2:] += mean
+    return model.render(prior.bound(theta), predicted.imaging.add_step(named, model.darkest)), prior

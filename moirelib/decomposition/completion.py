@@ -1,5 +1,6 @@
 """Add particles that the lattices expect and the frame shows; remove others (chapter 7, "Particles")."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,6 +41,7 @@ class CompletionSettings:
     overlap: float = 0.5  # diameters; nearer places are tested as one particle or two
     found_overlap: float = 0.35  # spacings; the same for two that were both found, if that is less
     least_odds: float = -2.0  # of a vacant site that is tested: two neighbours are too few
+    apart: float = 2.5  # diameters between places that are tested at once
     place_width: float = 0.4  # diameters, standard deviation of the Gaussian that weighs squared residuals
     # One particle that is two, whatever the lattices say. On development seeds of `make bench-families`.
     large: float = 1.3  # usual volumes (depth × squared diameter), from which a particle is tested
@@ -175,9 +177,9 @@ def choose_worst(posterior, yx, reach) -> np.ndarray:
 def settle_overlaps(fit: FrameFit, particles: pd.DataFrame, spacings: Spacings) -> tuple[FrameFit, pd.DataFrame]:
     """Decide between one particle and two wherever two of different layers overlap closely, or could.
 
-    It tests close pairs of finds, and vacant sites under or over a particle, each against what stands, all at once.
-    The squared residuals around each place decide, with the odds of its lattice and how usual the sizes and depths
-    would be: two thin particles can make up one.
+    It tests close pairs of finds, and vacant sites under or over a particle, each against what stands. The squared
+    residuals around each place decide, with the odds of its lattice and how usual the sizes and depths would be: two
+    thin particles can make up one.
 
     Parameters are those of `complete`. Gives the fit to go on from, and the particles; ``shown`` marks those of places
     where there are two.
@@ -188,29 +190,66 @@ def settle_overlaps(fit: FrameFit, particles: pd.DataFrame, spacings: Spacings) 
     vacant = sites[tested].reset_index(drop=True)
     nearer = min(s.found_overlap * min((spacing_of(spacings, k) for k in particles["layer"]), default=diameter), reach)
     second, first, odds = find_seconds(particles, nearer, spacings)
-    particles, sites = particles.assign(shown=False), vacant[["y", "x"]].to_numpy()
+    particles = particles.assign(shown=False)
     if len(vacant) + len(second) == 0:
         return fit, particles
-    fit = fit.fit(2, shared=False)
-    particles = fit.table(particles)
-    yx = particles[["y", "x"]].to_numpy()
+    fit = fit.fit(1, shared=False)
+    answer = particles = fit.table(particles)
+    yx, sites = particles[["y", "x"]].to_numpy(), vacant[["y", "x"]].to_numpy()
 
-    def near(some, others=yx) -> np.ndarray:
-        return cKDTree(some).query(others)[0] < reach
+    def without(group) -> pd.DataFrame:
+        fewer = particles.drop(index=second[group])
+        fewer.loc[first[group], ["y", "x"]] = 0.5 * (yx[first[group]] + yx[second[group]])  # one stands for both
+        fewer.loc[cKDTree(yx[second[group]]).query(fewer[["y", "x"]])[0] < reach, ["diameter", "depth"]] = np.nan
+        return fewer
 
-    fewer = particles.drop(index=second)
-    fewer.loc[near(yx[second], fewer[["y", "x"]]), ["diameter", "depth"]] = np.nan
-    more = lay_out_seconds(particles, vacant, np.r_[first, second])
-    one, two = (fit.with_particles(some, in_rows=True).fit(2, shared=False) for some in (fewer, more))
-    both = odds + sum(compare_answers(one, fit, yx[second])) > 0
-    holds = vacant["odds"].to_numpy() + sum(compare_answers(fit, two, sites)) > 0
-    added, single, double = two.table(more), near(yx[second[~both]]), near(sites[holds])
-    answer = particles.assign(shown=near(yx[second[both]]) | double)
-    answer[double] = added[: len(particles)][double].assign(shown=True)
-    alone = np.setdiff1d(np.flatnonzero(single & ~double), second)
-    answer.loc[alone] = one.table(fewer).loc[alone].assign(shown=False)
-    new = added[len(particles) :][holds].assign(shown=True)
-    return fit, pd.concat([answer.drop(index=second[~both]), new], ignore_index=True)
+    for group, one, table in try_apart(fit, particles, yx[second], without):
+        both = odds[group] + sum(compare_answers(one, fit, yx[second[group]])) > 0
+        answer = take_over(answer, table.assign(shown=False), yx[second[group][~both]], reach)
+        answer = answer.drop(index=second[group][~both])
+        answer.loc[cKDTree(yx[second[group][both]]).query(answer[["y", "x"]])[0] < reach, "shown"] = True
+    paired = np.r_[first, second]
+    for group, two, table in try_apart(
+        fit, particles, sites, lambda g: lay_out_seconds(particles, vacant.loc[g], paired)
+    ):
+        holds = vacant["odds"].to_numpy()[group] + sum(compare_answers(fit, two, sites[group])) > 0
+        answer = take_over(answer, table.assign(shown=True), sites[group[holds]], reach)
+        answer = pd.concat([answer, table[table.index >= len(particles)][holds].assign(shown=True)])
+    return fit, answer.reset_index(drop=True)
+
+
+def try_apart(
+    fit: FrameFit, particles: pd.DataFrame, places: np.ndarray, lay_out: Callable[[np.ndarray], pd.DataFrame]
+) -> Iterator[tuple[np.ndarray, FrameFit, pd.DataFrame]]:
+    """Other answers for places (n, 2), fitted, and their particles around the places, by groups of places far apart.
+
+    What is wrongly taken away at one place must not speak at the next one. ``lay_out`` gives the particles of a group's
+    answer; those of ``particles`` keep their index, new ones come after.
+    """
+    reach = STAND_INS * fit.model.diameter
+    for group in far_apart(places, SETTINGS.apart * fit.model.diameter):
+        near = cKDTree(places[group]).query(particles[["y", "x"]])[0] < reach
+        table = lay_out(group)
+        table = table[table.index.isin(particles.index[near]) | (table.index >= len(particles))]
+        tried = fit.among(near).with_particles(table).fit(2, shared=False)
+        yield group, tried, tried.table(table)
+
+
+def far_apart(places: np.ndarray, distance: float) -> list[np.ndarray]:
+    """Groups of places, by their rows, in each of which all are at least so far apart."""
+    group = np.full(len(places), -1)
+    for i, near in enumerate(cKDTree(places).query_ball_point(places, distance)):
+        group[i] = min(set(range(len(near) + 1)) - set(group[near]))
+    return [np.flatnonzero(group == k) for k in range(group.max(initial=-1) + 1)]
+
+
+def take_over(particles, others, places, reach) -> pd.DataFrame:
+    """Particles in which those within reach of places are taken, by their index, from other ones."""
+    near = others.index[cKDTree(places).query(others[["y", "x"]])[0] < reach]
+    particles = particles.copy()
+    near = near.intersection(particles.index)
+    particles.loc[near] = others.loc[near]
+    return particles
 
 
 def split_particles(fit: FrameFit, particles: pd.DataFrame) -> tuple[FrameFit, pd.DataFrame]:

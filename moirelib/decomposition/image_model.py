@@ -22,7 +22,7 @@ FINE = 2  # samples of the transmission per pixel and axis
 WINDOW = 0.62  # diameters, half the edge of a particle's window: its radius, stretched or grown by up to a quarter
 FAST = (16, 20, 24, 32, 40, 48, 64, 80, 96, 128)  # px; edges of windows with fast small batched Fourier transforms
 PAD = 1.2  # diameters around the frame, so that particles at its border are whole and blurred as others are
-FAINT = 3e-3  # of a derivative's largest value; smaller ones are left out of sparse matrices
+FAINT = 1e-2  # of a derivative's largest value; smaller ones are left out of sparse matrices
 
 # Light that the particles are seen against.
 KNOTS = 2.0  # diameters between the background's knots: wider than a particle, narrower than clouds

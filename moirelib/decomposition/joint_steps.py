@@ -18,6 +18,7 @@ from .profile_and_blur import IMAGING, SHARED
 GENTLE, FIRM, HARDER, SOFTER = 1e-3, 0.03, 30, 5  # first; at least after a failure; times this; over this after success
 TRIALS = 5  # of one step, each damped more
 TOLERANCE = 1e-4  # of the cost; steps that gain less are the last
+AT_BOUND = 1e-3  # of a parameter's range
 SOLID_STD = 0.03  # one sigma, how far the exponent of particles may lie from that of a common solid
 EXPONENT = [p.name for p in SHARED].index("exponent")
 EVERYTHING = tuple(range(len(SHARED)))
@@ -45,10 +46,14 @@ class NormalEquations:
             self.shared_gradient = columns.T @ model.residual(predicted.image).numpy().ravel().astype(float)
             self.shared_gradient[EXPONENT] += (solid - predicted.imaging.exponent) / SOLID_STD**2
 
+    def _factorize(self, damping: float = 0.0):
+        """The sparse factors of the particles' normal matrix."""
+        matrix = self.own + damping * sparse.diags(self.own.diagonal()) + self.regular
+        return splu(matrix.tocsc(), permc_spec="MMD_AT_PLUS_A", options={"SymmetricMode": True})
+
     def solve(self, damping: float, greatest_offset: float) -> tuple[np.ndarray, np.ndarray]:
         """Steps (n, 4) of the particles, beside their mean, and of `SHARED`; what is shared stays within its bounds."""
-        matrix = self.own + damping * sparse.diags(self.own.diagonal()) + self.regular
-        factors = splu(matrix.tocsc(), permc_spec="MMD_AT_PLUS_A", options={"SymmetricMode": True})
+        factors = self._factorize(damping)
         step, shared = factors.solve(self.gradient), np.zeros(len(SHARED))
         if self.free:
             answers = factors.solve(np.ascontiguousarray(self.mixed))
@@ -70,6 +75,22 @@ class NormalEquations:
                 upper = min(p.upper, greatest_offset) if p.name == "offset" else p.upper
                 bounds[k] = np.array([p.lower, upper]) - getattr(self.predicted.imaging, p.name)
         return bounds + [-1e-9, 1e-9]  # not of no width
+
+    def variance_by_shared(self) -> np.ndarray:
+        """Variances (n, 4) that particles' parameters have because what they share is not known exactly.
+
+        What is shared may lie anywhere within its bounds; what lies at a bound is taken to be there.
+        """
+        answers = self._factorize().solve(np.ascontiguousarray(self.mixed))
+        range_of = np.array([p.upper - p.lower if p in IMAGING else np.inf for p in SHARED])
+        bounds = self._bounds(np.inf)
+        loose = np.flatnonzero(np.abs(bounds).min(axis=1) > AT_BOUND * np.minimum(range_of, 1.0))
+        complement = (self.shared - self.mixed.T @ answers + np.diag(range_of**-2.0))[np.ix_(loose, loose)]
+        change = -answers.reshape(-1, 4, len(SHARED))
+        change[:, 2, 0] += 1  # the mean size and depth
+        change[:, 3, 1] += 1
+        change = change[:, :, loose]
+        return np.einsum("nki,ij,nkj->nk", change, np.linalg.pinv(complement, hermitian=True), change)
 
     def variance(self, damping: float) -> torch.Tensor:
         """Variances (n, 4) of each particle's parameters, all others held."""

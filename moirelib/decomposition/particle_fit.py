@@ -326,9 +326,10 @@ class FrameFit:
 
         ``y, x, diameter`` in pixels, of the solid's outline, ``diameter_half_depth`` where a particle is half as thick
         as in its middle, ``depth`` (optical, at the centre), ``opacity`` (fraction of light taken there), and
-        ``y_std, x_std, diameter_std, depth_std``.
+        ``y_std, x_std, diameter_std, depth_std``; these hold what all particles of the frame have in common as well:
+        where blur and solid are hardly told apart, all diameters may be wrong together.
         """
-        std, table = self._errors(self.prior), self.table(particles)
+        std, table = np.hypot(self._errors(self.prior), self._shared_errors()), self.table(particles)
         table["diameter_half_depth"] = table["diameter"] * half_depth(self.imaging.exponent, self.imaging.soft)
         relative = {"diameter_std": std[:, 2] * table["diameter"], "depth_std": std[:, 3] * table["depth"]}
         return table.assign(opacity=-np.expm1(-table["depth"]), y_std=std[:, 0], x_std=std[:, 1], **relative)
@@ -341,6 +342,11 @@ class FrameFit:
         noise = self.model.block_noise(self.predicted.image, asked) / self.model.noise
         reach = (IN_A_ROW if len(prior.rows) else OVERLAPPING) * self.model.diameter
         return noise * np.sqrt(self.jacobian.variances(self.theta[:, :2].numpy(), prior.matrix(), reach, some))
+
+    def _shared_errors(self) -> np.ndarray:
+        """Standard deviations (n, 4) from what particles share, as well as a frame like this one shows it."""
+        equations = NormalEquations(self.model, self.predicted, self.prior, self.solid, EVERYTHING)
+        return self.unexplained() / self.model.noise * np.sqrt(equations.variance_by_shared())
 
     def evidence(self, candidates: pd.DataFrame | None = None) -> np.ndarray:
         """Gain in log-likelihood (n,) by each particle, with the others held; above 0 favours the particle.

@@ -30,7 +30,7 @@ SEED = 20261129
 SPACING, SPRING, ERROR = 10.0, 3.0, 0.2  # nm, kT/nm², nm
 MISSED, BROKEN = 0.02, 0.0001  # share of particles missed in a frame; probability per frame that a track breaks
 ATTACHED = 0.1  # share of layer 2 that arrives during the movie
-FULL, QUICK = ((2500, 5000), 600), ((60, 120), 150)  # frames, particles
+FULL, QUICK = ((2500, 5000), 600), ((40, 80), 150)  # frames, particles
 WORKERS = 2
 
 

@@ -1,6 +1,5 @@
 """Add particles that the lattices expect and the frame shows; remove others (chapter 7, "Particles")."""
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -177,9 +176,10 @@ def choose_worst(posterior, yx, reach) -> np.ndarray:
 def settle_overlaps(fit: FrameFit, particles: pd.DataFrame, spacings: Spacings) -> tuple[FrameFit, pd.DataFrame]:
     """Decide between one particle and two wherever two of different layers overlap closely, or could.
 
-    It tests close pairs of finds, and vacant sites under or over a particle, each against what stands. The squared
-    residuals around each place decide, with the odds of its lattice and how usual the sizes and depths would be: two
-    thin particles can make up one.
+    It tests close pairs of finds, and vacant sites under or over a particle, each against what stands; places far apart
+    at once, so that what is wrongly taken away or added at one does not speak at the next one. The squared residuals
+    around each place decide, with the odds of its lattice and how usual the sizes and depths would be: two thin
+    particles can make up one.
 
     Parameters are those of `complete`. Gives the fit to go on from, and the particles; ``shown`` marks those of places
     where there are two.
@@ -194,45 +194,54 @@ def settle_overlaps(fit: FrameFit, particles: pd.DataFrame, spacings: Spacings) 
     if len(vacant) + len(second) == 0:
         return fit, particles
     fit = fit.fit(1, shared=False)
-    answer = particles = fit.table(particles)
-    yx, sites = particles[["y", "x"]].to_numpy(), vacant[["y", "x"]].to_numpy()
+    particles = fit.table(particles)
+    yx, apart = particles[["y", "x"]].to_numpy(), s.apart * diameter
+    for group in far_apart(yx[second], apart):
+        pair, places = (first[group], second[group]), yx[second[group]]
+        fewer = particles.drop(index=pair[1])
+        fewer.loc[pair[0], ["y", "x"]] = 0.5 * (yx[pair[0]] + yx[pair[1]])  # one stands for both
+        fewer.loc[find_near(fewer, places, reach), ["diameter", "depth"]] = np.nan
+        one, fewer = try_answer(fit, particles, fewer, places)
+        both = odds[group] + sum(compare_answers(one, fit, places)) > 0
+        particles = take_over(particles, fewer, find_near(fewer, places[~both], reach)).drop(index=pair[1][~both])
+        particles.loc[find_near(particles, places[both], reach), "shown"] = True
+        fit = fit.with_particles(particles)
+    particles = particles.reset_index(drop=True)
+    for group in far_apart(vacant[["y", "x"]].to_numpy(), apart):
+        asked, count = vacant.loc[group], len(particles)
+        places = asked[["y", "x"]].to_numpy()
+        two, more = try_answer(fit, particles, lay_out_seconds(particles, asked), places)
+        holds = asked["odds"].to_numpy() + sum(compare_answers(fit, two, places)) > 0
+        more = more.assign(shown=True)
+        particles = take_over(particles, more, find_near(more, places[holds], reach) & (more.index < count))
+        particles = pd.concat([particles, more[more.index >= count][holds]], ignore_index=True)
+        fit = fit.with_particles(particles)
+    return fit, particles
 
-    def without(group) -> pd.DataFrame:
-        fewer = particles.drop(index=second[group])
-        fewer.loc[first[group], ["y", "x"]] = 0.5 * (yx[first[group]] + yx[second[group]])  # one stands for both
-        fewer.loc[cKDTree(yx[second[group]]).query(fewer[["y", "x"]])[0] < reach, ["diameter", "depth"]] = np.nan
-        return fewer
 
-    for group, one, table in try_apart(fit, particles, yx[second], without):
-        both = odds[group] + sum(compare_answers(one, fit, yx[second[group]])) > 0
-        answer = take_over(answer, table.assign(shown=False), yx[second[group][~both]], reach)
-        answer = answer.drop(index=second[group][~both])
-        answer.loc[cKDTree(yx[second[group][both]]).query(answer[["y", "x"]])[0] < reach, "shown"] = True
-    paired = np.r_[first, second]
-    for group, two, table in try_apart(
-        fit, particles, sites, lambda g: lay_out_seconds(particles, vacant.loc[g], paired)
-    ):
-        holds = vacant["odds"].to_numpy()[group] + sum(compare_answers(fit, two, sites[group])) > 0
-        answer = take_over(answer, table.assign(shown=True), sites[group[holds]], reach)
-        answer = pd.concat([answer, table[table.index >= len(particles)][holds].assign(shown=True)])
-    return fit, answer.reset_index(drop=True)
+def try_answer(
+    fit: FrameFit, particles: pd.DataFrame, answer: pd.DataFrame, places: np.ndarray
+) -> tuple[FrameFit, pd.DataFrame]:
+    """Another answer for some places (n, 2), fitted, and its particles around them; all other particles are held.
 
-
-def try_apart(
-    fit: FrameFit, particles: pd.DataFrame, places: np.ndarray, lay_out: Callable[[np.ndarray], pd.DataFrame]
-) -> Iterator[tuple[np.ndarray, FrameFit, pd.DataFrame]]:
-    """Other answers for places (n, 2), fitted, and their particles around the places, by groups of places far apart.
-
-    What is wrongly taken away at one place must not speak at the next one. ``lay_out`` gives the particles of a group's
-    answer; those of ``particles`` keep their index, new ones come after.
+    Particles of ``answer`` that are among those of the fit have the same index; new ones come after.
     """
-    reach = STAND_INS * fit.model.diameter
-    for group in far_apart(places, SETTINGS.apart * fit.model.diameter):
-        near = cKDTree(places[group]).query(particles[["y", "x"]])[0] < reach
-        table = lay_out(group)
-        table = table[table.index.isin(particles.index[near]) | (table.index >= len(particles))]
-        tried = fit.among(near).with_particles(table).fit(2, shared=False)
-        yield group, tried, tried.table(table)
+    near = find_near(particles, places, STAND_INS * fit.model.diameter)
+    around = answer[answer.index.isin(particles.index[near]) | (answer.index > particles.index[-1])]
+    tried = fit.among(near).with_particles(around).fit(2, shared=False)
+    return tried, tried.table(around)
+
+
+def find_near(particles: pd.DataFrame, places: np.ndarray, reach: float) -> np.ndarray:
+    """Which particles lie within reach of a place."""
+    return cKDTree(places).query(particles[["y", "x"]])[0] < reach
+
+
+def take_over(particles: pd.DataFrame, others: pd.DataFrame, chosen: np.ndarray) -> pd.DataFrame:
+    """Particles in which some, by their index, are as among others."""
+    particles, index = particles.copy(), others.index[chosen]
+    particles.loc[index] = others.loc[index]
+    return particles
 
 
 def far_apart(places: np.ndarray, distance: float) -> list[np.ndarray]:
@@ -241,15 +250,6 @@ def far_apart(places: np.ndarray, distance: float) -> list[np.ndarray]:
     for i, near in enumerate(cKDTree(places).query_ball_point(places, distance)):
         group[i] = min(set(range(len(near) + 1)) - set(group[near]))
     return [np.flatnonzero(group == k) for k in range(group.max(initial=-1) + 1)]
-
-
-def take_over(particles, others, places, reach) -> pd.DataFrame:
-    """Particles in which those within reach of places are taken, by their index, from other ones."""
-    near = others.index[cKDTree(places).query(others[["y", "x"]])[0] < reach]
-    particles = particles.copy()
-    near = near.intersection(particles.index)
-    particles.loc[near] = others.loc[near]
-    return particles
 
 
 def split_particles(fit: FrameFit, particles: pd.DataFrame) -> tuple[FrameFit, pd.DataFrame]:
@@ -348,15 +348,15 @@ def compare_answers(one: FrameFit, two: FrameFit, places: np.ndarray) -> tuple[n
     return 0.5 * area / two.misfit * (squares[0] - squares[1]), odd[0] - odd[1]
 
 
-def lay_out_seconds(particles, vacant, paired) -> pd.DataFrame:
-    """Particles, and after them vacant sites that are tested; ``paired`` are rows of particles upon each other.
+def lay_out_seconds(particles, vacant) -> pd.DataFrame:
+    """Particles, and after them vacant sites that are tested.
 
     Beside a vacant site that holds a particle after all, the particle that was found stands for both: it starts as far
     to the other side.
     """
     laid_out, yx, site = append(particles, vacant), particles[["y", "x"]].to_numpy(), vacant[["y", "x"]].to_numpy()
     beside = cKDTree(yx).query(site)[1]
-    lone = ~np.isin(beside, paired)
+    lone = ~particles["shown"].to_numpy(bool)[beside]
     laid_out.loc[beside[lone], ["y", "x"]] = 2 * yx[beside[lone]] - site[lone]
     return laid_out
 

@@ -18,6 +18,7 @@ from .profile_and_blur import IMAGING, SHARED
 GENTLE, FIRM, HARDER, SOFTER = 1e-3, 0.03, 30, 5  # first; at least after a failure; times this; over this after success
 TRIALS = 5  # of one step, each damped more
 TOLERANCE = 1e-4  # of the cost; steps that gain less are the last
+TINY = 1e-12  # of the largest curvature
 AT_BOUND = 1e-3  # of a parameter's range
 SOLID_STD = 0.03  # one sigma, how far the exponent of particles may lie from that of a common solid
 EXPONENT = [p.name for p in SHARED].index("exponent")
@@ -61,9 +62,10 @@ class NormalEquations:
             complement = (self.shared + np.diag(damping * np.diag(self.shared) + self.steady))[here]
             complement -= self.mixed.T @ answers
             gradient = self.shared_gradient[self.free] - self.mixed.T @ step
-            triangle = np.linalg.cholesky(0.5 * (complement + complement.T))
+            sizes, axes = np.linalg.eigh(complement)
+            root = np.sqrt(sizes.clip(TINY * sizes.max()))  # not negative by rounding
             bounds = self._bounds(greatest_offset)[self.free].T
-            shared[self.free] = lsq_linear(triangle.T, np.linalg.solve(triangle, gradient), bounds).x
+            shared[self.free] = lsq_linear(root[:, None] * axes.T, axes.T @ gradient / root, bounds).x
             step = step - answers @ shared[self.free]
         return step.reshape(-1, 4), shared
 
@@ -105,8 +107,8 @@ def fit_jointly(
     steps: int,
     solid: float = 0.0,
     free: Sequence[int] = EVERYTHING,
-) -> tuple[Prediction, ParticlePrior, float]:
-    """Damped Gauss-Newton steps of all particles and of those of `SHARED` that are ``free``; also the prior and cost.
+) -> tuple[Prediction, ParticlePrior]:
+    """Damped Gauss-Newton steps of all particles and of those of `SHARED` that are ``free``; also the prior.
 
     ``solid`` is the exponent of a common solid. A prior pulls the exponent towards this solid, because blur hides the
     profile. The mean size and depth are shared: the prior's usual ones follow.
@@ -136,7 +138,7 @@ def fit_jointly(
         converged, cost = cost - trial_cost < TOLERANCE * cost, trial_cost
         if converged:
             break
-    return predicted, prior, cost
+    return predicted, prior
 
 
 def move(model: ImageModel, equations: NormalEquations, damping: float) -> tuple[Prediction, ParticlePrior]:

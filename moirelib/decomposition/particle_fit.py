@@ -60,8 +60,8 @@ class FrameFit:
     """A frame explained by its particles; each step returns a new fit.
 
     The model: frame = offset + B · K[Π exp(-depth · (1 - r²/R²)^exponent)], with a smooth background B (cubic splines),
-    a blur K (disk, Gaussian and camera), and position, radius R and depth of every particle. Gauss-Newton steps fit in
-    turn what is shared and each particle's own parameters.
+    a blur K (disk, Gaussian and camera), and position, radius R and depth of every particle. Gauss-Newton steps fit
+    what is shared and each particle's own parameters together.
     """
 
     model: ImageModel  # the frame, and how residuals are weighed
@@ -97,7 +97,7 @@ class FrameFit:
         part, rows = fit._take_part()
         part = replace(part, model=part.model.weigh(shared))
         trials = part._try_starts(*(replace(shared, offset=level) for level in levels))
-        return fit._go_on_from(min(trials, key=FrameFit.price), part, rows)
+        return fit._go_on_from(min(trials, key=FrameFit._price), part, rows)
 
     @property
     def imaging(self) -> Imaging:
@@ -179,7 +179,7 @@ class FrameFit:
         return free, alone * np.median(np.sqrt((crowded**2).mean(axis=1)) / alone[some])
 
     def fit(self, rounds: int = 1, shared: bool = True) -> "FrameFit":
-        """The fit after more rounds; each fits what is shared, then each particle's own parameters.
+        """The fit after more rounds; each fits what is shared and each particle's own parameters, together.
 
         Without ``shared``, what is shared is held, the usual size and depth included.
         """
@@ -200,7 +200,7 @@ class FrameFit:
         """
         part, rows = self._take_part()
         softest = replace(self.imaging, soft=SOFTS[-1])  # the same pixels count for all
-        part = replace(part._weigh(), model=part._weigh().model.weigh(softest))
+        part = replace(part, model=part.model.weigh(softest))
         trials = part._try_starts(*(self._soften(soft) for soft in SOFTS))
         kinds = list(itertools.product(SOLIDS, (False, True)))
         for _ in range(SEARCH_ROUNDS):
@@ -208,13 +208,13 @@ class FrameFit:
             noise = min(trial.unexplained() for trial in trials)
             trials = [replace(trial, model=replace(trial.model, noise=noise)) for trial in trials]
             alike = [[t for t in trials if (t.solid, t.imaging.soft > 0) == kind] for kind in kinds]
-            best = [min(some, key=FrameFit.price) for some in alike if some]
-            limit = HOPEFUL * min(trial.price() for trial in best)
-            hopeful = [trial._know_usual() for trial in best if trial.price() <= limit]
+            best = [min(some, key=FrameFit._price) for some in alike if some]
+            limit = HOPEFUL * min(trial._price() for trial in best)
+            hopeful = [trial._know_usual() for trial in best if trial._price() <= limit]
             trials = [trial._fit_round(SEARCH_STEPS, trial._free()) for trial in hopeful]
-        return self._go_on_from(min(trials, key=FrameFit.price), part, rows)
+        return self._go_on_from(min(trials, key=FrameFit._price), part, rows)
 
-    def price(self) -> float:
+    def _price(self) -> float:
         """How badly the frame is explained, in squared residuals, and with how many means."""
         soft, bent = self.imaging.soft, (self.imaging.exponent - self.solid) / SOLID_STD
         cost = self.model.cost(self.predicted) + bent**2
@@ -252,7 +252,7 @@ class FrameFit:
 
     def _fit_round(self, steps: int, free: Sequence[int]) -> "FrameFit":
         """The fit after steps of the particles and of those of `SHARED` that are ``free``."""
-        predicted, prior, _ = fit_jointly(self.model, self.predicted, self.prior, steps, self.solid, free)
+        predicted, prior = fit_jointly(self.model, self.predicted, self.prior, steps, self.solid, free)
         model = self.model.widen(predicted.imaging).place(predicted.theta)
         return replace(self, model=model, predicted=model.render(predicted.theta, predicted.imaging), prior=prior)
 

@@ -1,13 +1,14 @@
 """Gauss-Newton steps of all particles and what they share, together (chapter 7, "Particles")."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 from scipy import sparse
+from scipy.linalg import cho_solve_banded, cholesky_banded
 from scipy.optimize import lsq_linear
-from scipy.sparse.linalg import splu
+from scipy.sparse.csgraph import reverse_cuthill_mckee
 
 from .image_model import ImageModel, Prediction
 from .particle_prior import ParticlePrior
@@ -18,6 +19,7 @@ from .profile_and_blur import IMAGING, SHARED
 GENTLE, FIRM, HARDER, SOFTER = 1e-3, 0.03, 30, 5  # first; at least after a failure; times this; over this after success
 TRIALS = 5  # of one step, each damped more
 TOLERANCE = 1e-4  # of the cost; steps that gain less are the last
+SLIGHT = 1e-6  # damping where none is due: keeps the matrix positive in spite of rounding
 TINY = 1e-12  # of the largest curvature
 AT_BOUND = 1e-3  # of a parameter's range
 SOLID_STD = 0.03  # one sigma, how far the exponent of particles may lie from that of a common solid
@@ -28,14 +30,14 @@ EVERYTHING = tuple(range(len(SHARED)))
 class NormalEquations:
     """Least squares for a step of particles' own parameters and of what they share, about a prediction.
 
-    The normal matrix of the particles is sparse, as only neighbours overlap. It is factorized, and what is shared
+    The normal matrix of the particles is nearly empty, as only neighbours overlap. It is factorized, and what is shared
     follows from the Schur complement.
     """
 
     def __init__(self, model: ImageModel, predicted: Prediction, prior: ParticlePrior, solid: float, free):
         self.predicted, self.prior, self.free = predicted, prior, list(free)
         jacobian, columns = model.linearise(predicted) if self.free else (model.jacobian(predicted), None)
-        rows = jacobian.matrix()
+        rows = jacobian.matrix().astype(float)
         self.own, self.regular = rows @ rows.T, prior.matrix()
         self.blocks = jacobian.blocks()
         gradient = jacobian.gradient + prior.gradient(predicted.theta)
@@ -47,17 +49,32 @@ class NormalEquations:
             self.shared_gradient = columns.T @ model.residual(predicted.image).numpy().ravel().astype(float)
             self.shared_gradient[EXPONENT] += (solid - predicted.imaging.exponent) / SOLID_STD**2
 
-    def _factorize(self, damping: float = 0.0):
-        """The sparse factors of the particles' normal matrix."""
-        matrix = self.own + damping * sparse.diags(self.own.diagonal()) + self.regular
-        return splu(matrix.tocsc(), permc_spec="MMD_AT_PLUS_A", options={"SymmetricMode": True})
+    def _factorize(self, damping: float) -> Callable[[np.ndarray], np.ndarray]:
+        """A function that solves the particles' normal equations.
+
+        Ordered so that neighbours are near to each other, the matrix is a band.
+        """
+        matrix = (self.own + damping * sparse.diags(self.own.diagonal()) + self.regular).tocsr()
+        order = reverse_cuthill_mckee(matrix, symmetric_mode=True)
+        entries = matrix[order][:, order].tocoo()
+        below = entries.row - entries.col
+        bands = np.zeros((below.max() + 1, len(order)))
+        bands[below[below >= 0], entries.col[below >= 0]] = entries.data[below >= 0]
+        factor = cholesky_banded(bands, lower=True)
+
+        def solve(wanted: np.ndarray) -> np.ndarray:
+            found = np.empty_like(wanted)
+            found[order] = cho_solve_banded((factor, True), wanted[order])
+            return found
+
+        return solve
 
     def solve(self, damping: float, greatest_offset: float) -> tuple[np.ndarray, np.ndarray]:
         """Steps (n, 4) of the particles, beside their mean, and of `SHARED`; what is shared stays within its bounds."""
-        factors = self._factorize(damping)
-        step, shared = factors.solve(self.gradient), np.zeros(len(SHARED))
+        solve = self._factorize(damping)
+        step, shared = solve(self.gradient), np.zeros(len(SHARED))
         if self.free:
-            answers = factors.solve(np.ascontiguousarray(self.mixed))
+            answers = solve(self.mixed)
             here = np.ix_(self.free, self.free)
             complement = (self.shared + np.diag(damping * np.diag(self.shared) + self.steady))[here]
             complement -= self.mixed.T @ answers
@@ -83,7 +100,7 @@ class NormalEquations:
 
         What is shared may lie anywhere within its bounds; what lies at a bound is taken to be there.
         """
-        answers = self._factorize().solve(np.ascontiguousarray(self.mixed))
+        answers = self._factorize(SLIGHT)(self.mixed)
         range_of = np.array([p.upper - p.lower if p in IMAGING else np.inf for p in SHARED])
         bounds = self._bounds(np.inf)
         loose = np.flatnonzero(np.abs(bounds).min(axis=1) > AT_BOUND * np.minimum(range_of, 1.0))

@@ -596,7 +596,7 @@ print(f"claimed {claimed.mean():.4f} px, observed {np.std(found - [12.4, 11.7]):
 # soft the outline is (below); how much longer particles are in one direction; the blur $K$, made of a disk (defocus), a Gaussian and a camera's long tail,
 # with a {term}`coma` that makes one side's edge sharper than the other's; the counts $I_0$ without light; and a
 # background $B$ of smooth splines. The steps are those of the fit of one spot. Only the matrix is larger. It is nearly
-# empty, since distant particles do not overlap, so it is factorized in no time. What all particles share has a full
+# empty, since distant particles do not overlap, so it is factorized quickly. What all particles share has a full
 # column each; the particles are eliminated first (the Schur complement is what is left), and one step moves both. To fit
 # them in turn would be slow: a wider blur with smaller particles looks nearly the same, and each would wait for the other.
 #
@@ -739,8 +739,8 @@ plt.show()
 # %% [markdown]
 # A site under a particle of the other layer is harder: one particle or two? If one of two is missing in the model,
 # the other moves between them and explains both. If there is only one, two particles that share its darkness explain it
-# as well. `settle_overlaps` fits the other answer, for all such places at once, and compares it with what stands. Where two particles nearly
-# coincide, the frame shows no outlines, only that the place is twice as dark; so the sizes and depths of both answers are
+# as well. `settle_overlaps` fits the other answer, for places far apart at once, and compares it with what stands. Where
+# two particles nearly coincide, the frame shows no outlines, only that the place is twice as dark; so the sizes and depths of both answers are
 # compared with the usual ones, taken before the test. `find` makes the same comparison for a whole frame. Where two
 # lattices are nearly alike, it fits one layer and two. It takes two only if one layer leaves a much larger residual, or
 # needs nearly as many particles. In a movie the frames that the blur is learnt from decide.

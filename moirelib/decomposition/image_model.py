@@ -27,7 +27,6 @@ FAINT = 1e-2  # of a derivative's largest value; smaller ones are left out of sp
 # Light that the particles are seen against.
 KNOTS = 2.0  # diameters between the background's knots: wider than a particle, narrower than clouds
 BENDING = 3e-4  # of a spline's squares without particles: determines the background where particles are opaque
-
 TINY = 1e-9  # of the same, so that a frame of which nothing counts has a background
 
 # First look at a frame.

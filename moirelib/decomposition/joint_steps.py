@@ -138,7 +138,7 @@ def fit_jointly(
         cost = model.cost(some) + usual.cost(some.theta)
         return cost + (((some.imaging.exponent - solid) / SOLID_STD) ** 2 if free else 0.0)
 
-    damping, cost = GENTLE, cost_of(predicted, prior)
+    damping, used, cost = GENTLE, GENTLE, cost_of(predicted, prior)
     for _ in range(steps):
         model = model.widen(predicted.imaging)
         equations = NormalEquations(model, predicted, prior, solid, free)
@@ -149,13 +149,12 @@ def fit_jointly(
                 break
             damping = max(damping * HARDER, FIRM)
         else:
-            prior = replace(prior, variance=equations.variance(damping))
             break
-        predicted, prior, damping = trial, replace(usual, variance=equations.variance(damping)), damping / SOFTER
+        predicted, prior, used, damping = trial, usual, damping, damping / SOFTER
         converged, cost = cost - trial_cost < TOLERANCE * cost, trial_cost
         if converged:
             break
-    return predicted, prior
+    return predicted, replace(prior, variance=equations.variance(used))
 
 
 def move(model: ImageModel, equations: NormalEquations, damping: float) -> tuple[Prediction, ParticlePrior]:

@@ -13,6 +13,7 @@ from scipy.signal import fftconvolve
 from moirelib.crystal import hexagonal_lattice, rows_of_three
 from moirelib.decomposition import FrameFit, Imaging
 from moirelib.decomposition.image_model import ImageModel
+from moirelib.decomposition.particle_prior import ParticlePrior
 from moirelib.decomposition.profile_and_blur import IMAGING, SHARED
 from moirelib.decomposition.soft_thickness import half_depth, soften
 
@@ -366,3 +367,15 @@ def test_the_border_that_does_not_count_is_held_while_the_blur_is_fitted(monkeyp
     assert near.imaging.blur < 0.15
     assert len(counted) > 5
     assert len(set(counted)) == 1
+
+
+@pytest.mark.parametrize(("pairs", "alone", "usual"), [(100, 30, 1.0), (10, 40, 2.0)])
+def test_neither_two_taken_for_one_nor_one_for_two_are_the_usual_ones(pairs, alone, usual):
+    # Those of pairs have an optical depth of 1, those alone of 2; fewer pairs are one each, more of those alone are two.
+    places = 3 * D * np.stack(np.unravel_index(np.arange(pairs + alone), (12, 12)), axis=1)
+    yx = np.concatenate([places, places[:pairs] + [0.0, 0.3 * D]])
+    depth = np.where(np.arange(len(yx)) < pairs, 1.0, 2.0)
+    depth[pairs + alone :] = 1.0
+    theta = torch.tensor(np.column_stack([yx, np.full(len(yx), np.log(D)), np.log(depth)]), dtype=torch.float32)
+    prior = ParticlePrior(theta[:, :2].clone(), D, torch.zeros(2), torch.ones(4))
+    assert prior.with_population(theta).usual.exp().numpy() == pytest.approx([D, usual])

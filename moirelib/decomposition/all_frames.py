@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from threadpoolctl import threadpool_limits
 
 from ..data import weights_path
 from ..movies.movie import Movie
@@ -70,12 +71,15 @@ class FrameJob:
 
 
 load_model = lru_cache(maxsize=2)(load_weights)  # the networks, read once in every process
+#: Linear algebra on one thread: on several, sums are taken in another order, and last digits differ.
+one_thread = partial(threadpool_limits, 1, user_api="blas")
 
 
 def run_alone(job: FrameJob, image: np.ndarray) -> Found:
     """Run a job on one thread, as one of several side by side: the result does not depend on how many these are."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    one_thread()  # for the whole process, a Dask worker's too; `start_workers` undoes it in this one
     try:
         return job.run(image)
     finally:
@@ -90,6 +94,7 @@ def start_workers(scheduler: str | None) -> Iterator[Callable]:
     workers, which need moirelib and the weights' file.
     """
     with contextlib.ExitStack() as close:
+        close.enter_context(one_thread())
         count = torch.get_num_threads()
         close.callback(torch.set_num_threads, count)
         if scheduler is None:
@@ -164,7 +169,8 @@ def find_in_all_frames(movie: Movie, job: FrameJob, results: FrameResults, sched
     if len(movie) == 1:
         if not results.has(names[0]):
             _, image, corner = find_image(movie, 0)
-            results.put(names[0], replace(job, corner=corner).run(image))
+            with one_thread():
+                results.put(names[0], replace(job, corner=corner).run(image))
         return FoundInFrames.join(map(results.get, names))
     look = {"total": len(movie), "disable": not progress, "desc": "decompose", "unit": "frame"}
     particles = sum(finished)

@@ -14,7 +14,7 @@ from .profile_and_blur import DEPTH, DIAMETER
 MAD_TO_STD = 1.48  # standard deviation / median of |x|, of a Gaussian; 1.4826, rounded
 FARTHEST_MOVE = 0.5  # diameters that the fit may move a particle
 OVERLAPS_NONE = 0.85  # diameters to the nearest other particle from which on one overlaps none
-ENOUGH_ALONE = 20  # particles for a median that is known to a quarter of their spread
+MANY_ALONE = 1 / 3  # of the particles; in two layers nearly upon each other a few are alone: two taken for one
 #: Least and greatest spread of log diameter and log depth: particles of one frame are neither equal nor arbitrary.
 LEAST_SPREAD, GREATEST_SPREAD = (0.01, 0.02), (0.12, 0.6)
 #: Neighbours in a row of three, and their weights in the second difference that is 0 in a straight, even row.
@@ -40,12 +40,12 @@ class ParticlePrior:
     def with_population(self, theta: torch.Tensor) -> "ParticlePrior":
         """Sizes and depths as usual among these particles (n, 4).
 
-        Particles that overlap no other count, if there are enough: one that was taken for two must not count twice.
+        Particles that overlap no other count, if they are many: one that was taken for two must not count twice.
         The spread is of what was fitted, and what the last step left open adds to it (expectation maximisation).
         """
         yx = theta[:, :2].numpy()
         alone = torch.from_numpy(cKDTree(yx).query(yx, k=2)[0][:, 1] > OVERLAPS_NONE * self.diameter)
-        if alone.sum() < ENOUGH_ALONE:
+        if alone.float().mean() < MANY_ALONE:
             alone = torch.ones_like(alone)
         middle = theta[alone, 2:].median(dim=0).values
         if not len(self.variance):

@@ -742,8 +742,9 @@ plt.show()
 # as well. `settle_overlaps` fits the other answer, for places far apart at once, and compares it with what stands. Where
 # two particles nearly coincide, the frame shows no outlines, only that the place is twice as dark; so the sizes and depths of both answers are
 # compared with the usual ones, taken before the test. `find` makes the same comparison for a whole frame. Where two
-# lattices are nearly alike, it fits one layer and two. It takes two only if one layer leaves a much larger residual, or
-# needs nearly as many particles. In a movie the frames that the blur is learnt from decide.
+# lattices are nearly alike, it fits one layer and two. It takes two only if every further particle explains more than
+# its four parameters explain by chance, by the criterion of the next section. In a movie the frames that the blur is
+# learnt from decide.
 #
 # ## One particle or two, before any lattice
 #
@@ -1263,9 +1264,8 @@ print(pd.concat(rows).groupby("overlapped")["claim"].describe()[["count", "50%"]
 #   frame. Where it sees three, a U-Net with three channels finds the particles, and three layers are fitted as well; they
 #   are taken only if they explain the frame better.
 # - **Tilted columns of a single layer** look like two layers slightly shifted. Where two lattices are that similar, the
-#   frame is fitted with one layer and with two. The answer is one layer if most particles were found twice and a second
-#   layer explains little more. So two real layers that coincide over the whole field may be reported as one, most of all
-#   at low doses.
+#   frame is fitted with one layer and with two. The answer is one layer if a second one does not pay for its particles.
+#   So two real layers that coincide over the whole field may be reported as one, most of all at low doses.
 # - **Error bars do not include mistakes of the model**: strongly defocused particles with fringes, cubes or triangles,
 #   and particles at the border are also fitted with an ellipse's profile.
 # - **A search range above half the spacing** lets tracks jump to neighbours, most of all across dropped frames.

@@ -11,49 +11,53 @@ from drawn_frames import square_of_points
 from moirelib.crystal import Lattice
 from moirelib.decomposition import Hypothesis, Imaging, SharedByFrames, choose_hypothesis, layer_count
 
+PRICE = 9.5  # nats, of a particle at working sampling
+
+
+def fitted(unexplained):
+    """A fit that leaves so many nats of the frame unexplained."""
+    gain = lambda other: other.unexplained - unexplained  # noqa: E731
+    return SimpleNamespace(unexplained=unexplained, particle_price=PRICE, gain_over=gain)
+
 
 @pytest.mark.parametrize(
-    ("fewer", "left", "one_layer"),
+    ("one", "two", "gain", "one_layer"),
     [
-        (0.517, 1.422, True),  # a part of the real frame of one layer
-        (0.548, 0.983, True),  # others
-        (0.725, 0.996, True),
-        (0.736, 0.880, True),
-        (0.761, 0.969, True),
-        (0.711, 1.653, False),  # two simulated layers at twists of 1 to 3°
-        (0.742, 1.197, False),
-        (0.832, 1.154, False),
-        (0.929, 1.164, False),
-        (0.853, 1.0, False),  # two, at a spacing misfit of 7 %
+        (456, 691, 1091.0, True),  # the real frame of one layer, whose long particles are found twice
+        (456, 685, 818.0, True),
+        (1266, 1882, 13182.0, False),  # two simulated layers at a twist under 2.5°, noisy
+        (100, 99, -5.0, False),  # fewer particles, that explain hardly less
     ],
 )
-def test_one_layer_of_long_particles_is_told_from_two_layers(fewer, left, one_layer):
-    # Particles and unexplained variation of fits with one layer over those with two, as measured.
-    one, two = (
-        Hypothesis(k, SimpleNamespace(unexplained=lambda rest=rest: rest), pd.DataFrame(index=range(n)), [])
-        for k, n, rest in ((1, round(1000 * fewer), left), (2, 1000, 1.0))
+def test_one_layer_of_long_particles_is_told_from_two_layers(one, two, gain, one_layer):
+    # Particles of fits with one layer and with two, and by how much the second explains the frame better, as measured.
+    fewer, more = (
+        Hypothesis(k, fitted(left), pd.DataFrame(index=range(n)), []) for k, n, left in ((1, one, gain), (2, two, 0.0))
     )
-    assert one.is_enough(two) is one_layer
+    assert fewer.is_enough(more) is one_layer
 
 
 def layers_at(angles, unexplained, found=0.0):
-    """Layers upon each other, one for each angle; of the upper ones only the share ``found`` of the particles."""
+    """Layers upon each other, one for each angle; of the upper ones only the share ``found`` of the particles.
+
+    The fit leaves ``unexplained`` nats for each particle of a whole layer.
+    """
     tables = [pd.DataFrame(square_of_points(angle=angle), columns=["y", "x"]) for angle in angles]
+    whole = len(tables[0])
     tables = [table if k == 0 else table.iloc[: int(found * len(table))] for k, table in enumerate(tables)]
     particles = pd.concat([table.assign(layer=k) for k, table in enumerate(tables, start=1)], ignore_index=True)
     lattices = [[Lattice(16.0, angle)] for angle in angles]
-    fit = SimpleNamespace(unexplained=lambda: unexplained)
-    return Hypothesis(len(angles), fit, particles, lattices)
+    return Hypothesis(len(angles), fitted(whole * unexplained), particles, lattices)
 
 
 @pytest.mark.parametrize(
     ("angles", "shares", "unexplained", "layers"),
     [
-        ([7.0], [0.0], [1.0], 1),  # nothing to choose between
-        ([7.0, 8.0], [0.0, 1.0], [1.9, 1.0], 2),  # one layer leaves nearly twice as much of the frame
-        ([7.0, 8.0], [0.0, 0.9], [1.2, 1.0], 1),  # one layer needs half the particles and leaves hardly more
-        ([7.0, 8.0, 9.0], [0.0, 1.0, 1.0], [3.2, 1.9, 1.0], 3),  # each layer explains clearly more
-        ([7.0, 8.0, 9.0], [0.0, 1.0, 0.8], [1.9, 1.0, 1.0], 2),  # the third explains nothing
+        ([7.0], [0.0], [0.0], 1),  # nothing to choose between
+        ([7.0, 8.0], [0.0, 1.0], [20.0, 0.0], 2),  # the second layer explains clearly more
+        ([7.0, 8.0], [0.0, 0.9], [5.0, 0.0], 1),  # one layer needs half the particles and leaves hardly more
+        ([7.0, 8.0, 9.0], [0.0, 1.0, 1.0], [40.0, 20.0, 0.0], 3),  # each layer explains clearly more
+        ([7.0, 8.0, 9.0], [0.0, 1.0, 0.8], [20.0, 0.0, 0.0], 2),  # the third explains nothing
     ],
 )
 def test_the_fewest_layers_that_explain_the_frame_are_chosen(angles, shares, unexplained, layers):
@@ -65,27 +69,27 @@ def test_the_fewest_layers_that_explain_the_frame_are_chosen(angles, shares, une
 
 def test_a_second_layer_that_is_not_alike_is_no_alternative_to_one():
     # In general position its lattice would have shown; here it is an artefact of asking for two.
-    one, two = layers_at([7.0], 1.9), layers_at([7.0, 25.0], 1.0, found=1.0)
+    one, two = layers_at([7.0], 20.0), layers_at([7.0, 25.0], 0.0, found=1.0)
     assert choose_hypothesis([two, one]) is one
 
 
 @pytest.mark.parametrize(
     ("angle", "unexplained", "found", "layers"),
     [
-        (25.0, 1.9, 1.0, 2),  # one layer leaves nearly twice as much of the frame
-        (25.0, 1.0, 0.6, 1),  # one layer leaves no more
-        (8.0, 1.9, 1.0, 1),  # layers nearly alike are judged by their lattices
-        (25.0, 1.9, 0.0, 1),  # the cut found a single layer
+        (25.0, 20.0, 1.0, 2),  # the second layer explains clearly more
+        (25.0, 0.0, 0.6, 1),  # one layer explains as much
+        (8.0, 20.0, 1.0, 1),  # layers nearly alike are judged by their lattices
+        (25.0, 20.0, 0.0, 1),  # the cut found a single layer
     ],
 )
 def test_unlike_layers_are_chosen_where_they_explain_more(angle, unexplained, found, layers):
-    one, two = layers_at([7.0], unexplained), replace(layers_at([7.0, angle], 1.0, found), by_points=True)
+    one, two = layers_at([7.0], unexplained), replace(layers_at([7.0, angle], 0.0, found), by_points=True)
     assert choose_hypothesis([one, two]).found == layers
 
 
 @pytest.mark.parametrize("found", [0.0, 0.6])
 def test_the_number_that_is_given_needs_no_evidence(found):
-    one, two = layers_at([7.0], 1.0), replace(layers_at([7.0, 8.0], 1.0, found), by_points=True)
+    one, two = layers_at([7.0], 0.0), replace(layers_at([7.0, 8.0], 0.0, found), by_points=True)
     asked = replace(one, asked=2)
     assert choose_hypothesis([asked, two], given=2) is (two if found else asked)
     assert choose_hypothesis([one, two]) is one
@@ -97,7 +101,7 @@ def tried(monkeypatch):
 
     def fit(frame, detections, diameter, asked, like, by_points=False):
         fitted.append("by points" if by_points else asked)
-        return replace(layers_at([7.0, 30.0] if by_points else [7.0], 1.0, found=1.0), asked=asked)
+        return replace(layers_at([7.0, 30.0] if by_points else [7.0], 0.0, found=1.0), asked=asked)
 
     fitted = []
     monkeypatch.setattr(layer_count, "fit_hypothesis", fit)

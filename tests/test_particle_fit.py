@@ -371,7 +371,7 @@ def test_the_border_that_does_not_count_is_held_while_the_blur_is_fitted(monkeyp
 
 @pytest.mark.parametrize(("pairs", "alone", "usual"), [(100, 30, 1.0), (10, 40, 2.0)])
 def test_neither_two_taken_for_one_nor_one_for_two_are_the_usual_ones(pairs, alone, usual):
-    # Those of pairs have an optical depth of 1, those alone of 2; fewer pairs are one each, more of those alone are two.
+    # Those of pairs have an optical depth of 1, those alone of 2.
     places = 3 * D * np.stack(np.unravel_index(np.arange(pairs + alone), (12, 12)), axis=1)
     yx = np.concatenate([places, places[:pairs] + [0.0, 0.3 * D]])
     depth = np.where(np.arange(len(yx)) < pairs, 1.0, 2.0)

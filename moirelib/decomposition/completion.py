@@ -256,20 +256,18 @@ def split_particles(fit: FrameFit, particles: pd.DataFrame) -> tuple[FrameFit, p
     """Decide between one particle and two wherever one takes clearly more light than usual; no lattice is asked.
 
     Both answers are fitted to the frame, as in `settle_overlaps`; particles beside them that are not needed go. The
-    second one has four parameters, which must pay for themselves (Schwarz, Ann. Stat. 6, 461, 1978); scanning
-    transmission microscopy counts overlapping columns by such a rule (Fatermans et al., Phys. Rev. Lett. 121, 056101,
-    2018). Takes the fit and its particles, row by row; ``shown`` marks the two of each that was split.
+    second one must pay for its parameters (`FrameFit.particle_price`). Takes the fit and its particles, row by row;
+    ``shown`` marks the two of each that was split.
     """
     s, spread, kept = SETTINGS, fit.prior.greatest, np.empty((0, 2))
     fit, reach = fit.with_spread(spread_below(fit.table(particles))), s.rivals * fit.model.diameter
-    price = 0.5 * len(OWN) * np.log(np.pi / 4 * fit.model.diameter**2)  # a particle's pixels are what its data are
     for _ in range(s.split_rounds):
         table, usual = fit.table(particles), np.exp(fit.prior.usual.numpy())
         yx, volume = table[["y", "x"]].to_numpy(), table["depth"] / usual[1] * (table["diameter"] / usual[0]) ** 2
         asked_before = cKDTree(kept).query(yx)[0] < s.found_overlap * fit.model.diameter  # infinite if none
         large = np.flatnonzero((volume > s.large) & ~asked_before)
         gain, halves = try_halves(fit, table, large)
-        two = gain > price
+        two = gain > fit.particle_price
         if not two.any():
             break
         kept = np.concatenate([kept, yx[large[~two]]])

@@ -40,12 +40,6 @@ class LayerCountRules:
     alike_misfit: float = 0.08  # S; difference of the spacings' logarithms
     alike_distance: float = 0.5  # S; spacings; median distance from a particle to the nearest of the other layer
 
-    # Fewer layers are enough if they have less than this share of the particles and leave less than this times as much
-    # of the frame unexplained. Measured: in parts of the real frame of one layer, 0.5 to 0.55 as many particles leave
-    # 1.0 to 1.4 times as much, and 0.7 to 0.77 as many 0.9 to 1.0 times. In simulated frames of two layers at twists of
-    # 1 to 3°, 0.7 to 0.95 as many leave 1.15 to 1.95 times as much.
-    enough: tuple[tuple[float, float], ...] = ((0.7, 1.45), (0.8, 1.07), (1.0, 1.0))  # R and S; any pair
-
 
 RULES = LayerCountRules()
 
@@ -78,12 +72,12 @@ class Hypothesis:
         return False
 
     def is_enough(self, more: "Hypothesis") -> bool:
-        """Whether it explains the frame as well as one with more layers does.
+        """Whether it explains the frame as well as one with more particles, each of which must pay for its parameters.
 
         Then the particles are long one way and many were found twice. Otherwise two layers lie nearly upon each other.
         """
-        share, left = len(self.particles) / len(more.particles), self.fit.unexplained() / more.fit.unexplained()
-        return any(share < most and left < limit for most, limit in RULES.enough)
+        further = len(more.particles) - len(self.particles)
+        return more.fit.gain_over(self.fit) < more.fit.particle_price * further
 
 
 def choose_hypothesis(hypotheses: list[Hypothesis], given: int | None = None) -> Hypothesis:

@@ -176,7 +176,8 @@ print(f"and by a particle of the other layer as well: {np.mean(other > 127):.1%}
 # particle that only the fit found, it is the probability that the particle exists. {term}`Layer confidence <layer
 # confidence>` (`layer_confidence`) is the probability that the layer is right: 0.5 is a guess. `particle` is the number
 # of the {term}`track`, -1 for a particle that was seen only once. `other_layer` is 0 but in regions that can be named two
-# ways as a whole: there it is the layer of the second naming ({doc}`chapter 7 <07_particles>`).
+# ways as a whole: there it is the layer of the second naming ({doc}`chapter 7 <07_particles>`). `aspect_ratio` is a
+# particle's long axis over its short one, and `orientation_deg` the long axis' direction, from x towards y.
 
 # %%
 result.particles.round(2).sample(5, random_state=0)

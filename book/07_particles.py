@@ -662,6 +662,11 @@ plt.show()
 # with sizes that were measured at half height in an image. Where a soft outline explains the frame hardly better than a
 # blur, the sharp one is taken.
 #
+# Last, each particle becomes an ellipse of its own (`FrameFit.with_shapes`): `aspect_ratio` and `orientation_deg`, with
+# errors. How far they may differ from each other is learned from them, as their sizes are. Nearly round ones have no
+# direction: `orientation_std_deg` is large then. Positions and diameters are those of ellipses only where these explain
+# the frame better by more than two more parameters each do by chance; round particles are better located as round ones.
+#
 # The residual is in units of σ. This σ is not the pixel noise but the residual's own scatter over a third of a
 # particle. It is larger where the camera correlates neighbouring pixels, and where the model misses something.
 # `FrameFit.result` computes the error bars from the same σ and $(J^\top J)^{-1}$; they include the uncertainty of the

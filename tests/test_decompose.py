@@ -342,6 +342,7 @@ def found_in_frame(lattice_shown):
         tables.append(pd.DataFrame({"layer": layer, "grain": layer - 1, "y": points[:, 0], "x": points[:, 1]}))
     table = pd.concat(tables, ignore_index=True).assign(layer_confidence=0.9, score=0.9, diameter=16.0, opacity=0.5)
     table = table.assign(other_layer=0, **dict.fromkeys(["y_std", "x_std", "diameter_std"], 0.1))
+    table = table.assign(aspect_ratio=1.0, aspect_ratio_std=0.01, orientation_deg=0.0, orientation_std_deg=45.0)
     table = table.assign(**{f"{name}_likeliest": table[name] for name in ("y", "x", "diameter", "y_std", "x_std")})
     lattices = [
         [Lattice(24.0, angle)] if shown else [] for angle, shown in zip((5.0, 15.0), lattice_shown, strict=True)

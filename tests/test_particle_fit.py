@@ -209,11 +209,11 @@ def test_jacobian_is_the_derivative_of_the_frame(soft):
     table = pd.DataFrame(points, columns=["y", "x"]).assign(diameter=12.3, depth=1.1)
     imaging = Imaging(0.3, soft, 0.15, 0.5, 0.0, 0.0, -0.3, 0.2, 0.15, -0.1)
     frame = rendered(table, imaging, np.random.default_rng(1))
-    fit = FrameFit.start(frame, table, D, imaging)
+    fit = FrameFit.start(frame, table, D, imaging).with_shapes()
     fit = replace(fit, model=replace(fit.model, margin=4))
     background, bent = fit.predicted.background, fit.predicted.bent
     fit.model.background.fit = lambda *_: (background, bent)  # the derivatives are taken with the background held
-    for k, size in enumerate((1e-2, 1e-2, 1e-3, 1e-2)):
+    for k, size in enumerate((1e-2, 1e-2, 1e-3, 1e-2, 1e-2, 1e-2)):
         step = fit.theta * 0
         step[:, k] = size
         change = fit.residual - fit.model.residual(fit.model.render(fit.theta + step, imaging).image)
@@ -227,10 +227,11 @@ def test_the_gradient_is_the_costs_own_background_and_border_included(imaging):
     points = square_of_points(spacing=14.0, rng=rng)
     table = pd.DataFrame(points, columns=["y", "x"]).assign(diameter=11.5, depth=1.5)
     model = ImageModel.look_at(rendered(table, Imaging(0.3), rng), D)
-    theta = torch.from_numpy(table.assign(diameter=np.log(12.0), depth=np.log(1.0)).to_numpy(np.float32))
+    start = table.assign(diameter=np.log(12.0), depth=np.log(1.0), long_y=0.1, long_diagonal=-0.05)
+    theta = torch.from_numpy(start.to_numpy(np.float32))
     model = model.place(theta).weigh(imaging)
     gradient = model.jacobian(model.render(theta, imaging)).gradient
-    for k, size in enumerate((0.02, 0.02, 0.005, 0.005)):
+    for k, size in enumerate((0.02, 0.02, 0.005, 0.005, 0.005, 0.005)):
         expected = []
         for i in range(0, len(theta), 9):
             step = torch.zeros_like(theta)
@@ -379,3 +380,35 @@ def test_neither_two_taken_for_one_nor_one_for_two_are_the_usual_ones(pairs, alo
     theta = torch.tensor(np.column_stack([yx, np.full(len(yx), np.log(D)), np.log(depth)]), dtype=torch.float32)
     prior = ParticlePrior(theta[:, :2].clone(), D, torch.zeros(2), torch.ones(4))
     assert prior.with_population(theta).usual.exp().numpy() == pytest.approx([D, usual])
+
+
+def draw_ellipses(rng, ratio, depth=1.0, fine=5):
+    """A frame of elliptic plates, turned at random; their centres (n, 2), and degrees of turn from x towards y."""
+    points = square_of_points(spacing=20.0, rng=rng)
+    turn, (y, x), light = rng.uniform(0, 180, len(points)), (np.indices((160 * fine,) * 2) + 0.5) / fine - 0.5, 1.0
+    for (py, px), angle in zip(points, np.radians(turn), strict=True):
+        along = (x - px) * np.cos(angle) + (y - py) * np.sin(angle)
+        across = (y - py) * np.cos(angle) - (x - px) * np.sin(angle)
+        inside = along**2 / ratio + across**2 * ratio < (D / 2) ** 2
+        light = light * np.exp(-depth * inside)
+    light = np.reshape(light, (160, fine, 160, fine)).mean(axis=(1, 3))
+    return rng.poisson(400 * light).astype(float), points, turn
+
+
+def test_each_particle_has_an_aspect_ratio_and_a_direction_of_its_own():
+    frame, points, turn = draw_ellipses(np.random.default_rng(1), ratio=1.3)
+    table = pd.DataFrame(points, columns=["y", "x"])
+    found = FrameFit.start(frame, table, D).fit(1).with_shapes().fit(2).result(table)
+    assert found["aspect_ratio"].median() == pytest.approx(1.3, rel=0.02)
+    off = (found["orientation_deg"] - turn + 90) % 180 - 90
+    assert off.abs().median() < 2.0
+    assert 0.7 < (off / found["orientation_std_deg"]).std() < 1.3
+    assert found["diameter"].median() == pytest.approx(D, rel=0.02)
+
+
+def test_round_particles_come_out_round_within_their_errors():
+    frame, points, _ = draw_ellipses(np.random.default_rng(2), ratio=1.0)
+    table = pd.DataFrame(points, columns=["y", "x"])
+    found = FrameFit.start(frame, table, D).fit(1).with_shapes().fit(2).result(table)
+    assert found["aspect_ratio"].max() < 1.05
+    assert (found["aspect_ratio"] - 1 < 4 * found["aspect_ratio_std"]).all()

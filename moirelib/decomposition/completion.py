@@ -287,7 +287,7 @@ def spread_below(particles: pd.DataFrame) -> tuple[float, float]:
     """Spread of log diameter and log depth, one sigma, below their medians: two taken for one lie above."""
     logs = np.log(particles[["diameter", "depth"]].to_numpy())
     below = np.median(logs, axis=0) - np.quantile(logs, SETTINGS.sigma, axis=0)
-    diameter, depth = np.maximum(below, LEAST_SPREAD).tolist()
+    diameter, depth = np.maximum(below, LEAST_SPREAD[:2]).tolist()
     return diameter, depth
 
 

@@ -10,7 +10,7 @@ from ..crystal.lattice import Lattice
 from .layer_assignment import assign_layers
 from .layer_count import LayerCountRules, SharedByFrames, choose_hypothesis, propose_hypotheses
 from .network import locate
-from .particle_fit import FrameFit
+from .particle_fit import SHAPE, FrameFit
 from .profile_and_blur import Imaging
 
 LIKELIEST = ["y", "x", "diameter", "y_std", "x_std"]
@@ -62,7 +62,13 @@ def find(
     if len(best.particles) < LayerCountRules.fewest:
         return find_single_particles(frame, best.particles, diameter, shared)
     free = best.fit.with_particles(best.particles).fit(1)
-    particles = free.result(best.particles)
+    shaped = free.with_shapes().fit(2)
+    particles = shaped.result(best.particles)
+    # Two of six parameters make a shape; where shapes do not pay, particles are better located as round ones.
+    if shaped.gain_over(free) > free.particle_price / 2 * len(particles):
+        free = shaped
+    else:
+        particles = free.result(best.particles).join(particles[SHAPE])
     in_rows = free.with_particles(particles, in_rows=True).fit(1, shared=False)
     likeliest = in_rows.result(particles)[LIKELIEST].add_suffix("_likeliest")
     return Found(particles.join(likeliest), best.lattices, in_rows.imaging)

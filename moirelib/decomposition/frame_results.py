@@ -16,11 +16,12 @@ from pyarrow import parquet
 
 from ..crystal.lattice import Lattice
 from .frame import LIKELIEST, Found
+from .particle_fit import SHAPE
 from .profile_and_blur import Imaging
 
 #: Columns of `Found.particles` that are needed once all frames are computed.
 KEPT = ["layer", "layer_confidence", "other_layer", "score", "diameter_std", "diameter_half_depth", *LIKELIEST]
-KEPT += [f"{column}_likeliest" for column in LIKELIEST]
+KEPT += [f"{column}_likeliest" for column in LIKELIEST] + SHAPE
 SHOWN = ["frame", "y_nm", "x_nm", "diameter_nm"]  # for whoever looks at the files of a run that goes on
 
 

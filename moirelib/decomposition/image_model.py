@@ -11,11 +11,16 @@ from scipy.linalg import solveh_banded
 from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
 
-from .profile_and_blur import SHARED, Imaging, select
+from .profile_and_blur import SHARED, Imaging, select, stretch_matrix
 from .soft_thickness import EDGE, soften
 
 # Lengths "in diameters" are multiples of the expected diameter. Values without a source were set by hand. Literals from
 # 1e-6 down only guard divisions and logarithms.
+
+#: What a particle has of its own: position (px), logarithms of diameter (px) and optical depth at the centre; where
+#: shapes are fitted, also how much longer it is, along y and along the diagonal, than `Imaging` says.
+OWN = ("y", "x", "diameter", "depth", "long_y", "long_diagonal")
+ROUND = 4  # of these, without the last two
 
 # Grid of the model.
 FINE = 2  # samples of the transmission per pixel and axis
@@ -144,8 +149,8 @@ class Prediction(NamedTuple):
 class ImageModel:
     """Frame = offset + background × blur(product of transmissions), and its derivatives.
 
-    ``theta`` is (n, 4): y, x (px), log diameter (px), log optical depth. Nothing changes in place: `place` and
-    `weigh` return a model with other windows and other weights of the pixels.
+    ``theta`` is (n, k), the first k of `OWN`. Nothing changes in place: `place` and `weigh` return a model with other
+    windows and other weights of the pixels.
     """
 
     frame: torch.Tensor  # (y, x), in medians of the frame
@@ -236,7 +241,7 @@ class ImageModel:
     def depths(self, theta, imaging, slopes: bool = True):
         """In every window: offsets (px) as of round particles, squared relative distance, depth and its derivatives."""
         y, x = self._offsets(theta)
-        yy, yx, xx = imaging.stretch()
+        yy, yx, xx = stretch_of(theta, imaging)[..., None, None]
         along_y, along_x = yy * y + yx * x, yx * y + xx * x
         rho2 = (y * along_y + x * along_x) * (4 * torch.exp(-2 * theta[:, 2]))[:, None, None]
         depths = soft_profile(rho2, torch.exp(theta[:, 3])[:, None, None], imaging, slopes)
@@ -284,6 +289,8 @@ class ImageModel:
         inverse = -8 * torch.exp(-2 * theta[:, 2])[:, None, None]
         by_rho2 = through * by_rho2
         columns = [by_rho2 * inverse * y, by_rho2 * inverse * x, -2 * by_rho2 * rho2, through * by_depth]
+        if theta.shape[1] > ROUND:
+            columns += [by_rho2 * longer for longer in self._lengthen(theta, imaging).values()]
         changes = torch.stack(columns, dim=1)
         # Windows end where the blur carries next to no light, the gradient does not.
         asked = self._carry_back(predicted).flatten()[self.samples]
@@ -337,15 +344,21 @@ class ImageModel:
         theta, imaging = predicted.theta, predicted.imaging
         _, _, rho2, _, by_rho2, by_depth, by_exponent, by_soft = form
         changes = {"diameter": -2 * rho2 * by_rho2, "depth": by_depth, "exponent": by_exponent, "soft": by_soft}
-        y, x = self._offsets(theta)
-        scale = (4 * torch.exp(-2 * theta[:, 2]))[:, None, None]
-        for p in select("stretch"):
-            moved = replace(imaging, **{p.name: getattr(imaging, p.name) + p.step})
-            yy, yx, xx = np.subtract(moved.stretch(), imaging.stretch()) / p.step
-            changes[p.name] = by_rho2 * (y * (yy * y + 2 * yx * x) + xx * x * x) * scale
+        changes |= {name: by_rho2 * longer for name, longer in self._lengthen(theta, imaging).items()}
         t, total = predicted.transmission, torch.zeros(len(changes), self.fine_shape[0] * self.fine_shape[1])
         total.index_add_(1, self.samples.flatten(), torch.stack(list(changes.values())).flatten(1))
         return list(changes), torch.cat([t[None], -t * total.reshape(-1, *self.fine_shape)])
+
+    def _lengthen(self, theta, imaging) -> dict[str, torch.Tensor]:
+        """Derivatives of the squared relative distance, in every window, by how long particles are."""
+        y, x = self._offsets(theta)
+        scale, slopes = (4 * torch.exp(-2 * theta[:, 2]))[:, None, None], {}
+        for p in select("stretch"):
+            here = getattr(imaging, p.name)
+            moved = [stretch_of(theta, replace(imaging, **{p.name: here + s * p.step})) for s in (0.5, -0.5)]
+            yy, yx, xx = ((moved[0] - moved[1]) / p.step)[..., None, None]
+            slopes[p.name] = (y * (yy * y + 2 * yx * x) + xx * x * x) * scale
+        return slopes
 
     def block_noise(self, image, fitted: float = 0.0) -> float:
         """Standard deviation of the residual at the scale of a third of a particle, as of white noise per pixel.
@@ -358,6 +371,12 @@ class ImageModel:
         blocks = residual[:height, :width].reshape(height // b, b, -1, b).mean(axis=(1, 3))
         free = max(1 - fitted / blocks.size, LEAST_FREE)
         return max(float(b * blocks.std() / np.sqrt(free)), 1e-9)
+
+
+def stretch_of(theta: torch.Tensor, imaging: Imaging) -> torch.Tensor:
+    """Each particle's `stretch_matrix`, (3, n)."""
+    long = torch.tensor([imaging.long_y, imaging.long_diagonal]).expand(len(theta), 2)
+    return stretch_matrix(*(long + theta[:, ROUND:] if theta.shape[1] > ROUND else long).T)
 
 
 def pad_finely(shape, pad) -> tuple[int, int]:
@@ -380,9 +399,9 @@ def block_mean(x):
 
 
 class Jacobian:
-    """The sparse matrix of derivatives: (n, 4, pixels) windows and the flat pixels (n, pixels) they lie on.
+    """The sparse matrix of derivatives: (n, k, pixels) windows and the flat pixels (n, pixels) they lie on.
 
-    ``gradient`` (n, 4) points downhill: minus the derivatives of half the squared residuals.
+    ``gradient`` (n, k) points downhill: minus the derivatives of half the squared residuals.
     """
 
     def __init__(self, windows, index, shape, gradient):
@@ -390,11 +409,11 @@ class Jacobian:
         self.gradient = gradient
 
     def blocks(self):
-        """Each particle's own 4 × 4 block of the normal matrix."""
+        """Each particle's own k × k block of the normal matrix."""
         return self.windows @ self.windows.transpose(1, 2)
 
     def matrix(self) -> sparse.csr_matrix:
-        """All derivatives as one matrix (4 n, pixels of the frame)."""
+        """All derivatives as one matrix (k n, pixels of the frame)."""
         n, k, p = self.windows.shape
         index = np.repeat(self.index.numpy(), k, axis=0)
         seen = self.windows.abs() > FAINT * self.windows.abs().amax(dim=2, keepdim=True)
@@ -403,18 +422,18 @@ class Jacobian:
         return matrix
 
     def variances(self, yx, precision, reach, some=slice(None)) -> np.ndarray:
-        """Variances (m, 4) of some particles' parameters, their neighbours' left free and all others held.
+        """Variances (m, k) of some particles' parameters, their neighbours' left free and all others held.
 
-        ``precision`` (4 n, 4 n) is the prior's normal matrix.
+        ``precision`` (k n, k n) is the prior's normal matrix.
         """
-        matrix = self.matrix()
+        matrix, own = self.matrix(), self.windows.shape[1]
         normal = (matrix @ matrix.T + precision).tocsr()
         chosen = np.arange(len(yx))[some]
-        out = np.empty((len(chosen), 4))
+        out = np.empty((len(chosen), own))
         for k, (i, near) in enumerate(zip(chosen, cKDTree(yx).query_ball_point(yx[chosen], reach), strict=True)):
             near = np.array([i, *(j for j in near if j != i)])
-            index = (4 * near[:, None] + np.arange(4)).ravel()
-            out[k] = np.diag(np.linalg.inv(normal[index][:, index].toarray()))[:4]
+            index = (own * near[:, None] + np.arange(own)).ravel()
+            out[k] = np.diag(np.linalg.inv(normal[index][:, index].toarray()))[:own]
         return out
 
 

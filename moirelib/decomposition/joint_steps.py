@@ -10,7 +10,7 @@ from scipy.linalg import cho_solve_banded, cholesky_banded
 from scipy.optimize import lsq_linear
 from scipy.sparse.csgraph import reverse_cuthill_mckee
 
-from .image_model import ImageModel, Prediction
+from .image_model import OWN, ROUND, ImageModel, Prediction
 from .particle_prior import ParticlePrior
 from .profile_and_blur import IMAGING, SHARED
 
@@ -70,7 +70,7 @@ class NormalEquations:
         return solve
 
     def solve(self, damping: float, greatest_offset: float) -> tuple[np.ndarray, np.ndarray]:
-        """Steps (n, 4) of the particles, beside their mean, and of `SHARED`; what is shared stays within its bounds."""
+        """Steps (n, k) of the particles, beside their mean, and of `SHARED`; what is shared stays within its bounds."""
         solve = self._factorize(damping)
         step, shared = solve(self.gradient), np.zeros(len(SHARED))
         if self.free:
@@ -84,7 +84,7 @@ class NormalEquations:
             bounds = self._bounds(greatest_offset)[self.free].T
             shared[self.free] = lsq_linear(root[:, None] * axes.T, axes.T @ gradient / root, bounds).x
             step = step - answers @ shared[self.free]
-        return step.reshape(-1, 4), shared
+        return step.reshape(len(self.blocks), -1), shared
 
     def _bounds(self, greatest_offset) -> np.ndarray:
         """Least and greatest step of each of `SHARED`."""
@@ -96,7 +96,7 @@ class NormalEquations:
         return bounds + [-1e-9, 1e-9]  # not of no width
 
     def variance_by_shared(self) -> np.ndarray:
-        """Variances (n, 4) that particles' parameters have because what they share is not known exactly.
+        """Variances (n, k) that particles' parameters have because what they share is not known exactly.
 
         What is shared may lie anywhere within its bounds; what lies at a bound is taken to be there.
         """
@@ -105,14 +105,14 @@ class NormalEquations:
         bounds = self._bounds(np.inf)
         loose = np.flatnonzero(np.abs(bounds).min(axis=1) > AT_BOUND * np.minimum(range_of, 1.0))
         complement = (self.shared - self.mixed.T @ answers + np.diag(range_of**-2.0))[np.ix_(loose, loose)]
-        change = -answers.reshape(-1, 4, len(SHARED))
-        change[:, 2, 0] += 1  # the mean size and depth
-        change[:, 3, 1] += 1
+        change = -answers.reshape(*self.blocks.shape[:2], len(SHARED))
+        for k, name in enumerate(OWN[2 : self.blocks.shape[1]], start=2):  # particles' own are measured from the mean
+            change[:, k, [p.name for p in SHARED].index(name)] += 1
         change = change[:, :, loose]
         return np.einsum("nki,ij,nkj->nk", change, np.linalg.pinv(complement, hermitian=True), change)
 
     def variance(self, damping: float) -> torch.Tensor:
-        """Variances (n, 4) of each particle's parameters, all others held."""
+        """Variances (n, k) of each particle's parameters, all others held."""
         diagonal = self.prior.diagonal() + damping * self.blocks.diagonal(dim1=1, dim2=2)
         return torch.linalg.inv(self.blocks + torch.diag_embed(diagonal)).diagonal(dim1=1, dim2=2)
 
@@ -165,5 +165,5 @@ def move(model: ImageModel, equations: NormalEquations, damping: float) -> tuple
     mean = torch.tensor([named["diameter"], named["depth"]], dtype=torch.float32)
     prior = replace(prior, usual=prior.usual + mean)
     theta = predicted.theta + torch.from_numpy(step).float()
-    theta[:, 2:] += mean
+    theta[:, 2:ROUND] += mean
     return model.render(prior.bound(theta), predicted.imaging.add_step(named, model.darkest)), prior

@@ -13,9 +13,9 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
 
 from ..crystal.neighbours import layer_spacings, rows_of_three
-from .image_model import ImageModel, Jacobian, Prediction, sparse_rows
+from .image_model import OWN, ROUND, ImageModel, Jacobian, Prediction, sparse_rows
 from .joint_steps import EVERYTHING, GENTLE, SOLID_STD, NormalEquations, fit_jointly
-from .particle_prior import BEND, MAD_TO_STD, ParticlePrior
+from .particle_prior import BEND, GREATEST_SPREAD, MAD_TO_STD, ParticlePrior
 from .profile_and_blur import SHARED, Imaging
 from .soft_thickness import SHARP, half_depth
 
@@ -32,12 +32,15 @@ SOFT_COST = 30.0  # squared residuals by which soft outlines must explain a fram
 FIRST_LEVEL = 0.9  # of the highest possible dark level: the start that has one
 LEAST_LEVEL = 0.05  # medians of the frame; where the highest possible dark level is lower, no such start is needed
 FIRST_TAKEN, MOST_TAKEN = 0.7, 0.9  # light that particles take at first: this share of the contrast, at most so much
-#: One-sigma spread of y and x (diameters), log diameter and log depth, until it is known from the particles.
-FIRST_SPREAD = (0.2, 0.2, 0.1, 0.4)
+#: One-sigma spread of y and x (diameters), log diameter, log depth and lengths, until it is known from the particles.
+FIRST_SPREAD = (0.2, 0.2, 0.1, 0.4, 0.1, 0.1)
 ALL_BUT_SOFT = tuple(k for k, p in enumerate(SHARED) if p.name != "soft")
 SEARCH_ROUNDS = 2  # after the first one
 HOPEFUL = 1.5  # times the least cost of a trial; others are given up
 STEPS, SEARCH_STEPS = 3, 6  # of a round, and of one in which a start is tried
+
+#: Columns of shapes.
+SHAPE = ["aspect_ratio", "aspect_ratio_std", "orientation_deg", "orientation_std_deg"]
 
 # How regular a crystal is.
 WELL_SEEN = 0.02  # spacings, one sigma; particles known better show how regular their crystal is
@@ -83,10 +86,10 @@ class FrameFit:
         model = ImageModel.look_at(frame, diameter)
         depth = -np.log1p(-min(FIRST_TAKEN * model.contrast, MOST_TAKEN))
         usual = torch.tensor([np.log(diameter), np.log(depth)], dtype=torch.float32)
-        y, x, *own = FIRST_SPREAD
+        y, x, *own = FIRST_SPREAD[:ROUND]
         std, solid, shared = torch.tensor([y * diameter, x * diameter, *own]), SOLIDS[0], like or Imaging()
         if isinstance(shared, FrameFit):
-            usual, std, solid, shared = shared.prior.usual, shared.prior.std, shared.solid, shared.imaging
+            usual, std, solid, shared = shared.prior.usual, shared.prior.std[:ROUND], shared.solid, shared.imaging
         theta = to_theta(particles, usual)
         model, prior = model.place(theta), ParticlePrior(theta[:, :2].clone(), diameter, usual, std)
         fit = cls(model, model.render(theta, shared), prior, solid, known=isinstance(like, Imaging))
@@ -106,15 +109,21 @@ class FrameFit:
 
     @property
     def theta(self) -> torch.Tensor:
-        """Each particle's y, x (px), log diameter (px) and log depth, shape (n, 4)."""
+        """Each particle's own parameters (n, k), as in `ImageModel`."""
         return self.predicted.theta
+
+    def with_shapes(self) -> "FrameFit":
+        """The fit in which each particle is an ellipse of its own."""
+        theta, std = torch.nn.functional.pad(self.theta, (0, len(OWN) - ROUND)), torch.tensor(FIRST_SPREAD[ROUND:])
+        prior = replace(self.prior, std=torch.cat([self.prior.std, std]))
+        return replace(self, predicted=self.predicted._replace(theta=theta), prior=prior)
 
     def with_particles(self, particles: pd.DataFrame, in_rows: bool = False) -> "FrameFit":
         """The fit with these particles; a missing ``diameter`` or ``depth`` starts at the usual one.
 
         With ``in_rows`` each particle is expected midway between its neighbours of the same ``layer``.
         """
-        theta = to_theta(particles, self.prior.usual)
+        theta = to_theta(particles, self.prior.usual, self.theta.shape[1])
         model = self.model.place(theta)
         fit = replace(self, model=model, predicted=model.render(theta, self.imaging), prior=self._found_at(theta))
         if not in_rows:
@@ -135,9 +144,10 @@ class FrameFit:
         model = self.model.hold(self.theta[~chosen], self.imaging).place(theta)
         return replace(self, model=model, predicted=self.predicted._replace(theta=theta), prior=self._found_at(theta))
 
-    def with_spread(self, greatest: tuple[float, float]) -> "FrameFit":
+    def with_spread(self, greatest: tuple[float, ...]) -> "FrameFit":
         """The fit in which diameters and depths differ by so much at most, one sigma of their logarithms."""
-        std = torch.minimum(self.prior.std, torch.tensor([np.inf, np.inf, *greatest]))
+        greatest = (*greatest, *GREATEST_SPREAD[len(greatest) :])
+        std = torch.minimum(self.prior.std, torch.tensor([np.inf, np.inf, *greatest])[: len(self.prior.std)])
         return replace(self, prior=replace(self.prior, greatest=greatest, std=std))
 
     def _measure_rows(self, particles):
@@ -232,7 +242,8 @@ class FrameFit:
         corner = np.floor((middle - half).clip(0)).astype(int)
         end = np.ceil(np.minimum(middle + half, self.model.shape)).astype(int)
         rows = np.all((yx > corner - self.model.pad) & (yx < end + self.model.pad), axis=1)
-        theta = self.theta[torch.from_numpy(rows)] - torch.tensor([*corner, 0.0, 0.0], dtype=torch.float32)
+        theta = self.theta[torch.from_numpy(rows)].clone()
+        theta[:, :2] -= torch.from_numpy(corner)
         model = self.model.crop(tuple(corner), tuple(end)).place(theta)
         predicted = model.render(theta, self.imaging)
         return replace(self, model=model, predicted=predicted, prior=self._found_at(theta)), rows
@@ -335,7 +346,8 @@ class FrameFit:
     def table(self, particles: pd.DataFrame) -> pd.DataFrame:
         """The particles of this fit, in their order, with fitted ``y, x, diameter, depth``."""
         own = self.theta.numpy().astype(float)
-        return particles.assign(y=own[:, 0], x=own[:, 1], diameter=np.exp(own[:, 2]), depth=np.exp(own[:, 3]))
+        own[:, 2:ROUND] = np.exp(own[:, 2:ROUND])
+        return particles.assign(**dict(zip(OWN, own.T, strict=False)))
 
     def result(self, particles: pd.DataFrame) -> pd.DataFrame:
         """The particles of this fit with fitted parameters and one-sigma errors.
@@ -343,15 +355,27 @@ class FrameFit:
         ``y, x, diameter`` in pixels, of the solid's outline, ``diameter_half_depth`` where a particle is half as thick
         as in its middle, ``depth`` (optical, at the centre), ``opacity`` (fraction of light taken there), and
         ``y_std, x_std, diameter_std, depth_std``; these hold what all particles of the frame have in common as well:
-        where blur and solid are hardly told apart, all diameters may be wrong together.
+        where blur and solid are hardly told apart, all diameters may be wrong together. With shapes, also
+        ``aspect_ratio``, the long axis over the short one, ``orientation_deg`` of the long axis (from x towards y, 0 to
+        180), and the errors ``aspect_ratio_std`` and ``orientation_std_deg``.
         """
         std, table = np.hypot(self._errors(self.prior), self._shared_errors()), self.table(particles)
         table["diameter_half_depth"] = table["diameter"] * half_depth(self.imaging.exponent, self.imaging.soft)
         relative = {"diameter_std": std[:, 2] * table["diameter"], "depth_std": std[:, 3] * table["depth"]}
-        return table.assign(opacity=-np.expm1(-table["depth"]), y_std=std[:, 0], x_std=std[:, 1], **relative)
+        table = table.assign(opacity=-np.expm1(-table["depth"]), y_std=std[:, 0], x_std=std[:, 1], **relative)
+        return table if std.shape[1] == ROUND else self._describe_shapes(table, std[:, ROUND:])
+
+    def _describe_shapes(self, table, std) -> pd.DataFrame:
+        """The table with each particle's ellipse, from ``long_y`` and ``long_diagonal`` and their errors (n, 2)."""
+        along = np.array([self.imaging.long_y, self.imaging.long_diagonal]) + table[list(OWN[ROUND:])].to_numpy()
+        size, error = np.hypot(*along.T), np.sqrt((std**2).mean(axis=1))
+        orientation = np.degrees(0.5 * np.arctan2(along[:, 1], -along[:, 0])) % 180
+        uncertain = np.degrees(error / (2 * np.maximum(size, error)))
+        table = table.assign(aspect_ratio=np.exp(size), aspect_ratio_std=np.exp(size) * error)
+        return table.assign(orientation_deg=orientation, orientation_std_deg=uncertain)
 
     def _errors(self, prior, some=slice(None)) -> np.ndarray:
-        """Standard deviations (m, 4) of some particles' parameters."""
+        """Standard deviations (m, k) of some particles' parameters."""
         blocks = self.jacobian.blocks()
         # Number of fitted parameters: each counts as far as the prior left it open.
         asked = float((blocks * torch.linalg.inv(blocks + torch.diag_embed(prior.diagonal()))).sum())
@@ -360,7 +384,7 @@ class FrameFit:
         return noise * np.sqrt(self.jacobian.variances(self.theta[:, :2].numpy(), prior.matrix(), reach, some))
 
     def _shared_errors(self) -> np.ndarray:
-        """Standard deviations (n, 4) from what particles share, as well as a frame like this one shows it."""
+        """Standard deviations (n, k) from what particles share, as well as a frame like this one shows it."""
         equations = NormalEquations(self.model, self.predicted, self.prior, self.solid, EVERYTHING)
         return self.unexplained() / self.model.noise * np.sqrt(equations.variance_by_shared())
 
@@ -403,19 +427,20 @@ class FrameFit:
         columns = self.jacobian.matrix()
         overlap = (columns @ sparse_rows(windows.numpy(), index.numpy(), columns.shape[1]).T).toarray()
         normal = (columns @ columns.T + sparse.diags(self.prior.diagonal().numpy().ravel())).tocsr()
-        yx, regained = self.theta[:, :2].numpy(), np.zeros(len(rows))
+        yx, regained, size = self.theta[:, :2].numpy(), np.zeros(len(rows)), self.theta.shape[1]
         near = cKDTree(yx).query_ball_point(yx[rows], STAND_INS * self.model.diameter)
         for k, (i, around) in enumerate(zip(rows, near, strict=True)):
-            own = (4 * np.array([j for j in around if j != i], int)[:, None] + np.arange(4)).ravel()
+            own = (size * np.array([j for j in around if j != i], int)[:, None] + np.arange(size)).ravel()
             if own.size:
                 part = normal[own][:, own].toarray()
                 regained[k] = 0.5 * overlap[own, k] @ np.linalg.solve(part, overlap[own, k])
         return regained / self.misfit
 
 
-def to_theta(particles: pd.DataFrame, usual: torch.Tensor) -> torch.Tensor:
-    """Parameters (n, 4) of particles; where ``diameter`` and ``depth`` are missing, the usual ones (2,)."""
-    own = particles.reindex(columns=["y", "x", "diameter", "depth"]).to_numpy(np.float32, copy=True)
-    own[:, 2:] = np.log(own[:, 2:])
-    own[:, 2:] = np.where(np.isfinite(own[:, 2:]), own[:, 2:], usual.numpy())
+def to_theta(particles: pd.DataFrame, usual: torch.Tensor, columns: int = ROUND) -> torch.Tensor:
+    """The first of `OWN` (n, columns) of particles; missing diameters and depths are the ``usual`` ones (2,)."""
+    own = particles.reindex(columns=list(OWN[:columns])).to_numpy(np.float32, copy=True)
+    own[:, 2:ROUND] = np.log(own[:, 2:ROUND])
+    known = np.concatenate([usual.numpy(), np.zeros(columns - ROUND, np.float32)])
+    own[:, 2:] = np.where(np.isfinite(own[:, 2:]), own[:, 2:], known)
     return torch.from_numpy(own)

@@ -23,12 +23,13 @@ from .layer_count import SharedByFrames
 from .layer_voting import count_layers, rename_lattices, vote
 from .movie_motion import MovieMotion, measure_motion, take_motion_off
 from .network import WORKING_DIAMETER, load_weights
+from .particle_fit import SHAPE
 from .particle_size import check_diameter, check_pixel_size, estimate_size_and_polarity, find_working_shape
 from .summary import describe_frames, keep_going, summarize
 
 #: Columns of the particle table, in the order of ``particles.csv``.
 COLUMNS = "frame particle layer y x y_nm x_nm y_std_nm x_std_nm diameter_nm diameter_std_nm".split()
-COLUMNS += ["diameter_half_depth_nm", "score", "layer_confidence", "other_layer"]
+COLUMNS += ["diameter_half_depth_nm", *SHAPE, "score", "layer_confidence", "other_layer"]
 
 TRACK_STEP = 0.5  # diameters between frames, motion taken off (geometry): less than half the spacing if they touch
 
@@ -226,12 +227,13 @@ def convert_to_nm(particles: pd.DataFrame, working, movie, nm: float) -> pd.Data
 
 def draw_layers(particles: pd.DataFrame, working, shape, layers: int = 2) -> da.Array:
     """Layer movies (t, n, y, x), each image drawn when it is looked at; parameters as for `render_layer`."""
-    outlines = particles[[f"{name}_likeliest" for name in ("y", "x", "diameter")]].copy()  # a view would hold the table
+    outlines = [*(f"{name}_likeliest" for name in ("y", "x", "diameter")), "aspect_ratio", "orientation_deg"]
+    particles = particles[["frame", "layer", *outlines]].copy()  # a view would hold the table
     rows = particles.groupby(["frame", "layer"]).indices
 
     def draw_block(block_id=None):
         t, k = block_id[:2]
-        return render_layer(outlines.iloc[rows.get((t, k + 1), [])], working, shape[1:])[None, None]
+        return render_layer(particles.iloc[rows.get((t, k + 1), [])], working, shape[1:])[None, None]
 
     return da.map_blocks(draw_block, chunks=((1,) * shape[0], (1,) * layers, (shape[1],), (shape[2],)), dtype=np.uint8)
 
@@ -239,18 +241,26 @@ def draw_layers(particles: pd.DataFrame, working, shape, layers: int = 2) -> da.
 def render_layer(particles: pd.DataFrame, working, shape) -> np.ndarray:
     """Image (y, x) that agrees with the particle table: every particle's outline.
 
-    ``particles`` holds ``y_likeliest, x_likeliest, diameter_likeliest`` in working pixels; ``working`` and ``shape``
-    are (y, x) of the working frame and of the result. Covered fraction of each pixel, 0 to 255 (uint8).
+    ``particles`` holds ``y_likeliest, x_likeliest, diameter_likeliest`` in working pixels, ``aspect_ratio`` and
+    ``orientation_deg`` (empty of round ones); ``working`` and ``shape`` are (y, x) of the working frame and of the
+    result. Covered fraction of each pixel, 0 to 255 (uint8).
     """
     out, zoom = np.zeros(shape, np.float32), np.array(shape) / np.array(working)
     yx = (particles[["y_likeliest", "x_likeliest"]].to_numpy() + 0.5) * zoom - 0.5
     radius = 0.5 * particles["diameter_likeliest"].to_numpy() * np.sqrt(zoom.prod())
-    for (y, x), r in zip(yx, radius, strict=True):
+    root = np.sqrt(particles["aspect_ratio"].fillna(1.0).to_numpy())
+    turn = np.radians(particles["orientation_deg"].fillna(0.0).to_numpy())
+    for (y, x), along, across, angle in zip(yx, radius * root, radius / root, turn, strict=True):
         rows, columns = (
-            np.arange(max(int(c - r) - 1, 0), min(int(c + r) + 3, n)) for c, n in zip((y, x), shape, strict=True)
+            np.arange(max(int(c - along) - 1, 0), min(int(c + along) + 3, n))
+            for c, n in zip((y, x), shape, strict=True)
         )
         if rows.size and columns.size:
-            covered = np.clip(r + 0.5 - np.hypot(rows[:, None] - y, columns - x), 0, 1)
+            y, x = rows[:, None] - y, columns - x
+            u, v = (x * np.cos(angle) + y * np.sin(angle)) / along, (y * np.cos(angle) - x * np.sin(angle)) / across
+            # Distance to the ellipse, to first order.
+            distance = np.hypot(u, v).clip(1e-6)
+            covered = np.clip(0.5 + (1 - distance) * distance / np.hypot(u / along, v / across).clip(1e-9), 0, 1)
             window = out[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
             np.maximum(window, covered, out=window)
     return np.rint(255 * out).astype(np.uint8)

@@ -44,6 +44,17 @@ SHARED = (
 )
 DIAMETER, DEPTH, *IMAGING = SHARED
 
+
+def stretch_matrix(long_y: torch.Tensor, long_diagonal: torch.Tensor) -> torch.Tensor:
+    """Elements yy, yx and xx, (3, ...), of the matrix of determinant 1 that makes a circle of a particle's ellipse.
+
+    The ellipse's extent along y is exp(``long_y``) times that along x; ``long_diagonal`` is the same for the diagonals.
+    """
+    size = torch.hypot(long_y, long_diagonal)
+    along = torch.sinh(size.clamp(min=1e-6)) / size.clamp(min=1e-6)
+    return torch.stack([torch.cosh(size) - along * long_y, -along * long_diagonal, torch.cosh(size) + along * long_y])
+
+
 GAUSSIAN_REACH = 3.0  # standard deviations of a Gaussian blur beyond which it carries next to no light (0.3 %)
 DISK_REACH = 2.0  # the same for a disk, which ends there: its radius is 2 standard deviations along one axis
 
@@ -73,12 +84,6 @@ class Imaging:
         values = {p.name: float(np.clip(getattr(self, p.name) + step[p.name], p.lower, p.upper)) for p in IMAGING}
         values["offset"] = min(values["offset"], greatest_offset)
         return Imaging(**values)
-
-    def stretch(self) -> tuple[float, float, float]:
-        """Elements yy, yx and xx of the matrix, of determinant 1, that makes a circle of the particles' ellipse."""
-        size = np.hypot(self.long_y, self.long_diagonal)
-        along = np.sinh(size) / size if size else 1.0
-        return np.cosh(size) - along * self.long_y, -along * self.long_diagonal, np.cosh(size) + along * self.long_y
 
     def transfer(self, shape: tuple[int, int], diameter: float) -> torch.Tensor:
         """Transfer function of the blur on the frequencies of ``rfft2`` of an image (y, x); ``diameter`` in pixels."""

@@ -9,6 +9,7 @@ from scipy.spatial import cKDTree
 from skimage.feature import peak_local_max
 
 from ..crystal.neighbours import NEIGHBOUR_REACH, Spacings, spacing_of
+from .image_model import OWN, ROUND
 from .particle_fit import STAND_INS, FrameFit
 from .particle_prior import LEAST_SPREAD
 
@@ -51,7 +52,7 @@ class CompletionSettings:
 
 
 SETTINGS = CompletionSettings()
-OWN = ["y", "x", "diameter", "depth"]  # what a particle has of its own, in pixels but for the optical depth
+ROUND_OWN = list(OWN[:ROUND])  # what a round particle has of its own, in pixels but for the optical depth
 
 # Geometry of a hexagonal lattice, in spacings; second neighbours are √3 = 1.73 away.
 ROW = 1.3  # two particles of a layer this near form a row
@@ -294,23 +295,23 @@ def spread_below(particles: pd.DataFrame) -> tuple[float, float]:
 def try_halves(fit: FrameFit, particles, large) -> tuple[np.ndarray, np.ndarray]:
     """Log-likelihood (m,) by which two usual particles explain the frame better than some one, and the two, (2, m, 4).
 
-    ``large`` (m,) are rows of the fit's particles. The two, with their `OWN` parameters, are those of the best of
+    ``large`` (m,) are rows of the fit's particles. The two, with their `ROUND_OWN` parameters, are those of the best of
     several directions in which they started.
     """
-    gain, halves = np.full(len(large), -np.inf), np.empty((2, len(large), len(OWN)))
+    gain, halves = np.full(len(large), -np.inf), np.empty((2, len(large), len(ROUND_OWN)))
     if len(large) == 0:
         return gain, halves
     yx = particles[["y", "x"]].to_numpy()
     around = cKDTree(yx[large]).query(yx)[0] < STAND_INS * fit.model.diameter
-    own, large = particles.loc[around, OWN].to_numpy(), np.cumsum(around)[large] - 1
+    own, large = particles.loc[around, ROUND_OWN].to_numpy(), np.cumsum(around)[large] - 1
     start = fit.among(around).with_particles(particles[around]).fit(1, shared=False)
     one = start.fit(2, shared=False)  # as often as the two: what is fitted longer explains more
     for turn in np.pi * np.arange(SETTINGS.directions) / SETTINGS.directions:
         step = 0.5 * SETTINGS.halves_apart * fit.model.diameter * np.array([np.sin(turn), np.cos(turn)])
-        laid_out, second = own.copy(), np.full((len(large), len(OWN)), np.nan)
+        laid_out, second = own.copy(), np.full((len(large), len(ROUND_OWN)), np.nan)
         laid_out[large], second[:, :2] = np.nan, own[large, :2] + step
         laid_out[large, :2] = own[large, :2] - step
-        both = pd.DataFrame(np.concatenate([laid_out, second]), columns=OWN)
+        both = pd.DataFrame(np.concatenate([laid_out, second]), columns=ROUND_OWN)
         two = start.with_particles(both).fit(2, shared=False)
         # Sizes do not count: what is usual is known from the same finds, of which many may be two.
         found, fitted = compare_answers(one, two, own[large, :2])[0], two.table(both).to_numpy()
@@ -321,11 +322,11 @@ def try_halves(fit: FrameFit, particles, large) -> tuple[np.ndarray, np.ndarray]
 
 
 def put_halves(particles: pd.DataFrame, rows, halves) -> pd.DataFrame:
-    """The table in which two particles, with their `OWN` parameters (2, m, 4), stand for one in each of some rows."""
-    own, shown = particles[OWN].to_numpy(copy=True), particles["shown"].to_numpy(bool, copy=True)
+    """The table in which two particles, with `ROUND_OWN` parameters (2, m, 4), stand for one in each of some rows."""
+    own, shown = particles[ROUND_OWN].to_numpy(copy=True), particles["shown"].to_numpy(bool, copy=True)
     own[rows], shown[rows] = halves[0], True
-    table = particles.assign(shown=shown, **dict(zip(OWN, own.T, strict=True)))
-    second = table.iloc[rows].assign(**dict(zip(OWN, halves[1].T, strict=True)))
+    table = particles.assign(shown=shown, **dict(zip(ROUND_OWN, own.T, strict=True)))
+    second = table.iloc[rows].assign(**dict(zip(ROUND_OWN, halves[1].T, strict=True)))
     second = second.assign(channel=1 - second["channel"])  # the other one of two
     return pd.concat([table, second], ignore_index=True)
 

@@ -35,10 +35,9 @@ class LayerCountRules:
     found_twice: float = 0.85  # R; share of sure peaks that a single layer keeps where the network found it twice
     beside: float = 0.9  # R; diameters; unsure peaks of a single layer nearer to a sure one are the same long particle
 
-    # Two layers' lattices so alike that they may be one layer of long particles, each taken for two: all of
+    # Two layers' lattices so alike that they may be one layer of long particles, each taken for two: both of
     alike_twist: float = 4.0  # S; degrees
     alike_misfit: float = 0.08  # S; difference of the spacings' logarithms
-    alike_distance: float = 0.5  # S; spacings; median distance from a particle to the nearest of the other layer
 
 
 RULES = LayerCountRules()
@@ -62,14 +61,14 @@ class Hypothesis:
     @cached_property
     def alike(self) -> bool:
         """Whether two of its layers differ so little that they may be one of long particles, each taken for two."""
-        places = {k: group.to_numpy() for k, group in self.particles.groupby("layer")[["y", "x"]]}
-        seen = [(places[k], found[0]) for k, found in enumerate(self.lattices, start=1) if found and k in places]
-        for (here, one), (there, other) in itertools.combinations(seen, 2):
-            apart = np.median(cKDTree(here).query(there)[0])
-            twist, misfit = fold_hexagonal(one.angle - other.angle), abs(np.log(one.spacing / other.spacing))
-            if twist < RULES.alike_twist and misfit < RULES.alike_misfit and apart < RULES.alike_distance * one.spacing:
-                return True
-        return False
+        seen = [
+            found[0] for k, found in enumerate(self.lattices, start=1) if found and k in set(self.particles["layer"])
+        ]
+        return any(
+            fold_hexagonal(one.angle - other.angle) < RULES.alike_twist
+            and abs(np.log(one.spacing / other.spacing)) < RULES.alike_misfit
+            for one, other in itertools.combinations(seen, 2)
+        )
 
     def is_enough(self, more: "Hypothesis") -> bool:
         """Whether it explains the frame as well as one with more particles, each of which must pay for its parameters.

@@ -228,7 +228,7 @@ def convert_to_nm(particles: pd.DataFrame, working, movie, nm: float) -> pd.Data
 def draw_layers(particles: pd.DataFrame, working, shape, layers: int = 2) -> da.Array:
     """Layer movies (t, n, y, x), each image drawn when it is looked at; parameters as for `render_layer`."""
     outlines = [*(f"{name}_likeliest" for name in ("y", "x", "diameter")), "aspect_ratio", "orientation_deg"]
-    particles = particles[["frame", "layer", *outlines]].copy()  # a view would hold the table
+    particles = particles.reindex(columns=["frame", "layer", *outlines]).copy()  # a view would hold the table
     rows = particles.groupby(["frame", "layer"]).indices
 
     def draw_block(block_id=None):
@@ -242,8 +242,8 @@ def render_layer(particles: pd.DataFrame, working, shape) -> np.ndarray:
     """Image (y, x) that agrees with the particle table: every particle's outline.
 
     ``particles`` holds ``y_likeliest, x_likeliest, diameter_likeliest`` in working pixels, ``aspect_ratio`` and
-    ``orientation_deg`` (empty of round ones); ``working`` and ``shape`` are (y, x) of the working frame and of the
-    result. Covered fraction of each pixel, 0 to 255 (uint8).
+    ``orientation_deg`` (empty where no shape is known); ``working`` and ``shape`` are (y, x) of the working frame and
+    of the result. Covered fraction of each pixel, 0 to 255 (uint8).
     """
     out, zoom = np.zeros(shape, np.float32), np.array(shape) / np.array(working)
     yx = (particles[["y_likeliest", "x_likeliest"]].to_numpy() + 0.5) * zoom - 0.5

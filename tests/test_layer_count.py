@@ -170,3 +170,14 @@ def test_second_peaks_of_unlike_layers_are_kept_where_frames_beside_show_one_lay
     kept = []
     layer_count.propose_hypotheses(np.ones((64, 64)), detections, None, 12.0, SharedByFrames(Imaging(), by_points=True))
     assert kept == [len(detections)]
+
+
+def test_lattices_are_alike_whatever_the_shift_between_them():
+    two = layers_at([7.0, 8.0], 0.0, found=1.0)
+    shift = np.where(two.particles["layer"] == 2, 0.57 * 16.0, 0.0)  # as far from the other layer's sites as can be
+    turned = np.radians(7.0 + 30.0)
+    moved = two.particles.assign(
+        y=two.particles["y"] + shift * np.sin(turned), x=two.particles["x"] + shift * np.cos(turned)
+    )
+    assert replace(two, particles=moved).alike
+    assert not layers_at([7.0, 25.0], 0.0, found=1.0).alike

@@ -664,8 +664,8 @@ plt.show()
 #
 # Last, each particle becomes an ellipse of its own (`FrameFit.with_shapes`): `aspect_ratio` and `orientation_deg`, with
 # errors. How far they may differ from each other is learned from them, as their sizes are. Nearly round ones have no
-# direction: `orientation_std_deg` is large then. Positions and diameters are those of ellipses only where these explain
-# the frame better by more than two more parameters each do by chance; round particles are better located as round ones.
+# direction: `orientation_std_deg` is large then. Two more parameters for each particle cost precision, so positions and
+# diameters are those of ellipses only where these pay for their parameters by Schwarz's criterion (below).
 #
 # The residual is in units of σ. This σ is not the pixel noise but the residual's own scatter over a third of a
 # particle. It is larger where the camera correlates neighbouring pixels, and where the model misses something.
@@ -745,8 +745,8 @@ plt.show()
 # A site under a particle of the other layer is harder: one particle or two? If one of two is missing in the model,
 # the other moves between them and explains both. If there is only one, two particles that share its darkness explain it
 # as well. `settle_overlaps` fits the other answer, for places far apart at once, and compares it with what stands. Where
-# two particles nearly coincide, the frame shows no outlines, only that the place is twice as dark; so the sizes and depths of both answers are
-# compared with the usual ones, taken before the test. `find` makes the same comparison for a whole frame. Where two
+# two particles nearly coincide, the frame shows no outlines, only that the place is twice as dark. So the sizes and
+# depths of both answers are compared with the usual ones, taken before the test. `find` makes the same comparison for a whole frame. Where two
 # lattices are nearly alike, it fits one layer and two. It takes two only if every further particle explains more than
 # its four parameters explain by chance, by the criterion of the next section. In a movie the frames that the blur is
 # learnt from decide.

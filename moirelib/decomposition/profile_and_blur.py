@@ -44,6 +44,14 @@ SHARED = (
 )
 DIAMETER, DEPTH, *IMAGING = SHARED
 
+GAUSSIAN_REACH = 3.0  # standard deviations of a Gaussian blur beyond which it carries next to no light (0.3 %)
+DISK_REACH = 2.0  # the same for a disk, which ends there: its radius is 2 standard deviations along one axis
+
+
+def select(derivative: str) -> list[SharedParameter]:
+    """Shared parameters whose derivative is taken in this way, in the table's order."""
+    return [p for p in SHARED if p.derivative == derivative]
+
 
 def stretch_matrix(long_y: torch.Tensor, long_diagonal: torch.Tensor) -> torch.Tensor:
     """Elements yy, yx and xx, (3, ...), of the matrix of determinant 1 that makes a circle of a particle's ellipse.
@@ -53,15 +61,6 @@ def stretch_matrix(long_y: torch.Tensor, long_diagonal: torch.Tensor) -> torch.T
     size = torch.hypot(long_y, long_diagonal)
     along = torch.sinh(size.clamp(min=1e-6)) / size.clamp(min=1e-6)
     return torch.stack([torch.cosh(size) - along * long_y, -along * long_diagonal, torch.cosh(size) + along * long_y])
-
-
-GAUSSIAN_REACH = 3.0  # standard deviations of a Gaussian blur beyond which it carries next to no light (0.3 %)
-DISK_REACH = 2.0  # the same for a disk, which ends there: its radius is 2 standard deviations along one axis
-
-
-def select(derivative: str) -> list[SharedParameter]:
-    """Shared parameters whose derivative is taken in this way, in the table's order."""
-    return [p for p in SHARED if p.derivative == derivative]
 
 
 @dataclass(frozen=True)

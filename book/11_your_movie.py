@@ -293,7 +293,9 @@ plt.show()
 # | "stacks of images of one size are taken for the frames of one movie" | a TIFF file to which stacks were appended | if they are several recordings, save each as a file of its own |
 # | frames of two recordings in one movie | numbered files are joined in natural order; `movie.notes` says which | put each recording into a folder of its own |
 # | "run pip install 'moirelib[video]'"; times are those of playback | AVI, MP4, MOV, MKV | install it; set `FRAME_TIME` from the recording's log |
-# | "damaged, truncated or not such a file", "is empty", "it holds no whole frame" | a copy that was interrupted, a wrong ending of the name | copy or export it again |
+# | "is cut or damaged" of a video | the recorder or the copy was interrupted | nothing, if you want its whole frames; otherwise copy it again |
+# | "damaged, truncated or not such a file", "is empty", "it holds no whole frame" | a copy that was interrupted, a wrong ending of the name | copy or export it again. Of a cut dm3, dm4 or HDF5 file no frame can be read: sizes are written behind the frames, or the library refuses the file |
+# | no `cumulative_dose_e_per_A2` in `motion.csv` | the file does not say the dose (only some MRC files do, and Gatan's whose values are electrons) | `moirelib analyze --dose`, in electrons/Å² per frame |
 # | "of the 200 files cannot be read ... left out" | single frames of a folder that are empty or damaged | copy them again; the others keep their places |
 # | "is one array of a Zarr store" | the folder of an array was given | give the folder above it |
 # | "has no column ..." in `moirelib analyze` | a table of another program, in pixels or with other names | the message lists the columns that were found; rename them, or pass `--pixel-size` |

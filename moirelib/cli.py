@@ -127,6 +127,10 @@ def _add_movie_commands(commands: Any) -> None:
     p = _add_command(commands, _analyze, "analyze", summary, _ANALYZE)
     p.add_argument("folder", metavar="DIR", help="folder with particles.csv")
     p.add_argument("--pixel-size", type=float, metavar="NM", help="nm per pixel; needed where the table is in pixels")
+    p.add_argument("--frame-time", type=float, metavar="S", help="seconds per frame, instead of that in summary.json")
+    p.add_argument(
+        "--dose", type=float, metavar="E", help="electrons/Å² in each frame, instead of that in summary.json"
+    )
     p.add_argument("--only", metavar="TABLES", help="only these, such as vibrations,defects (names as above)")
     p.add_argument("--no-movie", action="store_true", help="do not write tracks.gif")
     p.add_argument("--workers", type=int, default=2, metavar="N", help="processes for a long movie (default 2)")
@@ -212,6 +216,7 @@ def _analyze(args: argparse.Namespace) -> None:
     """Run every analysis that the particles of a decomposed movie support."""
     from .analysis.pipeline import analyze, read_particles, read_recording
     from .analysis.report import name_files, write_analysis
+    from .movies.calibration import DOSE, FRAME_TIME, override_scale
     from .output import output_folder
 
     only = None if args.only is None else [name.strip() for name in args.only.split(",")]
@@ -220,6 +225,8 @@ def _analyze(args: argparse.Namespace) -> None:
     out = os.path.join(base, "analysis")
     with output_folder(out, replaces=files) as folder:
         recording = read_recording(base)
+        for key, given, quantity in (("frame_time", args.frame_time, FRAME_TIME), ("dose", args.dose, DOSE)):
+            recording[key] = override_scale(recording[key], given, quantity, args.folder)
         result = analyze(particles, progress=True, only=only, workers=args.workers, **recording)
         name = os.path.basename(os.path.abspath(args.folder))
         write_analysis(result, folder, name, movie=only is None and not args.no_movie, progress=True)

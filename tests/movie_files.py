@@ -106,8 +106,11 @@ def write_velox(path, images, metre=2.5e-9, unit="m", frame_time=0.5):
     return path
 
 
-def write_dm5(path, frames, dims):
-    """`dims` lists (step, unit) for x, y, t. The first image is a thumbnail, as DigitalMicrograph writes it."""
+def write_dm5(path, frames, dims, intensity=(0.0, 1.0, "")):
+    """`dims` lists (step, unit) for x, y, t; `intensity` is origin, step and unit of the values.
+
+    The first image is a thumbnail, as DigitalMicrograph writes it.
+    """
     with h5py.File(path, "w") as file:
         for i, data in enumerate((np.zeros((2, 2), "uint8"), frames)):
             group = file.create_group(f"ImageList/[{i}]/ImageData")
@@ -115,6 +118,8 @@ def write_dm5(path, frames, dims):
             for axis, (step, unit) in enumerate(dims):
                 dimension = group.create_group(f"Calibrations/Dimension/[{axis}]")
                 dimension.attrs.update({"Label": "", "Origin": 0.0, "Scale": step, "Units": unit})
+            brightness = group.create_group("Calibrations/Brightness")
+            brightness.attrs.update(zip(("Origin", "Scale", "Units"), intensity, strict=True))
     return path
 
 
@@ -214,20 +219,20 @@ class DM3:
         return b"\x00" + cls.size + b"%%%%" + head + values.tobytes()
 
     @classmethod
-    def write(cls, path, frames, dims, data_type=10):
-        """`dims` lists (step, unit) for x, y, t."""
+    def write(cls, path, frames, dims, data_type=10, intensity=(0.0, 1.0, "")):
+        """`dims` lists (step, unit) for x, y, t; `intensity` is origin, step and unit of the values."""
 
         def text(unit):
             return cls.array(4, np.frombuffer(unit.encode("utf-16-le"), "<u2"))
 
-        def dimension(step, unit):
+        def dimension(step, unit, origin=0.0):
             return cls.group(
-                [("Origin", cls.value(6, "f", 0.0)), ("Scale", cls.value(6, "f", step)), ("Units", text(unit))]
+                [("Origin", cls.value(6, "f", origin)), ("Scale", cls.value(6, "f", step)), ("Units", text(unit))]
             )
 
         calibrations = cls.group(
             [
-                ("Brightness", dimension(1.0, "e")),
+                ("Brightness", dimension(*intensity[1:], intensity[0])),
                 ("Dimension", cls.group([("", dimension(*dim)) for dim in dims], named=False)),
             ]
         )

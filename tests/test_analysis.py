@@ -252,6 +252,18 @@ def test_dose_and_frame_time_are_those_of_the_decomposition(movie, tmp_path):
     assert read_recording(tmp_path)["dose"] is None
 
 
+def test_dose_and_frame_time_of_the_command_are_taken_instead(movie, tmp_path, capsys):
+    movie.to_csv(tmp_path / "particles.csv", index=False)
+    (tmp_path / "summary.json").write_text('{"frame_time_s": 0.2, "dose_e_per_A2": 3}', encoding="utf-8")
+    options = ["--only", "motion,msd", "--dose", "5", "--frame-time", "0.1"]
+    assert main(["analyze", str(tmp_path), *options]) == 0
+    tables = {name: pd.read_csv(tmp_path / "analysis" / f"{name}.csv") for name in ("motion", "msd")}
+    assert tables["motion"]["cumulative_dose_e_per_A2"].max() == pytest.approx(5.0 * 12)
+    assert tables["msd"]["lag_s"].max() == pytest.approx(0.1 * 11)
+    assert main(["analyze", str(tmp_path), "--dose", "-1"]) == 2
+    assert "dose must be a positive number of electrons/Å² in each frame, got -1" in capsys.readouterr().err
+
+
 def test_one_layer_alone_has_no_moire(movie):
     result = analyze(movie[(movie["layer"] == 1) & (movie["frame"] < 2)])
     assert "moire" not in result.tables

@@ -17,6 +17,7 @@ import pytest
 import tifffile
 from movie_files import (
     DM3,
+    DM4,
     as_signal,
     stack,
     write_4_bit_mrc,
@@ -473,6 +474,23 @@ def test_compressed_video_is_read_with_all_frames(suffix, codec, pix_fmt, tmp_pa
         assert np.argmin(others) == i
 
 
+@pytest.mark.parametrize(
+    ("suffix", "codec", "pix_fmt"),
+    [(".avi", "rawvideo", "gray"), (".avi", "mjpeg", "yuvj420p"), (".mkv", "ffv1", "gray")],
+)
+def test_cut_video_gives_its_whole_frames_and_says_so(suffix, codec, pix_fmt, tmp_path):
+    path = write_video(tmp_path / f"movie{suffix}", FRAMES, codec, pix_fmt)
+    whole = read_movie(path)
+    assert not any("cut" in note for note in whole.notes)
+    expected = [whole.frame(i) for i in range(len(whole))]
+    path.write_bytes(path.read_bytes()[: int(0.6 * path.stat().st_size)])
+    cut = read_movie(path)
+    assert 1 < len(cut) < len(FRAMES)
+    assert f"is cut or damaged: {len(cut)} whole frames are read" in cut.notes[0]
+    for i in range(len(cut)):
+        np.testing.assert_array_equal(cut.frame(i), expected[i])
+
+
 def test_video_in_colour_is_refused_with_a_remedy(tmp_path):
     colours = np.repeat(FRAMES[..., None], 3, axis=-1).copy()
     colours[..., 0] = 250
@@ -538,6 +556,28 @@ def test_hyperspy_signal_of_four_dimensions_is_refused_with_a_remedy(tmp_path):
     hspy.file_writer(str(tmp_path / "movie.hspy"), signal)
     with pytest.raises(ValueError, match=r"movie\.hspy has 4 dimensions \(2 × 3 × 5 × 7\); export a stack"):
         read_movie(tmp_path / "movie.hspy")
+
+
+@pytest.mark.parametrize("suffix", [".dm3", ".dm4", ".dm5"])
+def test_gatan_files_whose_values_are_electrons_give_the_dose(suffix, tmp_path):
+    frames = np.full((2, 6, 8), 130, "uint16")
+    frames[:, ::2] += 50
+    frames[:, 1::2] -= 50
+    frames[1] += 50
+    path, nm = tmp_path / f"movie{suffix}", [(2.5, "nm"), (2.5, "nm"), (0.5, "s")]
+
+    def write(unit):
+        intensity = (10.0, 0.2, unit)
+        if suffix == ".dm5":
+            return write_dm5(path, frames, nm, intensity)
+        return {".dm3": DM3, ".dm4": DM4}[suffix].write(path, frames, nm, intensity=intensity)
+
+    movie = read_movie(write("e-"))
+    assert movie.dose == pytest.approx(0.2 * (130 - 10) / 25**2)  # electrons per pixel of 25 Å × 25 Å
+    assert read_movie(path, pixel_size=5).dose == pytest.approx(0.2 * (130 - 10) / 50**2)
+    assert "the camera counted in the first frame" in movie.notes[-1]
+    counts = read_movie(write("counts"))
+    assert (counts.dose, counts.notes) == (None, ())
 
 
 def test_dm5_axes_without_a_calibration_have_no_scale(tmp_path):

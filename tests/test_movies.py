@@ -649,6 +649,7 @@ def test_real_gatan_files(name, shape, pixel_size):
     assert movie.shape == shape
     assert movie.pixel_size == pytest.approx(pixel_size, rel=1e-5)
     assert movie.frame_time is None  # the stack's axis is an energy
+    assert (movie.dose is not None) == (name == "gatan_stack.dm4")  # its values are electrons
     assert np.isfinite(movie.data[0].compute()).all()
 
 

@@ -34,6 +34,7 @@ def find_pixel_size(image: StoredImage, name: str) -> tuple[float | None, tuple[
 # Name, unit and option of a number that the user gives, for messages
 PIXEL_SIZE = ("pixel size", "nm/pixel", "pixel_size=... (nm)")
 FRAME_TIME = ("frame time", "seconds", "frame_time=... (s)")
+DOSE = ("dose", "electrons/Å² in each frame", "dose=...")
 
 
 def override_scale(stored: float | None, given: object, quantity: tuple[str, str, str], name: str) -> float | None:

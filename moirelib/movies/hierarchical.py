@@ -2,7 +2,8 @@
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from . import stored
 from .stored import Scale, StoredImage, UnusableFile
 
 _VELOX_IMAGES, _EMD = "Data/Image", "emd_group_type"
+_ELECTRONS = ("e-", "e", "electrons", "Electrons")  # units of Gatan's values where the camera's gain is known
 _DEEPEST = 3  # groups in groups of an OME-Zarr store: row, column and field of a plate, the deepest that OME describes
 
 
@@ -129,7 +131,9 @@ def read_dm5(path: Path) -> StoredImage:
             unit = attributes.get("Units")
             unit = unit.decode(errors="replace") if isinstance(unit, bytes) else unit
             scales.append((attributes.get("Scale", 1.0), unit))
-        return _read_array(path, array, scales, part)
+        brightness = array.parent.get("Calibrations/Brightness")
+        intensity = _find_intensity({} if brightness is None else brightness.attrs)
+        return replace(_read_array(path, array, scales, part), intensity=intensity)
 
 
 def read_hyperspy(path: Path) -> StoredImage:
@@ -185,4 +189,17 @@ def read_dm(path: Path) -> StoredImage:
     colour = data.dtype.names is not None
     if colour:
         data = stored.drop_colours(np.stack([data[name] for name in "RGB"], axis=-1))
-    return StoredImage(data, stored.get_scale(axes[-2]), stored.get_scale(axes[-1]), time, part, colour)
+    described = signal["original_metadata"]["ImageList"]["TagGroup0"]["ImageData"]
+    intensity = _find_intensity(described.get("Calibrations", {}).get("Brightness", {}))
+    image = StoredImage(data, stored.get_scale(axes[-2]), stored.get_scale(axes[-1]), time, part, colour)
+    return replace(image, intensity=intensity)
+
+
+def _find_intensity(brightness: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Value of no electron, and electrons for each step above it, where Gatan's values are counts of electrons."""
+    unit = brightness.get("Units", "")
+    unit = unit.decode(errors="replace") if isinstance(unit, bytes) else unit
+    if not isinstance(unit, str) or unit.strip() not in _ELECTRONS:
+        return None
+    origin, step = float(brightness.get("Origin", 0.0)), float(brightness.get("Scale", 1.0))
+    return (origin, step) if math.isfinite(origin) and math.isfinite(step) and step > 0 else None

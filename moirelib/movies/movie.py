@@ -1,5 +1,6 @@
 """A movie: frames, pixel size, frame time; and a part of one."""
 
+import contextlib
 import re
 from dataclasses import dataclass, replace
 
@@ -9,6 +10,8 @@ import numpy as np
 from ..units import SECONDS, convert_scale
 from .calibration import FRAME_TIME, PIXEL_SIZE, find_pixel_size, override_scale
 from .stored import ColourError, StoredImage, describe_error, make_lazy
+
+COUNTED_DOSE = "the dose is that of the electrons that the camera counted in the first frame"
 
 
 @dataclass(frozen=True, eq=False)  # two lazy movies cannot be compared without reading both
@@ -77,7 +80,15 @@ def make_movie(
                 raise ValueError(f"{name} cannot be read ({describe_error(error)}); copy or export it again") from error
     pixel_size = override_scale(stored, pixel_size, PIXEL_SIZE, name)
     frame_time = override_scale(convert_scale(*image.t, SECONDS), frame_time, FRAME_TIME, name)
-    return Movie(data, pixel_size, frame_time, name, image.dose, (*image.notes, *notes))
+    movie = Movie(data, pixel_size, frame_time, name, image.dose, (*image.notes, *notes))
+    if image.intensity is None or pixel_size is None:
+        return movie
+    with contextlib.suppress(OSError, ValueError):  # of a first frame that cannot be used; it is left out later
+        origin, electrons = image.intensity
+        dose = electrons * (float(movie.frame(0).mean(dtype=float)) - origin) / (10 * pixel_size) ** 2
+        if dose > 0:
+            movie = replace(movie, dose=dose, notes=(*movie.notes, COUNTED_DOSE))
+    return movie
 
 
 def make_stack(data: da.Array | np.ndarray, name: str) -> da.Array:

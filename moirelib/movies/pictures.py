@@ -18,6 +18,8 @@ _GREY_TYPES = {"1": "bool", "L": "uint8", "I;16": "uint16", "I;16B": "uint16", "
 _HAVE_ALPHA = ("LA", "La", "RGBA", "RGBa", "PA")
 _PLAYBACK = "the frame time is that of playback; pass another one if the movie was recorded faster or slower"
 _DEEP = re.compile(r"gray1\d|p1\d")  # FFmpeg's names of pixels with more than 8 bits
+_CUT = re.compile("Packet corrupt|partial file|ended prematurely")  # FFmpeg's words for it
+_HOW = ("-noautorotate", "-fflags", "+discardcorrupt")  # frames as they were stored, whole ones only
 _VIDEO = re.compile(
     r"Video: .*?, (?P<pixels>\w+)(?=[(,]).*?, (?P<width>\d+)x(?P<height>\d+)\b(.*?, (?P<fps>[\d.]+) fps)?"
 )
@@ -91,9 +93,10 @@ def read_video(path: Path) -> StoredImage:
         for first in itertools.islice(frames, 1):
             to_grey(first, lossy=True)
     pixels, dtype = ("gray16le", "uint16") if _DEEP.search(stream["pixels"]) else ("gray", "uint8")
+    cut = (f"{path.name} is cut or damaged: {n} whole frames are read, the rest is not",) if _CUT.search(text) else ()
     rate, read = float(stream["fps"] or 0), partial(_read_decoded, path, decode_video, ((height, width), pixels))
     stack = stack_frames(read, (n, height, width), np.dtype(dtype))
-    return StoredImage(stack, t=(1 / rate if rate else 0, "s"), notes=(_PLAYBACK,))
+    return StoredImage(stack, t=(1 / rate if rate else 0, "s"), notes=(*cut, _PLAYBACK))
 
 
 def _command(path: Path) -> list[str]:
@@ -102,7 +105,7 @@ def _command(path: Path) -> list[str]:
     except ImportError as error:
         raise UnusableFile(f"{path.name} is a video; run \"pip install 'moirelib[video]'\" to read it") from error
     program = imageio_ffmpeg.get_ffmpeg_exe()
-    return [program, "-hide_banner", "-nostdin", "-noautorotate", "-i", str(path.resolve()), "-map", "0:v:0"]
+    return [program, "-hide_banner", "-nostdin", *_HOW, "-i", str(path.resolve()), "-map", "0:v:0"]
 
 
 def decode_video(path: Path, shape: tuple[int, ...], pixels: str) -> Generator[np.ndarray, None, None]:

@@ -30,7 +30,8 @@ def read_movie(path: str | os.PathLike[str], pixel_size: float | None = None, fr
     Not believed are a pixel size of 1.000 Å in an MRC file, which many programs write for "unknown", and a TIFF
     resolution in inch or cm above 1 µm per pixel, which is a print setting (72 dpi). Where only one axis has a scale,
     it is taken for both. What was decided so is told in ``notes`` of the movie. Its ``dose`` comes from the extended
-    header that FEI and SerialEM write into MRC files.
+    header that FEI and SerialEM write into MRC files; where the values of a Gatan file are electrons, from its first
+    frame.
 
     Parameters
     ----------

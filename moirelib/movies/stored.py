@@ -38,6 +38,7 @@ class StoredImage:
     part: str = ""  # "[2 of 3]" in a file of several images
     colour: bool = False  # stored as colours; whether they are shades of grey is seen when a frame is read
     dose: float | None = None  # electrons/Å² in each frame, where the file says so
+    intensity: tuple[float, float] | None = None  # of no electron, and electrons for each step above, where it says so
     notes: tuple[str, ...] = ()  # what the user should know, each a sentence
     scale_note: str = ""  # the same about the pixel size; left out when the user gives one
     files: tuple[Path, ...] = ()  # all files that the frames lie in, where there are several

@@ -13,6 +13,7 @@ from moirelib.decomposition import (
     Imaging,
     assign_layers,
     complete,
+    completion,
     settle_overlaps,
     site_odds,
     vacant_sites,
@@ -250,6 +251,23 @@ def test_two_found_upon_each_other_stay_two_only_where_the_frame_shows_two(seed,
         assert len(done) == len(table) - (not there)
         upper = done.loc[done["layer"] == 2, ["y", "x"]]
         assert (nearest(site, upper)[0] < 0.6) if there else (nearest(site, upper)[0] > 12)
+
+
+def test_what_was_settled_is_not_asked_again_until_something_changes(monkeypatch):
+    tried = []
+    try_answer = completion.try_answer
+    monkeypatch.setattr(completion, "try_answer", lambda *given: tried.append(len(given[3])) or try_answer(*given))
+    frame, table, site = overlapping(0, False, 0.35)
+    fit = FrameFit.start(frame, table, D).fit()
+    fit, particles, settled = settle_overlaps(fit, fit.table(table), 18.0)
+    assert tried
+    asked = len(tried)
+    again = settle_overlaps(fit, particles, 18.0, settled)[1]
+    assert len(tried) == asked
+    np.testing.assert_allclose(again[["y", "x"]], particles[["y", "x"]])
+    changed = particles.drop(index=nearest(particles[["y", "x"]], site).argsort()[1])  # beside the site
+    settle_overlaps(fit.with_particles(changed), changed.reset_index(drop=True), 18.0, settled)
+    assert len(tried) > asked
 
 
 def test_one_for_two_is_unusual_even_where_most_are_asked_for():

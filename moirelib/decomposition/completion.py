@@ -1,6 +1,7 @@
 """Add particles that the lattices expect and the frame shows; remove others (chapter 7, "Particles")."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -42,6 +43,7 @@ class CompletionSettings:
     found_overlap: float = 0.35  # spacings; the same for two that were both found, if that is less
     least_odds: float = -2.0  # of a vacant site that is tested: two neighbours are too few
     apart: float = 2.5  # diameters between places that are tested at once
+    same: float = 0.1  # diameters; what has moved less since a place was tested is as it was then
     place_width: float = 0.4  # diameters, standard deviation of the Gaussian that weighs squared residuals
     # One particle that is two, whatever the lattices say. On development seeds of `make bench-families`.
     large: float = 1.3  # usual volumes (depth × squared diameter), from which a particle is tested
@@ -174,7 +176,31 @@ def choose_worst(posterior, yx, reach) -> np.ndarray:
     return goes
 
 
-def settle_overlaps(fit: FrameFit, particles: pd.DataFrame, spacings: Spacings) -> tuple[FrameFit, pd.DataFrame]:
+@dataclass(frozen=True)
+class Settled:
+    """Places where it was decided whether they hold one particle or two, and all particles at that time."""
+
+    places: np.ndarray = field(default_factory=partial(np.empty, (0, 2)))  # (n, 2), px
+    odds: np.ndarray = field(default_factory=partial(np.empty, 0))  # (n,), before looking
+    particles: np.ndarray = field(default_factory=partial(np.empty, (0, 2)))  # (m, 2), px
+
+    def holds(self, places: np.ndarray, odds: np.ndarray, particles: np.ndarray, diameter: float) -> np.ndarray:
+        """Which places (k, 2) need no other test: of the same odds, and nothing around them has changed."""
+        same = SETTINGS.same * diameter
+        trees = cKDTree(self.particles), cKDTree(particles)
+        moved = [yx[tree.query(yx)[0] > same] for yx, tree in zip((particles, self.particles), trees, strict=True)]
+        distance, nearest = cKDTree(self.places).query(places)
+        asked = distance < same
+        asked[asked] = self.odds[nearest[asked]] == odds[asked]
+        return asked & (cKDTree(np.concatenate(moved)).query(places)[0] > SETTINGS.apart * diameter)
+
+
+NOTHING_SETTLED = Settled()
+
+
+def settle_overlaps(
+    fit: FrameFit, particles: pd.DataFrame, spacings: Spacings, before: Settled = NOTHING_SETTLED
+) -> tuple[FrameFit, pd.DataFrame, Settled]:
     """Decide between one particle and two wherever two of different layers overlap closely, or could.
 
     It tests close pairs of finds, and vacant sites under or over a particle, each against what stands; places far apart
@@ -182,8 +208,8 @@ def settle_overlaps(fit: FrameFit, particles: pd.DataFrame, spacings: Spacings) 
     around each place decide, with the odds of its lattice and how usual the sizes and depths would be: two thin
     particles can make up one.
 
-    Parameters are those of `complete`. Gives the fit to go on from, and the particles; ``shown`` marks those of places
-    where there are two.
+    Parameters are those of `complete`, and what was settled before: it is not asked again. Gives the fit to go on from,
+    the particles, of which ``shown`` marks those of places where there are two, and what is settled now.
     """
     s, diameter = SETTINGS, fit.model.diameter
     reach, sites = s.overlap * diameter, find_sites(fit, particles, spacings)
@@ -191,9 +217,16 @@ def settle_overlaps(fit: FrameFit, particles: pd.DataFrame, spacings: Spacings) 
     vacant = sites[tested].reset_index(drop=True)
     nearer = min(s.found_overlap * min((spacing_of(spacings, k) for k in particles["layer"]), default=diameter), reach)
     second, first, odds = find_seconds(particles, nearer, spacings)
-    particles = particles.assign(shown=False)
+    yx = particles[["y", "x"]].to_numpy()
+    places = np.concatenate([yx[second], vacant[["y", "x"]].to_numpy()])
+    settled = Settled(places, np.concatenate([odds, vacant["odds"]]), yx)
+    known = before.holds(settled.places, settled.odds, yx, diameter)
+    particles = particles.assign(shown=find_near(particles, yx[second[known[: len(second)]]], reach))
+    asked, vacant_asked = np.split(~known, [len(second)])
+    second, first, odds = second[asked], first[asked], odds[asked]
+    vacant = vacant[vacant_asked].reset_index(drop=True)
     if len(vacant) + len(second) == 0:
-        return fit, particles
+        return fit, particles, settled
     fit = fit.fit(1, shared=False)
     particles = fit.table(particles)
     yx, apart = particles[["y", "x"]].to_numpy(), s.apart * diameter
@@ -217,7 +250,7 @@ def settle_overlaps(fit: FrameFit, particles: pd.DataFrame, spacings: Spacings) 
         particles = take_over(particles, more, find_near(more, places[holds], reach) & (more.index < count))
         particles = pd.concat([particles, more[more.index >= count][holds]], ignore_index=True)
         fit = fit.with_particles(particles)
-    return fit, particles
+    return fit, particles, settled
 
 
 def try_answer(

@@ -11,7 +11,7 @@ from scipy.spatial import cKDTree
 
 from ..crystal.lattice import Lattice, fold_hexagonal
 from ..crystal.neighbours import layer_spacings
-from .completion import complete, settle_overlaps, split_particles
+from .completion import NOTHING_SETTLED, complete, settle_overlaps, split_particles
 from .layer_assignment import assign_layers
 from .layer_evidence import GRAINS
 from .layers_by_points import MAYBE_THREE, THREE, merge_finds, name_by_points
@@ -192,7 +192,7 @@ def find_particles(fit: FrameFit, particles, assign: Callable, search: bool) -> 
     In each round ``assign`` gives the layers, missing particles are added, false ones removed, overlaps settled. With
     ``search``, what particles share is searched for again once missing and false particles are settled.
     """
-    particles = fit.table(particles)
+    particles, settled = fit.table(particles), NOTHING_SETTLED
     for k in range(MOST_ROUNDS - fit.known):
         known = particles[["y", "x"]].to_numpy()
         particles, _ = assign(particles)
@@ -203,7 +203,9 @@ def find_particles(fit: FrameFit, particles, assign: Callable, search: bool) -> 
             break
         fit = fit.with_particles(particles, in_rows=True)
         fit = fit.search() if search and k == 0 else fit.fit(1)
-        fit, particles = settle_overlaps(fit, fit.table(particles), spacings)
+        # While what particles share is still fitted, what was settled may change.
+        before = settled if fit.known else NOTHING_SETTLED
+        fit, particles, settled = settle_overlaps(fit, fit.table(particles), spacings, before)
         particles = choose_channels(particles, max(spacings.values()))
         fit = fit.with_particles(particles, in_rows=True).fit(1)
         particles = fit.table(particles)[FITTED]

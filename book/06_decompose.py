@@ -145,6 +145,10 @@ ax.legend()
 plt.show()
 
 # %% [markdown]
+# Where small particles lie among large ones, the large ones alone may give the best rating. So `decompose` also fits
+# some hundred particles in the middle of the frame ({doc}`chapter 7 <07_particles>`): where these come out much smaller
+# than the diameter they were looked for with, it looks again for particles of their size.
+#
 # ## One call does the rest
 
 # %%

@@ -6,7 +6,9 @@ import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter
 
+from .layers_by_points import merge_finds
 from .network import WORKING_DIAMETER, locate, measure_shares, predict, resample
+from .particle_fit import FrameFit
 
 #: Particles outside this range of diameters, in nm, are no nanoparticles: the pixel size must be wrong.
 PLAUSIBLE_DIAMETER = (0.5, 500.0)
@@ -25,6 +27,10 @@ class SizeSearch:
     corrections: int = 2  # by the size of what the network finds
     correction: tuple[float, float] = (0.7, 1.4)  # limits of each
     worse: float = 0.5  # a corrected diameter that suits less than this much as well is refused
+    smaller: float = 0.85  # of the diameter, under which particles that were fitted are too small for it
+    shrinks: int = 4  # at most
+    fitted: int = 144  # working pixels; side of the part of a frame that is fitted: some hundred particles
+    enough: int = 20  # particles in it, whose size counts
 
 
 SEARCH = SizeSearch()
@@ -69,7 +75,35 @@ def estimate_size_and_polarity(frames: list[np.ndarray], model, diameter_px) -> 
 
     The frame counts in which the network sees particles best. ``diameter_px`` is the given diameter, or None.
     """
-    return max((estimate_diameter(frame, model, diameter_px) for frame in frames), key=lambda found: found[2])[:2]
+    found = [(*estimate_diameter(frame, model, diameter_px), frame) for frame in frames]
+    diameter, polarity, _, frame = max(found, key=lambda one: one[2])
+    return (diameter if diameter_px else shrink_to_fit(polarity * frame, model, diameter)), polarity
+
+
+def shrink_to_fit(frame, model, diameter) -> float:
+    """The diameter, or that of the particles as fitted to the frame where this is much less.
+
+    Of large particles among small ones, and of clusters, the network sees only these if it looks for large ones. A
+    smaller diameter counts if the particles that are found with it are as large as that.
+    """
+    looked_for = diameter
+    for _ in range(1 + SEARCH.shrinks):
+        fitted = fit_diameter(frame, model, looked_for)
+        if fitted > SEARCH.smaller * looked_for:
+            confirmed = looked_for < diameter and fitted < looked_for / SEARCH.smaller
+            return fitted if confirmed else diameter
+        looked_for = max(fitted, SMALLEST_DIAMETER)
+    return diameter
+
+
+def fit_diameter(frame, model, diameter) -> float:
+    """Usual diameter, in pixels of the frame, of the particles that the network finds at the sampling of a diameter."""
+    image = crop_middle(frame, diameter, SEARCH.fitted)[0]
+    finds = merge_finds(locate(predict(model, image)[1], WORKING_DIAMETER), WORKING_DIAMETER)
+    if len(finds) < SEARCH.enough:
+        return diameter
+    fit = FrameFit.start(image, finds, WORKING_DIAMETER)
+    return diameter * float(fit.prior.usual[0].exp()) / WORKING_DIAMETER
 
 
 def estimate_diameter(
@@ -99,10 +133,10 @@ def estimate_diameter(
     return float(diameter if refused else corrected), polarity, suits
 
 
-def crop_middle(frame, diameter) -> tuple[np.ndarray, np.ndarray]:
+def crop_middle(frame, diameter, side: int = SEARCH.view) -> tuple[np.ndarray, np.ndarray]:
     """The middle of a frame at the sampling that a diameter asks for, and the same region as it was recorded."""
     image = resample(frame, find_working_shape(frame.shape, diameter))
-    inner = [slice(max((n - SEARCH.view) // 2, 0), max((n - SEARCH.view) // 2, 0) + SEARCH.view) for n in image.shape]
+    inner = [slice(max((n - side) // 2, 0), max((n - side) // 2, 0) + side) for n in image.shape]
     zoom = np.array(frame.shape) / image.shape
     native = [slice(round(s.start * z), round(s.stop * z)) for s, z in zip(inner, zoom, strict=True)]
     return image[tuple(inner)], frame[tuple(native)]

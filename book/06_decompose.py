@@ -23,7 +23,7 @@
 # - compare with other methods, from Fourier filtering to other networks
 # - save everything, and do the same from the command line and in Fiji
 #
-# Needs chapter 5 for the network · CPU · 3 minutes (fast), 5 minutes (full) · 1.3 GB
+# Needs chapter 5 for the network · CPU · 5 minutes (fast), 7 minutes (full) · 1.3 GB
 # ```
 
 # %%

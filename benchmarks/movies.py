@@ -177,13 +177,15 @@ def score_movie(images, truth) -> dict:
     result = moirelib.decompose(images, pixel_size=PIXEL_SIZE, device="cpu")
     field, found = np.array(images.shape[1:]) * PIXEL_SIZE, result.particles
     analysis = moirelib.analyze(found, field)
-    tables = {name: analysis.tables.get(name, ()) for name in ("defects", "growth")}
+    defects, events = analysis.tables["defects"], analysis.tables.get("growth", ())
+    covered = defects["covered"].astype(bool)
     f1 = score_particles(found, truth, DIAMETER * PIXEL_SIZE, field)["f1"]
     return {
         "f1": f1,
         **score_tracks(found, truth, field),
-        "defects": len(tables["defects"]),
-        "events": len(tables["growth"]),
+        "defects": int((~covered).sum()),
+        "covered_vacancies": int(covered.sum()),
+        "events": len(events),
         "vibration_nm": measure_vibration(analysis),
     }
 

@@ -392,7 +392,8 @@ for k, (layer, points, ax) in enumerate(zip(scene.layers, layers, axes, strict=T
 plt.show()
 
 # %% [markdown]
-# With two layers, `defect_table` also gives the registry of each defect on the other layer. The vacancies of layer 2 are
+# With two layers, `defect_table` also gives the registry of each defect on the other layer, and whether a vacancy lies
+# under one of its particles (`covered`). The vacancies of layer 2 are
 # placed at random, so on average they follow the area shares above. A single scene has too few to show it:
 
 # %%
@@ -799,6 +800,8 @@ print("a short line has an uncertain inclination, so find_defects allows it a la
 #
 # - **A missed particle looks like a vacancy, a false one like an interstitial.** Look at the score of the particles and
 #   at several frames before you trust a defect. Within a spacing of the border of the frame no defects are reported.
+# - **A vacancy under a particle** of the other layer is `covered` in the table: two particles that nearly coincide look
+#   much like one, so such a vacancy may be none. Count those that are not covered, or look at other frames.
 # - **A vacancy beside an interstitial** may be missed, and so may the interstitial, because each disturbs the
 #   surroundings of the other. If a dislocation absorbs a vacancy, its core moves by a row.
 # - **At boundaries**, vacancies and gaps look alike, and dislocations closer than three spacings cannot be separated.

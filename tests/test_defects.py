@@ -366,8 +366,22 @@ def test_defects_know_where_they_are_on_the_other_layer():
     assert found["registry"][1] == "hollow"
     assert found["coordinate"][1] == pytest.approx(-1.5, abs=1e-3)
     assert found["registry"].isna()[2]  # no second layer in that frame
-    expected = "frame layer kind y_nm x_nm burgers_y_nm burgers_x_nm in_boundary registry coordinate"
+    expected = "frame layer kind y_nm x_nm burgers_y_nm burgers_x_nm in_boundary registry coordinate covered"
     assert found.columns.tolist() == expected.split()
+
+
+def test_a_vacancy_under_a_particle_of_another_layer_is_marked():
+    # Two particles that nearly coincide look like one: the other one's site may be taken after all.
+    first = without(crystal(), sites((0, 0), (3, 1)))
+    second = crystal()[np.hypot(*(crystal() - sites((0, 0))[0]).T) < 1.5 * A] + 0.03 * A
+    both = pd.concat([table(first), table(second, layer=2)], ignore_index=True)
+    found = defect_table(both)
+    found = found[(found["layer"] == 1) & (found["kind"] == "vacancy")]
+    near = np.hypot(*(found[["y_nm", "x_nm"]].to_numpy(float) - sites((0, 0))[0]).T) < A / 2
+    assert len(found) == 2
+    assert near.sum() == 1
+    assert found["covered"].tolist() == near.tolist()
+    assert not defect_table(table(first))["covered"].any()
 
 
 @pytest.mark.parametrize(

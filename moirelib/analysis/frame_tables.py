@@ -4,18 +4,20 @@ from collections.abc import Collection, Iterable
 
 import numpy as np
 import pandas as pd
+from scipy.spatial import cKDTree
 
 from ..crystal.mesh import Mesh
 from ..crystal.neighbours import spans_plane
 from ..tables import layers_by_frame
 from .boundaries import BOUNDARY_COLUMNS
-from .defects import DEFECT_COLUMNS, find_defects
+from .defects import DEFECT_COLUMNS, LayerDefects, find_defects
 from .lattices import LayerFrame
 from .moire import find_facing_layer, fit_moire_of_grains, registry
 
+COVERED = 0.07  # spacings (by hand), a tenth of a usual diameter: an odd particle may be two that are this near
 FRAME_TABLES = ("lattice", "moire", "defects", "boundaries")
 FOUND_COLUMNS = {
-    "defects": ["frame", "layer", *DEFECT_COLUMNS, "registry", "coordinate"],
+    "defects": ["frame", "layer", *DEFECT_COLUMNS, "registry", "coordinate", "covered"],
     "boundaries": ["frame", "layer", *BOUNDARY_COLUMNS],
 }
 LATTICE_COLUMNS = "frame layer grain spacing_nm angle_deg spacing_std_nm angle_std_deg shear psi6 n".split()
@@ -43,9 +45,13 @@ def moire_table(particles: pd.DataFrame) -> pd.DataFrame:
 
 
 def defect_table(particles: pd.DataFrame, other_layer: bool = True) -> pd.DataFrame:
-    """Defects of all layers and frames as of `find_defects`; by default with ``registry, coordinate`` of `registry`."""
+    """Defects of all layers and frames as of `find_defects`; by default also where they are on other layers.
+
+    ``registry, coordinate`` are those of `registry`; ``covered`` says of a vacancy whether a particle of another layer
+    lies upon its site: one particle is then hardly told from two, and the vacancy may be none.
+    """
     table = tabulate_frames(layers_by_frame(particles), ["defects"])["defects"]
-    return table if other_layer else table.drop(columns=["registry", "coordinate"])
+    return table if other_layer else table.drop(columns=["registry", "coordinate", "covered"])
 
 
 def boundary_table(particles: pd.DataFrame) -> pd.DataFrame:
@@ -60,6 +66,13 @@ def boundary_table(particles: pd.DataFrame) -> pd.DataFrame:
     Frank's ``frank_spacing_nm``, a / (2 sin(θ/2)) (Read & Shockley, Phys. Rev. 78, 275 (1950)); the grains' numbers.
     """
     return tabulate_frames(layers_by_frame(particles), ["boundaries"])["boundaries"]
+
+
+def _are_covered(found: LayerDefects, others: list[np.ndarray]) -> np.ndarray:
+    """Which defects of a layer are vacancies upon which a particle of other layers lies, positions (m, 2) in nm."""
+    where, vacancy = found.defects[["y_nm", "x_nm"]].to_numpy(float), found.defects["kind"].to_numpy() == "vacancy"
+    above = cKDTree(np.concatenate([np.empty((0, 2)), *others]))
+    return vacancy & (above.query(where)[0] < COVERED * found.spacing)
 
 
 def tabulate_frames(
@@ -81,7 +94,8 @@ def tabulate_frames(
                     lattices.append((frame, name, grain, *values, fit.shear, psi6, fit.n))
             if {"defects", "boundaries"} & set(names):
                 one = find_defects(layer)
-                defects = one.defects
+                others = [points for other, points in positions.items() if other != name]
+                defects = one.defects.assign(covered=_are_covered(one, others))
                 if (facing := find_facing_layer(name, layers)) is not None:
                     on = registry(defects[["y_nm", "x_nm"]], layers[facing])
                     defects = defects.join(on[["registry", "coordinate"]])

@@ -134,7 +134,9 @@ def _draw_defect_number(analysis, table, ax) -> str:
     ax.set(xlabel="frame", ylabel="number", ylim=(0, None))
     if ax.get_legend_handles_labels()[0]:
         ax.legend(fontsize=8, frameon=False)
-    return "Defects found in every frame. A particle that is missed in a frame looks like a vacancy of that frame."
+    covered = int(table["covered"].sum())
+    caption = "Defects found in every frame. A particle that is missed in a frame looks like a vacancy of that frame."
+    return caption + (f" Of the vacancies, {covered} lie under a particle of another layer." if covered else "")
 
 
 def _draw_displacement(analysis, table, ax) -> str:

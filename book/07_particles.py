@@ -605,6 +605,13 @@ print(f"claimed {claimed.mean():.4f} px, observed {np.std(found - [12.4, 11.7]):
 # makes the first round from each of them and keeps the result with the smallest residual. `FrameFit.search` tries rods and
 # spheres again, once the particles are complete, and both of them with soft outlines as well.
 #
+# One profile for all is not always enough. A crystal that diffracts strongly darkens fast with thickness, and then hardly
+# any more ([chapter 2](02_multislice)): it looks flatter than a sphere, and as two faint spheres it would fit better than
+# as one. So `FrameFit.search` also tries particles whose optical depth goes with a **power** of the thickness, each with
+# its own, $\delta_j\,(1 - |\mathbf r-\mathbf r_j|^2/R_j^2)^{e\,p_j}$. The powers $p_j$ are kept where they raise the
+# likelihood by more than as many parameters would by chance (Schwarz's criterion, below); then all frames of the movie
+# have them.
+#
 # Simulated particles have neither coma nor a longer side, and the fit finds almost none of either (`coma_y` to
 # `long_diagonal` below). Real particles may have both; the last section measures them.
 

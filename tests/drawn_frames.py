@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from moirelib.crystal import hexagonal_lattice
-from moirelib.decomposition.image_model import ImageModel
+from moirelib.decomposition.image_model import ROUND, ImageModel
 from moirelib.decomposition.particle_fit import to_theta
 
 D = 12.0
@@ -29,7 +29,7 @@ def square_of_points(spacing=16.0, angle=7.0, shape=(160, 160), rng=None, jitter
 
 def rendered(particles, imaging, rng=None, noise=3.0, shape=(160, 160)):
     """A frame of the fit's own model: 300 counts of light, more at one side, with noise where a generator is given."""
-    theta = to_theta(particles, torch.zeros(2))
+    theta = to_theta(particles, torch.zeros(2), ROUND)
     model = ImageModel.look_at(np.full(shape, 300.0) + np.arange(shape[1]), D).place(theta)
     model = replace(model, frame=model.frame / model.frame.mean())
     drawn = model.render(theta, imaging)

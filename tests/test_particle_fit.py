@@ -84,11 +84,11 @@ def test_frames_below_zero_are_fitted_as_well():
 
 
 def test_the_table_of_shared_parameters_describes_imaging():
-    assert [p.name for p in IMAGING] == [f.name for f in fields(Imaging)]
+    assert [*[p.name for p in IMAGING], "powers"] == [f.name for f in fields(Imaging)]
     assert all(p.lower <= getattr(Imaging(), p.name) <= p.upper for p in IMAGING)
     assert all(p.step < 0.2 * p.std for p in SHARED if p.derivative in ("transfer", "stretch"))
     far = {p.name: 100.0 for p in IMAGING}
-    assert astuple(Imaging().add_step(far)) == tuple(p.upper for p in IMAGING)
+    assert astuple(Imaging(powers=0.2).add_step(far)) == (*[p.upper for p in IMAGING], 0.2)
 
 
 def test_a_fit_stays_as_it_is_whatever_is_done_with_it():
@@ -213,7 +213,7 @@ def test_jacobian_is_the_derivative_of_the_frame(soft):
     fit = replace(fit, model=replace(fit.model, margin=4))
     background, bent = fit.predicted.background, fit.predicted.bent
     fit.model.background.fit = lambda *_: (background, bent)  # the derivatives are taken with the background held
-    for k, size in enumerate((1e-2, 1e-2, 1e-3, 1e-2, 1e-2, 1e-2)):
+    for k, size in enumerate((1e-2, 1e-2, 1e-3, 1e-2, 1e-2, 1e-2, 1e-2)):
         step = fit.theta * 0
         step[:, k] = size
         change = fit.residual - fit.model.residual(fit.model.render(fit.theta + step, imaging).image)
@@ -227,11 +227,11 @@ def test_the_gradient_is_the_costs_own_background_and_border_included(imaging):
     points = square_of_points(spacing=14.0, rng=rng)
     table = pd.DataFrame(points, columns=["y", "x"]).assign(diameter=11.5, depth=1.5)
     model = ImageModel.look_at(rendered(table, Imaging(0.3), rng), D)
-    start = table.assign(diameter=np.log(12.0), depth=np.log(1.0), long_y=0.1, long_diagonal=-0.05)
+    start = table.assign(diameter=np.log(12.0), depth=np.log(1.0), power=0.1, long_y=0.1, long_diagonal=-0.05)
     theta = torch.from_numpy(start.to_numpy(np.float32))
     model = model.place(theta).weigh(imaging)
     gradient = model.jacobian(model.render(theta, imaging)).gradient
-    for k, size in enumerate((0.02, 0.02, 0.005, 0.005, 0.005, 0.005)):
+    for k, size in enumerate((0.02, 0.02, 0.005, 0.005, 0.005, 0.005, 0.005)):
         expected = []
         for i in range(0, len(theta), 9):
             step = torch.zeros_like(theta)
@@ -248,6 +248,7 @@ def test_derivatives_by_what_is_shared_are_the_frames_own(soft):
     table = pd.DataFrame(points, columns=["y", "x"]).assign(diameter=rng.normal(11.5, 0.3, len(points)), depth=0.8)
     imaging = Imaging(0.2, soft, 0.15, 0.5, 0.03, 0.1, 0.1, -0.1, 0.05, 0.03)
     fit = FrameFit.start(rendered(table, Imaging(), rng), table, D, imaging)
+    fit = fit.with_particles(table.assign(power=rng.uniform(0.9, 1.2, len(points))))
     model, theta = fit.model.weigh(imaging), fit.theta
     assert model.margin == np.ceil(max(0.15, 2 * soft) * D)
     derivatives = model.linearise(fit.predicted)[1]
@@ -258,8 +259,8 @@ def test_derivatives_by_what_is_shared_are_the_frames_own(soft):
             continue
         step, size, images = np.zeros(len(SHARED)), 0.001 if shared.name == "soft" else 0.005, []
         for step[k] in (size, -size):
-            moved = theta + torch.tensor([0.0, 0.0, *step[:2]], dtype=torch.float32)
-            images.append(model.render(moved, Imaging(*np.add(astuple(imaging), step[2:]).tolist())).image)
+            moved = theta + torch.tensor([0.0, 0.0, *step[:2], *(fit.theta.shape[1] - 4) * [0.0]], dtype=torch.float32)
+            images.append(model.render(moved, Imaging(*np.add(astuple(imaging)[:-1], step[2:]).tolist())).image)
         expected = model.counted() * (images[0] - images[1]) / (2 * size) / model.noise
         error = derivative - expected.numpy().ravel()
         assert np.sqrt(np.mean(error**2)) < 0.03 * float(expected.square().mean().sqrt())
@@ -368,6 +369,24 @@ def test_the_border_that_does_not_count_is_held_while_the_blur_is_fitted(monkeyp
     assert near.imaging.blur < 0.15
     assert len(counted) > 5
     assert len(set(counted)) == 1
+
+
+def test_each_particle_has_a_profile_of_its_own_where_that_of_all_is_known():
+    rng = np.random.default_rng(4)
+    points = square_of_points(rng=rng)
+    power = np.exp(0.15 * rng.standard_normal(len(points)))
+    table = pd.DataFrame(points, columns=["y", "x"]).assign(diameter=11.5, depth=1.2, power=power)
+    shared = Imaging(0.5, blur=0.1, powers=0.1)
+    frame = rendered(table, shared, rng)
+    known = FrameFit.start(frame, table[["y", "x"]], D, shared).fit(5)
+    found = known.table(table)
+    off = np.log(found["power"] / power)
+    assert (off - off.median()).abs().median() < 0.03
+    assert abs(off.median()) < 0.1  # as of the sizes: what all have in common is the last to be told
+    assert found["diameter"].median() == pytest.approx(11.5, rel=0.02)
+    assert known.imaging == shared
+    # One frame alone tells only the profile of all.
+    assert "power" not in FrameFit.start(frame, table[["y", "x"]], D).table(table[["y", "x"]])
 
 
 @pytest.mark.parametrize(("pairs", "alone", "usual"), [(100, 30, 1.0), (10, 40, 2.0)])

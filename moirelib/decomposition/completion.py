@@ -54,7 +54,7 @@ class CompletionSettings:
 
 
 SETTINGS = CompletionSettings()
-ROUND_OWN = list(OWN[:ROUND])  # what a round particle has of its own, in pixels but for the optical depth
+FORM = list(OWN[2:ROUND])  # of what a particle has of its own, all but its place
 
 # Geometry of a hexagonal lattice, in spacings; second neighbours are √3 = 1.73 away.
 ROW = 1.3  # two particles of a layer this near form a row
@@ -234,7 +234,7 @@ def settle_overlaps(
         pair, places = (first[group], second[group]), yx[second[group]]
         fewer = particles.drop(index=pair[1])
         fewer.loc[pair[0], ["y", "x"]] = 0.5 * (yx[pair[0]] + yx[pair[1]])  # one stands for both
-        fewer.loc[find_near(fewer, places, reach), ["diameter", "depth"]] = np.nan
+        fewer.loc[find_near(fewer, places, reach), FORM] = np.nan
         one, fewer = try_answer(fit, particles, fewer, places)
         both = odds[group] + sum(compare_answers(one, fit, places)) > 0
         particles = take_over(particles, fewer, find_near(fewer, places[~both], reach)).drop(index=pair[1][~both])
@@ -326,25 +326,26 @@ def spread_below(particles: pd.DataFrame) -> tuple[float, float]:
 
 
 def try_halves(fit: FrameFit, particles, large) -> tuple[np.ndarray, np.ndarray]:
-    """Log-likelihood (m,) by which two usual particles explain the frame better than some one, and the two, (2, m, 4).
+    """Log-likelihood (m,) by which two usual particles explain the frame better than some one, and the two, (2, m, k).
 
-    ``large`` (m,) are rows of the fit's particles. The two, with their `ROUND_OWN` parameters, are those of the best of
-    several directions in which they started.
+    ``large`` (m,) are rows of the fit's particles. The two, with the k of `OWN` that are fitted, are those of the best
+    of several directions in which they started.
     """
-    gain, halves = np.full(len(large), -np.inf), np.empty((2, len(large), len(ROUND_OWN)))
+    columns = list(OWN[: fit.theta.shape[1]])
+    gain, halves = np.full(len(large), -np.inf), np.empty((2, len(large), len(columns)))
     if len(large) == 0:
         return gain, halves
     yx = particles[["y", "x"]].to_numpy()
     around = cKDTree(yx[large]).query(yx)[0] < STAND_INS * fit.model.diameter
-    own, large = particles.loc[around, ROUND_OWN].to_numpy(), np.cumsum(around)[large] - 1
+    own, large = particles.loc[around, columns].to_numpy(), np.cumsum(around)[large] - 1
     start = fit.among(around).with_particles(particles[around]).fit(1, shared=False)
     one = start.fit(2, shared=False)  # as often as the two: what is fitted longer explains more
     for turn in np.pi * np.arange(SETTINGS.directions) / SETTINGS.directions:
         step = 0.5 * SETTINGS.halves_apart * fit.model.diameter * np.array([np.sin(turn), np.cos(turn)])
-        laid_out, second = own.copy(), np.full((len(large), len(ROUND_OWN)), np.nan)
+        laid_out, second = own.copy(), np.full((len(large), len(columns)), np.nan)
         laid_out[large], second[:, :2] = np.nan, own[large, :2] + step
         laid_out[large, :2] = own[large, :2] - step
-        both = pd.DataFrame(np.concatenate([laid_out, second]), columns=ROUND_OWN)
+        both = pd.DataFrame(np.concatenate([laid_out, second]), columns=columns)
         two = start.with_particles(both).fit(2, shared=False)
         # Sizes do not count: what is usual is known from the same finds, of which many may be two.
         found, fitted = compare_answers(one, two, own[large, :2])[0], two.table(both).to_numpy()
@@ -355,11 +356,12 @@ def try_halves(fit: FrameFit, particles, large) -> tuple[np.ndarray, np.ndarray]
 
 
 def put_halves(particles: pd.DataFrame, rows, halves) -> pd.DataFrame:
-    """The table in which two particles, with `ROUND_OWN` parameters (2, m, 4), stand for one in each of some rows."""
-    own, shown = particles[ROUND_OWN].to_numpy(copy=True), particles["shown"].to_numpy(bool, copy=True)
+    """The table in which two particles, with the first k of `OWN` (2, m, k), stand for one in each of some rows."""
+    columns = list(OWN[: halves.shape[2]])
+    own, shown = particles[columns].to_numpy(copy=True), particles["shown"].to_numpy(bool, copy=True)
     own[rows], shown[rows] = halves[0], True
-    table = particles.assign(shown=shown, **dict(zip(ROUND_OWN, own.T, strict=True)))
-    second = table.iloc[rows].assign(**dict(zip(ROUND_OWN, halves[1].T, strict=True)))
+    table = particles.assign(shown=shown, **dict(zip(columns, own.T, strict=True)))
+    second = table.iloc[rows].assign(**dict(zip(columns, halves[1].T, strict=True)))
     second = second.assign(channel=1 - second["channel"])  # the other one of two
     return pd.concat([table, second], ignore_index=True)
 
@@ -384,12 +386,13 @@ def lay_out_seconds(particles, vacant) -> pd.DataFrame:
     """Particles, and after them vacant sites that are tested.
 
     Beside a vacant site that holds a particle after all, the particle that was found stands for both: it starts as far
-    to the other side.
+    to the other side, with the usual profile.
     """
     laid_out, yx, site = append(particles, vacant), particles[["y", "x"]].to_numpy(), vacant[["y", "x"]].to_numpy()
     beside = cKDTree(yx).query(site)[1]
     lone = ~particles["shown"].to_numpy(bool)[beside]
     laid_out.loc[beside[lone], ["y", "x"]] = 2 * yx[beside[lone]] - site[lone]
+    laid_out.loc[beside[lone], "power"] = np.nan
     return laid_out
 
 

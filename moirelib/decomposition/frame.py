@@ -64,8 +64,8 @@ def find(
     free = best.fit.with_particles(best.particles).fit(1)
     shaped = free.with_shapes().fit(2)
     particles = shaped.result(best.particles)
-    # Two of six parameters make a shape; where shapes do not pay, particles are better located as round ones.
-    if shaped.gain_over(free) > free.particle_price / 2 * len(particles):
+    # Two more parameters make a shape; where shapes do not pay, particles are better located as round ones.
+    if shaped.gain_over(free) > 2 * free.parameter_price * len(particles):
         free = shaped
     else:
         particles = free.result(best.particles).join(particles[SHAPE])

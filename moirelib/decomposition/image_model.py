@@ -17,16 +17,18 @@ from .soft_thickness import EDGE, soften
 # Lengths "in diameters" are multiples of the expected diameter. Values without a source were set by hand. Literals from
 # 1e-6 down only guard divisions and logarithms.
 
-#: What a particle has of its own: position (px), logarithms of diameter (px) and optical depth at the centre; where
-#: shapes are fitted, also how much longer it is, along y and along the diagonal, than `Imaging` says.
-OWN = ("y", "x", "diameter", "depth", "long_y", "long_diagonal")
-ROUND = 4  # of these, without the last two
+#: What a particle has of its own: position (px); logarithms of diameter (px), of optical depth at the centre and of the
+#: power of its thickness with which it darkens; and, where shapes are fitted, how much longer it is, along y and along
+#: the diagonal, than `Imaging` says.
+OWN = ("y", "x", "diameter", "depth", "power", "long_y", "long_diagonal")
+ALIKE, ROUND = 4, 5  # of these, how many particles of one profile have, and round ones of profiles of their own
 
 # Grid of the model.
 FINE = 2  # samples of the transmission per pixel and axis
 WINDOW = 0.62  # diameters, half the edge of a particle's window: its radius, stretched or grown by up to a quarter
 FAST = (16, 20, 24, 32, 40, 48, 64, 80, 96, 128)  # px; edges of windows with fast small batched Fourier transforms
 PAD = 1.2  # diameters around the frame, so that particles at its border are whole and blurred as others are
+THIN = 1e-4  # of the thickness in the middle; what is thinner has that power of it
 FAINT = 1e-2  # of a derivative's largest value; smaller ones are left out of sparse matrices
 
 # Light that the particles are seen against.
@@ -48,12 +50,13 @@ LEAST_FREE = 0.3  # share of blocks that stays free, however many numbers are fi
 STD_TO_MAD = 0.6745  # median of |x| / standard deviation, of a Gaussian: 1 / 1.4826
 
 
-def soft_profile(rho2, depth, imaging: Imaging, slopes: bool = True):
+def soft_profile(rho2, depth, power, imaging: Imaging, slopes: bool = True):
     """Optical depth of particles against squared distance over squared radius, and its derivatives.
 
-    ``depth`` is that of their centres. The outline is softened over a sample in transmission, not in depth: pixels
-    average light. Derivatives, left out without ``slopes``, are by ``rho2``, the logarithm of ``depth``, the exponent
-    and the softness.
+    ``depth`` is that of their centres; with ``power``, it goes with that power of the thickness. The outline is
+    softened over a sample in transmission, not in depth: pixels average light. Derivatives, left out without
+    ``slopes``, are by ``rho2``, the logarithm of ``depth``, the exponent, the softness and, where there is one, the
+    logarithm of ``power``.
     """
     if imaging.soft > 0:
         soft = soften(imaging.exponent, imaging.soft)
@@ -65,6 +68,12 @@ def soft_profile(rho2, depth, imaging: Imaging, slopes: bool = True):
         thick = torch.log((0.5 * (root + u)).clamp(min=1e-6))
         shape = torch.exp(imaging.exponent * thick)
         shape_slopes = [-imaging.exponent * shape / root, thick * shape, torch.zeros_like(shape)] if slopes else []
+    if power is not None:
+        log_shape = torch.log(shape.clamp(min=THIN))
+        raised = torch.exp(power * log_shape)
+        by_power = raised * power * log_shape
+        shape_slopes = [slope * power * raised / shape.clamp(min=THIN) for slope in shape_slopes]
+        shape = raised
     edge, passed = torch.sigmoid(u / EDGE), torch.exp(-depth * shape)
     t = (1 - edge * (1 - passed)).clamp(min=1e-6)
     if not slopes:
@@ -73,7 +82,8 @@ def soft_profile(rho2, depth, imaging: Imaging, slopes: bool = True):
     by_shape = edge * passed * depth / t
     by_edge = edge * (1 - edge) * (1 - passed) / (EDGE * t)
     by_rho2, by_soft = by_shape * shape_by_rho2 - by_edge, by_shape * by_soft + by_edge * edge_by_soft
-    return -torch.log(t), by_rho2, by_shape * shape, by_shape * by_exponent, by_soft
+    found = -torch.log(t), by_rho2, by_shape * shape, by_shape * by_exponent, by_soft
+    return found if power is None else (*found, by_shape * by_power)
 
 
 class Background:
@@ -244,7 +254,8 @@ class ImageModel:
         yy, yx, xx = stretch_of(theta, imaging)[..., None, None]
         along_y, along_x = yy * y + yx * x, yx * y + xx * x
         rho2 = (y * along_y + x * along_x) * (4 * torch.exp(-2 * theta[:, 2]))[:, None, None]
-        depths = soft_profile(rho2, torch.exp(theta[:, 3])[:, None, None], imaging, slopes)
+        depth, *power = torch.exp(theta[:, ALIKE - 1 : ROUND]).T[:, :, None, None]
+        depths = soft_profile(rho2, depth, power[0] if power else None, imaging, slopes)
         return along_y, along_x, rho2, *(d * self.inside for d in depths)
 
     def render(self, theta: torch.Tensor, imaging: Imaging) -> Prediction:
@@ -284,11 +295,12 @@ class ImageModel:
     def jacobian(self, predicted: Prediction, form=None) -> "Jacobian":
         """Derivatives of the frame by each particle's parameters, in units of the noise; ``form`` as of `depths`."""
         theta, imaging = predicted.theta, predicted.imaging
-        y, x, rho2, _, by_rho2, by_depth, *_ = form or self.depths(theta, imaging)
+        y, x, rho2, _, by_rho2, by_depth, _, _, *by_power = form or self.depths(theta, imaging)
         through = -predicted.transmission.flatten()[self.samples]
         inverse = -8 * torch.exp(-2 * theta[:, 2])[:, None, None]
         by_rho2 = through * by_rho2
-        columns = [by_rho2 * inverse * y, by_rho2 * inverse * x, -2 * by_rho2 * rho2, through * by_depth]
+        columns = [by_rho2 * inverse * y, by_rho2 * inverse * x, -2 * by_rho2 * rho2]
+        columns += [through * slope for slope in (by_depth, *by_power)]
         if theta.shape[1] > ROUND:
             columns += [by_rho2 * longer for longer in self._lengthen(theta, imaging).values()]
         changes = torch.stack(columns, dim=1)
@@ -342,7 +354,7 @@ class ImageModel:
     def _changes_of_form(self, predicted, form):
         """Names of what shapes particles; transmission on the fine grid, then its derivatives by these."""
         theta, imaging = predicted.theta, predicted.imaging
-        _, _, rho2, _, by_rho2, by_depth, by_exponent, by_soft = form
+        _, _, rho2, _, by_rho2, by_depth, by_exponent, by_soft, *_ = form
         changes = {"diameter": -2 * rho2 * by_rho2, "depth": by_depth, "exponent": by_exponent, "soft": by_soft}
         changes |= {name: by_rho2 * longer for name, longer in self._lengthen(theta, imaging).items()}
         t, total = predicted.transmission, torch.zeros(len(changes), self.fine_shape[0] * self.fine_shape[1])

@@ -1,5 +1,6 @@
 """Gauss-Newton steps of all particles and what they share, together (chapter 7, "Particles")."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ from scipy.linalg import cho_solve_banded, cholesky_banded
 from scipy.optimize import lsq_linear
 from scipy.sparse.csgraph import reverse_cuthill_mckee
 
-from .image_model import OWN, ROUND, ImageModel, Prediction
+from .image_model import ALIKE, OWN, ImageModel, Prediction
 from .particle_prior import ParticlePrior
 from .profile_and_blur import IMAGING, SHARED
 
@@ -106,8 +107,8 @@ class NormalEquations:
         loose = np.flatnonzero(np.abs(bounds).min(axis=1) > AT_BOUND * np.minimum(range_of, 1.0))
         complement = (self.shared - self.mixed.T @ answers + np.diag(range_of**-2.0))[np.ix_(loose, loose)]
         change = -answers.reshape(*self.blocks.shape[:2], len(SHARED))
-        for k, name in enumerate(OWN[2 : self.blocks.shape[1]], start=2):  # particles' own are measured from the mean
-            change[:, k, [p.name for p in SHARED].index(name)] += 1
+        for k, p in itertools.product(range(2, self.blocks.shape[1]), range(len(SHARED))):
+            change[:, k, p] += OWN[k] == SHARED[p].name  # particles' own are measured from the mean
         change = change[:, :, loose]
         return np.einsum("nki,ij,nkj->nk", change, np.linalg.pinv(complement, hermitian=True), change)
 
@@ -165,5 +166,5 @@ def move(model: ImageModel, equations: NormalEquations, damping: float) -> tuple
     mean = torch.tensor([named["diameter"], named["depth"]], dtype=torch.float32)
     prior = replace(prior, usual=prior.usual + mean)
     theta = predicted.theta + torch.from_numpy(step).float()
-    theta[:, 2:ROUND] += mean
+    theta[:, 2:ALIKE] += mean
     return model.render(prior.bound(theta), predicted.imaging.add_step(named, model.darkest)), prior

@@ -19,7 +19,7 @@ from .particle_fit import FrameFit
 from .profile_and_blur import Imaging
 from .signed_graph import count_layers_around
 
-FITTED = ["channel", "y", "x", "score", "diameter", "depth", "shown"]
+FITTED = ["channel", "y", "x", "score", "diameter", "depth", "power", "shown"]
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,7 @@ def find_particles(fit: FrameFit, particles, assign: Callable, search: bool) -> 
         fit, particles, settled = settle_overlaps(fit, fit.table(particles), spacings, before)
         particles = choose_channels(particles, max(spacings.values()))
         fit = fit.with_particles(particles, in_rows=True).fit(1)
-        particles = fit.table(particles)[FITTED]
+        particles = fit.table(particles).reindex(columns=FITTED)
         moved = cKDTree(known).query(particles[["y", "x"]])[0]
         if len(particles) == len(known) and moved.max() < SAME_PLACE * fit.model.diameter:
             break  # the same particles as before

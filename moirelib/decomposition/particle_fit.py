@@ -13,7 +13,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
 
 from ..crystal.neighbours import layer_spacings, rows_of_three
-from .image_model import OWN, ROUND, ImageModel, Jacobian, Prediction, sparse_rows
+from .image_model import ALIKE, OWN, ROUND, ImageModel, Jacobian, Prediction, sparse_rows
 from .joint_steps import EVERYTHING, GENTLE, SOLID_STD, NormalEquations, fit_jointly
 from .particle_prior import BEND, GREATEST_SPREAD, MAD_TO_STD, ParticlePrior
 from .profile_and_blur import SHARED, Imaging
@@ -32,8 +32,10 @@ SOFT_COST = 30.0  # squared residuals by which soft outlines must explain a fram
 FIRST_LEVEL = 0.9  # of the highest possible dark level: the start that has one
 LEAST_LEVEL = 0.05  # medians of the frame; where the highest possible dark level is lower, no such start is needed
 FIRST_TAKEN, MOST_TAKEN = 0.7, 0.9  # light that particles take at first: this share of the contrast, at most so much
-#: One-sigma spread of y and x (diameters), log diameter, log depth and lengths, until it is known from the particles.
-FIRST_SPREAD = (0.2, 0.2, 0.1, 0.4, 0.1, 0.1)
+#: One-sigma spread of y and x (diameters), log diameter, log depth, log power and lengths, until it is known from the
+#: particles.
+FIRST_SPREAD = (0.2, 0.2, 0.1, 0.4, 0.1, 0.1, 0.1)
+HELD = 1e-5  # spread of log powers that are all 1
 ALL_BUT_SOFT = tuple(k for k, p in enumerate(SHARED) if p.name != "soft")
 SEARCH_ROUNDS = 2  # after the first one
 HOPEFUL = 1.5  # times the least cost of a trial; others are given up
@@ -64,7 +66,8 @@ class FrameFit:
 
     The model: frame = offset + B · K[Π exp(-depth · (1 - r²/R²)^exponent)], with a smooth background B (cubic splines),
     a blur K (disk, Gaussian and camera), and position, radius R and depth of every particle. Gauss-Newton steps fit
-    what is shared and each particle's own parameters together.
+    what is shared and each particle's own parameters together. Where profiles differ (`Imaging.powers`), the
+    exponent of each particle is multiplied by a power of its own.
     """
 
     model: ImageModel  # the frame, and how residuals are weighed
@@ -86,11 +89,13 @@ class FrameFit:
         model = ImageModel.look_at(frame, diameter)
         depth = -np.log1p(-min(FIRST_TAKEN * model.contrast, MOST_TAKEN))
         usual = torch.tensor([np.log(diameter), np.log(depth)], dtype=torch.float32)
-        y, x, *own = FIRST_SPREAD[:ROUND]
+        y, x, *own = FIRST_SPREAD[:ALIKE]
         std, solid, shared = torch.tensor([y * diameter, x * diameter, *own]), SOLIDS[0], like or Imaging()
         if isinstance(shared, FrameFit):
             usual, std, solid, shared = shared.prior.usual, shared.prior.std[:ROUND], shared.solid, shared.imaging
-        theta = to_theta(particles, usual)
+        elif shared.powers:
+            std = torch.cat([std, torch.tensor([shared.powers])])
+        theta = to_theta(particles, usual, len(std))
         model, prior = model.place(theta), ParticlePrior(theta[:, :2].clone(), diameter, usual, std)
         fit = cls(model, model.render(theta, shared), prior, solid, known=isinstance(like, Imaging))
         if like is not None:
@@ -113,9 +118,16 @@ class FrameFit:
         return self.predicted.theta
 
     def with_shapes(self) -> "FrameFit":
-        """The fit in which each particle is an ellipse of its own."""
-        theta, std = torch.nn.functional.pad(self.theta, (0, len(OWN) - ROUND)), torch.tensor(FIRST_SPREAD[ROUND:])
-        prior = replace(self.prior, std=torch.cat([self.prior.std, std]))
+        """The fit in which each particle is an ellipse of its own; profiles are alike if they were."""
+        size, depth, power, *lengths = GREATEST_SPREAD
+        return self._with_columns(len(OWN)).with_spread((size, depth, power if self.imaging.powers else HELD, *lengths))
+
+    def _with_columns(self, columns: int) -> "FrameFit":
+        """The fit of so many of `OWN`, at least as many as now."""
+        more = FIRST_SPREAD[len(self.prior.std) : columns]
+        theta = torch.nn.functional.pad(self.theta, (0, len(more)))
+        std = torch.cat([self.prior.std, torch.tensor(more)])
+        prior = replace(self.prior, std=std, variance=torch.empty(0, columns))
         return replace(self, predicted=self.predicted._replace(theta=theta), prior=prior)
 
     def with_particles(self, particles: pd.DataFrame, in_rows: bool = False) -> "FrameFit":
@@ -145,7 +157,7 @@ class FrameFit:
         return replace(self, model=model, predicted=self.predicted._replace(theta=theta), prior=self._found_at(theta))
 
     def with_spread(self, greatest: tuple[float, ...]) -> "FrameFit":
-        """The fit in which diameters and depths differ by so much at most, one sigma of their logarithms."""
+        """The fit in which diameters, depths and so on differ by so much at most, one sigma."""
         greatest = (*greatest, *GREATEST_SPREAD[len(greatest) :])
         std = torch.minimum(self.prior.std, torch.tensor([np.inf, np.inf, *greatest])[: len(self.prior.std)])
         return replace(self, prior=replace(self.prior, greatest=greatest, std=std))
@@ -206,12 +218,25 @@ class FrameFit:
 
         Each common solid, with a sharp outline and with soft ones, whose softness is held at first: from soft outlines
         to a blurred image the cost hardly changes, and the fit would be slow on its way. Due once the particles are
-        complete: with particles missing or false, the wrong one may have looked better.
+        complete: with particles missing or false, the wrong one may have looked better. Then the same with a profile of
+        its own for each particle; these are kept where they pay for themselves (`parameter_price`).
         """
         part, rows = self._take_part()
         softest = replace(self.imaging, soft=SOFTS[-1])  # the same pixels count for all
         part = replace(part, model=part.model.weigh(softest))
-        trials = part._try_starts(*(self._soften(soft) for soft in SOFTS))
+        best = part._search_from(SOFTS)
+        alike = [soft for soft in SOFTS if (soft > 0) == (best.imaging.soft > 0)]
+        free = part._with_columns(ROUND)
+        own = free._search_from(alike)
+        if own.gain_over(best) < self.parameter_price * len(part.theta):
+            return self._go_on_from(best, part, rows)
+        fit = self._with_columns(ROUND)._go_on_from(own, free, rows)
+        imaging = replace(fit.imaging, powers=float(fit.prior.std[ALIKE]))
+        return replace(fit, predicted=fit.predicted._replace(imaging=imaging))
+
+    def _search_from(self, softs: Sequence[float]) -> "FrameFit":
+        """The best of the fits that start from each common solid with outlines of each softness."""
+        trials = self._try_starts(*(self._soften(soft) for soft in softs))
         kinds = list(itertools.product(SOLIDS, (False, True)))
         for _ in range(SEARCH_ROUNDS):
             # The noise so far was that of a fit with the wrong outlines.
@@ -222,7 +247,7 @@ class FrameFit:
             limit = HOPEFUL * min(trial._price() for trial in best)
             hopeful = [trial._know_usual() for trial in best if trial._price() <= limit]
             trials = [trial._fit_round(SEARCH_STEPS, trial._free()) for trial in hopeful]
-        return self._go_on_from(min(trials, key=FrameFit._price), part, rows)
+        return min(trials, key=FrameFit._price)
 
     def _price(self) -> float:
         """How badly the frame is explained, in squared residuals, and with how many means."""
@@ -324,13 +349,18 @@ class FrameFit:
         return max(float((spread * 2 * np.sqrt(np.pi) * width) ** 2), 1.0)
 
     @property
-    def particle_price(self) -> float:
-        """Log-likelihood that one more particle must gain to pay for its four parameters, by its pixels.
+    def parameter_price(self) -> float:
+        """Log-likelihood that one more parameter of a particle must gain to pay for itself, by the particle's pixels.
 
         By Schwarz (Ann. Stat. 6, 461, 1978); scanning transmission microscopy counts overlapping columns by such a rule
         (Fatermans et al., Phys. Rev. Lett. 121, 056101, 2018).
         """
-        return 2 * np.log(np.pi / 4 * self.model.diameter**2)
+        return 0.5 * np.log(np.pi / 4 * self.model.diameter**2)
+
+    @property
+    def particle_price(self) -> float:
+        """Log-likelihood that one more particle must gain to pay for its parameters."""
+        return self.parameter_price * self.theta.shape[1]
 
     def gain_over(self, other: "FrameFit") -> float:
         """Log-likelihood by which this fit explains the frame better than another one does, where both count."""
@@ -363,7 +393,7 @@ class FrameFit:
         table["diameter_half_depth"] = table["diameter"] * half_depth(self.imaging.exponent, self.imaging.soft)
         relative = {"diameter_std": std[:, 2] * table["diameter"], "depth_std": std[:, 3] * table["depth"]}
         table = table.assign(opacity=-np.expm1(-table["depth"]), y_std=std[:, 0], x_std=std[:, 1], **relative)
-        return table if std.shape[1] == ROUND else self._describe_shapes(table, std[:, ROUND:])
+        return table if std.shape[1] <= ROUND else self._describe_shapes(table, std[:, ROUND:])
 
     def _describe_shapes(self, table, std) -> pd.DataFrame:
         """The table with each particle's ellipse, from ``long_y`` and ``long_diagonal`` and their errors (n, 2)."""
@@ -437,10 +467,10 @@ class FrameFit:
         return regained / self.misfit
 
 
-def to_theta(particles: pd.DataFrame, usual: torch.Tensor, columns: int = ROUND) -> torch.Tensor:
+def to_theta(particles: pd.DataFrame, usual: torch.Tensor, columns: int = ALIKE) -> torch.Tensor:
     """The first of `OWN` (n, columns) of particles; missing diameters and depths are the ``usual`` ones (2,)."""
     own = particles.reindex(columns=list(OWN[:columns])).to_numpy(np.float32, copy=True)
     own[:, 2:ROUND] = np.log(own[:, 2:ROUND])
-    known = np.concatenate([usual.numpy(), np.zeros(columns - ROUND, np.float32)])
+    known = np.concatenate([usual.numpy(), np.zeros(columns - ALIKE, np.float32)])
     own[:, 2:] = np.where(np.isfinite(own[:, 2:]), own[:, 2:], known)
     return torch.from_numpy(own)

@@ -7,7 +7,7 @@ import torch
 from scipy import sparse
 from scipy.spatial import cKDTree
 
-from .image_model import ROUND
+from .image_model import ALIKE, ROUND
 from .profile_and_blur import DEPTH, DIAMETER, select
 
 # Values without a source were set by hand.
@@ -18,9 +18,10 @@ OVERLAPS_NONE = 0.85  # diameters to the nearest other particle from which on on
 ENOUGH_ALONE = 20  # particles for a median that is known to a quarter of their spread
 MANY_ALONE = 1 / 3  # of the particles; these are right where they and those that overlap others do not agree
 AGREE = 0.15  # of two logarithms of volumes (depth × squared diameter): more than the model's mistakes
-#: Least and greatest spread of log diameter, log depth and how long particles are: those of one frame are neither equal
-#: nor arbitrary.
-LEAST_SPREAD, GREATEST_SPREAD = (0.01, 0.02, 0.01, 0.01), (0.12, 0.6, 0.3, 0.3)
+#: Least and greatest spread of log diameter, log depth, log power and how long particles are: those of one frame are
+#: neither equal nor arbitrary.
+LEAST_SPREAD, GREATEST_SPREAD = (0.01, 0.02, 0.02, 0.01, 0.01), (0.12, 0.6, 0.3, 0.3, 0.3)
+MOST_POWER = 1.0  # of log powers, either way
 #: Neighbours in a row of three, and their weights in the second difference that is 0 in a straight, even row.
 BEND = (1.0, -2.0, 1.0)
 
@@ -42,7 +43,7 @@ class ParticlePrior:
     variance: torch.Tensor = field(default_factory=lambda: torch.empty(0, 4))  # (n, k), as left open by the last step
 
     def with_population(self, theta: torch.Tensor) -> "ParticlePrior":
-        """Sizes, depths and lengths as usual among these particles (n, k).
+        """Sizes and depths as usual among these particles (n, k), and how much all they have of their own is spread.
 
         Particles that overlap no other count, if there are enough: one that was taken for two must not count twice. But
         few that are larger than the rest are two taken for one, as in layers nearly upon each other. The spread is of
@@ -55,7 +56,6 @@ class ParticlePrior:
         if alone.sum() < ENOUGH_ALONE or (larger and alone.float().mean() < MANY_ALONE):
             alone = torch.ones_like(alone)
         middle = theta[alone, 2:].median(dim=0).values
-        middle[2:] = 0.0  # lengths are measured from what particles share
         if not len(self.variance):
             return replace(self, usual=middle[:2])
         spread = MAD_TO_STD * (theta[alone, 2:] - middle).abs().median(dim=0).values
@@ -67,7 +67,7 @@ class ParticlePrior:
     @property
     def center(self) -> torch.Tensor:
         """The likeliest particles (n, k)."""
-        own = torch.cat([self.usual, torch.zeros(len(self.std) - ROUND)])
+        own = torch.cat([self.usual, torch.zeros(len(self.std) - ALIKE)])
         return torch.cat([self.start, own.expand(len(self.start), len(own))], dim=1)
 
     def cost(self, theta) -> float:
@@ -113,5 +113,6 @@ class ParticlePrior:
         smallest, largest = DIAMETER.lower * self.diameter, DIAMETER.upper * self.diameter
         log_d = theta[:, 2:3].clamp(float(np.log(smallest)), float(np.log(largest)))
         log_depth = theta[:, 3:4].clamp(float(np.log(DEPTH.lower)), float(np.log(DEPTH.upper)))
-        longest = select("stretch")[0]
-        return torch.cat([yx, log_d, log_depth, theta[:, ROUND:].clamp(longest.lower, longest.upper)], dim=1)
+        power, longest = theta[:, ALIKE:ROUND].clamp(-MOST_POWER, MOST_POWER), select("stretch")[0]
+        long = theta[:, ROUND:].clamp(longest.lower, longest.upper)
+        return torch.cat([yx, log_d, log_depth, power, long], dim=1)

@@ -1,7 +1,7 @@
 """What particles of a frame share: form, the microscope's blur, the dark level (chapter 7, "Particles")."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -77,12 +77,13 @@ class Imaging:
     coma_x: float = 0.0
     long_y: float = 0.0  # logarithm of the particles' extent along y over that along x
     long_diagonal: float = 0.0  # the same along the diagonals, y = x over y = -x
+    powers: float = 0.0  # spread of the logarithms of the particles' powers of thickness; 0: one profile for all
 
     def add_step(self, step: Mapping[str, float], greatest_offset: float = np.inf) -> "Imaging":
         """Parameters after a step, within their bounds in `SHARED`; the offset also stays below ``greatest_offset``."""
         values = {p.name: float(np.clip(getattr(self, p.name) + step[p.name], p.lower, p.upper)) for p in IMAGING}
         values["offset"] = min(values["offset"], greatest_offset)
-        return Imaging(**values)
+        return replace(self, **values)
 
     def transfer(self, shape: tuple[int, int], diameter: float) -> torch.Tensor:
         """Transfer function of the blur on the frequencies of ``rfft2`` of an image (y, x); ``diameter`` in pixels."""

@@ -28,7 +28,7 @@ FINE = 2  # samples of the transmission per pixel and axis
 WINDOW = 0.62  # diameters, half the edge of a particle's window: its radius, stretched or grown by up to a quarter
 FAST = (16, 20, 24, 32, 40, 48, 64, 80, 96, 128)  # px; edges of windows with fast small batched Fourier transforms
 PAD = 1.2  # diameters around the frame, so that particles at its border are whole and blurred as others are
-THIN = 1e-4  # of the thickness in the middle; what is thinner has that power of it
+THIN = 1e-4  # of the thickness in the middle; powers of what is thinner are taken as of this
 FAINT = 1e-2  # of a derivative's largest value; smaller ones are left out of sparse matrices
 
 # Light that the particles are seen against.

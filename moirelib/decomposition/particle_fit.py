@@ -468,7 +468,10 @@ class FrameFit:
 
 
 def to_theta(particles: pd.DataFrame, usual: torch.Tensor, columns: int = ALIKE) -> torch.Tensor:
-    """The first of `OWN` (n, columns) of particles; missing diameters and depths are the ``usual`` ones (2,)."""
+    """The first of `OWN` (n, columns) of particles; missing diameters and depths are the ``usual`` ones (2,).
+
+    Missing powers are 1, missing lengths those that all share.
+    """
     own = particles.reindex(columns=list(OWN[:columns])).to_numpy(np.float32, copy=True)
     own[:, 2:ROUND] = np.log(own[:, 2:ROUND])
     known = np.concatenate([usual.numpy(), np.zeros(columns - ALIKE, np.float32)])
